@@ -1,0 +1,171 @@
+//! A stand-in for the broker in tests: accepts `connect`, `subscribe` and `publish` in both profiles, on blocking
+//! threads, and can be told to misbehave. It says what a broker would say; it is no measure of anything.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::wire::Wire;
+use crate::ws::{self, Head};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// Every hundredth message reaches nobody.
+    Loses,
+    /// Every hundredth message arrives twice.
+    Repeats,
+    /// Closes a subscriber's connection after some messages.
+    Closes,
+    /// Answers `connect` with an error.
+    Refuses,
+}
+
+type Subscriptions = Arc<Mutex<Vec<(String, TcpStream)>>>;
+
+/// Starts serving on a free port; the threads end with their connections and the test process.
+pub(crate) fn start(wire: Wire, fault: Fault) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let subscriptions = Subscriptions::default();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            stream.set_nodelay(true).unwrap();
+            let peer = Peer { wire, fault, subscriptions: subscriptions.clone(), published: 0 };
+            thread::spawn(move || peer.serve(stream));
+        }
+    });
+    port
+}
+
+struct Peer {
+    wire: Wire,
+    fault: Fault,
+    subscriptions: Subscriptions,
+    published: u64,
+}
+
+impl Peer {
+    /// Serves one connection; ends at the first read or write that fails.
+    fn serve(mut self, mut stream: TcpStream) -> Option<()> {
+        let mut bytes = Vec::new();
+        let mut upgraded = false;
+        let mut chunk = [0; 65_536];
+        loop {
+            let count = stream.read(&mut chunk).ok().filter(|&count| count > 0)?;
+            bytes.extend_from_slice(&chunk[..count]);
+            if !upgraded {
+                let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+                stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").ok()?;
+                bytes.drain(..end + 4);
+                upgraded = true;
+            }
+            while let Some(head) = Head::parse(&bytes).unwrap() {
+                if bytes.len() < head.frame_bytes() {
+                    break;
+                }
+                let mut frame: Vec<u8> = bytes.drain(..head.frame_bytes()).collect();
+                let payload = &mut frame[head.header_bytes..];
+                ws::apply_mask(payload, head.mask.expect("clients mask"));
+                match self.wire {
+                    Wire::Json => self.json(payload, &stream)?,
+                    _ => self.binary(payload, &stream)?,
+                }
+            }
+        }
+    }
+
+    fn json(&mut self, payload: &[u8], stream: &TcpStream) -> Option<()> {
+        let frame: serde_json::Value = serde_json::from_slice(payload).unwrap();
+        let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
+        match text("type").as_str() {
+            "connect" if self.fault == Fault::Refuses => {
+                self.send(stream, br#"{"type":"error","code":1401,"name":"unauthorized"}"#)
+            }
+            "connect" => {
+                self.subscribe(format!("user/{}", text("user")), stream);
+                self.send(stream, br#"{"type":"welcome","session":"1"}"#)
+            }
+            "subscribe" => {
+                self.subscribe(text("to"), stream);
+                self.send(stream, br#"{"type":"ok","ref":1}"#)
+            }
+            "publish" => {
+                let (pos, to, body) = (self.published, text("to"), text("payload"));
+                let message = format!(
+                    r#"{{"type":"message","id":"a","to":"{to}","pos":"s1e1:{pos}","payload":"{body}","ts":1}}"#
+                );
+                self.publish(&to, message.as_bytes());
+                Some(())
+            }
+            other => panic!("unexpected {other}"),
+        }
+    }
+
+    fn binary(&mut self, payload: &[u8], stream: &TcpStream) -> Option<()> {
+        let frame = |kind: u8, body: &[u8]| {
+            let mut frame = vec![kind, 1];
+            frame.extend_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
+            [frame.as_slice(), body].concat()
+        };
+        let (prefix, body) = payload.split_at(6);
+        assert_eq!(prefix[2..6], u32::try_from(body.len()).unwrap().to_le_bytes());
+        let string =
+            |at: usize| String::from_utf8(body[at + 1..at + 1 + usize::from(body[at])].to_vec()).unwrap();
+        match prefix[0] {
+            0x01 if self.fault == Fault::Refuses => self.send(stream, &frame(0x85, b"no")),
+            0x01 => {
+                self.subscribe(format!("user/{}", string(1)), stream);
+                self.send(stream, &frame(0x81, b"later"))
+            }
+            0x03 => {
+                self.subscribe(string(2), stream);
+                self.send(stream, &frame(0x84, &[1, 1]))
+            }
+            0x02 => {
+                let (to, payload) = body[8..].split_at(usize::from(u16::from_le_bytes([body[6], body[7]])));
+                let mut message = vec![0; 42];
+                message.extend_from_slice(&body[6..8]);
+                message.extend_from_slice(&[0, 0]);
+                message.extend_from_slice(&[to, payload].concat());
+                self.publish(std::str::from_utf8(to).unwrap(), &frame(0x82, &message));
+                Some(())
+            }
+            other => panic!("unexpected {other:#x}"),
+        }
+    }
+
+    fn subscribe(&self, to: String, stream: &TcpStream) {
+        self.subscriptions.lock().unwrap().push((to, stream.try_clone().unwrap()));
+    }
+
+    fn publish(&mut self, to: &str, message: &[u8]) {
+        self.published += 1;
+        let times = match self.fault {
+            Fault::Loses if self.published.is_multiple_of(100) => 0,
+            Fault::Repeats if self.published.is_multiple_of(100) => 2,
+            _ => 1,
+        };
+        for (_, stream) in self.subscriptions.lock().unwrap().iter().filter(|(address, _)| address == to) {
+            for _ in 0..times {
+                // A receiver that left shows in what the generator counts.
+                let _ = self.send(stream, message);
+            }
+            if self.fault == Fault::Closes && self.published == 100 {
+                drop(stream.shutdown(std::net::Shutdown::Both));
+            }
+        }
+    }
+
+    fn send(&self, mut stream: &TcpStream, payload: &[u8]) -> Option<()> {
+        let mut frame = Vec::new();
+        ws::push_frame(
+            &mut frame,
+            if self.wire == Wire::Json { ws::TEXT } else { ws::BINARY },
+            None,
+            payload,
+        );
+        stream.write_all(&frame).ok()
+    }
+}

@@ -1,0 +1,501 @@
+//! The three dialects inside WebSocket messages: the relay's, and the broker's binary and JSON profiles.
+//!
+//! The few control frames are laid out by hand (integers little-endian; strings and options of a control body as
+//! bincode's standard configuration has them), so that the load generator stays an independent reader of the
+//! documented format and needs no crate of the broker.
+//!
+//! ```text
+//! relay   publish/subscribe: op 'P' or 'S' | channel u16 | payload      delivery: payload      answer: "ok"
+//! binary  frame: type u8 | body version u8 = 1 | body length u32 | body
+//!         publish body: flags u16 = 0 | content u8 = 0 | ack u8 = 0 | priority u8 | 0 | to length u16 | to | payload
+//! json    one object per WebSocket message, newline-delimited after connect with "batch":true
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::latency::{STAMP_BYTES, decode_stamp, encode_stamp};
+use crate::ws;
+
+/// A fixed mask that is not zero: the server has to unmask, and frames can be built before the run.
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// Bytes of one write of publishes.
+const WRITE_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Relay,
+    Binary,
+    Json,
+}
+
+/// Where a published message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `topic/bench`; the relay's channel 0.
+    Topic,
+    /// The receiver of a pair, `user/r<n>`; the relay's channel n.
+    Receiver(u16),
+}
+
+/// What a frame from a server is, by its type alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Message,
+    Welcome,
+    Ok,
+    /// Neither awaited nor a fault: `pong`, `presence`.
+    Aside,
+    /// `error`, `overflow`, `goaway`, a receipt nobody asked for, anything unknown.
+    Complaint,
+}
+
+/// A batch of binary frames whose lengths do not add up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic => f.write_str("topic/bench"),
+            Self::Receiver(pair) => write!(f, "user/r{pair}"),
+        }
+    }
+}
+
+impl FromStr for Wire {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "binary" => Ok(Self::Binary),
+            "json" => Ok(Self::Json),
+            other => Err(format!("{other} is neither binary nor json")),
+        }
+    }
+}
+
+impl fmt::Display for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Relay => "relay",
+            Self::Binary => "binary",
+            Self::Json => "json",
+        })
+    }
+}
+
+impl Wire {
+    /// The HTTP request that opens a connection.
+    pub(crate) fn upgrade_request(self, port: u16) -> String {
+        let protocol = match self {
+            Self::Relay => "",
+            Self::Binary => "Sec-WebSocket-Protocol: waspmq.v1.bin\r\n",
+            Self::Json => "Sec-WebSocket-Protocol: waspmq.v1.json\r\n",
+        };
+        format!(
+            "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{protocol}\r\n"
+        )
+    }
+
+    /// The masked WebSocket frame that makes a session of a connection; `None` where there is no such thing.
+    pub(crate) fn connect(self, user: &str, batch: bool) -> Option<Vec<u8>> {
+        match self {
+            Self::Relay => None,
+            Self::Binary => {
+                let mut body = Vec::new();
+                body.push(1);
+                push_string(&mut body, user);
+                // No device, no token, no codecs; then batch; no resume.
+                body.extend_from_slice(&[0, 0, 0, u8::from(batch), 0]);
+                Some(self.masked(&binary_frame(0x01, &body)))
+            }
+            Self::Json => Some(
+                self.masked(format!(r#"{{"type":"connect","user":"{user}","batch":{batch}}}"#).as_bytes()),
+            ),
+        }
+    }
+
+    /// The masked WebSocket frame that subscribes to `target`, answered by [`Kind::Ok`].
+    pub(crate) fn subscribe(self, target: Target) -> Vec<u8> {
+        let frame = match self {
+            Self::Relay => relay_frame(b'S', target),
+            Self::Binary => {
+                let mut body = vec![1, 1];
+                push_string(&mut body, &target.to_string());
+                // No queue, no starting position.
+                body.extend_from_slice(&[0, 0]);
+                binary_frame(0x03, &body)
+            }
+            Self::Json => format!(r#"{{"type":"subscribe","ref":1,"to":"{target}"}}"#).into_bytes(),
+        };
+        self.masked(&frame)
+    }
+
+    /// One publish without `ref` and without acknowledgement, and where its payload starts.
+    fn publish(self, target: Target, payload: &[u8]) -> (Vec<u8>, usize) {
+        let mut frame = match self {
+            Self::Relay => relay_frame(b'P', target),
+            Self::Binary => {
+                let to = target.to_string();
+                let mut body = vec![0; 6];
+                body.extend_from_slice(&u16::try_from(to.len()).unwrap_or(u16::MAX).to_le_bytes());
+                body.extend_from_slice(to.as_bytes());
+                body.extend_from_slice(payload);
+                let start = body.len() - payload.len() + 6;
+                return (binary_frame(0x02, &body), start);
+            }
+            Self::Json => format!(r#"{{"type":"publish","to":"{target}","payload":""#).into_bytes(),
+        };
+        let start = frame.len();
+        frame.extend_from_slice(payload);
+        if self == Self::Json {
+            frame.extend_from_slice(b"\"}");
+        }
+        (frame, start)
+    }
+
+    /// Appends the answer to a WebSocket ping.
+    pub(crate) fn push_pong(out: &mut Vec<u8>, payload: &[u8]) {
+        ws::push_frame(out, ws::PONG, Some(MASK), payload);
+    }
+
+    /// Hands each frame inside one WebSocket message to `take`.
+    ///
+    /// # Errors
+    /// When the lengths of concatenated binary frames do not add up; the frames before are handed over.
+    #[inline]
+    pub(crate) fn each_frame(self, mut message: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), Malformed> {
+        match self {
+            Self::Relay => take(message),
+            Self::Json => message.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).for_each(take),
+            Self::Binary => {
+                while !message.is_empty() {
+                    let length =
+                        message.get(2..).and_then(|rest| rest.first_chunk::<4>()).ok_or(Malformed)?;
+                    let body_bytes = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Malformed)?;
+                    let (frame, rest) = message.split_at_checked(6 + body_bytes).ok_or(Malformed)?;
+                    take(frame);
+                    message = rest;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The relay has no types on its deliveries, so its answer is told apart by being awaited.
+    #[inline]
+    pub(crate) fn kind(self, frame: &[u8]) -> Kind {
+        match self {
+            Self::Relay if frame == b"ok" => Kind::Ok,
+            Self::Relay => Kind::Message,
+            Self::Binary => match frame.first() {
+                Some(0x82) => Kind::Message,
+                Some(0x81) => Kind::Welcome,
+                Some(0x84) => Kind::Ok,
+                Some(0x87 | 0x89) => Kind::Aside,
+                _ => Kind::Complaint,
+            },
+            Self::Json => match frame.strip_prefix(br#"{"type":""#) {
+                Some(rest) if rest.starts_with(b"message\"") => Kind::Message,
+                Some(rest) if rest.starts_with(b"welcome\"") => Kind::Welcome,
+                Some(rest) if rest.starts_with(b"ok\"") => Kind::Ok,
+                Some(rest) if rest.starts_with(b"pong\"") || rest.starts_with(b"presence\"") => Kind::Aside,
+                _ => Kind::Complaint,
+            },
+        }
+    }
+
+    /// The stamp at the start of a delivered message's payload. `hint` remembers where JSON had it last.
+    pub(crate) fn stamp(self, frame: &[u8], payload_bytes: usize, hint: &mut usize) -> Option<u64> {
+        const MARK: &[u8] = br#""payload":""#;
+        match self {
+            Self::Relay => decode_stamp(frame),
+            Self::Binary => decode_stamp(frame.get(frame.len().checked_sub(payload_bytes)?..)?),
+            Self::Json => {
+                if !frame.get(*hint..).is_some_and(|rest| rest.starts_with(MARK)) {
+                    *hint = frame.windows(MARK.len()).position(|window| window == MARK)?;
+                }
+                decode_stamp(frame.get(*hint + MARK.len()..)?)
+            }
+        }
+    }
+
+    fn masked(self, frame: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(frame.len() + 14);
+        ws::push_frame(&mut out, self.opcode(), Some(MASK), frame);
+        out
+    }
+
+    fn opcode(self) -> u8 {
+        if self == Self::Json { ws::TEXT } else { ws::BINARY }
+    }
+}
+
+/// Publishes laid out before the run: only the stamp changes.
+#[derive(Debug)]
+pub(crate) struct Template {
+    frames: Vec<u8>,
+    frame_bytes: usize,
+    stamp_at: usize,
+    stamp_mask: [u8; STAMP_BYTES],
+}
+
+impl Template {
+    /// A payload of `payload_bytes` letters; stamped ones need [`STAMP_BYTES`] at least.
+    pub(crate) fn new(wire: Wire, target: Target, payload_bytes: usize) -> Self {
+        let (frame, payload_at) = wire.publish(target, &vec![b'x'; payload_bytes]);
+        let one = wire.masked(&frame);
+        let header_bytes = one.len() - frame.len();
+        let mut stamp_mask = [0; STAMP_BYTES];
+        for (i, byte) in stamp_mask.iter_mut().enumerate() {
+            *byte = MASK[(payload_at + i) % MASK.len()];
+        }
+        let copies = (WRITE_BYTES / one.len()).clamp(1, 64);
+        Self {
+            frame_bytes: one.len(),
+            frames: one.repeat(copies),
+            stamp_at: header_bytes + payload_at,
+            stamp_mask,
+        }
+    }
+
+    /// How many publishes [`Template::frames`] can give at once.
+    pub(crate) fn copies(&self) -> usize {
+        self.frames.len() / self.frame_bytes
+    }
+
+    /// The bytes of the first `count` publishes, all with the same stamp if one is given.
+    pub(crate) fn frames(&mut self, count: usize, stamp_ns: Option<u64>) -> &[u8] {
+        let bytes = count.min(self.copies()) * self.frame_bytes;
+        if let Some(ns) = stamp_ns {
+            let mut stamp = encode_stamp(ns);
+            stamp.iter_mut().zip(self.stamp_mask).for_each(|(byte, key)| *byte ^= key);
+            for frame in self.frames[..bytes].chunks_exact_mut(self.frame_bytes) {
+                frame[self.stamp_at..self.stamp_at + STAMP_BYTES].copy_from_slice(&stamp);
+            }
+        }
+        &self.frames[..bytes]
+    }
+}
+
+fn relay_frame(op: u8, target: Target) -> Vec<u8> {
+    let channel = match target {
+        Target::Topic => 0,
+        Target::Receiver(pair) => pair,
+    };
+    let [low, high] = channel.to_le_bytes();
+    vec![op, low, high]
+}
+
+/// Bodies built here are far below 4 GiB; a longer one would get a length that no server takes.
+fn binary_frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![kind, 1];
+    frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// A string of a bincode body: lengths below 251 are one byte, and every string sent here is short.
+fn push_string(body: &mut Vec<u8>, text: &str) {
+    let text = &text.as_bytes()[..text.len().min(250)];
+    body.push(u8::try_from(text.len()).unwrap_or(250));
+    body.extend_from_slice(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::Head;
+
+    fn unmasked(frame: &[u8]) -> Vec<u8> {
+        let head = Head::parse(frame).unwrap().unwrap();
+        assert_eq!(head.frame_bytes(), frame.len());
+        let mut payload = frame[head.header_bytes..].to_vec();
+        ws::apply_mask(&mut payload, head.mask.unwrap());
+        payload
+    }
+
+    fn frames(wire: Wire, message: &[u8]) -> (Vec<Vec<u8>>, Result<(), Malformed>) {
+        let mut seen = Vec::new();
+        let outcome = wire.each_frame(message, |frame| seen.push(frame.to_vec()));
+        (seen, outcome)
+    }
+
+    #[test]
+    fn golden_control_frames() {
+        let connect = unmasked(&Wire::Binary.connect("s1", true).unwrap());
+        assert_eq!(connect, [1, 1, 9, 0, 0, 0, 1, 2, b's', b'1', 0, 0, 0, 1, 0]);
+        let subscribe = unmasked(&Wire::Binary.subscribe(Target::Receiver(7)));
+        assert_eq!(subscribe, [b"\x03\x01\x0c\x00\x00\x00\x01\x01\x07user/r7".as_slice(), &[0, 0]].concat());
+        assert_eq!(
+            unmasked(&Wire::Json.connect("s1", false).unwrap()),
+            br#"{"type":"connect","user":"s1","batch":false}"#
+        );
+        assert_eq!(unmasked(&Wire::Relay.subscribe(Target::Receiver(0x0102))), [b'S', 2, 1]);
+    }
+
+    #[test]
+    fn golden_publishes() {
+        let first = |wire| unmasked(Template::new(wire, Target::Topic, 3).frames(1, None));
+        assert_eq!(first(Wire::Json), br#"{"type":"publish","to":"topic/bench","payload":"xxx"}"#);
+        assert_eq!(first(Wire::Binary), b"\x02\x01\x16\0\0\0\0\0\0\0\0\0\x0b\0topic/benchxxx");
+        assert_eq!(first(Wire::Relay), b"P\0\0xxx");
+    }
+
+    #[test]
+    fn stamps_survive_masking_in_every_dialect_and_length() {
+        for wire in [Wire::Relay, Wire::Binary, Wire::Json] {
+            for payload_bytes in [16, 17, 128, 300, 70_000] {
+                let mut template = Template::new(wire, Target::Receiver(3), payload_bytes);
+                let one = template.frame_bytes;
+                let count = template.copies().min(2);
+                let sent = template.frames(count, Some(0xfeed)).to_vec();
+                assert_eq!(sent.len(), count * one);
+                let frame = unmasked(&sent[sent.len() - one..]);
+                // A publish ends, or in JSON names, its payload just as a delivery does.
+                let delivered = if wire == Wire::Relay { &frame[3..] } else { &frame };
+                assert_eq!(
+                    wire.stamp(delivered, payload_bytes, &mut 0),
+                    Some(0xfeed),
+                    "{wire} {payload_bytes}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_json_hint_is_corrected_when_positions_grow() {
+        let message =
+            |pos: &str| format!(r#"{{"type":"message","pos":"{pos}","payload":"00000000000000ff"}}"#);
+        let mut hint = 0;
+        for pos in ["s3e1:9", "s3e1:10", "s3e1:9"] {
+            assert_eq!(Wire::Json.stamp(message(pos).as_bytes(), 16, &mut hint), Some(255));
+            assert_eq!(hint, 27 + pos.len());
+        }
+        assert_eq!(Wire::Json.stamp(br#"{"type":"message"}"#, 16, &mut hint), None);
+    }
+
+    #[test]
+    fn concatenated_binary_frames_are_told_apart() {
+        let (one, two) = (binary_frame(0x82, b"abc"), binary_frame(0x84, b""));
+        assert_eq!(
+            frames(Wire::Binary, &[one.clone(), two.clone()].concat()),
+            (vec![one.clone(), two], Ok(()))
+        );
+        let mut cut = [one.clone(), one.clone()].concat();
+        cut.pop();
+        assert_eq!(frames(Wire::Binary, &cut), (vec![one], Err(Malformed)));
+        assert_eq!(frames(Wire::Binary, &[0x82, 1, 0xff, 0xff, 0xff, 0xff]).1, Err(Malformed));
+    }
+
+    #[test]
+    fn json_lines_are_told_apart() {
+        let (seen, outcome) = frames(Wire::Json, b"{\"type\":\"ok\"}\n{\"type\":\"pong\"}\n");
+        assert_eq!((seen.len(), outcome), (2, Ok(())));
+        assert_eq!(Wire::Json.kind(&seen[0]), Kind::Ok);
+        assert_eq!(Wire::Json.kind(&seen[1]), Kind::Aside);
+    }
+
+    #[test]
+    fn what_is_unknown_is_a_complaint() {
+        assert_eq!(Wire::Json.kind(br#"{"type":"error","code":1403}"#), Kind::Complaint);
+        assert_eq!(Wire::Json.kind(b""), Kind::Complaint);
+        for kind in [0x83, 0x85, 0x86, 0x88, 0x00] {
+            assert_eq!(Wire::Binary.kind(&[kind, 1, 0, 0, 0, 0]), Kind::Complaint, "{kind:#x}");
+        }
+    }
+
+    mod against_the_protocol_crate {
+        use super::*;
+        use waspmq_core::{MessageId, Position, Stream};
+        use waspmq_protocol::client::Frame;
+        use waspmq_protocol::server::MessageFrame;
+        use waspmq_protocol::{Content, HeaderBlock, Level, Profile, decode, encode, server};
+
+        const BOTH: [(Wire, Profile); 2] = [(Wire::Binary, Profile::Binary), (Wire::Json, Profile::Json)];
+
+        fn decoded(profile: Profile, frame: &[u8]) -> Frame<'_> {
+            match profile {
+                Profile::Binary => decode::binary(frame).unwrap(),
+                Profile::Json => decode::json(frame).unwrap(),
+            }
+        }
+
+        #[test]
+        fn what_is_sent_is_understood() {
+            for (wire, profile) in BOTH {
+                let connect = unmasked(&wire.connect("s1", true).unwrap());
+                let Frame::Connect(connect) = decoded(profile, &connect) else { panic!("{wire}") };
+                assert_eq!((connect.user.as_deref(), connect.batch), (Some("s1"), true));
+                assert!(connect.device.is_none() && connect.token.is_none() && connect.resume.is_none());
+
+                let subscribe = unmasked(&wire.subscribe(Target::Topic));
+                let Frame::Subscribe { reference, to, queue, from } = decoded(profile, &subscribe) else {
+                    panic!("{wire}")
+                };
+                assert_eq!(
+                    (reference, to.as_ref(), queue.is_none(), from.is_none()),
+                    (Some(1), "topic/bench", true, true)
+                );
+
+                let publish = unmasked(Template::new(wire, Target::Receiver(9), 128).frames(1, Some(77)));
+                let Frame::Publish(publish) = decoded(profile, &publish) else { panic!("{wire}") };
+                assert_eq!(
+                    (publish.reference, publish.to.as_ref(), publish.ack),
+                    (None, "user/r9", Level::None)
+                );
+                let quotes = usize::from(wire == Wire::Json);
+                assert_eq!(publish.payload.len(), 128 + 2 * quotes);
+                assert_eq!(decode_stamp(&publish.payload[quotes..]), Some(77));
+            }
+        }
+
+        #[test]
+        fn what_is_received_is_told_apart_and_its_stamp_found() {
+            for (wire, profile) in BOTH {
+                let mut payload = encode_stamp(4_711).to_vec();
+                payload.resize(128, b'x');
+                let quoted = [b"\"".as_slice(), &payload, b"\""].concat();
+                let json = profile == Profile::Json;
+                let message = MessageFrame {
+                    id: MessageId::new(1_790_000_000_000, 1, 0, 5),
+                    to: "topic/bench",
+                    from: Some("s0"),
+                    position: Position { stream: Stream { shard: 3, epoch: 1 }, offset: 57 },
+                    content: if json { Content::Json } else { Content::Bytes },
+                    payload: if json { &quoted } else { &payload },
+                    headers: HeaderBlock::EMPTY,
+                    key: None,
+                    priority: 0,
+                    reply_to: None,
+                    queue: None,
+                    attempt: None,
+                    unix_ms: 1_790_000_000_000,
+                };
+                let mut bytes = Vec::new();
+                encode::message(profile, &message, &mut bytes);
+                assert_eq!(wire.kind(&bytes), Kind::Message);
+                assert_eq!(wire.stamp(&bytes, 128, &mut 0), Some(4_711));
+
+                for (frame, kind) in [
+                    (server::Frame::Ok { reference: Some(1) }, Kind::Ok),
+                    (server::Frame::Pong, Kind::Aside),
+                    (
+                        server::Frame::Overflow(server::Overflow {
+                            to: "topic/bench".to_owned(),
+                            dropped: 1,
+                        }),
+                        Kind::Complaint,
+                    ),
+                ] {
+                    bytes.clear();
+                    encode::control(profile, &frame, &mut bytes);
+                    assert_eq!(wire.kind(&bytes), kind, "{wire} {frame:?}");
+                }
+            }
+        }
+    }
+}

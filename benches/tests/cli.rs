@@ -1,0 +1,87 @@
+//! The tool from outside: exit codes, tables and JSON lines, against its own relay as a child process. What the
+//! figures are is not checked, only that they are there.
+
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn bench(results: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    command.args(arguments).arg("--results").arg(results).output().expect("the binary is built")
+}
+
+fn lines(results: &Path, scenario: &str) -> Vec<serde_json::Value> {
+    let entries = std::fs::read_dir(results).expect("results were written");
+    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    let path =
+        entries.map(|entry| entry.unwrap().path()).find(|path| name(path).starts_with(scenario)).unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+}
+
+#[test]
+fn fanout_measures_each_size_and_repetition() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = ["fanout", "--servers", "relay", "--subs", "1,8", "--seconds", "0.1", "--warm-up", "0.02"];
+    let output = bench(folder.path(), &[quick.as_slice(), &["--repetitions", "2"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("relay us/del"), "{output:?}");
+    let lines = lines(folder.path(), "fanout");
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|line| (line["parameters"]["subscribers"].as_u64(), line["repetition"].as_u64()))
+        .collect();
+    assert_eq!(
+        seen,
+        [(1, 1), (1, 2), (8, 1), (8, 2)].map(|(subs, repetition)| (Some(subs), Some(repetition)))
+    );
+    for line in lines {
+        assert!(line["sample"]["server_us_per_delivery"].as_f64() > Some(0.0), "{line}");
+        assert_eq!(line["sample"]["lost"], 0);
+        assert!(line["commit"].is_string() && line["machine"]["cpu"].is_string() && line["date"].is_string());
+    }
+}
+
+#[test]
+fn direct_reports_latency() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = ["direct", "--servers", "relay", "--pairs", "5", "--seconds", "0.1", "--repetitions", "1"];
+    let output = bench(folder.path(), &[quick.as_slice(), &["--rate", "1000", "--warm-up", "0.02"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let latency = lines(folder.path(), "direct")[0]["sample"]["latency"].clone();
+    assert!(latency["p999_us"].as_f64() >= latency["p50_us"].as_f64(), "{latency}");
+    assert!(latency["p50_us"].as_f64() > Some(0.0), "{latency}");
+}
+
+#[test]
+fn idle_holds_its_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick =
+        ["idle", "--servers", "relay", "--connections", "50", "--seconds", "0.1", "--repetitions", "1"];
+    let output = bench(folder.path(), &quick);
+    assert!(output.status.success(), "{output:?}");
+    let sample = lines(folder.path(), "idle")[0]["sample"].clone();
+    assert_eq!((sample["connections"].as_u64(), sample["disconnected"].as_u64()), (Some(50), Some(0)));
+    assert!(sample["server_us_per_accept"].as_f64() > Some(0.0), "{sample}");
+}
+
+#[test]
+fn a_broker_that_does_not_start_is_an_error_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(
+        folder.path(),
+        &["fanout", "--servers", "broker", "--broker", "/nowhere/waspmq", "--subs", "1"],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("broker") && said.contains("/nowhere/waspmq"), "{said}");
+}
+
+#[test]
+fn figures_out_of_range_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(folder.path(), &["fanout", "--payload", "3"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--payload"), "{output:?}");
+}

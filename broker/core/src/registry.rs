@@ -1,0 +1,260 @@
+//! Who is reachable where: users and their sessions, groups and their members, subscriptions and queues.
+//!
+//! Two sets of [`limits::SHARD_COUNT`] mutexes. **Directory** shards hold users; they are taken when sessions
+//! come and go or memberships change, never for a publish. **Address** shards hold audiences and the offsets
+//! of their stream; a publish takes exactly one. Lock order is directory, address, wildcard trie; nobody
+//! holds two of the same set.
+//!
+//! Invariants: an audience counts a worker while a session of that worker listens; a worker is told of
+//! membership changes that happen elsewhere under the address lock, so its order of changes and messages is
+//! the registry's. Not here: the workers' own recipient lists, and any queue of messages.
+
+mod directory;
+mod membership;
+mod queue;
+mod shard;
+
+pub use directory::{Session, SessionEntry};
+pub use queue::{InFlight, Member, Pick, Queue};
+pub use shard::Targets;
+
+use crate::address::{Address, Kind, Name, Pattern};
+use crate::dedup;
+use crate::id::{Position, SessionId, Stream};
+use crate::limits;
+use crate::reject::{Code, Reject};
+use crate::trie::Trie;
+use shard::{Audience, CachedMatch, Shard};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, RwLock};
+
+/// A set of workers by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorkerSet(u64);
+
+impl WorkerSet {
+    pub const fn insert(&mut self, worker: u8) {
+        self.0 |= 1 << (worker as u64 % 64);
+    }
+
+    pub const fn contains(self, worker: u8) -> bool {
+        self.0 & (1 << (worker as u64 % 64)) != 0
+    }
+
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..64).filter(move |&worker| self.contains(worker))
+    }
+}
+
+/// What a worker must do because a membership changed elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub session: SessionId,
+    pub address: Address,
+    /// Attach when true, detach when false.
+    pub attach: bool,
+}
+
+/// The way to the workers, for changes of membership. Called under an address lock: it must neither block nor
+/// call back.
+pub trait Workers {
+    /// Whether `worker` can take a change now.
+    fn has_room(&self, worker: u8) -> bool;
+
+    /// Queues a change behind everything queued before.
+    fn notify(&self, worker: u8, change: Change);
+}
+
+/// The registry of one broker.
+#[derive(Debug)]
+pub struct Registry {
+    epoch: u32,
+    hasher: foldhash::fast::RandomState,
+    directory: Box<[Mutex<directory::Directory>]>,
+    shards: Box<[Mutex<Shard>]>,
+    wildcards: RwLock<Trie<Audience>>,
+    /// Changes with every change of `wildcards`, under its write lock; 0 while there never was one.
+    wildcard_version: AtomicU64,
+    queue_version: AtomicU64,
+}
+
+impl Registry {
+    /// `epoch` names the streams of this run and must grow with every start.
+    pub fn new(epoch: u32) -> Self {
+        Self {
+            epoch,
+            hasher: foldhash::fast::RandomState::default(),
+            directory: (0..limits::SHARD_COUNT).map(|_| Mutex::default()).collect(),
+            shards: (0..limits::SHARD_COUNT).map(|_| Mutex::default()).collect(),
+            wildcards: RwLock::default(),
+            wildcard_version: AtomicU64::new(0),
+            queue_version: AtomicU64::new(0),
+        }
+    }
+
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Takes the lock of `address`'s shard. Everything a publish needs is behind it.
+    pub fn lock(&self, address: &Address) -> Locked<'_> {
+        let index = self.index(address.as_str());
+        Locked { registry: self, index, shard: self.shard(index) }
+    }
+
+    /// Adds a plain subscription of a session.
+    pub fn subscribe(&self, pattern: &Pattern, session: &Session) {
+        match pattern.to_address() {
+            Some(address) => self.lock(&address).shard.attach(&address, session),
+            None => self.change_wildcards(|trie| trie.entry(pattern).add(session)),
+        }
+    }
+
+    pub fn unsubscribe(&self, pattern: &Pattern, session: &Session) {
+        match pattern.to_address() {
+            Some(address) => self.lock(&address).shard.detach(&address, session),
+            None => self.change_wildcards(|trie| {
+                if let Some(audience) = trie.get_mut(pattern) {
+                    audience.remove(session);
+                    if audience.is_unused() {
+                        trie.remove(pattern);
+                    }
+                }
+            }),
+        }
+    }
+
+    /// Adds a session to the queue `name` of `pattern` and gives the queue's new state.
+    pub fn join_queue(
+        &self,
+        pattern: &Pattern,
+        name: &Name,
+        session: &Session,
+    ) -> Result<Arc<Queue>, Reject> {
+        let version = self.next_queue_version();
+        match pattern.to_address() {
+            Some(address) => {
+                let mut locked = self.lock(&address);
+                let audience = locked.shard.audiences.entry(address).or_default();
+                audience.add_member((pattern, name), session, version)
+            }
+            None => self
+                .change_wildcards(|trie| trie.entry(pattern).add_member((pattern, name), session, version)),
+        }
+    }
+
+    /// Takes a session out of a queue and gives the queue's new state, without members when it ended.
+    pub fn leave_queue(&self, pattern: &Pattern, name: &Name, session: &Session) -> Option<Arc<Queue>> {
+        let version = self.next_queue_version();
+        match pattern.to_address() {
+            Some(address) => {
+                let mut locked = self.lock(&address);
+                let audience = locked.shard.audiences.get_mut(&address)?;
+                let told = audience.remove_member(name, session, version);
+                if audience.is_unused() {
+                    locked.shard.audiences.remove(&address);
+                }
+                told
+            }
+            None => self.change_wildcards(|trie| {
+                let audience = trie.get_mut(pattern)?;
+                let told = audience.remove_member(name, session, version);
+                if audience.is_unused() {
+                    trie.remove(pattern);
+                }
+                told
+            }),
+        }
+    }
+
+    fn change_wildcards<T>(&self, change: impl FnOnce(&mut Trie<Audience>) -> T) -> T {
+        let mut trie = self.wildcards.write().unwrap();
+        let result = change(&mut trie);
+        self.wildcard_version.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    fn next_queue_version(&self) -> u64 {
+        self.queue_version.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "masked to the shard count, which fits 16 bits")]
+    fn index(&self, text: &str) -> u16 {
+        (self.hasher.hash_one(text) as usize & (limits::SHARD_COUNT - 1)) as u16
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "indexes come from `index`, which masks to the shard count")]
+    fn shard(&self, index: u16) -> MutexGuard<'_, Shard> {
+        self.shards[index as usize].lock().unwrap()
+    }
+}
+
+/// The lock of one address shard.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    registry: &'a Registry,
+    index: u16,
+    shard: MutexGuard<'a, Shard>,
+}
+
+impl Locked<'_> {
+    /// What a message to `to` reaches now. `to` must be the address the lock was taken for.
+    pub fn targets(&mut self, to: &Address) -> Targets {
+        let mut targets = Targets::default();
+        let version = self.registry.wildcard_version.load(Ordering::Acquire);
+        if version > 0 && to.kind() == Kind::Topic {
+            self.extend_by_wildcards(to, version, &mut targets);
+        }
+        if let Some(audience) = self.shard.audiences.get(to) {
+            audience.extend(&mut targets);
+        }
+        targets
+    }
+
+    /// Takes `count` offsets; gives the position of the first.
+    pub fn take(&mut self, count: usize) -> Position {
+        let offset = self.shard.next_offset + 1;
+        self.shard.next_offset += count as u64;
+        Position { stream: Stream { shard: self.index, epoch: self.registry.epoch }, offset }
+    }
+
+    /// The dedup keys of this shard.
+    pub fn dedup(&mut self) -> &mut dedup::Window {
+        &mut self.shard.dedup
+    }
+
+    fn extend_by_wildcards(&mut self, to: &Address, version: u64, targets: &mut Targets) {
+        if let Some(found) = self.shard.matches.get(to)
+            && found.version == version
+        {
+            *targets = found.targets.clone();
+            return;
+        }
+        let trie = self.registry.wildcards.read().unwrap();
+        let version = self.registry.wildcard_version.load(Ordering::Acquire);
+        for audience in trie.matches(to) {
+            audience.extend(targets);
+        }
+        drop(trie);
+        self.shard.remember_match(to, CachedMatch { version, targets: targets.clone() });
+    }
+}
+
+/// The refusal of a change because a worker's queue is full.
+fn overloaded() -> Reject {
+    Reject::new(Code::Overloaded, "a worker has no room for the change").retry_after(100)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Sessions come and go, users join and leave groups: the changes that touch a user and several addresses.
+
+use super::directory::{Directory, Session, SessionEntry};
+use super::shard::Audience;
+use super::{Change, Registry, Workers, overloaded};
+use crate::address::{Address, Name};
+use crate::id::SessionId;
+use crate::limits;
+use crate::reject::{Code, Reject};
+use std::sync::MutexGuard;
+
+impl Registry {
+    /// Makes a session known and reachable. Gives the addresses it listens to by itself: its user's own,
+    /// `all`, and its user's groups.
+    pub fn connect(&self, entry: SessionEntry) -> Result<Vec<Address>, Reject> {
+        let session = entry.session.clone();
+        let mut directory = self.directory(&session.user);
+        directory.check_room(&session.user)?;
+        let user = directory.users.entry(session.user.clone()).or_default();
+        if user.sessions.len() >= limits::SESSIONS_PER_USER_MAX {
+            let message = format!("user {} has {} sessions already", session.user, user.sessions.len());
+            return Err(Reject::new(Code::TooManySessions, message));
+        }
+        user.sessions.push(entry);
+        let mut addresses = vec![Address::user(&session.user), Address::all()];
+        addresses.extend(user.groups.iter().map(Address::group));
+        for address in &addresses {
+            self.lock(address).shard.attach(address, &session);
+        }
+        Ok(addresses)
+    }
+
+    /// Forgets a session and its own addresses. Its subscriptions and queues are the caller's to remove.
+    pub fn disconnect(&self, session: &Session) {
+        let mut directory = self.directory(&session.user);
+        let Some(user) = directory.users.get_mut(&session.user) else { return };
+        user.sessions.retain(|entry| entry.session.id != session.id);
+        let mut addresses = vec![Address::user(&session.user), Address::all()];
+        addresses.extend(user.groups.iter().map(Address::group));
+        for address in &addresses {
+            self.lock(address).shard.detach(address, session);
+        }
+        directory.tidy(&session.user);
+    }
+
+    /// Makes a user a member of a group, on all their sessions. Joining twice is fine.
+    pub fn join(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
+        let address = Address::group(group);
+        let mut directory = self.directory(user);
+        if directory.users.get(user).is_some_and(|entry| entry.groups.contains(group)) {
+            return Ok(());
+        }
+        directory.check_room(user)?;
+        let entry = directory.users.entry(user.clone()).or_default();
+        let mut locked = self.lock(&address);
+        let refused = if entry.groups.len() >= limits::GROUPS_PER_USER_MAX {
+            Some(Reject::new(
+                Code::TooManyGroups,
+                format!("user {user} is in {} groups already", entry.groups.len()),
+            ))
+        } else if locked.shard.groups.get(group).is_some_and(|g| g.members.len() >= limits::GROUP_MEMBERS_MAX)
+        {
+            Some(Reject::new(
+                Code::GroupFull,
+                format!("group {group} has {} members", limits::GROUP_MEMBERS_MAX),
+            ))
+        } else if !locked.shard.groups.contains_key(group)
+            && locked.shard.groups.len() >= limits::GROUPS_PER_SHARD_MAX
+        {
+            Some(Reject::new(Code::Overloaded, "the broker holds as many groups as it may"))
+        } else if entry.sessions.iter().any(|e| !workers.has_room(e.session.worker)) {
+            Some(overloaded())
+        } else {
+            None
+        };
+        if let Some(reject) = refused {
+            drop(locked);
+            directory.tidy(user);
+            return Err(reject);
+        }
+        entry.groups.push(group.clone());
+        locked.shard.groups.entry(group.clone()).or_default().members.insert(user.clone());
+        for SessionEntry { session, .. } in &entry.sessions {
+            locked.shard.attach(&address, session);
+            workers.notify(session.worker, change(session, &address, true));
+        }
+        Ok(())
+    }
+
+    /// Ends a membership. Leaving a group one is not in is `not_found`.
+    pub fn leave(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
+        let address = Address::group(group);
+        let mut directory = self.directory(user);
+        let entry = directory.users.get_mut(user).filter(|entry| entry.groups.contains(group));
+        let Some(entry) = entry else {
+            return Err(Reject::new(Code::NotFound, format!("user {user} is not in group {group}")));
+        };
+        if entry.sessions.iter().any(|e| !workers.has_room(e.session.worker)) {
+            return Err(overloaded());
+        }
+        entry.groups.retain(|name| name != group);
+        let mut locked = self.lock(&address);
+        for SessionEntry { session, .. } in &entry.sessions {
+            locked.shard.detach(&address, session);
+            workers.notify(session.worker, change(session, &address, false));
+        }
+        if let Some(entry) = locked.shard.groups.get_mut(group) {
+            entry.members.remove(user);
+            if entry.members.is_empty() && !entry.is_kept {
+                locked.shard.groups.remove(group);
+            }
+        }
+        drop(locked);
+        directory.tidy(user);
+        Ok(())
+    }
+
+    /// Makes an empty group; making one that exists is fine.
+    pub fn create_group(&self, group: &Name) -> Result<(), Reject> {
+        let mut locked = self.lock(&Address::group(group));
+        if locked.shard.groups.len() >= limits::GROUPS_PER_SHARD_MAX
+            && !locked.shard.groups.contains_key(group)
+        {
+            return Err(Reject::new(Code::Overloaded, "the broker holds as many groups as it may"));
+        }
+        locked.shard.groups.entry(group.clone()).or_default().is_kept = true;
+        Ok(())
+    }
+
+    /// Ends all memberships of a group and the group. On an error some members may be left, and the call can
+    /// be repeated.
+    pub fn remove_group(&self, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
+        let Some(members) = self.group_members(group) else {
+            return Err(Reject::new(Code::NotFound, format!("there is no group {group}")));
+        };
+        for user in members {
+            match self.leave(&user, group, workers) {
+                Err(reject) if reject.code != Code::NotFound => return Err(reject),
+                _ => {}
+            }
+        }
+        let mut locked = self.lock(&Address::group(group));
+        if locked.shard.groups.get(group).is_some_and(|entry| entry.members.is_empty()) {
+            locked.shard.groups.remove(group);
+        }
+        Ok(())
+    }
+
+    /// The members of a group in order of name, `None` when there is no such group.
+    pub fn group_members(&self, group: &Name) -> Option<Vec<Name>> {
+        let locked = self.lock(&Address::group(group));
+        let mut members: Vec<_> = locked.shard.groups.get(group)?.members.iter().cloned().collect();
+        drop(locked);
+        members.sort_unstable();
+        Some(members)
+    }
+
+    pub fn is_member(&self, user: &Name, group: &Name) -> bool {
+        self.directory(user).users.get(user).is_some_and(|entry| entry.groups.contains(group))
+    }
+
+    /// All groups with their number of members, in order of name.
+    pub fn groups(&self) -> Vec<(Name, usize)> {
+        let mut groups = Vec::new();
+        for shard in &self.shards {
+            groups.extend(
+                shard.lock().unwrap().groups.iter().map(|(name, entry)| (name.clone(), entry.members.len())),
+            );
+        }
+        groups.sort_unstable();
+        groups
+    }
+
+    /// All sessions, in order of id.
+    pub fn sessions(&self) -> Vec<SessionEntry> {
+        let mut sessions = Vec::new();
+        for directory in &self.directory {
+            let directory = directory.lock().unwrap();
+            sessions.extend(directory.users.values().flat_map(|user| user.sessions.iter().cloned()));
+        }
+        sessions.sort_unstable_by_key(|entry| entry.session.id);
+        sessions
+    }
+
+    pub fn session(&self, id: SessionId) -> Option<SessionEntry> {
+        self.directory.iter().find_map(|directory| {
+            let directory = directory.lock().unwrap();
+            directory
+                .users
+                .values()
+                .flat_map(|user| &user.sessions)
+                .find(|entry| entry.session.id == id)
+                .cloned()
+        })
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "indexes come from `index`, which masks to the shard count")]
+    fn directory(&self, user: &Name) -> MutexGuard<'_, Directory> {
+        self.directory[self.index(user.as_str()) as usize].lock().unwrap()
+    }
+
+    /// Patterns with wildcards that somebody subscribes to.
+    pub fn wildcard_count(&self) -> usize {
+        self.wildcards.read().unwrap().len()
+    }
+
+    /// Addresses somebody listens to.
+    pub fn audience_count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap().audiences.len()).sum()
+    }
+}
+
+fn change(session: &Session, address: &Address, attach: bool) -> Change {
+    Change { session: session.id, address: address.clone(), attach }
+}
+
+const _: () = assert!(size_of::<Audience>() <= 128, "there is one per connected user");

@@ -1,0 +1,189 @@
+//! Queues: sessions that share the messages of a pattern, each message going to one of them.
+
+use crate::address::{Name, Pattern};
+use crate::id::SessionId;
+use crate::policy::QueueMembers;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Counts a queue member's messages that are not written to its connection yet. Dropping it ends one.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicU32>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One session of a queue.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub session: SessionId,
+    pub worker: u8,
+    user: Name,
+    device: Option<Name>,
+    in_flight: Arc<AtomicU32>,
+}
+
+impl Member {
+    pub fn new(session: SessionId, worker: u8, user: Name, device: Option<Name>) -> Self {
+        Self { session, worker, user, device, in_flight: Arc::default() }
+    }
+
+    /// Counts one message in flight until the answer is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Messages chosen for this member and not yet written.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = self.device.as_ref().map_or("-", Name::as_str);
+        write!(f, "{}/{device}/{}", self.user, self.session)
+    }
+}
+
+/// A member named by a routing policy; it counts only for the queue whose state has this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pick {
+    pub version: u64,
+    pub index: u32,
+}
+
+/// The members of one queue at one moment; changes make a new value.
+#[derive(Debug)]
+pub struct Queue {
+    pub pattern: Pattern,
+    pub name: Name,
+    /// Unique over all queues and all their states, ascending.
+    pub version: u64,
+    pub members: Vec<Member>,
+    /// Where the search for the least loaded member begins next, so that equals take turns.
+    turn: AtomicU32,
+}
+
+impl Queue {
+    pub(super) const fn new(pattern: Pattern, name: Name, version: u64, members: Vec<Member>) -> Self {
+        Self { pattern, name, version, members, turn: AtomicU32::new(0) }
+    }
+
+    /// The member for one message: the policy's pick if it names this state, else by key hash if there is a
+    /// key, else the one with the least in flight. `excluded` is passed over.
+    pub fn choose(&self, key: &[u8], pick: Option<Pick>, excluded: Option<SessionId>) -> Option<&Member> {
+        let picked = pick
+            .filter(|pick| pick.version == self.version)
+            .and_then(|pick| self.members.get(pick.index as usize))
+            .filter(|member| Some(member.session) != excluded);
+        if picked.is_some() {
+            return picked;
+        }
+        if key.is_empty() {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % self.members.len().max(1);
+            let in_turn = self.members.iter().skip(turn).chain(self.members.iter().take(turn));
+            let candidates = in_turn.filter(|member| Some(member.session) != excluded);
+            return candidates.min_by_key(|member| member.in_flight());
+        }
+        let candidates = self.members.iter().filter(|member| Some(member.session) != excluded);
+        let key = fnv1a(key);
+        candidates.max_by_key(|member| mix(key ^ member.session.as_u64()))
+    }
+
+    /// The state as told to policies.
+    pub fn to_members(&self) -> QueueMembers {
+        QueueMembers {
+            pattern: self.pattern.to_string(),
+            queue: self.name.clone(),
+            version: self.version,
+            members: self.members.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Highest random weight hashing (Thaler and Ravishankar, 1998) needs a hash that is the same in every process.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The finaliser of splitmix64.
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(members: u32) -> Queue {
+        let user = Name::parse("u").unwrap();
+        let members =
+            (0..members).map(|i| Member::new(SessionId::new(1, 0, i), 0, user.clone(), None)).collect();
+        Queue::new(Pattern::parse("topic/a").unwrap(), Name::parse("q").unwrap(), 7, members)
+    }
+
+    #[test]
+    fn least_in_flight_without_a_key() {
+        let queue = queue(3);
+        let held: Vec<_> = (0..5).map(|_| queue.choose(b"", None, None).unwrap().begin()).collect();
+        let mut counts: Vec<_> = queue.members.iter().map(Member::in_flight).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 2, 2]);
+        drop(held);
+        assert!(queue.members.iter().all(|m| m.in_flight() == 0));
+    }
+
+    #[test]
+    fn idle_members_take_turns() {
+        let queue = queue(3);
+        let mut counts = [0; 3];
+        for _ in 0..300 {
+            let chosen = queue.choose(b"", None, None).unwrap().session;
+            let index = queue.members.iter().position(|member| member.session == chosen).unwrap();
+            counts[index] += 1;
+        }
+        assert_eq!(counts, [100; 3]);
+    }
+
+    #[test]
+    fn a_key_sticks_and_few_keys_move_when_a_member_leaves() {
+        let (before, mut after) = (queue(10), queue(10));
+        after.members.remove(3);
+        let moved = (0..1000u32)
+            .filter(|i| {
+                let key = i.to_string();
+                let session = |q: &Queue| q.choose(key.as_bytes(), None, None).unwrap().session;
+                session(&before) != session(&after)
+            })
+            .count();
+        assert!((50..200).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn a_pick_counts_for_its_version_only() {
+        let queue = queue(4);
+        let pick = |version, index| Some(Pick { version, index });
+        assert_eq!(queue.choose(b"k", pick(7, 2), None).unwrap().session, queue.members[2].session);
+        let fallback = queue.choose(b"k", None, None).unwrap().session;
+        assert_eq!(queue.choose(b"k", pick(6, 2), None).unwrap().session, fallback);
+        assert_eq!(queue.choose(b"k", pick(7, 9), None).unwrap().session, fallback);
+    }
+
+    #[test]
+    fn the_excluded_session_is_passed_over() {
+        let queue = queue(1);
+        let only = queue.members[0].session;
+        assert!(queue.choose(b"", None, Some(only)).is_none());
+        assert!(queue.choose(b"k", Some(Pick { version: 7, index: 0 }), Some(only)).is_none());
+    }
+}

@@ -1,0 +1,168 @@
+//! One registry shard: audiences of addresses, group members, the shard's stream of offsets.
+
+use super::queue::{Member, Queue};
+use super::{Session, WorkerSet};
+use crate::address::{Address, Name, Pattern};
+use crate::dedup;
+use crate::limits;
+use crate::reject::{Code, Reject};
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Who listens to one address or pattern.
+#[derive(Debug, Default)]
+pub(super) struct Audience {
+    /// Workers with plain subscribers, and how many sessions each has.
+    workers: SmallVec<[(u8, u32); 2]>,
+    /// Distinct users among the plain subscribers, with their sessions.
+    users: Map<Name, u32>,
+    queues: Vec<Arc<Queue>>,
+}
+
+/// What a message to an address reaches.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    /// Workers that have plain recipients.
+    pub workers: WorkerSet,
+    /// Recipient users, per matching pattern, without those of queues.
+    pub recipients: u32,
+    pub queues: SmallVec<[Arc<Queue>; 1]>,
+}
+
+impl Audience {
+    pub(super) fn add(&mut self, session: &Session) {
+        match self.workers.iter_mut().find(|(worker, _)| *worker == session.worker) {
+            Some((_, count)) => *count += 1,
+            None => self.workers.push((session.worker, 1)),
+        }
+        *self.users.entry(session.user.clone()).or_default() += 1;
+    }
+
+    pub(super) fn remove(&mut self, session: &Session) {
+        if let Some(index) = self.workers.iter().position(|(worker, _)| *worker == session.worker)
+            && let Some((_, count)) = self.workers.get_mut(index)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.workers.swap_remove(index);
+            }
+        }
+        if let Some(count) = self.users.get_mut(&session.user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&session.user);
+            }
+        }
+    }
+
+    /// Adds a member to the queue `name`, which begins with its first member.
+    pub(super) fn add_member(
+        &mut self,
+        (pattern, name): (&Pattern, &Name),
+        session: &Session,
+        version: u64,
+    ) -> Result<Arc<Queue>, Reject> {
+        let index = self.queues.iter().position(|queue| queue.name == *name);
+        let mut members = index.and_then(|i| self.queues.get(i)).map_or_else(Vec::new, |q| q.members.clone());
+        if members.len() >= limits::QUEUE_MEMBERS_MAX {
+            let message = format!("queue {name} has {} members already", members.len());
+            return Err(Reject::new(Code::QueueFull, message));
+        }
+        if index.is_none() && self.queues.len() >= limits::QUEUES_PER_ADDRESS_MAX {
+            let message = format!("{pattern} has {} queues already", self.queues.len());
+            return Err(Reject::new(Code::QueueFull, message));
+        }
+        members.push(Member::new(session.id, session.worker, session.user.clone(), session.device.clone()));
+        let queue = Arc::new(Queue::new(pattern.clone(), name.clone(), version, members));
+        match index.and_then(|i| self.queues.get_mut(i)) {
+            Some(slot) => *slot = queue.clone(),
+            None => self.queues.push(queue.clone()),
+        }
+        Ok(queue)
+    }
+
+    /// Takes a member out; the queue ends with its last member.
+    pub(super) fn remove_member(
+        &mut self,
+        name: &Name,
+        session: &Session,
+        version: u64,
+    ) -> Option<Arc<Queue>> {
+        let index = self.queues.iter().position(|queue| queue.name == *name)?;
+        let slot = self.queues.get_mut(index)?;
+        let mut members = slot.members.clone();
+        members.retain(|member| member.session != session.id);
+        let queue = Arc::new(Queue::new(slot.pattern.clone(), name.clone(), version, members));
+        if queue.members.is_empty() {
+            self.queues.swap_remove(index);
+        } else {
+            *slot = queue.clone();
+        }
+        Some(queue)
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        self.workers.is_empty() && self.queues.is_empty()
+    }
+
+    pub(super) fn extend(&self, targets: &mut Targets) {
+        for &(worker, _) in &self.workers {
+            targets.workers.insert(worker);
+        }
+        targets.recipients += u32::try_from(self.users.len()).unwrap_or(u32::MAX);
+        targets.queues.extend(self.queues.iter().cloned());
+    }
+}
+
+/// The wildcard patterns that match an address, as found at one version of the wildcard trie.
+#[derive(Debug)]
+pub(super) struct CachedMatch {
+    pub(super) version: u64,
+    pub(super) targets: Targets,
+}
+
+/// The members of a group.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) members: HashSet<Name, foldhash::fast::RandomState>,
+    /// Whether an operator made it, so that it stays when it is empty.
+    pub(super) is_kept: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    pub(super) next_offset: u64,
+    pub(super) audiences: Map<Address, Audience>,
+    pub(super) groups: Map<Name, Group>,
+    pub(super) matches: Map<Address, CachedMatch>,
+    pub(super) dedup: dedup::Window,
+}
+
+impl Shard {
+    pub(super) fn attach(&mut self, address: &Address, session: &Session) {
+        if let Some(audience) = self.audiences.get_mut(address) {
+            audience.add(session);
+        } else {
+            self.audiences.entry(address.clone()).or_default().add(session);
+        }
+    }
+
+    pub(super) fn detach(&mut self, address: &Address, session: &Session) {
+        if let Some(audience) = self.audiences.get_mut(address) {
+            audience.remove(session);
+            if audience.is_unused() {
+                self.audiences.remove(address);
+            }
+        }
+    }
+
+    pub(super) fn remember_match(&mut self, address: &Address, found: CachedMatch) {
+        if self.matches.len() >= limits::MATCH_CACHE_MAX {
+            self.matches.clear();
+        }
+        self.matches.insert(address.clone(), found);
+    }
+}

@@ -1,0 +1,256 @@
+//! A policy as it serves: a revision bound to patterns, with its instances, and the set of all of them.
+//!
+//! A binding never changes; a new document makes a new one. Each worker has one cell in it with an instance to
+//! start with and a spare, both made ready on other threads, so that no message waits for one:
+//!
+//! ```text
+//! admin thread ──warm──▶ cell ──────────▶ worker (owns it, no lock per call)
+//! policy thread ──spare─▶ cell ◀─exchange─▶ worker, when its instance failed or members changed
+//! ```
+//!
+//! The instance a worker gives up in an exchange becomes the next spare, behind the policy thread's update.
+
+use crate::document::{OnFailure, PolicyLimits};
+use crate::engine::Ticker;
+use crate::instance::{Instance, Recipe, Setup, SetupError, SharedCompiled};
+use crate::limits;
+use crate::queues::Changes;
+use crate::state::Context;
+use crate::stats::PolicyStats;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use waspmq_core::address::{Address, Kind, Pattern};
+
+/// The set of all bound policies; immutable, replaced as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    /// In the order in which they are asked.
+    pub(crate) bindings: Vec<Arc<Binding>>,
+    kinds: u8,
+}
+
+#[derive(Debug)]
+pub(crate) struct Binding {
+    pub(crate) name: Arc<str>,
+    pub(crate) order: i32,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) limits: PolicyLimits,
+    pub(crate) patterns: Vec<Pattern>,
+    pub(crate) stats: Arc<PolicyStats>,
+    pub(crate) cells: Box<[Cell]>,
+    config: String,
+    compiled: SharedCompiled,
+    retired: AtomicBool,
+}
+
+/// What a binding is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) name: Arc<str>,
+    pub(crate) order: i32,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) limits: PolicyLimits,
+    pub(crate) patterns: Vec<Pattern>,
+    pub(crate) stats: Arc<PolicyStats>,
+    pub(crate) config: String,
+    pub(crate) compiled: SharedCompiled,
+}
+
+/// One worker's place in a binding.
+#[derive(Debug, Default)]
+pub(crate) struct Cell {
+    warm: Mutex<Option<Instance>>,
+    spare: Mutex<Option<Instance>>,
+    offer: AtomicU8,
+    /// The last member change that the worker's instance knows; `NOT_SERVING` when there is no instance.
+    serving_seen: AtomicU64,
+    /// Milliseconds on the policy thread's clock before which it makes no new spare; only it uses this.
+    pub(crate) refill_at_ms: AtomicU64,
+}
+
+/// What a worker may do with its cell's spare: leave it.
+const NOTHING: u8 = 0;
+/// Take it when its own instance is gone.
+const SPARE: u8 = 1;
+/// Exchange its own for it, because it knows newer members.
+const NEWER: u8 = 2;
+
+const NOT_SERVING: u64 = u64::MAX;
+
+impl Generation {
+    pub(crate) fn new(number: u64, mut bindings: Vec<Arc<Binding>>) -> Self {
+        bindings.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+        let patterns = bindings.iter().flat_map(|binding| &binding.patterns);
+        let kinds = patterns.fold(0, |kinds, pattern| kinds | kind_bit(pattern.kind()));
+        Self { number, bindings, kinds }
+    }
+
+    /// The bindings that decide messages to `to`, as a mask of their indexes.
+    pub(crate) fn bound_to(&self, to: &Address) -> u64 {
+        let bound = |binding: &Binding| binding.patterns.iter().any(|pattern| pattern.matches(to));
+        self.bindings.iter().enumerate().fold(0, |mask, (i, b)| mask | u64::from(bound(b)) << i)
+    }
+
+    /// Whether any pattern is of this kind; most traffic of other kinds needs no look-up then.
+    pub(crate) const fn has_kind(&self, kind: Kind) -> bool {
+        self.kinds & kind_bit(kind) != 0
+    }
+}
+
+const fn kind_bit(kind: Kind) -> u8 {
+    1 << kind as u8
+}
+
+impl Binding {
+    pub(crate) fn new(parts: Parts, workers: usize) -> Self {
+        let cell = || Cell { serving_seen: AtomicU64::new(NOT_SERVING), ..Cell::default() };
+        Self {
+            name: parts.name,
+            order: parts.order,
+            on_failure: parts.on_failure,
+            limits: parts.limits,
+            patterns: parts.patterns,
+            stats: parts.stats,
+            cells: (0..workers).map(|_| cell()).collect(),
+            config: parts.config,
+            compiled: parts.compiled,
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes an instance for `worker` that may serve at once.
+    pub(crate) fn set_up(
+        &self,
+        ticker: &Ticker,
+        worker: usize,
+        changes: &Changes,
+    ) -> Result<Instance, SetupError> {
+        let context = Context { name: Arc::clone(&self.name), worker, stats: Arc::clone(&self.stats) };
+        let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
+        let recipe = Recipe { ticker, compiled: &self.compiled, context, memory_bytes_max };
+        Setup { recipe, config: &self.config, changes }.run()
+    }
+
+    /// Gives every worker an instance to start with and a spare.
+    pub(crate) fn warm(&self, ticker: &Ticker, changes: &Changes) -> Result<(), SetupError> {
+        for (worker, cell) in self.cells.iter().enumerate() {
+            let warm = self.set_up(ticker, worker, changes)?;
+            let spare = self.set_up(ticker, worker, changes)?;
+            cell.serving_seen.store(warm.members_seen, Ordering::Relaxed);
+            *lock(&cell.warm) = Some(warm);
+            *lock(&cell.spare) = Some(spare);
+            cell.offer.store(SPARE, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Frees the instances that no worker took. Workers notice the newer generation by themselves, which has
+    /// to be in place before.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        for cell in &self.cells {
+            cell.offer.store(NOTHING, Ordering::Relaxed);
+            drop(lock(&cell.warm).take());
+            drop(lock(&cell.spare).take());
+        }
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    /// The shortest time between two new spares of one worker.
+    pub(crate) fn replacement_interval(&self) -> Duration {
+        let by_deadline = self.limits.deadline_ms * limits::REPLACEMENT_DEADLINES;
+        Duration::from_millis(u64::from(by_deadline.max(limits::REPLACEMENT_INTERVAL_MS)))
+    }
+
+    /// Puts a spare into a cell, for its worker to take; `newer` asks the worker to take it in any case.
+    pub(crate) fn offer(&self, cell: &Cell, spare: Instance, newer: bool) {
+        let mut slot = lock(&cell.spare);
+        if self.is_retired() {
+            return;
+        }
+        *slot = Some(spare);
+        cell.offer.store(if newer { NEWER } else { SPARE }, Ordering::Release);
+    }
+}
+
+impl Cell {
+    /// The worker's first instance; nothing when it was taken before or the binding is retired.
+    pub(crate) fn take_warm(&self) -> Option<Instance> {
+        lock(&self.warm).take()
+    }
+
+    /// Whether the worker ought to exchange its instance for the spare.
+    #[inline]
+    pub(crate) fn has_newer(&self) -> bool {
+        self.offer.load(Ordering::Relaxed) == NEWER
+    }
+
+    /// Exchanges the worker's instance, if it has one, for the spare. False when there is none to be had now;
+    /// never waits.
+    pub(crate) fn exchange(&self, serving: &mut Option<Instance>) -> bool {
+        if self.offer.load(Ordering::Acquire) == NOTHING {
+            return false;
+        }
+        let Ok(mut slot) = self.spare.try_lock() else { return false };
+        let Some(fresh) = slot.take() else { return false };
+        self.offer.store(NOTHING, Ordering::Relaxed);
+        self.serving_seen.store(fresh.members_seen, Ordering::Relaxed);
+        *slot = serving.replace(fresh);
+        true
+    }
+
+    /// Notes that the worker has no instance any more.
+    pub(crate) fn stopped_serving(&self) {
+        self.serving_seen.store(NOT_SERVING, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.serving_seen.load(Ordering::Relaxed) != NOT_SERVING
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        self.offer.load(Ordering::Relaxed) != NOTHING
+    }
+
+    /// What the policy thread has to do for this cell so that spare and worker know the changes up to `target`.
+    /// Takes the spare out while that is more than nothing.
+    pub(crate) fn inspect(&self, target: u64) -> Upkeep {
+        let worker_is_behind = self.serving_seen.load(Ordering::Relaxed) < target;
+        let mut slot = lock(&self.spare);
+        match slot.as_ref() {
+            None => Upkeep::Make { worker_is_behind },
+            Some(spare) => {
+                let offer = if worker_is_behind { NEWER } else { SPARE };
+                if spare.members_seen >= target && self.offer.load(Ordering::Relaxed) == offer {
+                    return Upkeep::Nothing;
+                }
+                self.offer.store(NOTHING, Ordering::Relaxed);
+                slot.take().map_or(Upkeep::Nothing, |spare| Upkeep::Tell { spare, worker_is_behind })
+            }
+        }
+    }
+}
+
+/// See [`Cell::inspect`].
+#[derive(Debug)]
+pub(crate) enum Upkeep {
+    Nothing,
+    /// There is no spare.
+    Make {
+        worker_is_behind: bool,
+    },
+    /// The spare has to be told of changes, or offered again.
+    Tell {
+        spare: Instance,
+        worker_is_behind: bool,
+    },
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,38 @@
+//! The host of routing policies: sandboxed WebAssembly components, put in place, swapped and rolled back while
+//! messages flow.
+//!
+//! The story: a component is uploaded and becomes a *revision* ([`Host::upload`]); a document binds a revision
+//! to address patterns ([`Host::put_policy`]), which makes instances for every worker and then replaces the
+//! whole set of policies, a *generation*, at once; each worker asks its own instances ([`WorkerRouting`]).
+//! The contract with guests is `plugin-sdk/wit`, told in `docs/PLUGINS.md`.
+//!
+//! Invariants: no message waits for a change or meets half of one; every call into a guest has a deadline, a
+//! memory limit, bounded output and bounded host calls; a guest's failure is counted and costs that guest its
+//! instance, nothing else. Nothing outside of this crate knows wasmtime. Deliberately not here: storing
+//! plugins and documents, HTTP, metric names.
+
+mod admin;
+mod binding;
+mod bindings;
+mod document;
+mod engine;
+mod host;
+mod instance;
+mod keeper;
+pub mod limits;
+mod plugin;
+mod queues;
+mod registry;
+mod shared;
+mod state;
+mod stats;
+mod verdict;
+mod worker;
+
+pub use admin::{PutError, RemoveError, RollbackError};
+pub use document::{Mode, OnFailure, PolicyDocument, PolicyLimits};
+pub use host::{Host, HostOptions, PolicyMetrics, StartError};
+pub use plugin::{Revision, Unfit};
+pub use registry::{Instances, PolicyState, PolicyVersion};
+pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
+pub use worker::WorkerRouting;

@@ -1,0 +1,100 @@
+//! Every bound of the policy host, with what happens when it is reached. `docs/PLUGINS.md` lists those that a
+//! plugin's author meets; bounds of verdicts that the domain shares are in `waspmq_core::limits`.
+
+/// Bytes of an uploaded component. Larger: `Unfit::TooLarge`.
+pub const PLUGIN_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Plugins in one broker. More: `Unfit::TooManyPlugins`. Compiled code costs about three times the upload.
+pub const PLUGINS_MAX: usize = 64;
+
+/// Revisions kept of one plugin. More: the oldest one that no policy uses is dropped; none: `Unfit::TooManyRevisions`.
+pub const REVISIONS_KEPT: usize = 16;
+
+/// Bytes of a plugin's or a policy's name.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Policies that `HostOptions::policies_max` may ask for: a set of them is a 64-bit mask.
+pub const POLICIES_MAX: usize = 64;
+
+/// Patterns of one policy, and bytes of its configuration as JSON. More: `PutError::Invalid`.
+pub const PATTERNS_MAX: usize = 64;
+pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
+
+/// What a document may ask for, and what it gets without asking.
+pub const DEADLINE_MS_MIN: u32 = 2;
+pub const DEADLINE_MS_MAX: u32 = 1_000;
+pub const DEADLINE_MS_DEFAULT: u32 = 2;
+pub const MEMORY_MB_MIN: u32 = 1;
+pub const MEMORY_MB_MAX: u32 = 64;
+pub const MEMORY_MB_DEFAULT: u32 = 16;
+
+/// Elements of one table of a component; growth beyond is denied.
+pub const TABLE_ELEMENTS_MAX: usize = 20_000;
+
+/// CPU time of `configure` and `self-test` together, and of telling one instance all member changes.
+/// Beyond: the instance is discarded.
+pub const SETUP_DEADLINE_MS: u32 = 250;
+
+/// One epoch, the unit in which running guests are checked.
+pub const TICK_MS: u32 = 1;
+
+/// Bytes one call may move from the guest to the host: beyond a verdict with 64 long addresses and all header
+/// bytes there is nothing to say. More: the call fails.
+pub const CALL_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of payload buffer an instance keeps between messages. A larger buffer is given back.
+pub const PAYLOAD_KEPT_BYTES: usize = 64 * 1024;
+
+/// `log` and `counter` calls of one call into a guest. More: ignored.
+pub const HOSTCALLS_MAX: u32 = 64;
+
+/// Bytes of one log line (cut), and lines a second of one policy (dropped).
+pub const LOG_BYTES_MAX: usize = 1024;
+pub const LOG_LINES_PER_SECOND: u32 = 10;
+
+/// Counters of one policy, and bytes of a counter's name. More: ignored.
+pub const COUNTERS_MAX: usize = 32;
+pub const COUNTER_NAME_BYTES_MAX: usize = 48;
+
+/// Bytes of a drop reason. More: a bad verdict.
+pub const DROP_REASON_BYTES_MAX: usize = 1024;
+
+/// Shortest time between two replacements of one worker's instance of one policy, and the same as a multiple
+/// of the policy's deadline; the longer one holds. So a policy whose every call runs into its deadline burns
+/// at most one part in [`REPLACEMENT_DEADLINES`] of a worker.
+pub const REPLACEMENT_INTERVAL_MS: u32 = 100;
+pub const REPLACEMENT_DEADLINES: u32 = 50;
+
+/// How long member changes are collected before instances are told.
+pub const MEMBERS_DELAY_MS: u64 = 100;
+
+/// Queues that policies are told about, and members in all of them. More: the queue is not told, counted.
+pub const QUEUES_MAX: usize = 1_024;
+pub const QUEUE_MEMBERS_TOTAL_MAX: usize = 16_384;
+
+/// Queues that are gone and of which instances may not have heard. More: instances older than the forgotten
+/// one are replaced instead of told.
+pub const GONE_QUEUES_MAX: usize = 256;
+
+/// Addresses one worker remembers the bound policies of. More: forgotten all at once.
+pub const MATCH_CACHE_MAX: usize = 1_024;
+
+/// One call in this many is timed; a power of two.
+pub const SAMPLE_EVERY: u32 = 16;
+
+/// Discarded instances on their way to the policy thread. More: the worker frees one itself.
+pub const RETIRED_MAX: usize = 256;
+
+const _: () = assert!(SAMPLE_EVERY.is_power_of_two(), "the sample is chosen with a mask");
+const _: () = assert!(POLICIES_MAX <= u64::BITS as usize, "bound policies are a 64-bit mask");
+const _: () = assert!(
+    REPLACEMENT_INTERVAL_MS >= DEADLINE_MS_DEFAULT * REPLACEMENT_DEADLINES,
+    "with the default deadline the interval alone keeps the share"
+);
+const _: () = assert!(
+    waspmq_core::limits::FANOUT_MAX * (waspmq_core::limits::NAME_BYTES_MAX + 64)
+        + waspmq_core::limits::HEADER_BYTES_MAX * 2
+        + DROP_REASON_BYTES_MAX
+        < CALL_BYTES_MAX,
+    "every verdict that is allowed must fit"
+);

@@ -1,0 +1,258 @@
+//! Uploaded components: what is taken, why something is refused, which revisions are kept.
+//!
+//! A component is validated, compiled, instantiated and self-tested before it is shelved; a refused one leaves
+//! no trace. Deliberately not here: policies, which bind a revision to addresses.
+
+use crate::bindings::{self, ABI, HOST, RoutingPre, TYPES};
+use crate::engine::Ticker;
+use crate::instance::{Compiled, Instance, Recipe, SharedCompiled};
+use crate::limits;
+use crate::state::{Context, Pulls, State};
+use crate::stats::{CallOutcome, PolicyStats};
+use serde::Serialize;
+use std::sync::Arc;
+use wasmtime::Engine;
+use wasmtime::component::types::{self, ComponentFunc, ComponentInstance, ComponentItem};
+use wasmtime::component::{Component, Linker};
+
+/// One upload of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Revision {
+    pub name: String,
+    /// The n-th upload under this name, from 1.
+    pub revision: u32,
+    /// BLAKE3 of the component, as 64 hexadecimal digits.
+    pub digest: String,
+    pub hooks: Vec<&'static str>,
+    pub abi: &'static str,
+    /// Bytes of the component.
+    pub size: usize,
+    /// How calls reach it: `component`, through the component API.
+    pub lane: &'static str,
+}
+
+/// Why an upload is refused. Each message is a sentence for the person who uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("{name:?} is not a plugin name: 1 to {} of a-z, 0-9, '-', '_' and '.'", limits::NAME_BYTES_MAX)]
+    Name { name: String },
+    #[error("the component has {size} bytes, the limit is {}", limits::PLUGIN_BYTES_MAX)]
+    TooLarge { size: usize },
+    #[error("this is not WebAssembly: the file does not begin with the bytes 00 61 73 6d")]
+    NotWasm,
+    #[error(
+        "this is a core module, not a component: link it with `wasm-component-ld` (for Rust: build for wasm32-unknown-unknown with linker = \"wasm-component-ld\"), or wrap it with `jco new module.wasm -o component.wasm`"
+    )]
+    CoreModule,
+    #[error("the component is not valid: {reason}")]
+    Invalid { reason: String },
+    #[error("the component imports `{import}`, which policies do not get; they may import only {HOST}")]
+    UnknownImport { import: String },
+    #[error("the component imports `{import}` with another type than {ABI} gives it: {reason}")]
+    IllTypedImport { import: String, reason: String },
+    #[error("the component does not export `{export}`, which the world `routing` of {ABI} asks for{hint}")]
+    MissingExport { export: &'static str, hint: &'static str },
+    #[error("the component exports `{export}` with another type than {ABI} asks for: {reason}")]
+    IllTypedExport { export: &'static str, reason: String },
+    #[error("the component failed in {stage}: {reason}")]
+    Trapped { stage: &'static str, reason: String },
+    #[error("the component used more than {} ms of CPU time in {stage}", limits::SETUP_DEADLINE_MS)]
+    TimedOut { stage: &'static str },
+    #[error("self-test answered: {reason}")]
+    SelfTest { reason: String },
+    #[error("there are {} plugins already; remove one first", limits::PLUGINS_MAX)]
+    TooManyPlugins,
+    #[error(
+        "all {} kept revisions are used by policies; remove or replace a policy first",
+        limits::REVISIONS_KEPT
+    )]
+    TooManyRevisions,
+    #[error("revision {revision} or a later one is there already")]
+    RevisionTaken { revision: u32 },
+    #[error("no instance is free to test the component; remove a policy first")]
+    NoCapacity,
+}
+
+/// A revision with its code.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) revision: Revision,
+    pub(crate) compiled: SharedCompiled,
+}
+
+/// All revisions kept of one plugin, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Plugin {
+    pub(crate) kept: Vec<Kept>,
+    last: u32,
+}
+
+impl Plugin {
+    /// Adds a revision, with the next number unless it has one; when all places are taken, the oldest one goes for which `is_used` is false.
+    pub(crate) fn shelve(
+        &mut self,
+        mut revision: Revision,
+        compiled: SharedCompiled,
+        is_used: impl Fn(u32) -> bool,
+    ) -> Result<Revision, Unfit> {
+        let next = self.last.saturating_add(1);
+        if revision.revision == 0 {
+            revision.revision = next;
+        }
+        if revision.revision < next {
+            return Err(Unfit::RevisionTaken { revision: revision.revision });
+        }
+        if self.kept.len() >= limits::REVISIONS_KEPT {
+            let unused = self.kept.iter().position(|kept| !is_used(kept.revision.revision));
+            self.kept.remove(unused.ok_or(Unfit::TooManyRevisions)?);
+        }
+        self.last = revision.revision;
+        self.kept.push(Kept { revision: revision.clone(), compiled });
+        Ok(revision)
+    }
+}
+
+/// What an upload is checked with.
+pub(crate) struct Workbench<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) linker: &'a Linker<State>,
+    pub(crate) ticker: &'a Ticker,
+}
+
+impl Workbench<'_> {
+    /// Validates, compiles, links and self-tests; changes nothing.
+    pub(crate) fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, Unfit> {
+        check_form(bytes)?;
+        let component = Component::from_binary(self.engine, bytes)
+            .map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
+        let pulls = self.check_imports(&component)?;
+        self.check_exports(&component)?;
+        let linked = self.linker.instantiate_pre(&component).map_err(|error| Unfit::IllTypedImport {
+            import: HOST.to_owned(),
+            reason: format!("{error:#}"),
+        })?;
+        let pre = RoutingPre::new(linked).map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
+        let compiled = Compiled { pre, pulls };
+        self.try_out(name, &compiled)?;
+        Ok(compiled)
+    }
+
+    fn check_imports(&self, component: &Component) -> Result<Pulls, Unfit> {
+        let mut pulls = Pulls::default();
+        for (name, import) in component.component_type().imports(self.engine) {
+            match import.ty {
+                ComponentItem::ComponentInstance(instance) if name == HOST => {
+                    pulls = self.check_host(&instance)?;
+                }
+                ComponentItem::ComponentInstance(_) if name == TYPES => {}
+                ComponentItem::Type(_) => {}
+                _ => return Err(Unfit::UnknownImport { import: name.to_owned() }),
+            }
+        }
+        Ok(pulls)
+    }
+
+    fn check_host(&self, host: &ComponentInstance) -> Result<Pulls, Unfit> {
+        let mut pulls = Pulls::default();
+        for (name, item) in host.exports(self.engine) {
+            match (name, item.ty) {
+                (_, ComponentItem::Type(_)) | ("log" | "counter", ComponentItem::ComponentFunc(_)) => {}
+                ("header" | "headers", ComponentItem::ComponentFunc(_)) => pulls.headers = true,
+                ("payload", ComponentItem::ComponentFunc(_)) => pulls.payload = true,
+                _ => return Err(Unfit::UnknownImport { import: format!("{HOST}#{name}") }),
+            }
+        }
+        Ok(pulls)
+    }
+
+    fn check_exports(&self, component: &Component) -> Result<(), Unfit> {
+        let ty = component.component_type();
+        for (name, check) in EXPORTS {
+            match ty.get_export(self.engine, name).map(|export| export.ty) {
+                Some(ComponentItem::ComponentFunc(function)) => check(&function, &ty)
+                    .map_err(|error| Unfit::IllTypedExport { export: name, reason: format!("{error:#}") })?,
+                Some(_) => {
+                    return Err(Unfit::IllTypedExport {
+                        export: name,
+                        reason: "it is not a function".to_owned(),
+                    });
+                }
+                None => return Err(Unfit::MissingExport { export: name, hint: self.hint(component, name) }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says so when the function is there, but inside of an exported interface.
+    fn hint(&self, component: &Component, wanted: &str) -> &'static str {
+        let ty = component.component_type();
+        let inside = ty.exports(self.engine).any(|(_, export)| match export.ty {
+            ComponentItem::ComponentInstance(instance) => instance.get_export(self.engine, wanted).is_some(),
+            _ => false,
+        });
+        if inside { "; it is there inside of an interface, but has to be an export of the world" } else { "" }
+    }
+
+    fn try_out(&self, name: &str, compiled: &Compiled) -> Result<(), Unfit> {
+        let recipe = Recipe {
+            ticker: self.ticker,
+            compiled,
+            context: Context { name: name.into(), worker: 0, stats: Arc::new(PolicyStats::new(1)) },
+            memory_bytes_max: limits::MEMORY_MB_DEFAULT as usize * 1024 * 1024,
+        };
+        let unfit = |stage| {
+            move |failure: crate::instance::Failure| match failure.outcome {
+                _ if failure.no_capacity => Unfit::NoCapacity,
+                CallOutcome::Deadline => Unfit::TimedOut { stage },
+                _ => Unfit::Trapped { stage, reason: failure.text },
+            }
+        };
+        let mut instance = Instance::new(&recipe).map_err(unfit("instantiate"))?;
+        instance.self_test().map_err(unfit("self-test"))?.map_err(|reason| Unfit::SelfTest {
+            reason: bindings::cut(&reason, limits::LOG_BYTES_MAX).to_owned(),
+        })
+    }
+}
+
+type ExportCheck = fn(&ComponentFunc, &types::Component) -> wasmtime::Result<()>;
+
+/// The exports of the world `routing` with their types.
+const EXPORTS: [(&str, ExportCheck); 4] = [
+    ("configure", |f, ty| f.typecheck::<(&str,), (Result<(), String>,)>(&ty.instance_type())),
+    ("self-test", |f, ty| f.typecheck::<(), (Result<(), String>,)>(&ty.instance_type())),
+    ("members-changed", |f, ty| f.typecheck::<(bindings::QueueMembers<'_>,), ()>(&ty.instance_type())),
+    ("route", |f, ty| f.typecheck::<(bindings::Message<'_>,), (bindings::Verdict,)>(&ty.instance_type())),
+];
+
+/// Tells apart what is not WebAssembly, a core module, and a component, without parsing.
+fn check_form(bytes: &[u8]) -> Result<(), Unfit> {
+    if bytes.len() > limits::PLUGIN_BYTES_MAX {
+        return Err(Unfit::TooLarge { size: bytes.len() });
+    }
+    match bytes {
+        [0x00, b'a', b's', b'm', _, _, 0x00, 0x00, ..] => Err(Unfit::CoreModule),
+        [0x00, b'a', b's', b'm', ..] => Ok(()),
+        _ => Err(Unfit::NotWasm),
+    }
+}
+
+/// Whether a text may name a plugin or a policy.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=limits::NAME_BYTES_MAX).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// A revision that is not numbered yet.
+pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
+    Revision {
+        name: name.to_owned(),
+        revision: 0,
+        digest: blake3::hash(bytes).to_hex().to_string(),
+        hooks: vec!["routing"],
+        abi: ABI,
+        size: bytes.len(),
+        lane: "component",
+    }
+}

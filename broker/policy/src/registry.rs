@@ -1,0 +1,146 @@
+//! What there is: plugins with their kept revisions, policies with their versions, and how they are shown.
+//!
+//! Plain data behind the host's mutex, never held while guests run. Deliberately not here: changing it.
+
+use crate::admin::PutError;
+use crate::binding::Binding;
+use crate::document::{Mode, Plan, PolicyDocument};
+use crate::plugin::{Kept, Plugin};
+use crate::stats::{Latency, PolicyStats};
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a policy is made of: now, or before its last change.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PolicyVersion {
+    pub document: PolicyDocument,
+    /// The revision that `document.plugin` stood for.
+    pub revision: u32,
+    pub digest: String,
+}
+
+/// A policy as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PolicyState {
+    pub name: String,
+    #[serde(flatten)]
+    pub current: PolicyVersion,
+    /// The generation it came with.
+    pub generation: u64,
+    /// What a rollback goes back to.
+    pub previous: Option<PolicyVersion>,
+    /// Calls of all outcomes but `unavailable`, which is none.
+    pub calls: u64,
+    /// Calls by outcome, in the order of [`crate::CallOutcome::ALL`].
+    #[serde(serialize_with = "as_map")]
+    pub outcomes: Vec<(&'static str, u64)>,
+    pub latency: Latency,
+    pub instances: Instances,
+    /// What the plugin counts.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Instances of one policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Instances {
+    /// Workers that have one.
+    pub serving: usize,
+    /// Workers with a spare that is ready.
+    pub spare: usize,
+    /// Spares made since the policy was first put, to replace failed or outdated ones.
+    pub replaced: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    pub(crate) plugins: BTreeMap<String, Plugin>,
+    pub(crate) policies: BTreeMap<String, Policy>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) current: Version,
+    pub(crate) previous: Option<Version>,
+    pub(crate) generation: u64,
+    /// None while the mode is off.
+    pub(crate) binding: Option<Arc<Binding>>,
+    pub(crate) stats: Arc<PolicyStats>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    pub(crate) document: PolicyDocument,
+    pub(crate) kept: Kept,
+}
+
+impl Version {
+    pub(crate) fn show(&self) -> PolicyVersion {
+        PolicyVersion {
+            document: self.document.clone(),
+            revision: self.kept.revision.revision,
+            digest: self.kept.revision.digest.clone(),
+        }
+    }
+
+    pub(crate) fn label(&self) -> String {
+        let revision = &self.kept.revision;
+        let off = if self.document.mode == Mode::Off { " (off)" } else { "" };
+        format!("{}@{}{off}", revision.name, revision.revision)
+    }
+}
+
+impl Registry {
+    /// A policy that uses this plugin (and revision), now or in a rollback.
+    pub(crate) fn user_of(&self, plugin: &str, revision: Option<u32>) -> Option<&str> {
+        let uses = |version: &Version| {
+            let used = &version.kept.revision;
+            used.name == plugin && revision.is_none_or(|revision| used.revision == revision)
+        };
+        let mut policies = self.policies.iter();
+        let user = policies.find(|(_, policy)| uses(&policy.current) || policy.previous.iter().any(uses));
+        user.map(|(name, _)| name.as_str())
+    }
+
+    pub(crate) fn find(&self, plan: &Plan<'_>) -> Result<Kept, PutError> {
+        let plugin = self.plugins.get(plan.plugin);
+        let plugin = plugin.ok_or_else(|| PutError::UnknownPlugin { plugin: plan.plugin.to_owned() })?;
+        let kept = match plan.revision {
+            None => plugin.kept.last(),
+            Some(revision) => plugin.kept.iter().find(|kept| kept.revision.revision == revision),
+        };
+        kept.cloned().ok_or_else(|| PutError::UnknownRevision {
+            plugin: plan.plugin.to_owned(),
+            revision: plan.revision.unwrap_or(0),
+        })
+    }
+}
+
+impl Policy {
+    pub(crate) fn show(&self, name: &str) -> PolicyState {
+        let outcomes = self.stats.outcomes();
+        let calls = outcomes.iter().filter(|(outcome, _)| *outcome != "unavailable").map(|(_, n)| n).sum();
+        let cells = self.binding.iter().flat_map(|binding| &binding.cells);
+        let instances = cells.fold(Instances::default(), |count, cell| Instances {
+            serving: count.serving + usize::from(cell.is_serving()),
+            spare: count.spare + usize::from(cell.has_spare()),
+            ..count
+        });
+        PolicyState {
+            name: name.to_owned(),
+            current: self.current.show(),
+            generation: self.generation,
+            previous: self.previous.as_ref().map(Version::show),
+            calls,
+            outcomes,
+            latency: self.stats.latency(),
+            instances: Instances { replaced: self.stats.replaced.load(Ordering::Relaxed), ..instances },
+            counters: self.stats.counters.totals(),
+        }
+    }
+}
+
+fn as_map<S: Serializer>(outcomes: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(outcomes.iter().copied())
+}

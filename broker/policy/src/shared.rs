@@ -1,0 +1,53 @@
+//! What the host, its policy thread and the workers have in common.
+
+use crate::binding::Generation;
+use crate::engine::Ticker;
+use crate::instance::Instance;
+use crate::queues::Queues;
+use crate::state::State;
+use arc_swap::ArcSwap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) ticker: Ticker,
+    pub(crate) workers: usize,
+    pub(crate) active: Arc<ArcSwap<Generation>>,
+    pub(crate) queues: Queues,
+    /// Member changes wait for the policy thread.
+    pub(crate) members_pending: AtomicBool,
+    pub(crate) retired: SyncSender<Instance>,
+    pub(crate) keeper: OnceLock<Thread>,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl Shared {
+    /// Lets the policy thread look after all cells.
+    pub(crate) fn wake_keeper(&self) {
+        if let Some(thread) = self.keeper.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Has an instance freed by the policy thread; frees it here when that has too many waiting.
+    pub(crate) fn discard(&self, instance: Instance) {
+        drop(self.retired.try_send(instance));
+        self.wake_keeper();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}

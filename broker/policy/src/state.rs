@@ -1,0 +1,198 @@
+//! What the host keeps with one instance: its limits, its deadline, and the parts of the message under decision
+//! that the guest may pull.
+//!
+//! Headers and payload are copied in before a call, and only for components that import the functions to read
+//! them: a copy into a kept buffer is cheaper than a call's own cost and needs no unsafe borrow.
+
+use crate::limits;
+use crate::stats::PolicyStats;
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::{ResourceLimiter, UpdateDeadline};
+use waspmq_core::policy::Message;
+
+/// Which policy and which worker an instance serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) name: Arc<str>,
+    pub(crate) worker: usize,
+    pub(crate) stats: Arc<PolicyStats>,
+}
+
+/// What a component imports of the message, and hence has to be given.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Pulls {
+    pub(crate) headers: bool,
+    pub(crate) payload: bool,
+}
+
+/// The data of one instance's store.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) context: Context,
+    pub(crate) headers: Arc<Vec<(String, String)>>,
+    pub(crate) payload: Arc<Vec<u8>>,
+    memory_bytes_max: usize,
+    growth_denied: bool,
+    hostcalls_left: u32,
+    deadline: Deadline,
+}
+
+impl State {
+    pub(crate) fn new(context: Context, memory_bytes_max: usize) -> Self {
+        Self {
+            context,
+            headers: Arc::default(),
+            payload: Arc::default(),
+            memory_bytes_max,
+            growth_denied: false,
+            hostcalls_left: limits::HOSTCALLS_MAX,
+            deadline: Deadline::default(),
+        }
+    }
+
+    /// Starts the bounds of one call.
+    pub(crate) fn arm(&mut self, deadline_ms: u32) {
+        self.growth_denied = false;
+        self.hostcalls_left = limits::HOSTCALLS_MAX;
+        self.deadline = Deadline::new(deadline_ms);
+    }
+
+    /// Leaves no message to be pulled, for calls outside of a decision.
+    pub(crate) fn hide(&mut self) {
+        Arc::make_mut(&mut self.headers).clear();
+        Arc::make_mut(&mut self.payload).clear();
+    }
+
+    /// Gives the guest the message under decision, with the headers that earlier policies set.
+    pub(crate) fn show(&mut self, message: &Message<'_>, set: &[(String, String)], pulls: Pulls) {
+        if pulls.headers {
+            let headers = Arc::make_mut(&mut self.headers);
+            headers.clear();
+            headers.extend_from_slice(message.headers);
+            set.iter().for_each(|(name, value)| set_header(headers, name, value));
+        }
+        if pulls.payload {
+            let payload = Arc::make_mut(&mut self.payload);
+            payload.clear();
+            payload.shrink_to(limits::PAYLOAD_KEPT_BYTES);
+            payload.extend_from_slice(message.payload);
+        }
+    }
+
+    /// Whether one more `log` or `counter` call is within the bounds of this call.
+    pub(crate) const fn spend_hostcall(&mut self) -> bool {
+        let allowed = self.hostcalls_left > 0;
+        self.hostcalls_left = self.hostcalls_left.saturating_sub(1);
+        allowed
+    }
+
+    pub(crate) fn count(&self, name: &str, delta: u64) {
+        self.context.stats.counters.add(self.context.worker, name, delta);
+    }
+
+    pub(crate) fn on_epoch(&mut self) -> UpdateDeadline {
+        self.deadline.on_epoch(thread_cpu_time())
+    }
+
+    pub(crate) const fn deadline_missed(&self) -> bool {
+        self.deadline.missed
+    }
+
+    pub(crate) const fn growth_denied(&self) -> bool {
+        self.growth_denied
+    }
+}
+
+/// Replaces the header of that name, or adds it.
+pub(crate) fn set_header(headers: &mut Vec<(String, String)>, name: &str, value: &str) {
+    match headers.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => value.clone_into(old),
+        None => headers.push((name.to_owned(), value.to_owned())),
+    }
+}
+
+impl ResourceLimiter for State {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= self.memory_bytes_max;
+        self.growth_denied |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= limits::TABLE_ELEMENTS_MAX;
+        self.growth_denied |= !allowed;
+        Ok(allowed)
+    }
+}
+
+/// The deadline of one call, in ticks that only count when the thread itself ran.
+///
+/// The first epoch after the start of a call comes within one tick and starts the measurement; from then on a
+/// call is cut once the thread used nine tenths of the remaining ticks. A call that the operating system set
+/// aside is thus never cut, and one that loops is cut within `deadline_ms` of its own CPU time.
+#[derive(Debug, Default)]
+struct Deadline {
+    budget: Duration,
+    cpu_at_first_epoch: Option<Duration>,
+    missed: bool,
+}
+
+impl Deadline {
+    fn new(deadline_ms: u32) -> Self {
+        let ticks = deadline_ms.saturating_sub(1) / limits::TICK_MS;
+        Self {
+            budget: Duration::from_micros(u64::from(ticks) * 900),
+            cpu_at_first_epoch: None,
+            missed: false,
+        }
+    }
+
+    fn on_epoch(&mut self, cpu: Duration) -> UpdateDeadline {
+        let first = *self.cpu_at_first_epoch.get_or_insert(cpu);
+        if cpu > first && cpu.saturating_sub(first) >= self.budget {
+            self.missed = true;
+            return UpdateDeadline::Interrupt;
+        }
+        UpdateDeadline::Continue(1)
+    }
+}
+
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_cut(deadline_ms: u32, cpu_us_at_epochs: &[u64]) -> bool {
+        let mut deadline = Deadline::new(deadline_ms);
+        for &us in cpu_us_at_epochs {
+            if matches!(deadline.on_epoch(Duration::from_micros(us)), UpdateDeadline::Interrupt) {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn only_own_cpu_time_counts() {
+        assert!(!is_cut(2, &[100]), "the first epoch may come at once");
+        assert!(is_cut(2, &[100, 1_000]), "nine tenths of the tick behind it");
+        assert!(!is_cut(2, &[100, 110, 120, 130, 140]), "set aside by the operating system");
+        assert!(!is_cut(5, &[0, 900, 1_800, 2_700]), "four ticks at 0.9 ms are not over yet");
+        assert!(is_cut(5, &[0, 900, 1_800, 2_700, 3_600]));
+    }
+
+    #[test]
+    fn headers_replace_by_name() {
+        let mut headers = vec![("a".to_owned(), "1".to_owned())];
+        set_header(&mut headers, "a", "2");
+        set_header(&mut headers, "b", "3");
+        assert_eq!(headers, [("a".to_owned(), "2".to_owned()), ("b".to_owned(), "3".to_owned())]);
+    }
+}

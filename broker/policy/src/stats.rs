@@ -1,0 +1,340 @@
+//! What one policy did: outcomes and latencies per worker, counters of the guest, lines of its log.
+//!
+//! Each column has one writer, its worker (the last one: the policy thread), so a count is a plain load and
+//! store; readers add the columns up. Deliberately not here: names of metrics, which the server gives.
+
+use crate::limits;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How a call of a policy ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum CallOutcome {
+    /// It decided.
+    Ok,
+    /// The guest trapped: it panicked, ran out of stack or touched memory it does not have.
+    Trap,
+    /// It used more CPU time than its deadline allows.
+    Deadline,
+    /// It failed after it was denied memory.
+    Memory,
+    /// Its verdict names an invalid address, is outside of the bounds, or cannot be read at all.
+    BadVerdict,
+    /// There was no instance ready to ask, since replacements are paced.
+    Unavailable,
+}
+
+impl CallOutcome {
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Trap, Self::Deadline, Self::Memory, Self::BadVerdict, Self::Unavailable];
+
+    /// The closed label of metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Trap => "trap",
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::BadVerdict => "bad_verdict",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Latencies of the timed calls (one in [`limits::SAMPLE_EVERY`]) as a histogram of fixed buckets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatencyBuckets {
+    /// Upper bounds in seconds; the last bucket of `counts` has none.
+    pub bounds: &'static [f64],
+    /// Timed calls per bucket, not cumulative; one more than `bounds`.
+    pub counts: Vec<u64>,
+    pub sum_seconds: f64,
+}
+
+/// Quantiles of the timed calls in nanoseconds, each the upper bound of a bucket a quarter of an octave wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    pub timed_calls: u64,
+    pub p50_ns: u64,
+    pub p99_ns: u64,
+    pub p999_ns: u64,
+}
+
+/// Bounds of [`LatencyBuckets`]: factors of four from 256 ns, because a call costs some hundred nanoseconds in
+/// a compiled guest, some microseconds in an interpreted one, and milliseconds at a deadline.
+pub const LATENCY_BOUNDS: [f64; 12] = [
+    256e-9,
+    1.024e-6,
+    4.096e-6,
+    16.384e-6,
+    65.536e-6,
+    262.144e-6,
+    1.048_576e-3,
+    4.194_304e-3,
+    16.777_216e-3,
+    67.108_864e-3,
+    268.435_456e-3,
+    1.073_741_824,
+];
+
+#[derive(Debug)]
+pub(crate) struct PolicyStats {
+    columns: Box<[Column]>,
+    pub(crate) counters: Counters,
+    pub(crate) replaced: AtomicU64,
+    started: Instant,
+    log_window: AtomicU64,
+}
+
+/// 128 bytes, so that no two writers share a pair of cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Column {
+    outcomes: [AtomicU64; CallOutcome::ALL.len()],
+    buckets: [AtomicU64; BUCKETS],
+    sum_ns: AtomicU64,
+}
+
+const OCTAVE_FIRST: u32 = 6;
+const OCTAVE_LAST: u32 = 30;
+const PER_OCTAVE: usize = 4;
+/// One below 64 ns, four per octave, one above 1.07 s.
+const BUCKETS: usize = (OCTAVE_LAST - OCTAVE_FIRST) as usize * PER_OCTAVE + 2;
+
+impl PolicyStats {
+    pub(crate) fn new(workers: usize) -> Self {
+        let column = || Column {
+            outcomes: [const { AtomicU64::new(0) }; CallOutcome::ALL.len()],
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
+            sum_ns: AtomicU64::new(0),
+        };
+        Self {
+            columns: (0..=workers).map(|_| column()).collect(),
+            counters: Counters::new(workers),
+            replaced: AtomicU64::new(0),
+            started: now(),
+            log_window: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts one call. Only `writer` itself may call this with its number.
+    pub(crate) fn record(&self, writer: usize, outcome: CallOutcome, timed: Option<Duration>) {
+        let Some(column) = self.columns.get(writer.min(self.columns.len() - 1)) else { return };
+        if let Some(count) = column.outcomes.get(outcome as usize) {
+            add(count, 1);
+        }
+        if let Some(timed) = timed {
+            let ns = u64::try_from(timed.as_nanos()).unwrap_or(u64::MAX);
+            if let Some(bucket) = column.buckets.get(bucket_of(ns)) {
+                add(bucket, 1);
+            }
+            add(&column.sum_ns, ns);
+        }
+    }
+
+    /// The column of the policy thread.
+    pub(crate) fn policy_thread(&self) -> usize {
+        self.columns.len() - 1
+    }
+
+    pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        CallOutcome::ALL.iter().map(|&o| (o.as_str(), self.total(|c| c.outcomes.get(o as usize)))).collect()
+    }
+
+    pub(crate) fn latency(&self) -> Latency {
+        let counts = self.bucket_totals();
+        let timed_calls = counts.iter().sum();
+        let at = |share: f64| quantile(&counts, timed_calls, share);
+        Latency { timed_calls, p50_ns: at(0.5), p99_ns: at(0.99), p999_ns: at(0.999) }
+    }
+
+    pub(crate) fn latency_buckets(&self) -> LatencyBuckets {
+        let mut counts = vec![0; LATENCY_BOUNDS.len() + 1];
+        for (index, count) in self.bucket_totals().into_iter().enumerate() {
+            // Two octaves of the inner histogram make one outer bucket; the first reaches up to 256 ns.
+            let outer = index.saturating_sub(1) / (2 * PER_OCTAVE);
+            let outer = if index == BUCKETS - 1 { LATENCY_BOUNDS.len() } else { outer };
+            if let Some(total) = counts.get_mut(outer) {
+                *total += count;
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a sum of seconds needs no more than 53 bits")]
+        let sum_seconds = self.total(|c| Some(&c.sum_ns)) as f64 / 1e9;
+        LatencyBuckets { bounds: &LATENCY_BOUNDS, counts, sum_seconds }
+    }
+
+    /// Whether a line may be logged now: [`limits::LOG_LINES_PER_SECOND`] in each second. Two threads at the
+    /// border of a second may log a line too many or too few.
+    pub(crate) fn log_line_allowed(&self) -> bool {
+        let second = self.started.elapsed().as_secs() + 1;
+        let packed = self.log_window.load(Relaxed);
+        let (window, lines) = (packed >> 8, packed & 0xff);
+        let lines = if window == second { lines } else { 0 };
+        if lines >= u64::from(limits::LOG_LINES_PER_SECOND) {
+            return false;
+        }
+        self.log_window.store(second << 8 | (lines + 1), Relaxed);
+        true
+    }
+
+    fn bucket_totals(&self) -> Vec<u64> {
+        (0..BUCKETS).map(|index| self.total(|column| column.buckets.get(index))).collect()
+    }
+
+    fn total(&self, pick: impl Fn(&Column) -> Option<&AtomicU64>) -> u64 {
+        self.columns.iter().filter_map(pick).map(|count| count.load(Relaxed)).sum()
+    }
+}
+
+/// Adds with a plain load and store: correct because a column has one writer.
+fn add(count: &AtomicU64, delta: u64) {
+    count.store(count.load(Relaxed).wrapping_add(delta), Relaxed);
+}
+
+fn bucket_of(ns: u64) -> usize {
+    let octave = ns.checked_ilog2().unwrap_or(0);
+    if octave < OCTAVE_FIRST {
+        return 0;
+    }
+    if octave >= OCTAVE_LAST {
+        return BUCKETS - 1;
+    }
+    let quarter = (ns >> (octave - 2)) & 3;
+    1 + (octave - OCTAVE_FIRST) as usize * PER_OCTAVE + quarter as usize
+}
+
+fn upper_bound_ns(bucket: usize) -> u64 {
+    let Some(index) = bucket.checked_sub(1) else { return 1 << OCTAVE_FIRST };
+    let (octave, quarter) = (index / PER_OCTAVE, index % PER_OCTAVE);
+    (PER_OCTAVE as u64 + quarter as u64 + 1) << (octave + OCTAVE_FIRST as usize - 2)
+}
+
+fn quantile(counts: &[u64], total: u64, share: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a rank among sampled calls, not negative"
+    )]
+    let rank = (total as f64 * share).ceil() as u64;
+    let mut seen = 0;
+    for (bucket, count) in counts.iter().enumerate() {
+        seen += count;
+        if seen >= rank && total > 0 {
+            return upper_bound_ns(bucket);
+        }
+    }
+    0
+}
+
+/// The counters a guest keeps, by name. Names are claimed without a lock and never given back.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    names: [OnceLock<Box<str>>; limits::COUNTERS_MAX],
+    values: Box<[[AtomicU64; limits::COUNTERS_MAX]]>,
+}
+
+impl Counters {
+    fn new(workers: usize) -> Self {
+        Self {
+            names: [const { OnceLock::new() }; limits::COUNTERS_MAX],
+            values: (0..workers.max(1))
+                .map(|_| [const { AtomicU64::new(0) }; limits::COUNTERS_MAX])
+                .collect(),
+        }
+    }
+
+    /// Adds to a counter; ignored when the name is not valid or all places are taken.
+    pub(crate) fn add(&self, worker: usize, name: &str, delta: u64) {
+        let row = self.values.get(worker).and_then(|row| row.get(self.place_of(name)?));
+        // An instance is set up on another thread than its worker's, so this one may have two writers.
+        if let Some(value) = row {
+            value.fetch_add(delta, Relaxed);
+        }
+    }
+
+    pub(crate) fn totals(&self) -> BTreeMap<String, u64> {
+        let named = self.names.iter().enumerate().filter_map(|(place, name)| Some((place, name.get()?)));
+        named
+            .map(|(place, name)| {
+                let total =
+                    self.values.iter().filter_map(|row| row.get(place)).map(|v| v.load(Relaxed)).sum();
+                (name.to_string(), total)
+            })
+            .collect()
+    }
+
+    fn place_of(&self, name: &str) -> Option<usize> {
+        for (place, slot) in self.names.iter().enumerate() {
+            match slot.get() {
+                Some(known) if **known == *name => return Some(place),
+                Some(_) => continue,
+                None if !is_counter_name(name) => return None,
+                None => {}
+            }
+            if **slot.get_or_init(|| name.into()) == *name {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
+fn is_counter_name(name: &str) -> bool {
+    (1..=limits::COUNTER_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// The host's clock: it times calls and paces replacements, and no decision of the domain depends on it.
+#[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads a clock")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_contain_what_falls_into_them() {
+        for ns in (0..40).flat_map(|bit| [1u64 << bit, (1 << bit) + (1 << bit) / 3, (1 << bit) * 2 - 1]) {
+            let bucket = bucket_of(ns);
+            assert!(bucket == BUCKETS - 1 || ns < upper_bound_ns(bucket), "{ns} in {bucket}");
+            assert!(bucket == 0 || ns >= upper_bound_ns(bucket - 1), "{ns} in {bucket}");
+        }
+    }
+
+    #[test]
+    fn quantiles_and_outer_buckets_agree_with_the_samples() {
+        let stats = PolicyStats::new(2);
+        for index in 0..1_000 {
+            stats.record(index % 2, CallOutcome::Ok, Some(Duration::from_nanos(300)));
+        }
+        stats.record(0, CallOutcome::Deadline, Some(Duration::from_millis(2)));
+        let latency = stats.latency();
+        assert!((300..=320).contains(&latency.p50_ns), "{latency:?}");
+        assert!((300..=320).contains(&latency.p99_ns), "{latency:?}");
+        let buckets = stats.latency_buckets();
+        assert_eq!((buckets.counts[1], buckets.counts[7]), (1_000, 1));
+        assert_eq!(buckets.counts.iter().sum::<u64>(), 1_001);
+        assert_eq!(stats.outcomes()[0], ("ok", 1_000));
+        assert_eq!(stats.outcomes()[2], ("deadline", 1));
+    }
+
+    #[test]
+    fn counters_are_bounded() {
+        let counters = Counters::new(2);
+        for index in 0..100 {
+            counters.add(index % 2, &format!("c{index}"), 1);
+            counters.add(0, "c0", 1);
+            counters.add(0, "Not a name", 1);
+        }
+        let totals = counters.totals();
+        assert_eq!(totals.len(), limits::COUNTERS_MAX);
+        assert_eq!(totals["c0"], 101);
+    }
+}

@@ -1,0 +1,82 @@
+//! Every change is one event of the target `audit` with who, what, from, to and generation.
+
+use crate::guests::Guest;
+use crate::{document, host};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Mutex, OnceLock};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+type Line = BTreeMap<String, String>;
+
+/// The audit lines of all tests of this process.
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+/// Installs the recorder, once, before anything is logged: what a callsite met first is remembered.
+pub(crate) fn record() {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| tracing::subscriber::set_global_default(Recorder).unwrap());
+}
+
+struct Recorder;
+
+struct Fields(Line);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").trim_matches('"').to_owned());
+    }
+}
+
+impl Subscriber for Recorder {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "audit"
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields(Line::new());
+        event.record(&mut fields);
+        LINES.lock().unwrap().push(fields.0);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn changes_are_audited_and_failures_are_not() {
+    let host = host(1);
+    host.upload("p", &Guest::default().build(), "ann").unwrap();
+    host.upload("p", b"nothing", "ann").unwrap_err();
+    host.put_policy("x", document("p", &["topic/a"], json!({})), "ben").unwrap();
+    host.put_policy("x", document("q", &["topic/a"], json!({})), "ben").unwrap_err();
+    host.put_policy("x", document("p", &["topic/b"], json!({ "mode": "off" })), "ben").unwrap();
+    host.rollback("x", "cleo").unwrap();
+    host.remove_policy("x", "dan").unwrap();
+    host.remove_plugin("p", "dan").unwrap();
+    let show = |line: &Line| {
+        let field = |name: &str| line[name].clone();
+        [field("who"), field("what"), field("name"), field("from"), field("to"), field("generation")]
+            .join(" | ")
+    };
+    let lines = LINES.lock().unwrap();
+    let of_this_test = lines.iter().filter(|line| line["who"] != "test");
+    let lines: Vec<String> = of_this_test.map(show).collect();
+    assert_eq!(
+        lines,
+        [
+            "ann | plugin upload | p | 0 | 1 | 0",
+            "ben | policy put | x |  | p@1 | 1",
+            "ben | policy put | x | p@1 | p@1 (off) | 2",
+            "cleo | policy rollback | x | p@1 (off) | p@1 | 3",
+            "dan | policy remove | x | p@1 |  | 4",
+            "dan | plugin remove | p | 1 | 0 | 4",
+        ]
+    );
+}

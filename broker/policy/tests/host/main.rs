@@ -1,0 +1,87 @@
+//! The host with real components: what is refused, what is decided, what happens when a guest misbehaves, and
+//! what a swap under load looks like.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod audit;
+mod failures;
+mod guests;
+mod load;
+mod members;
+mod plugins;
+mod policies;
+
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use waspmq_core::address::Kind;
+use waspmq_core::policy::{Message, Outcome, Routing, Verdict};
+use waspmq_policy::{Host, HostOptions, PolicyDocument};
+
+fn host(workers: usize) -> Arc<Host> {
+    sized_host(workers, 4)
+}
+
+fn sized_host(workers: usize, policies_max: usize) -> Arc<Host> {
+    audit::record();
+    Host::start(HostOptions { workers, policies_max }).unwrap()
+}
+
+/// A host with one plugin `p` and the policy `p` for all topics, changed by `more`.
+fn serving(component: &[u8], more: serde_json::Value) -> Arc<Host> {
+    let host = host(1);
+    host.upload("p", component, "test").unwrap();
+    host.put_policy("p", document("p", &["topic/>"], more), "test").unwrap();
+    host
+}
+
+fn document(plugin: &str, patterns: &[&str], more: serde_json::Value) -> PolicyDocument {
+    let mut document = json!({ "hook": "routing", "plugin": plugin, "match": patterns });
+    let fields = document.as_object_mut().unwrap();
+    more.as_object().unwrap().iter().for_each(|(key, value)| {
+        fields.insert(key.clone(), value.clone());
+    });
+    serde_json::from_value(document).unwrap()
+}
+
+fn message<'a>(to: &'a str, headers: &'a [(String, String)]) -> Message<'a> {
+    Message {
+        from: "alice",
+        to,
+        kind: Kind::Topic,
+        key: "",
+        payload: b"{}",
+        is_json: true,
+        headers,
+        priority: 4,
+        unix_ms: 1_700_000_000_000,
+    }
+}
+
+fn decide(routing: &mut impl Routing, to: &str) -> Verdict {
+    match routing.route(&message(to, &[])) {
+        Outcome::Decided(verdict) => verdict,
+        Outcome::Refused(reason) => panic!("{to}: {reason}"),
+    }
+}
+
+fn outcome(host: &Host, policy: &str, name: &str) -> u64 {
+    let state = host.policy(policy).unwrap();
+    state.outcomes.iter().find(|(outcome, _)| *outcome == name).unwrap().1
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests of deadlines measure time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Asks again until the answer is there; what other threads do is waited for by its effect.
+fn eventually<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let started = now();
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(started.elapsed() < Duration::from_secs(8), "{what} did not happen");
+        std::thread::yield_now();
+    }
+}

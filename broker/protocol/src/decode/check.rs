@@ -1,0 +1,72 @@
+//! Checks that both profiles share, made once a frame's fields are known.
+
+use crate::client::{Frame, Publish};
+use crate::error::Problem;
+use crate::limits::LIST_ITEMS_MAX;
+use crate::payload;
+use crate::profile::Content;
+use std::borrow::Cow;
+use waspmq_core::limits::KEY_BYTES_MAX;
+use waspmq_core::{Address, Position};
+
+/// Said of an ack that is neither form.
+pub(super) const ACK_SHAPE: &str = "ack needs either `ids`, at least one, or `to` and `upto`";
+
+/// The highest priority of a publish.
+pub(crate) const PRIORITY_MAX: u8 = 9;
+
+/// Checks the bounds of a publish whose payload and headers were checked while they were read.
+pub(super) fn publish(publish: Publish<'_>) -> Result<Frame<'_>, Problem> {
+    if publish.priority > PRIORITY_MAX {
+        return Err(Problem::invalid(format!(
+            "priority is {}, the highest is {PRIORITY_MAX}",
+            publish.priority
+        )));
+    }
+    key("dedup", publish.dedup.as_deref())?;
+    key("key", publish.key.as_deref())?;
+    if let Some(reply_to) = &publish.reply_to {
+        Address::check(reply_to)?;
+    }
+    Ok(Frame::Publish(publish))
+}
+
+/// A payload of the binary profile. One that claims to be JSON comes back as one line without white space around
+/// it, as the JSON profile would have had it.
+pub(super) fn payload(content: Content, payload: &[u8]) -> Result<Cow<'_, [u8]>, Problem> {
+    match content {
+        Content::Bytes => Ok(Cow::Borrowed(payload)),
+        Content::Json => Ok(match payload::validate_json(payload)? {
+            Cow::Borrowed(line) => Cow::Borrowed(line.trim_ascii()),
+            Cow::Owned(line) => Cow::Owned(line.trim_ascii().to_vec()),
+        }),
+    }
+}
+
+fn key(field: &'static str, key: Option<&str>) -> Result<(), Problem> {
+    match key.map(str::len) {
+        Some(0) => Err(Problem::invalid(format!("`{field}` is empty"))),
+        Some(len) if len > KEY_BYTES_MAX => {
+            Err(Problem::invalid(format!("`{field}` has {len} bytes, the limit is {KEY_BYTES_MAX}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn list<T>(field: &'static str, list: &[T]) -> Result<(), Problem> {
+    if list.len() > LIST_ITEMS_MAX {
+        return Err(Problem::invalid(format!(
+            "`{field}` has {} entries, the limit is {LIST_ITEMS_MAX}",
+            list.len()
+        )));
+    }
+    Ok(())
+}
+
+pub(super) fn position(field: &'static str, text: &str) -> Result<Position, Problem> {
+    text.parse().map_err(|_| Problem::invalid(format!("`{field}` is not a position")))
+}
+
+pub(super) fn positions<'a>(texts: impl ExactSizeIterator<Item = &'a str>) -> Result<Vec<Position>, Problem> {
+    texts.map(|text| position("positions", text)).collect()
+}

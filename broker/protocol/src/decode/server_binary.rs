@@ -1,0 +1,125 @@
+//! Broker frames of the binary profile, as a client reads them.
+
+use crate::error::{DecodeError, Problem};
+use crate::headers;
+use crate::meta::{self, ErrorV1, GoawayV1, OkV1, OverflowV1, ReceiptV1, WelcomeV1};
+use crate::profile::{Content, Level};
+use crate::secret::Secret;
+use crate::server::{Goaway, Message, Overflow, Receipt, Received, Refusal, Welcome};
+use crate::wire::{self, BODY_VERSION, Reader, flag, kind};
+use waspmq_core::{MessageId, Position, Stream};
+
+/// Reads the first frame of `bytes`: the frame and how many bytes it took.
+///
+/// # Errors
+/// When the bytes do not begin with a whole frame, or a frame of a known type and version is not valid.
+pub fn server_binary(bytes: &[u8]) -> Result<(Received, usize), DecodeError> {
+    received(bytes).map_err(|problem| DecodeError::new(None, problem))
+}
+
+fn received(bytes: &[u8]) -> Result<(Received, usize), Problem> {
+    let raw = wire::split(bytes)?;
+    let received = if raw.version != BODY_VERSION {
+        Received::Unknown { kind: format!("{:#04x} version {}", raw.kind, raw.version) }
+    } else if raw.kind == kind::MESSAGE {
+        Received::Message(message(raw.body)?)
+    } else {
+        control(raw.kind, raw.body)?
+    };
+    Ok((received, raw.consumed))
+}
+
+fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
+    Ok(match kind {
+        kind::WELCOME => {
+            let body: WelcomeV1<'_> = meta::read(body)?;
+            Received::Welcome(Welcome {
+                session: body.session.to_owned(),
+                resume_token: body.resume_token.map(|token| Secret::new(token.to_owned())),
+                node: body.node.to_owned(),
+                resumed: body.resumed,
+                recovered: body.recovered,
+                heartbeat_ms: body.heartbeat_ms,
+                max_message_bytes: body.max_message_bytes,
+            })
+        }
+        kind::RECEIPT => {
+            let ReceiptV1 { reference, id, level, recipients } = meta::read(body)?;
+            let level =
+                Level::from_u8(level).ok_or_else(|| Problem::invalid("unknown level in a receipt"))?;
+            Received::Receipt(Receipt { reference, id: MessageId::from_bytes(id), level, recipients })
+        }
+        kind::OK => {
+            let OkV1 { reference } = meta::read(body)?;
+            Received::Ok { reference }
+        }
+        kind::ERROR => {
+            let ErrorV1 { reference, code, name, message, retry_ms } = meta::read(body)?;
+            let (name, message) = (name.to_owned(), message.to_owned());
+            Received::Error { reference, refusal: Refusal { number: code, name, message, retry_ms } }
+        }
+        kind::OVERFLOW => {
+            let OverflowV1 { to, dropped } = meta::read(body)?;
+            Received::Overflow(Overflow { to: to.to_owned(), dropped })
+        }
+        kind::GOAWAY => {
+            let GoawayV1 { reason, reconnect_ms } = meta::read(body)?;
+            Received::Goaway(Goaway { reason: reason.to_owned(), reconnect_ms })
+        }
+        kind::PONG => Received::Pong,
+        unknown => Received::Unknown { kind: format!("{unknown:#04x}") },
+    })
+}
+
+fn message(body: &[u8]) -> Result<Message, Problem> {
+    let early = || Problem::invalid("the body of message ends early or a text in it is not UTF-8");
+    let mut reader = Reader::new(body);
+    let flags = reader.u16().ok_or_else(early)?;
+    let [content, priority] = reader.array().ok_or_else(early)?;
+    if flags & !flag::MESSAGE != 0 {
+        return Err(Problem::invalid(format!("unknown flags {flags:#06x}")));
+    }
+    let content = Content::from_u8(content).ok_or_else(|| Problem::invalid("unknown content type"))?;
+    let mut message = head(&mut reader, flags, content).ok_or_else(early)?;
+    message.priority = priority;
+    if flags & flag::HEADERS != 0 {
+        let pairs = headers::read(&mut reader)?;
+        message.headers =
+            pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    }
+    message.payload = reader.rest().to_vec();
+    Ok(message)
+}
+
+/// Everything between the first four bytes and the headers.
+fn head(reader: &mut Reader<'_>, flags: u16, content: Content) -> Option<Message> {
+    let has = |flag: u16| flags & flag != 0;
+    let id = MessageId::from_bytes(reader.array()?);
+    let stream = Stream { shard: reader.u16()?, epoch: reader.u32()? };
+    let position = Position { stream, offset: reader.u64()? };
+    let unix_ms = reader.u64()?;
+    let (to_len, from_len) = (reader.u16()?, reader.u16()?);
+    let to = reader.text(usize::from(to_len))?.to_owned();
+    let from = reader.text(usize::from(from_len))?;
+    let mut text = |flag| match has(flag) {
+        true => reader.text16().map(|text| Some(text.to_owned())),
+        false => Some(None),
+    };
+    let (key, reply_to, queue) = (text(flag::KEY)?, text(flag::REPLY_TO)?, text(flag::QUEUE)?);
+    let attempt = if has(flag::ATTEMPT) { Some(reader.u16()?) } else { None };
+    Some(Message {
+        id,
+        to,
+        from: has(flag::FROM).then(|| from.to_owned()),
+        position,
+        content,
+        payload: Vec::new(),
+        headers: Vec::new(),
+        key,
+        priority: 0,
+        reply_to,
+        queue,
+        attempt,
+        unix_ms,
+    })
+}

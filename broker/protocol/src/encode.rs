@@ -1,0 +1,45 @@
+//! Frames to bytes. Everything appends to a buffer the caller owns and reuses.
+//!
+//! [`message`] is on the path of every delivery: it is written by hand for both profiles and allocates nothing
+//! but room in the buffer. [`control`] and [`client()`] are the other frames of each direction.
+
+mod binary;
+mod check;
+mod client_binary;
+mod client_json;
+mod json;
+mod text;
+
+use crate::client;
+use crate::error::EncodeError;
+use crate::profile::Profile;
+use crate::server::{Frame, MessageFrame};
+
+/// Appends one control frame; JSON without a line break behind it.
+pub fn control(profile: Profile, frame: &Frame, out: &mut Vec<u8>) {
+    match profile {
+        Profile::Json => json::control(frame, out),
+        Profile::Binary => binary::control(frame, out),
+    }
+}
+
+/// Appends one message frame; JSON without a line break behind it.
+pub fn message(profile: Profile, frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
+    match profile {
+        Profile::Json => json::message(frame, out),
+        Profile::Binary => binary::message(frame, out),
+    }
+}
+
+/// Appends one client frame; JSON without a line break behind it.
+///
+/// # Errors
+/// When a text, list, header or priority is out of bounds, or a JSON payload is not valid; `out` is unchanged then.
+pub fn client(profile: Profile, frame: &client::Frame<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    check::frame(frame)?;
+    match profile {
+        Profile::Json => client_json::frame(frame, out),
+        Profile::Binary => client_binary::frame(frame, out),
+    }
+    Ok(())
+}

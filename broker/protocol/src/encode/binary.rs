@@ -1,0 +1,103 @@
+//! Broker frames of the binary profile.
+
+use crate::meta::{self, ErrorV1, GoawayV1, OkV1, OverflowV1, ReceiptV1, WelcomeV1};
+use crate::secret::Secret;
+use crate::server::{Frame, MessageFrame};
+use crate::wire::{begin_frame, end_frame, flag, kind, len16, put_text16};
+
+pub(super) fn message(frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
+    let to = crate::error::prefix(frame.to, usize::from(u16::MAX));
+    let from = crate::error::prefix(frame.from.unwrap_or_default(), usize::from(u16::MAX));
+    out.reserve(128 + to.len() + from.len() + frame.headers.as_bytes().len() + frame.payload.len());
+    let start = begin_frame(out, kind::MESSAGE);
+    out.extend_from_slice(&flags(frame).to_le_bytes());
+    out.extend_from_slice(&[frame.content.as_u8(), frame.priority]);
+    out.extend_from_slice(&frame.id.to_bytes());
+    out.extend_from_slice(&frame.position.stream.shard.to_le_bytes());
+    out.extend_from_slice(&frame.position.stream.epoch.to_le_bytes());
+    out.extend_from_slice(&frame.position.offset.to_le_bytes());
+    out.extend_from_slice(&frame.unix_ms.to_le_bytes());
+    out.extend_from_slice(&len16(to).to_le_bytes());
+    out.extend_from_slice(&len16(from).to_le_bytes());
+    out.extend_from_slice(to.as_bytes());
+    out.extend_from_slice(from.as_bytes());
+    for text in [frame.key, frame.reply_to, frame.queue].into_iter().flatten() {
+        put_text16(out, text);
+    }
+    if let Some(attempt) = frame.attempt {
+        out.extend_from_slice(&attempt.to_le_bytes());
+    }
+    if !frame.headers.is_empty() {
+        out.extend_from_slice(frame.headers.as_bytes());
+    }
+    out.extend_from_slice(frame.payload);
+    end_frame(out, start);
+}
+
+const fn flags(frame: &MessageFrame<'_>) -> u16 {
+    const fn flag_if(condition: bool, flag: u16) -> u16 {
+        if condition { flag } else { 0 }
+    }
+    flag_if(frame.key.is_some(), flag::KEY)
+        | flag_if(frame.reply_to.is_some(), flag::REPLY_TO)
+        | flag_if(!frame.headers.is_empty(), flag::HEADERS)
+        | flag_if(frame.queue.is_some(), flag::QUEUE)
+        | flag_if(frame.attempt.is_some(), flag::ATTEMPT)
+        | flag_if(frame.from.is_some(), flag::FROM)
+}
+
+pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
+    let start = begin_frame(out, kind_of(frame));
+    match frame {
+        Frame::Welcome(frame) => meta::write(
+            WelcomeV1 {
+                session: &frame.session,
+                resume_token: frame.resume_token.as_ref().map(Secret::expose),
+                node: &frame.node,
+                resumed: frame.resumed,
+                recovered: frame.recovered,
+                heartbeat_ms: frame.heartbeat_ms,
+                max_message_bytes: frame.max_message_bytes,
+            },
+            out,
+        ),
+        Frame::Receipt(frame) => meta::write(
+            ReceiptV1 {
+                reference: frame.reference,
+                id: frame.id.to_bytes(),
+                level: frame.level.as_u8(),
+                recipients: frame.recipients,
+            },
+            out,
+        ),
+        Frame::Ok { reference } => meta::write(OkV1 { reference: *reference }, out),
+        Frame::Error { reference, reject } => meta::write(
+            ErrorV1 {
+                reference: *reference,
+                code: reject.code.number(),
+                name: reject.code.name(),
+                message: &reject.message,
+                retry_ms: reject.retry_ms,
+            },
+            out,
+        ),
+        Frame::Overflow(frame) => meta::write(OverflowV1 { to: &frame.to, dropped: frame.dropped }, out),
+        Frame::Goaway(frame) => {
+            meta::write(GoawayV1 { reason: &frame.reason, reconnect_ms: frame.reconnect_ms }, out);
+        }
+        Frame::Pong => {}
+    }
+    end_frame(out, start);
+}
+
+const fn kind_of(frame: &Frame) -> u8 {
+    match frame {
+        Frame::Welcome(_) => kind::WELCOME,
+        Frame::Receipt(_) => kind::RECEIPT,
+        Frame::Ok { .. } => kind::OK,
+        Frame::Error { .. } => kind::ERROR,
+        Frame::Overflow(_) => kind::OVERFLOW,
+        Frame::Goaway(_) => kind::GOAWAY,
+        Frame::Pong => kind::PONG,
+    }
+}

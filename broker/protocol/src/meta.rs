@@ -1,0 +1,172 @@
+//! Bodies of binary control frames: one struct per frame and body version, encoded by bincode 2.
+//!
+//! The order of fields is the format; a new field is appended and optional, and an older reader skips it as
+//! trailing bytes. A change that is not an append is a new struct and a new body version. Every read has a
+//! limit, so a length that lies is refused before memory is taken for it.
+//! In all client bodies but `connect` the reference comes first: it can be read when the rest cannot.
+
+use crate::error::Problem;
+use crate::limits::CONTROL_BYTES_MAX;
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{BorrowDecode, Encode};
+
+const CONFIG: Configuration<LittleEndian, Varint, Limit<CONTROL_BYTES_MAX>> =
+    bincode::config::standard().with_limit::<CONTROL_BYTES_MAX>();
+
+/// Reads a body and skips what a later minor revision may have appended.
+pub(crate) fn read<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, Problem> {
+    match bincode::borrow_decode_from_slice(body, CONFIG) {
+        Ok((value, _consumed)) => Ok(value),
+        Err(error) => Err(Problem::invalid(format!("body: {error}"))),
+    }
+}
+
+/// The reference of a body that could not be read as a whole.
+pub(crate) fn read_reference(body: &[u8]) -> Option<u64> {
+    read::<Option<u64>>(body).ok().flatten()
+}
+
+/// Appends a body.
+#[expect(
+    clippy::expect_used,
+    reason = "plain structs of numbers and text written to a Vec have no way to fail"
+)]
+pub(crate) fn write(body: impl Encode, out: &mut Vec<u8>) {
+    bincode::encode_into_std_write(body, out, CONFIG).expect("writing to a Vec does not fail");
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct ConnectV1<'a> {
+    pub(crate) user: Option<&'a str>,
+    pub(crate) device: Option<&'a str>,
+    pub(crate) token: Option<&'a str>,
+    pub(crate) codecs: Vec<&'a str>,
+    pub(crate) batch: bool,
+    pub(crate) resume: Option<ResumeV1<'a>>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct ResumeV1<'a> {
+    pub(crate) token: &'a str,
+    /// In text form.
+    pub(crate) positions: Vec<&'a str>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct SubscribeV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) to: &'a str,
+    pub(crate) queue: Option<&'a str>,
+    pub(crate) from: Option<&'a str>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct UnsubscribeV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) to: &'a str,
+    pub(crate) queue: Option<&'a str>,
+}
+
+/// `join` and `leave`.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct MembershipV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) group: &'a str,
+}
+
+/// Either `ids`, or `to` with `upto`.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct AckV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) ids: Vec<[u8; 16]>,
+    pub(crate) to: Option<&'a str>,
+    pub(crate) upto: Option<&'a str>,
+    pub(crate) queue: Option<&'a str>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct NackV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) id: [u8; 16],
+    pub(crate) queue: Option<&'a str>,
+    pub(crate) reason: Option<&'a str>,
+    pub(crate) retry_ms: Option<u64>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct HistoryV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) of: &'a str,
+    pub(crate) after: Option<&'a str>,
+    pub(crate) limit: Option<u32>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct ReadV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) of: &'a str,
+    pub(crate) upto: &'a str,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct PresenceV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) of: &'a str,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct WatchV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) users: Vec<&'a str>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct RefreshV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) token: &'a str,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct WelcomeV1<'a> {
+    pub(crate) session: &'a str,
+    pub(crate) resume_token: Option<&'a str>,
+    pub(crate) node: &'a str,
+    pub(crate) resumed: bool,
+    pub(crate) recovered: bool,
+    pub(crate) heartbeat_ms: u32,
+    pub(crate) max_message_bytes: u32,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct ReceiptV1 {
+    pub(crate) reference: u64,
+    pub(crate) id: [u8; 16],
+    pub(crate) level: u8,
+    pub(crate) recipients: u32,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct OkV1 {
+    pub(crate) reference: Option<u64>,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct ErrorV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) code: u16,
+    pub(crate) name: &'a str,
+    pub(crate) message: &'a str,
+    pub(crate) retry_ms: u32,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct OverflowV1<'a> {
+    pub(crate) to: &'a str,
+    pub(crate) dropped: u64,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct GoawayV1<'a> {
+    pub(crate) reason: &'a str,
+    pub(crate) reconnect_ms: u32,
+}

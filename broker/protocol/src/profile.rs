@@ -1,0 +1,111 @@
+//! The words both profiles share: which profile, what a payload is, how far a publish must get.
+
+/// The WebSocket subprotocol of [`Profile::Json`].
+pub const SUBPROTOCOL_JSON: &str = "waspmq.v1.json";
+
+/// The WebSocket subprotocol of [`Profile::Binary`].
+pub const SUBPROTOCOL_BINARY: &str = "waspmq.v1.bin";
+
+/// How frames are encoded on a connection; fixed when the connection opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// JSON text; in a batch, one frame per line.
+    Json,
+    /// Binary, little-endian; in a batch, concatenated.
+    Binary,
+}
+
+impl Profile {
+    pub const ALL: [Self; 2] = [Self::Json, Self::Binary];
+
+    pub const fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => SUBPROTOCOL_JSON,
+            Self::Binary => SUBPROTOCOL_BINARY,
+        }
+    }
+
+    pub fn from_subprotocol(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.subprotocol() == name)
+    }
+}
+
+/// What a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Any bytes. JSON carries them as `payload_b64`.
+    Bytes,
+    /// One JSON value that [`crate::payload::validate_json`] has accepted.
+    Json,
+}
+
+impl Content {
+    pub const fn as_u8(self) -> u8 {
+        match self {
+            Self::Bytes => 0,
+            Self::Json => 1,
+        }
+    }
+
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Bytes),
+            1 => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
+/// How far a publish must get before its publisher is told; in a receipt, how far it got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing is told.
+    None,
+    /// Decided and enqueued.
+    Accepted,
+    /// On stable storage.
+    Stored,
+    /// Acknowledged by every recipient user.
+    Delivered,
+}
+
+impl Level {
+    pub const ALL: [Self; 4] = [Self::None, Self::Accepted, Self::Stored, Self::Delivered];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Accepted => "accepted",
+            Self::Stored => "stored",
+            Self::Delivered => "delivered",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == text)
+    }
+
+    pub const fn as_u8(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Accepted => 1,
+            Self::Stored => 2,
+            Self::Delivered => 3,
+        }
+    }
+
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::None),
+            1 => Some(Self::Accepted),
+            2 => Some(Self::Stored),
+            3 => Some(Self::Delivered),
+            _ => None,
+        }
+    }
+
+    /// The level of a publish that names none: a receipt needs a `ref` to be told by.
+    pub const fn implied(has_reference: bool) -> Self {
+        if has_reference { Self::Accepted } else { Self::None }
+    }
+}

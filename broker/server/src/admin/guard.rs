@@ -1,0 +1,107 @@
+//! Who may ask at all: the checks in front of every endpoint, in this order: `Host`, `Origin`, token, content type.
+//!
+//! A web page can make its visitor's browser reach a loopback listener. It cannot set `Host` or `Origin`, and
+//! without asking first (a preflight, which is refused here) it can neither set `Authorization` nor send a body
+//! of another type than those of HTML forms. Deliberately not here: rights; there is one operator.
+
+use super::problem::{self, Problem};
+use super::{AdminState, Shared, limits};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use waspmq_transport::origin::{host_allowed, origin_allowed};
+
+/// The address a request came from. A request without one is nobody's and is not trusted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+impl Peer {
+    fn is_loopback(self) -> bool {
+        self.0.ip().to_canonical().is_loopback()
+    }
+}
+
+/// Paths that loopback peers read without a token.
+const OPEN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/"];
+
+/// The layer around everything: checks, bounds the time, writes problems.
+pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = match check(&shared.state, &request) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => match tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => {
+                let detail = format!("not done within {} s", limits::REQUEST_TIMEOUT.as_secs());
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).into_response()
+            }
+        },
+    };
+    let mut response = problem::finish(response, &path).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn check(state: &AdminState, request: &Request) -> Result<(), Problem> {
+    let headers = request.headers();
+    let host = one(headers, &header::HOST)?;
+    if !host_allowed(host, &state.allowed_hosts) {
+        let detail = "the Host header names neither this machine's loopback nor one of admin.allowed_hosts";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden_host", detail));
+    }
+    if !origin_allowed(one(headers, &header::ORIGIN)?, host, &state.allowed_origins) {
+        let detail = "the Origin header names neither this host nor one of admin.allowed_origins";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden_origin", detail));
+    }
+    let peer = request.extensions().get::<Peer>().copied();
+    let is_open = OPEN_PATHS.contains(&request.uri().path()) && peer.is_some_and(Peer::is_loopback);
+    if !is_open && !state.token.is_in(headers) {
+        let detail =
+            "send `Authorization: Bearer <token>` with the token of admin.token or <data-dir>/admin-token";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
+    }
+    check_content_type(request)
+}
+
+/// The value of a header that a request may have once. What is there twice, or is not text, may be read
+/// differently by a proxy in front, so it is refused.
+fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) if value.to_str().is_ok() => Ok(value.to_str().ok()),
+        _ => Err(Problem::bad_request("bad_request", format!("the {name} header is not one text"))),
+    }
+}
+
+/// What an HTML form or a script sends without a preflight is refused whatever the endpoint.
+fn check_content_type(request: &Request) -> Result<(), Problem> {
+    let has_body = request.headers().get(header::TRANSFER_ENCODING).is_some()
+        || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    if !has_body || matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let given = content_type(request.headers());
+    let simple = ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
+    if simple.contains(&given.as_str()) {
+        return Err(unsupported(&given, "application/json"));
+    }
+    Ok(())
+}
+
+/// The media type in lower case without its parameters, empty when there is none.
+pub(crate) fn content_type(headers: &HeaderMap) -> String {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+pub(crate) fn unsupported(given: &str, wanted: &str) -> Problem {
+    let given = if given.is_empty() { "no content type" } else { given };
+    let detail = format!("the body has {given}; this endpoint takes {wanted}");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}

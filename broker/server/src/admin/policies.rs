@@ -1,0 +1,252 @@
+//! Policies: putting them in place, seeing what they do, going back. The policy host checks, and logs its changes.
+
+use super::audit::Who;
+use super::problem::{self, Problem};
+use super::{Handlers, body, limits};
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+use waspmq_policy::{PolicyDocument, PolicyState, PolicyVersion, PutError, RollbackError};
+
+/// A policy as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+struct Policy {
+    name: String,
+    /// The generation it came with.
+    generation: u64,
+    #[serde(flatten)]
+    current: Version,
+    /// What a rollback goes back to.
+    previous: Option<Version>,
+    /// Calls into the plugin since the policy was first put.
+    calls: u64,
+    /// Calls that did not end in a decision.
+    failures: u64,
+    /// Calls by how they ended.
+    outcomes: BTreeMap<&'static str, u64>,
+    latency: Latency,
+    instances: Instances,
+    /// What the plugin counts.
+    counters: BTreeMap<String, u64>,
+}
+
+/// What a policy is made of, now or before its last change.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyVersion)]
+struct Version {
+    #[schema(value_type = Document)]
+    document: PolicyDocument,
+    /// The revision that `document.plugin` stands for.
+    revision: u32,
+    /// BLAKE3 of that revision's component.
+    digest: String,
+}
+
+/// Quantiles of the timed calls (one in 16), each the upper bound of a bucket a quarter of an octave wide.
+#[derive(Debug, Serialize, ToSchema)]
+struct Latency {
+    timed_calls: u64,
+    p50_ns: u64,
+    p99_ns: u64,
+    p999_ns: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Instances {
+    /// Workers that have one.
+    serving: usize,
+    /// Workers with a spare that is ready.
+    spare: usize,
+    /// Spares made since the policy was first put, to replace failed or outdated instances.
+    replaced: u64,
+}
+
+/// All policies, in the order of their names.
+#[derive(Debug, Serialize, ToSchema)]
+struct Policies {
+    /// The number of the active set.
+    generation: u64,
+    policies: Vec<Policy>,
+}
+
+impl From<PolicyState> for Policy {
+    fn from(state: PolicyState) -> Self {
+        let outcomes: BTreeMap<_, _> = state.outcomes.into_iter().collect();
+        let decided = outcomes.get("ok").copied().unwrap_or(0);
+        Self {
+            name: state.name,
+            generation: state.generation,
+            current: state.current.into(),
+            previous: state.previous.map(Version::from),
+            calls: state.calls,
+            failures: state.calls.saturating_sub(decided),
+            outcomes,
+            latency: Latency {
+                timed_calls: state.latency.timed_calls,
+                p50_ns: state.latency.p50_ns,
+                p99_ns: state.latency.p99_ns,
+                p999_ns: state.latency.p999_ns,
+            },
+            instances: Instances {
+                serving: state.instances.serving,
+                spare: state.instances.spare,
+                replaced: state.instances.replaced,
+            },
+            counters: state.counters,
+        }
+    }
+}
+
+impl From<PolicyVersion> for Version {
+    fn from(version: PolicyVersion) -> Self {
+        Self { document: version.document, revision: version.revision, digest: version.digest }
+    }
+}
+
+/// A policy as an operator writes it; [`PolicyDocument`] with words for the description. Unknown keys are refused.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyDocument)]
+pub(super) struct Document {
+    /// `routing`.
+    hook: String,
+    /// `name@revision`, or `name` for its latest revision at the time of the call.
+    #[schema(example = "route-mirror@1")]
+    plugin: String,
+    /// Patterns of the addresses whose messages are decided.
+    #[serde(rename = "match")]
+    #[schema(example = json!(["topic/orders.>"]))]
+    patterns: Vec<String>,
+    /// Handed to the plugin.
+    #[schema(required = false)]
+    config: BTreeMap<String, serde_json::Value>,
+    /// Lower runs first; equal ones run by name.
+    #[schema(required = false, default = 100)]
+    order: i32,
+    /// `active` or `off`.
+    #[schema(required = false, default = "active")]
+    mode: String,
+    /// `open` (as if the policy had said `continue`) or `closed` (the message is refused).
+    #[schema(required = false, default = "open")]
+    on_failure: String,
+    #[schema(required = false)]
+    limits: DocumentLimits,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyLimits)]
+pub(super) struct DocumentLimits {
+    /// CPU time of one decision, in milliseconds.
+    #[schema(required = false, default = 2, minimum = 2, maximum = 1000)]
+    deadline_ms: u32,
+    /// Linear memory of each instance, in MiB.
+    #[schema(required = false, default = 16, minimum = 1, maximum = 64)]
+    memory_mb: u32,
+}
+
+/// All policies.
+#[utoipa::path(get, operation_id = "list_policies", path = "/v1/policies", tag = "policies", responses((status = 200, body = Policies)))]
+pub(crate) async fn list(State(shared): Handlers) -> Response {
+    let host = &shared.state.control.policies;
+    let policies = host.policies().into_iter().map(Policy::from).collect();
+    problem::json(StatusCode::OK, &Policies { generation: host.generation(), policies })
+}
+
+/// One policy.
+#[utoipa::path(get, operation_id = "show_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 200, body = Policy), (status = 404)))]
+pub(crate) async fn show(State(shared): Handlers, Path(name): Path<String>) -> Result<Response, Problem> {
+    let state = shared.state.control.policies.policy(&name);
+    let state = state.ok_or_else(|| Problem::not_found(format!("there is no policy {name:?}")))?;
+    Ok(problem::json(StatusCode::OK, &Policy::from(state)))
+}
+
+/// Puts a policy in place, new or instead of the one of that name. Answers once messages are decided by it.
+#[utoipa::path(
+    put, operation_id = "put_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), request_body = Document,
+    responses((status = 200, body = Policy), (status = 422), (status = 507))
+)]
+pub(crate) async fn put(
+    State(shared): Handlers,
+    who: Who,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let document: PolicyDocument = body::document(request, limits::DOCUMENT_BYTES_MAX).await?;
+    let put = shared
+        .blocking(move |control| control.policies.put_policy(&name, document, &who.to_string()))
+        .await?;
+    Ok(problem::json(StatusCode::OK, &Policy::from(put?)))
+}
+
+/// Removes a policy.
+#[utoipa::path(delete, operation_id = "remove_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 204), (status = 404)))]
+pub(crate) async fn remove(
+    State(shared): Handlers,
+    who: Who,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    shared.blocking(move |control| control.policies.remove_policy(&name, &who.to_string())).await??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Goes back to what the policy was before its last change; a second time returns from there.
+#[utoipa::path(
+    post, operation_id = "roll_policy_back", path = "/v1/policies/{name}/rollback", tag = "policies", params(("name" = String, Path)),
+    responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 507))
+)]
+pub(crate) async fn rollback(
+    State(shared): Handlers,
+    who: Who,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let state = shared.blocking(move |control| control.policies.rollback(&name, &who.to_string())).await??;
+    Ok(problem::json(StatusCode::OK, &Policy::from(state)))
+}
+
+impl From<PutError> for Problem {
+    fn from(error: PutError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PutError::Name { .. } => Self::bad_request("invalid_name", detail).key("name"),
+            PutError::Invalid { field, .. } => Self::unprocessable("invalid_document", detail).key(field),
+            PutError::NotSupported { .. } => Self::unprocessable("not_supported", detail),
+            PutError::UnknownPlugin { .. } | PutError::UnknownRevision { .. } => {
+                Self::unprocessable("unknown_plugin", detail).key("plugin")
+            }
+            PutError::Guest { .. } => Self::unprocessable("refused_by_plugin", detail),
+            PutError::NoCapacity { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_capacity", detail),
+        }
+    }
+}
+
+impl From<RollbackError> for Problem {
+    fn from(error: RollbackError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RollbackError::UnknownPolicy { .. } => Self::not_found(detail),
+            RollbackError::NoPrevious { .. } => Self::new(StatusCode::CONFLICT, "no_previous", detail),
+            RollbackError::Put(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use utoipa::PartialSchema;
+
+    /// The description names the keys that documents have, without those that this version refuses.
+    #[test]
+    fn the_description_is_that_of_the_document() {
+        let full = r#"{"hook":"routing","plugin":"p","match":["all"]}"#;
+        let document: PolicyDocument = serde_json::from_str(full).unwrap();
+        let mut written = serde_json::to_value(document).unwrap();
+        let described = serde_json::to_value(Document::schema()).unwrap();
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&described["properties"]), keys(&written));
+        let described = serde_json::to_value(DocumentLimits::schema()).unwrap();
+        assert_eq!(keys(&described["properties"]), keys(&written["limits"].take()));
+    }
+}

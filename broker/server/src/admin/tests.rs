@@ -1,0 +1,565 @@
+//! The router as a client meets it, and the listener's bounds over loopback.
+
+use super::guard::Peer;
+use super::*;
+use crate::clock::Clock;
+use crate::control::{Control, Published};
+use crate::phase::{Phase, PhaseCell};
+use crate::worker::mailbox::{Entry, Mailboxes};
+use axum::body::Body;
+use axum::http::{Request, header};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt;
+use waspmq_core::registry::{Registry, Session, SessionEntry};
+use waspmq_core::{Close, MessageId, Name, SessionId};
+use waspmq_policy::{Host, HostOptions};
+
+const TOKEN: &str = "test-token";
+const LOOPBACK: &str = "127.0.0.1:50000";
+const ELSEWHERE: &str = "192.0.2.1:50000";
+
+pub(crate) fn control() -> Control {
+    Control {
+        clock: Clock::new(),
+        node: "node-1".into(),
+        phase: Arc::new(PhaseCell::default()),
+        registry: Arc::new(Registry::new(7)),
+        policies: Host::start(HostOptions { workers: 2, policies_max: 2 }).unwrap(),
+        mailboxes: Arc::new(Mailboxes::new(2)),
+    }
+}
+
+fn state(control: Control) -> AdminState {
+    AdminState::new(control, TOKEN)
+        .allow_origins(vec!["https://console.example".to_owned()])
+        .allow_hosts(vec!["broker.example".to_owned()])
+}
+
+/// What came back.
+struct Answer {
+    status: u16,
+    headers: axum::http::HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Checks the shape of a problem document and gives it.
+    #[track_caller]
+    fn problem(&self, status: u16, name: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("urn:waspmq:problem:{name}"), "{problem}");
+        assert_eq!(problem["status"], status);
+        for key in ["title", "detail", "instance"] {
+            assert!(problem[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {problem}");
+        }
+        problem
+    }
+}
+
+struct Api {
+    control: Control,
+    router: Router,
+}
+
+impl Api {
+    fn new() -> Self {
+        let control = control();
+        Self { router: router(state(control.clone())), control }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+    }
+
+    /// As the operator, from loopback, without a body.
+    async fn call(&self, method: &str, path: &str) -> Answer {
+        self.send(operator(method, path).body(Body::empty()).unwrap()).await
+    }
+
+    /// As the operator, with a JSON body.
+    async fn call_with(&self, method: &str, path: &str, body: &str) -> Answer {
+        let request = operator(method, path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, body.len());
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    fn connect(&self, user: &str, count: u32) -> SessionId {
+        let session = Session {
+            id: SessionId::new(7, 1, count),
+            worker: 1,
+            user: Name::parse(user).unwrap(),
+            device: Some(Name::parse("phone").unwrap()),
+        };
+        let id = session.id;
+        let remote = "127.0.0.1:4000".parse().unwrap();
+        let entry = SessionEntry {
+            session,
+            transport: "websocket+json",
+            remote,
+            connected_unix_ms: 1_790_000_000_000,
+        };
+        self.control.registry.connect(entry).unwrap();
+        id
+    }
+}
+
+/// From `peer`, to loopback's name, without a token.
+fn stranger(peer: &str, method: &str, path: &str) -> axum::http::request::Builder {
+    let peer: SocketAddr = peer.parse().unwrap();
+    Request::builder().method(method).uri(path).header(header::HOST, "127.0.0.1:9471").extension(Peer(peer))
+}
+
+fn operator(method: &str, path: &str) -> axum::http::request::Builder {
+    stranger(LOOPBACK, method, path).header(header::AUTHORIZATION, format!("Bearer {TOKEN}"))
+}
+
+fn empty(request: axum::http::request::Builder) -> Request<Body> {
+    request.body(Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn who_needs_the_token() {
+    let api = Api::new();
+    api.control.phase.advance(Phase::Ready);
+    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+        assert_eq!(api.send(empty(stranger(LOOPBACK, "GET", path))).await.status, 200, "{path}");
+        assert_eq!(
+            api.send(empty(stranger("[::ffff:127.0.0.1]:5", "GET", path))).await.status,
+            200,
+            "{path}"
+        );
+        api.send(empty(stranger(ELSEWHERE, "GET", path))).await.problem(401, "unauthorized");
+        let unknown = Request::builder().uri(path).header(header::HOST, "localhost");
+        api.send(empty(unknown)).await.problem(401, "unauthorized");
+        let known = stranger(ELSEWHERE, "GET", path).header(header::AUTHORIZATION, format!("Bearer {TOKEN}"));
+        assert_eq!(api.send(empty(known)).await.status, 200, "{path}");
+    }
+    for path in ["/v1/status", "/v1/openapi.json", "/v1/nowhere", "/metrics/"] {
+        let refused = api.send(empty(stranger(LOOPBACK, "GET", path))).await;
+        refused.problem(401, "unauthorized");
+        assert!(refused.header("www-authenticate").starts_with("Bearer"));
+    }
+    let wrong = stranger(LOOPBACK, "GET", "/v1/status").header(header::AUTHORIZATION, "Bearer test-tokem");
+    api.send(empty(wrong)).await.problem(401, "unauthorized");
+    assert_eq!(api.call("GET", "/v1/status").await.status, 200);
+}
+
+#[tokio::test]
+async fn forged_hosts_and_origins_are_refused_before_anything_else() {
+    let api = Api::new();
+    let with = |name: header::HeaderName, value: &'static str| {
+        let mut request = empty(operator("GET", "/healthz"));
+        request.headers_mut().insert(name, value.parse().unwrap());
+        request
+    };
+    for host in ["evil.example", "127.0.0.1.evil.example:9471", ""] {
+        api.send(with(header::HOST, host)).await.problem(403, "forbidden_host");
+    }
+    let mut without = empty(operator("GET", "/healthz"));
+    without.headers_mut().remove(header::HOST);
+    api.send(without).await.problem(403, "forbidden_host");
+    let mut twice = empty(operator("GET", "/healthz"));
+    twice.headers_mut().append(header::HOST, "127.0.0.1:9471".parse().unwrap());
+    api.send(twice).await.problem(400, "bad_request");
+    assert_eq!(api.send(with(header::HOST, "broker.example:9471")).await.status, 200);
+    for origin in ["https://evil.example", "null", "http://127.0.0.1:9470", "http://localhost:9471"] {
+        api.send(with(header::ORIGIN, origin)).await.problem(403, "forbidden_origin");
+    }
+    for origin in ["http://127.0.0.1:9471", "https://console.example"] {
+        assert_eq!(api.send(with(header::ORIGIN, origin)).await.status, 200, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_a_page_can_send_without_asking_are_refused() {
+    let api = Api::new();
+    let put = |kind: Option<&str>, path: &str| {
+        let mut request = operator("POST", path).header(header::CONTENT_LENGTH, 2);
+        if let Some(kind) = kind {
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        request.body(Body::from("{}")).unwrap()
+    };
+    let simple = [
+        "text/plain",
+        "Text/Plain; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ];
+    for kind in simple.into_iter().map(Some).chain([None]) {
+        for path in ["/v1/publish", "/v1/plugins/p/revisions", "/v1/policies/p/rollback"] {
+            api.send(put(kind, path)).await.problem(415, "unsupported_media_type");
+        }
+    }
+    api.send(put(Some("application/wasm"), "/v1/publish")).await.problem(415, "unsupported_media_type");
+    api.send(put(Some("application/json"), "/v1/plugins/p/revisions"))
+        .await
+        .problem(415, "unsupported_media_type");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    let api = Api::new();
+    let problem = api.call("GET", "/v1/dead-letters").await.problem(404, "no_such_endpoint");
+    let endpoints = problem["endpoints"].as_array().unwrap();
+    assert!(endpoints.contains(&json!("PUT /v1/policies/{name}")), "{problem}");
+    assert_eq!(problem["instance"], "/v1/dead-letters");
+    let refused = api.call("PATCH", "/v1/groups/eng").await;
+    refused.problem(405, "method_not_allowed");
+    for method in ["GET", "PUT", "DELETE"] {
+        assert!(refused.header("allow").contains(method), "{}", refused.header("allow"));
+    }
+    api.call("GET", "/v1/groups/%ff").await.problem(400, "bad_request");
+    api.call("PUT", "/v1/groups/a%20b").await.problem(400, "invalid_name");
+    api.call("GET", "/v1/sessions/xyz").await.problem(400, "invalid_id");
+    api.call("GET", "/v1/sessions?limit=0").await.problem(400, "invalid_query");
+    api.call("GET", "/v1/sessions?limit=1001").await.problem(400, "invalid_query");
+    let unknown = api.call("GET", "/v1/sessions?colour=red").await.problem(400, "invalid_query");
+    assert!(unknown["detail"].as_str().unwrap().contains("colour"), "{unknown}");
+}
+
+#[tokio::test]
+async fn health_follows_the_phase() {
+    let api = Api::new();
+    api.call("GET", "/readyz").await.problem(503, "not_ready");
+    assert_eq!(api.call("GET", "/healthz").await.text, "ok\n");
+    api.control.phase.advance(Phase::Ready);
+    assert_eq!(api.call("GET", "/readyz").await.text, "ready\n");
+    let status = api.call("GET", "/v1/status").await.json();
+    assert_eq!(
+        (&status["phase"], &status["node"], &status["epoch"]),
+        (&json!("ready"), &json!("node-1"), &json!(7))
+    );
+    assert_eq!((&status["workers"], &status["generation"]), (&json!(2), &json!(0)));
+    api.control.phase.advance(Phase::Draining);
+    api.call("GET", "/readyz").await.problem(503, "not_ready");
+    assert_eq!(api.call("HEAD", "/healthz").await.status, 200);
+    let page = api.call("GET", "/").await;
+    assert!(page.text.contains("WaspMQ is running") && page.text.contains("draining"));
+    assert!(!page.text.contains(TOKEN) && !page.text.contains("<script"));
+    assert!(page.header("content-security-policy").contains("default-src 'none'"));
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_ended() {
+    let api = Api::new();
+    let ids: Vec<_> = (1..=3).map(|count| api.connect("alice", count)).collect();
+    api.connect("bob", 4);
+    let page = api.call("GET", "/v1/sessions?user=alice&limit=2&offset=1").await.json();
+    assert_eq!((&page["total"], &page["limit"], &page["offset"]), (&json!(3), &json!(2), &json!(1)));
+    let expected = json!({
+        "id": ids[1].to_string(), "user": "alice", "device": "phone", "transport": "websocket+json",
+        "worker": 1, "remote": "127.0.0.1:4000", "connected_unix_ms": 1_790_000_000_000_u64,
+    });
+    assert_eq!(page["sessions"][0], expected);
+    assert_eq!(page["sessions"].as_array().unwrap().len(), 2);
+    assert_eq!(api.call("GET", &format!("/v1/sessions/{}", ids[1])).await.json(), expected);
+    assert_eq!(api.call("GET", "/v1/sessions").await.json()["total"], 4);
+    assert_eq!(api.call("DELETE", &format!("/v1/sessions/{}", ids[0])).await.status, 204);
+    let entry = api.control.mailboxes.of(1).pop();
+    let expected =
+        |entry: &Entry| matches!(entry, Entry::Close { session, close: Close::Kicked } if *session == ids[0]);
+    assert!(entry.as_ref().is_some_and(expected), "{entry:?}");
+    api.call("DELETE", "/v1/sessions/00000000000000ff").await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn groups_and_members_come_and_go() {
+    let api = Api::new();
+    assert_eq!(api.call("PUT", "/v1/groups/eng").await.status, 201);
+    assert_eq!(api.call("PUT", "/v1/groups/eng").await.status, 200);
+    assert_eq!(api.call("PUT", "/v1/groups/eng/members/bob").await.status, 201);
+    assert_eq!(api.call("PUT", "/v1/groups/eng/members/bob").await.status, 200);
+    assert_eq!(api.call("PUT", "/v1/groups/eng/members/alice").await.status, 201);
+    assert_eq!(api.call("PUT", "/v1/groups/b%C3%BCro/members/bob").await.status, 201);
+    let groups = api.call("GET", "/v1/groups").await.json();
+    assert_eq!(
+        groups["groups"],
+        json!([{"group": "büro", "member_count": 1}, {"group": "eng", "member_count": 2}])
+    );
+    assert_eq!(
+        api.call("GET", "/v1/groups/eng").await.json(),
+        json!({"group": "eng", "member_count": 2, "members": ["alice", "bob"]})
+    );
+    let members = api.call("GET", "/v1/groups/eng/members?limit=1").await.json();
+    assert_eq!(members, json!({"group": "eng", "total": 2, "limit": 1, "offset": 0, "members": ["alice"]}));
+    assert_eq!(api.call("GET", "/v1/groups/eng/members/bob").await.status, 200);
+    assert_eq!(api.call("DELETE", "/v1/groups/eng/members/bob").await.status, 204);
+    api.call("GET", "/v1/groups/eng/members/bob").await.problem(404, "not_found");
+    api.call("DELETE", "/v1/groups/eng/members/bob").await.problem(404, "not_found");
+    assert_eq!(api.call("DELETE", "/v1/groups/eng").await.status, 204);
+    api.call("GET", "/v1/groups/eng").await.problem(404, "not_found");
+    api.call("DELETE", "/v1/groups/eng").await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_is_said() {
+    let api = Api::new();
+    let check = async |body: &str, status, name: &str, key: Option<&str>| {
+        let problem = api.call_with("POST", "/v1/publish", body).await.problem(status, name);
+        assert_eq!(problem["key"].as_str(), key, "{problem}");
+        problem
+    };
+    let bad = check("{\n  \"to\": \"all\",\n  oops\n}", 400, "invalid_json", None).await;
+    assert_eq!(bad["line"], 3, "{bad}");
+    let unknown =
+        check("{\"to\":\"all\",\n\"payload\":1,\n\"ttl\":5}", 422, "invalid_document", Some("ttl")).await;
+    assert_eq!(unknown["line"], 3, "{unknown}");
+    assert!(unknown["detail"].as_str().unwrap().contains("unknown field `ttl`"), "{unknown}");
+    check(r#"{"to":"all","payload":1,"priority":"high"}"#, 422, "invalid_document", Some("priority")).await;
+    check(r#"{"to":"all","payload":1} {}"#, 400, "invalid_json", None).await;
+    check(r#"{"payload":1}"#, 422, "invalid_document", None).await;
+    check(r#"{"to":"topic/a.*","payload":1}"#, 422, "invalid_address", Some("to")).await;
+    check(r#"{"to":"all"}"#, 422, "invalid_payload", Some("payload")).await;
+    check(r#"{"to":"all","payload":1,"payload_b64":"AA=="}"#, 422, "invalid_payload", Some("payload")).await;
+    check(r#"{"to":"all","payload_b64":"?"}"#, 422, "invalid_payload", Some("payload_b64")).await;
+    check(r#"{"to":"all","payload":"\ud800"}"#, 422, "invalid_payload", Some("payload")).await;
+    check(r#"{"to":"all","payload":1,"priority":10}"#, 422, "invalid_document", Some("priority")).await;
+    check(
+        r#"{"to":"all","payload":1,"headers":{"a":"1","a":"2"}}"#,
+        422,
+        "invalid_document",
+        Some("headers"),
+    )
+    .await;
+    let large = format!(r#"{{"to":"all","payload":"{}"}}"#, "x".repeat(limits::PUBLISH_BYTES_MAX));
+    check(&large, 413, "body_too_large", None).await;
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_first_worker_and_its_answer_comes_back() {
+    let api = Api::new();
+    let body = r#"{"to":"topic/a","payload":null,"headers":{"z":"1","a":"2"},"key":"k","priority":9}"#;
+    let answer = async {
+        let mailbox = api.control.mailboxes.of(0);
+        mailbox.woken().await;
+        let Some(Entry::Publish { publication, answer }) = mailbox.pop() else { panic!("no publication") };
+        let id = MessageId::new(1, 7, 0, 1);
+        answer.send(Ok(Published { id, recipients: 3 })).unwrap();
+        (publication, id)
+    };
+    let (sent, (publication, id)) = tokio::join!(api.call_with("POST", "/v1/publish", body), answer);
+    assert_eq!((sent.status, sent.json()), (200, json!({"id": id.to_string(), "recipients": 3})));
+    assert_eq!(publication.payload, b"null");
+    assert!(publication.is_json && publication.priority == 9 && publication.key == "k");
+    let headers = [("z", "1"), ("a", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(publication.headers, headers);
+}
+
+#[tokio::test]
+async fn plugins_and_policies_are_refused_readably() {
+    let api = Api::new();
+    let upload = |name: &str, body: Vec<u8>| {
+        let request = operator("POST", &format!("/v1/plugins/{name}/revisions"))
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .header(header::CONTENT_LENGTH, body.len());
+        api.send(request.body(Body::from(body)).unwrap())
+    };
+    let unfit = upload("p", b"hello".to_vec()).await.problem(422, "unfit_plugin");
+    assert!(unfit["detail"].as_str().unwrap().contains("not WebAssembly"), "{unfit}");
+    upload("Not-a-name", b"hello".to_vec()).await.problem(400, "invalid_name");
+    let large = vec![0; waspmq_policy::limits::PLUGIN_BYTES_MAX + 1];
+    upload("p", large).await.problem(413, "body_too_large");
+    assert_eq!(api.call("GET", "/v1/plugins").await.json(), json!({"plugins": []}));
+    api.call("GET", "/v1/plugins/p").await.problem(404, "not_found");
+    api.call("DELETE", "/v1/plugins/p").await.problem(404, "not_found");
+    let put = async |body: &str| api.call_with("PUT", "/v1/policies/p", body).await;
+    let unknown = put(r#"{"hook":"routing","plugin":"p","match":["all"],"limits":{"cpu":1}}"#).await;
+    assert_eq!(unknown.problem(422, "invalid_document")["key"], "limits.cpu");
+    let bounds = put(r#"{"hook":"routing","plugin":"p","match":["all"],"limits":{"deadline_ms":1}}"#).await;
+    assert_eq!(bounds.problem(422, "invalid_document")["key"], "limits.deadline_ms");
+    put(r#"{"hook":"routing","plugin":"p","match":["all"]}"#).await.problem(422, "unknown_plugin");
+    put(r#"{"hook":"routing","plugin":"p","match":["all"],"mode":"shadow"}"#)
+        .await
+        .problem(422, "not_supported");
+    assert_eq!(api.call("GET", "/v1/policies").await.json(), json!({"generation": 0, "policies": []}));
+    for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/rollback")] {
+        api.call(method, &format!("/v1/policies/p{path}")).await.problem(404, "not_found");
+    }
+}
+
+/// `WASPMQ_BLESS=1 cargo test -p waspmq openapi` writes the file anew.
+#[test]
+fn openapi_is_the_copy_in_docs() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+    let mut text = serde_json::to_string_pretty(&openapi::describe()).unwrap();
+    text.push('\n');
+    if std::env::var_os("WASPMQ_BLESS").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap();
+    assert!(
+        kept == text,
+        "docs/openapi.json is not what the handlers say; run with WASPMQ_BLESS=1 and look at the difference"
+    );
+}
+
+#[test]
+fn operations_have_names_of_their_own() {
+    let api = serde_json::to_value(openapi::describe()).unwrap();
+    let items = api["paths"].as_object().unwrap().values();
+    let operations: Vec<&Value> = items.flat_map(|item| item.as_object().unwrap().values()).collect();
+    let names: std::collections::BTreeSet<_> =
+        operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect();
+    assert_eq!((names.len(), operations.len()), (27, 27), "{names:?}");
+    assert!(api["components"]["schemas"]["Problem"]["properties"]["detail"].is_object());
+}
+
+#[test]
+fn every_endpoint_is_in_the_guide() {
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ADMIN.md")).unwrap();
+    for endpoint in openapi::list() {
+        assert!(guide.contains(&format!("`{endpoint}`")), "docs/ADMIN.md does not have `{endpoint}`");
+    }
+}
+
+/// Lines of the target `audit`, as they are written.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn every_change_is_one_line() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter("audit=info")
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let api = Api::new();
+    let id = api.connect("alice", 1);
+    for (method, path) in [
+        ("PUT", "/v1/groups/eng".to_owned()),
+        ("PUT", "/v1/groups/eng".to_owned()),
+        ("PUT", "/v1/groups/eng/members/alice".to_owned()),
+        ("DELETE", "/v1/groups/eng/members/alice".to_owned()),
+        ("DELETE", "/v1/groups/eng/members/alice".to_owned()),
+        ("DELETE", "/v1/groups/eng".to_owned()),
+        ("DELETE", format!("/v1/sessions/{id}")),
+        ("GET", "/v1/sessions".to_owned()),
+    ] {
+        api.call(method, &path).await;
+    }
+    let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let expected =
+        ["group create", "group member add", "group member remove", "group remove", "session close"];
+    assert_eq!(written.lines().count(), expected.len(), "{written}");
+    for (line, what) in written.lines().zip(expected) {
+        assert!(line.contains(&format!("what=\"{what}\"")), "{line}");
+        assert!(line.contains(&format!("who=admin {LOOPBACK}")) && line.contains("generation=0"), "{line}");
+    }
+}
+
+/// Serves on loopback while `client` runs; the listener must end by itself afterwards.
+async fn served<T>(client: impl AsyncFnOnce(SocketAddr) -> T) -> T {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = serve(listener, state(control()), async {
+        drop(stopped.await);
+    });
+    let client = async {
+        let result = client(address).await;
+        drop(stop);
+        result
+    };
+    let (ended, result) = tokio::join!(server, client);
+    ended.unwrap();
+    result
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    drop(stream.read_to_end(&mut bytes).await);
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn the_listener_tells_the_peer_and_ends() {
+    let answer = served(async |address| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_to_end(&mut stream).await
+    })
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+}
+
+/// The clock jumps whenever nothing else is to do, so no time passes.
+#[tokio::test(start_paused = true)]
+async fn a_slow_head_a_slow_body_and_an_idle_connection_end() {
+    served(async |address| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").await.unwrap();
+        assert!(!read_to_end(&mut stream).await.contains("200"));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /v1/publish HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\n\
+             Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 408"));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_to_end(&mut stream).await.ends_with("ok\n"), "an idle connection is closed");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_above_the_bound_wait_for_a_place() {
+    served(async |address| {
+        let mut held = Vec::new();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        for _ in 0..limits::CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).await.unwrap();
+            held.push(stream);
+        }
+        let mut late = TcpStream::connect(address).await.unwrap();
+        late.write_all(request.as_bytes()).await.unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let mut byte = [0; 1];
+        assert!(late.try_read(&mut byte).is_err(), "served above the bound");
+        held.pop();
+        late.read_exact(&mut byte).await.unwrap();
+    })
+    .await;
+}

@@ -1,0 +1,258 @@
+//! The composition root: builds every part of a broker in order, and stops them in the reverse order.
+//!
+//! | start | stop |
+//! | --- | --- |
+//! | 1. data directory: lock, epoch | 6. data directory: unlock |
+//! | 2. policy host | 5. policy host |
+//! | 3. listeners bound | 4. admin listener |
+//! | 4. workers | 3. workers stop, late ones are named |
+//! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
+//! | 6. ready | 1. not ready |
+
+use crate::admin::{self, AdminState};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control::Control;
+use crate::listeners;
+use crate::phase::{Phase, PhaseCell};
+use crate::worker::mailbox::{Entry, Mailboxes};
+use crate::worker::{self, Settings, Shared};
+use anyhow::Context;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+use waspmq_core::limits;
+use waspmq_core::registry::Registry;
+use waspmq_policy::{Host, HostOptions};
+use waspmq_store::DataDir;
+
+/// A running broker. Dropping it without [`Broker::stop`] ends it at once.
+#[derive(Debug)]
+pub struct Broker {
+    control: Control,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    token_path: PathBuf,
+    /// Turns true when everything that still runs has to end.
+    cut: watch::Sender<bool>,
+    workers: Vec<JoinHandle<std::io::Result<()>>>,
+    admin: Option<JoinHandle<std::io::Result<()>>>,
+    /// Last, so that the directory is unlocked when nothing uses it any more.
+    _data_dir: DataDir,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Every session was sent away; those that read got everything queued for them.
+    Drained,
+    /// The drain time ended first, and the rest was cut.
+    Cut { connections_left: u64 },
+}
+
+/// How often a stop looks whether threads have ended.
+const STOP_POLL: Duration = Duration::from_millis(5);
+/// What threads get to end by themselves after they were told to: longer than the admin API takes to finish its requests.
+const CUT_GRACE: Duration = Duration::from_secs(6);
+
+impl Broker {
+    /// Starts a broker; when this answers, clients can connect.
+    ///
+    /// # Errors
+    /// The data directory is in use or unreadable, an address is in use, or a part cannot start. Nothing is
+    /// left running then.
+    pub fn start(config: &Config) -> anyhow::Result<Self> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let token = match &config.admin.token {
+            Some(token) => token.clone(),
+            None => data_dir.admin_token()?.into_string(),
+        };
+        let worker_count = worker_count(config.workers);
+        let policies =
+            Host::start(HostOptions { workers: worker_count, policies_max: config.policy.max_policies })
+                .context("cannot start the policy host")?;
+        let listeners = listeners::bind(config.listen, worker_count)
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listeners.first().context("no listener")?.local_addr()?;
+        let admin_listener = listeners::bind(config.admin.listen, 1)
+            .with_context(|| format!("cannot listen on {} for the admin API", config.admin.listen))?
+            .pop()
+            .context("no admin listener")?;
+        let admin_address = admin_listener.local_addr()?;
+
+        let control = Control {
+            clock: Clock::new(),
+            node: data_dir.node_id().into(),
+            phase: Arc::new(PhaseCell::default()),
+            registry: Arc::new(Registry::new(data_dir.epoch())),
+            policies,
+            mailboxes: Arc::new(Mailboxes::new(worker_count)),
+        };
+        let (cut, cut_seen) = watch::channel(false);
+        let mut broker = Self {
+            control,
+            address,
+            admin_address,
+            token_path: data_dir.admin_token_path(),
+            cut,
+            workers: Vec::with_capacity(worker_count),
+            admin: None,
+            _data_dir: data_dir,
+        };
+        broker.start_workers(&settings(config, address), listeners, &cut_seen)?;
+        broker.start_admin(config, token, admin_listener, cut_seen)?;
+        broker.control.phase.advance(Phase::Ready);
+        Ok(broker)
+    }
+
+    pub const fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Where clients connect.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// The file with the admin token, unless the configuration has one.
+    pub fn token_path(&self) -> &std::path::Path {
+        &self.token_path
+    }
+
+    /// Takes the broker out of service within `drain`, then stops it.
+    pub fn stop(mut self, drain: Duration) -> Stopped {
+        self.control.phase.advance(Phase::Draining);
+        let spread_ms = u64::try_from(drain.as_millis() / 2).unwrap_or(u64::MAX);
+        for worker in 0..u8::try_from(self.workers.len()).unwrap_or(u8::MAX) {
+            if self.control.mailboxes.send(worker, Entry::Drain { spread_ms }).is_err() {
+                tracing::warn!(worker, "the worker has no room for the drain and will be cut");
+            }
+        }
+        let drained =
+            wait_until(self.control.clock, drain, || self.workers.iter().all(JoinHandle::is_finished));
+        let connections_left: u64 = self.control.counters().map(|counters| counters.connections.load()).sum();
+        self.end();
+        if drained { Stopped::Drained } else { Stopped::Cut { connections_left } }
+    }
+
+    /// Ends what still runs and waits for it; threads that do not end are named and left.
+    fn end(&mut self) {
+        if self.cut.send(true).is_err() {
+            tracing::debug!("every thread had ended before it was told to");
+        }
+        let threads = self.workers.drain(..).chain(self.admin.take());
+        let threads: Vec<_> = threads.collect();
+        wait_until(self.control.clock, CUT_GRACE, || threads.iter().all(JoinHandle::is_finished));
+        for thread in threads {
+            let name = thread.thread().name().unwrap_or("unnamed").to_owned();
+            if !thread.is_finished() {
+                tracing::error!(thread = name, "thread did not end in time");
+                continue;
+            }
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(thread = name, %error, "thread failed"),
+                Err(_) => tracing::error!(thread = name, "thread panicked"),
+            }
+        }
+        self.control.phase.advance(Phase::Stopped);
+    }
+
+    fn start_workers(
+        &mut self,
+        settings: &Settings,
+        listeners: Vec<std::net::TcpListener>,
+        cut: &watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let control = &self.control;
+        let shared = Arc::new(Shared {
+            clock: control.clock,
+            node: control.node.clone(),
+            settings: settings.clone(),
+            phase: control.phase.clone(),
+            registry: control.registry.clone(),
+            policies: control.policies.clone(),
+            mailboxes: control.mailboxes.clone(),
+        });
+        for (number, listener) in (0..).zip(listeners) {
+            let (shared, cut) = (shared.clone(), cut.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+            self.workers.push(thread.spawn(move || worker::run(number, shared, listener, cut))?);
+        }
+        Ok(())
+    }
+
+    fn start_admin(
+        &mut self,
+        config: &Config,
+        token: String,
+        listener: std::net::TcpListener,
+        mut cut: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let state = AdminState::new(self.control.clone(), token)
+            .allow_origins(config.admin.allowed_origins.clone())
+            .allow_hosts(config.admin.allowed_hosts.clone());
+        let thread = std::thread::Builder::new().name("admin".to_owned());
+        self.admin = Some(thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let shutdown = async move { _ = cut.wait_for(|&cut| cut).await };
+                admin::serve(listener, state, shutdown).await
+            })
+        })?);
+        Ok(())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !self.workers.is_empty() {
+            self.end();
+        }
+    }
+}
+
+/// Workers for a configured number, where 0 is one per core.
+fn worker_count(configured: usize) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = if configured == 0 { cores() } else { configured };
+    wanted.clamp(1, limits::WORKERS_MAX)
+}
+
+fn settings(config: &Config, address: SocketAddr) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        check_host: address.ip().is_loopback(),
+        allowed_hosts: config.access.allowed_hosts.clone(),
+        allowed_origins: config.access.allowed_origins.clone(),
+        connections_max: limits.connections_max as u64,
+        message_bytes_max: limits.max_message_bytes,
+        outbound_bytes_max: limits.outbound_bytes_max,
+        worker_outbound_bytes_max: limits.worker_outbound_bytes_max,
+        inbound_bytes_max: limits.worker_inbound_bytes_max,
+        publishes_per_second: limits.publishes_per_second,
+        publish_burst: limits.publish_burst,
+        connect_timeout_us: u64::from(limits.connect_timeout_ms) * 1_000,
+        heartbeat_ms: limits.heartbeat_ms,
+    }
+}
+
+/// Waits until `done` or for at most `most`; says which.
+fn wait_until(clock: Clock, most: Duration, done: impl Fn() -> bool) -> bool {
+    let deadline_us = clock.now_us() + u64::try_from(most.as_micros()).unwrap_or(u64::MAX / 2);
+    while !done() {
+        if clock.now_us() >= deadline_us {
+            return false;
+        }
+        std::thread::sleep(STOP_POLL);
+    }
+    true
+}

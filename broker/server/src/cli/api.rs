@@ -1,0 +1,186 @@
+//! The admin API as the thin clients see it.
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+/// Bytes of an answer that are read. More: the command fails.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// The longest time one request may take: an upload is compiled before it is answered.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// Items per page of a list, the most the API gives.
+const PAGE_ITEMS: usize = 1_000;
+
+/// Where the admin API is and who asks.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Access {
+    /// The broker's admin listener, as an address or a URL
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "WASPMQ_ADMIN_URL",
+        default_value = "127.0.0.1:9471",
+        global = true
+    )]
+    pub(super) admin: String,
+    /// The admin token; otherwise read from the file `admin-token` in the data directory
+    #[arg(long, value_name = "TOKEN", env = "WASPMQ_ADMIN_TOKEN", hide_env_values = true, global = true)]
+    pub(super) token: Option<String>,
+    /// The broker's data directory, for its admin token
+    #[arg(long, value_name = "DIR", env = "WASPMQ_DATA_DIR", default_value = "waspmq-data", global = true)]
+    pub(super) data_dir: PathBuf,
+    /// Print the API's answer as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+/// A connection-less handle; every call is one request.
+#[derive(Debug)]
+pub(super) struct Api {
+    agent: Agent,
+    base: String,
+    authorization: String,
+}
+
+impl Access {
+    pub(super) fn open(&self) -> anyhow::Result<Api> {
+        let token = match &self.token {
+            Some(token) => token.clone(),
+            None => waspmq_store::read_admin_token(&self.data_dir)
+                .context("no --token, no WASPMQ_ADMIN_TOKEN")?
+                .into_string(),
+        };
+        Ok(Api::new(&self.admin, &token))
+    }
+}
+
+impl Api {
+    /// `admin` is `host:port` or a URL.
+    pub(super) fn new(admin: &str, token: &str) -> Self {
+        let base = if admin.contains("://") { admin.to_owned() } else { format!("http://{admin}") };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_global(Some(REQUEST_TIMEOUT))
+            .build()
+            .new_agent();
+        Self { agent, base: base.trim_end_matches('/').to_owned(), authorization: format!("Bearer {token}") }
+    }
+
+    pub(super) fn get(&self, path: &[&str]) -> anyhow::Result<Value> {
+        self.get_url(&self.url(path))
+    }
+
+    /// Every page of a list; `items` is the list's key in each page's document.
+    pub(super) fn get_all(&self, path: &[&str], items: &str) -> anyhow::Result<Value> {
+        let mut all = Vec::new();
+        loop {
+            let url = format!("{}?limit={PAGE_ITEMS}&offset={}", self.url(path), all.len());
+            let mut page = self.get_url(&url)?;
+            let found = page.get_mut(items).map(Value::take);
+            let Some(Value::Array(mut found)) = found else { bail!("the answer of {url} has no `{items}`") };
+            let is_last = found.len() < PAGE_ITEMS;
+            all.append(&mut found);
+            if is_last {
+                return Ok(Value::Array(all));
+            }
+        }
+    }
+
+    pub(super) fn put(&self, path: &[&str], document: Option<&Value>) -> anyhow::Result<Value> {
+        let request = self.agent.put(self.url(path)).header("authorization", &self.authorization);
+        let answer = match document {
+            Some(document) => request.content_type("application/json").send(document.to_string().as_bytes()),
+            None => request.send_empty(),
+        };
+        self.read(answer)
+    }
+
+    pub(super) fn post(&self, path: &[&str], content_type: &str, body: &[u8]) -> anyhow::Result<Value> {
+        let request = self.agent.post(self.url(path)).header("authorization", &self.authorization);
+        self.read(request.content_type(content_type).send(body))
+    }
+
+    /// A request without a body, such as a rollback.
+    pub(super) fn post_empty(&self, path: &[&str]) -> anyhow::Result<Value> {
+        let request = self.agent.post(self.url(path)).header("authorization", &self.authorization);
+        self.read(request.send_empty())
+    }
+
+    pub(super) fn delete(&self, path: &[&str]) -> anyhow::Result<Value> {
+        self.read(self.agent.delete(self.url(path)).header("authorization", &self.authorization).call())
+    }
+
+    fn get_url(&self, url: &str) -> anyhow::Result<Value> {
+        self.read(self.agent.get(url).header("authorization", &self.authorization).call())
+    }
+
+    fn url(&self, path: &[&str]) -> String {
+        path.iter().fold(format!("{}/v1", self.base), |url, segment| url + "/" + &escaped(segment))
+    }
+
+    fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Value> {
+        let mut answer = answer.map_err(|error| {
+            anyhow!("cannot reach the admin API at {}: {error}; is the broker running?", self.base)
+        })?;
+        let status = answer.status();
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = body.with_context(|| format!("the answer of {} broke off", self.base))?;
+        if !status.is_success() {
+            bail!("{}", refusal(status.as_u16(), &body));
+        }
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).with_context(|| format!("{} is not a WaspMQ admin API", self.base))
+    }
+}
+
+/// A problem document (RFC 9457) in plain words.
+fn refusal(status: u16, body: &[u8]) -> String {
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |key: &str| document.get(key).and_then(Value::as_str).map(super::output::printable);
+    let mut said = match (text("title"), text("detail")) {
+        (Some(title), Some(detail)) => format!("{title}: {detail}"),
+        (Some(title), None) => title,
+        (None, _) => format!("the admin API answered {status}"),
+    };
+    if let Some(key) = text("key") {
+        said.push_str(&format!(" (key {key})"));
+    }
+    said
+}
+
+/// A path segment (RFC 3986, 3.3): everything but unreserved characters is percent-encoded.
+fn escaped(segment: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte);
+    let escape = |byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    segment.bytes().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_one_segment() {
+        let api = Api::new("127.0.0.1:1", "t");
+        assert_eq!(api.url(&["groups", "a/b?c ü%"]), "http://127.0.0.1:1/v1/groups/a%2Fb%3Fc%20%C3%BC%25");
+        assert_eq!(Api::new("https://x.example/", "t").url(&["status"]), "https://x.example/v1/status");
+    }
+
+    #[test]
+    fn problems_are_told_plainly() {
+        let body =
+            br#"{"type":"urn:x","title":"Not Found","status":404,"detail":"there is no group x","key":"g"}"#;
+        assert_eq!(refusal(404, body), "Not Found: there is no group x (key g)");
+        assert_eq!(refusal(502, b"<html>"), "the admin API answered 502");
+    }
+}

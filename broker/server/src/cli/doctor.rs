@@ -1,0 +1,135 @@
+//! `waspmq doctor`: whether this machine is set up for many connections.
+
+use super::failure::Failure;
+use super::output;
+use clap::Args;
+use rustix::process::{Resource, getrlimit};
+
+/// Check this machine's limits, and print the fix for each that is low
+#[derive(Debug, Args)]
+#[command(after_help = "Nothing is changed. The exit code is 0 even with warnings.")]
+pub(super) struct Arguments {}
+
+/// One thing looked at.
+#[derive(Debug, PartialEq, Eq)]
+struct Check {
+    name: &'static str,
+    found: String,
+    /// What it means and what to do, when it is too low.
+    advice: Option<String>,
+}
+
+/// Open files for the default of `limits.connections_max`, and some for the broker itself.
+const FILES_WANTED: u64 = 100_000 + 1_024;
+
+/// The length of the broker's accept queues; the kernel cuts it at `somaxconn`.
+const BACKLOG_WANTED: u64 = 4_096;
+
+/// The kernel's own default range has this many.
+const PORTS_WANTED: u64 = 28_000;
+
+pub(super) fn run(_: &Arguments) -> Result<(), Failure> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let checks = [
+        open_files(getrlimit(Resource::Nofile).current),
+        backlog(read("/proc/sys/net/core/somaxconn").as_deref()),
+        ports(read("/proc/sys/net/ipv4/ip_local_port_range").as_deref()),
+        workers(cores),
+    ];
+    for Check { name, found, advice } in checks {
+        let verdict = if advice.is_some() { "warn" } else { "ok" };
+        output::line(format_args!("{verdict:4}  {name}: {found}"))?;
+        if let Some(advice) = advice {
+            output::line(format_args!("      {advice}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn open_files(limit: Option<u64>) -> Check {
+    let is_low = limit.is_some_and(|limit| limit < FILES_WANTED);
+    Check {
+        name: "open files",
+        found: limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
+        advice: is_low.then(|| {
+            format!(
+                "each connection takes one; limits.connections_max is 100000 unless changed. Fix: ulimit -n {FILES_WANTED}, \
+                 or LimitNOFILE={FILES_WANTED} in the systemd unit"
+            )
+        }),
+    }
+}
+
+fn backlog(text: Option<&str>) -> Check {
+    let value = text.and_then(|text| text.trim().parse::<u64>().ok());
+    let advice = match value {
+        Some(value) if value < BACKLOG_WANTED => Some(format!(
+            "connections that come in a burst beyond it are dropped and retried. Fix: sysctl -w net.core.somaxconn={BACKLOG_WANTED}"
+        )),
+        _ => None,
+    };
+    Check { name: "accept queue (net.core.somaxconn)", found: shown(value), advice }
+}
+
+fn ports(text: Option<&str>) -> Check {
+    let range: Option<Vec<u64>> =
+        text.and_then(|text| text.split_whitespace().map(|word| word.parse().ok()).collect());
+    let count = match range.as_deref() {
+        Some([first, last]) if first <= last => Some(last - first + 1),
+        _ => None,
+    };
+    let advice = match count {
+        Some(count) if count < PORTS_WANTED => Some(
+            "a proxy or load generator on this machine has one connection per port and address. \
+             Fix: sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    Check { name: "ephemeral ports (net.ipv4.ip_local_port_range)", found: shown(count), advice }
+}
+
+fn workers(cores: usize) -> Check {
+    Check {
+        name: "cores",
+        found: cores.to_string(),
+        advice: (cores < 2).then(|| {
+            "one worker serves everything, policies included; give the process another core for steady latencies"
+                .to_owned()
+        }),
+    }
+}
+
+fn shown(value: Option<u64>) -> String {
+    value.map_or_else(|| "unknown on this system".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(check: &Check, found: &str, fix: Option<&str>) {
+        assert_eq!(check.found, found, "{check:?}");
+        match (&check.advice, fix) {
+            (None, None) => {}
+            (Some(advice), Some(fix)) => assert!(advice.contains(fix), "{advice}"),
+            _ => panic!("{check:?}, expected {fix:?}"),
+        }
+    }
+
+    #[test]
+    fn low_limits_come_with_their_fix() {
+        check(&open_files(Some(1_024)), "1024", Some("ulimit -n 101024"));
+        check(&open_files(Some(FILES_WANTED)), "101024", None);
+        check(&open_files(None), "unlimited", None);
+        check(&backlog(Some("128\n")), "128", Some("somaxconn=4096"));
+        check(&backlog(Some("4096\n")), "4096", None);
+        check(&backlog(None), "unknown on this system", None);
+        check(&ports(Some("32768\t60999\n")), "28232", None);
+        check(&ports(Some("60000 60999")), "1000", Some("ip_local_port_range"));
+        check(&ports(Some("nonsense")), "unknown on this system", None);
+        check(&workers(1), "1", Some("another core"));
+        check(&workers(2), "2", None);
+    }
+}

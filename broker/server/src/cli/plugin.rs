@@ -1,0 +1,85 @@
+//! `waspmq plugin`: uploaded components.
+
+use super::api::{Access, Api};
+use super::failure::Failure;
+use super::output;
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
+
+/// Upload, list and remove plugins
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  waspmq plugin push target/plugins/route-mirror.wasm
+  waspmq plugin show route-mirror
+  waspmq plugin list --json")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Upload a component as the next revision of a plugin
+    Push {
+        /// The component
+        file: PathBuf,
+        /// The plugin's name; the file's name without its ending unless given
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// The latest revision of every plugin
+    List,
+    /// All revisions of a plugin
+    Show { name: String },
+    /// Remove a plugin that no policy uses
+    Rm { name: String },
+}
+
+const HEADINGS: [&str; 6] = ["NAME", "REVISION", "HOOKS", "SIZE", "LANE", "DIGEST"];
+const COLUMNS: [&str; 6] = ["/name", "/revision", "/hooks", "/size_bytes", "/lane", "/digest"];
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let api = arguments.access.open()?;
+    let document = match &arguments.command {
+        Command::Push { file, name } => {
+            let name = match name {
+                Some(name) => name.clone(),
+                None => name_of(file)
+                    .ok_or_else(|| Failure::Usage(format!("{}: give a --name", file.display())))?,
+            };
+            let revision = push(&api, file, &name)?;
+            if !arguments.access.json {
+                let [name, revision] = ["/name", "/revision"]
+                    .map(|pointer| output::cell(revision.pointer(pointer).unwrap_or_default()));
+                output::line(format_args!("{name}@{revision}"))?;
+                return Ok(());
+            }
+            revision
+        }
+        Command::List => api.get(&["plugins"])?,
+        Command::Show { name } => api.get(&["plugins", name])?,
+        Command::Rm { name } => {
+            api.delete(&["plugins", name])?;
+            return Ok(());
+        }
+    };
+    if arguments.access.json {
+        return Ok(output::json(&document)?);
+    }
+    let items = document.get("plugins").or_else(|| document.get("revisions")).unwrap_or_default();
+    Ok(output::line(format_args!("{}", output::table(&HEADINGS, &output::rows(items, &COLUMNS))))?)
+}
+
+/// Uploads a file; the answer is the revision.
+pub(super) fn push(api: &Api, file: &Path, name: &str) -> anyhow::Result<serde_json::Value> {
+    let component = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    api.post(&["plugins", name, "revisions"], "application/wasm", &component)
+}
+
+fn name_of(file: &Path) -> Option<String> {
+    Some(file.file_stem()?.to_str()?.to_owned())
+}

@@ -1,0 +1,243 @@
+//! `waspmq policy`: which plugin decides which messages.
+
+use super::api::Access;
+use super::failure::Failure;
+use super::output;
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+/// Bind plugins to addresses, and take a change back
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' --config '{\"to\":\"topic/audit\"}'
+  waspmq policy show audit
+  waspmq policy rollback audit")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make or replace a policy; it decides from the next message on, and the one before is kept
+    Set(Set),
+    /// All policies
+    List,
+    /// One policy: what it is, and how it does
+    Show { name: String },
+    /// Go back to what the policy was before its last change
+    Rollback { name: String },
+    /// Remove a policy
+    Rm { name: String },
+}
+
+#[derive(Debug, Args)]
+struct Set {
+    name: String,
+    /// `name@revision`, or `name` for its latest revision
+    #[arg(long)]
+    plugin: String,
+    /// A pattern of addresses whose messages are decided; may be given several times
+    #[arg(long = "match", value_name = "PATTERN", required = true)]
+    patterns: Vec<String>,
+    /// The plugin's configuration: a JSON object, or `@file` with one
+    #[arg(long, value_name = "JSON|@FILE")]
+    config: Option<String>,
+    /// Lower runs first
+    #[arg(long, allow_negative_numbers = true)]
+    order: Option<i32>,
+    /// Whether it decides
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// What happens to messages when the plugin fails: `open` as if there was no policy, `closed` refused
+    #[arg(long, value_enum)]
+    on_failure: Option<OnFailure>,
+    /// CPU time of one decision, in milliseconds
+    #[arg(long, value_name = "MS")]
+    deadline_ms: Option<u32>,
+    /// Memory of each instance, in MiB
+    #[arg(long, value_name = "MIB")]
+    memory_mb: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mode {
+    Active,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnFailure {
+    Open,
+    Closed,
+}
+
+impl Set {
+    /// The document of the admin API; what is not given is left to the API's defaults.
+    fn document(&self) -> Result<Value, Failure> {
+        let mut document = Map::new();
+        document.insert("hook".to_owned(), "routing".into());
+        document.insert("plugin".to_owned(), self.plugin.as_str().into());
+        document.insert("match".to_owned(), self.patterns.clone().into());
+        if let Some(config) = &self.config {
+            document.insert("config".to_owned(), parse_config(config)?);
+        }
+        if let Some(order) = self.order {
+            document.insert("order".to_owned(), order.into());
+        }
+        let word =
+            |value: Option<clap::builder::PossibleValue>| value.map(|value| value.get_name().to_owned());
+        if let Some(mode) = self.mode.and_then(|mode| word(mode.to_possible_value())) {
+            document.insert("mode".to_owned(), mode.into());
+        }
+        if let Some(on_failure) = self.on_failure.and_then(|choice| word(choice.to_possible_value())) {
+            document.insert("on_failure".to_owned(), on_failure.into());
+        }
+        let limits = [("deadline_ms", self.deadline_ms), ("memory_mb", self.memory_mb)];
+        let limits: Map<String, Value> =
+            limits.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))).collect();
+        if !limits.is_empty() {
+            document.insert("limits".to_owned(), limits.into());
+        }
+        Ok(Value::Object(document))
+    }
+}
+
+fn parse_config(text: &str) -> Result<Value, Failure> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
+        None => text.to_owned(),
+    };
+    match serde_json::from_str(&text) {
+        Ok(config @ Value::Object(_)) => Ok(config),
+        Ok(_) => Err(Failure::Usage("--config must be a JSON object".to_owned())),
+        Err(error) => Err(Failure::Usage(format!("--config is not JSON: {error}"))),
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    // The document is checked before anybody is asked for a token.
+    let document = match &arguments.command {
+        Command::Set(set) => Some(set.document()?),
+        _ => None,
+    };
+    let api = arguments.access.open()?;
+    let state = match &arguments.command {
+        Command::Set(set) => api.put(&["policies", &set.name], document.as_ref())?,
+        Command::List => return list(&api.get(&["policies"])?, arguments.access.json),
+        Command::Show { name } => api.get(&["policies", name])?,
+        Command::Rollback { name } => api.post_empty(&["policies", name, "rollback"])?,
+        Command::Rm { name } => {
+            api.delete(&["policies", name])?;
+            return Ok(());
+        }
+    };
+    if arguments.access.json {
+        return Ok(output::json(&state)?);
+    }
+    Ok(output::line(format_args!("{}", describe(&state)))?)
+}
+
+fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return Ok(output::json(document)?);
+    }
+    let headings =
+        ["NAME", "PLUGIN", "REVISION", "MATCH", "ORDER", "MODE", "GENERATION", "CALLS", "FAILURES"];
+    let columns = [
+        "/name",
+        "/document/plugin",
+        "/revision",
+        "/document/match",
+        "/document/order",
+        "/document/mode",
+        "/generation",
+        "/calls",
+        "/failures",
+    ];
+    let rows = output::rows(document.get("policies").unwrap_or_default(), &columns);
+    output::line(format_args!("{}", output::table(&headings, &rows)))?;
+    Ok(())
+}
+
+/// A policy's state, one fact a line.
+fn describe(state: &Value) -> String {
+    let facts = [
+        ("name", "/name"),
+        ("plugin", "/document/plugin"),
+        ("revision", "/revision"),
+        ("digest", "/digest"),
+        ("match", "/document/match"),
+        ("config", "/document/config"),
+        ("order", "/document/order"),
+        ("mode", "/document/mode"),
+        ("on failure", "/document/on_failure"),
+        ("generation", "/generation"),
+        ("calls", "/calls"),
+        ("failures", "/failures"),
+        ("p50 (ns)", "/latency/p50_ns"),
+        ("p99 (ns)", "/latency/p99_ns"),
+        ("previous", "/previous/document/plugin"),
+        ("previous config", "/previous/document/config"),
+        ("counters", "/counters"),
+    ];
+    let row = |(name, pointer): (&str, &str)| {
+        let value = state.pointer(pointer).filter(|value| !value.is_null() && **value != json!({}))?;
+        Some(format!("{name:16} {}", output::printable(&output::cell(value))))
+    };
+    facts.into_iter().filter_map(row).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(config: Option<&str>) -> Set {
+        Set {
+            name: "audit".to_owned(),
+            plugin: "p@1".to_owned(),
+            patterns: vec!["topic/a".to_owned(), "all".to_owned()],
+            config: config.map(str::to_owned),
+            order: Some(-1),
+            mode: Some(Mode::Off),
+            on_failure: Some(OnFailure::Closed),
+            deadline_ms: Some(5),
+            memory_mb: None,
+        }
+    }
+
+    #[test]
+    fn the_document_is_what_was_asked_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"to": "topic/b"}"#).unwrap();
+        let from_file = format!("@{}", file.path().display());
+        for config in [r#"{"to":"topic/b"}"#, &from_file] {
+            let document = set(Some(config)).document().unwrap();
+            let expected = json!({
+                "hook": "routing", "plugin": "p@1", "match": ["topic/a", "all"], "config": {"to": "topic/b"},
+                "order": -1, "mode": "off", "on_failure": "closed", "limits": {"deadline_ms": 5},
+            });
+            assert_eq!(document, expected);
+            assert!(serde_json::from_value::<waspmq_policy::PolicyDocument>(document).is_ok());
+        }
+        assert_eq!(set(None).document().unwrap().get("config"), None);
+    }
+
+    #[test]
+    fn a_configuration_is_an_object() {
+        for wrong in ["", "[1]", "{", "3"] {
+            assert!(matches!(parse_config(wrong), Err(Failure::Usage(_))), "{wrong:?}");
+        }
+        assert!(matches!(parse_config("@/nowhere"), Err(Failure::Failed(_))));
+    }
+
+    #[test]
+    fn a_description_leaves_out_what_is_not_there() {
+        let text = describe(&json!({"name": "a\u{7}", "previous": null, "counters": {}, "calls": 3}));
+        assert_eq!(text, "name             a\\u{7}\ncalls            3");
+    }
+}

@@ -1,0 +1,145 @@
+//! `waspmq pub`: one message.
+
+use super::DEFAULT_URL;
+use super::failure::Failure;
+use super::output;
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+use std::io::Read;
+use waspmq_client::{Client, Level, Payload, PublishOptions};
+use waspmq_core::Address;
+use waspmq_core::limits::MESSAGE_BYTES_MAX;
+
+/// Publish a message
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A payload that is JSON is sent as it is, other text as a JSON string; --bytes sends it as bytes.
+
+Examples:
+  waspmq pub user/bob '{\"text\":\"hi\"}' --as alice
+  waspmq pub topic/orders.eu 'created' --header source=shop --key order-7
+  waspmq pub all - --bytes < picture.png")]
+pub(super) struct Arguments {
+    /// user/NAME, group/NAME, topic/TOKENS or all
+    address: String,
+    /// The payload, or - to read it from standard input
+    #[arg(allow_hyphen_values = true)]
+    payload: String,
+    /// The user to publish as
+    #[arg(long = "as", value_name = "USER", default_value = "cli")]
+    user: String,
+    /// How far the message must get before this command ends
+    #[arg(long, value_parser = parse_level, default_value = "accepted", value_name = "none|accepted|stored|delivered")]
+    ack: Level,
+    /// The broker
+    #[arg(long, env = "WASPMQ_URL", default_value = DEFAULT_URL)]
+    url: String,
+    /// A header; may be given several times
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// The partition key: in a queue, messages with the same key go to the same member
+    #[arg(long)]
+    key: Option<String>,
+    /// Send the payload as bytes, whatever it is
+    #[arg(long)]
+    bytes: bool,
+    /// Print the receipt as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    Address::check(&arguments.address)
+        .map_err(|error| Failure::Usage(format!("{}: {error}", arguments.address)))?;
+    let payload = payload(read(&arguments.payload)?, arguments.bytes)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(publish(arguments, payload))
+}
+
+async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure> {
+    let options = PublishOptions {
+        ack: arguments.ack,
+        headers: arguments.headers.clone(),
+        key: arguments.key.clone(),
+        ..PublishOptions::default()
+    };
+    let (client, messages) = Client::builder(&arguments.url).user(&arguments.user).connect().await?;
+    // Messages to this user are for other programs.
+    drop(messages);
+    if arguments.ack == Level::None {
+        client.send(&arguments.address, payload, options).await?;
+        return Ok(client.close().await?);
+    }
+    let receipt = client.publish(&arguments.address, payload, options).await?.await?;
+    client.close().await?;
+    let (id, level, recipients) = (receipt.id, receipt.level.as_str(), receipt.recipients);
+    if arguments.json {
+        let document = json!({ "id": id.to_string(), "level": level, "recipients": recipients });
+        output::line(format_args!("{document}"))?;
+    } else {
+        output::line(format_args!("{level} {id}, recipients: {recipients}"))?;
+    }
+    Ok(())
+}
+
+/// The bytes that were asked for. One more than may be sent is enough to be told so.
+fn read(payload: &str) -> anyhow::Result<Vec<u8>> {
+    if payload != "-" {
+        return Ok(payload.as_bytes().to_vec());
+    }
+    let mut bytes = Vec::new();
+    let limit = MESSAGE_BYTES_MAX as u64 + 1;
+    std::io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
+    Ok(bytes)
+}
+
+fn payload(bytes: Vec<u8>, is_bytes: bool) -> Result<Payload, Failure> {
+    if is_bytes {
+        return Ok(Payload::bytes(bytes));
+    }
+    if serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).is_ok() {
+        return Ok(Payload::json_text(bytes));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::Usage("the payload is not text; send it with --bytes".to_owned()))?;
+    Ok(Payload::json(text.trim_end_matches('\n'))?)
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    Level::parse(text).ok_or_else(|| "expected none, accepted, stored or delivered".to_owned())
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    if name.is_empty() {
+        Err("the name is empty".to_owned())
+    } else {
+        Ok((name.to_owned(), value.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_goes_as_it_is_and_text_as_a_string() {
+        let check =
+            |text: &str, expected| assert_eq!(payload(text.into(), false).unwrap(), expected, "{text:?}");
+        check(r#"{"a": 1}"#, Payload::json_text(r#"{"a": 1}"#));
+        check("42", Payload::json_text("42"));
+        check("hi", Payload::json_text("\"hi\""));
+        check("two words\n", Payload::json_text("\"two words\""));
+        check("", Payload::json_text("\"\""));
+        assert_eq!(payload(b"42".to_vec(), true).unwrap(), Payload::bytes("42"));
+        assert!(matches!(payload(vec![0xff], false), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn headers_have_a_name() {
+        assert_eq!(parse_header("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_header("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parse_header("a").is_err() && parse_header("=a").is_err());
+    }
+}

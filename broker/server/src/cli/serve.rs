@@ -1,0 +1,140 @@
+//! `waspmq serve`: the broker in the foreground.
+
+use super::failure::Failure;
+use super::output;
+use crate::broker::{Broker, Stopped};
+use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
+use anyhow::{Context, anyhow};
+use clap::Args;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+/// Run the broker
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without configuration: data in ./waspmq-data, listeners on loopback. Environment variables such as
+WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: docs/CONFIG.md.
+SIGTERM and Ctrl-C drain; a second one stops at once.
+
+Examples:
+  waspmq serve
+  waspmq serve --config waspmq.toml --listen 127.0.0.1:9470
+  WASPMQ_PROFILE=low-latency waspmq serve --print-config")]
+pub(super) struct Arguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "WASPMQ_CONFIG")]
+    config: Option<PathBuf>,
+    /// The broker's own directory
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where clients connect
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where the admin API and metrics are
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+    /// Print the effective configuration and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        // What is not Unicode is nothing that a key could be set to.
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    });
+    let sources = Sources {
+        file: arguments.config,
+        environment: environment.collect(),
+        flags: Flags { data_dir: arguments.data_dir, listen: arguments.listen, admin: arguments.admin },
+    };
+    let loaded = config::load(&sources).map_err(Failure::Configuration)?;
+    if arguments.print_config {
+        return Ok(output::line(format_args!("{}", loaded.to_toml().trim_end()))?);
+    }
+    start_log(&loaded.config.log)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything runs, so that a signal in between is not lost.
+    let signals = runtime.block_on(async { Signals::new() }).context("cannot listen for signals")?;
+    let broker = Broker::start(&loaded.config)?;
+    banner(&broker, &loaded.config);
+    runtime.block_on(serve(broker, signals, Duration::from_millis(u64::from(loaded.config.drain_ms))))
+}
+
+/// Waits for a signal, then for the broker's stop or another signal.
+async fn serve(broker: Broker, mut signals: Signals, drain: Duration) -> Result<(), Failure> {
+    signals.next().await;
+    output::note(format_args!(
+        "draining for at most {} ms; a second signal stops at once",
+        drain.as_millis()
+    ));
+    let (done, stopped) = oneshot::channel();
+    // A plain thread: unlike a blocking task, it does not keep the process from ending.
+    let stopping = std::thread::Builder::new().name("stop".to_owned());
+    stopping.spawn(move || done.send(broker.stop(drain)))?;
+    tokio::select! {
+        biased;
+        stopped = stopped => match stopped {
+            Ok(Stopped::Drained) => Ok(()),
+            Ok(Stopped::Cut { connections_left }) => {
+                output::note(format_args!("the drain time ended first; connections cut: {connections_left}"));
+                Ok(())
+            }
+            Err(_) => Err(Failure::Failed(anyhow!("the broker could not be stopped in order"))),
+        },
+        () = signals.next() => Err(Failure::Failed(anyhow!("stopped at once by a second signal"))),
+    }
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+#[derive(Debug)]
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on, the two signals no longer end the process.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Where the log goes and what is in it.
+pub(super) fn start_log(log: &LogConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(&log.filter)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    started.map_err(|error| anyhow!("cannot start the log: {error}"))
+}
+
+fn banner(broker: &Broker, config: &Config) {
+    let token = match &config.admin.token {
+        Some(_) => "from the configuration".to_owned(),
+        None => broker.token_path().display().to_string(),
+    };
+    output::note(format_args!(
+        "waspmq {} is ready\n  clients  ws://{}/ws\n  admin    http://{}/\n  token    {token}",
+        env!("CARGO_PKG_VERSION"),
+        broker.address(),
+        broker.admin_address(),
+    ));
+}

@@ -1,0 +1,102 @@
+//! The help texts, and that `docs/CLI.md` is made of them.
+
+use super::Cli;
+use clap::CommandFactory;
+use std::fmt::Write;
+
+const WIDTH: usize = 100;
+
+/// The page, from the same definitions that parse the arguments.
+fn page() -> String {
+    let mut page = String::from(
+        "# Command line\n\n\
+         Made from the help texts by `broker/server/src/cli/tests.rs`; change the texts there and run that test with\n\
+         `UPDATE_DOCS=1`. Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration.\n",
+    );
+    let mut root = Cli::command().term_width(WIDTH);
+    root.build();
+    describe(&mut page, &mut root, "##");
+    page
+}
+
+fn describe(page: &mut String, command: &mut clap::Command, heading: &str) {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name()).to_owned();
+    // What the environment of the test holds does not belong into the page.
+    let shown = command.clone().mut_args(|argument| argument.hide_env_values(true));
+    let help = shown.term_width(WIDTH).render_long_help().to_string();
+    let help: Vec<_> = help.lines().map(str::trim_end).collect();
+    write!(page, "\n{heading} {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
+    let inner: Vec<_> =
+        command.get_subcommands_mut().filter(|command| command.get_name() != "help").collect();
+    for command in inner {
+        describe(page, command, "###");
+    }
+}
+
+#[test]
+fn the_page_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CLI.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, page()).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(written == page(), "docs/CLI.md differs from the help texts; run this test with UPDATE_DOCS=1");
+}
+
+#[test]
+fn the_definitions_agree_with_each_other() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let root = Cli::command();
+    for command in root.get_subcommands() {
+        assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+        assert!(command.get_after_help().is_some(), "{} has no example", command.get_name());
+        for inner in command.get_subcommands() {
+            assert!(inner.get_about().is_some(), "{} {}", command.get_name(), inner.get_name());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_built_is_not_offered() {
+    let root = Cli::command();
+    for later in ["bench", "top", "deadletter", "token", "profile"] {
+        assert!(root.find_subcommand(later).is_none(), "{later}");
+    }
+}
+
+fn parses(arguments: &str) -> bool {
+    use clap::Parser;
+    Cli::try_parse_from(std::iter::once("waspmq").chain(arguments.split(' '))).is_ok()
+}
+
+#[test]
+fn the_contract_parses() {
+    for line in [
+        "serve --config waspmq.toml --data-dir d --listen 127.0.0.1:9470 --admin 127.0.0.1:9471",
+        "serve --print-config",
+        "pub user/bob hi --as alice --ack delivered --url ws://x/ws --header k=v --header l=w --key k --bytes",
+        "pub user/bob -",
+        "sub topic/a user/b --as b --count 3 --json --url ws://x/ws",
+        "sub topic/a --queue q",
+        "plugin push a.wasm --name a",
+        "plugin list --json",
+        "plugin show a --admin 127.0.0.1:1 --token t",
+        "policy set n --plugin p@1 --match topic/a --match all --config {} --order -1 --mode off --on-failure closed --deadline-ms 5 --memory-mb 8",
+        "policy rollback n",
+        "group add g a b",
+        "session close 0000010000000001",
+        "demo --once --plugins d",
+        "doctor",
+    ] {
+        assert!(parses(line), "{line}");
+    }
+    for line in
+        ["", "pub user/bob", "sub", "policy set n --plugin p", "sub all --count 0", "pub all x --ack maybe"]
+    {
+        assert!(!parses(line), "{line}");
+    }
+}

@@ -1,0 +1,248 @@
+//! Defaults, file, environment and flags, overlaid as one TOML table and parsed once.
+//!
+//! Each key remembers who set it, so that a complaint names the file and line, the variable or the flag.
+
+use super::check::Problem;
+use super::error::{ConfigError, Finding, Origin};
+use super::{Config, Profile, environment};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+/// What is read, weakest first.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub file: Option<PathBuf>,
+    /// Names and values; those that do not begin with `WASPMQ_` are ignored.
+    pub environment: Vec<(String, String)>,
+    pub flags: Flags,
+}
+
+/// The keys that have a flag of their own.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    pub data_dir: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// A valid configuration and how it came to be.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub config: Config,
+    /// What is legal but probably not meant, one sentence each.
+    pub warnings: Vec<String>,
+    pub(super) origins: Origins,
+}
+
+/// Who set a key; keys that nobody set are absent.
+pub(super) type Origins = BTreeMap<String, Origin>;
+
+/// Reads and checks the configuration.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let layers = collect(sources)?;
+    let config = layers.parse()?;
+    let findings: Vec<_> = config.problems().into_iter().map(|problem| layers.finding_of(problem)).collect();
+    if !findings.is_empty() {
+        return Err(ConfigError::Invalid(findings));
+    }
+    Ok(Loaded { warnings: config.warnings(), config, origins: layers.origins })
+}
+
+/// The keys that somebody set.
+#[derive(Debug, Default)]
+struct Layers {
+    set: BTreeMap<String, Value>,
+    origins: Origins,
+}
+
+fn collect(sources: &Sources) -> Result<Layers, ConfigError> {
+    let mut layers = Layers::default();
+    if let Some(path) = &sources.file {
+        layers.add_file(path)?;
+    }
+    let known = known_keys();
+    for (name, text) in &sources.environment {
+        if let Some(key) = environment::key(name) {
+            let like = known.get(&key).cloned().unwrap_or_else(|| Value::String(String::new()));
+            layers.set(key, environment::value(text, &like), Origin::Variable(name.clone()));
+        }
+    }
+    let Flags { data_dir, listen, admin } = &sources.flags;
+    let text = |address: &SocketAddr| Value::String(address.to_string());
+    if let Some(path) = data_dir {
+        let path = Value::String(path.to_string_lossy().into_owned());
+        layers.set("data_dir".to_owned(), path, Origin::Flag("--data-dir"));
+    }
+    if let Some(address) = listen {
+        layers.set("listen".to_owned(), text(address), Origin::Flag("--listen"));
+    }
+    if let Some(address) = admin {
+        layers.set("admin.listen".to_owned(), text(address), Origin::Flag("--admin"));
+    }
+    layers.refuse_unknown(&known)?;
+    Ok(layers)
+}
+
+impl Layers {
+    fn set(&mut self, key: String, value: Value, origin: Origin) {
+        self.origins.insert(key.clone(), origin);
+        self.set.insert(key, value);
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let table = DeTable::parse(&text).map_err(|error| {
+            let (line, column) = line_and_column(&text, error.span().map_or(0, |span| span.start));
+            ConfigError::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
+        })?;
+        // The spans say where a key was written, the second parse what its value is.
+        let values: Table = text.parse().unwrap_or_default();
+        let mut lines = BTreeMap::new();
+        key_lines(table.get_ref(), "", &text, &mut lines);
+        for (key, value) in flatten(&values) {
+            let line = lines.get(&key).copied().unwrap_or(1);
+            self.set(key, value, Origin::File { path: path.to_owned(), line });
+        }
+        Ok(())
+    }
+
+    fn refuse_unknown(&self, known: &BTreeMap<String, Value>) -> Result<(), ConfigError> {
+        let findings: Vec<_> = self
+            .set
+            .keys()
+            .filter(|key| !known.contains_key(*key))
+            .map(|key| self.finding(key, unknown_problem(key, known)))
+            .collect();
+        if findings.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(findings)) }
+    }
+
+    /// Lays the keys over the defaults of their profile and gives each its type.
+    fn parse(&self) -> Result<Config, ConfigError> {
+        let profile = match self.set.get("profile") {
+            None => Profile::default(),
+            Some(value) => value.clone().try_into().map_err(|error: toml::de::Error| {
+                ConfigError::Invalid(vec![self.finding("profile", error.message().to_owned())])
+            })?,
+        };
+        let mut table = table_of(&Config::preset(profile));
+        for (key, value) in &self.set {
+            insert(&mut table, key, value.clone());
+        }
+        serde_path_to_error::deserialize(table).map_err(|error| {
+            let key = error.path().to_string();
+            let key = key.split('[').next().unwrap_or_default();
+            let problem = format!("{}{}", error.inner().message(), unit_hint(key));
+            ConfigError::Invalid(vec![self.finding(key, problem)])
+        })
+    }
+
+    fn finding(&self, key: &str, problem: String) -> Finding {
+        let origin = self.origins.get(key).cloned().unwrap_or(Origin::Preset);
+        Finding { origin, key: key.to_owned(), problem }
+    }
+
+    fn finding_of(&self, (key, problem): Problem) -> Finding {
+        self.finding(key, problem)
+    }
+}
+
+/// Every key there is, with a value of its type.
+pub(super) fn known_keys() -> BTreeMap<String, Value> {
+    let mut full = Config::default();
+    full.admin.token = Some(String::new());
+    flatten(&table_of(&full)).into_iter().collect()
+}
+
+/// The configuration as TOML's own types.
+#[expect(clippy::expect_used, reason = "a configuration is strings, numbers and lists under string keys")]
+fn table_of(config: &Config) -> Table {
+    Table::try_from(config).expect("every field has a TOML form")
+}
+
+/// Leaves with their dotted keys. An empty table is a leaf, so that it is not lost.
+fn flatten(table: &Table) -> Vec<(String, Value)> {
+    let mut leaves = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(inner) if !inner.is_empty() => {
+                leaves
+                    .extend(flatten(inner).into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
+            }
+            // A section without keys says nothing, unless there is no such section.
+            Value::Table(_) if is_section(name) => {}
+            value => leaves.push((name.clone(), value.clone())),
+        }
+    }
+    leaves
+}
+
+fn is_section(name: &str) -> bool {
+    ["admin", "access", "limits", "policy", "log"].contains(&name)
+}
+
+fn insert(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+        Some((section, rest)) => {
+            if let Some(Value::Table(inner)) = table.get_mut(section) {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn key_lines(table: &DeTable<'_>, prefix: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
+    for (name, value) in table {
+        let key = format!("{prefix}{}", name.get_ref());
+        lines.insert(key.clone(), line_and_column(text, name.span().start).0);
+        if let DeValue::Table(inner) = value.get_ref() {
+            key_lines(inner, &format!("{key}."), text, lines);
+        }
+    }
+}
+
+/// Both from 1.
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |index| index + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+fn unknown_problem(key: &str, known: &BTreeMap<String, Value>) -> String {
+    let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+    let in_section = |other: &&String| other.rsplit_once('.').map_or("", |(section, _)| section) == section;
+    let near = known.keys().filter(in_section).find(|other| stem(other) == stem(key));
+    match near {
+        Some(near) => format!("unknown key; did you mean `{near}`?"),
+        None => {
+            let others: Vec<_> = known.keys().filter(in_section).map(String::as_str).collect();
+            match (others.is_empty(), section) {
+                (true, _) => format!("unknown section `{section}`"),
+                (false, "") => "unknown key".to_owned(),
+                (false, _) => format!("unknown key; there are {}", others.join(", ")),
+            }
+        }
+    }
+}
+
+/// A key without its unit, so that `heartbeat_s` finds `heartbeat_ms`.
+fn stem(key: &str) -> &str {
+    const UNITS: [&str; 9] = ["_ms", "_s", "_secs", "_seconds", "_bytes", "_kb", "_mb", "_kib", "_mib"];
+    UNITS.iter().find_map(|unit| key.strip_suffix(unit)).unwrap_or(key)
+}
+
+fn unit_hint(key: &str) -> &'static str {
+    if key.ends_with("_ms") {
+        "; the unit is milliseconds, written as a whole number"
+    } else if key.contains("_bytes") {
+        "; the unit is bytes, written as a whole number"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,80 @@
+//! The defaults of every profile, as differences from those of `default`.
+
+use super::{AccessConfig, AdminConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig, Profile};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use waspmq_core::limits;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+impl Config {
+    /// What applies when nothing but the profile is set.
+    pub fn preset(profile: Profile) -> Self {
+        let mut config = Self { profile, ..base() };
+        let limits = &mut config.limits;
+        match profile {
+            Profile::Default => {}
+            Profile::LowLatency => {
+                limits.max_message_bytes = 64 * KIB;
+                limits.outbound_bytes_max = 256 * KIB;
+                limits.connect_timeout_ms = 5_000;
+                limits.heartbeat_ms = 10_000;
+            }
+            Profile::LargeMessages => {
+                limits.outbound_bytes_max = 16 * MIB;
+                limits.worker_outbound_bytes_max = 2_048 * MIB;
+                limits.worker_inbound_bytes_max = 1_024 * MIB;
+                limits.connections_max = 10_000;
+                config.drain_ms = 30_000;
+            }
+            Profile::ManyConnections => {
+                limits.max_message_bytes = 64 * KIB;
+                limits.outbound_bytes_max = 256 * KIB;
+                limits.connections_max = 1_000_000;
+                limits.connect_timeout_ms = 30_000;
+                limits.heartbeat_ms = 60_000;
+                config.drain_ms = 60_000;
+            }
+        }
+        config
+    }
+}
+
+fn base() -> Config {
+    Config {
+        profile: Profile::Default,
+        data_dir: PathBuf::from("waspmq-data"),
+        listen: loopback(9470),
+        workers: 0,
+        drain_ms: 10_000,
+        admin: AdminConfig {
+            listen: loopback(9471),
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            token: None,
+        },
+        access: AccessConfig {
+            allow_anonymous: false,
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+        },
+        limits: LimitsConfig {
+            max_message_bytes: limits::MESSAGE_BYTES_MAX,
+            outbound_bytes_max: limits::OUTBOUND_BYTES_MAX,
+            worker_outbound_bytes_max: 512 * MIB,
+            worker_inbound_bytes_max: 256 * MIB,
+            connections_max: 100_000,
+            publishes_per_second: 0,
+            publish_burst: 100,
+            connect_timeout_ms: 10_000,
+            heartbeat_ms: 25_000,
+        },
+        policy: PolicyConfig { max_policies: 16 },
+        log: LogConfig { format: LogFormat::Text, filter: "info".to_owned() },
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}

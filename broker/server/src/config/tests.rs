@@ -1,0 +1,280 @@
+//! One `check` per question: which file, environment and flags give which value or which complaint.
+
+use super::layers::known_keys;
+use super::*;
+use std::path::Path;
+
+struct Case {
+    file: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+    flags: Flags,
+}
+
+impl Case {
+    fn file(file: &'static str) -> Self {
+        Self { file, environment: &[], flags: Flags::default() }
+    }
+
+    fn environment(environment: &'static [(&'static str, &'static str)]) -> Self {
+        Self { file: "", environment, flags: Flags::default() }
+    }
+
+    fn load(self) -> Result<Loaded, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("waspmq.toml");
+        std::fs::write(&path, self.file).unwrap();
+        let own = |text: &str| text.to_owned();
+        let sources = Sources {
+            file: Some(path),
+            environment: self.environment.iter().map(|(name, value)| (own(name), own(value))).collect(),
+            flags: self.flags,
+        };
+        let shorten = |text: String| text.replace(&format!("{}/", directory.path().display()), "");
+        load(&sources).map_err(|error| shorten(error.to_string()))
+    }
+
+    fn config(self) -> Config {
+        self.load().unwrap().config
+    }
+
+    /// Loading fails and the complaint holds every part.
+    fn refused(self, parts: &[&str]) {
+        let error = self.load().unwrap_err();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let file =
+        "listen = \"127.0.0.1:1\"\nworkers = 1\ndata_dir = \"from-file\"\n[limits]\nheartbeat_ms = 2000\n";
+    let case = Case {
+        file,
+        environment: &[("WASPMQ_WORKERS", "2"), ("WASPMQ_DATA_DIR", "from-environment"), ("HOME", "/")],
+        flags: Flags { data_dir: Some("from-flag".into()), ..Flags::default() },
+    };
+    let config = case.config();
+    assert_eq!(config.listen, "127.0.0.1:1".parse().unwrap());
+    assert_eq!(config.workers, 2);
+    assert_eq!(config.data_dir, Path::new("from-flag"));
+    assert_eq!(config.limits.heartbeat_ms, 2000);
+    assert_eq!(config.limits.connections_max, Config::default().limits.connections_max);
+}
+
+#[test]
+fn nothing_set_is_the_default() {
+    assert_eq!(load(&Sources::default()).unwrap().config, Config::default());
+    assert_eq!(Case::file("[limits]\n").config(), Config::default());
+}
+
+#[test]
+fn every_preset_is_valid_and_gives_way() {
+    for name in ["default", "low-latency", "large-messages", "many-connections"] {
+        let text = format!("profile = {name:?}\n[limits]\nheartbeat_ms = 7000\n");
+        let config = Case::file(text.leak()).config();
+        assert_eq!(config.limits.heartbeat_ms, 7000);
+        let mut preset = Config::preset(config.profile);
+        assert!(preset.problems().is_empty(), "{name}");
+        assert_eq!(preset == Config::default(), name == "default");
+        preset.limits.heartbeat_ms = 7000;
+        assert_eq!(config, preset);
+    }
+    assert_eq!(Case::environment(&[("WASPMQ_PROFILE", "low-latency")]).config().profile, Profile::LowLatency);
+    Case::file("\nprofile = \"fast\"\n").refused(&["waspmq.toml:2: profile:", "low-latency"]);
+}
+
+#[test]
+fn environment_values_take_the_type_of_their_key() {
+    let config = Case::environment(&[
+        ("WASPMQ_ACCESS__ALLOW_ANONYMOUS", "true"),
+        ("WASPMQ_ACCESS__ALLOWED_ORIGINS", "https://a.example, http://b.example:8080"),
+        ("WASPMQ_ADMIN__ALLOWED_HOSTS", "[\"broker.example\"]"),
+        ("WASPMQ_ADMIN__TOKEN", "0123456789abcdef"),
+        ("WASPMQ_DATA_DIR", "123"),
+    ])
+    .config();
+    assert!(config.access.allow_anonymous);
+    assert_eq!(config.access.allowed_origins, ["https://a.example", "http://b.example:8080"]);
+    assert_eq!(config.admin.allowed_hosts, ["broker.example"]);
+    assert_eq!(config.admin.token.as_deref(), Some("0123456789abcdef"));
+    assert_eq!(config.data_dir, Path::new("123"));
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_place() {
+    Case::file("[limits]\nheartbeat_ms = 2000\nheartbeat_s = 2\n")
+        .refused(&["waspmq.toml:3: limits.heartbeat_s: unknown key", "`limits.heartbeat_ms`"]);
+    Case::file("listne = 1\n[limit]\nx = 1\n")
+        .refused(&["waspmq.toml:1: listne", "waspmq.toml:3: limit.x: unknown section `limit`"]);
+    Case::file("[nothing]\n").refused(&["waspmq.toml:1: nothing: unknown key"]);
+    Case::environment(&[("WASPMQ_LIMITS__HEARTBEAT", "1")])
+        .refused(&["environment variable WASPMQ_LIMITS__HEARTBEAT: limits.heartbeat"]);
+    Case::environment(&[("WASPMQ_LISTN", "1")]).refused(&["WASPMQ_LISTN", "unknown key"]);
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    let others = &[
+        ("WASPMQ_SERVICE_HOST", "10.0.0.1"),
+        ("WASPMQ_PORT", "tcp://10.0.0.1:9470"),
+        ("WASPMQ_PORT_9470_TCP_ADDR", "10.0.0.1"),
+        ("WASPMQ_ADMIN_SERVICE_PORT", "9471"),
+        ("WASPMQ_ADMIN_TOKEN", "for the command line"),
+        ("WASPMQ_URL", "ws://127.0.0.1:9470/ws"),
+    ];
+    assert_eq!(Case::environment(others).config(), Config::default());
+}
+
+#[test]
+fn wrong_types_and_units_are_named_with_their_place() {
+    Case::file("[limits]\n\nheartbeat_ms = \"25s\"\n").refused(&[
+        "waspmq.toml:3: limits.heartbeat_ms:",
+        "invalid type",
+        "milliseconds",
+    ]);
+    Case::file("limits.max_message_bytes = \"1 MiB\"").refused(&["waspmq.toml:1:", "the unit is bytes"]);
+    Case::file("listen = \"localhost\"").refused(&["waspmq.toml:1: listen:"]);
+    Case::file("limits = 3\n").refused(&["waspmq.toml:1: limits"]);
+    Case::file("[workers]\nx = 3\n").refused(&["waspmq.toml:2: workers.x"]);
+    Case::file("[access]\nallowed_origins = [\"https://a.example\", 3]\n")
+        .refused(&["waspmq.toml:2: access.allowed_origins:"]);
+    Case::environment(&[("WASPMQ_WORKERS", "two")]).refused(&["WASPMQ_WORKERS: workers: invalid type"]);
+    Case::file("listen = \n").refused(&["waspmq.toml:1:"]);
+}
+
+#[test]
+fn ranges_and_relations_are_checked_together() {
+    Case::file("workers = 65\n[limits]\npublish_burst = 0\n").refused(&[
+        "waspmq.toml:1: workers: 65 is not between 0 and 64",
+        "waspmq.toml:3: limits.publish_burst: 0 is not between 1 and 1000000",
+    ]);
+    Case::file("[limits]\noutbound_bytes_max = 1048576\n")
+        .refused(&["waspmq.toml:2: limits.outbound_bytes_max", "max_message_bytes"]);
+    Case::file("[limits]\nworker_outbound_bytes_max = 1048576\n")
+        .refused(&["waspmq.toml:2: limits.worker_outbound_bytes_max"]);
+    Case::file("[admin]\nlisten = \"127.0.0.1:9470\"\n").refused(&["waspmq.toml:2: admin.listen"]);
+    Case::file("[admin]\ntoken = \"short\"\n").refused(&["waspmq.toml:2: admin.token: must be 16"]);
+    Case::file("[admin]\nallowed_origins = [\"example.org/\"]\n").refused(&["admin.allowed_origins"]);
+    Case::file("[admin]\nallowed_hosts = [\"a b\"]\n").refused(&["admin.allowed_hosts"]);
+    Case::file("[log]\nfilter = \"=====\"\n").refused(&["waspmq.toml:2: log.filter"]);
+}
+
+#[test]
+fn an_open_listener_needs_a_decision() {
+    let open = || Flags { listen: Some("0.0.0.0:9470".parse().unwrap()), ..Flags::default() };
+    Case { file: "", environment: &[], flags: open() }.refused(&[
+        "flag --listen: listen: 0.0.0.0:9470",
+        "127.0.0.1:9470",
+        "access.allow_anonymous = true",
+    ]);
+    let allowed = Case { file: "[access]\nallow_anonymous = true\n", environment: &[], flags: open() };
+    let loaded = allowed.load().unwrap();
+    assert_eq!(loaded.config.listen.port(), 9470);
+    assert!(loaded.warnings.iter().any(|warning| warning.contains("any user")));
+    for loopback in ["[::1]:1", "127.8.9.1:1", "[::ffff:127.0.0.1]:1"] {
+        let text = format!("listen = {loopback:?}\n");
+        assert!(Case::file(text.leak()).load().unwrap().warnings.is_empty(), "{loopback}");
+    }
+}
+
+#[test]
+fn an_open_admin_listener_is_a_warning() {
+    let loaded = Case::file("[admin]\nlisten = \"0.0.0.0:9471\"\n").load().unwrap();
+    assert!(loaded.warnings.iter().any(|warning| warning.contains("admin.token is not configured")));
+}
+
+#[test]
+fn what_is_printed_can_be_read_again() {
+    let case = Case {
+        file: "profile = \"many-connections\"\n[admin]\ntoken = \"0123456789abcdef\"\n",
+        environment: &[("WASPMQ_WORKERS", "3")],
+        flags: Flags { listen: Some("127.0.0.1:1".parse().unwrap()), ..Flags::default() },
+    };
+    let loaded = case.load().unwrap();
+    let printed = loaded.to_toml();
+    assert!(printed.contains("workers = 3  # environment variable WASPMQ_WORKERS\n"), "{printed}");
+    assert!(printed.contains("listen = \"127.0.0.1:1\"  # flag --listen\n"), "{printed}");
+    assert!(printed.contains("waspmq.toml:1\n"), "{printed}");
+    assert!(!printed.contains("0123456789abcdef") && !format!("{loaded:?}").contains("0123456789abcdef"));
+    let mut expected = loaded.config;
+    expected.admin.token = None;
+    assert_eq!(Case::file(printed.leak()).config(), expected);
+}
+
+const GUIDE: &str = include_str!("../../../../docs/CONFIG.md");
+
+/// The row of docs/CONFIG.md that begins with `name`, as cells.
+fn row(name: &str) -> Vec<&'static str> {
+    let start = format!("| `{name}` |");
+    let line = GUIDE.lines().find(|line| line.starts_with(&start));
+    let line = line.unwrap_or_else(|| panic!("docs/CONFIG.md has no row for {name}"));
+    line.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+#[test]
+fn the_guide_has_every_key_with_its_default() {
+    for (key, value) in known_keys() {
+        let default = match &value {
+            _ if key == "admin.token" => "none".to_owned(),
+            toml::Value::String(text) => format!("`\"{text}\"`"),
+            other => format!("`{other}`"),
+        };
+        assert_eq!(row(&key)[1], default, "{key}");
+    }
+}
+
+#[test]
+fn the_guide_has_every_range() {
+    for bound in &BOUNDS {
+        let row = row(bound.key);
+        assert_eq!((row[2], row[3]), (&*bound.min.to_string(), &*bound.max.to_string()), "{}", bound.key);
+    }
+    let numbers = known_keys().into_values().filter(toml::Value::is_integer).count();
+    assert_eq!(numbers, BOUNDS.len(), "every number has a range");
+}
+
+/// `value` of `pub const NAME: type = value;`, as the source writes it.
+fn constants(source: &str) -> impl Iterator<Item = (&str, &str)> {
+    source.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("pub const ")?.split_once(':')?;
+        Some((name, rest.split_once(" = ")?.1.trim_end_matches(';')))
+    })
+}
+
+#[test]
+fn the_guide_has_every_fixed_bound_with_its_value() {
+    let sources = [
+        ("broker/core/src/limits.rs", include_str!("../../../core/src/limits.rs")),
+        ("broker/protocol/src/limits.rs", include_str!("../../../protocol/src/limits.rs")),
+        ("broker/transport/src/limits.rs", include_str!("../../../transport/src/limits.rs")),
+        ("broker/policy/src/limits.rs", include_str!("../../../policy/src/limits.rs")),
+        ("broker/server/src/admin/limits.rs", include_str!("../admin/limits.rs")),
+    ];
+    for (path, source) in sources {
+        let (_, section) =
+            GUIDE.split_once(&format!("(`{path}`)")).unwrap_or_else(|| panic!("no section for {path}"));
+        let section = section.split("\n#").next().unwrap();
+        assert!(constants(source).count() >= 5, "{path}");
+        for (name, value) in constants(source) {
+            assert!(section.contains(&format!("\n| `{name}` | {value} |")), "{path}: {name} = {value}");
+        }
+    }
+}
+
+#[test]
+fn the_guide_shows_what_profiles_change() {
+    let (_, section) = GUIDE.split_once("\n## Profiles").unwrap();
+    let profiles = [Profile::LowLatency, Profile::LargeMessages, Profile::ManyConnections];
+    for bound in &BOUNDS {
+        let default = (bound.value)(&Config::default());
+        let cells = profiles.map(|profile| match (bound.value)(&Config::preset(profile)) {
+            value if value == default => " |".to_owned(),
+            value => format!(" {value} |"),
+        });
+        let expected = format!("\n| `{}` |{}", bound.key, cells.concat());
+        let is_changed = cells.iter().any(|cell| cell != " |");
+        assert_eq!(section.contains(&expected), is_changed, "{expected}");
+    }
+}

@@ -1,0 +1,136 @@
+//! What the workers count, summed over all of them, and the sizes of the registry.
+
+use super::encode::{Observed, counter, described, gauge, histogram};
+use crate::control::Control;
+use crate::worker::counters::{ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Published};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::registry::Unit;
+use std::fmt::Error;
+use waspmq_core::Kind;
+
+/// The one transport of this version, as a label.
+const TRANSPORT: (&str, &str) = ("transport", "websocket");
+
+const NO_LABELS: [(&str, &str); 0] = [];
+
+#[derive(Debug)]
+pub(crate) struct Broker {
+    control: Control,
+}
+
+impl Broker {
+    pub(crate) const fn new(control: Control) -> Self {
+        Self { control }
+    }
+
+    fn total(&self, pick: impl Fn(&Counters) -> &Count) -> u64 {
+        self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters).load()))
+    }
+
+    fn observed(&self, pick: impl Fn(&Counters) -> &Latency) -> Observed {
+        let mut counts = [0_u64; LATENCY_BOUNDS_US.len() + 1];
+        let mut sum_us = 0_u64;
+        for latency in self.control.counters().map(pick) {
+            counts.iter_mut().zip(latency.buckets()).for_each(|(total, count)| *total += count);
+            sum_us = sum_us.saturating_add(latency.sum_us());
+        }
+        Observed::new(LATENCY_BOUNDS_US.iter().map(|&us| seconds(us)), &counts, seconds(sum_us))
+    }
+
+    fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let metric = described("connections", "Open connections, with and without a session");
+        gauge(encoder, metric, [([TRANSPORT], self.total(|c| &c.connections))])?;
+        let metric = described("sessions", "Sessions");
+        gauge(encoder, metric, [(NO_LABELS, self.total(|c| &c.sessions))])?;
+        let metric = described("connections_opened", "Connections accepted");
+        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.connections_opened))])?;
+        let metric = described("connections_closed", "Connections that ended, by why");
+        let by_reason =
+            Ended::ALL.map(|reason| ([("reason", reason.as_str())], self.total(|c| c.closed(reason))));
+        counter(encoder, metric, by_reason)?;
+        let metric = described("connection_duration", "How long connections that ended had been open");
+        histogram(encoder, metric, [(NO_LABELS, self.observed(|c| &c.connection_duration_us))])?;
+        let metric = described("handshakes_refused", "Requests for a connection that were refused");
+        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.handshakes_refused))])
+    }
+
+    fn messages(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let metric = described(
+            "messages_published",
+            "Messages that clients and the admin API published, by what became of them",
+        );
+        let published = OUTCOMES.iter().flat_map(|&(outcome, pick)| {
+            Kind::ALL.map(|kind| {
+                let labels = [("kind", kind.as_str()), ("outcome", outcome)];
+                (labels, self.total(|c| pick(&c.published).of(kind)))
+            })
+        });
+        counter(encoder, metric, published)?;
+        let metric = described("messages_delivered", "Messages completely written to a connection");
+        let delivered = Kind::ALL
+            .map(|kind| ([("kind", kind.as_str()), TRANSPORT], self.total(|c| c.delivered.of(kind))));
+        counter(encoder, metric, delivered)?;
+        let metric = described(
+            "messages_dropped",
+            "Messages that were enqueued for a connection, or meant for a queue, and not written",
+        );
+        let dropped = [
+            ([("reason", "slow_consumer")], self.total(|c| &c.dropped_slow_consumer)),
+            ([("reason", "connection_lost")], self.total(|c| &c.dropped_connection_lost)),
+            ([("reason", "no_member")], self.total(|c| &c.dropped_no_member)),
+        ];
+        counter(encoder, metric, dropped)?;
+        let metric = described("delivery_latency", "From publish to the write that finished the message");
+        histogram(encoder, metric, [(NO_LABELS, self.observed(|c| &c.delivery_latency))])
+    }
+
+    fn bytes_and_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let metric = described("outbound_queue", "Bytes that outbound queues pin").in_unit(&Unit::Bytes);
+        gauge(encoder, metric, [(NO_LABELS, self.total(|c| &c.outbound_queue_bytes))])?;
+        let metric = described("read", "Bytes read from connections").in_unit(&Unit::Bytes);
+        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.bytes_read))])?;
+        let metric = described("written", "Bytes written to connections").in_unit(&Unit::Bytes);
+        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.bytes_written))])?;
+        let metric = described("error_frames_sent", "Error frames sent to clients");
+        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.errors_sent))])
+    }
+
+    fn registry(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let registry = &self.control.registry;
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let metric = described("audiences", "Addresses that somebody listens to");
+        gauge(encoder, metric, [(NO_LABELS, count(registry.audience_count()))])?;
+        let metric = described("wildcard_patterns", "Patterns with wildcards that somebody subscribes to");
+        gauge(encoder, metric, [(NO_LABELS, count(registry.wildcard_count()))])
+    }
+}
+
+/// A label's value with the counts behind it.
+type Outcome = (&'static str, fn(&Published) -> &ByKind);
+
+const OUTCOMES: [Outcome; 6] = [
+    ("accepted", |p| &p.accepted),
+    ("rejected", |p| &p.rejected),
+    ("dropped_by_policy", |p| &p.dropped_by_policy),
+    ("policy_failed", |p| &p.policy_failed),
+    ("duplicate", |p| &p.duplicate),
+    ("overloaded", |p| &p.overloaded),
+];
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "seconds need no more than 53 bits of microseconds: 285 years"
+)]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+impl Collector for Broker {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        self.connections(&mut encoder)?;
+        self.messages(&mut encoder)?;
+        self.bytes_and_errors(&mut encoder)?;
+        self.registry(&mut encoder)
+    }
+}

@@ -1,0 +1,104 @@
+//! The exposition of a fresh broker against `docs/METRICS.md`, and that what workers count arrives.
+
+use super::Metrics;
+use crate::admin::tests::control;
+use crate::worker::counters::Ended;
+use std::collections::{BTreeMap, BTreeSet};
+use waspmq_core::Kind;
+
+/// Metrics of which a fresh broker has no series yet, because there is one for every policy.
+const WITHOUT_SERIES: [&str; 2] = ["waspmq_policy_calls_total", "waspmq_policy_call_seconds"];
+
+/// A metric's type and label names.
+type Listed = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// Reads an exposition; histograms are listed by their own name, without `le`.
+fn exposed(text: &str) -> Listed {
+    let mut listed = Listed::new();
+    let mut current = (String::new(), String::new());
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            current = (format!("{name}{suffix}"), kind.to_owned());
+            listed.insert(current.0.clone(), (kind.to_owned(), BTreeSet::new()));
+        } else if !line.starts_with('#') {
+            let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+            let (_, found) = listed.get_mut(&current.0).unwrap();
+            for label in labels.map_or("", |(labels, _)| labels).split(',').filter(|label| !label.is_empty())
+            {
+                let (name, _) = label.split_once('=').unwrap();
+                if !(name == "le" && current.1 == "histogram") {
+                    found.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    listed
+}
+
+/// Reads the rows of the table: name, type, labels, meaning.
+fn documented() -> Listed {
+    let guide =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/METRICS.md")).unwrap();
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let rows = rows.map(|(name, rest)| {
+        let cells: Vec<&str> = rest.trim_end_matches('|').split('|').map(str::trim).collect();
+        assert!(cells.len() == 3 && cells[2].len() > 10, "{name} has no meaning");
+        // Labels are in back quotes; their values, in brackets, are not.
+        let labels = cells[1].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        (name.to_owned(), (cells[0].to_owned(), labels))
+    });
+    rows.collect()
+}
+
+#[test]
+fn docs_list_what_a_fresh_broker_exposes() {
+    let mut documented = documented();
+    for name in WITHOUT_SERIES {
+        let (_, labels) = documented.get_mut(name).unwrap();
+        assert!(labels.remove("policy") && labels.remove("hook"));
+        labels.remove("outcome");
+    }
+    let exposed = exposed(&Metrics::new(control()).encode().unwrap());
+    for (name, metric) in &exposed {
+        assert_eq!(documented.get(name), Some(metric), "{name}");
+    }
+    let gone: Vec<_> = documented.keys().filter(|name| !exposed.contains_key(*name)).collect();
+    assert!(gone.is_empty(), "documented and not exposed: {gone:?}");
+}
+
+#[test]
+fn workers_are_summed() {
+    let control = control();
+    for (counters, n) in control.counters().zip([1, 2]) {
+        counters.connections.set(n);
+        counters.closed(Ended::Kicked).add(n);
+        counters.published.duplicate.of(Kind::Topic).add(n);
+        counters.dropped_no_member.add(n);
+        counters.delivery_latency.observe(60, n);
+        counters.delivery_latency.observe(10_000_000, 1);
+    }
+    let text = Metrics::new(control).encode().unwrap();
+    for line in [
+        "waspmq_connections{transport=\"websocket\"} 3",
+        "waspmq_connections_closed_total{reason=\"kicked\"} 3",
+        "waspmq_connections_closed_total{reason=\"peer\"} 0",
+        "waspmq_messages_published_total{kind=\"topic\",outcome=\"duplicate\"} 3",
+        "waspmq_messages_dropped_total{reason=\"no_member\"} 3",
+        "waspmq_delivery_latency_seconds_bucket{le=\"0.00005\"} 0",
+        "waspmq_delivery_latency_seconds_bucket{le=\"0.0001\"} 3",
+        "waspmq_delivery_latency_seconds_bucket{le=\"5.0\"} 3",
+        "waspmq_delivery_latency_seconds_bucket{le=\"+Inf\"} 5",
+        "waspmq_delivery_latency_seconds_count 5",
+        "waspmq_delivery_latency_seconds_sum 20.00018",
+        "# UNIT waspmq_delivery_latency_seconds seconds",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+}

@@ -1,0 +1,212 @@
+//! An I/O worker: one thread, one runtime, its own listener socket and its own connections.
+//!
+//! Everything of a worker lies in one [`Worker`] that only its thread touches, so there are no locks: tasks
+//! borrow it between two awaits and never across one. A turn is what the runtime does between two waits for
+//! the network: connections that are readable are read and their messages enter mailboxes; the mail task
+//! fills outbound queues; the flush task writes each connection that became dirty once.
+//!
+//! *Invariants.* Messages of one address are delivered in the order of the mailbox, which is offset order. A
+//! connection's slot is empty only while it is being worked on, within one borrow. Other workers are reached
+//! through their mailbox alone.
+
+mod connection;
+pub mod counters;
+mod delivery;
+mod inbound;
+mod lifecycle;
+pub(crate) mod mailbox;
+mod outbox;
+mod publish;
+mod recipients;
+mod segment;
+mod tasks;
+
+pub(crate) use tasks::run;
+
+use crate::clock::Clock;
+use crate::phase::PhaseCell;
+use connection::Connection;
+use counters::Counters;
+use delivery::Encoded;
+use hashbrown::HashMap;
+use lifecycle::{Control, Late};
+use mailbox::Mailboxes;
+use outbox::{Flushed, Outbox};
+use publish::OpenBatch;
+use recipients::Recipients;
+use segment::Encoder;
+use slab::Slab;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use waspmq_core::SessionId;
+use waspmq_core::message::Batch;
+use waspmq_core::registry::Registry;
+use waspmq_policy::{Host, WorkerRouting};
+
+/// Bytes read from a connection at once, into a buffer that all connections of the worker share.
+const READ_BYTES: usize = 64 * 1024;
+/// Mailbox entries handled before others run.
+const ENTRIES_PER_TURN: usize = 256;
+/// Bytes of messages, each with [`FRAME_OVERHEAD_BYTES`], that are queued for connections before they are
+/// written: a connection that keeps up must not overflow within one turn.
+const DELIVERED_BYTES_PER_TURN: usize = 256 * 1024;
+/// More than what an encoding adds to a short message.
+const FRAME_OVERHEAD_BYTES: usize = 256;
+
+const _: () = assert!(
+    DELIVERED_BYTES_PER_TURN * 4 <= waspmq_core::limits::OUTBOUND_BYTES_MAX,
+    "base64 and batches of several publishers still fit an empty queue"
+);
+
+/// What the workers take from the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Whether `Host` must name this machine: on loopback, where a foreign page may resolve to us.
+    pub(crate) check_host: bool,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) connections_max: u64,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) outbound_bytes_max: usize,
+    pub(crate) worker_outbound_bytes_max: usize,
+    pub(crate) inbound_bytes_max: usize,
+    /// 0 is unlimited.
+    pub(crate) publishes_per_second: u32,
+    pub(crate) publish_burst: u32,
+    pub(crate) connect_timeout_us: u64,
+    pub(crate) heartbeat_ms: u32,
+}
+
+/// What all workers of a broker share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) node: Arc<str>,
+    pub(crate) settings: Settings,
+    pub(crate) phase: Arc<PhaseCell>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) policies: Arc<Host>,
+    pub(crate) mailboxes: Arc<Mailboxes>,
+}
+
+/// The state of one worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    number: u8,
+    shared: Arc<Shared>,
+    routing: WorkerRouting,
+    connections: Slab<Option<Box<Connection>>>,
+    /// Connections by their session.
+    numbers: HashMap<SessionId, u32, foldhash::fast::RandomState>,
+    recipients: Recipients,
+    outbox: Outbox,
+    encoder: Encoder,
+    encoded: Encoded,
+    control: Control,
+    /// Batches for the same recipients, being put together.
+    run: Vec<Arc<Batch>>,
+    /// The batch of the connection that is read at the moment.
+    open: Option<OpenBatch>,
+    /// Counts runs; the number of the run at hand marks connections it has reached.
+    delivery: u64,
+    message_count: u64,
+    session_count: u32,
+    read_buffer: Vec<u8>,
+    /// Bytes that connections hold of unfinished frames.
+    held_bytes: usize,
+    late: Vec<(u32, Late)>,
+    /// Milliseconds to spread the drain over, once it began.
+    drain_spread_ms: Option<u64>,
+    drain: Rc<Notify>,
+}
+
+impl Worker {
+    fn new(number: u8, shared: Arc<Shared>) -> Self {
+        let settings = &shared.settings;
+        let outbox = Outbox::new(settings.outbound_bytes_max, settings.worker_outbound_bytes_max);
+        Self {
+            number,
+            routing: shared.policies.routing(number.into()),
+            connections: Slab::new(),
+            numbers: HashMap::default(),
+            recipients: Recipients::default(),
+            outbox,
+            encoder: Encoder::default(),
+            encoded: Encoded::default(),
+            control: Control::default(),
+            run: Vec::new(),
+            open: None,
+            delivery: 0,
+            message_count: 0,
+            session_count: 0,
+            read_buffer: vec![0; READ_BYTES],
+            held_bytes: 0,
+            late: Vec::new(),
+            drain_spread_ms: None,
+            drain: Rc::default(),
+            shared,
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.shared.mailboxes.of(self.number).counters
+    }
+
+    fn begin_drain(&mut self, spread_ms: u64) {
+        self.drain_spread_ms = Some(spread_ms);
+        self.drain.notify_one();
+    }
+
+    /// Writes what one dirty connection has. Gives its stream when somebody must wait for it to take more.
+    fn flush(&mut self, number: u32) -> Option<Rc<TcpStream>> {
+        let mut connection = self.connections.get_mut(number as usize)?.take()?;
+        let now_us = self.shared.clock.now_us();
+        let counters = &self.shared.mailboxes.of(self.number).counters;
+        let flushed = self.outbox.flush(&mut connection, counters, now_us);
+        if !connection.out.owes_much()
+            && let Some(paused) = connection.paused.take()
+        {
+            paused.notify_one();
+        }
+        let mut wait = None;
+        match flushed {
+            Flushed::Empty if connection.ended => {}
+            Flushed::Empty if connection.is_closing() => lifecycle::shutdown(&connection, Shutdown::Write),
+            Flushed::Empty => {}
+            Flushed::More => self.outbox.mark(&mut connection, number),
+            Flushed::Blocked => {
+                connection.blocked = true;
+                wait = Some(connection.stream.clone());
+            }
+            Flushed::Broken => {}
+        }
+        let is_over = flushed == Flushed::Broken || flushed == Flushed::Empty && connection.ended;
+        self.put_back(number, connection);
+        if is_over {
+            self.remove(number);
+        }
+        wait
+    }
+
+    /// The socket takes bytes again.
+    fn unblock(&mut self, number: u32, stream: &Rc<TcpStream>) {
+        let slot = self.connections.get_mut(number as usize);
+        if let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| Rc::ptr_eq(&c.stream, stream))) {
+            connection.blocked = false;
+            self.outbox.mark(&mut connection, number);
+            self.put_back(number, connection);
+        }
+    }
+
+    /// What to wait for before this connection is read again because it owes too much.
+    fn pause(&mut self, number: u32, stream: &Rc<TcpStream>) -> Option<Rc<Notify>> {
+        let connection = self.connections.get_mut(number as usize)?.as_mut()?;
+        if !Rc::ptr_eq(&connection.stream, stream) || !connection.out.owes_much() {
+            return None;
+        }
+        Some(connection.paused.get_or_insert_default().clone())
+    }
+}

@@ -1,0 +1,185 @@
+//! One worker's counters and histograms: written by that worker alone, read by whoever scrapes.
+//!
+//! A single writer needs no read-modify-write: it stores what it loaded plus one, relaxed, which costs as much
+//! as a plain number. Readers may see one figure a moment before another.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use waspmq_core::Kind;
+
+/// A count that only its owner changes.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// For figures that go up and down.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn load(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts per kind of address.
+#[derive(Debug, Default)]
+pub struct ByKind([Count; 4]);
+
+impl ByKind {
+    pub const fn of(&self, kind: Kind) -> &Count {
+        let [user, group, topic, all] = &self.0;
+        match kind {
+            Kind::User => user,
+            Kind::Group => group,
+            Kind::Topic => topic,
+            Kind::All => all,
+        }
+    }
+}
+
+/// Upper bounds in microseconds: from one turn of a quiet worker to a client that is as good as gone.
+pub const LATENCY_BOUNDS_US: [u64; 14] =
+    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
+
+/// A latency histogram with fixed bounds; the last bucket is everything above them.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [Count; LATENCY_BOUNDS_US.len() + 1],
+    sum_us: Count,
+}
+
+impl Latency {
+    /// Adds `n` observations of the same duration.
+    pub fn observe(&self, us: u64, n: u64) {
+        let index = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
+        if let Some(bucket) = self.buckets.get(index) {
+            bucket.add(n);
+        }
+        self.sum_us.add(us.saturating_mul(n));
+    }
+
+    /// Observations per bucket, not cumulated, in the order of [`LATENCY_BOUNDS_US`].
+    pub fn buckets(&self) -> [u64; LATENCY_BOUNDS_US.len() + 1] {
+        std::array::from_fn(|i| self.buckets.get(i).map_or(0, Count::load))
+    }
+
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us.load()
+    }
+}
+
+/// Why a connection ended; a closed set, used as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The peer closed, or its network did.
+    ByPeer,
+    /// The peer broke HTTP, WebSocket or the frame protocol.
+    Protocol,
+    /// Refused before it had a session.
+    Refused,
+    Kicked,
+    Drained,
+    Timeout,
+    Overloaded,
+}
+
+impl Ended {
+    pub const ALL: [Self; 7] = [
+        Self::ByPeer,
+        Self::Protocol,
+        Self::Refused,
+        Self::Kicked,
+        Self::Drained,
+        Self::Timeout,
+        Self::Overloaded,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ByPeer => "peer",
+            Self::Protocol => "protocol",
+            Self::Refused => "refused",
+            Self::Kicked => "kicked",
+            Self::Drained => "drained",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// What became of publishes; a closed set, used as a metric label.
+#[derive(Debug, Default)]
+pub struct Published {
+    pub accepted: ByKind,
+    /// Refused before routing: bad address, rate, level, drain.
+    pub rejected: ByKind,
+    pub dropped_by_policy: ByKind,
+    pub policy_failed: ByKind,
+    pub duplicate: ByKind,
+    pub overloaded: ByKind,
+}
+
+/// Everything one worker counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub connections: Count,
+    pub sessions: Count,
+    pub connections_opened: Count,
+    connections_closed: [Count; Ended::ALL.len()],
+    pub connection_duration_us: Latency,
+    pub handshakes_refused: Count,
+    pub published: Published,
+    /// Messages completely written to a connection.
+    pub delivered: ByKind,
+    /// Messages dropped because a connection's outbound queue was full.
+    pub dropped_slow_consumer: Count,
+    /// Messages in the queue of a connection that ended before they were written.
+    pub dropped_connection_lost: Count,
+    /// Messages for a queue without a member to take them.
+    pub dropped_no_member: Count,
+    /// From publish to the write that finished the message.
+    pub delivery_latency: Latency,
+    /// Bytes that outbound queues pin.
+    pub outbound_queue_bytes: Count,
+    /// Error frames sent.
+    pub errors_sent: Count,
+    pub bytes_read: Count,
+    pub bytes_written: Count,
+}
+
+impl Counters {
+    pub fn closed(&self, reason: Ended) -> &Count {
+        let index = Ended::ALL.iter().position(|&other| other == reason).unwrap_or_default();
+        let [first, ..] = &self.connections_closed;
+        self.connections_closed.get(index).unwrap_or(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_fall_into_their_bucket() {
+        let latency = Latency::default();
+        latency.observe(50, 2);
+        latency.observe(51, 1);
+        latency.observe(u64::MAX / 2, 1);
+        let buckets = latency.buckets();
+        assert_eq!((buckets[0], buckets[1], buckets[14]), (2, 1, 1));
+        assert_eq!(buckets.iter().sum::<u64>(), 4);
+    }
+
+    #[test]
+    fn every_end_has_its_own_count() {
+        let counters = Counters::default();
+        for reason in Ended::ALL {
+            counters.closed(reason).add(1);
+        }
+        assert!(Ended::ALL.iter().all(|&reason| counters.closed(reason).load() == 1));
+    }
+}

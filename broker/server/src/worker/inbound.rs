@@ -1,0 +1,458 @@
+//! Reading: bytes to HTTP upgrade, WebSocket messages and frames, and what each frame does.
+
+use super::connection::{Connection, Stage};
+use super::counters::Ended;
+use super::{READ_BYTES, Worker};
+use crate::clock::Moment;
+use crate::phase::Phase;
+use std::io::ErrorKind;
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use waspmq_core::session::{Request, Subscribe, Subscription};
+use waspmq_core::{Close, Code, Name, Pattern, Reject};
+use waspmq_protocol::client::Frame;
+use waspmq_protocol::{DecodeError, Profile, decode, server};
+use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
+use waspmq_transport::{http, origin};
+
+/// Connections that hold less are left alone when the worker's bound of unfinished bytes is reached.
+const HELD_FLOOR_BYTES: usize = 4 * 1024;
+
+/// What the task of a connection does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Wait until there is more to read.
+    Read,
+    /// Let others run first: there may be more right now.
+    Yield,
+    /// The peer sends no more; what it is owed is still being written.
+    Ended,
+    /// The connection is gone.
+    Gone,
+}
+
+/// What follows a read with data. After a short one the socket is empty, which tokio learns without another
+/// system call; readiness comes back with the next event.
+fn after_read(connection: &Connection, is_short: bool) -> Next {
+    if !is_short {
+        return Next::Yield;
+    }
+    let empty = connection.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
+    debug_assert!(empty.is_err(), "the closure only clears the readiness");
+    Next::Read
+}
+
+impl Worker {
+    /// Reads once from a connection and handles everything complete in it.
+    /// `stream` tells whether the number still means the connection that the caller serves.
+    pub(super) fn on_readable(&mut self, number: u32, stream: &Rc<TcpStream>) -> Next {
+        let slot = self.connections.get_mut(number as usize);
+        let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| Rc::ptr_eq(&c.stream, stream)))
+        else {
+            return Next::Gone;
+        };
+        let next = self.read(&mut connection, number);
+        self.put_back(number, connection);
+        if next == Next::Gone {
+            self.remove(number);
+        }
+        next
+    }
+
+    fn read(&mut self, connection: &mut Connection, number: u32) -> Next {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let next = if connection.wanted_bytes > buffer.len() / 2 {
+            self.read_large(connection, number)
+        } else {
+            self.read_small(connection, number, &mut buffer)
+        };
+        self.read_buffer = buffer;
+        self.charge_held(connection, number);
+        next
+    }
+
+    /// Reads behind the unfinished frame, both in the shared buffer: the usual way.
+    fn read_small(&mut self, connection: &mut Connection, number: u32, buffer: &mut [u8]) -> Next {
+        let kept = connection.partial.len();
+        let Some((front, rest)) = buffer.split_at_mut_checked(kept) else { return Next::Gone };
+        front.copy_from_slice(&connection.partial);
+        let room = rest.len();
+        let count = match connection.stream.try_read(rest) {
+            Ok(count) if count > 0 => count,
+            other => return self.take_end(connection, number, other.map(|_| ())),
+        };
+        let Some(bytes) = buffer.get_mut(..kept + count) else { return Next::Gone };
+        let now = self.heard(connection, count);
+        let consumed = self.take_bytes(connection, number, bytes, now);
+        let left = bytes.get(consumed..).unwrap_or_default();
+        if left.is_empty() {
+            connection.partial = Vec::new();
+        } else {
+            connection.partial.clear();
+            connection.partial.extend_from_slice(left);
+        }
+        after_read(connection, count < room)
+    }
+
+    /// Reads into the connection's own buffer, so that a large frame is not copied at each read.
+    fn read_large(&mut self, connection: &mut Connection, number: u32) -> Next {
+        let missing = connection.wanted_bytes.saturating_sub(connection.partial.len());
+        connection.partial.reserve(missing.clamp(1, READ_BYTES));
+        let room = connection.partial.capacity() - connection.partial.len();
+        let count = match connection.stream.try_read_buf(&mut connection.partial) {
+            Ok(count) if count > 0 => count,
+            other => return self.take_end(connection, number, other.map(|_| ())),
+        };
+        let now = self.heard(connection, count);
+        let mut partial = std::mem::take(&mut connection.partial);
+        let consumed = self.take_bytes(connection, number, &mut partial, now);
+        partial.drain(..consumed);
+        connection.partial = if partial.is_empty() { Vec::new() } else { partial };
+        after_read(connection, count < room)
+    }
+
+    fn heard(&self, connection: &mut Connection, count: usize) -> Moment {
+        let now = self.shared.clock.now();
+        connection.heard_us = now.us;
+        connection.pinged = false;
+        connection.wanted_bytes = 0;
+        self.counters().bytes_read.add(count as u64);
+        now
+    }
+
+    /// Nothing was read: there is nothing yet, or nothing more. A peer that only ended its side still gets
+    /// what it is owed.
+    fn take_end(&mut self, connection: &mut Connection, number: u32, read: std::io::Result<()>) -> Next {
+        match read {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Next::Read
+            }
+            Ok(()) if !connection.out.is_empty() => {
+                connection.ended = true;
+                if !connection.is_closing() {
+                    self.start_closing(connection, number, Ended::ByPeer);
+                }
+                self.outbox.mark(connection, number);
+                Next::Ended
+            }
+            _ => Next::Gone,
+        }
+    }
+
+    /// Handles the complete part of `bytes`; gives its length.
+    fn take_bytes(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        bytes: &mut [u8],
+        now: Moment,
+    ) -> usize {
+        let mut consumed = 0;
+        if connection.stage == Stage::Http {
+            match self.take_head(connection, number, bytes, now) {
+                Some(head_bytes) => consumed = head_bytes,
+                None => return if connection.is_closing() { bytes.len() } else { 0 },
+            }
+        }
+        while connection.stage == Stage::Open {
+            let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { break };
+            let limits = self.message_limits(connection);
+            let mut decoder = std::mem::take(&mut connection.decoder);
+            let decoded = decoder.decode(rest, &limits);
+            connection.decoder = decoder;
+            match decoded {
+                Ok(decoded) => {
+                    consumed += decoded.consumed;
+                    match decoded.event {
+                        Event::NeedMore { at_least } => {
+                            connection.wanted_bytes = at_least;
+                            break;
+                        }
+                        event => self.take_event(connection, number, event, now),
+                    }
+                }
+                Err(violation) => self.take_violation(connection, number, violation),
+            }
+        }
+        self.finish_batch(connection, number);
+        if connection.is_closing() { bytes.len() } else { consumed }
+    }
+
+    fn message_limits(&self, connection: &Connection) -> Limits {
+        if connection.session_id.is_some() {
+            Limits { message_bytes_max: self.shared.settings.message_bytes_max, ..Limits::SESSION }
+        } else {
+            Limits::STRANGER
+        }
+    }
+
+    /// The HTTP request that opens a connection. `None` when it is not complete or was refused.
+    fn take_head(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        bytes: &[u8],
+        now: Moment,
+    ) -> Option<usize> {
+        let request = match http::parse(bytes) {
+            Ok(request) => request?,
+            Err(refusal) => {
+                self.refuse_upgrade(connection, number, &refusal);
+                return None;
+            }
+        };
+        let settings = &self.shared.settings;
+        let refusal = |status, reason, body| http::Refusal { status, reason, body };
+        let refused = if self.shared.phase.load() > Phase::Ready {
+            Some(refusal(503, "Service Unavailable", "The broker is leaving service; try again."))
+        } else if request.path != "/ws" {
+            Some(refusal(404, "Not Found", "WebSocket clients connect to /ws."))
+        } else if settings.check_host && !origin::host_allowed(request.host, &settings.allowed_hosts) {
+            Some(refusal(403, "Forbidden", "This Host is not served here; add it to access.allowed_hosts."))
+        } else if !origin::origin_allowed(request.origin, request.host, &settings.allowed_origins) {
+            Some(refusal(403, "Forbidden", "This Origin may not connect; add it to access.allowed_origins."))
+        } else if request.upgrade.is_none() {
+            Some(refusal(426, "Upgrade Required", "This is a WebSocket endpoint: connect with ws://."))
+        } else {
+            None
+        };
+        let (None, Some(upgrade)) = (&refused, &request.upgrade) else {
+            if let Some(refusal) = &refused {
+                self.refuse_upgrade(connection, number, refusal);
+            }
+            return None;
+        };
+        let profile = upgrade.subprotocols.iter().find_map(|name| Profile::from_subprotocol(name));
+        let mut response = Vec::with_capacity(256);
+        http::accept_response(upgrade.key, profile.map(Profile::subprotocol), &mut response);
+        connection.encoding.profile = profile.unwrap_or(Profile::Json);
+        connection.stage = Stage::Open;
+        connection.opened_us = now.us;
+        self.outbox.push_own(connection, number, &response);
+        Some(request.head_bytes)
+    }
+
+    fn refuse_upgrade(&mut self, connection: &mut Connection, number: u32, refusal: &http::Refusal) {
+        self.counters().handshakes_refused.add(1);
+        let mut response = Vec::with_capacity(256);
+        refusal.write(&mut response);
+        self.outbox.push_own(connection, number, &response);
+        self.start_closing(connection, number, Ended::Refused);
+    }
+
+    fn take_event(&mut self, connection: &mut Connection, number: u32, event: Event<'_>, now: Moment) {
+        match event {
+            Event::Message { is_text, data } => {
+                if is_text != (connection.encoding.profile == Profile::Json) {
+                    let expected = if is_text { "binary" } else { "text" };
+                    let message = format!("this connection's profile has {expected} messages");
+                    return self.refuse(connection, number, None, Reject::new(Code::WrongProfile, message));
+                }
+                match connection.encoding.profile {
+                    Profile::Json => self.take_frames(connection, number, decode::json_frames(&data), now),
+                    Profile::Binary => {
+                        self.take_frames(connection, number, decode::binary_frames(&data), now)
+                    }
+                }
+            }
+            Event::Ping(payload) => {
+                let mut pong = Vec::with_capacity(websocket::HEADER_MAX + payload.len());
+                websocket::write_pong(payload, &mut pong);
+                self.outbox.push_own(connection, number, &pong);
+            }
+            Event::Pong(_) | Event::NeedMore { .. } => {}
+            Event::Close { code, .. } => {
+                let code = if code == close_code::NO_STATUS { close_code::NORMAL } else { code };
+                self.finish_batch(connection, number);
+                self.close_with(connection, number, (code, ""), Ended::ByPeer);
+            }
+        }
+    }
+
+    fn take_violation(&mut self, connection: &mut Connection, number: u32, violation: Violation) {
+        self.finish_batch(connection, number);
+        if violation.close_code() == close_code::MESSAGE_TOO_BIG {
+            let limit = self.message_limits(connection).message_bytes_max;
+            let message = format!("a message may have {limit} bytes here");
+            return self.refuse(connection, number, None, Reject::new(Code::MessageTooLarge, message));
+        }
+        let reason = violation.to_string();
+        self.close_with(connection, number, (violation.close_code(), &reason), Ended::Protocol);
+    }
+
+    fn take_frames<'a>(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        frames: impl Iterator<Item = Result<Frame<'a>, DecodeError>>,
+        now: Moment,
+    ) {
+        for frame in frames {
+            match frame {
+                Ok(Frame::Publish(publish)) => self.handle_publish(connection, number, &publish, now),
+                Ok(frame) => {
+                    self.finish_batch(connection, number);
+                    let reference = frame.reference();
+                    if let Err(reject) = self.take_control(connection, number, frame, now) {
+                        self.refuse(connection, number, reference, reject);
+                    }
+                }
+                Err(error) => {
+                    self.finish_batch(connection, number);
+                    let reject = connection.session.handle_request(Request::Other).err();
+                    let reject = reject.unwrap_or_else(|| error.reject());
+                    self.refuse(connection, number, error.reference, reject);
+                }
+            }
+            if connection.out.owes_too_much() {
+                self.finish_batch(connection, number);
+                let close = (Close::Overloaded.number(), "too many answers are not read");
+                self.close_with(connection, number, close, Ended::Overloaded);
+            }
+            if connection.is_closing() {
+                return;
+            }
+        }
+    }
+
+    fn take_control(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        frame: Frame<'_>,
+        now: Moment,
+    ) -> Result<(), Reject> {
+        let request = if matches!(frame, Frame::Connect(_)) { Request::Connect } else { Request::Other };
+        connection.session.handle_request(request)?;
+        let reference = frame.reference();
+        match frame {
+            Frame::Connect(connect) => return self.connect(connection, number, &connect, now),
+            Frame::Subscribe { to, queue, from, .. } => {
+                if from.is_some_and(|from| from != "now") {
+                    return Err(not_supported("`from` other than `now`"));
+                }
+                self.subscribe(connection, number, &to, queue.as_deref())?;
+            }
+            Frame::Unsubscribe { to, queue, .. } => {
+                self.unsubscribe(connection, number, &to, queue.as_deref())?
+            }
+            Frame::Join { group, .. } => self.change_membership(connection, &group, true)?,
+            Frame::Leave { group, .. } => self.change_membership(connection, &group, false)?,
+            Frame::Ping => {
+                self.send(connection, number, &server::Frame::Pong);
+                return Ok(());
+            }
+            Frame::Disconnect => {
+                self.close_with(connection, number, (close_code::NORMAL, ""), Ended::ByPeer);
+                return Ok(());
+            }
+            later => return Err(not_supported(&format!("`{}`", later.type_name()))),
+        }
+        self.send(connection, number, &server::Frame::Ok { reference });
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        to: &str,
+        queue: Option<&str>,
+    ) -> Result<(), Reject> {
+        let wanted = subscription(to, queue)?;
+        let Some(identity) = connection.session.identity().cloned() else { return Ok(()) };
+        let registry = &self.shared.registry;
+        let is_member =
+            |group: &str| Name::parse(group).is_ok_and(|group| registry.is_member(&identity.user, &group));
+        if connection.session.handle_subscribe(&wanted, is_member)? == Subscribe::Already {
+            return Ok(());
+        }
+        match &wanted.queue {
+            Some(name) => {
+                let queue = registry.join_queue(&wanted.pattern, name, &identity)?;
+                self.shared.policies.queue_changed(queue.to_members());
+            }
+            None => {
+                self.recipients.subscribe(&wanted.pattern, number);
+                registry.subscribe(&wanted.pattern, &identity);
+            }
+        }
+        connection.session.handle_subscribed(wanted);
+        Ok(())
+    }
+
+    fn unsubscribe(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        to: &str,
+        queue: Option<&str>,
+    ) -> Result<(), Reject> {
+        let wanted = subscription(to, queue)?;
+        connection.session.handle_unsubscribe(&wanted)?;
+        if let Some(identity) = connection.session.identity().cloned() {
+            self.forget_subscription(&identity, number, &wanted);
+        }
+        Ok(())
+    }
+
+    fn change_membership(&self, connection: &Connection, group: &str, join: bool) -> Result<(), Reject> {
+        let group = name(group)?;
+        let Some(identity) = connection.session.identity() else { return Ok(()) };
+        let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
+        if join {
+            registry.join(&identity.user, &group, mailboxes)
+        } else {
+            registry.leave(&identity.user, &group, mailboxes)
+        }
+    }
+
+    /// Sends an error frame, and closes where the peer broke the protocol.
+    pub(super) fn refuse(
+        &mut self,
+        connection: &mut Connection,
+        number: u32,
+        reference: Option<u64>,
+        reject: Reject,
+    ) {
+        self.counters().errors_sent.add(1);
+        let code = reject.code;
+        self.send(connection, number, &server::Frame::Error { reference, reject });
+        if code.closes() {
+            let (close, ended) = match code {
+                Code::ConnectTimeout => (Close::ConnectTimeout, Ended::Timeout),
+                Code::Unauthorized => (Close::Refused, Ended::Refused),
+                Code::TooManySessions => (Close::Overloaded, Ended::Refused),
+                _ => (Close::ProtocolViolation, Ended::Protocol),
+            };
+            self.close_with(connection, number, (close.number(), code.name()), ended);
+        }
+    }
+
+    /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed.
+    fn charge_held(&mut self, connection: &mut Connection, number: u32) {
+        let held = connection.partial.capacity() + connection.decoder.held_bytes();
+        self.held_bytes = self.held_bytes + held - connection.held_bytes;
+        connection.held_bytes = held;
+        if self.held_bytes > self.shared.settings.inbound_bytes_max && held > HELD_FLOOR_BYTES {
+            let close = (Close::Overloaded.number(), Close::Overloaded.name());
+            self.close_with(connection, number, close, Ended::Overloaded);
+        }
+    }
+}
+
+fn subscription(to: &str, queue: Option<&str>) -> Result<Subscription, Reject> {
+    let pattern = Pattern::parse(to)?;
+    let queue = queue.map(name).transpose()?;
+    Ok(Subscription { pattern, queue })
+}
+
+/// A name from a frame.
+pub(super) fn name(text: &str) -> Result<Name, Reject> {
+    Name::parse(text).map_err(|error| Reject::new(Code::InvalidName, error.to_string()))
+}
+
+fn not_supported(what: &str) -> Reject {
+    Reject::new(Code::NotSupported, format!("{what} is part of the protocol but not built in this version"))
+}

@@ -1,0 +1,221 @@
+//! The tasks of a worker's thread: accept, read, mail, flush, sweep, drain.
+//!
+//! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
+
+use super::inbound::Next;
+use super::{Shared, Worker};
+use crate::listeners;
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local, yield_now};
+
+type Cell = Rc<RefCell<Worker>>;
+
+/// Pause after an error of `accept`, which is mostly a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Connections written before others run.
+const FLUSHES_PER_TURN: usize = 1024;
+/// How often a draining worker looks whether its last connection is gone.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// Runs a worker on this thread until it is drained or `stop` turns true.
+pub(crate) fn run(
+    number: u8,
+    shared: Arc<Shared>,
+    listener: std::net::TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let listener = TcpListener::from_std(listener)?;
+        let worker: Cell = Rc::new(RefCell::new(Worker::new(number, shared)));
+        let (mail, flush, sweep) = (
+            spawn_local(mail(worker.clone())),
+            spawn_local(flush(worker.clone())),
+            spawn_local(sweep(worker.clone())),
+        );
+        // The first three never end by themselves: without one of them the worker is of no use.
+        let result = tokio::select! {
+            ended = mail => Err(io::Error::other(format!("the mail task ended: {ended:?}"))),
+            ended = flush => Err(io::Error::other(format!("the flush task ended: {ended:?}"))),
+            ended = sweep => Err(io::Error::other(format!("the sweep task ended: {ended:?}"))),
+            () = serve(worker.clone(), listener) => Ok(()),
+            _ = stop.wait_for(|&stop| stop) => Ok(()),
+        };
+        let worker = worker.borrow();
+        // Whoever waits for the answer to a command learns that there is none.
+        while worker.shared.mailboxes.of(number).pop().is_some() {}
+        tracing::debug!(worker = number, connections_left = worker.connections.len(), "worker stopped");
+        result
+    })
+}
+
+/// Accepts until the drain begins, then drains.
+async fn serve(worker: Cell, listener: TcpListener) {
+    let drain = worker.borrow().drain.clone();
+    loop {
+        // Biased: a drain is seen at once; both branches are cancel-safe.
+        let accepted = tokio::select! {
+            biased;
+            () = drain.notified() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, remote)) => open(&worker, stream, remote),
+            Err(error) => {
+                tracing::warn!(%error, "accept failed; check the limit of open files");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    if let Err(error) = accept_backlog(&worker, listener) {
+        tracing::warn!(%error, "connections of the backlog are lost");
+    }
+    drain_connections(&worker).await;
+}
+
+/// Takes what waits in the backlog, which the kernel has told its peers is connected, and closes the listener.
+fn accept_backlog(worker: &Cell, listener: TcpListener) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    for _ in 0..listeners::BACKLOG {
+        match listener.accept() {
+            Ok((stream, remote)) => {
+                stream.set_nonblocking(true)?;
+                open(worker, TcpStream::from_std(stream)?, remote);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => tracing::debug!(%error, "a connection of the backlog was gone"),
+        }
+    }
+    Ok(())
+}
+
+fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
+    let shared = worker.borrow().shared.clone();
+    let connections: u64 = shared.mailboxes.iter().map(|mailbox| mailbox.counters.connections.load()).sum();
+    if connections >= shared.settings.connections_max {
+        worker.borrow().counters().handshakes_refused.add(1);
+        tracing::warn!(%remote, connections, "connection refused: limits.connections_max is reached");
+        return;
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%remote, %error, "the connection was gone before it was served");
+        return;
+    }
+    let mut borrowed = worker.borrow_mut();
+    let number = borrowed.open(stream, remote);
+    let stream = borrowed.connections.get(number as usize).and_then(Option::as_ref).map(|c| c.stream.clone());
+    drop(borrowed);
+    if let Some(stream) = stream {
+        spawn_local(read(worker.clone(), number, stream));
+    }
+}
+
+/// Serves the input of one connection.
+async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
+    loop {
+        wait_for_room(&worker, number, &stream).await;
+        if stream.readable().await.is_err() {
+            return;
+        }
+        let next = worker.borrow_mut().on_readable(number, &stream);
+        match next {
+            Next::Read => {}
+            Next::Yield => yield_now().await,
+            Next::Ended | Next::Gone => return,
+        }
+    }
+}
+
+/// Back-pressure: while mailboxes are full or this peer does not read what it is owed, it is not read.
+async fn wait_for_room(worker: &Cell, number: u32, stream: &Rc<TcpStream>) {
+    let paused = worker.borrow_mut().pause(number, stream);
+    if let Some(paused) = paused {
+        paused.notified().await;
+    }
+    let busy = worker.borrow().busy_workers();
+    if !busy.is_empty() {
+        let mailboxes = worker.borrow().shared.mailboxes.clone();
+        for busy in busy.iter() {
+            mailboxes.of(busy).room().await;
+        }
+    }
+}
+
+async fn mail(worker: Cell) {
+    let (shared, number) = {
+        let worker = worker.borrow();
+        (worker.shared.clone(), worker.number)
+    };
+    let mailbox = shared.mailboxes.of(number);
+    loop {
+        mailbox.woken().await;
+        loop {
+            let more = worker.borrow_mut().take_mail();
+            if !more {
+                break;
+            }
+            yield_now().await;
+        }
+    }
+}
+
+async fn flush(worker: Cell) {
+    let wake = worker.borrow().outbox.wake.clone();
+    let mut dirty = Vec::new();
+    loop {
+        wake.notified().await;
+        worker.borrow_mut().outbox.take_dirty(&mut dirty);
+        for (index, number) in dirty.drain(..).enumerate() {
+            if index % FLUSHES_PER_TURN == FLUSHES_PER_TURN - 1 {
+                yield_now().await;
+            }
+            let blocked = worker.borrow_mut().flush(number);
+            if let Some(stream) = blocked {
+                spawn_local(unblock(worker.clone(), number, stream));
+            }
+        }
+    }
+}
+
+/// Waits until a blocked socket takes bytes again.
+async fn unblock(worker: Cell, number: u32, stream: Rc<TcpStream>) {
+    if stream.writable().await.is_ok() {
+        worker.borrow_mut().unblock(number, &stream);
+    }
+}
+
+async fn sweep(worker: Cell) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        worker.borrow_mut().sweep();
+    }
+}
+
+/// Sends every session away, evenly over the time given, and waits until the last connection is gone.
+async fn drain_connections(worker: &Cell) {
+    let spread_ms = worker.borrow().drain_spread_ms.unwrap_or_default();
+    let numbers: Vec<u32> =
+        worker.borrow().connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect();
+    let started = tokio::time::Instant::now();
+    let count = numbers.len().max(1) as u64;
+    for (index, number) in (0_u64..).zip(numbers) {
+        let due = started + Duration::from_micros(spread_ms * 1_000 * index / count);
+        tokio::time::sleep_until(due).await;
+        // Clients come back spread over a second, or the next broker has them all at once.
+        let reconnect_ms = 500 + u32::try_from(index * 1_000 / count).unwrap_or(1_000);
+        worker.borrow_mut().drain_connection(number, reconnect_ms);
+    }
+    while !worker.borrow().connections.is_empty() {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}

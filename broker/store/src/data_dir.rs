@@ -1,0 +1,295 @@
+//! The directory of one running broker.
+//!
+//! ```text
+//! <data-dir>/            mode 0700
+//!   lock                 locked for as long as the broker runs; has no content
+//!   epoch                a decimal number, one more at every start
+//!   node-id              8 hexadecimal digits, made once
+//!   admin-token          mode 0600, see `token`
+//! ```
+
+use crate::error::OpenError;
+use crate::file;
+use crate::token::{self, AdminToken};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Epochs are 24 bits wide in every id.
+const EPOCH_MAX: u32 = (1 << 24) - 1;
+
+/// Random bytes of a node's id.
+const NODE_ID_BYTES: usize = 4;
+
+/// A locked data directory; dropping it releases the lock.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    epoch: u32,
+    node_id: String,
+    /// Held, not read: the operating system drops the lock with the file.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory, making it where it does not exist, and begins a new epoch.
+    ///
+    /// The new epoch is on disk before this returns, so ids made with it are never made again, however the
+    /// process ends.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let path = path.into();
+        make_directory(&path)?;
+        let lock = lock(&path)?;
+        let node_id = read_or_make_node_id(&path.join("node-id"))?;
+        let epoch = begin_epoch(&path.join("epoch"))?;
+        Ok(Self { path, epoch, node_id, _lock: lock })
+    }
+
+    /// The admin token, made on first use.
+    pub fn admin_token(&self) -> Result<AdminToken, OpenError> {
+        token::read_or_make(&self.path)
+    }
+
+    /// Where the admin token is.
+    pub fn admin_token_path(&self) -> PathBuf {
+        token::path_in(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Greater than at any earlier open; 1 to 2^24 - 1.
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// 8 hexadecimal digits, the same at every open.
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), OpenError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(OpenError::io("make the data directory", path))?;
+    file::sync_directory(path.parent().unwrap_or(path))
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(OpenError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: directory.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(OpenError::Io { action: "lock", path, source }),
+    }
+}
+
+fn begin_epoch(path: &Path) -> Result<u32, OpenError> {
+    let last = match file::read(path)? {
+        None => 0,
+        Some(text) => decimal(&text).ok_or_else(|| OpenError::Corrupt {
+            path: path.to_owned(),
+            expected: "a decimal number below 2^24",
+            remedy: "a smaller number than the last would make message ids repeat, so write one that is larger than any \
+                     that was used",
+        })?,
+    };
+    if last >= EPOCH_MAX {
+        return Err(OpenError::EpochExhausted { path: path.to_owned() });
+    }
+    let epoch = last + 1;
+    file::replace(path, &epoch.to_string())?;
+    Ok(epoch)
+}
+
+/// Digits only: `u32`'s own parser would take a sign too.
+fn decimal(text: &str) -> Option<u32> {
+    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    number.filter(|number| *number <= EPOCH_MAX)
+}
+
+fn read_or_make_node_id(path: &Path) -> Result<String, OpenError> {
+    let Some(text) = file::read(path)? else {
+        let id = token::random_hex::<NODE_ID_BYTES>()?;
+        file::replace(path, &id)?;
+        return Ok(id);
+    };
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() != NODE_ID_BYTES * 2 || !text.bytes().all(is_digit) {
+        return Err(OpenError::Corrupt {
+            path: path.to_owned(),
+            expected: "8 hexadecimal digits in lower case",
+            remedy: "or remove it, and the node gets a new id",
+        });
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read_admin_token;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(path: impl AsRef<Path>) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn fresh() -> (tempfile::TempDir, PathBuf) {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/b");
+        (parent, path)
+    }
+
+    #[test]
+    fn a_new_directory_is_private() {
+        let (_parent, path) = fresh();
+        let data = DataDir::open(&path).unwrap();
+        assert_eq!(data.epoch(), 1);
+        assert_eq!(mode(&path), 0o700);
+        data.admin_token().unwrap();
+        for file in ["lock", "epoch", "node-id", "admin-token"] {
+            assert_eq!(mode(path.join(file)), 0o600, "{file}");
+        }
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 4, "no temporary file stays");
+    }
+
+    #[test]
+    fn two_brokers_do_not_share_it() {
+        let (_parent, path) = fresh();
+        let first = DataDir::open(&path).unwrap();
+        let error = DataDir::open(&path).unwrap_err();
+        assert!(matches!(error, OpenError::Locked { .. }));
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        drop(first);
+        assert_eq!(DataDir::open(&path).unwrap().epoch(), 2, "a refused open begins no epoch");
+    }
+
+    #[test]
+    fn the_epoch_grows_and_the_rest_stays() {
+        let (_parent, path) = fresh();
+        let first = DataDir::open(&path).unwrap();
+        let (node, token) = (first.node_id().to_owned(), first.admin_token().unwrap());
+        assert_eq!(token.expose().len(), 64);
+        drop(first);
+        for epoch in 2..6 {
+            let data = DataDir::open(&path).unwrap();
+            assert_eq!((data.epoch(), data.node_id()), (epoch, &*node));
+            assert_eq!(data.admin_token().unwrap(), token);
+            assert_eq!(read_admin_token(&path).unwrap(), token);
+        }
+    }
+
+    #[test]
+    fn ids_and_tokens_are_random() {
+        let (_one, first) = fresh();
+        let (_other, second) = fresh();
+        let (first, second) = (DataDir::open(first).unwrap(), DataDir::open(second).unwrap());
+        assert_ne!(first.node_id(), second.node_id());
+        assert_ne!(first.admin_token().unwrap(), second.admin_token().unwrap());
+    }
+
+    #[test]
+    fn the_last_epoch_is_the_last() {
+        let (_parent, path) = fresh();
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("epoch"), (EPOCH_MAX - 1).to_string()).unwrap();
+        assert_eq!(DataDir::open(&path).unwrap().epoch(), EPOCH_MAX);
+        assert!(matches!(DataDir::open(&path), Err(OpenError::EpochExhausted { .. })));
+    }
+
+    #[test]
+    fn garbage_is_refused_by_name_and_kept() {
+        for garbage in [b"".as_slice(), b"-1", b"+1", b"1 2", b"99999999", b"\xff\xfe", &[b'1'; 5000]] {
+            for file in ["epoch", "node-id"] {
+                let (_parent, path) = fresh();
+                fs::create_dir_all(&path).unwrap();
+                fs::write(path.join(file), garbage).unwrap();
+                if file == "node-id" && garbage == b"99999999" {
+                    assert_eq!(DataDir::open(&path).unwrap().node_id(), "99999999");
+                    continue;
+                }
+                let error = DataDir::open(&path).unwrap_err();
+                assert!(matches!(error, OpenError::Corrupt { .. }), "{garbage:?} {error}");
+                assert!(error.to_string().contains(&path.join(file).display().to_string()), "{error}");
+                assert_eq!(fs::read(path.join(file)).unwrap(), garbage);
+            }
+        }
+    }
+
+    #[test]
+    fn a_half_written_epoch_does_not_count() {
+        let (_parent, path) = fresh();
+        drop(DataDir::open(&path).unwrap());
+        fs::write(path.join("epoch.tmp"), "77").unwrap();
+        fs::set_permissions(path.join("epoch.tmp"), fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(DataDir::open(&path).unwrap().epoch(), 2);
+        assert_eq!(mode(path.join("epoch")), 0o600);
+    }
+
+    #[test]
+    fn a_token_that_others_can_read_is_refused() {
+        let (_parent, path) = fresh();
+        let data = DataDir::open(&path).unwrap();
+        assert!(matches!(read_admin_token(&path), Err(OpenError::TokenMissing { .. })));
+        let token = data.admin_token().unwrap();
+        let file = data.admin_token_path();
+        for open in [0o640, 0o604, 0o660] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(open)).unwrap();
+            let error = data.admin_token().unwrap_err().to_string();
+            assert!(error.contains(&format!("chmod 600 {}", file.display())), "{error}");
+            assert!(!error.contains(token.expose()));
+            assert!(
+                matches!(read_admin_token(&path), Err(OpenError::TokenExposed { mode, .. }) if mode == open)
+            );
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(data.admin_token().unwrap(), token);
+    }
+
+    #[test]
+    fn an_own_token_is_taken_and_a_bad_one_is_not() {
+        let (_parent, path) = fresh();
+        let data = DataDir::open(&path).unwrap();
+        let write = |text: &str| {
+            fs::write(data.admin_token_path(), text).unwrap();
+            fs::set_permissions(data.admin_token_path(), fs::Permissions::from_mode(0o600)).unwrap();
+            data.admin_token()
+        };
+        assert_eq!(write("sixteen-letters!\n").unwrap().expose(), "sixteen-letters!");
+        for bad in ["", "short", "sixteen letters, but with spaces", &"x".repeat(257)] {
+            assert!(matches!(write(bad), Err(OpenError::Corrupt { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_is_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("file");
+        fs::write(&path, "").unwrap();
+        let error = DataDir::open(path.join("inside")).unwrap_err();
+        assert!(error.to_string().contains("inside"), "{error}");
+    }
+
+    #[test]
+    fn debug_hides_the_token() {
+        let (_parent, path) = fresh();
+        let token = DataDir::open(path).unwrap().admin_token().unwrap();
+        assert!(!format!("{token:?}").contains(token.expose()));
+    }
+}

@@ -1,0 +1,15 @@
+//! How bytes of a TCP connection become WebSocket messages, and back.
+//!
+//! - [`http`]: one HTTP/1.1 request head, the checks of the WebSocket handshake (RFC 6455, 4.2) and the answers.
+//! - [`websocket`]: server side framing (RFC 6455, 5 to 8): a [`websocket::Decoder`] per connection and free
+//!   functions that write frames. A written frame is a plain byte string that any number of connections share.
+//! - [`origin`]: which web pages may connect, and which host names the admin listener answers to.
+//!
+//! Nothing here does I/O or reads a clock: bytes come in as slices of the caller's buffer and go out into the
+//! caller's `Vec`. Time limits, reading and writing belong to whoever owns the socket. There is no client side
+//! and no extension: an offer of `permessage-deflate` is left unanswered, which RFC 6455 reads as declined.
+
+pub mod http;
+pub mod limits;
+pub mod origin;
+pub mod websocket;

@@ -1,0 +1,182 @@
+//! Request heads and the opening handshake.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
+
+use waspmq_transport::http::{Refusal, Request, accept_response, error_response, parse};
+use waspmq_transport::limits::HEAD_BYTES_MAX;
+
+/// RFC 6455, 1.2.
+const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://example.com\r\n\
+    Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+fn parsed(head: &str) -> Request<'_> {
+    parse(head.as_bytes()).unwrap().unwrap()
+}
+
+/// The handshake with one part exchanged.
+fn handshake_with(from: &str, to: &str) -> String {
+    assert!(HANDSHAKE.contains(from), "{from}");
+    HANDSHAKE.replacen(from, to, 1)
+}
+
+fn check_refused(head: &str, status: u16) -> Refusal {
+    let refusal = parse(head.as_bytes()).expect_err(head);
+    assert_eq!(refusal.status, status, "{refusal} for {head}");
+    assert!(refusal.body.ends_with('.'), "{refusal}");
+    refusal
+}
+
+#[test]
+fn example_of_the_rfc() {
+    let request = parsed(HANDSHAKE);
+    assert_eq!((request.method, request.path, request.query), ("GET", "/chat", None));
+    assert_eq!(request.host, Some("server.example.com"));
+    assert_eq!(request.origin, Some("http://example.com"));
+    assert_eq!(request.head_bytes, HANDSHAKE.len());
+    let upgrade = request.upgrade.unwrap();
+    assert_eq!(upgrade.key, "dGhlIHNhbXBsZSBub25jZQ==");
+    assert_eq!(upgrade.subprotocols, ["chat", "superchat"]);
+    let mut answer = Vec::new();
+    accept_response(upgrade.key, Some("chat"), &mut answer);
+    assert_eq!(
+        String::from_utf8(answer).unwrap(),
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    );
+}
+
+#[test]
+fn a_head_may_arrive_in_any_pieces_with_bytes_behind_it() {
+    for end in 0..HANDSHAKE.len() {
+        assert_eq!(parse(&HANDSHAKE.as_bytes()[..end]), Ok(None), "{end}");
+    }
+    let with_frames = [HANDSHAKE.as_bytes(), &[0xff; 3 * HEAD_BYTES_MAX]].concat();
+    assert_eq!(parse(&with_frames).unwrap().unwrap(), parsed(HANDSHAKE));
+}
+
+#[test]
+fn tokens_in_any_case_and_in_lists() {
+    for (from, to) in [
+        ("Upgrade: websocket", "upgrade: h2c, WebSocket"),
+        ("Upgrade: websocket", "Upgrade: h2c\r\nUPGRADE: WEBSOCKET"),
+        ("Connection: Upgrade", "connection: keep-alive, upgrade"),
+        ("Connection: Upgrade", "Connection: keep-alive\r\nConnection: UPGRADE"),
+        ("Host: server.example.com", "hOST:  server.example.com \t"),
+    ] {
+        let head = handshake_with(from, to);
+        let request = parsed(&head);
+        assert!(request.upgrade.is_some(), "{head}");
+        assert_eq!(request.host, Some("server.example.com"));
+    }
+    let head = handshake_with(
+        "chat, superchat",
+        "a\r\nSec-WebSocket-Protocol: b,,c\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x",
+    );
+    let upgrade = parsed(&head).upgrade.unwrap();
+    assert_eq!(upgrade.subprotocols, ["a", "b", "c"]);
+    assert_eq!(upgrade.extensions, ["permessage-deflate; client_max_window_bits", "x"]);
+}
+
+#[test]
+fn handshakes_that_miss_something() {
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (from, to, status) in [
+        ("GET", "POST", 405),
+        ("HTTP/1.1", "HTTP/1.0", 400),
+        ("Host: server.example.com\r\n", "", 400),
+        ("Connection: Upgrade", "Connection: close", 400),
+        ("Connection: Upgrade\r\n", "", 400),
+        ("Version: 13", "Version: 8", 426),
+        ("Version: 13", "Version: 13, 8", 426),
+        ("Sec-WebSocket-Version: 13\r\n", "", 426),
+        (key, "", 400),
+        (key, "Sec-WebSocket-Key: \r\n", 400),
+        (key, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ\r\n", 400),
+        (key, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZTEy\r\n", 400),
+        (key, "Sec-WebSocket-Key: !GhlIHNhbXBsZSBub25jZQ==\r\n", 400),
+        (key, &key.repeat(2), 400),
+        ("chat, superchat", "chat, super chat", 400),
+        ("Origin: http://example.com", "Origin: http://a\r\nOrigin: http://b", 400),
+        ("Host: server.example.com", "Host: a\r\nHost: b", 400),
+        ("Origin: http://example.com", "Content-Length: 5", 400),
+        ("Origin: http://example.com", "Transfer-Encoding: chunked", 411),
+    ] {
+        check_refused(&handshake_with(from, to), status);
+    }
+}
+
+#[test]
+fn requests_that_do_not_ask_for_websocket() {
+    let head = "POST /publish?to=topic/a&x HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\nauthorization: Bearer t\r\n\r\n";
+    let request = parsed(head);
+    assert_eq!((request.method, request.path, request.query), ("POST", "/publish", Some("to=topic/a&x")));
+    assert_eq!(request.content_length, Some(12));
+    assert_eq!(request.header("Authorization"), Some("Bearer t"));
+    assert_eq!(request.header("Accept"), None);
+    assert_eq!((request.upgrade, request.origin), (None, None));
+    assert_eq!(parsed("GET / HTTP/1.0\r\n\r\n").host, None);
+    assert_eq!(
+        parsed("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n").upgrade,
+        None
+    );
+}
+
+#[test]
+fn absolute_targets() {
+    for (target, host, path, query) in [
+        ("http://b.example:9470/ws?x=1", "b.example:9470", "/ws", Some("x=1")),
+        ("ws://b.example", "b.example", "/", None),
+        ("http://b.example?x=/1", "b.example", "/", Some("x=/1")),
+        ("/ws?u=http://c", "a.example", "/ws", Some("u=http://c")),
+        ("*", "a.example", "*", None),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        let request = parsed(&head);
+        assert_eq!((request.host, request.path, request.query), (Some(host), path, query));
+    }
+}
+
+#[test]
+fn heads_that_are_not_http() {
+    check_refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505);
+    check_refused("\u{1}\u{2}\u{3}", 400);
+    check_refused("GET / HTTP/1.1\r\nHost: a\r\nbad header: x\r\n\r\n", 400);
+    check_refused("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n", 400);
+    check_refused("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400);
+    check_refused("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400);
+    assert!(parse(&[0x16]).unwrap_err().body.contains("TLS"));
+}
+
+#[test]
+fn heads_that_are_too_large() {
+    let head = |bytes: usize| {
+        let start = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
+        format!("{start}{}\r\n\r\n", "x".repeat(bytes - start.len() - 4))
+    };
+    let largest = head(HEAD_BYTES_MAX);
+    assert_eq!(parsed(&largest).head_bytes, HEAD_BYTES_MAX);
+    let larger = head(HEAD_BYTES_MAX + 1);
+    assert_eq!(parse(&larger.as_bytes()[..HEAD_BYTES_MAX - 1]), Ok(None));
+    check_refused(&larger[..HEAD_BYTES_MAX], 431);
+    check_refused(&larger, 431);
+    let headers = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
+    assert!(parse(headers(64).as_bytes()).unwrap().is_some());
+    check_refused(&headers(65), 431);
+}
+
+#[test]
+fn refusals_say_what_to_do_instead() {
+    let answer = |status, reason, body| {
+        let mut out = Vec::new();
+        error_response(status, reason, body, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(
+        answer(404, "Not Found", "Nothing here."),
+        "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: 14\r\n\r\nNothing here.\n"
+    );
+    assert!(answer(426, "Upgrade Required", "x").contains("\r\nSec-WebSocket-Version: 13\r\n"));
+    assert!(answer(405, "Method Not Allowed", "x").contains("\r\nAllow: GET\r\n"));
+}

@@ -1,0 +1,99 @@
+//! Properties of the decoder over generated streams.
+
+mod support;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use support::{FIN, Seen, decode_reads, frame};
+use waspmq_transport::http;
+use waspmq_transport::websocket::Limits;
+
+/// A frame a peer might send: mostly sensible, sometimes not.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![
+        4 => vec(any::<u8>(), 0..20),
+        4 => "\\PC{0,40}".prop_map(String::into_bytes),
+        1 => vec(b'a'..=b'z', 120..140),
+        1 => vec(b'a'..=b'z', 65_530..65_540),
+    ];
+    let first = prop_oneof![
+        8 => prop::sample::select(vec![0x81, 0x82, 0x89, 0x8a]),
+        6 => prop::sample::select(vec![0x01, 0x02, 0x00, 0x80]),
+        1 => Just(0x88),
+        1 => any::<u8>(),
+    ];
+    (first, payload).prop_map(|(first, payload)| {
+        let is_control = first & 8 != 0;
+        frame(first, if is_control { &payload[..payload.len().min(125)] } else { &payload })
+    })
+}
+
+/// `bytes` in pieces: the cuts are given as lengths, the last piece is the rest.
+fn pieces<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::new();
+    for &length in lengths {
+        let (piece, rest) = bytes.split_at(length.min(bytes.len()));
+        pieces.push(piece);
+        bytes = rest;
+    }
+    pieces.push(bytes);
+    pieces
+}
+
+proptest! {
+    #[test]
+    fn events_do_not_depend_on_the_reads(
+        frames in vec(any_frame(), 0..12),
+        lengths in vec(prop_oneof![0usize..8, 0usize..200, 0usize..70_000], 0..40),
+    ) {
+        let limits = Limits { message_bytes_max: 66_000, fragments_max: 4, control_frames_max: 3 };
+        let stream = frames.concat();
+        let whole = decode_reads([&stream[..]], &limits);
+        prop_assert_eq!(decode_reads(pieces(&stream, &lengths), &limits), whole);
+    }
+
+    #[test]
+    fn any_fragmentation_is_the_same_message(
+        is_text: bool,
+        content in "\\PC{0,60}",
+        cuts in vec(0usize..30, 0..8),
+        pings in vec(any::<bool>(), 8),
+    ) {
+        let pieces = pieces(content.as_bytes(), &cuts);
+        let mut stream = Vec::new();
+        for (i, piece) in pieces.iter().enumerate() {
+            let opcode = if i > 0 { 0 } else if is_text { 1 } else { 2 };
+            let fin = if i + 1 == pieces.len() { FIN } else { 0 };
+            stream.extend(frame(fin | opcode, piece));
+            if fin == 0 && pings[i] {
+                stream.extend(frame(0x89, b"p"));
+            }
+        }
+        let (mut events, rest) = decode_reads([&stream[..]], &Limits::SESSION);
+        events.retain(|event| *event != Seen::Ping(b"p".to_vec()));
+        let expected = if is_text { Seen::Text(content) } else { Seen::Binary(content.into_bytes()) };
+        prop_assert_eq!((events, rest), (vec![expected], 0));
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..300), lengths in vec(0usize..20, 0..20)) {
+        decode_reads(pieces(&bytes, &lengths), &Limits::STRANGER);
+    }
+
+    #[test]
+    fn random_heads_never_panic(
+        lines in vec("(GET|Host|Origin|Upgrade|Connection|Sec-WebSocket-Key|Content-Length|\\PC)(: |/| )[ -~]{0,12}", 0..8),
+        noise in vec(any::<u8>(), 0..60),
+    ) {
+        let head = format!("GET /ws HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));
+        for bytes in [head.as_bytes(), &noise] {
+            for end in 0..=bytes.len() {
+                match http::parse(&bytes[..end]) {
+                    Ok(Some(request)) => prop_assert!(request.head_bytes <= end),
+                    Ok(None) => {}
+                    Err(refusal) => prop_assert!((400..600).contains(&refusal.status)),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The handle of a program: encodes requests, queues them, hands out their answers.
+
+use crate::builder::Builder;
+use crate::driver::Command;
+use crate::error::Error;
+use crate::limits::{CLOSE_TIMEOUT, IN_FLIGHT_MAX};
+use crate::publish::{Payload, PublishOptions, frame};
+use crate::shared::{Change, Interest, Shared, Stats, Waiting};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use waspmq_protocol::client::Frame;
+use waspmq_protocol::server::{Receipt, Welcome};
+use waspmq_protocol::{Profile, encode};
+
+/// A connected client. Requests go out in the order they were made; share it between tasks in an `Arc`.
+/// Dropping it ends the connection at once; [`Self::close`] lets it finish.
+#[derive(Debug)]
+pub struct Client {
+    profile: Profile,
+    commands: mpsc::Sender<Command>,
+    in_flight: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    driver: JoinHandle<()>,
+}
+
+impl Client {
+    /// Begins with the broker's URL, such as `ws://127.0.0.1:9470/ws`.
+    pub fn builder(url: impl Into<String>) -> Builder {
+        Builder::new(url.into())
+    }
+
+    pub(crate) fn new(
+        profile: Profile,
+        commands: mpsc::Sender<Command>,
+        shared: Arc<Shared>,
+        driver: JoinHandle<()>,
+    ) -> Self {
+        Self { profile, commands, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)), shared, driver }
+    }
+
+    /// Publishes, and gives the future of the receipt. Waits only for room; awaiting the receipt later keeps many
+    /// publishes in flight. At least level `accepted`.
+    ///
+    /// # Errors
+    /// When the message cannot be sent as it is, or the client has ended. What the broker refuses is the
+    /// receipt's error.
+    pub async fn publish(
+        &self,
+        to: &str,
+        payload: Payload,
+        options: PublishOptions,
+    ) -> Result<PendingReceipt, Error> {
+        let reference = self.shared.reference();
+        let bytes = self.encode(&Frame::Publish(frame(to, &payload, &options, Some(reference))))?;
+        let (answer, receipt) = oneshot::channel();
+        let waiting = Waiting::Receipt { answer, _slot: self.slot().await? };
+        self.queue(Command::Request { bytes, answer: Some((reference, waiting)) }).await?;
+        Ok(PendingReceipt { answer: receipt, shared: self.shared.clone() })
+    }
+
+    /// Publishes without a receipt: a refusal is only counted ([`Stats::refused`]), and a message that was queued
+    /// when the connection was lost may be lost too.
+    pub async fn send(&self, to: &str, payload: Payload, options: PublishOptions) -> Result<(), Error> {
+        let bytes = self.encode(&Frame::Publish(frame(to, &payload, &options, None)))?;
+        self.queue(Command::Request { bytes, answer: None }).await
+    }
+
+    /// Subscribes to a pattern, with `queue` as a member of that queue. Kept across reconnects.
+    pub async fn subscribe(&self, to: &str, queue: Option<&str>) -> Result<(), Error> {
+        self.add(Interest::Subscription { to: to.to_owned(), queue: queue.map(str::to_owned) }).await
+    }
+
+    /// Ends a subscription; `queue` as when it was made.
+    pub async fn unsubscribe(&self, to: &str, queue: Option<&str>) -> Result<(), Error> {
+        self.remove(Interest::Subscription { to: to.to_owned(), queue: queue.map(str::to_owned) }).await
+    }
+
+    /// Joins a group, by name. Kept across reconnects.
+    pub async fn join(&self, group: &str) -> Result<(), Error> {
+        self.add(Interest::Group(group.to_owned())).await
+    }
+
+    pub async fn leave(&self, group: &str) -> Result<(), Error> {
+        self.remove(Interest::Group(group.to_owned())).await
+    }
+
+    /// The time from a ping to its pong, both waiting in the same queues as everything else.
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let (answer, pong) = oneshot::channel();
+        self.queue(Command::Ping(answer)).await?;
+        pong.await.map_err(|_| self.shared.end().unwrap_or(Error::ConnectionLost))
+    }
+
+    /// What the broker said at the last connect.
+    pub fn welcome(&self) -> Welcome {
+        self.shared.welcome()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// Sends what is queued, says goodbye and ends the connection.
+    ///
+    /// # Errors
+    /// Why the client had ended before.
+    pub async fn close(mut self) -> Result<(), Error> {
+        self.shared.ending.notify_one();
+        // A driver that has ended takes no command, and one whose peer does not read is dropped.
+        let goodbye = async {
+            drop(self.commands.send(Command::Close).await);
+            drop((&mut self.driver).await);
+        };
+        drop(tokio::time::timeout(2 * CLOSE_TIMEOUT, goodbye).await);
+        match self.shared.end() {
+            None | Some(Error::Ended) => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    async fn add(&self, interest: Interest) -> Result<(), Error> {
+        let reference = self.shared.reference();
+        let bytes = self.encode(&interest.frame(reference))?;
+        self.request(reference, bytes, Change::Add(interest)).await
+    }
+
+    async fn remove(&self, interest: Interest) -> Result<(), Error> {
+        let reference = self.shared.reference();
+        let bytes = self.encode(&interest.end_frame(reference))?;
+        self.request(reference, bytes, Change::Remove(interest)).await
+    }
+
+    async fn request(&self, reference: u64, bytes: Vec<u8>, change: Change) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting::Ok { answer, change, _slot: self.slot().await? };
+        self.queue(Command::Request { bytes, answer: Some((reference, waiting)) }).await?;
+        answered.await.unwrap_or_else(|_| Err(self.shared.end().unwrap_or(Error::ConnectionLost)))
+    }
+
+    fn encode(&self, frame: &Frame<'_>) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        encode::client(self.profile, frame, &mut bytes)?;
+        let max = self.shared.max_message_bytes();
+        if bytes.len() > max {
+            return Err(Error::TooLarge { bytes: bytes.len(), max });
+        }
+        Ok(bytes)
+    }
+
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.in_flight.clone().acquire_owned().await.map_err(|_| Error::Ended)
+    }
+
+    async fn queue(&self, command: Command) -> Result<(), Error> {
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| self.shared.end().unwrap_or(Error::Ended))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// A receipt on its way.
+#[derive(Debug)]
+#[must_use = "what the broker refuses is only told here"]
+pub struct PendingReceipt {
+    answer: oneshot::Receiver<Result<Receipt, Error>>,
+    shared: Arc<Shared>,
+}
+
+impl Future for PendingReceipt {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = std::task::ready!(Pin::new(&mut self.answer).poll(context));
+        // A request that was dropped on its way to the socket has no answer of its own.
+        Poll::Ready(answer.unwrap_or_else(|_| Err(self.shared.end().unwrap_or(Error::ConnectionLost))))
+    }
+}

@@ -1,0 +1,158 @@
+//! The one task of a client: from connection to connection until it ends for good.
+//!
+//! | state | event | next |
+//! | --- | --- | --- |
+//! | serving | connection lost, close code 4100 to 4199 or any other | waiting for the backoff |
+//! | serving | `goaway`, all answers in | waiting as long as the broker asked |
+//! | serving | close code 4000 to 4099 | ended |
+//! | serving, waiting | the program closes the client | ended |
+//! | waiting | connected | serving, after asking for all subscriptions and groups again |
+//! | waiting | refused for good | ended |
+
+mod link;
+mod read;
+mod write;
+
+pub(crate) use link::connect;
+
+use crate::backoff::random;
+use crate::builder::Builder;
+use crate::error::Error;
+use crate::limits::{CLOSE_TIMEOUT, STABLE_AFTER};
+use crate::seen::Seen;
+use crate::shared::{Shared, Waiting};
+use futures_util::{SinkExt, StreamExt};
+use link::Link;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use waspmq_protocol::server::Message;
+
+/// What the handle asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Request {
+        bytes: Vec<u8>,
+        answer: Option<(u64, Waiting)>,
+    },
+    Ping(oneshot::Sender<Duration>),
+    /// Everything before it has been written: say goodbye.
+    Close,
+}
+
+/// Why a connection was left.
+#[derive(Debug)]
+enum Left {
+    /// The other side is gone.
+    Lost,
+    /// Goodbye was said; the other side closes.
+    Finished { for_good: bool },
+    /// The broker closed with this code.
+    Closed { code: u16, reason: String },
+}
+
+/// Owns everything about the connection.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    settings: Builder,
+    commands: mpsc::Receiver<Command>,
+    messages: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+    seen: Seen,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        settings: Builder,
+        commands: mpsc::Receiver<Command>,
+        messages: mpsc::Sender<Message>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { settings, commands, messages, shared, seen: Seen::default() }
+    }
+
+    /// Ends when the client does; the reason is in [`Shared::end`].
+    pub(crate) async fn run(mut self, first: Link) {
+        let mut link = first;
+        let mut attempt = 0;
+        let end = loop {
+            let since = Instant::now();
+            let left = self.serve(link).await;
+            let (goaway_ms, complaint) = self.shared.take_farewell();
+            match left {
+                Left::Finished { for_good: true } => break Error::Ended,
+                Left::Closed { code: code @ 4000..=4099, reason } => {
+                    break Error::Closed { code, reason, refusal: complaint };
+                }
+                Left::Lost | Left::Finished { for_good: false } | Left::Closed { .. } => {}
+            }
+            self.shared.fail_all(&Error::ConnectionLost);
+            if since.elapsed() >= STABLE_AFTER {
+                attempt = 0;
+            }
+            link = match self.reconnect(goaway_ms, &mut attempt).await {
+                Ok(link) => link,
+                Err(error) => break error,
+            };
+        };
+        self.commands.close();
+        self.shared.handle_end(end);
+    }
+
+    /// Serves one connection until it is left.
+    async fn serve(&mut self, link: Link) -> Left {
+        let Self { settings, commands, messages, shared, seen } = self;
+        let (mut sink, mut stream) = link.socket.split();
+        let heard = read::Heard::new();
+        let mut reader = read::Reader { profile: settings.profile, messages, shared, seen, heard: &heard };
+        let mut writer = write::Writer { profile: settings.profile, sink: &mut sink, shared, heard: &heard };
+        let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
+        let left = tokio::select! {
+            left = reader.read(link.rest, &mut stream) => left,
+            left = writer.write(&link.restore, commands, heartbeat) => left,
+        };
+        if matches!(left, Left::Finished { .. }) {
+            // Until the broker has closed, what it sends still counts.
+            drop(sink.close().await);
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, reader.read(Vec::new(), &mut stream)).await);
+        }
+        left
+    }
+
+    /// Connects again and again, and gives up only when the broker refuses for good or the program ends.
+    async fn reconnect(&self, goaway_ms: Option<u32>, attempt: &mut u32) -> Result<Link, Error> {
+        let mut asked_ms = goaway_ms;
+        loop {
+            let wait = match asked_ms.take() {
+                Some(ms) => Duration::from_millis(u64::from(ms)),
+                None => self.settings.backoff.wait(*attempt, random()),
+            };
+            *attempt = attempt.saturating_add(1);
+            let connecting = async {
+                tokio::time::sleep(wait).await;
+                connect(&self.settings).await
+            };
+            let connected = tokio::select! {
+                biased;
+                () = self.shared.ending.notified() => return Err(Error::Ended),
+                connected = connecting => connected,
+            };
+            match connected {
+                Ok(mut link) => {
+                    link.restore = self.shared.handle_reconnected(link.welcome.clone());
+                    return Ok(link);
+                }
+                Err(error @ Error::Closed { .. }) => return Err(error),
+                Err(Error::Refused(refusal)) => {
+                    let is_retryable = refusal.code().is_none_or(waspmq_core::Code::is_retryable);
+                    if !is_retryable {
+                        return Err(Error::Refused(refusal));
+                    }
+                    asked_ms = (refusal.retry_ms > 0).then_some(refusal.retry_ms);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}

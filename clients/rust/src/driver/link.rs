@@ -1,0 +1,131 @@
+//! From a URL to a welcome.
+
+use crate::builder::Builder;
+use crate::error::Error;
+use crate::limits::{CONNECT_TIMEOUT, INBOUND_BYTES_MAX};
+use crate::shared::Interest;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use waspmq_protocol::server::{Received, Welcome};
+use waspmq_protocol::{Profile, decode};
+
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A connection whose `connect` was accepted.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) socket: Socket,
+    pub(crate) welcome: Welcome,
+    /// Frames that came in the same WebSocket message as the welcome.
+    pub(crate) rest: Vec<Received>,
+    /// To be asked for before anything else.
+    pub(crate) restore: Vec<Interest>,
+}
+
+/// One attempt.
+pub(crate) async fn connect(settings: &Builder) -> Result<Link, Error> {
+    let url = &settings.url;
+    let timeout = || Error::Timeout { url: url.clone(), seconds: CONNECT_TIMEOUT.as_secs() };
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings)).await.unwrap_or_else(|_| Err(timeout()))
+}
+
+async fn attempt(settings: &Builder) -> Result<Link, Error> {
+    let failed = |error: SocketError| Error::Connect { url: settings.url.clone(), message: describe(&error) };
+    let wrong_url = |error: SocketError| Error::Url { url: settings.url.clone(), message: describe(&error) };
+    if !settings.url.starts_with("ws://") {
+        let message = "it must begin with ws://".to_owned();
+        return Err(Error::Url { url: settings.url.clone(), message });
+    }
+    let mut request = settings.url.as_str().into_client_request().map_err(wrong_url)?;
+    let protocol = HeaderValue::from_static(settings.profile.subprotocol());
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(16 * 1024)
+        .max_message_size(Some(INBOUND_BYTES_MAX))
+        .max_frame_size(Some(INBOUND_BYTES_MAX));
+    let connect_frame = settings.connect_frame()?;
+    let connected = connect_async_with_config(request, Some(config), true).await;
+    let (mut socket, _) = connected.map_err(|error| match error {
+        SocketError::Url(_) => wrong_url(error),
+        error => failed(error),
+    })?;
+    socket.send(outbound(settings.profile, connect_frame)).await.map_err(failed)?;
+    let mut complaint = None;
+    loop {
+        let frames = match socket.next().await {
+            Some(Ok(Message::Close(frame))) => {
+                return Err(match (complaint, frame) {
+                    (Some(refusal), _) => Error::Refused(refusal),
+                    (None, Some(frame)) if (4000..4100).contains(&u16::from(frame.code)) => Error::Closed {
+                        code: frame.code.into(),
+                        reason: frame.reason.as_str().to_owned(),
+                        refusal: None,
+                    },
+                    (None, _) => failed(SocketError::ConnectionClosed),
+                });
+            }
+            Some(message) => inbound(settings.profile, message.map_err(failed)?),
+            None => {
+                return Err(complaint.map_or_else(|| failed(SocketError::ConnectionClosed), Error::Refused));
+            }
+        };
+        let mut frames = frames.into_iter();
+        while let Some(frame) = frames.next() {
+            match frame {
+                Received::Welcome(welcome) => {
+                    return Ok(Link { socket, welcome, rest: frames.collect(), restore: Vec::new() });
+                }
+                Received::Error { refusal, .. } if refusal.code().is_some_and(|code| code.closes()) => {
+                    complaint = Some(refusal);
+                }
+                // The connection stays open, but this `connect` will not be accepted.
+                Received::Error { refusal, .. } => return Err(Error::Refused(refusal)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// One WebSocket message with these frames.
+pub(crate) fn outbound(profile: Profile, frames: Vec<u8>) -> Message {
+    match profile {
+        Profile::Binary => Message::binary(frames),
+        // Frames of the JSON profile are encoded from strings.
+        Profile::Json => Message::text(String::from_utf8_lossy(&frames).into_owned()),
+    }
+}
+
+/// The frames of a WebSocket message. What cannot be decoded is left out with the rest of its message: the
+/// broker may be newer than this library.
+pub(crate) fn inbound(profile: Profile, message: Message) -> Vec<Received> {
+    let data = match message {
+        Message::Text(_) | Message::Binary(_) => message.into_data(),
+        _ => return Vec::new(),
+    };
+    let (mut bytes, mut frames) = (&*data, Vec::new());
+    while !bytes.is_empty() {
+        let decoded = match profile {
+            Profile::Json => decode::server_json(bytes),
+            Profile::Binary => decode::server_binary(bytes),
+        };
+        let Ok((frame, consumed)) = decoded else { break };
+        frames.push(frame);
+        bytes = bytes.get(consumed.max(1)..).unwrap_or_default();
+    }
+    frames
+}
+
+/// Without the words that the caller puts around it.
+fn describe(error: &SocketError) -> String {
+    match error {
+        SocketError::Io(error) => error.to_string(),
+        SocketError::Http(response) => format!("the server answered {}, not a WebSocket", response.status()),
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,95 @@
+//! Reading: from the socket to whoever waits for it.
+
+use super::Left;
+use super::link::{Socket, inbound};
+use crate::seen::Seen;
+use crate::shared::Shared;
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
+use std::cell::Cell;
+use std::sync::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message as SocketMessage;
+use waspmq_protocol::Profile;
+use waspmq_protocol::server::{Message, Received};
+
+/// When the broker was heard last. While the program has no room for messages the socket is not read, and
+/// silence means nothing.
+#[derive(Debug)]
+pub(super) struct Heard(Mutex<Cell<Option<Instant>>>);
+
+impl Heard {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Cell::new(Some(Instant::now()))))
+    }
+
+    fn set(&self, when: Option<Instant>) {
+        self.0.lock().unwrap().set(when);
+    }
+
+    /// `None` while the socket is not read.
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.0.lock().unwrap().get()
+    }
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) profile: Profile,
+    pub(super) messages: &'a mpsc::Sender<Message>,
+    pub(super) shared: &'a Shared,
+    pub(super) seen: &'a mut Seen,
+    pub(super) heard: &'a Heard,
+}
+
+impl Reader<'_> {
+    /// Reads until the connection ends.
+    pub(super) async fn read(&mut self, rest: Vec<Received>, stream: &mut SplitStream<Socket>) -> Left {
+        self.handle(rest).await;
+        loop {
+            match stream.next().await {
+                Some(Ok(SocketMessage::Close(frame))) => {
+                    return frame.map_or(Left::Lost, |frame| Left::Closed {
+                        code: frame.code.into(),
+                        reason: frame.reason.as_str().to_owned(),
+                    });
+                }
+                Some(Ok(message)) => {
+                    self.heard.set(Some(Instant::now()));
+                    self.handle(inbound(self.profile, message)).await;
+                }
+                Some(Err(_)) | None => return Left::Lost,
+            }
+        }
+    }
+
+    async fn handle(&mut self, frames: Vec<Received>) {
+        for frame in frames {
+            match frame {
+                Received::Message(message) => self.deliver(message).await,
+                Received::Receipt(receipt) => self.shared.handle_receipt(receipt),
+                Received::Ok { reference } => self.shared.handle_ok(reference),
+                Received::Error { reference, refusal } => self.shared.handle_error(reference, refusal),
+                Received::Overflow(overflow) => {
+                    self.shared.count(|stats| stats.overflowed += overflow.dropped);
+                }
+                Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
+                Received::Pong => self.shared.handle_pong(Instant::now()),
+                Received::Welcome(_) | Received::Unknown { .. } => {}
+            }
+        }
+    }
+
+    async fn deliver(&mut self, message: Message) {
+        if !self.seen.insert(&message) {
+            self.shared.count(|stats| stats.duplicates += 1);
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(message)) = self.messages.try_send(message) {
+            self.heard.set(None);
+            // A program that dropped its receiver does not want messages.
+            drop(self.messages.send(message).await);
+            self.heard.set(Some(Instant::now()));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Writing: from the queue of requests to the socket, with signs of life in between.
+
+use super::link::{Socket, outbound};
+use super::read::Heard;
+use super::{Command, Left};
+use crate::limits::{BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
+use crate::shared::{Interest, Shared, Waiting};
+use futures_util::SinkExt;
+use futures_util::stream::SplitSink;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message as SocketMessage};
+use waspmq_protocol::client::Frame;
+use waspmq_protocol::{Profile, encode};
+
+pub(super) struct Writer<'a> {
+    pub(super) profile: Profile,
+    pub(super) sink: &'a mut SplitSink<Socket, SocketMessage>,
+    pub(super) shared: &'a Shared,
+    pub(super) heard: &'a Heard,
+}
+
+impl Writer<'_> {
+    /// Writes until the connection ends or goodbye was said.
+    pub(super) async fn write(
+        &mut self,
+        restore: &[Interest],
+        commands: &mut mpsc::Receiver<Command>,
+        heartbeat: Duration,
+    ) -> Left {
+        // A failed write is left to the reader, which may find the close frame that explains it.
+        match self.write_all(restore, commands, heartbeat).await {
+            Ok(left) => left,
+            Err(_) => {
+                tokio::time::sleep(CLOSE_TIMEOUT).await;
+                Left::Lost
+            }
+        }
+    }
+
+    async fn write_all(
+        &mut self,
+        restore: &[Interest],
+        commands: &mut mpsc::Receiver<Command>,
+        heartbeat: Duration,
+    ) -> Result<Left, SocketError> {
+        self.restore(restore).await?;
+        let mut ticks = tokio::time::interval(heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick of an interval is at once, and `connect` was a sign of life.
+        ticks.tick().await;
+        let mut taken = Vec::with_capacity(COMMANDS_MAX);
+        loop {
+            let is_leaving = self.shared.is_asked_to_leave();
+            if is_leaving && !self.shared.has_waiting() {
+                return self.goodbye(false).await;
+            }
+            // Biased, so that leaving and signs of life are not starved by a queue that is never empty. Every branch
+            // is cancel safe: commands that were not taken stay in the queue, the others carry nothing.
+            tokio::select! {
+                biased;
+                () = self.shared.leave.notified() => {}
+                _ = ticks.tick() => {
+                    if self.heard.last().is_some_and(|last| last.elapsed() > 2 * heartbeat) {
+                        return Ok(Left::Lost);
+                    }
+                    self.shared.ping_sent(Instant::now(), None);
+                    self.send(&Frame::Ping).await?;
+                }
+                count = commands.recv_many(&mut taken, COMMANDS_MAX), if !is_leaving => {
+                    let is_closing = count == 0 || self.take(&mut taken).await?;
+                    if is_closing {
+                        return self.goodbye(true).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn restore(&mut self, interests: &[Interest]) -> Result<(), SocketError> {
+        for interest in interests {
+            let reference = self.shared.reference();
+            self.shared.wait(reference, Waiting::Restored(interest.clone()));
+            self.send(&interest.frame(reference)).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was taken, several requests in one WebSocket message; true when the last one was to close.
+    async fn take(&mut self, taken: &mut Vec<Command>) -> Result<bool, SocketError> {
+        let batch_max = BATCH_BYTES_MAX.min(self.shared.max_message_bytes());
+        let mut batch = Vec::new();
+        for command in taken.drain(..) {
+            let mut bytes = match command {
+                Command::Close => {
+                    self.feed(&mut batch).await?;
+                    return Ok(true);
+                }
+                Command::Ping(answer) => {
+                    self.shared.ping_sent(Instant::now(), Some(answer));
+                    self.encoded(&Frame::Ping)
+                }
+                Command::Request { bytes, answer } => {
+                    if let Some((reference, waiting)) = answer {
+                        self.shared.wait(reference, waiting);
+                    }
+                    bytes
+                }
+            };
+            if batch.len() + bytes.len() + 1 > batch_max {
+                self.feed(&mut batch).await?;
+            }
+            if self.profile == Profile::Json && !batch.is_empty() {
+                batch.push(b'\n');
+            }
+            batch.append(&mut bytes);
+        }
+        self.feed(&mut batch).await?;
+        self.sink.flush().await?;
+        Ok(false)
+    }
+
+    async fn feed(&mut self, batch: &mut Vec<u8>) -> Result<(), SocketError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.sink.feed(outbound(self.profile, std::mem::take(batch))).await
+    }
+
+    async fn goodbye(&mut self, for_good: bool) -> Result<Left, SocketError> {
+        self.send(&Frame::Disconnect).await?;
+        Ok(Left::Finished { for_good })
+    }
+
+    async fn send(&mut self, frame: &Frame<'_>) -> Result<(), SocketError> {
+        let bytes = self.encoded(frame);
+        self.sink.send(outbound(self.profile, bytes)).await
+    }
+
+    /// A frame of the driver's own: without user input, or with input that was encoded before.
+    fn encoded(&self, frame: &Frame<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let encoded = encode::client(self.profile, frame, &mut bytes);
+        debug_assert!(encoded.is_ok());
+        bytes
+    }
+}

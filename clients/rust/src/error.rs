@@ -1,0 +1,44 @@
+//! Why a request or a connection failed.
+
+use waspmq_protocol::EncodeError;
+use waspmq_protocol::server::Refusal;
+
+/// `Clone`, because one failure may end many requests.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The URL is not `ws://host:port/path`.
+    #[error("{url:?} is no WebSocket URL: {message}")]
+    Url { url: String, message: String },
+    /// No connection, or no WebSocket on the other side.
+    #[error("cannot connect to {url}: {message}")]
+    Connect { url: String, message: String },
+    /// The broker did not answer in time.
+    #[error("{url} did not answer within {seconds} s")]
+    Timeout { url: String, seconds: u64 },
+    /// The broker answered the request with an error.
+    #[error("{} ({}): {}", .0.name, .0.number, .0.message)]
+    Refused(Refusal),
+    /// The request cannot be sent as it is.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The request is larger than this broker takes; it was not sent, because the broker would close the connection.
+    #[error("the frame has {bytes} bytes, this broker takes {max}")]
+    TooLarge { bytes: usize, max: usize },
+    /// The connection was lost before the answer came: whether the broker saw the request is unknown.
+    #[error("the connection was lost before the answer came")]
+    ConnectionLost,
+    /// The broker ended the session and does not want the client back.
+    #[error("the broker closed the session: code {code}{}{}", colon(.reason), refused(.refusal.as_ref()))]
+    Closed { code: u16, reason: String, refusal: Option<Refusal> },
+    /// This client was closed.
+    #[error("the client is closed")]
+    Ended,
+}
+
+fn colon(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(", {reason}") }
+}
+
+fn refused(refusal: Option<&Refusal>) -> String {
+    refusal.map_or_else(String::new, |refusal| format!(" ({}: {})", refusal.name, refusal.message))
+}

@@ -1,0 +1,33 @@
+//! The bounds of one client, and what happens when they are reached.
+
+use std::time::Duration;
+
+/// Messages that wait for the program. More: the socket is not read.
+pub(crate) const MESSAGES_MAX: usize = 1_024;
+
+/// Requests that wait to be written. More: the caller waits.
+pub(crate) const COMMANDS_MAX: usize = 256;
+
+/// Requests that wait for an answer. More: the caller waits.
+pub(crate) const IN_FLIGHT_MAX: usize = 4_096;
+
+/// Messages whose ids are remembered to drop repeats. More: the oldest is forgotten.
+pub(crate) const SEEN_MAX: usize = 4_096;
+
+/// Bytes of one WebSocket message from the broker. More: the connection is given up. A message of the largest
+/// size is a third longer as base64; escapes and headers come on top.
+pub(crate) const INBOUND_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of requests that are put into one WebSocket message. A larger request gets one of its own.
+pub(crate) const BATCH_BYTES_MAX: usize = 16 * 1024;
+
+/// From the start of connecting to the broker's welcome. Longer: the attempt failed.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection that is being closed may take to finish. Longer: it is dropped.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection that lasted this long counts as good: the next backoff begins anew.
+pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(5);
+
+const _: () = assert!(INBOUND_BYTES_MAX > 2 * waspmq_core::limits::MESSAGE_BYTES_MAX, "any message must fit");

@@ -1,0 +1,24 @@
+//! The receiving end of a client.
+
+use tokio::sync::mpsc;
+use waspmq_protocol::server::Message;
+
+/// Messages in the order they came. While nobody takes them and the queue is full, the connection is not read,
+/// answers to requests included: receive in one task and publish in another. Dropping this discards messages.
+#[derive(Debug)]
+pub struct Messages {
+    pub(crate) queue: mpsc::Receiver<Message>,
+}
+
+impl Messages {
+    /// The next message; waits through reconnects. `None` when the client has ended: [`crate::Client::close`]
+    /// tells why. Cancel safe: a message is not lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<Message> {
+        self.queue.recv().await
+    }
+
+    /// A message that is here already.
+    pub fn try_recv(&mut self) -> Option<Message> {
+        self.queue.try_recv().ok()
+    }
+}

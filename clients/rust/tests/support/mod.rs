@@ -1,0 +1,190 @@
+//! A scripted peer: a WebSocket server whose every answer is written out by the test.
+
+#![expect(clippy::unwrap_used, reason = "a helper of tests: a failure here is a failure of the test")]
+
+use futures_util::{SinkExt, StreamExt};
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as SocketMessage;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use waspmq_client::{Backoff, Client, Content, Level, MessageId, Messages, Position, Profile};
+use waspmq_core::{Code, Reject, Stream};
+use waspmq_protocol::server::{Frame, Goaway, MessageFrame, Receipt, Welcome};
+use waspmq_protocol::{HeaderBlock, decode, encode};
+
+pub(crate) struct Server {
+    listener: TcpListener,
+    profile: Profile,
+}
+
+/// A client frame, as far as the tests look at it.
+#[derive(Debug, Clone)]
+pub(crate) struct Got {
+    pub(crate) kind: &'static str,
+    pub(crate) reference: Option<u64>,
+    /// The whole frame.
+    pub(crate) text: String,
+}
+
+pub(crate) struct Peer {
+    socket: WebSocketStream<TcpStream>,
+    profile: Profile,
+    got: VecDeque<Got>,
+}
+
+impl Server {
+    pub(crate) async fn start(profile: Profile) -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), profile }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/ws", self.listener.local_addr().unwrap())
+    }
+
+    /// The next connection, before its `connect`.
+    #[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
+    pub(crate) async fn accept(&self) -> Peer {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        let profile = self.profile;
+        let choose = |request: &Request, mut response: Response| {
+            assert_eq!(request.headers()["sec-websocket-protocol"], profile.subprotocol());
+            let chosen = profile.subprotocol().parse().unwrap();
+            response.headers_mut().insert("sec-websocket-protocol", chosen);
+            Ok(response)
+        };
+        let socket = tokio_tungstenite::accept_hdr_async(stream, choose).await.unwrap();
+        Peer { socket, profile, got: VecDeque::new() }
+    }
+
+    /// The next connection, welcomed.
+    pub(crate) async fn welcome(&self) -> Peer {
+        self.welcome_with(60_000, 65_536).await
+    }
+
+    pub(crate) async fn welcome_with(&self, heartbeat_ms: u32, max_message_bytes: u32) -> Peer {
+        let mut peer = self.accept().await;
+        peer.expect("connect").await;
+        let welcome = Welcome {
+            session: "0000010000000001".to_owned(),
+            resume_token: None,
+            node: "aabbccdd".to_owned(),
+            resumed: false,
+            recovered: false,
+            heartbeat_ms,
+            max_message_bytes,
+        };
+        peer.send(&Frame::Welcome(welcome)).await;
+        peer
+    }
+}
+
+impl Peer {
+    /// The next frame; `None` when the client has gone.
+    pub(crate) async fn next(&mut self) -> Option<Got> {
+        while self.got.is_empty() {
+            let message = tokio::time::timeout(Duration::from_secs(5), self.socket.next()).await.unwrap();
+            let Ok(message) = message? else { return None };
+            if !message.is_text() && !message.is_binary() {
+                continue;
+            }
+            let data = message.into_data();
+            let frames: Vec<_> = match self.profile {
+                Profile::Json => decode::json_frames(&data).collect(),
+                Profile::Binary => decode::binary_frames(&data).collect(),
+            };
+            self.got.extend(frames.into_iter().map(|frame| {
+                let frame = frame.unwrap();
+                Got { kind: frame.type_name(), reference: frame.reference(), text: format!("{frame:?}") }
+            }));
+        }
+        self.got.pop_front()
+    }
+
+    pub(crate) async fn expect(&mut self, kind: &str) -> Got {
+        let got = self.next().await.unwrap();
+        assert_eq!(got.kind, kind, "{}", got.text);
+        got
+    }
+
+    pub(crate) async fn send(&mut self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        encode::control(self.profile, frame, &mut bytes);
+        self.send_bytes(bytes).await;
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: Vec<u8>) {
+        let message = match self.profile {
+            Profile::Json => SocketMessage::text(String::from_utf8(bytes).unwrap()),
+            Profile::Binary => SocketMessage::binary(bytes),
+        };
+        self.socket.send(message).await.unwrap();
+    }
+
+    /// Several frames in one WebSocket message.
+    pub(crate) async fn send_batch(&mut self, frames: &[Vec<u8>]) {
+        let separator: &[u8] = if self.profile == Profile::Json { b"\n" } else { b"" };
+        self.send_bytes(frames.join(separator)).await;
+    }
+
+    pub(crate) async fn message(&mut self, count: u64, payload: &[u8]) {
+        self.send_bytes(message(self.profile, count, payload)).await;
+    }
+
+    pub(crate) async fn ok(&mut self, reference: Option<u64>) {
+        self.send(&Frame::Ok { reference }).await;
+    }
+
+    pub(crate) async fn refuse(&mut self, reference: Option<u64>, code: Code) {
+        self.send(&Frame::Error { reference, reject: Reject::new(code, "because") }).await;
+    }
+
+    pub(crate) async fn receipt(&mut self, reference: Option<u64>, recipients: u32) {
+        let id = MessageId::new(1, 1, 1, 1);
+        let receipt = Receipt { reference: reference.unwrap(), id, level: Level::Accepted, recipients };
+        self.send(&Frame::Receipt(receipt)).await;
+    }
+
+    pub(crate) async fn goaway(&mut self, reconnect_ms: u32) {
+        self.send(&Frame::Goaway(Goaway { reason: "drain".to_owned(), reconnect_ms })).await;
+    }
+
+    pub(crate) async fn close(&mut self, code: u16) {
+        let frame = CloseFrame { code: code.into(), reason: "reason".into() };
+        self.socket.close(Some(frame)).await.unwrap();
+    }
+}
+
+pub(crate) fn message(profile: Profile, count: u64, payload: &[u8]) -> Vec<u8> {
+    let frame = MessageFrame {
+        id: MessageId::new(1, 1, 1, count),
+        to: "topic/a",
+        from: Some("bob"),
+        position: Position { stream: Stream { shard: 1, epoch: 1 }, offset: count },
+        content: Content::Bytes,
+        payload,
+        headers: HeaderBlock::EMPTY,
+        key: None,
+        priority: 0,
+        reply_to: None,
+        queue: None,
+        attempt: None,
+        unix_ms: 1,
+    };
+    let mut bytes = Vec::new();
+    encode::message(profile, &frame, &mut bytes);
+    bytes
+}
+
+/// Reconnects at once.
+pub(crate) const FAST: Backoff = Backoff { first_ms: 1, max_ms: 5 };
+
+/// A connected client and its peer.
+pub(crate) async fn pair(server: &Server, profile: Profile) -> (Client, Messages, Peer) {
+    let connecting = Client::builder(server.url()).user("alice").profile(profile).backoff(FAST).connect();
+    let (connected, peer) = tokio::join!(connecting, server.welcome());
+    let (client, messages) = connected.unwrap();
+    (client, messages, peer)
+}

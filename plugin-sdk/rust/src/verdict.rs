@@ -1,0 +1,46 @@
+//! Short ways to write a verdict.
+
+use crate::{Pick, Route, Verdict};
+
+impl Verdict {
+    /// Ask the next policy; behind the last one, deliver as addressed.
+    pub const fn pass() -> Self {
+        Self::to(Route::Continue)
+    }
+
+    /// Deliver as addressed and ask no further policy.
+    pub const fn deliver() -> Self {
+        Self::to(Route::Deliver)
+    }
+
+    /// Deliver to this address instead.
+    pub fn redirect(address: impl Into<String>) -> Self {
+        Self::to(Route::Redirect(address.into()))
+    }
+
+    /// Deliver to these 1 to 64 addresses; the original counts only when named.
+    pub fn fan_out<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Self {
+        Self::to(Route::FanOut(addresses.into_iter().map(Into::into).collect()))
+    }
+
+    /// As addressed, and of the queue with this version of members take the member at this index.
+    pub const fn pick(version: u64, index: u32) -> Self {
+        Self::to(Route::Pick(Pick { version, index }))
+    }
+
+    /// Deliver to nobody and tell the publisher why, in at most 1024 bytes.
+    pub fn refuse(reason: impl Into<String>) -> Self {
+        Self::to(Route::Drop(reason.into()))
+    }
+
+    /// Also sets a header; later policies see it.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set_headers.push((name.into(), value.into()));
+        self
+    }
+
+    const fn to(route: Route) -> Self {
+        Self { route, set_headers: Vec::new() }
+    }
+}

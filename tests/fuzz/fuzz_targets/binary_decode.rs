@@ -1,0 +1,61 @@
+//! Binary frames from a peer, in both directions.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use waspmq_protocol::client::Frame;
+use waspmq_protocol::server::{MessageFrame, Received};
+use waspmq_protocol::{HeaderBlock, Profile, decode, encode};
+
+fuzz_target!(|bytes: &[u8]| {
+    let frames: Vec<_> = decode::binary_frames(bytes).collect();
+    for frame in frames.iter().flatten() {
+        survives(frame);
+    }
+    if let Ok(alone) = decode::binary(bytes) {
+        assert_eq!(frames, [Ok(alone)]);
+    }
+    let mut rest = bytes;
+    while let Ok((received, consumed)) = decode::server_binary(rest) {
+        assert!(consumed > 0, "a frame takes bytes");
+        message_survives(&received);
+        rest = &rest[consumed..];
+    }
+});
+
+fn survives(frame: &Frame<'_>) {
+    for profile in Profile::ALL {
+        let mut out = Vec::new();
+        encode::client(profile, frame, &mut out).expect("what was decoded is within bounds");
+        let again = match profile {
+            Profile::Json => decode::json(&out),
+            Profile::Binary => decode::binary(&out),
+        };
+        assert_eq!(again.as_ref(), Ok(frame), "{profile:?}");
+    }
+}
+
+/// A message that a client accepted is encoded again as the broker would, and read as the same message.
+fn message_survives(received: &Received) {
+    let Received::Message(message) = received else { return };
+    let mut block = Vec::new();
+    HeaderBlock::encode(&message.headers, &mut block).expect("headers were checked");
+    let frame = MessageFrame {
+        id: message.id,
+        to: &message.to,
+        from: message.from.as_deref(),
+        position: message.position,
+        content: message.content,
+        payload: &message.payload,
+        headers: HeaderBlock::from_encoded(&block),
+        key: message.key.as_deref(),
+        priority: message.priority,
+        reply_to: message.reply_to.as_deref(),
+        queue: message.queue.as_deref(),
+        attempt: message.attempt,
+        unix_ms: message.unix_ms,
+    };
+    let mut out = Vec::new();
+    encode::message(Profile::Binary, &frame, &mut out);
+    let (again, consumed) = decode::server_binary(&out).expect("it was encoded here");
+    assert_eq!((&again, consumed), (received, out.len()));
+}

@@ -1,0 +1,229 @@
+//! A broker process for one test, a raw WebSocket peer, and the admin API.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// Nothing on loopback takes this long unless it is lost.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running broker with a data directory of its own.
+pub(crate) struct Broker {
+    process: Child,
+    pub(crate) data: tempfile::TempDir,
+    pub(crate) address: String,
+    pub(crate) admin: String,
+}
+
+impl Broker {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts with more environment variables.
+    pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mut process = Self::command(&data)
+            .envs(environment.iter().copied())
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let (mut address, mut admin) = (None, None);
+        while address.is_none() || admin.is_none() {
+            let line = lines.next().expect("the banner names both listeners").unwrap();
+            address = address.or_else(|| between(&line, "ws://", "/ws"));
+            admin = admin.or_else(|| between(&line, "http://", "/"));
+        }
+        // The rest of the log is read so that the broker never waits for a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, data, address: address.unwrap(), admin: admin.unwrap() }
+    }
+
+    pub(crate) fn command(data: &tempfile::TempDir) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waspmq"));
+        command.arg("serve").arg("--data-dir").arg(data.path()).env("WASPMQ_WORKERS", "2");
+        command
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/ws", self.address)
+    }
+
+    pub(crate) fn token(&self) -> String {
+        std::fs::read_to_string(self.data.path().join("admin-token")).unwrap().trim().to_owned()
+    }
+
+    /// Connects without sending anything.
+    pub(crate) async fn open(&self, subprotocol: Option<&str>) -> Peer {
+        let mut request = self.url().into_client_request().unwrap();
+        if let Some(name) = subprotocol {
+            request.headers_mut().insert("sec-websocket-protocol", name.parse().unwrap());
+        }
+        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        Peer { socket }
+    }
+
+    /// Connects as a user in the JSON profile.
+    pub(crate) async fn connect(&self, user: &str) -> Peer {
+        let mut peer = self.open(Some("waspmq.v1.json")).await;
+        peer.send(&json!({"type": "connect", "user": user})).await;
+        assert_eq!(peer.receive().await["type"], "welcome");
+        peer
+    }
+
+    /// An admin call; the answer's status and JSON body (null when it is not JSON).
+    pub(crate) fn admin(&self, method: &str, path: &str, body: Option<(&str, Vec<u8>)>) -> (u16, Value) {
+        let (status, text) = self.admin_text(method, path, body);
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    pub(crate) fn admin_text(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> (u16, String) {
+        let token = format!("Bearer {}", self.token());
+        self.http(method, path, &[("Authorization", &token)], body)
+    }
+
+    /// Any request to the admin listener.
+    pub(crate) fn http(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<(&str, Vec<u8>)>,
+    ) -> (u16, String) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut request =
+            ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.admin));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let content_type = body.as_ref().map(|(content_type, _)| *content_type);
+        if let Some(content_type) = content_type.filter(|content_type| !content_type.is_empty()) {
+            request = request.header("Content-Type", content_type);
+        }
+        let request = request.body(body.map_or_else(Vec::new, |(_, bytes)| bytes)).unwrap();
+        let mut response = agent.run(request).unwrap();
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    pub(crate) fn put_json(&self, path: &str, document: &Value) -> (u16, Value) {
+        self.admin("PUT", path, Some(("application/json", document.to_string().into_bytes())))
+    }
+
+    /// The value of a metric line that starts with `name`, labels included.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let (status, text) = self.http("GET", "/metrics", &[], None);
+        assert_eq!(status, 200);
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until a condition on the broker holds; for figures that workers publish once a second.
+    pub(crate) fn eventually(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let started = std::time::Instant::now();
+        while !condition(self) {
+            assert!(started.elapsed() < PATIENCE, "{what} did not come true");
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+fn between(line: &str, before: &str, after: &str) -> Option<String> {
+    let rest = line.split_once(before)?.1;
+    let (address, _) = rest.split_once(after)?;
+    address.parse::<std::net::SocketAddr>().ok().map(|address| address.to_string())
+}
+
+/// A WebSocket client that sends and sees exactly what a test says.
+pub(crate) struct Peer {
+    pub(crate) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Peer {
+    pub(crate) async fn send(&mut self, frame: &Value) {
+        self.send_text(&frame.to_string()).await;
+    }
+
+    pub(crate) async fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    /// The next frame; panics when there is none in time.
+    pub(crate) async fn receive(&mut self) -> Value {
+        match self.next().await {
+            Ok(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
+            other => panic!("expected a frame, got {other:?}"),
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Message, Error> {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a frame in time");
+            match next.unwrap_or(Err(Error::ConnectionClosed)) {
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Sends a frame and gives the answer.
+    pub(crate) async fn ask(&mut self, frame: Value) -> Value {
+        self.send(&frame).await;
+        self.receive().await
+    }
+
+    /// Expects an error frame with this code.
+    pub(crate) async fn expect_error(&mut self, code: u16) -> Value {
+        let frame = self.receive().await;
+        assert_eq!((&frame["type"], &frame["code"]), (&json!("error"), &json!(code)), "{frame}");
+        frame
+    }
+
+    /// Expects the close frame and gives its code.
+    pub(crate) async fn expect_close(&mut self) -> u16 {
+        match self.next().await {
+            Ok(Message::Close(Some(CloseFrame { code, .. }))) => code.into(),
+            other => panic!("expected a close frame, got {other:?}"),
+        }
+    }
+
+    /// Shows that the session is alive and nothing unexpected is waiting.
+    pub(crate) async fn expect_quiet(&mut self) {
+        assert_eq!(self.ask(json!({"type": "ping"})).await, json!({"type": "pong"}));
+    }
+}

@@ -1,0 +1,71 @@
+//! Start, stop, and what a second broker finds.
+
+use crate::harness::{Broker, PATIENCE};
+use serde_json::json;
+use std::time::Instant;
+
+#[tokio::test]
+async fn sigterm_sends_everybody_away_and_exits_in_time() {
+    let mut broker = Broker::start_with(&[("WASPMQ_DRAIN_MS", "3000")]);
+    let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
+    let frames: Vec<_> =
+        (0..500).map(|i| json!({"type": "publish", "to": "user/bob", "payload": i}).to_string()).collect();
+    alice.send_text(&frames.join("\n")).await;
+    alice.expect_quiet().await; // the broker has them all
+    broker.signal("TERM");
+    for i in 0..500 {
+        assert_eq!(bob.receive().await["payload"], json!(i), "in-flight messages are finished");
+    }
+    for peer in [&mut alice, &mut bob] {
+        let goaway = peer.receive().await;
+        assert_eq!((&goaway["type"], &goaway["reason"]), (&json!("goaway"), &json!("drain")));
+        assert!(goaway["reconnect_ms"].as_u64().unwrap() > 0);
+        assert_eq!(peer.expect_close().await, 4100);
+    }
+    drop((alice, bob));
+    let started = Instant::now();
+    assert_eq!(broker.wait().code(), Some(0));
+    assert!(started.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_second_broker_on_the_same_address_or_directory_fails() {
+    let broker = Broker::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let same_address = Broker::command(&elsewhere)
+        .args(["--listen", &broker.address, "--admin", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert_eq!(same_address.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&same_address.stderr);
+    assert!(text.to_lowercase().contains("address") && text.contains("in use"), "{text}");
+    let same_directory = Broker::command(&broker.data)
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert_eq!(same_directory.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&same_directory.stderr);
+    assert!(text.contains(broker.data.path().to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn bad_configuration_names_the_key_and_exits_with_64() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("waspmq.toml");
+    std::fs::write(&file, "[limits]\nmax_mesage_bytes = 5\n").unwrap();
+    let output = Broker::command(&data).arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("max_mesage_bytes") && text.contains("waspmq.toml") && text.contains('2'),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn silent_strangers_are_closed() {
+    let broker = Broker::start_with(&[("WASPMQ_LIMITS__CONNECT_TIMEOUT_MS", "1000")]);
+    let mut stranger = broker.open(None).await;
+    stranger.expect_error(1408).await;
+    assert_eq!(stranger.expect_close().await, 4102);
+}

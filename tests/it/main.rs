@@ -1,0 +1,12 @@
+//! Black-box tests: the real binary, started as a process, and real clients over loopback.
+//!
+//! One test binary with a module per feature. Every broker gets its own data directory and free ports, so
+//! tests run side by side. Brokers have two workers: what works only inside one worker fails here.
+
+mod access;
+mod bad_input;
+mod harness;
+mod lifecycle;
+mod messages;
+mod policies;
+mod slow;

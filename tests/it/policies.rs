@@ -1,0 +1,182 @@
+//! Plugins and policies through the admin API: upload, refusal, swap under load, rollback, and guests that misbehave.
+
+#[path = "../long/swap.rs"]
+mod swap;
+
+use crate::harness::Broker;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+fn component(name: &str) -> Vec<u8> {
+    let path = plugins().join(format!("{name}.wasm"));
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", path.display()))
+}
+
+/// Where `cargo xtask plugins` leaves components: beside the build of this test.
+fn plugins() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_waspmq"));
+    binary.ancestors().nth(2).unwrap().join("plugins")
+}
+
+fn upload(broker: &Broker, plugin: &str, file: &str) {
+    let path = format!("/v1/plugins/{plugin}/revisions");
+    let (status, body) = broker.admin("POST", &path, Some(("application/wasm", component(file))));
+    assert_eq!(status, 201, "{body}");
+}
+
+fn set(broker: &Broker, policy: &str, plugin: &str, pattern: &str, config: &serde_json::Value) {
+    let document = json!({"hook": "routing", "plugin": plugin, "match": [pattern], "config": config});
+    let (status, body) = broker.put_json(&format!("/v1/policies/{policy}"), &document);
+    assert!(status < 300, "{status} {body}");
+}
+
+#[tokio::test]
+async fn mirror_copies_to_the_audit_topic_until_it_is_off() {
+    let broker = Broker::start();
+    upload(&broker, "mirror", "route-mirror");
+    set(&broker, "audit", "mirror@1", "topic/orders.>", &json!({"to": "topic/audit"}));
+    let (mut alice, mut auditor) = (broker.connect("alice").await, broker.connect("auditor").await);
+    auditor.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/audit"})).await;
+    let receipt =
+        alice.ask(json!({"type": "publish", "ref": 2, "to": "topic/orders.eu", "payload": 1})).await;
+    let copy = auditor.receive().await;
+    assert_eq!((&copy["to"], &copy["payload"]), (&json!("topic/audit"), &json!(1)));
+    assert_eq!(copy["id"], receipt["id"], "one publish, one id");
+    let document = json!({
+        "hook": "routing", "plugin": "mirror@1", "match": ["topic/orders.>"], "config": {"to": "topic/audit"}, "mode": "off"
+    });
+    assert!(broker.put_json("/v1/policies/audit", &document).0 < 300);
+    alice.ask(json!({"type": "publish", "ref": 3, "to": "topic/orders.eu", "payload": 2})).await;
+    auditor.expect_quiet().await;
+    let (status, _) = broker.admin("POST", "/v1/policies/audit/rollback", None);
+    assert!(status < 300);
+    alice.ask(json!({"type": "publish", "ref": 4, "to": "topic/orders.eu", "payload": 3})).await;
+    assert_eq!(auditor.receive().await["payload"], json!(3));
+}
+
+#[tokio::test]
+async fn consistent_hash_keeps_keys_on_their_member() {
+    let broker = Broker::start();
+    upload(&broker, "hash", "route-consistent-hash");
+    set(&broker, "sticky", "hash", "topic/jobs", &json!({"queue": "pool"}));
+    let mut members = Vec::new();
+    for i in 0..3 {
+        let mut member = broker.connect(&format!("w{i}")).await;
+        member.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/jobs", "queue": "pool"})).await;
+        members.push(member);
+    }
+    let mut alice = broker.connect("alice").await;
+    for round in 0..3 {
+        for key in 0..30 {
+            let frame = json!({"type": "publish", "ref": 1, "to": "topic/jobs", "payload": round, "key": format!("k{key}")});
+            assert_eq!(alice.ask(frame).await["recipients"], json!(1));
+        }
+    }
+    let mut owners = std::collections::BTreeMap::new();
+    for (index, member) in members.iter_mut().enumerate() {
+        member.send(&json!({"type": "ping"})).await;
+        loop {
+            let frame = member.receive().await;
+            let Some(key) = frame["key"].as_str() else { break };
+            owners.entry(key.to_owned()).or_insert_with(Vec::new).push(index);
+        }
+    }
+    assert_eq!(owners.values().map(Vec::len).sum::<usize>(), 90);
+    let (_, policy) = broker.admin("GET", "/v1/policies/sticky", None);
+    assert!(policy["calls"].as_u64().unwrap() >= 90, "{policy}");
+}
+
+#[test]
+fn what_cannot_serve_is_refused_with_a_reason_and_changes_nothing() {
+    let broker = Broker::start();
+    upload(&broker, "stamp", "stamp-a");
+    set(&broker, "stamps", "stamp@1", "topic/>", &json!({"stamp": "1"}));
+    let before = broker.admin("GET", "/v1/status", None).1["generation"].clone();
+    let refused = |bytes: &[u8]| {
+        let (status, problem) =
+            broker.admin("POST", "/v1/plugins/bad/revisions", Some(("application/wasm", bytes.to_vec())));
+        assert_eq!(status, 422, "{problem}");
+        problem["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(refused(b"not wasm at all").to_lowercase().contains("webassembly"));
+    assert!(refused(b"\0asm\x01\0\0\0").contains("component"));
+    assert!(!refused(&component("stamp-a")[..1000]).is_empty());
+    assert_eq!(broker.admin("GET", "/v1/plugins/bad", None).0, 404);
+    let document = |plugin: &str, config: serde_json::Value| json!({"hook": "routing", "plugin": plugin, "match": ["topic/>"], "config": config});
+    for document in [
+        document("stamp@9", json!({"stamp": "1"})),
+        document("nobody", json!({})),
+        document("stamp@1", json!({"wrong": true})),
+        json!({"hook": "routing", "plugin": "stamp@1", "match": ["nonsense"]}),
+        json!({"hook": "routing", "plugin": "stamp@1", "match": ["topic/>"], "mode": "shadow"}),
+    ] {
+        let (status, problem) = broker.put_json("/v1/policies/stamps", &document);
+        assert_eq!(status, 422, "{problem}");
+    }
+    let unknown = json!({"hook": "routing", "plugin": "stamp@1", "match": ["topic/>"], "surprise": 1});
+    let (status, problem) = broker.put_json("/v1/policies/stamps", &unknown);
+    assert!((400..500).contains(&status) && problem.to_string().contains("surprise"), "{problem}");
+    assert_eq!(broker.admin("GET", "/v1/status", None).1["generation"], before);
+    assert!(broker.admin("DELETE", "/v1/plugins/stamp", None).0 == 409, "it is in use");
+}
+
+#[tokio::test]
+async fn misbehaving_guests_are_cut_and_counted_and_others_served() {
+    let broker = Broker::start();
+    upload(&broker, "misbehave", "guest-misbehave");
+    upload(&broker, "stamp", "stamp-a");
+    set(&broker, "healthy", "stamp@1", "topic/healthy", &json!({"stamp": "1"}));
+    let mut alice = broker.connect("alice").await;
+    let mut reader = broker.connect("reader").await;
+    reader.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/>"})).await;
+    for (how, outcome) in [
+        ("loop", "deadline"),
+        ("trap", "trap"),
+        ("grow", "memory"),
+        ("huge", "bad_verdict"),
+        ("nowhere", "bad_verdict"),
+    ] {
+        let topic = format!("topic/{how}");
+        // Writing sixteen megabytes takes longer than the default deadline on a busy machine.
+        let deadline_ms = if how == "grow" { 1_000 } else { 2 };
+        let document = json!({
+            "hook": "routing", "plugin": "misbehave@1", "match": [topic], "config": {"how": how},
+            "limits": {"deadline_ms": deadline_ms}
+        });
+        let (status, body) = broker.put_json(&format!("/v1/policies/{how}"), &document);
+        assert!(status < 300, "{status} {body}");
+        for payload in 0..5 {
+            let receipt =
+                alice.ask(json!({"type": "publish", "ref": 1, "to": topic, "payload": payload})).await;
+            assert_eq!(receipt["type"], "receipt", "on_failure is open: {receipt}");
+            assert_eq!(reader.receive().await["payload"], json!(payload));
+            alice.ask(json!({"type": "publish", "ref": 1, "to": "topic/healthy", "payload": payload})).await;
+            assert_eq!(reader.receive().await["headers"]["stamp"], json!("1"));
+        }
+        let metric =
+            format!(r#"waspmq_policy_calls_total{{policy="{how}",hook="routing",outcome="{outcome}"}}"#);
+        assert!(broker.metric(&metric).is_some_and(|count| count >= 1.0), "{metric}");
+    }
+    let healthy = r#"waspmq_policy_calls_total{policy="healthy",hook="routing",outcome="deadline"}"#;
+    assert_eq!(broker.metric(healthy).unwrap_or(0.0), 0.0, "no healthy call is cut");
+    let closed = json!({
+        "hook": "routing", "plugin": "misbehave@1", "match": ["topic/trap"], "config": {"how": "trap"}, "on_failure": "closed"
+    });
+    assert!(broker.put_json("/v1/policies/trap", &closed).0 < 300);
+    alice.send(&json!({"type": "publish", "ref": 9, "to": "topic/trap", "payload": 1})).await;
+    alice.expect_error(1521).await;
+    reader.expect_quiet().await;
+}
+
+/// The short form of the swap test: every message once and in order while revisions alternate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_lose_nothing() {
+    let broker = Broker::start();
+    upload(&broker, "stamp", "stamp-a");
+    upload(&broker, "stamp", "stamp-b");
+    let plan = swap::Load { pairs: 10, window: 64, swaps: 10, pause: std::time::Duration::from_millis(100) };
+    let report = swap::run(&broker, plan).await;
+    assert_eq!((report.lost, report.swaps_seen), (0, 10), "{report:?}");
+    assert!(report.delivered > 1_000, "{report:?}");
+}

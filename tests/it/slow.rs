@@ -1,0 +1,39 @@
+//! A reader that does not read loses old messages and slows nobody.
+
+use crate::harness::Broker;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_stalled_reader_drops_its_oldest_and_the_publisher_goes_on() {
+    let broker = Broker::start();
+    let mut stalled = broker.connect("stalled").await;
+    let mut healthy = broker.connect("healthy").await;
+    for peer in [&mut stalled, &mut healthy] {
+        peer.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/t"})).await;
+    }
+    let mut publisher = broker.connect("publisher").await;
+    let body = "x".repeat(60_000);
+    let count = 400; // 24 MB: more than the kernel and the outbound queue hold
+    for i in 0..count {
+        publisher.send(&json!({"type": "publish", "ref": i, "to": "topic/t", "payload": [i, body]})).await;
+        assert_eq!(publisher.receive().await["type"], "receipt");
+        assert_eq!(healthy.receive().await["payload"][0], json!(i));
+    }
+    broker.eventually("the drop is counted", |broker| {
+        broker
+            .metric("waspmq_messages_dropped_total{reason=\"slow_consumer\"}")
+            .is_some_and(|dropped| dropped > 0.0)
+    });
+    let mut received = Vec::new();
+    stalled.send(&json!({"type": "ping"})).await;
+    loop {
+        let frame = stalled.receive().await;
+        if frame["type"] == "pong" {
+            break;
+        }
+        received.push(frame["payload"][0].as_u64().unwrap());
+    }
+    assert!(received.windows(2).all(|pair| pair[0] < pair[1]), "order holds");
+    assert_eq!(received.last(), Some(&(count - 1)), "the newest are kept");
+    assert!((received.len() as u64) < count, "something was dropped");
+}

@@ -1,0 +1,213 @@
+//! Senders and receivers in a closed loop while the revision of a policy alternates.
+//!
+//! Each receiver checks that its sender's messages arrive exactly once and in order, and that the stamps the
+//! policy puts on them never go back. The swapper waits for each stamp to be seen before it goes on.
+
+use crate::harness::Broker;
+use futures_util::{SinkExt, StreamExt};
+use hdrhistogram::Histogram;
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
+use waspmq_protocol::client::{Connect, Frame, Publish};
+use waspmq_protocol::server::Received;
+use waspmq_protocol::{Content, Profile, decode, encode};
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) pairs: usize,
+    /// Messages a sender has outstanding.
+    pub(crate) window: u64,
+    /// Swaps to make; with 0 the load runs as long as `pause`.
+    pub(crate) swaps: u64,
+    /// Time between swaps.
+    pub(crate) pause: Duration,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) delivered: u64,
+    pub(crate) lost: u64,
+    pub(crate) swaps_seen: u64,
+    pub(crate) per_second: f64,
+    /// Quantile 0.999 of the time between two arrivals at one receiver, microseconds.
+    pub(crate) gap_p999_us: u64,
+}
+
+/// What the tasks share.
+#[derive(Debug, Default)]
+struct Progress {
+    stop: AtomicBool,
+    /// The largest stamp any receiver has seen.
+    stamp: AtomicU64,
+}
+
+/// What a sender and its receiver share.
+#[derive(Debug, Default)]
+struct Pair {
+    sent: AtomicU64,
+    received: AtomicU64,
+    room: Notify,
+}
+
+/// Runs the load with plugin `stamp`, whose revisions 1 and 2 must be uploaded.
+pub(crate) async fn run(broker: &Broker, load: Load) -> Report {
+    let progress = Arc::new(Progress::default());
+    set_stamp(broker, 0);
+    let (mut senders, mut receivers, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..load.pairs {
+        let pair = Arc::new(Pair::default());
+        let topic = format!("topic/swap.{number}");
+        let receiver = connect(broker, &format!("r{number}"), Some(&topic)).await;
+        let sender = connect(broker, &format!("s{number}"), None).await;
+        receivers.push(tokio::spawn(receive(receiver, pair.clone(), progress.clone())));
+        senders.push((sender, topic, pair.clone()));
+        pairs.push(pair);
+    }
+    let started = Instant::now();
+    let senders: Vec<_> = senders
+        .into_iter()
+        .map(|(socket, topic, pair)| tokio::spawn(send(socket, topic, pair, progress.clone(), load.window)))
+        .collect();
+    let swaps_seen = tokio::task::block_in_place(|| swap(broker, load, &progress));
+    let elapsed = started.elapsed();
+    let delivered: u64 = pairs.iter().map(|pair| pair.received.load(Ordering::SeqCst)).sum();
+    progress.stop.store(true, Ordering::SeqCst);
+    for sender in senders {
+        sender.await.expect("a sender's connection stays open");
+    }
+    let mut gaps = Histogram::<u64>::new(3).unwrap();
+    for receiver in receivers {
+        gaps.add(receiver.await.expect("a receiver's messages are in order")).unwrap();
+    }
+    let total = |count: fn(&Pair) -> &AtomicU64| -> u64 {
+        pairs.iter().map(|pair| count(pair).load(Ordering::SeqCst)).sum()
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let per_second = delivered as f64 / elapsed.as_secs_f64();
+    let lost = total(|pair| &pair.sent) - total(|pair| &pair.received);
+    Report { delivered, lost, swaps_seen, per_second, gap_p999_us: gaps.value_at_quantile(0.999) }
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+
+async fn connect(broker: &Broker, user: &str, topic: Option<&str>) -> Socket {
+    let mut socket = broker.open(Some("waspmq.v1.bin")).await.socket;
+    let mut frames = Vec::new();
+    let connect = Connect { user: Some(user.into()), batch: true, ..Connect::default() };
+    encode::client(Profile::Binary, &Frame::Connect(connect), &mut frames).unwrap();
+    let mut answers = 1;
+    if let Some(topic) = topic {
+        let subscribe = Frame::Subscribe { reference: Some(1), to: topic.into(), queue: None, from: None };
+        encode::client(Profile::Binary, &subscribe, &mut frames).unwrap();
+        answers += 1;
+    }
+    socket.send(Message::binary(frames)).await.unwrap();
+    while answers > 0 {
+        let message = socket.next().await.unwrap().unwrap().into_data();
+        let (received, _) = decode::server_binary(&message).unwrap();
+        assert!(matches!(received, Received::Welcome(_) | Received::Ok { .. }), "{received:?}");
+        answers -= 1;
+    }
+    socket
+}
+
+async fn send(mut socket: Socket, topic: String, pair: Arc<Pair>, progress: Arc<Progress>, window: u64) {
+    let mut frames = Vec::new();
+    while !progress.stop.load(Ordering::SeqCst) {
+        let sent = pair.sent.load(Ordering::SeqCst);
+        let room = window - (sent - pair.received.load(Ordering::SeqCst)).min(window);
+        if room < window / 2 {
+            // A lost wake-up would stall the pair, so the wait is bounded; the count is looked at again.
+            _ = tokio::time::timeout(Duration::from_millis(20), pair.room.notified()).await;
+            continue;
+        }
+        frames.clear();
+        for sequence in sent..sent + room {
+            let publish = Publish::new(topic.as_str(), Content::Bytes, sequence.to_le_bytes().to_vec());
+            encode::client(Profile::Binary, &Frame::Publish(publish), &mut frames).unwrap();
+        }
+        pair.sent.store(sent + room, Ordering::SeqCst);
+        socket.send(Message::binary(frames.clone())).await.unwrap();
+    }
+    // The connection stays open until everything it sent has arrived.
+    let deadline = Instant::now() + crate::harness::PATIENCE;
+    while pair.received.load(Ordering::SeqCst) < pair.sent.load(Ordering::SeqCst) && Instant::now() < deadline
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn receive(mut socket: Socket, pair: Arc<Pair>, progress: Arc<Progress>) -> Histogram<u64> {
+    let mut gaps = Histogram::<u64>::new(3).unwrap();
+    let (mut expected, mut stamp, mut last) = (0_u64, 0_u64, Instant::now());
+    loop {
+        let stopping = progress.stop.load(Ordering::SeqCst);
+        if stopping && expected == pair.sent.load(Ordering::SeqCst) {
+            return gaps;
+        }
+        let Ok(next) = tokio::time::timeout(Duration::from_secs(2), socket.next()).await else {
+            if stopping {
+                return gaps; // the report counts what is missing
+            }
+            continue;
+        };
+        let data = next.unwrap().unwrap().into_data();
+        let now = Instant::now();
+        gaps.saturating_record(u64::try_from((now - last).as_micros()).unwrap());
+        last = now;
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let (received, consumed) = decode::server_binary(rest).unwrap();
+            rest = &rest[consumed..];
+            let Received::Message(message) = received else { panic!("{received:?}") };
+            assert_eq!(message.payload, expected.to_le_bytes(), "exactly once and in order");
+            expected += 1;
+            let (_, text) =
+                message.headers.iter().find(|(name, _)| name == "stamp").expect("every message is stamped");
+            let seen: u64 = text.parse().unwrap();
+            assert!(seen >= stamp, "stamps of one sender never go back");
+            stamp = seen;
+        }
+        progress.stamp.fetch_max(stamp, Ordering::SeqCst);
+        pair.received.store(expected, Ordering::SeqCst);
+        pair.room.notify_one();
+    }
+}
+
+/// Makes the swaps; gives how many were seen taking effect.
+fn swap(broker: &Broker, load: Load, progress: &Progress) -> u64 {
+    let started = Instant::now();
+    let mut seen = 0;
+    for number in 1..=load.swaps {
+        std::thread::sleep(
+            (started + load.pause * u32::try_from(number).unwrap()).saturating_duration_since(Instant::now()),
+        );
+        set_stamp(broker, number);
+        let deadline = Instant::now() + crate::harness::PATIENCE;
+        while progress.stamp.load(Ordering::SeqCst) < number && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        seen += u64::from(progress.stamp.load(Ordering::SeqCst) >= number);
+    }
+    if load.swaps == 0 {
+        std::thread::sleep(load.pause);
+    }
+    seen
+}
+
+fn set_stamp(broker: &Broker, number: u64) {
+    let document = json!({
+        "hook": "routing",
+        "plugin": format!("stamp@{}", 1 + number % 2),
+        "match": ["topic/swap.*"],
+        "config": {"stamp": number.to_string()},
+    });
+    let (status, body) = broker.put_json("/v1/policies/stamps", &document);
+    assert!(status < 300, "{status} {body}");
+}
