@@ -1,11 +1,10 @@
-#![doc = include_str!("../README.md")]
-//!
-//! ## Inside
+//! The Rust client: what it does is in its README, below.
 //!
 //! One task owns the connection: `driver` connects, reads, writes and reconnects. [`Client`] encodes requests and
 //! queues them; [`Messages`] is the other end of the queue that the driver fills. What the two sides share,
 //! requests waiting for an answer above all, is in `shared`.
 //! Deliberately not here: resuming a session, and acknowledging messages.
+#![doc = include_str!("../README.md")]
 
 mod backoff;
 mod builder;

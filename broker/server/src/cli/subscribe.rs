@@ -3,6 +3,7 @@
 use super::DEFAULT_URL;
 use super::failure::Failure;
 use super::output;
+use super::serve::Signals;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -57,19 +58,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn receive(arguments: &Arguments, patterns: &[Pattern]) -> Result<(), Failure> {
+    // From here on a signal ends the program in order, also one that comes before the first message.
+    let mut signals = Signals::new()?;
     let (client, mut messages) = Client::builder(&arguments.url).user(&arguments.user).connect().await?;
     for pattern in patterns {
         ask(&client, pattern, arguments).await?;
     }
     output::note(format_args!("receiving from {} as {}; Ctrl-C ends it", arguments.url, arguments.user));
     let wanted = arguments.count.unwrap_or(u64::MAX);
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut received = 0;
     while received < wanted {
         // Biased, so that a flood of messages does not keep the program from ending. Both branches are cancel safe.
         let message = tokio::select! {
             biased;
-            _ = &mut interrupt => break,
+            () = signals.next() => break,
             message = messages.recv() => message,
         };
         let Some(message) = message else { break };
