@@ -3,6 +3,13 @@
 //! One test binary with a module per feature. Every broker gets its own data directory and free ports, so
 //! tests run side by side. Brokers have two workers: what works only inside one worker fails here.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests: a surprise ends the test, and tests are clients that have clocks and tasks of their own"
+)]
+
 mod access;
 mod bad_input;
 mod harness;

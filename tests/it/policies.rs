@@ -178,5 +178,6 @@ async fn swaps_under_load_lose_nothing() {
     let plan = swap::Load { pairs: 10, window: 64, swaps: 10, pause: std::time::Duration::from_millis(100) };
     let report = swap::run(&broker, plan).await;
     assert_eq!((report.lost, report.swaps_seen), (0, 10), "{report:?}");
-    assert!(report.delivered > 1_000, "{report:?}");
+    assert!(report.delivered > 1_000 && report.per_second > 500.0, "{report:?}");
+    assert!(report.gap_p999_us < 5_000_000, "{report:?}");
 }

@@ -1,4 +1,4 @@
-//! Bytes to frames.
+//! The decoders: received bytes to frames, for both profiles and both sides.
 //!
 //! [`json`] and [`binary`] read one client frame; [`json_frames`] and [`binary_frames`] read what one WebSocket
 //! message holds. [`server_json`] and [`server_binary`] are the client's side.

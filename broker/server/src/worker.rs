@@ -176,7 +176,7 @@ impl Worker {
             Flushed::Empty if connection.ended => {}
             Flushed::Empty if connection.is_closing() => lifecycle::shutdown(&connection, Shutdown::Write),
             Flushed::Empty => {}
-            Flushed::More => self.outbox.mark(&mut connection, number),
+            Flushed::More => self.outbox.mark(&mut connection),
             Flushed::Blocked => {
                 connection.blocked = true;
                 wait = Some(connection.stream.clone());
@@ -196,7 +196,7 @@ impl Worker {
         let slot = self.connections.get_mut(number as usize);
         if let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| Rc::ptr_eq(&c.stream, stream))) {
             connection.blocked = false;
-            self.outbox.mark(&mut connection, number);
+            self.outbox.mark(&mut connection);
             self.put_back(number, connection);
         }
     }

@@ -29,6 +29,8 @@ pub(crate) enum Stage {
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    /// Its number in the worker; used again after its end.
+    pub(crate) number: u32,
     pub(crate) stream: Rc<TcpStream>,
     pub(crate) remote: SocketAddr,
     pub(crate) stage: Stage,
@@ -65,8 +67,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, remote: SocketAddr, session: Session, now_us: u64) -> Self {
+    pub(crate) fn new(
+        number: u32,
+        (stream, remote): (TcpStream, SocketAddr),
+        session: Session,
+        now_us: u64,
+    ) -> Self {
         Self {
+            number,
             stream: Rc::new(stream),
             remote,
             stage: Stage::Http,

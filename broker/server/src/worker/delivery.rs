@@ -77,7 +77,7 @@ impl Worker {
                 for segment in
                     encoded.of(connection.encoding, |out| encoder.segments(run, connection.encoding, out))
                 {
-                    outbox.push(connection, number, segment.clone());
+                    outbox.push(connection, segment.clone());
                 }
             }
         }
@@ -90,7 +90,7 @@ impl Worker {
             let number = self.numbers.get(&session).copied();
             let connection =
                 number.and_then(|number| self.connections.get_mut(number as usize)).and_then(Option::as_mut);
-            let (Some(number), Some(connection)) = (number, connection) else {
+            let Some(connection) = connection else {
                 drop(in_flight);
                 self.choose_again(batch, message, &queue);
                 continue;
@@ -98,7 +98,7 @@ impl Worker {
             let segment =
                 self.encoder.queue_segment((batch, message), queue.as_str(), connection.encoding, in_flight);
             if let Some(segment) = segment {
-                self.outbox.push(connection, number, segment);
+                self.outbox.push(connection, segment);
             }
         }
     }

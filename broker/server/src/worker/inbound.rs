@@ -52,7 +52,7 @@ impl Worker {
         else {
             return Next::Gone;
         };
-        let next = self.read(&mut connection, number);
+        let next = self.read(&mut connection);
         self.put_back(number, connection);
         if next == Next::Gone {
             self.remove(number);
@@ -60,31 +60,31 @@ impl Worker {
         next
     }
 
-    fn read(&mut self, connection: &mut Connection, number: u32) -> Next {
+    fn read(&mut self, connection: &mut Connection) -> Next {
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let next = if connection.wanted_bytes > buffer.len() / 2 {
-            self.read_large(connection, number)
+            self.read_large(connection)
         } else {
-            self.read_small(connection, number, &mut buffer)
+            self.read_small(connection, &mut buffer)
         };
         self.read_buffer = buffer;
-        self.charge_held(connection, number);
+        self.charge_held(connection);
         next
     }
 
     /// Reads behind the unfinished frame, both in the shared buffer: the usual way.
-    fn read_small(&mut self, connection: &mut Connection, number: u32, buffer: &mut [u8]) -> Next {
+    fn read_small(&mut self, connection: &mut Connection, buffer: &mut [u8]) -> Next {
         let kept = connection.partial.len();
         let Some((front, rest)) = buffer.split_at_mut_checked(kept) else { return Next::Gone };
         front.copy_from_slice(&connection.partial);
         let room = rest.len();
         let count = match connection.stream.try_read(rest) {
             Ok(count) if count > 0 => count,
-            other => return self.take_end(connection, number, other.map(|_| ())),
+            other => return self.take_end(connection, other.map(|_| ())),
         };
         let Some(bytes) = buffer.get_mut(..kept + count) else { return Next::Gone };
         let now = self.heard(connection, count);
-        let consumed = self.take_bytes(connection, number, bytes, now);
+        let consumed = self.take_bytes(connection, bytes, now);
         let left = bytes.get(consumed..).unwrap_or_default();
         if left.is_empty() {
             connection.partial = Vec::new();
@@ -96,17 +96,17 @@ impl Worker {
     }
 
     /// Reads into the connection's own buffer, so that a large frame is not copied at each read.
-    fn read_large(&mut self, connection: &mut Connection, number: u32) -> Next {
+    fn read_large(&mut self, connection: &mut Connection) -> Next {
         let missing = connection.wanted_bytes.saturating_sub(connection.partial.len());
         connection.partial.reserve(missing.clamp(1, READ_BYTES));
         let room = connection.partial.capacity() - connection.partial.len();
         let count = match connection.stream.try_read_buf(&mut connection.partial) {
             Ok(count) if count > 0 => count,
-            other => return self.take_end(connection, number, other.map(|_| ())),
+            other => return self.take_end(connection, other.map(|_| ())),
         };
         let now = self.heard(connection, count);
         let mut partial = std::mem::take(&mut connection.partial);
-        let consumed = self.take_bytes(connection, number, &mut partial, now);
+        let consumed = self.take_bytes(connection, &mut partial, now);
         partial.drain(..consumed);
         connection.partial = if partial.is_empty() { Vec::new() } else { partial };
         after_read(connection, count < room)
@@ -123,7 +123,7 @@ impl Worker {
 
     /// Nothing was read: there is nothing yet, or nothing more. A peer that only ended its side still gets
     /// what it is owed.
-    fn take_end(&mut self, connection: &mut Connection, number: u32, read: std::io::Result<()>) -> Next {
+    fn take_end(&mut self, connection: &mut Connection, read: std::io::Result<()>) -> Next {
         match read {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 Next::Read
@@ -131,9 +131,9 @@ impl Worker {
             Ok(()) if !connection.out.is_empty() => {
                 connection.ended = true;
                 if !connection.is_closing() {
-                    self.start_closing(connection, number, Ended::ByPeer);
+                    self.start_closing(connection, Ended::ByPeer);
                 }
-                self.outbox.mark(connection, number);
+                self.outbox.mark(connection);
                 Next::Ended
             }
             _ => Next::Gone,
@@ -141,16 +141,10 @@ impl Worker {
     }
 
     /// Handles the complete part of `bytes`; gives its length.
-    fn take_bytes(
-        &mut self,
-        connection: &mut Connection,
-        number: u32,
-        bytes: &mut [u8],
-        now: Moment,
-    ) -> usize {
+    fn take_bytes(&mut self, connection: &mut Connection, bytes: &mut [u8], now: Moment) -> usize {
         let mut consumed = 0;
         if connection.stage == Stage::Http {
-            match self.take_head(connection, number, bytes, now) {
+            match self.take_head(connection, bytes, now) {
                 Some(head_bytes) => consumed = head_bytes,
                 None => return if connection.is_closing() { bytes.len() } else { 0 },
             }
@@ -169,13 +163,13 @@ impl Worker {
                             connection.wanted_bytes = at_least;
                             break;
                         }
-                        event => self.take_event(connection, number, event, now),
+                        event => self.take_event(connection, event, now),
                     }
                 }
-                Err(violation) => self.take_violation(connection, number, violation),
+                Err(violation) => self.take_violation(connection, violation),
             }
         }
-        self.finish_batch(connection, number);
+        self.finish_batch(connection);
         if connection.is_closing() { bytes.len() } else { consumed }
     }
 
@@ -188,17 +182,11 @@ impl Worker {
     }
 
     /// The HTTP request that opens a connection. `None` when it is not complete or was refused.
-    fn take_head(
-        &mut self,
-        connection: &mut Connection,
-        number: u32,
-        bytes: &[u8],
-        now: Moment,
-    ) -> Option<usize> {
+    fn take_head(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> Option<usize> {
         let request = match http::parse(bytes) {
             Ok(request) => request?,
             Err(refusal) => {
-                self.refuse_upgrade(connection, number, &refusal);
+                self.refuse_upgrade(connection, &refusal);
                 return None;
             }
         };
@@ -219,7 +207,7 @@ impl Worker {
         };
         let (None, Some(upgrade)) = (&refused, &request.upgrade) else {
             if let Some(refusal) = &refused {
-                self.refuse_upgrade(connection, number, refusal);
+                self.refuse_upgrade(connection, refusal);
             }
             return None;
         };
@@ -229,86 +217,83 @@ impl Worker {
         connection.encoding.profile = profile.unwrap_or(Profile::Json);
         connection.stage = Stage::Open;
         connection.opened_us = now.us;
-        self.outbox.push_own(connection, number, &response);
+        self.outbox.push_own(connection, &response);
         Some(request.head_bytes)
     }
 
-    fn refuse_upgrade(&mut self, connection: &mut Connection, number: u32, refusal: &http::Refusal) {
+    fn refuse_upgrade(&mut self, connection: &mut Connection, refusal: &http::Refusal) {
         self.counters().handshakes_refused.add(1);
         let mut response = Vec::with_capacity(256);
         refusal.write(&mut response);
-        self.outbox.push_own(connection, number, &response);
-        self.start_closing(connection, number, Ended::Refused);
+        self.outbox.push_own(connection, &response);
+        self.start_closing(connection, Ended::Refused);
     }
 
-    fn take_event(&mut self, connection: &mut Connection, number: u32, event: Event<'_>, now: Moment) {
+    fn take_event(&mut self, connection: &mut Connection, event: Event<'_>, now: Moment) {
         match event {
             Event::Message { is_text, data } => {
                 if is_text != (connection.encoding.profile == Profile::Json) {
                     let expected = if is_text { "binary" } else { "text" };
                     let message = format!("this connection's profile has {expected} messages");
-                    return self.refuse(connection, number, None, Reject::new(Code::WrongProfile, message));
+                    return self.refuse(connection, None, Reject::new(Code::WrongProfile, message));
                 }
                 match connection.encoding.profile {
-                    Profile::Json => self.take_frames(connection, number, decode::json_frames(&data), now),
-                    Profile::Binary => {
-                        self.take_frames(connection, number, decode::binary_frames(&data), now)
-                    }
+                    Profile::Json => self.take_frames(connection, decode::json_frames(&data), now),
+                    Profile::Binary => self.take_frames(connection, decode::binary_frames(&data), now),
                 }
             }
             Event::Ping(payload) => {
                 let mut pong = Vec::with_capacity(websocket::HEADER_MAX + payload.len());
                 websocket::write_pong(payload, &mut pong);
-                self.outbox.push_own(connection, number, &pong);
+                self.outbox.push_own(connection, &pong);
             }
             Event::Pong(_) | Event::NeedMore { .. } => {}
             Event::Close { code, .. } => {
                 let code = if code == close_code::NO_STATUS { close_code::NORMAL } else { code };
-                self.finish_batch(connection, number);
-                self.close_with(connection, number, (code, ""), Ended::ByPeer);
+                self.finish_batch(connection);
+                self.close_with(connection, (code, ""), Ended::ByPeer);
             }
         }
     }
 
-    fn take_violation(&mut self, connection: &mut Connection, number: u32, violation: Violation) {
-        self.finish_batch(connection, number);
+    fn take_violation(&mut self, connection: &mut Connection, violation: Violation) {
+        self.finish_batch(connection);
         if violation.close_code() == close_code::MESSAGE_TOO_BIG {
             let limit = self.message_limits(connection).message_bytes_max;
             let message = format!("a message may have {limit} bytes here");
-            return self.refuse(connection, number, None, Reject::new(Code::MessageTooLarge, message));
+            return self.refuse(connection, None, Reject::new(Code::MessageTooLarge, message));
         }
         let reason = violation.to_string();
-        self.close_with(connection, number, (violation.close_code(), &reason), Ended::Protocol);
+        self.close_with(connection, (violation.close_code(), &reason), Ended::Protocol);
     }
 
     fn take_frames<'a>(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         frames: impl Iterator<Item = Result<Frame<'a>, DecodeError>>,
         now: Moment,
     ) {
         for frame in frames {
             match frame {
-                Ok(Frame::Publish(publish)) => self.handle_publish(connection, number, &publish, now),
+                Ok(Frame::Publish(publish)) => self.handle_publish(connection, &publish, now),
                 Ok(frame) => {
-                    self.finish_batch(connection, number);
+                    self.finish_batch(connection);
                     let reference = frame.reference();
-                    if let Err(reject) = self.take_control(connection, number, frame, now) {
-                        self.refuse(connection, number, reference, reject);
+                    if let Err(reject) = self.take_control(connection, frame, now) {
+                        self.refuse(connection, reference, reject);
                     }
                 }
                 Err(error) => {
-                    self.finish_batch(connection, number);
+                    self.finish_batch(connection);
                     let reject = connection.session.handle_request(Request::Other).err();
                     let reject = reject.unwrap_or_else(|| error.reject());
-                    self.refuse(connection, number, error.reference, reject);
+                    self.refuse(connection, error.reference, reject);
                 }
             }
             if connection.out.owes_too_much() {
-                self.finish_batch(connection, number);
+                self.finish_batch(connection);
                 let close = (Close::Overloaded.number(), "too many answers are not read");
-                self.close_with(connection, number, close, Ended::Overloaded);
+                self.close_with(connection, close, Ended::Overloaded);
             }
             if connection.is_closing() {
                 return;
@@ -319,7 +304,6 @@ impl Worker {
     fn take_control(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         frame: Frame<'_>,
         now: Moment,
     ) -> Result<(), Reject> {
@@ -327,36 +311,33 @@ impl Worker {
         connection.session.handle_request(request)?;
         let reference = frame.reference();
         match frame {
-            Frame::Connect(connect) => return self.connect(connection, number, &connect, now),
+            Frame::Connect(connect) => return self.connect(connection, &connect, now),
             Frame::Subscribe { to, queue, from, .. } => {
                 if from.is_some_and(|from| from != "now") {
                     return Err(not_supported("`from` other than `now`"));
                 }
-                self.subscribe(connection, number, &to, queue.as_deref())?;
+                self.subscribe(connection, &to, queue.as_deref())?;
             }
-            Frame::Unsubscribe { to, queue, .. } => {
-                self.unsubscribe(connection, number, &to, queue.as_deref())?
-            }
+            Frame::Unsubscribe { to, queue, .. } => self.unsubscribe(connection, &to, queue.as_deref())?,
             Frame::Join { group, .. } => self.change_membership(connection, &group, true)?,
             Frame::Leave { group, .. } => self.change_membership(connection, &group, false)?,
             Frame::Ping => {
-                self.send(connection, number, &server::Frame::Pong);
+                self.send(connection, &server::Frame::Pong);
                 return Ok(());
             }
             Frame::Disconnect => {
-                self.close_with(connection, number, (close_code::NORMAL, ""), Ended::ByPeer);
+                self.close_with(connection, (close_code::NORMAL, ""), Ended::ByPeer);
                 return Ok(());
             }
             later => return Err(not_supported(&format!("`{}`", later.type_name()))),
         }
-        self.send(connection, number, &server::Frame::Ok { reference });
+        self.send(connection, &server::Frame::Ok { reference });
         Ok(())
     }
 
     fn subscribe(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         to: &str,
         queue: Option<&str>,
     ) -> Result<(), Reject> {
@@ -374,7 +355,7 @@ impl Worker {
                 self.shared.policies.queue_changed(queue.to_members());
             }
             None => {
-                self.recipients.subscribe(&wanted.pattern, number);
+                self.recipients.subscribe(&wanted.pattern, connection.number);
                 registry.subscribe(&wanted.pattern, &identity);
             }
         }
@@ -385,14 +366,13 @@ impl Worker {
     fn unsubscribe(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         to: &str,
         queue: Option<&str>,
     ) -> Result<(), Reject> {
         let wanted = subscription(to, queue)?;
         connection.session.handle_unsubscribe(&wanted)?;
         if let Some(identity) = connection.session.identity().cloned() {
-            self.forget_subscription(&identity, number, &wanted);
+            self.forget_subscription(&identity, connection.number, &wanted);
         }
         Ok(())
     }
@@ -409,16 +389,10 @@ impl Worker {
     }
 
     /// Sends an error frame, and closes where the peer broke the protocol.
-    pub(super) fn refuse(
-        &mut self,
-        connection: &mut Connection,
-        number: u32,
-        reference: Option<u64>,
-        reject: Reject,
-    ) {
+    pub(super) fn refuse(&mut self, connection: &mut Connection, reference: Option<u64>, reject: Reject) {
         self.counters().errors_sent.add(1);
         let code = reject.code;
-        self.send(connection, number, &server::Frame::Error { reference, reject });
+        self.send(connection, &server::Frame::Error { reference, reject });
         if code.closes() {
             let (close, ended) = match code {
                 Code::ConnectTimeout => (Close::ConnectTimeout, Ended::Timeout),
@@ -426,18 +400,18 @@ impl Worker {
                 Code::TooManySessions => (Close::Overloaded, Ended::Refused),
                 _ => (Close::ProtocolViolation, Ended::Protocol),
             };
-            self.close_with(connection, number, (close.number(), code.name()), ended);
+            self.close_with(connection, (close.number(), code.name()), ended);
         }
     }
 
     /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed.
-    fn charge_held(&mut self, connection: &mut Connection, number: u32) {
+    fn charge_held(&mut self, connection: &mut Connection) {
         let held = connection.partial.capacity() + connection.decoder.held_bytes();
         self.held_bytes = self.held_bytes + held - connection.held_bytes;
         connection.held_bytes = held;
         if self.held_bytes > self.shared.settings.inbound_bytes_max && held > HELD_FLOOR_BYTES {
             let close = (Close::Overloaded.number(), Close::Overloaded.name());
-            self.close_with(connection, number, close, Ended::Overloaded);
+            self.close_with(connection, close, Ended::Overloaded);
         }
     }
 }

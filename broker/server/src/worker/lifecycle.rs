@@ -29,8 +29,9 @@ impl Worker {
         let now = self.shared.clock.now();
         let settings = &self.shared.settings;
         let session = Session::new(Rate::new(settings.publishes_per_second, settings.publish_burst));
-        let connection = Box::new(Connection::new(stream, remote, session, now.us));
-        let number = u32::try_from(self.connections.insert(Some(connection))).unwrap_or(u32::MAX);
+        let slot = self.connections.vacant_entry();
+        let number = u32::try_from(slot.key()).unwrap_or(u32::MAX);
+        slot.insert(Some(Box::new(Connection::new(number, (stream, remote), session, now.us))));
         self.counters().connections_opened.add(1);
         self.counters().connections.add(1);
         number
@@ -39,7 +40,6 @@ impl Worker {
     pub(super) fn connect(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         connect: &Connect<'_>,
         now: Moment,
     ) -> Result<(), Reject> {
@@ -61,12 +61,12 @@ impl Worker {
             connected_unix_ms: now.unix_ms,
         };
         for address in self.shared.registry.connect(entry)? {
-            self.recipients.attach(&address, number);
+            self.recipients.attach(&address, connection.number);
             if address.kind() == Kind::Group {
                 connection.groups.push(address);
             }
         }
-        self.numbers.insert(id, number);
+        self.numbers.insert(id, connection.number);
         connection.session_id = Some(id);
         connection.session.handle_connected(identity);
         connection.encoding.batch = connect.batch;
@@ -81,21 +81,21 @@ impl Worker {
             heartbeat_ms: settings.heartbeat_ms,
             max_message_bytes: u32::try_from(settings.message_bytes_max).unwrap_or(u32::MAX),
         };
-        self.send(connection, number, &server::Frame::Welcome(welcome));
+        self.send(connection, &server::Frame::Welcome(welcome));
         Ok(())
     }
 
     /// Sends one control frame.
-    pub(super) fn send(&mut self, connection: &mut Connection, number: u32, frame: &server::Frame) {
+    pub(super) fn send(&mut self, connection: &mut Connection, frame: &server::Frame) {
         self.control.push(connection.encoding, frame);
-        self.send_control(connection, number);
+        self.send_control(connection);
     }
 
     /// Sends what was put together in [`Worker::control`].
-    pub(super) fn send_control(&mut self, connection: &mut Connection, number: u32) {
+    pub(super) fn send_control(&mut self, connection: &mut Connection) {
         let Self { control, outbox, .. } = self;
         if !control.bytes.is_empty() {
-            outbox.push_own(connection, number, &control.bytes);
+            outbox.push_own(connection, &control.bytes);
             control.bytes.clear();
         }
     }
@@ -104,7 +104,6 @@ impl Worker {
     pub(super) fn close_with(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         (code, reason): (u16, &str),
         ended: Ended,
     ) {
@@ -114,31 +113,31 @@ impl Worker {
         if connection.stage == Stage::Open {
             let mut frame = Vec::with_capacity(128);
             websocket::write_close(code, reason, &mut frame);
-            self.outbox.push_own(connection, number, &frame);
+            self.outbox.push_own(connection, &frame);
         }
-        self.start_closing(connection, number, ended);
-        self.outbox.mark(connection, number);
+        self.start_closing(connection, ended);
+        self.outbox.mark(connection);
     }
 
     /// Ends the session at once; the connection lives on until what it is owed is written.
-    pub(super) fn start_closing(&mut self, connection: &mut Connection, number: u32, reason: Ended) {
+    pub(super) fn start_closing(&mut self, connection: &mut Connection, reason: Ended) {
         let deadline_us = self.shared.clock.now_us() + CLOSE_WAIT_US;
         connection.stage = Stage::Closing { deadline_us, reason };
-        self.end_session(connection, number);
+        self.end_session(connection);
     }
 
     /// Forgets a session and everything it was subscribed to.
-    fn end_session(&mut self, connection: &mut Connection, number: u32) {
+    fn end_session(&mut self, connection: &mut Connection) {
         let Some((identity, subscriptions)) = connection.session.handle_close() else { return };
         self.shared.registry.disconnect(&identity);
         self.numbers.remove(&identity.id);
-        self.recipients.detach(&Address::user(&identity.user), number);
-        self.recipients.detach(&Address::all(), number);
+        self.recipients.detach(&Address::user(&identity.user), connection.number);
+        self.recipients.detach(&Address::all(), connection.number);
         for subscription in &subscriptions {
-            self.forget_subscription(&identity, number, subscription);
+            self.forget_subscription(&identity, connection.number, subscription);
         }
         for group in &connection.groups {
-            self.recipients.detach(group, number);
+            self.recipients.detach(group, connection.number);
         }
         let counters = self.counters();
         counters.sessions.set(counters.sessions.load().saturating_sub(1));
@@ -155,7 +154,7 @@ impl Worker {
             Close::ProtocolViolation => Ended::Protocol,
         };
         if let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) {
-            self.close_with(&mut connection, number, (close.number(), close.name()), ended);
+            self.close_with(&mut connection, (close.number(), close.name()), ended);
             self.put_back(number, connection);
         }
     }
@@ -167,7 +166,7 @@ impl Worker {
         }
         let Some(mut connection) = self.connections.remove(number as usize) else { return };
         let now_us = self.shared.clock.now_us();
-        self.end_session(&mut connection, number);
+        self.end_session(&mut connection);
         self.outbox.forget(&connection);
         self.held_bytes -= connection.held_bytes;
         // The task that reads the connection may wait for either of these; it finds that the connection is gone.
@@ -251,21 +250,21 @@ impl Worker {
             Late::Connect if connection.stage == Stage::Open => {
                 let reject =
                     Reject::new(Code::ConnectTimeout, "`connect` did not arrive in time").retry_after(1_000);
-                self.refuse(&mut connection, number, None, reject);
+                self.refuse(&mut connection, None, reject);
             }
             Late::Connect => {
-                self.start_closing(&mut connection, number, Ended::Timeout);
-                self.outbox.mark(&mut connection, number);
+                self.start_closing(&mut connection, Ended::Timeout);
+                self.outbox.mark(&mut connection);
             }
             Late::Ping => {
                 let mut ping = Vec::with_capacity(websocket::HEADER_MAX);
                 websocket::write_ping(b"", &mut ping);
-                self.outbox.push_own(&mut connection, number, &ping);
+                self.outbox.push_own(&mut connection, &ping);
                 connection.pinged = true;
             }
             Late::Close | Late::Remove => {
                 let close = Close::HeartbeatLost;
-                self.close_with(&mut connection, number, (close.number(), close.name()), Ended::Timeout);
+                self.close_with(&mut connection, (close.number(), close.name()), Ended::Timeout);
             }
         }
         self.put_back(number, connection);
@@ -279,10 +278,10 @@ impl Worker {
         if connection.session_id.is_some() && !connection.is_closing() {
             connection.session.handle_drain();
             let goaway = server::Goaway { reason: "drain".to_owned(), reconnect_ms };
-            self.send(&mut connection, number, &server::Frame::Goaway(goaway));
+            self.send(&mut connection, &server::Frame::Goaway(goaway));
         }
         let close = Close::Draining;
-        self.close_with(&mut connection, number, (close.number(), close.name()), Ended::Drained);
+        self.close_with(&mut connection, (close.number(), close.name()), Ended::Drained);
         self.put_back(number, connection);
     }
 

@@ -55,7 +55,7 @@ impl Outbox {
     }
 
     /// Queues a shared segment. A full queue drops its oldest messages.
-    pub(super) fn push(&mut self, connection: &mut Connection, number: u32, segment: Shared) {
+    pub(super) fn push(&mut self, connection: &mut Connection, segment: Shared) {
         let full = self.pinned_bytes >= self.worker_bytes_max;
         let bound = if full { FLOOR_BYTES } else { self.connection_bytes_max };
         let before = connection.out.pinned_bytes();
@@ -63,19 +63,19 @@ impl Outbox {
         connection.dropped += dropped;
         self.dropped += dropped;
         self.settle(before, connection);
-        self.mark(connection, number);
+        self.mark(connection);
     }
 
     /// Queues frames for this connection alone.
-    pub(super) fn push_own(&mut self, connection: &mut Connection, number: u32, frames: &[u8]) {
+    pub(super) fn push_own(&mut self, connection: &mut Connection, frames: &[u8]) {
         let before = connection.out.pinned_bytes();
         connection.out.push_own(frames);
         self.settle(before, connection);
-        self.mark(connection, number);
+        self.mark(connection);
     }
 
     /// Puts a connection on the list of those to write.
-    pub(super) fn mark(&mut self, connection: &mut Connection, number: u32) {
+    pub(super) fn mark(&mut self, connection: &mut Connection) {
         if connection.dirty || connection.blocked {
             return;
         }
@@ -83,7 +83,7 @@ impl Outbox {
         if self.dirty.is_empty() {
             self.wake.notify_one();
         }
-        self.dirty.push(number);
+        self.dirty.push(connection.number);
     }
 
     /// Takes the list; its connections are to be flushed.

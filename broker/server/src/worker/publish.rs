@@ -58,32 +58,25 @@ const BATCH_BYTES: usize = 64 * 1024;
 
 impl Worker {
     /// Takes one message of the connection at hand.
-    pub(super) fn handle_publish(
-        &mut self,
-        connection: &mut Connection,
-        number: u32,
-        publish: &Publish<'_>,
-        now: Moment,
-    ) {
+    pub(super) fn handle_publish(&mut self, connection: &mut Connection, publish: &Publish<'_>, now: Moment) {
         let known = connection.last_to.take().filter(|last| *last.as_str() == *publish.to);
         let refused = match known.map_or_else(|| Address::parse(&publish.to), Ok) {
             Ok(to) => {
-                let done = self.publish_to(connection, number, (&to, publish), now);
+                let done = self.publish_to(connection, (&to, publish), now);
                 connection.last_to = Some(to);
                 done.err()
             }
             Err(error) => Some(error.into()),
         };
         if let Some(reject) = refused {
-            self.finish_batch(connection, number);
-            self.refuse_publish(connection, number, publish.reference, &publish.to, reject);
+            self.finish_batch(connection);
+            self.refuse_publish(connection, publish.reference, &publish.to, reject);
         }
     }
 
     fn publish_to(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         (to, publish): (&Address, &Publish<'_>),
         now: Moment,
     ) -> Result<(), Reject> {
@@ -101,20 +94,18 @@ impl Worker {
             now_us: now.us,
         };
         let plan = publish::plan(&mut connection.session, &request, &mut self.routing)?;
-        let reference = publish.reference.filter(|_| publish.ack != Level::None);
         match &plan.destination {
             Destination::AsAddressed(pick) if publish.dedup.is_none() => {
-                let headers = plan.headers.as_deref();
-                self.append(connection, number, (to, publish), (headers, *pick, reference), now)
+                self.append(connection, (to, publish), (&plan, *pick), now)
             }
             _ => {
-                self.finish_batch(connection, number);
+                self.finish_batch(connection);
                 let identity = connection.session.identity().cloned();
                 let source = Source::of(connection, identity.as_ref(), publish.exclude_self, now);
                 let published = self.publish_alone(to, &plan, publish, source)?;
-                if let Some(reference) = reference {
+                if let Some(reference) = wanted_reference(publish) {
                     let receipt = receipt(reference, published.id, published.recipients);
-                    self.send_receipts(connection, number, [receipt]);
+                    self.send_receipts(connection, [receipt]);
                 }
                 Ok(())
             }
@@ -125,25 +116,24 @@ impl Worker {
     fn append(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         (to, publish): (&Address, &Publish<'_>),
-        (headers, pick, reference): (Option<&[(String, String)]>, Option<Pick>, Option<u64>),
+        (plan, pick): (&Plan, Option<Pick>),
         now: Moment,
     ) -> Result<(), Reject> {
         if !self.open.as_ref().is_some_and(|open| open.takes(to, publish.exclude_self)) {
-            self.finish_batch(connection, number);
+            self.finish_batch(connection);
             let source = Source::of(connection, connection.session.identity(), publish.exclude_self, now);
             self.open = Some(OpenBatch::new(to.clone(), source));
         }
         let id = self.next_message_id(now);
         let Some(open) = &mut self.open else { return Ok(()) };
-        open.push(id, publish, headers)?;
+        open.push(id, publish, plan.headers.as_deref())?;
         let index = open.batch.messages.len() - 1;
         if pick.is_some() {
             open.picks.resize(index, None);
             open.picks.push(pick);
         }
-        match reference {
+        match wanted_reference(publish) {
             Some(reference) => open.receipts.push((reference, index)),
             None => open.unanswered += 1,
         }
@@ -213,7 +203,7 @@ impl Worker {
     }
 
     /// Sends the open batch on its way and answers its publishers.
-    pub(super) fn finish_batch(&mut self, connection: &mut Connection, number: u32) {
+    pub(super) fn finish_batch(&mut self, connection: &mut Connection) {
         let Some(OpenBatch { batch, picks, receipts, unanswered }) = self.open.take() else { return };
         let (to, count) = (batch.to.clone(), batch.messages.len() as u64);
         if count == 0 {
@@ -227,15 +217,15 @@ impl Worker {
             Ok(recipients) => {
                 self.counters().published.accepted.of(to.kind()).add(count);
                 let receipts = ids.into_iter().map(|(reference, id)| receipt(reference, id, recipients));
-                self.send_receipts(connection, number, receipts);
+                self.send_receipts(connection, receipts);
             }
             Err(reject) => {
                 for (reference, _) in ids {
-                    self.refuse_publish(connection, number, Some(reference), to.as_str(), reject.clone());
+                    self.refuse_publish(connection, Some(reference), to.as_str(), reject.clone());
                 }
                 if unanswered > 0 {
                     // One answer for all messages that nobody asked to hear about, so that the publisher slows down.
-                    self.refuse_publish(connection, number, None, to.as_str(), reject);
+                    self.refuse_publish(connection, None, to.as_str(), reject);
                     self.counters().published.overloaded.of(to.kind()).add(unanswered - 1);
                 }
             }
@@ -344,7 +334,6 @@ impl Worker {
     fn refuse_publish(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         reference: Option<u64>,
         to: &str,
         reject: Reject,
@@ -352,7 +341,7 @@ impl Worker {
         if let Ok(to) = Address::parse(to) {
             self.count_refused(&to, &reject);
         }
-        self.refuse(connection, number, reference, reject);
+        self.refuse(connection, reference, reject);
     }
 
     fn count_refused(&self, to: &Address, reject: &Reject) {
@@ -374,14 +363,18 @@ impl Worker {
     fn send_receipts(
         &mut self,
         connection: &mut Connection,
-        number: u32,
         receipts: impl IntoIterator<Item = server::Frame>,
     ) {
         for receipt in receipts {
             self.control.push(connection.encoding, &receipt);
         }
-        self.send_control(connection, number);
+        self.send_control(connection);
     }
+}
+
+/// The reference to answer with a receipt, when the publisher wants one.
+fn wanted_reference(publish: &Publish<'_>) -> Option<u64> {
+    publish.reference.filter(|_| publish.ack != Level::None)
 }
 
 const fn receipt(reference: u64, id: MessageId, recipients: u32) -> server::Frame {
