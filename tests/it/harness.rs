@@ -43,8 +43,11 @@ impl Broker {
             address = address.or_else(|| between(&line, "ws://", "/ws"));
             admin = admin.or_else(|| between(&line, "http://", "/"));
         }
-        // The rest of the log is read so that the broker never waits for a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        // The rest of the log is read so that the broker never waits for a full pipe; what matters is shown.
+        std::thread::spawn(move || {
+            let remarkable = |line: &String| line.contains("WARN") || line.contains("ERROR");
+            lines.map_while(Result::ok).filter(remarkable).for_each(|line| eprintln!("broker: {line}"));
+        });
         Self { process, data, address: address.unwrap(), admin: admin.unwrap() }
     }
 

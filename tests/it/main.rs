@@ -17,3 +17,4 @@ mod lifecycle;
 mod messages;
 mod policies;
 mod slow;
+mod worker;

@@ -81,7 +81,7 @@ pub(crate) async fn run(broker: &Broker, load: Load) -> Report {
     for sender in senders {
         sender.await.expect("a sender's connection stays open");
     }
-    let mut gaps = Histogram::<u64>::new(3).unwrap();
+    let mut gaps = new_histogram();
     for receiver in receivers {
         gaps.add(receiver.await.expect("a receiver's messages are in order")).unwrap();
     }
@@ -144,7 +144,7 @@ async fn send(mut socket: Socket, topic: String, pair: Arc<Pair>, progress: Arc<
 }
 
 async fn receive(mut socket: Socket, pair: Arc<Pair>, progress: Arc<Progress>) -> Histogram<u64> {
-    let mut gaps = Histogram::<u64>::new(3).unwrap();
+    let mut gaps = new_histogram();
     let (mut expected, mut stamp, mut last) = (0_u64, 0_u64, Instant::now());
     loop {
         let stopping = progress.stop.load(Ordering::SeqCst);
@@ -210,4 +210,9 @@ fn set_stamp(broker: &Broker, number: u64) {
     });
     let (status, body) = broker.put_json("/v1/policies/stamps", &document);
     assert!(status < 300, "{status} {body}");
+}
+
+/// Microseconds up to a minute; larger ones count as a minute.
+fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_max(60_000_000, 3).unwrap()
 }

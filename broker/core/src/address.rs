@@ -154,6 +154,14 @@ impl Pattern {
         Ok(Self { text: text.into(), wildcard })
     }
 
+    /// Parses what a policy may be bound to: a pattern, or `user/*` or `group/*` for all users or all groups.
+    pub fn parse_scope(text: &str) -> Result<Self, AddressError> {
+        match text {
+            "user/*" | "group/*" => Ok(Self { text: text.into(), wildcard: true }),
+            _ => Self::parse(text),
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -176,7 +184,8 @@ impl Pattern {
         if !self.wildcard {
             return *self.text == *address.0;
         }
-        address.kind() == Kind::Topic && tokens_match(name_of(&self.text), address.name())
+        let kind = self.kind();
+        address.kind() == kind && (kind != Kind::Topic || tokens_match(name_of(&self.text), address.name()))
     }
 }
 
@@ -340,6 +349,16 @@ mod tests {
     #[test]
     fn wildcards_are_not_addresses() {
         assert_eq!(Address::parse("topic/a.*"), Err(AddressError::WildcardInAddress));
+    }
+
+    #[test]
+    fn scopes_cover_all_users_or_groups() {
+        let users = Pattern::parse_scope("user/*").unwrap();
+        assert!(users.matches(&Address::parse("user/a").unwrap()));
+        assert!(!users.matches(&Address::parse("group/a").unwrap()));
+        assert!(Pattern::parse_scope("group/*").unwrap().matches(&Address::parse("group/a").unwrap()));
+        assert!(Pattern::parse_scope("topic/>").unwrap().matches(&Address::parse("topic/a").unwrap()));
+        assert_eq!(Pattern::parse_scope("user/a*"), Pattern::parse("user/a*"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct PolicyDocument {
     pub hook: String,
     /// `name@revision`, or `name` for its latest revision at the time of the call.
     pub plugin: String,
-    /// Patterns of the addresses whose messages are decided.
+    /// Patterns of the addresses whose messages are decided; also `user/*` and `group/*`.
     #[serde(rename = "match")]
     pub patterns: Vec<String>,
     /// Handed to the plugin as JSON text.
@@ -156,7 +156,7 @@ impl PolicyDocument {
             return Err(invalid("match", format!("must have 1 to {} patterns", limits::PATTERNS_MAX)));
         }
         let parse = |text: &String| {
-            Pattern::parse(text).map_err(|error| invalid("match", format!("{text:?}: {error}")))
+            Pattern::parse_scope(text).map_err(|error| invalid("match", format!("{text:?}: {error}")))
         };
         self.patterns.iter().map(parse).collect()
     }
