@@ -225,6 +225,20 @@ impl Peer {
         }
     }
 
+    /// Everything up to a marker that `sender` now sends to this peer's user. What the sender published before
+    /// reaches this peer's worker first, so nothing of it comes later.
+    pub(crate) async fn receive_until_marker(&mut self, user: &str, sender: &mut Self) -> Vec<Value> {
+        sender.send(&json!({"type": "publish", "to": format!("user/{user}"), "payload": "marker"})).await;
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.receive().await;
+            if frame["payload"] == "marker" {
+                return frames;
+            }
+            frames.push(frame);
+        }
+    }
+
     /// Shows that the session is alive and nothing unexpected is waiting.
     pub(crate) async fn expect_quiet(&mut self) {
         assert_eq!(self.ask(json!({"type": "ping"})).await, json!({"type": "pong"}));

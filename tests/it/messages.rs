@@ -63,14 +63,9 @@ async fn each_message_of_a_queue_goes_to_one_member_and_keys_stick() {
         assert_eq!(alice.ask(frame).await["recipients"], json!(1));
     }
     let mut seen = BTreeSet::new();
-    for worker in &mut workers {
+    for (number, worker) in workers.iter_mut().enumerate() {
         let mut keys = BTreeSet::new();
-        worker.send(&json!({"type": "ping"})).await;
-        loop {
-            let frame = worker.receive().await;
-            if frame["type"] == "pong" {
-                break;
-            }
+        for frame in worker.receive_until_marker(&format!("w{number}"), &mut alice).await {
             assert_eq!(frame["queue"], json!("pool"));
             assert!(seen.insert(frame["payload"].as_u64().unwrap()), "delivered twice");
             keys.insert(frame["key"].as_str().unwrap().to_owned());

@@ -75,13 +75,13 @@ async fn consistent_hash_keeps_keys_on_their_member() {
     }
     let mut owners = std::collections::BTreeMap::new();
     for (index, member) in members.iter_mut().enumerate() {
-        member.send(&json!({"type": "ping"})).await;
-        loop {
-            let frame = member.receive().await;
-            let Some(key) = frame["key"].as_str() else { break };
-            owners.entry(key.to_owned()).or_insert_with(Vec::new).push(index);
+        for frame in member.receive_until_marker(&format!("w{index}"), &mut alice).await {
+            let key = frame["key"].as_str().unwrap().to_owned();
+            owners.entry(key).or_insert_with(Vec::new).push(index);
         }
     }
+    let sticks = |members: &Vec<usize>| members.iter().all(|member| *member == members[0]);
+    assert!(owners.values().all(sticks), "a key belongs to one member: {owners:?}");
     assert_eq!(owners.values().map(Vec::len).sum::<usize>(), 90);
     let (_, policy) = broker.admin("GET", "/v1/policies/sticky", None);
     assert!(policy["calls"].as_u64().unwrap() >= 90, "{policy}");

@@ -24,15 +24,8 @@ async fn a_stalled_reader_drops_its_oldest_and_the_publisher_goes_on() {
             .metric("waspmq_messages_dropped_total{reason=\"slow_consumer\"}")
             .is_some_and(|dropped| dropped > 0.0)
     });
-    let mut received = Vec::new();
-    stalled.send(&json!({"type": "ping"})).await;
-    loop {
-        let frame = stalled.receive().await;
-        if frame["type"] == "pong" {
-            break;
-        }
-        received.push(frame["payload"][0].as_u64().unwrap());
-    }
+    let frames = stalled.receive_until_marker("stalled", &mut publisher).await;
+    let received: Vec<_> = frames.iter().map(|frame| frame["payload"][0].as_u64().unwrap()).collect();
     assert!(received.windows(2).all(|pair| pair[0] < pair[1]), "order holds");
     assert_eq!(received.last(), Some(&(count - 1)), "the newest are kept");
     assert!((received.len() as u64) < count, "something was dropped");

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::disallowed_methods,
+    clippy::print_stderr,
     reason = "tests: a surprise ends the test, and tests are clients that have clocks and tasks of their own"
 )]
 

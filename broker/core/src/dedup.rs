@@ -16,10 +16,22 @@ pub struct Remembered {
     pub recipients: u32,
 }
 
+/// Whose turn a publish with a dedup key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// Nobody else's: go on with this id.
+    First { id: MessageId },
+    /// It was published before.
+    Done(Remembered),
+    /// Another worker is at it, and it may still fail.
+    UnderWay,
+}
+
 /// The keys of one shard, oldest first.
 #[derive(Debug, Default)]
 pub struct Window {
-    answers: HashMap<Arc<str>, (Remembered, u64), foldhash::fast::RandomState>,
+    /// The answer by key, none while the publish is under way, and the number of that publish.
+    answers: HashMap<Arc<str>, (Option<Remembered>, u64), foldhash::fast::RandomState>,
     /// Each key with the number of the publish that brought it, oldest first.
     ages: VecDeque<(u64, u64, Arc<str>)>,
     publishes: u64,
@@ -27,12 +39,15 @@ pub struct Window {
 }
 
 impl Window {
-    /// The answer to the first publish with this key while the window lasts; else the key is taken for `id`, and [`Self::finish`] or
-    /// [`Self::forget`] must follow. Asking and taking is one step, so that of two publishers only one goes on.
-    pub fn begin(&mut self, scoped_key: &str, id: MessageId, now_ms: u64) -> Option<Remembered> {
+    /// Takes the key for `id` unless an earlier publish within the window has it. After [`Begin::First`],
+    /// [`Self::finish`] or [`Self::forget`] must follow. Asking and taking is one step, so that of two
+    /// publishers only one goes on.
+    pub fn begin(&mut self, scoped_key: &str, id: MessageId, now_ms: u64) -> Begin {
         self.expire(now_ms);
-        if let Some((answer, _)) = self.answers.get(scoped_key) {
-            return Some(*answer);
+        match self.answers.get(scoped_key) {
+            Some((Some(answer), _)) => return Begin::Done(*answer),
+            Some((None, _)) => return Begin::UnderWay,
+            None => {}
         }
         if self.ages.len() >= limits::DEDUP_KEYS_PER_SHARD {
             self.forget_oldest();
@@ -40,15 +55,15 @@ impl Window {
         }
         self.publishes += 1;
         let key: Arc<str> = scoped_key.into();
-        self.answers.insert(key.clone(), (Remembered { id, recipients: 0 }, self.publishes));
+        self.answers.insert(key.clone(), (None, self.publishes));
         self.ages.push_back((now_ms, self.publishes, key));
-        None
+        Begin::First { id }
     }
 
-    /// Completes the answer of a publish that went through.
-    pub fn finish(&mut self, scoped_key: &str, recipients: u32) {
-        if let Some((answer, _)) = self.answers.get_mut(scoped_key) {
-            answer.recipients = recipients;
+    /// Keeps the answer of a publish that went through.
+    pub fn finish(&mut self, scoped_key: &str, answer: Remembered) {
+        if let Some((slot, _)) = self.answers.get_mut(scoped_key) {
+            *slot = Some(answer);
         }
     }
 
@@ -94,36 +109,40 @@ mod tests {
         MessageId::new(0, 0, 0, count)
     }
 
+    fn first(count: u64) -> Begin {
+        Begin::First { id: id(count) }
+    }
+
     #[test]
     fn only_the_first_of_two_publishers_goes_on() {
         let mut window = Window::default();
-        assert_eq!(window.begin("k", id(1), 1_000), None);
-        assert_eq!(window.begin("k", id(2), 1_000), Some(Remembered { id: id(1), recipients: 0 }));
-        window.finish("k", 7);
-        let answer = Some(Remembered { id: id(1), recipients: 7 });
-        assert_eq!(window.begin("k", id(3), 1_000 + limits::DEDUP_WINDOW_MS - 1), answer);
-        assert_eq!(window.begin("k", id(4), 1_000 + limits::DEDUP_WINDOW_MS), None);
+        assert_eq!(window.begin("k", id(1), 1_000), first(1));
+        assert_eq!(window.begin("k", id(2), 1_000), Begin::UnderWay);
+        let answer = Remembered { id: id(1), recipients: 7 };
+        window.finish("k", answer);
+        assert_eq!(window.begin("k", id(3), 1_000 + limits::DEDUP_WINDOW_MS - 1), Begin::Done(answer));
+        assert_eq!(window.begin("k", id(4), 1_000 + limits::DEDUP_WINDOW_MS), first(4));
     }
 
     #[test]
     fn a_failed_publish_frees_its_key() {
         let mut window = Window::default();
-        assert_eq!(window.begin("k", id(1), 0), None);
+        assert_eq!(window.begin("k", id(1), 0), first(1));
         window.forget("k");
-        assert_eq!(window.begin("k", id(2), 10), None);
+        assert_eq!(window.begin("k", id(2), 10), first(2));
         // The first publish's age ends before the second's.
-        assert!(window.begin("k", id(3), limits::DEDUP_WINDOW_MS).is_some());
-        assert_eq!(window.begin("k", id(4), limits::DEDUP_WINDOW_MS + 10), None);
+        assert_eq!(window.begin("k", id(3), limits::DEDUP_WINDOW_MS), Begin::UnderWay);
+        assert_eq!(window.begin("k", id(4), limits::DEDUP_WINDOW_MS + 10), first(4));
     }
 
     #[test]
     fn a_full_window_forgets_the_oldest_and_counts() {
         let mut window = Window::default();
         for count in 0..=limits::DEDUP_KEYS_PER_SHARD as u64 {
-            assert_eq!(window.begin(&count.to_string(), id(count), 5), None);
+            assert_eq!(window.begin(&count.to_string(), id(count), 5), first(count));
         }
-        assert!(window.begin("1", id(0), 5).is_some());
-        assert_eq!(window.begin("0", id(0), 5), None);
+        assert_eq!(window.begin("1", id(0), 5), Begin::UnderWay);
+        assert_eq!(window.begin("0", id(0), 5), first(0));
         assert_eq!(window.forgotten_early(), 2);
         assert_eq!(window.answers.len(), limits::DEDUP_KEYS_PER_SHARD);
     }

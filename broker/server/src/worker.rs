@@ -9,6 +9,7 @@
 //! connection's slot is empty only while it is being worked on, within one borrow. Other workers are reached
 //! through their mailbox alone.
 
+mod batch;
 mod connection;
 pub mod counters;
 mod delivery;
@@ -25,6 +26,7 @@ pub(crate) use tasks::run;
 
 use crate::clock::Clock;
 use crate::phase::PhaseCell;
+use batch::OpenBatch;
 use connection::Connection;
 use counters::Counters;
 use delivery::Encoded;
@@ -32,7 +34,6 @@ use hashbrown::HashMap;
 use lifecycle::{Control, Late};
 use mailbox::Mailboxes;
 use outbox::{Flushed, Outbox};
-use publish::OpenBatch;
 use recipients::Recipients;
 use segment::Encoder;
 use slab::Slab;

@@ -4,6 +4,7 @@
 //! receipt. Consecutive messages of one session to one address share a batch and one look-up.
 
 use super::Worker;
+use super::batch::{OpenBatch, Source, single};
 use super::connection::Connection;
 use super::counters::{ByKind, Published as Counts};
 use super::mailbox::{Entry, QueueDelivery};
@@ -12,49 +13,13 @@ use crate::control::{Publication, Published};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
-use waspmq_core::dedup::scoped_key;
-use waspmq_core::message::{Batch, Envelope};
+use waspmq_core::dedup::{Begin, Remembered, scoped_key};
+use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
-use waspmq_core::registry::{self, Pick, Targets, WorkerSet};
-use waspmq_core::{Address, Code, MessageId, Name, Position, Reject, SessionId, Stream, limits};
+use waspmq_core::registry::{Locked, Pick, Targets, WorkerSet};
+use waspmq_core::{Address, Code, MessageId, Name, Reject};
 use waspmq_protocol::client::Publish;
-use waspmq_protocol::{Content, HeaderBlock, Level, server};
-
-/// A batch being filled by the connection that is read at the moment.
-#[derive(Debug)]
-pub(super) struct OpenBatch {
-    batch: Batch,
-    /// By index of the message; shorter than the batch when the rest has none.
-    picks: Vec<Option<Pick>>,
-    /// References to answer, with the index of their message.
-    receipts: Vec<(u64, usize)>,
-    /// Messages without a reference to answer.
-    unanswered: u64,
-}
-
-/// Whom a batch comes from.
-#[derive(Debug, Clone, Copy)]
-struct Source<'a> {
-    from: Option<&'a Name>,
-    origin: Option<SessionId>,
-    exclude_origin: bool,
-    now: Moment,
-}
-
-impl<'a> Source<'a> {
-    fn of(
-        connection: &Connection,
-        identity: Option<&'a registry::Session>,
-        exclude_origin: bool,
-        now: Moment,
-    ) -> Self {
-        let from = identity.map(|identity| &identity.user);
-        Self { from, origin: connection.session_id, exclude_origin, now }
-    }
-}
-
-/// A batch is closed when it has this many bytes, so that it crosses to other workers while it is warm.
-const BATCH_BYTES: usize = 64 * 1024;
+use waspmq_protocol::{Content, Level, server};
 
 impl Worker {
     /// Takes one message of the connection at hand.
@@ -148,26 +113,62 @@ impl Worker {
         publish: &Publish<'_>,
         source: Source<'_>,
     ) -> Result<Published, Reject> {
-        let user = source.from.map_or("", Name::as_str);
         let id = self.next_message_id(source.now);
-        let key = publish.dedup.as_deref().map(|key| scoped_key(user, to.as_str(), key));
-        if let Some(key) = &key
-            && let Some(known) = self.shared.registry.lock(to).dedup().begin(key, id, source.now.us / 1_000)
-        {
-            self.counters().published.duplicate.of(to.kind()).add(1);
-            return Ok(Published { id: known.id, recipients: known.recipients });
-        }
-        let published = self.publish_everywhere(to, plan, (id, publish), source);
-        if let Some(key) = &key {
-            let mut locked = self.shared.registry.lock(to);
-            match &published {
-                Ok(recipients) => locked.dedup().finish(key, *recipients),
-                Err(_) => locked.dedup().forget(key),
+        let recipients = match &publish.dedup {
+            None => self.publish_everywhere(to, plan, (id, publish), source)?,
+            Some(key) => {
+                let key = scoped_key(source.from.map_or("", Name::as_str), to.as_str(), key);
+                match self.publish_once(to, plan, (id, publish, &key), source)? {
+                    Once::Sent(recipients) => recipients,
+                    Once::Before(published) => {
+                        self.counters().published.duplicate.of(to.kind()).add(1);
+                        return Ok(published);
+                    }
+                }
             }
-        }
-        let recipients = published?;
+        };
         self.counters().published.accepted.of(to.kind()).add(1);
         Ok(Published { id, recipients })
+    }
+
+    /// Publishes unless a message with this key was published before. One lock lasts from the question to the
+    /// answer, except where a policy gave other addresses, whose locks are taken in between.
+    fn publish_once(
+        &self,
+        to: &Address,
+        plan: &Plan,
+        (id, publish, key): (MessageId, &Publish<'_>, &str),
+        source: Source<'_>,
+    ) -> Result<Once, Reject> {
+        let mut locked = self.shared.registry.lock(to);
+        match locked.dedup().begin(key, id, source.now.us / 1_000) {
+            Begin::First { .. } => {}
+            Begin::Done(Remembered { id, recipients }) => {
+                return Ok(Once::Before(Published { id, recipients }));
+            }
+            Begin::UnderWay => {
+                let message = "the first publish with this dedup key is still under way";
+                return Err(Reject::new(Code::Overloaded, message).retry_after(20));
+            }
+        }
+        let sent = match &plan.destination {
+            Destination::AsAddressed(pick) => single(to, plan, (id, publish), source)
+                .and_then(|batch| self.enqueue_locked(&mut locked, batch, &[*pick])),
+            Destination::Instead(_) => {
+                drop(locked);
+                let recipients = self.publish_everywhere(to, plan, (id, publish), source);
+                locked = self.shared.registry.lock(to);
+                recipients.map(|recipients| (WorkerSet::default(), recipients))
+            }
+        };
+        match &sent {
+            Ok((_, recipients)) => locked.dedup().finish(key, Remembered { id, recipients: *recipients }),
+            Err(_) => locked.dedup().forget(key),
+        }
+        drop(locked);
+        let (workers, recipients) = sent?;
+        self.wake(workers);
+        Ok(Once::Sent(recipients))
     }
 
     /// Publishes one message to each address of its plan. It is accepted when one address accepts it, because
@@ -185,9 +186,7 @@ impl Worker {
         };
         let (mut recipients, mut accepted, mut refused) = (0_u32, false, None);
         for address in addresses {
-            let mut open = OpenBatch::new(address.clone(), source);
-            open.push(id, publish, plan.headers.as_deref())?;
-            match self.enqueue(open.batch, &[pick]) {
+            match self.enqueue(single(address, plan, (id, publish), source)?, &[pick]) {
                 Ok(more) => (accepted, recipients) = (true, recipients.saturating_add(more)),
                 Err(reject) => refused = Some((address, reject)),
             }
@@ -265,14 +264,28 @@ impl Worker {
     }
 
     /// Gives a batch its positions and hands it to every worker with recipients. Gives the recipients of one message.
-    fn enqueue(&self, mut batch: Batch, picks: &[Option<Pick>]) -> Result<u32, Reject> {
-        let shared = &self.shared;
-        let mut locked = shared.registry.lock(&batch.to);
+    fn enqueue(&self, batch: Batch, picks: &[Option<Pick>]) -> Result<u32, Reject> {
+        let to = batch.to.clone();
+        let mut locked = self.shared.registry.lock(&to);
+        let (workers, recipients) = self.enqueue_locked(&mut locked, batch, picks)?;
+        drop(locked);
+        self.wake(workers);
+        Ok(recipients)
+    }
+
+    /// The part of [`Self::enqueue`] under the lock. The workers are to be woken when it is released.
+    fn enqueue_locked(
+        &self,
+        locked: &mut Locked<'_>,
+        mut batch: Batch,
+        picks: &[Option<Pick>],
+    ) -> Result<(WorkerSet, u32), Reject> {
+        let mailboxes = &self.shared.mailboxes;
         let targets = locked.targets(&batch.to);
         let mut queues = self.choose_members(&batch, picks, &targets);
         let mut workers = targets.workers;
         queues.keys().for_each(|&worker| workers.insert(worker));
-        if workers.iter().any(|worker| !shared.mailboxes.of(worker).takes_publishes()) {
+        if workers.iter().any(|worker| !mailboxes.of(worker).takes_publishes()) {
             let message = "the broker has no room for the message right now";
             return Err(Reject::new(Code::Overloaded, message).retry_after(100));
         }
@@ -284,13 +297,16 @@ impl Worker {
                 plain: targets.workers.contains(worker),
                 queues: queues.remove(&worker).unwrap_or_default(),
             };
-            if shared.mailboxes.of(worker).push(entry).is_err() {
+            if mailboxes.of(worker).push(entry).is_err() {
                 tracing::error!(worker, "a batch found no room after room was promised");
             }
         }
-        drop(locked);
-        workers.iter().for_each(|worker| shared.mailboxes.of(worker).wake());
-        Ok(targets.recipients.saturating_add(u32::try_from(targets.queues.len()).unwrap_or(u32::MAX)))
+        let queue_count = u32::try_from(targets.queues.len()).unwrap_or(u32::MAX);
+        Ok((workers, targets.recipients.saturating_add(queue_count)))
+    }
+
+    fn wake(&self, workers: WorkerSet) {
+        workers.iter().for_each(|worker| self.shared.mailboxes.of(worker).wake());
     }
 
     /// One member of each queue for each message, by worker.
@@ -372,6 +388,13 @@ impl Worker {
     }
 }
 
+/// What became of a publish with a dedup key.
+enum Once {
+    /// To this many recipients, now.
+    Sent(u32),
+    Before(Published),
+}
+
 /// The reference to answer with a receipt, when the publisher wants one.
 fn wanted_reference(publish: &Publish<'_>) -> Option<u64> {
     publish.reference.filter(|_| publish.ack != Level::None)
@@ -379,58 +402,4 @@ fn wanted_reference(publish: &Publish<'_>) -> Option<u64> {
 
 const fn receipt(reference: u64, id: MessageId, recipients: u32) -> server::Frame {
     server::Frame::Receipt(server::Receipt { reference, id, level: Level::Accepted, recipients })
-}
-
-impl OpenBatch {
-    fn new(to: Address, source: Source<'_>) -> Self {
-        let batch = Batch {
-            to,
-            from: source.from.cloned(),
-            origin: source.origin,
-            exclude_origin: source.exclude_origin,
-            unix_ms: source.now.unix_ms,
-            published_us: source.now.us,
-            first: Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 },
-            messages: Vec::new(),
-            bytes: Vec::new(),
-        };
-        Self { batch, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
-    }
-
-    fn takes(&self, to: &Address, exclude_origin: bool) -> bool {
-        self.batch.to == *to
-            && self.batch.exclude_origin == exclude_origin
-            && self.batch.messages.len() < limits::BATCH_MESSAGES_MAX
-            && self.batch.bytes.len() < BATCH_BYTES
-    }
-
-    /// Appends one message; `headers` replace its own.
-    fn push(
-        &mut self,
-        id: MessageId,
-        publish: &Publish<'_>,
-        headers: Option<&[(String, String)]>,
-    ) -> Result<(), Reject> {
-        let batch = &mut self.batch;
-        let start = batch.end();
-        let encoded = match headers {
-            Some(headers) => HeaderBlock::encode(headers, &mut batch.bytes),
-            None => HeaderBlock::encode(&publish.headers, &mut batch.bytes),
-        };
-        encoded.map_err(|error| Reject::new(Code::InvalidFrame, format!("headers: {error}")))?;
-        let headers = batch.since(start);
-        let key = batch.store(publish.key.as_deref().unwrap_or_default().as_bytes());
-        let reply_to = batch.store(publish.reply_to.as_deref().unwrap_or_default().as_bytes());
-        let payload = batch.store(&publish.payload);
-        batch.messages.push(Envelope {
-            id,
-            is_json: publish.content == Content::Json,
-            priority: publish.priority,
-            payload,
-            headers,
-            key,
-            reply_to,
-        });
-        Ok(())
-    }
 }

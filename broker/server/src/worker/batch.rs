@@ -1,0 +1,112 @@
+//! Batches while they are filled: consecutive messages of one session to one address.
+
+use super::connection::Connection;
+use crate::clock::Moment;
+use waspmq_core::message::{Batch, Envelope};
+use waspmq_core::publish::Plan;
+use waspmq_core::registry::{self, Pick};
+use waspmq_core::{Address, Code, MessageId, Name, Position, Reject, SessionId, Stream, limits};
+use waspmq_protocol::client::Publish;
+use waspmq_protocol::{Content, HeaderBlock};
+
+/// A batch being filled by the connection that is read at the moment.
+#[derive(Debug)]
+pub(super) struct OpenBatch {
+    pub(super) batch: Batch,
+    /// By index of the message; shorter than the batch when the rest has none.
+    pub(super) picks: Vec<Option<Pick>>,
+    /// References to answer, with the index of their message.
+    pub(super) receipts: Vec<(u64, usize)>,
+    /// Messages without a reference to answer.
+    pub(super) unanswered: u64,
+}
+
+/// Whom a batch comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) from: Option<&'a Name>,
+    pub(super) origin: Option<SessionId>,
+    pub(super) exclude_origin: bool,
+    pub(super) now: Moment,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn of(
+        connection: &Connection,
+        identity: Option<&'a registry::Session>,
+        exclude_origin: bool,
+        now: Moment,
+    ) -> Self {
+        let from = identity.map(|identity| &identity.user);
+        Self { from, origin: connection.session_id, exclude_origin, now }
+    }
+}
+
+/// A batch is closed when it has this many bytes, so that it crosses to other workers while it is warm.
+const BATCH_BYTES: usize = 64 * 1024;
+
+impl OpenBatch {
+    pub(super) fn new(to: Address, source: Source<'_>) -> Self {
+        let batch = Batch {
+            to,
+            from: source.from.cloned(),
+            origin: source.origin,
+            exclude_origin: source.exclude_origin,
+            unix_ms: source.now.unix_ms,
+            published_us: source.now.us,
+            first: Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 },
+            messages: Vec::new(),
+            bytes: Vec::new(),
+        };
+        Self { batch, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
+    }
+
+    pub(super) fn takes(&self, to: &Address, exclude_origin: bool) -> bool {
+        self.batch.to == *to
+            && self.batch.exclude_origin == exclude_origin
+            && self.batch.messages.len() < limits::BATCH_MESSAGES_MAX
+            && self.batch.bytes.len() < BATCH_BYTES
+    }
+
+    /// Appends one message; `headers` replace its own.
+    pub(super) fn push(
+        &mut self,
+        id: MessageId,
+        publish: &Publish<'_>,
+        headers: Option<&[(String, String)]>,
+    ) -> Result<(), Reject> {
+        let batch = &mut self.batch;
+        let start = batch.end();
+        let encoded = match headers {
+            Some(headers) => HeaderBlock::encode(headers, &mut batch.bytes),
+            None => HeaderBlock::encode(&publish.headers, &mut batch.bytes),
+        };
+        encoded.map_err(|error| Reject::new(Code::InvalidFrame, format!("headers: {error}")))?;
+        let headers = batch.since(start);
+        let key = batch.store(publish.key.as_deref().unwrap_or_default().as_bytes());
+        let reply_to = batch.store(publish.reply_to.as_deref().unwrap_or_default().as_bytes());
+        let payload = batch.store(&publish.payload);
+        batch.messages.push(Envelope {
+            id,
+            is_json: publish.content == Content::Json,
+            priority: publish.priority,
+            payload,
+            headers,
+            key,
+            reply_to,
+        });
+        Ok(())
+    }
+}
+
+/// A batch of one message.
+pub(super) fn single(
+    to: &Address,
+    plan: &Plan,
+    (id, publish): (MessageId, &Publish<'_>),
+    source: Source<'_>,
+) -> Result<Batch, Reject> {
+    let mut open = OpenBatch::new(to.clone(), source);
+    open.push(id, publish, plan.headers.as_deref())?;
+    Ok(open.batch)
+}
