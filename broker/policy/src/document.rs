@@ -200,10 +200,7 @@ mod tests {
         check(r#"{"hook":"ack","plugin":"m","match":["all"]}"#, "a hook other than");
         check(r#"{"hook":"routing","plugin":"m@x","match":["all"]}"#, "plugin: must be");
         check(r#"{"hook":"routing","plugin":"m","match":[]}"#, "match: must have 1 to 64");
-        check(
-            r#"{"hook":"routing","plugin":"m","match":["user/*"]}"#,
-            "wildcards are only possible in topics",
-        );
-        check(r#"{"hook":"routing","plugin":"m","match":["all"]}"#, "revision: None");
+        check(r#"{"hook":"routing","plugin":"m","match":["user/a*"]}"#, "names may not contain");
+        check(r#"{"hook":"routing","plugin":"m","match":["all","user/*"]}"#, "revision: None");
     }
 }
