@@ -2,7 +2,7 @@
 //!
 //! `docs/ADMIN.md` is the page for people, `GET /v1/openapi.json` the one for programs. Handlers only translate:
 //! between documents and [`Control`], between refusals and problem documents. Invariants: every request passes
-//! [`guard`], every refusal is a problem document, every change is one audit line, and nothing that takes long
+//! `guard`, every refusal is a problem document, every change is one audit line, and nothing that takes long
 //! runs on the listener's own thread. Deliberately not here: rights (there is one operator), TLS, the console.
 
 mod audit;

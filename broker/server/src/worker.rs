@@ -1,6 +1,6 @@
 //! An I/O worker: one thread, one runtime, its own listener socket and its own connections.
 //!
-//! Everything of a worker lies in one [`Worker`] that only its thread touches, so there are no locks: tasks
+//! Everything of a worker lies in one `Worker` that only its thread touches, so there are no locks: tasks
 //! borrow it between two awaits and never across one. A turn is what the runtime does between two waits for
 //! the network: connections that are readable are read and their messages enter mailboxes; the mail task
 //! fills outbound queues; the flush task writes each connection that became dirty once.
