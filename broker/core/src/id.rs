@@ -55,6 +55,26 @@ impl MessageId {
         )
     }
 
+    /// Publish time, milliseconds since 1970.
+    pub const fn unix_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+
+    /// The run of the broker that made it.
+    pub const fn epoch(self) -> u32 {
+        (self.0 >> 56) as u32 & 0x00ff_ffff
+    }
+
+    /// The worker that made it and that tracks its delivery.
+    pub const fn worker(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// Its number among that worker's messages of the epoch; ascending.
+    pub const fn count(self) -> u64 {
+        self.0 as u64 & 0xffff_ffff_ffff
+    }
+
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
     }

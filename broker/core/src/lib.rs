@@ -6,7 +6,9 @@
 pub mod address;
 pub mod admission;
 pub mod dedup;
+pub mod delivery;
 pub mod id;
+pub mod level;
 pub mod limits;
 pub mod message;
 pub mod outbound;
@@ -15,8 +17,10 @@ pub mod publish;
 pub mod registry;
 pub mod reject;
 pub mod session;
+pub mod settings;
 pub mod trie;
 
 pub use address::{Address, AddressError, Kind, Name, Pattern};
 pub use id::{MessageId, Position, SessionId, Stream};
+pub use level::Level;
 pub use reject::{Close, Code, Reject};

@@ -6,6 +6,7 @@
 
 use crate::address::{Address, Name};
 use crate::id::{MessageId, Position, SessionId};
+use crate::level::Level;
 use std::ops::Range;
 
 /// A part of [`Batch::bytes`].
@@ -31,6 +32,8 @@ pub struct Envelope {
     pub id: MessageId,
     pub is_json: bool,
     pub priority: u8,
+    /// When it is of no more use, milliseconds since 1970; 0 is never.
+    pub expires_unix_ms: u64,
     pub payload: Slice,
     /// An encoded header block, empty when there are no headers.
     pub headers: Slice,
@@ -48,6 +51,11 @@ pub struct Batch {
     pub origin: Option<SessionId>,
     /// Whether the publishing session is left out.
     pub exclude_origin: bool,
+    /// What the publisher asked for or the address demands; the same for all messages of the batch.
+    pub level: Level,
+    /// Whether recipients are asked to acknowledge: the delivery is tracked, or the messages are stored and move
+    /// the cursor of a device.
+    pub wants_ack: bool,
     /// Publish time of the batch, milliseconds since 1970.
     pub unix_ms: u64,
     /// The same moment on the broker's monotonic clock, microseconds.

@@ -80,7 +80,7 @@ pub trait Workers {
 #[derive(Debug)]
 pub struct Registry {
     epoch: u32,
-    hasher: foldhash::fast::RandomState,
+    hasher: foldhash::fast::FixedState,
     directory: Box<[Mutex<directory::Directory>]>,
     shards: Box<[Mutex<Shard>]>,
     wildcards: RwLock<Trie<Audience>>,
@@ -90,11 +90,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// `epoch` names the streams of this run and must grow with every start.
-    pub fn new(epoch: u32) -> Self {
+    /// `epoch` names the streams of this run and must grow with every start. `seed` decides which shard an address
+    /// is in: the same for all runs on one data directory, because positions of earlier runs name shards.
+    pub fn new(epoch: u32, seed: u64) -> Self {
         Self {
             epoch,
-            hasher: foldhash::fast::RandomState::default(),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
             directory: (0..limits::SHARD_COUNT).map(|_| Mutex::default()).collect(),
             shards: (0..limits::SHARD_COUNT).map(|_| Mutex::default()).collect(),
             wildcards: RwLock::default(),

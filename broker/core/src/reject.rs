@@ -46,6 +46,8 @@ codes! {
     InvalidFrame = 1400 "invalid_frame" false false,
     /// The token is missing, expired or not valid.
     Unauthorized = 1401 "unauthorized" false true,
+    /// The session's token ended; `refresh` in time, or connect with a new one.
+    TokenExpired = 1402 "token_expired" false true,
     /// The session may not do this.
     Forbidden = 1403 "forbidden" false false,
     /// The thing named does not exist, such as a subscription to be removed.
@@ -80,14 +82,28 @@ codes! {
     QueueFull = 1424 "queue_full" false false,
     /// The peer sent more than its rate allows.
     RateLimited = 1429 "rate_limited" true false,
+    /// The message that an ack or nack names is not in flight to this session.
+    NotInFlight = 1430 "not_in_flight" false false,
+    /// More recipients than the delivery of one message may be tracked for.
+    TooManyRecipients = 1431 "too_many_recipients" false false,
+    /// The address keeps no messages, so none can be stored or read.
+    NotStored = 1432 "not_stored" false false,
     /// The frame or the level asked for is part of the protocol but not built in this version.
     NotSupported = 1501 "not_supported" false false,
     /// The broker has no room for the message right now.
     Overloaded = 1503 "overloaded" true false,
     /// The broker is leaving service.
     Draining = 1504 "draining" true false,
+    /// The store has no space for the message; nothing of it was kept.
+    StorageFull = 1505 "storage_full" true false,
+    /// The store failed; whether the message was kept is not known.
+    StorageFailed = 1506 "storage_failed" true false,
     /// No recipient, where a level above `accepted` was asked.
     NoRecipients = 1510 "no_recipients" true false,
+    /// All attempts to deliver failed; the message text has the cause.
+    NotDelivered = 1511 "not_delivered" true false,
+    /// The message's time to live ended before it was delivered.
+    Expired = 1512 "expired" false false,
     /// A policy dropped the message; the message text is the policy's reason.
     DroppedByPolicy = 1520 "dropped_by_policy" false false,
     /// A policy failed and is configured to refuse messages then.
@@ -138,6 +154,10 @@ pub enum Close {
     Refused = 4001,
     /// An operator ended the session.
     Kicked = 4002,
+    /// A newer session of the same user took this one's place.
+    Replaced = 4003,
+    /// The session's token ended or was not accepted any more.
+    TokenExpired = 4004,
     /// The broker is leaving service.
     Draining = 4100,
     /// The peer was silent for longer than twice the heartbeat.
@@ -146,6 +166,8 @@ pub enum Close {
     ConnectTimeout = 4102,
     /// The broker had no room for this connection at the moment.
     Overloaded = 4103,
+    /// The connection did not keep up, and its address closes those that do not.
+    SlowConsumer = 4104,
 }
 
 impl Close {
@@ -153,10 +175,13 @@ impl Close {
         Self::ProtocolViolation,
         Self::Refused,
         Self::Kicked,
+        Self::Replaced,
+        Self::TokenExpired,
         Self::Draining,
         Self::HeartbeatLost,
         Self::ConnectTimeout,
         Self::Overloaded,
+        Self::SlowConsumer,
     ];
 
     pub const fn number(self) -> u16 {
@@ -168,10 +193,13 @@ impl Close {
             Self::ProtocolViolation => "protocol_violation",
             Self::Refused => "refused",
             Self::Kicked => "kicked",
+            Self::Replaced => "replaced",
+            Self::TokenExpired => "token_expired",
             Self::Draining => "draining",
             Self::HeartbeatLost => "heartbeat_lost",
             Self::ConnectTimeout => "connect_timeout",
             Self::Overloaded => "overloaded",
+            Self::SlowConsumer => "slow_consumer",
         }
     }
 }

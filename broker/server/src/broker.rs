@@ -87,7 +87,7 @@ impl Broker {
             clock: Clock::new(),
             node: data_dir.node_id().into(),
             phase: Arc::new(PhaseCell::default()),
-            registry: Arc::new(Registry::new(data_dir.epoch())),
+            registry: Arc::new(Registry::new(data_dir.epoch(), 0)),
             policies,
             mailboxes: Arc::new(Mailboxes::new(worker_count)),
         };

@@ -47,7 +47,7 @@ fn reach(registry: &Registry, to: &str) -> (Vec<u8>, u32) {
 
 #[test]
 fn several_sessions_of_one_user_are_one_recipient() {
-    let registry = Registry::new(1);
+    let registry = Registry::new(1, 0);
     let (phone, laptop) = (session(1, 0, "alice"), session(2, 3, "alice"));
     registry.connect(entry(&phone)).unwrap();
     registry.connect(entry(&laptop)).unwrap();
@@ -63,7 +63,7 @@ fn several_sessions_of_one_user_are_one_recipient() {
 
 #[test]
 fn membership_outlives_sessions_and_reaches_every_device() {
-    let (registry, workers) = (Registry::new(1), Recorder::default());
+    let (registry, workers) = (Registry::new(1, 0), Recorder::default());
     let phone = session(1, 0, "alice");
     registry.connect(entry(&phone)).unwrap();
     registry.join(&name("alice"), &name("eng"), &workers).unwrap();
@@ -83,7 +83,7 @@ fn membership_outlives_sessions_and_reaches_every_device() {
 
 #[test]
 fn a_full_worker_refuses_the_join_and_nothing_changes() {
-    let (registry, full) = (Registry::new(1), Recorder { full: true, ..Recorder::default() });
+    let (registry, full) = (Registry::new(1, 0), Recorder { full: true, ..Recorder::default() });
     registry.connect(entry(&session(1, 0, "alice"))).unwrap();
     let error = registry.join(&name("alice"), &name("eng"), &full).unwrap_err();
     assert_eq!(error.code, Code::Overloaded);
@@ -94,7 +94,7 @@ fn a_full_worker_refuses_the_join_and_nothing_changes() {
 
 #[test]
 fn groups_can_be_made_listed_and_removed() {
-    let (registry, workers) = (Registry::new(1), Recorder::default());
+    let (registry, workers) = (Registry::new(1, 0), Recorder::default());
     registry.create_group(&name("empty")).unwrap();
     for user in ["a", "b"] {
         registry.join(&name(user), &name("eng"), &workers).unwrap();
@@ -109,7 +109,7 @@ fn groups_can_be_made_listed_and_removed() {
 
 #[test]
 fn offsets_of_an_address_strictly_increase() {
-    let registry = Registry::new(9);
+    let registry = Registry::new(9, 0);
     let to = Address::parse("topic/a").unwrap();
     let first = registry.lock(&to).take(3);
     let second = registry.lock(&to).take(1);
@@ -120,7 +120,7 @@ fn offsets_of_an_address_strictly_increase() {
 
 #[test]
 fn queue_versions_are_unique_and_end_with_the_last_member() {
-    let registry = Registry::new(1);
+    let registry = Registry::new(1, 0);
     let (a, b) = (session(1, 0, "a"), session(2, 1, "b"));
     for text in ["topic/jobs", "topic/jobs.*"] {
         let pattern = Pattern::parse(text).unwrap();
@@ -139,7 +139,7 @@ fn queue_versions_are_unique_and_end_with_the_last_member() {
 
 #[test]
 fn too_many_sessions_of_a_user() {
-    let registry = Registry::new(1);
+    let registry = Registry::new(1, 0);
     for count in 0..u32::try_from(limits::SESSIONS_PER_USER_MAX).unwrap() {
         registry.connect(entry(&session(count, 0, "bot"))).unwrap();
     }
@@ -165,7 +165,7 @@ proptest! {
     fn topic_targets_agree_with_a_naive_model(
         steps in prop::collection::vec((0u32..4, pattern_strategy(), any::<bool>()), 1..60)
     ) {
-        let registry = Registry::new(1);
+        let registry = Registry::new(1, 0);
         let mut model: BTreeSet<(u32, &str)> = BTreeSet::new();
         for (who, text, add) in steps {
             let pattern = Pattern::parse(text).unwrap();

@@ -27,7 +27,7 @@ pub(crate) fn control() -> Control {
         clock: Clock::new(),
         node: "node-1".into(),
         phase: Arc::new(PhaseCell::default()),
-        registry: Arc::new(Registry::new(7)),
+        registry: Arc::new(Registry::new(7, 0)),
         policies: Host::start(HostOptions { workers: 2, policies_max: 2 }).unwrap(),
         mailboxes: Arc::new(Mailboxes::new(2)),
     }

@@ -7,7 +7,7 @@ use waspmq_core::publish::Plan;
 use waspmq_core::registry::{self, Pick};
 use waspmq_core::{Address, Code, MessageId, Name, Position, Reject, SessionId, Stream, limits};
 use waspmq_protocol::client::Publish;
-use waspmq_protocol::{Content, HeaderBlock};
+use waspmq_protocol::{Content, HeaderBlock, Level};
 
 /// A batch being filled by the connection that is read at the moment.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ impl OpenBatch {
             from: source.from.cloned(),
             origin: source.origin,
             exclude_origin: source.exclude_origin,
+            level: Level::None,
+            wants_ack: false,
             unix_ms: source.now.unix_ms,
             published_us: source.now.us,
             first: Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 },
@@ -90,6 +92,7 @@ impl OpenBatch {
             id,
             is_json: publish.content == Content::Json,
             priority: publish.priority,
+            expires_unix_ms: 0,
             payload,
             headers,
             key,

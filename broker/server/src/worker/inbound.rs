@@ -397,6 +397,7 @@ impl Worker {
             let (close, ended) = match code {
                 Code::ConnectTimeout => (Close::ConnectTimeout, Ended::Timeout),
                 Code::Unauthorized => (Close::Refused, Ended::Refused),
+                Code::TokenExpired => (Close::TokenExpired, Ended::Refused),
                 Code::TooManySessions => (Close::Overloaded, Ended::Refused),
                 _ => (Close::ProtocolViolation, Ended::Protocol),
             };

@@ -146,11 +146,11 @@ impl Worker {
     /// Closes a connection that is not being read at the moment.
     pub(super) fn close_number(&mut self, number: u32, close: Close) {
         let ended = match close {
-            Close::Kicked => Ended::Kicked,
+            Close::Kicked | Close::Replaced => Ended::Kicked,
             Close::Draining => Ended::Drained,
             Close::HeartbeatLost | Close::ConnectTimeout => Ended::Timeout,
-            Close::Overloaded => Ended::Overloaded,
-            Close::Refused => Ended::Refused,
+            Close::Overloaded | Close::SlowConsumer => Ended::Overloaded,
+            Close::Refused | Close::TokenExpired => Ended::Refused,
             Close::ProtocolViolation => Ended::Protocol,
         };
         if let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) {
