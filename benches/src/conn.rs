@@ -55,6 +55,19 @@ impl Conn {
         scratch: &mut Vec<u8>,
         take: impl FnMut(&[u8]),
     ) -> Result<(), Gone> {
+        self.read(scratch, |bytes, out| walk(wire, bytes, out, take))
+    }
+
+    /// Reads once and hands what is there to `parse`, with the buffer that [`Conn::flush`] writes; `parse` returns
+    /// how many bytes are done with. `scratch` is overwritten.
+    ///
+    /// # Errors
+    /// When the connection is over, or `parse` says so.
+    pub(crate) fn read(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        parse: impl FnOnce(&[u8], &mut Vec<u8>) -> Result<usize, Gone>,
+    ) -> Result<(), Gone> {
         let kept = self.rest.len();
         if scratch.len() < kept + READ_BYTES {
             scratch.resize(kept + READ_BYTES, 0);
@@ -69,7 +82,7 @@ impl Conn {
         };
         scratch[..kept].copy_from_slice(&self.rest);
         let bytes = &scratch[..kept + count];
-        let taken = walk(wire, bytes, &mut self.out, take)?;
+        let taken = parse(bytes, &mut self.out)?;
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[taken..]);
         Ok(())
@@ -113,7 +126,12 @@ impl Conn {
 
 /// Hands each complete frame in `bytes` to `take`, pushes answers to pings onto `out`, and returns how many bytes
 /// are done with.
-fn walk(wire: Wire, bytes: &[u8], out: &mut Vec<u8>, mut take: impl FnMut(&[u8])) -> Result<usize, Gone> {
+pub(crate) fn walk<'a>(
+    wire: Wire,
+    bytes: &'a [u8],
+    out: &mut Vec<u8>,
+    mut take: impl FnMut(&'a [u8]),
+) -> Result<usize, Gone> {
     let mut at = 0;
     while let Some(head) = Head::parse(&bytes[at..]).map_err(|_| Gone::Malformed)? {
         let end = at + head.frame_bytes();

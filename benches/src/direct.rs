@@ -9,7 +9,7 @@ use crate::load;
 use crate::options::{Common, Timing};
 use crate::plan::{Pace, Plan, Shape};
 use crate::process;
-use crate::report::{self, Journal, Samples};
+use crate::report::{self, Journal, Samples, Subject as _};
 use crate::sample::Sample;
 use crate::server::{Kind, Server};
 
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     timing.check()?;
     ensure!((1..=PAIRS_MAX).contains(pairs), "--pairs is between 1 and {PAIRS_MAX}");
     process::allow_files(u64::from(*pairs) * 2 + 200)?;
-    let mut journal = Journal::open("direct", &common.results)?;
+    let mut journal = Journal::open("direct", &common.output.results)?;
     let parameters = json!({
         "pairs": pairs, "payload": timing.payload, "window": timing.window, "rate": timing.rate, "batch": timing.batch,
     });

@@ -20,19 +20,43 @@ pub(crate) enum Fault {
     Closes,
     /// Answers `connect` with an error.
     Refuses,
+    /// Answers a publish that wants a receipt with an error.
+    NotSupported,
+    /// Answers every hundredth publish with no receipt.
+    Forgets,
 }
 
 type Subscriptions = Arc<Mutex<Vec<(String, TcpStream)>>>;
+
+/// A receipt that waits for the recipient's ack.
+struct Pending {
+    to: String,
+    offset: u64,
+    receipt: Vec<u8>,
+    publisher: TcpStream,
+}
+
+type Waiting = Arc<Mutex<Vec<Pending>>>;
+
+/// Message frames of level `stored`, by address, for who connects later; they want an ack.
+type Kept = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
 /// Starts serving on a free port; the threads end with their connections and the test process.
 pub(crate) fn start(wire: Wire, fault: Fault) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let subscriptions = Subscriptions::default();
+    let (subscriptions, waiting, kept) = (Subscriptions::default(), Waiting::default(), Kept::default());
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             stream.set_nodelay(true).unwrap();
-            let peer = Peer { wire, fault, subscriptions: subscriptions.clone(), published: 0 };
+            let peer = Peer {
+                wire,
+                fault,
+                subscriptions: subscriptions.clone(),
+                waiting: waiting.clone(),
+                kept: kept.clone(),
+                published: 0,
+            };
             thread::spawn(move || peer.serve(stream));
         }
     });
@@ -43,6 +67,8 @@ struct Peer {
     wire: Wire,
     fault: Fault,
     subscriptions: Subscriptions,
+    waiting: Waiting,
+    kept: Kept,
     published: u64,
 }
 
@@ -104,11 +130,6 @@ impl Peer {
     }
 
     fn binary(&mut self, payload: &[u8], stream: &TcpStream) -> Option<()> {
-        let frame = |kind: u8, body: &[u8]| {
-            let mut frame = vec![kind, 1];
-            frame.extend_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
-            [frame.as_slice(), body].concat()
-        };
         let (prefix, body) = payload.split_at(6);
         assert_eq!(prefix[2..6], u32::try_from(body.len()).unwrap().to_le_bytes());
         let string =
@@ -117,23 +138,75 @@ impl Peer {
             0x01 if self.fault == Fault::Refuses => self.send(stream, &frame(0x85, b"no")),
             0x01 => {
                 self.subscribe(format!("user/{}", string(1)), stream);
-                self.send(stream, &frame(0x81, b"later"))
+                self.send(stream, &frame(0x81, b"later"))?;
+                self.catch_up(&format!("user/{}", string(1)), stream)
             }
             0x03 => {
                 self.subscribe(string(2), stream);
                 self.send(stream, &frame(0x84, &[1, 1]))
             }
-            0x02 => {
-                let (to, payload) = body[8..].split_at(usize::from(u16::from_le_bytes([body[6], body[7]])));
-                let mut message = vec![0; 42];
-                message.extend_from_slice(&body[6..8]);
-                message.extend_from_slice(&[0, 0]);
-                message.extend_from_slice(&[to, payload].concat());
-                self.publish(std::str::from_utf8(to).unwrap(), &frame(0x82, &message));
-                Some(())
+            0x02 => self.binary_publish(body, stream),
+            0x07 => {
+                // No reference and no ids; `to` and `upto`.
+                assert_eq!(body[..3], [0, 0, 1]);
+                let (to, upto) = (string(3), string(5 + usize::from(body[3])));
+                let offset: u64 = upto.rsplit(':').next().unwrap().parse().unwrap();
+                self.acknowledge(&to, offset)
             }
             other => panic!("unexpected {other:#x}"),
         }
+    }
+
+    fn binary_publish(&mut self, body: &[u8], stream: &TcpStream) -> Option<()> {
+        let (referenced, level) = (body[0] & 1 == 1, body[3]);
+        let rest = &body[if referenced { 16 } else { 8 }..];
+        let (to, payload) = rest.split_at(usize::from(u16::from_le_bytes([body[6], body[7]])));
+        let text = std::str::from_utf8(to).unwrap();
+        let offset = self.published + 1;
+        let mut message = vec![0; 42];
+        message[26..34].copy_from_slice(&offset.to_le_bytes());
+        if level >= 2 {
+            message[..2].copy_from_slice(&2048_u16.to_le_bytes());
+        }
+        message.extend_from_slice(&body[6..8]);
+        message.extend_from_slice(&[0, 0]);
+        message.extend_from_slice(&[to, payload].concat());
+        if referenced && self.fault == Fault::NotSupported {
+            let error = [b"\0\xfb\xdd\x05\x0dnot_supported\x05level\0".as_slice()].concat();
+            return self.send(stream, &frame(0x85, &error));
+        }
+        if referenced {
+            // A reference below 251 is one byte of a varint; then id, level and one recipient.
+            let receipt = frame(0x83, &[&[body[8]][..], &[0; 16], &[level, 1]].concat());
+            let publisher = stream.try_clone().unwrap();
+            self.waiting.lock().unwrap().push(Pending { to: text.to_owned(), offset, receipt, publisher });
+        }
+        let message = frame(0x82, &message);
+        self.publish(text, &message);
+        if level == 2 {
+            self.kept.lock().unwrap().push((text.to_owned(), message));
+        }
+        if level < 3 { self.acknowledge(text, offset) } else { Some(()) }
+    }
+
+    /// Sends what is kept for an address.
+    fn catch_up(&self, to: &str, stream: &TcpStream) -> Option<()> {
+        for (_, message) in self.kept.lock().unwrap().iter().filter(|(address, _)| address == to) {
+            self.send(stream, message)?;
+        }
+        Some(())
+    }
+
+    /// Sends the receipts of what was published to `to` up to `offset`.
+    fn acknowledge(&self, to: &str, offset: u64) -> Option<()> {
+        let mut waiting = self.waiting.lock().unwrap();
+        let reached = |pending: &mut Pending| pending.to == to && pending.offset <= offset;
+        for Pending { offset, receipt, publisher, .. } in waiting.extract_if(.., reached) {
+            if self.fault != Fault::Forgets || offset % 100 != 0 {
+                self.send(&publisher, &receipt)?;
+            }
+        }
+        Some(())
     }
 
     fn subscribe(&self, to: String, stream: &TcpStream) {
@@ -168,4 +241,10 @@ impl Peer {
         );
         stream.write_all(&frame).ok()
     }
+}
+
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![kind, 1];
+    frame.extend_from_slice(&u32::try_from(body.len()).unwrap().to_le_bytes());
+    [frame.as_slice(), body].concat()
 }

@@ -7,7 +7,7 @@ use crate::load;
 use crate::options::{Common, Timing};
 use crate::plan::{Pace, Plan, Shape};
 use crate::process;
-use crate::report::{self, Journal, Samples};
+use crate::report::{self, Journal, Samples, Subject as _};
 use crate::sample::{Faults, Sample};
 use crate::server::{Kind, Server};
 
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     timing.check()?;
     ensure!(subs.iter().all(|count| (1..=SUBSCRIBERS_MAX).contains(count)), "--subs are between 1 and 50000");
     process::allow_files(subs.iter().max().map_or(0, |&count| count as u64) + 200)?;
-    let mut journal = Journal::open("fanout", &common.results)?;
+    let mut journal = Journal::open("fanout", &common.output.results)?;
     let mut rows = vec![header(timing.rate.is_some())];
     let mut clean = true;
     for &subscribers in subs {

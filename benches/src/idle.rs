@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::link::Link;
 use crate::options::Common;
 use crate::process::{self, Cpu};
-use crate::report::{self, Journal, Samples};
+use crate::report::{self, Journal, Samples, Subject as _};
 use crate::server::Server;
 use crate::wire::Wire;
 
@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     ensure!((1..=CONNECTIONS_MAX).contains(connections), "--connections is between 1 and {CONNECTIONS_MAX}");
     ensure!((0.1..=20.0).contains(seconds), "--seconds is between 0.1 and 20, below the broker's heartbeat");
     process::allow_files(*connections as u64 + 200)?;
-    let mut journal = Journal::open("idle", &common.results)?;
+    let mut journal = Journal::open("idle", &common.output.results)?;
     let parameters = json!({ "connections": connections, "seconds": seconds });
     let samples = Samples::take(common, &mut journal, &parameters, |kind| {
         let server = Server::start(kind, common)?;

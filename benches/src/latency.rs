@@ -24,7 +24,7 @@ pub(crate) struct Recorder {
 }
 
 /// Microseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Summary {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -56,6 +56,16 @@ impl Recorder {
             Some(_) => {}
             None => self.unreadable_count += 1,
         }
+    }
+
+    /// Takes over what another recorder has.
+    ///
+    /// # Errors
+    /// When it holds values that this one cannot.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        self.histogram.add(&other.histogram)?;
+        self.unreadable_count += other.unreadable_count;
+        Ok(())
     }
 
     pub(crate) fn summary(&self) -> Summary {

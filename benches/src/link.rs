@@ -33,19 +33,14 @@ impl Link {
     /// # Errors
     /// When the server refuses, answers otherwise than with 101, or is silent for ten seconds.
     pub(crate) fn open(wire: Wire, port: u16, source: Option<Ipv4Addr>) -> Result<Self> {
-        let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-        let socket =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        if let Some(source) = source {
-            rustix::net::bind(&socket, &SocketAddrV4::new(source, 0))
-                .context("binding the source address")?;
-        }
-        rustix::net::connect(&socket, &server).with_context(|| format!("connecting to {server}"))?;
-        // Closing resets: ten thousand connections in TIME_WAIT would take the ports of the next repetition.
-        sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        Self::over(wire, port, dial(port, source, None)?)
+    }
+
+    /// As [`Link::open`], over a socket that is connected.
+    ///
+    /// # Errors
+    /// When the server answers otherwise than with 101, or is silent for ten seconds.
+    pub(crate) fn over(wire: Wire, port: u16, stream: TcpStream) -> Result<Self> {
         let mut link = Self { stream, unread: Vec::new(), wire };
         link.upgrade(port)?;
         Ok(link)
@@ -134,6 +129,31 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// A blocking connection to `port` on loopback, from `source` (any address when `None`), with a receive buffer of
+/// about `receive_bytes` (the kernel's choice when `None`).
+///
+/// # Errors
+/// When the server does not listen or the socket cannot be set up.
+pub(crate) fn dial(port: u16, source: Option<Ipv4Addr>, receive_bytes: Option<usize>) -> Result<TcpStream> {
+    let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if let Some(source) = source {
+        rustix::net::bind(&socket, &SocketAddrV4::new(source, 0)).context("binding the source address")?;
+    }
+    if let Some(bytes) = receive_bytes {
+        // Before connecting, because the window is agreed on then.
+        sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+    }
+    rustix::net::connect(&socket, &server).with_context(|| format!("connecting to {server}"))?;
+    // Closing resets: ten thousand connections in TIME_WAIT would take the ports of the next repetition.
+    sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    Ok(stream)
 }
 
 /// The start of what a server said, for an error message.

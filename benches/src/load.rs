@@ -122,9 +122,9 @@ impl<'a> Load<'a> {
         for i in 0..receiver_count {
             let mut link = Link::open(plan.wire, plan.port, None)?;
             link.connect(&format!("r{i}"), plan.batch)?;
-            let target = plan.shape.target(i);
+            let target = plan.shape.target(plan.shape.flow_of(i));
             // A user's own address is subscribed by itself; the relay has no users.
-            if plan.wire == Wire::Relay || target == Target::Topic {
+            if plan.wire == Wire::Relay || !matches!(target, Target::Receiver(_)) {
                 link.subscribe(target)?;
             }
             let (stream, rest) = link.into_parts();
@@ -135,10 +135,9 @@ impl<'a> Load<'a> {
             let mut link = Link::open(plan.wire, plan.port, None)?;
             link.connect(&format!("s{i}"), false)?;
             let target = plan.shape.target(i);
-            let receivers = if target == Target::Topic { 0..receiver_count } else { i..i + 1 };
             flows.push(Flow::new(
                 Template::new(plan.wire, target, plan.payload_bytes),
-                receivers,
+                plan.shape.receivers_of(i),
                 conns.len(),
             ));
             let (stream, rest) = link.into_parts();
@@ -265,7 +264,7 @@ impl<'a> Load<'a> {
         let before = *received;
         *received += count;
         self.delivered += count;
-        let flow = if self.flows.len() == 1 { 0 } else { i };
+        let flow = self.plan.shape.flow_of(i);
         if self.flows[flow].note(before, before + count) {
             self.ready.push(flow);
         }
@@ -400,7 +399,8 @@ mod tests {
     #[test]
     fn every_dialect_shape_and_pace_is_clean() {
         for wire in [Wire::Relay, Wire::Binary, Wire::Json] {
-            for shape in [Shape::Fanout { subscribers: 5 }, Shape::Direct { pairs: 4 }] {
+            let topics = Shape::Topics { subscribers: 5, topics: 2, unread: 1 };
+            for shape in [Shape::Fanout { subscribers: 5 }, Shape::Direct { pairs: 4 }, topics] {
                 for pace in [Pace::Window(64), Pace::Window(1), Pace::Rate(2_000.0)] {
                     let sample = run(&plan(wire, port(wire), shape, pace)).unwrap();
                     assert!(sample.is_clean(), "{wire} {shape:?} {pace:?}: {sample:?}");

@@ -1,6 +1,6 @@
-//! `bench`: what the broker costs, as a ratio against a bare epoll relay measured in the same minutes.
+//! `bench`: what the broker costs, as a ratio against references measured in the same minutes.
 //!
-//! A scenario (`fanout`, `direct`, `idle`) starts a fresh server process per repetition, relay and broker in
+//! A scenario (`fanout`, `delivered` and so on) starts a fresh server process per repetition, reference and broker in
 //! turn, drives it from one thread over loopback WebSocket connections, and reads the server's CPU time from
 //! `/proc`. Raw samples go to JSON lines, medians to standard output. Exit code 1 means that a message was lost
 //! or repeated, a connection was closed, or a server complained: such a sample says nothing about cost.
@@ -17,11 +17,17 @@
     reason = "measuring time is the purpose; the broker's clock is not involved"
 )]
 
+mod commit;
 mod conn;
+mod delivered;
 mod direct;
+mod exchange;
 mod fanout;
 mod flow;
+mod foreign;
+mod fsync;
 mod idle;
+mod inbox;
 mod latency;
 mod link;
 mod load;
@@ -29,10 +35,16 @@ mod options;
 mod plan;
 mod poll;
 mod process;
+mod recovery;
 mod relay;
 mod report;
 mod sample;
+mod scrape;
 mod server;
+mod stalled;
+mod stored;
+mod talk;
+mod watch;
 mod wire;
 mod ws;
 
@@ -59,6 +71,18 @@ enum Scenario {
     Direct(direct::Arguments),
     /// Many connections that say nothing: memory, CPU per accept, idle CPU
     Idle(idle::Arguments),
+    /// The reference for `stored`: records handed to one thread that appends and syncs them in batches
+    Fsync(fsync::Arguments),
+    /// Publishers that wait until their messages are on disk: messages per second, latency, against the reference
+    Stored(stored::Arguments),
+    /// Many pairs, with receipts once the recipient acknowledged: server CPU per message, latency
+    Delivered(delivered::Arguments),
+    /// Readers that stopped reading, beside others: latency of the others, memory
+    Stalled(stalled::Arguments),
+    /// A user who was away: time to the first and to all of the stored messages
+    Inbox(inbox::Arguments),
+    /// A broker killed with a full store: time until it is ready again
+    Recovery(recovery::Arguments),
     /// The reference: a coalescing epoll relay on one thread
     Relay(relay::Arguments),
     /// Runs a program that ends when this one's parent does
@@ -71,6 +95,12 @@ fn main() -> ExitCode {
         Scenario::Fanout(arguments) => fanout::run(&arguments),
         Scenario::Direct(arguments) => direct::run(&arguments),
         Scenario::Idle(arguments) => idle::run(&arguments),
+        Scenario::Fsync(arguments) => fsync::run(&arguments),
+        Scenario::Stored(arguments) => stored::run(&arguments),
+        Scenario::Delivered(arguments) => delivered::run(&arguments),
+        Scenario::Stalled(arguments) => stalled::run(&arguments),
+        Scenario::Inbox(arguments) => inbox::run(&arguments),
+        Scenario::Recovery(arguments) => recovery::run(&arguments),
         Scenario::Relay(arguments) => relay::run(&arguments).map(|()| true),
         Scenario::Guard(arguments) => server::guard(&arguments).map(|()| true),
     };

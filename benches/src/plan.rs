@@ -1,19 +1,30 @@
 //! What one run does: which connections, which messages, how fast, for how long.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::wire::{Target, Wire};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
-    Fanout { subscribers: usize },
-    Direct { pairs: u16 },
+    Fanout {
+        subscribers: usize,
+    },
+    Direct {
+        pairs: u16,
+    },
+    /// Subscribers spread evenly over the first topics, one each; behind those come topics that none of them reads.
+    Topics {
+        subscribers: usize,
+        topics: u16,
+        unread: u16,
+    },
 }
 
 impl Shape {
     pub(crate) fn receivers(self) -> usize {
         match self {
-            Self::Fanout { subscribers } => subscribers,
+            Self::Fanout { subscribers } | Self::Topics { subscribers, .. } => subscribers,
             Self::Direct { pairs } => usize::from(pairs),
         }
     }
@@ -22,14 +33,38 @@ impl Shape {
         match self {
             Self::Fanout { .. } => 1,
             Self::Direct { pairs } => usize::from(pairs),
+            Self::Topics { topics, unread, .. } => usize::from(topics) + usize::from(unread),
         }
     }
 
-    /// What receiver `i` receives, and flow `i` sends to.
-    pub(crate) fn target(self, i: usize) -> Target {
+    /// What a flow sends to.
+    pub(crate) fn target(self, flow: usize) -> Target {
+        let number = u16::try_from(flow).unwrap_or(u16::MAX);
         match self {
             Self::Fanout { .. } => Target::Topic,
-            Self::Direct { .. } => Target::Receiver(u16::try_from(i).unwrap_or(u16::MAX)),
+            Self::Direct { .. } => Target::Receiver(number),
+            Self::Topics { .. } => Target::Numbered(number),
+        }
+    }
+
+    /// The flow that receiver `i` receives.
+    pub(crate) fn flow_of(self, i: usize) -> usize {
+        match self {
+            Self::Fanout { .. } => 0,
+            Self::Direct { .. } => i,
+            Self::Topics { subscribers, topics, .. } => i * usize::from(topics) / subscribers.max(1),
+        }
+    }
+
+    /// The receivers of a flow.
+    pub(crate) fn receivers_of(self, flow: usize) -> Range<usize> {
+        match self {
+            Self::Fanout { subscribers } => 0..subscribers,
+            Self::Direct { .. } => flow..flow + 1,
+            Self::Topics { subscribers, topics, .. } => {
+                let start = |flow: usize| (flow * subscribers).div_ceil(usize::from(topics)).min(subscribers);
+                start(flow)..start(flow + 1)
+            }
         }
     }
 }
@@ -56,4 +91,30 @@ pub(crate) struct Plan {
     pub(crate) latency: bool,
     pub(crate) warm_up: Duration,
     pub(crate) measure: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_receiver_is_among_those_of_its_flow_and_of_no_other() {
+        let topics = |subscribers, topics| Shape::Topics { subscribers, topics, unread: 2 };
+        for shape in [
+            Shape::Fanout { subscribers: 5 },
+            Shape::Direct { pairs: 4 },
+            topics(1000, 20),
+            topics(7, 3),
+            topics(2, 5),
+        ] {
+            let mut seen = vec![0; shape.receivers()];
+            for flow in 0..shape.flows() {
+                for receiver in shape.receivers_of(flow) {
+                    assert_eq!(shape.flow_of(receiver), flow, "{shape:?}");
+                    seen[receiver] += 1;
+                }
+            }
+            assert!(seen.iter().all(|&count| count == 1), "{shape:?}: {seen:?}");
+        }
+    }
 }

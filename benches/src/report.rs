@@ -1,7 +1,7 @@
 //! Repetitions in turn, medians and ratios over them, JSON lines and tables.
 //!
-//! A ratio is taken inside each repetition, broker over relay, and the median of those is shown: both ran within
-//! seconds of each other, so what the rest of the machine does at that time cancels.
+//! A ratio is taken inside each repetition, one subject over another (broker over relay), and the median of those is
+//! shown: both ran within seconds of each other, so what the rest of the machine does at that time cancels.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::options::Common;
 use crate::process::Machine;
 use crate::server::Kind;
+use crate::wire::Wire;
 
 /// Where and with what samples were taken.
 #[derive(Debug, Clone, Serialize)]
@@ -45,7 +46,7 @@ impl Origin {
 #[derive(Debug, Serialize)]
 struct Line<'a, P, S> {
     scenario: &'a str,
-    server: Kind,
+    server: &'static str,
     profile: String,
     repetition: u32,
     parameters: &'a P,
@@ -75,18 +76,13 @@ impl Journal {
         Ok(Self { scenario, origin, path, file })
     }
 
-    fn write(
-        &mut self,
-        round: Round,
-        common: &Common,
-        parameters: &impl Serialize,
-        sample: &impl Serialize,
-    ) -> Result<()> {
+    fn write(&mut self, round: Round, parameters: &impl Serialize, sample: &impl Serialize) -> Result<()> {
+        let Round { server, profile, repetition } = round;
         let line = Line {
             scenario: self.scenario,
-            server: round.server,
-            profile: round.server.wire(common.profile).to_string(),
-            repetition: round.repetition,
+            server,
+            profile,
+            repetition,
             parameters,
             sample,
             origin: &self.origin,
@@ -102,15 +98,34 @@ impl Journal {
 }
 
 /// Which server, which repetition.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Round {
-    pub(crate) server: Kind,
-    pub(crate) repetition: u32,
+#[derive(Debug, Clone)]
+struct Round {
+    server: &'static str,
+    profile: String,
+    repetition: u32,
+}
+
+/// What is measured in turn: a server, or a way of using one.
+pub(crate) trait Subject: Copy + PartialEq {
+    fn name(self) -> &'static str;
+
+    /// The dialect it is driven in where the broker's is `profile`.
+    fn profile(self, profile: Wire) -> String;
+}
+
+/// What to measure in each repetition, in this order.
+#[derive(Debug)]
+pub(crate) struct Turns<'a, K> {
+    pub(crate) subjects: &'a [K],
+    pub(crate) repetitions: u32,
+    /// Every second repetition in the reverse order, for what one subject leaves to the next (a disk's burst allowance).
+    pub(crate) back_and_forth: bool,
+    pub(crate) profile: Wire,
 }
 
 /// All samples of one case.
 #[derive(Debug)]
-pub(crate) struct Samples<S>(Vec<(Kind, S)>);
+pub(crate) struct Samples<S, K = Kind>(Vec<(K, S)>);
 
 /// A median and what it is the median of.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -130,15 +145,42 @@ impl<S: Serialize> Samples<S> {
         common: &Common,
         journal: &mut Journal,
         parameters: &impl Serialize,
-        mut once: impl FnMut(Kind) -> Result<S>,
+        once: impl FnMut(Kind) -> Result<S>,
+    ) -> Result<Self> {
+        let Common { servers, output, profile, .. } = common;
+        let turns = Turns {
+            subjects: servers,
+            repetitions: output.repetitions,
+            back_and_forth: false,
+            profile: *profile,
+        };
+        Self::in_turn(&turns, journal, parameters, once)
+    }
+}
+
+impl<S: Serialize, K: Subject> Samples<S, K> {
+    /// As [`Samples::take`], for subjects of any kind.
+    ///
+    /// # Errors
+    /// Those of `once`, with the round they happened in.
+    pub(crate) fn in_turn(
+        turns: &Turns<'_, K>,
+        journal: &mut Journal,
+        parameters: &impl Serialize,
+        mut once: impl FnMut(K) -> Result<S>,
     ) -> Result<Self> {
         let mut samples = Vec::new();
-        for repetition in 1..=common.repetitions {
-            for &server in &common.servers {
-                let sample =
-                    once(server).with_context(|| format!("{}, repetition {repetition}", server.name()))?;
-                journal.write(Round { server, repetition }, common, parameters, &sample)?;
-                samples.push((server, sample));
+        for repetition in 1..=turns.repetitions {
+            let mut subjects = turns.subjects.to_vec();
+            if turns.back_and_forth && repetition % 2 == 0 {
+                subjects.reverse();
+            }
+            for subject in subjects {
+                let server = subject.name();
+                let sample = once(subject).with_context(|| format!("{server}, repetition {repetition}"))?;
+                let profile = subject.profile(turns.profile);
+                journal.write(Round { server, profile, repetition }, parameters, &sample)?;
+                samples.push((subject, sample));
             }
         }
         Ok(Self(samples))
@@ -146,24 +188,32 @@ impl<S: Serialize> Samples<S> {
 }
 
 impl<S> Samples<S> {
+    /// Broker over relay, repetition by repetition.
+    pub(crate) fn ratio(&self, figure: impl Fn(&S) -> f64) -> Option<Spread> {
+        self.ratio_of(Kind::Broker, Kind::Relay, figure)
+    }
+}
+
+impl<S, K: Copy + PartialEq> Samples<S, K> {
     pub(crate) fn all(&self, mut holds: impl FnMut(&S) -> bool) -> bool {
         self.0.iter().all(|(_, sample)| holds(sample))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Kind, S)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(K, S)> {
         self.0.iter()
     }
 
-    pub(crate) fn of(&self, server: Kind, figure: impl Fn(&S) -> f64) -> Option<Spread> {
+    pub(crate) fn of(&self, server: K, figure: impl Fn(&S) -> f64) -> Option<Spread> {
         let figures = self.0.iter().filter(|(kind, _)| *kind == server).map(|(_, sample)| figure(sample));
         Spread::over(figures.collect())
     }
 
-    /// Broker over relay, repetition by repetition.
-    pub(crate) fn ratio(&self, figure: impl Fn(&S) -> f64) -> Option<Spread> {
-        let of =
-            |server| self.0.iter().filter(move |(kind, _)| *kind == server).map(|(_, sample)| figure(sample));
-        Spread::over(of(Kind::Broker).zip(of(Kind::Relay)).map(|(broker, relay)| broker / relay).collect())
+    /// One over another, repetition by repetition.
+    pub(crate) fn ratio_of(&self, one: K, other: K, figure: impl Fn(&S) -> f64) -> Option<Spread> {
+        let of = |subject| {
+            self.0.iter().filter(move |(kind, _)| *kind == subject).map(|(_, sample)| figure(sample))
+        };
+        Spread::over(of(one).zip(of(other)).map(|(one, other)| one / other).collect())
     }
 }
 
@@ -197,6 +247,16 @@ pub(crate) fn range(spread: Option<Spread>) -> String {
 /// A rate in thousands.
 pub(crate) fn thousands(spread: Option<Spread>) -> String {
     spread.map_or_else(|| "-".to_owned(), |spread| format!("{:.0}k", spread.median / 1_000.0))
+}
+
+/// Median and range, and whether the median is within the bar.
+pub(crate) fn at_most(spread: Option<Spread>, bar: f64) -> String {
+    let verdict = match spread {
+        Some(spread) if spread.median <= bar => "met",
+        Some(_) => "missed",
+        None => "not measured",
+    };
+    format!("{}, bar <= {bar}: {verdict}", range(spread))
 }
 
 /// Columns as wide as their widest cell, the first row underlined; also valid Markdown.
@@ -244,6 +304,14 @@ mod tests {
         assert_eq!(both.ratio(|&figure| figure), Some(Spread { median: 1.5, min: 1.5, max: 1.5 }));
         assert_eq!(samples(&[(Relay, 1.0)]).ratio(|&figure| figure), None);
         assert_eq!(both.of(Relay, |&figure| figure).map(|spread| spread.median), Some(1.5));
+    }
+
+    #[test]
+    fn a_bar_is_met_up_to_and_with_its_value() {
+        let spread = |median| Some(Spread { median, min: median, max: median });
+        assert_eq!(at_most(spread(3.0), 3.0), "3.00 (3.00-3.00), bar <= 3: met");
+        assert!(at_most(spread(3.1), 3.0).ends_with("missed"));
+        assert!(at_most(None, 3.0).ends_with("not measured"));
     }
 
     #[test]

@@ -16,11 +16,12 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::options::Common;
+use crate::options::{Broker, Common};
+use crate::report::Subject;
 use crate::wire::Wire;
 
 /// How long a server may take until it accepts connections.
-const UP_WITHIN: Duration = Duration::from_secs(30);
+const UP_WITHIN: Duration = Duration::from_secs(120);
 
 /// Bytes of a failed server's output that are shown.
 const SHOWN_BYTES: usize = 2_000;
@@ -32,14 +33,20 @@ pub(crate) enum Kind {
     Broker,
 }
 
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
+impl Subject for Kind {
+    fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
             Self::Broker => "broker",
         }
     }
 
+    fn profile(self, profile: Wire) -> String {
+        self.wire(profile).to_string()
+    }
+}
+
+impl Kind {
     /// The dialect this server is driven in when the broker's is `profile`.
     pub(crate) fn wire(self, profile: Wire) -> Wire {
         match self {
@@ -52,9 +59,29 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    port: u16,
+    ports: Ports,
     /// Data and output; removed last.
     _folder: TempDir,
+}
+
+/// Two ports on loopback that were free a moment ago.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) clients: u16,
+    /// The broker's admin listener.
+    pub(crate) admin: u16,
+}
+
+/// What a broker is started with besides its binary and ports.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) broker: &'a Broker,
+    /// Where folders are made.
+    pub(crate) dir: &'a Path,
+    /// A data folder that outlives the server; one of the server's own when `None`.
+    pub(crate) data: Option<&'a Path>,
+    /// Text of a configuration file.
+    pub(crate) configuration: &'a str,
 }
 
 impl Server {
@@ -63,37 +90,77 @@ impl Server {
     /// # Errors
     /// When it cannot be started, ends, or does not come up; with the end of its output.
     pub(crate) fn start(kind: Kind, common: &Common) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let dir = std::env::temp_dir();
+        match kind {
+            Kind::Broker => {
+                Self::broker(&Site { broker: &common.broker, dir: &dir, data: None, configuration: "" })
+            }
+            Kind::Relay => {
+                let bench = std::env::current_exe()?;
+                Self::launch("relay", &dir, |command, ports, _| {
+                    command.arg(&bench).args(["relay", "--listen", &format!("127.0.0.1:{}", ports.clients)]);
+                    Ok(())
+                })
+            }
+        }
+    }
+
+    /// Starts a broker and waits until it accepts connections.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub(crate) fn broker(site: &Site<'_>) -> Result<Self> {
+        Self::launch("broker", site.dir, |command, ports, folder| {
+            let own = folder.join("data");
+            command
+                .arg(&site.broker.program)
+                .args(["serve", "--listen", &format!("127.0.0.1:{}", ports.clients)])
+                .args(["--admin", &format!("127.0.0.1:{}", ports.admin), "--data-dir"])
+                .arg(site.data.unwrap_or(&own));
+            if !site.configuration.is_empty() {
+                let path = folder.join("configuration.toml");
+                fs::write(&path, site.configuration)?;
+                command.arg("--config").arg(path);
+            }
+            command.args(&site.broker.arguments);
+            Ok(())
+        })
+    }
+
+    /// Starts a program that `complete` names, with its arguments, and waits until it accepts connections. Its
+    /// folder is made in `dir`.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or does not come up; with the end of its output.
+    pub(crate) fn launch(
+        name: &'static str,
+        dir: &Path,
+        complete: impl FnOnce(&mut Command, Ports, &Path) -> Result<()>,
+    ) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(dir);
+        let folder = folder.with_context(|| format!("making a folder in {}", dir.display()))?;
         let output_path = folder.path().join("output");
         let output = File::create(&output_path)?;
-        let [port, admin] = free_ports()?;
-        let bench = std::env::current_exe()?;
-        let mut command = Command::new(&bench);
+        let ports = free_ports()?;
+        let mut command = Command::new(std::env::current_exe()?);
         command.arg("guard");
-        let listen = format!("127.0.0.1:{port}");
-        match kind {
-            Kind::Relay => command.arg(&bench).args(["relay", "--listen", &listen]),
-            Kind::Broker => command
-                .arg(&common.broker)
-                .args(["serve", "--listen", &listen, "--admin", &format!("127.0.0.1:{admin}"), "--data-dir"])
-                .arg(folder.path().join("data"))
-                .args(&common.broker_args),
-        };
+        complete(&mut command, ports, folder.path())?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command.spawn().with_context(|| format!("starting the {}", kind.name()))?;
-        let mut server = Self { child, port, _folder: folder };
+        let child = command.spawn().with_context(|| format!("starting the {name}"))?;
+        let mut server = Self { child, ports, _folder: folder };
         if let Err(error) = server.wait_until_up() {
-            bail!(
-                "the {} did not come up: {error}; its output ends with:\n{}",
-                kind.name(),
-                end_of(&output_path)
-            );
+            bail!("the {name} did not come up: {error}; its output ends with:\n{}", end_of(&output_path));
         }
         Ok(server)
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.ports.clients
+    }
+
+    /// Port of the admin listener.
+    pub(crate) fn admin(&self) -> u16 {
+        self.ports.admin
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -106,12 +173,12 @@ impl Server {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
             }
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports.clients)).is_ok() {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(10));
         }
-        bail!("port {} stays closed", self.port)
+        bail!("port {} stays closed", self.ports.clients)
     }
 }
 
@@ -142,11 +209,10 @@ pub(crate) fn guard(arguments: &GuardArguments) -> Result<()> {
     Err(error).with_context(|| format!("running {}", Path::new(program).display()))
 }
 
-/// Ports that were free a moment ago, different from each other.
-fn free_ports() -> Result<[u16; 2]> {
+fn free_ports() -> Result<Ports> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let (first, second) = (bind()?, bind()?);
-    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
+    Ok(Ports { clients: first.local_addr()?.port(), admin: second.local_addr()?.port() })
 }
 
 fn end_of(path: &Path) -> String {

@@ -18,7 +18,7 @@ use crate::latency::{STAMP_BYTES, decode_stamp, encode_stamp};
 use crate::ws;
 
 /// A fixed mask that is not zero: the server has to unmask, and frames can be built before the run.
-const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+pub(crate) const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// Bytes of one write of publishes.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -37,6 +37,8 @@ pub(crate) enum Target {
     Topic,
     /// The receiver of a pair, `user/r<n>`; the relay's channel n.
     Receiver(u16),
+    /// `topic/bench.<n>`; the relay's channel n.
+    Numbered(u16),
 }
 
 /// What a frame from a server is, by its type alone.
@@ -60,6 +62,7 @@ impl fmt::Display for Target {
         match self {
             Self::Topic => f.write_str("topic/bench"),
             Self::Receiver(pair) => write!(f, "user/r{pair}"),
+            Self::Numbered(topic) => write!(f, "topic/bench.{topic}"),
         }
     }
 }
@@ -167,7 +170,11 @@ impl Wire {
     /// # Errors
     /// When the lengths of concatenated binary frames do not add up; the frames before are handed over.
     #[inline]
-    pub(crate) fn each_frame(self, mut message: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), Malformed> {
+    pub(crate) fn each_frame<'a>(
+        self,
+        mut message: &'a [u8],
+        mut take: impl FnMut(&'a [u8]),
+    ) -> Result<(), Malformed> {
         match self {
             Self::Relay => take(message),
             Self::Json => message.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).for_each(take),
@@ -284,14 +291,14 @@ impl Template {
 fn relay_frame(op: u8, target: Target) -> Vec<u8> {
     let channel = match target {
         Target::Topic => 0,
-        Target::Receiver(pair) => pair,
+        Target::Receiver(number) | Target::Numbered(number) => number,
     };
     let [low, high] = channel.to_le_bytes();
     vec![op, low, high]
 }
 
 /// Bodies built here are far below 4 GiB; a longer one would get a length that no server takes.
-fn binary_frame(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn binary_frame(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut frame = vec![kind, 1];
     frame.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
     frame.extend_from_slice(body);
@@ -299,7 +306,7 @@ fn binary_frame(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// A string of a bincode body: lengths below 251 are one byte, and every string sent here is short.
-fn push_string(body: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_string(body: &mut Vec<u8>, text: &str) {
     let text = &text.as_bytes()[..text.len().min(250)];
     body.push(u8::try_from(text.len()).unwrap_or(250));
     body.extend_from_slice(text);
@@ -473,6 +480,7 @@ mod tests {
                     reply_to: None,
                     queue: None,
                     attempt: None,
+                    wants_ack: false,
                     unix_ms: 1_790_000_000_000,
                 };
                 let mut bytes = Vec::new();
@@ -487,6 +495,7 @@ mod tests {
                         server::Frame::Overflow(server::Overflow {
                             to: "topic/bench".to_owned(),
                             dropped: 1,
+                            action: None,
                         }),
                         Kind::Complaint,
                     ),

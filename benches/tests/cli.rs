@@ -85,3 +85,30 @@ fn figures_out_of_range_are_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--payload"), "{output:?}");
 }
+
+#[test]
+fn the_group_commit_reference_measures_each_repetition() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = ["fsync", "--seconds", "0.1", "--warm-up", "0.02", "--publishers", "8", "--window", "2"];
+    let output = bench(folder.path(), &[quick.as_slice(), &["--repetitions", "2"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("fsyncs/s"), "{output:?}");
+    let lines = lines(folder.path(), "fsync");
+    assert_eq!(lines.len(), 2);
+    for line in lines {
+        let sample = &line["sample"];
+        assert!(sample["fsyncs_per_s"].as_f64() > Some(0.0), "{line}");
+        assert!(sample["batch"]["max"].as_u64() <= Some(16), "{line}");
+        assert!(sample["commit"]["p99_us"].as_f64() >= sample["commit"]["p50_us"].as_f64(), "{line}");
+    }
+}
+
+#[test]
+fn a_window_of_nothing_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for scenario in ["fsync", "stored", "delivered"] {
+        let output = bench(folder.path(), &[scenario, "--window", "0"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--window"), "{output:?}");
+    }
+}

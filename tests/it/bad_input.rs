@@ -32,11 +32,14 @@ async fn refused_frames_leave_the_session_alive() {
         (r#"{"type":"subscribe","ref":1,"to":"group/secret"}"#.into(), 1403),
         (r#"{"type":"unsubscribe","ref":1,"to":"topic/never"}"#.into(), 1404),
         (r#"{"type":"leave","ref":1,"group":"never"}"#.into(), 1404),
-        (r#"{"type":"publish","ref":1,"to":"user/b","payload":1,"ack":"delivered"}"#.into(), 1501),
-        (r#"{"type":"publish","ref":1,"to":"user/b","payload":1,"delay_ms":5}"#.into(), 1501),
-        (r#"{"type":"history","ref":1,"of":"group/a"}"#.into(), 1501),
-        (r#"{"type":"presence","ref":1,"of":"group/a"}"#.into(), 1501),
-        (r#"{"type":"subscribe","ref":1,"to":"topic/a","from":"earliest"}"#.into(), 1501),
+        (r#"{"type":"publish","ref":1,"to":"topic/none","payload":1,"ack":"delivered"}"#.into(), 1510),
+        (r#"{"type":"publish","ref":1,"to":"user/b","payload":1,"delay_ms":999999999999}"#.into(), 1400),
+        (r#"{"type":"history","ref":1,"of":"group/a"}"#.into(), 1403),
+        (r#"{"type":"history","ref":1,"of":"user/other"}"#.into(), 1403),
+        (r#"{"type":"ack","ref":1,"ids":["00000000000000000000000000000001"]}"#.into(), 1430),
+        (r#"{"type":"nack","ref":1,"id":"00000000000000000000000000000001"}"#.into(), 1430),
+        (r#"{"type":"presence","ref":1,"of":"group/a"}"#.into(), 1403),
+        (r#"{"type":"subscribe","ref":1,"to":"topic/a","from":"sideways"}"#.into(), 1400),
     ];
     for (text, code) in cases {
         peer.send_text(&text).await;

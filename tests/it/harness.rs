@@ -1,9 +1,11 @@
 //! A broker process for one test, a raw WebSocket peer, and the admin API.
 
+use crate::binary::{from_binary, to_binary};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -17,7 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// A running broker with a data directory of its own.
 pub(crate) struct Broker {
     process: Child,
-    pub(crate) data: tempfile::TempDir,
+    pub(crate) data: Arc<tempfile::TempDir>,
+    environment: Vec<(String, String)>,
     pub(crate) address: String,
     pub(crate) admin: String,
 }
@@ -29,26 +32,65 @@ impl Broker {
 
     /// Starts with more environment variables.
     pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
+        Self::start_on(&Arc::new(tempfile::tempdir().unwrap()), environment)
+    }
+
+    /// Starts with a configuration file.
+    pub(crate) fn start_with_config(toml: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let mut process = Self::command(&data)
-            .envs(environment.iter().copied())
+        std::fs::write(config_file(&data), toml).unwrap();
+        Self::start_on(&Arc::new(data), &[])
+    }
+
+    /// Starts on a data directory that an earlier broker may have left.
+    pub(crate) fn start_on(data: &Arc<tempfile::TempDir>, environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<_> =
+            environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let (process, address, admin) = Self::launch(data, &environment);
+        Self { process, data: data.clone(), environment, address, admin }
+    }
+
+    /// Kills the broker unless it has ended, and starts it again on the same directory and other ports.
+    pub(crate) fn restart(&mut self) {
+        self.restart_after("KILL");
+    }
+
+    /// As [`Self::restart`], ended by this signal.
+    pub(crate) fn restart_after(&mut self, signal: &str) {
+        if self.process.try_wait().unwrap().is_none() {
+            self.signal(signal);
+        }
+        self.wait();
+        (self.process, self.address, self.admin) = Self::launch(&self.data, &self.environment);
+    }
+
+    fn launch(data: &tempfile::TempDir, environment: &[(String, String)]) -> (Child, String, String) {
+        let mut command = Self::command(data);
+        if config_file(data).exists() {
+            command.arg("--config").arg(config_file(data));
+        }
+        let mut process = command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (mut address, mut admin) = (None, None);
+        let (mut address, mut admin, mut said) = (None, None, String::new());
         while address.is_none() || admin.is_none() {
-            let line = lines.next().expect("the banner names both listeners").unwrap();
+            let Some(line) = lines.next().transpose().unwrap() else { panic!("it did not start:\n{said}") };
+            said += &line;
+            said.push('\n');
             address = address.or_else(|| between(&line, "ws://", "/ws"));
             admin = admin.or_else(|| between(&line, "http://", "/"));
         }
         // The rest of the log is read so that the broker never waits for a full pipe; what matters is shown.
         std::thread::spawn(move || {
-            let remarkable = |line: &String| line.contains("WARN") || line.contains("ERROR");
+            let remarkable =
+                |line: &String| ["WARN", "ERROR", "panicked"].iter().any(|word| line.contains(word));
             lines.map_while(Result::ok).filter(remarkable).for_each(|line| eprintln!("broker: {line}"));
         });
-        Self { process, data, address: address.unwrap(), admin: admin.unwrap() }
+        (process, address.unwrap(), admin.unwrap())
     }
 
     pub(crate) fn command(data: &tempfile::TempDir) -> Command {
@@ -72,13 +114,21 @@ impl Broker {
             request.headers_mut().insert("sec-websocket-protocol", name.parse().unwrap());
         }
         let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-        Peer { socket }
+        Peer { socket, is_binary: subprotocol == Some("waspmq.v1.bin") }
     }
 
     /// Connects as a user in the JSON profile.
     pub(crate) async fn connect(&self, user: &str) -> Peer {
         let mut peer = self.open(Some("waspmq.v1.json")).await;
         peer.send(&json!({"type": "connect", "user": user})).await;
+        assert_eq!(peer.receive().await["type"], "welcome");
+        peer
+    }
+
+    /// Connects as a device of a user, in a profile.
+    pub(crate) async fn connect_as(&self, user: &str, device: &str, profile: &str) -> Peer {
+        let mut peer = self.open(Some(profile)).await;
+        peer.send(&json!({"type": "connect", "user": user, "device": device})).await;
         assert_eq!(peer.receive().await["type"], "welcome");
         peer
     }
@@ -166,6 +216,11 @@ impl Drop for Broker {
     }
 }
 
+/// Where a test's configuration lies.
+fn config_file(data: &tempfile::TempDir) -> std::path::PathBuf {
+    data.path().join("test.toml")
+}
+
 fn between(line: &str, before: &str, after: &str) -> Option<String> {
     let rest = line.split_once(before)?.1;
     let (address, _) = rest.split_once(after)?;
@@ -175,11 +230,28 @@ fn between(line: &str, before: &str, after: &str) -> Option<String> {
 /// A WebSocket client that sends and sees exactly what a test says.
 pub(crate) struct Peer {
     pub(crate) socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    is_binary: bool,
 }
 
 impl Peer {
     pub(crate) async fn send(&mut self, frame: &Value) {
-        self.send_text(&frame.to_string()).await;
+        let text = frame.to_string();
+        if self.is_binary {
+            self.socket.send(Message::binary(to_binary(&text))).await.unwrap();
+        } else {
+            self.send_text(&text).await;
+        }
+    }
+
+    /// Sends several frames in one WebSocket message, so that the broker reads them in one turn.
+    pub(crate) async fn send_all(&mut self, frames: &[Value]) {
+        let texts = frames.iter().map(Value::to_string);
+        if self.is_binary {
+            let bytes: Vec<u8> = texts.flat_map(|text| to_binary(&text)).collect();
+            self.socket.send(Message::binary(bytes)).await.unwrap();
+        } else {
+            self.send_text(&texts.collect::<Vec<_>>().join("\n")).await;
+        }
     }
 
     pub(crate) async fn send_text(&mut self, text: &str) {
@@ -189,7 +261,8 @@ impl Peer {
     /// The next frame; panics when there is none in time.
     pub(crate) async fn receive(&mut self) -> Value {
         match self.next().await {
-            Ok(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
+            Ok(Message::Text(text)) if !self.is_binary => serde_json::from_str(&text).unwrap(),
+            Ok(Message::Binary(bytes)) if self.is_binary => from_binary(&bytes),
             other => panic!("expected a frame, got {other:?}"),
         }
     }

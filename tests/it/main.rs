@@ -13,9 +13,21 @@
 
 mod access;
 mod bad_input;
+mod binary;
+mod crash;
+mod disk_full;
 mod harness;
+mod inbox;
+mod kills;
+mod ledger;
+mod levels;
 mod lifecycle;
 mod messages;
 mod policies;
+mod presence;
+mod queues;
+mod resume;
 mod slow;
+mod timing;
+mod tokens;
 mod worker;

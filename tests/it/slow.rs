@@ -1,4 +1,4 @@
-//! A reader that does not read loses old messages and slows nobody.
+//! A reader that does not read loses old messages, is told how many, and slows nobody.
 
 use crate::harness::Broker;
 use serde_json::json;
@@ -25,8 +25,19 @@ async fn a_stalled_reader_drops_its_oldest_and_the_publisher_goes_on() {
             .is_some_and(|dropped| dropped > 0.0)
     });
     let frames = stalled.receive_until_marker("stalled", &mut publisher).await;
-    let received: Vec<_> = frames.iter().map(|frame| frame["payload"][0].as_u64().unwrap()).collect();
+    let (overflows, messages): (Vec<_>, Vec<_>) =
+        frames.iter().partition(|frame| frame["type"] == "overflow");
+    let received: Vec<_> = messages.iter().map(|frame| frame["payload"][0].as_u64().unwrap()).collect();
     assert!(received.windows(2).all(|pair| pair[0] < pair[1]), "order holds");
     assert_eq!(received.last(), Some(&(count - 1)), "the newest are kept");
-    assert!((received.len() as u64) < count, "something was dropped");
+    let told: u64 = overflows.iter().map(|frame| frame["dropped"].as_u64().unwrap()).sum();
+    assert!(overflows.iter().all(|frame| frame["to"] == "topic/t"));
+    assert!(told > 0, "something was dropped");
+    assert_eq!(told + received.len() as u64, count, "what is missing is told");
+    let first_told = frames.iter().position(|frame| frame["type"] == "overflow").unwrap();
+    let gap = received.windows(2).position(|pair| pair[0] + 1 < pair[1]).unwrap();
+    assert!(first_told <= gap + 1, "told before what follows the gap");
+    broker.eventually("every drop is counted by its action", |broker| {
+        broker.metric("waspmq_slow_consumers_total{action=\"drop_oldest\"}").is_some_and(|n| n == told as f64)
+    });
 }

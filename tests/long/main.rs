@@ -1,4 +1,4 @@
-//! Tests that take minutes and want an otherwise quiet machine: `cargo xtask long`.
+//! Tests that take minutes and want an otherwise quiet machine: `cargo xtask test --long`.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,9 +8,12 @@
     reason = "tests: a surprise ends the test, and tests are clients that have clocks and tasks of their own"
 )]
 
+mod crash;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "shared with the short tests, which use all of it")]
 mod harness;
+#[path = "../it/kills/mod.rs"]
+mod kills;
 mod swap;
 
 use harness::Broker;

@@ -40,7 +40,7 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 12] = [
+const HOMES: [(&str, &[&str]); 14] = [
     ("wasmtime", &["waspmq-policy"]),
     ("fjall", &["waspmq-store"]),
     ("quinn", &["waspmq-transport"]),
@@ -48,6 +48,8 @@ const HOMES: [(&str, &[&str]); 12] = [
     ("web-transport-quinn", &["waspmq-transport"]),
     ("bincode", &["waspmq-protocol"]),
     ("axum", &["waspmq"]),
+    ("aws-lc-rs", &["waspmq"]),
+    ("jsonwebtoken", &["waspmq"]),
     ("utoipa", &["waspmq"]),
     ("prometheus-client", &["waspmq"]),
     ("clap", &["waspmq", "xtask", "waspmq-benches"]),

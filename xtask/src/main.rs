@@ -44,8 +44,14 @@ enum Task {
     /// Build the plugins and run all tests of the workspace, documentation tests included
     Test {
         /// Unit tests and the tidy rules only: no integration tests over sockets, no documentation tests
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["long", "rest"])]
         fast: bool,
+        /// The tests that take minutes, in the release build, and nothing else
+        #[arg(long)]
+        long: bool,
+        /// With --long, arguments for the test binary, such as a filter
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, requires = "long")]
+        rest: Vec<String>,
     },
     /// Check formatting and run clippy; warnings are errors
     Lint,
@@ -68,12 +74,6 @@ enum Task {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// Run the long tests (minutes) in the release build
-    Long {
-        /// Arguments for the test binary, such as a filter
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<String>,
-    },
 }
 
 fn main() -> ExitCode {
@@ -91,13 +91,13 @@ fn run(workspace: &Workspace, task: Task) -> Result<()> {
     match task {
         Task::Plugins => guests::build(workspace),
         Task::Demo { once, rest } => demo(workspace, once, &rest),
-        Task::Test { fast } => test(workspace, fast),
+        Task::Test { long: true, rest, .. } => long(workspace, &rest),
+        Task::Test { fast, .. } => test(workspace, fast),
         Task::Lint => lint(workspace),
         Task::Fix => fix(workspace),
         Task::Docs => docs(workspace),
         Task::Fuzz { seconds, target } => fuzz::run(workspace, seconds, target.as_deref()),
         Task::Bench { rest } => bench(workspace, &rest),
-        Task::Long { rest } => long(workspace, &rest),
     }
 }
 
@@ -190,6 +190,15 @@ mod tests {
         };
         assert!(once);
         assert_eq!(rest, ["--port", "0"]);
+    }
+
+    #[test]
+    fn long_tests_take_a_filter_and_others_do_not() {
+        let Ok(Task::Test { long: true, rest, .. }) = parse("xtask test --long kills --exact") else {
+            panic!("not the long tests")
+        };
+        assert_eq!(rest, ["kills", "--exact"]);
+        assert!(parse("xtask test kills").is_err() && parse("xtask test --fast --long").is_err());
     }
 
     #[test]

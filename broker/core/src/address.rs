@@ -170,6 +170,11 @@ impl Pattern {
         kind_of(&self.text)
     }
 
+    /// The part behind the slash; empty for `all`.
+    pub fn name(&self) -> &str {
+        name_of(&self.text)
+    }
+
     pub const fn is_wildcard(&self) -> bool {
         self.wildcard
     }

@@ -1,10 +1,34 @@
 //! What becomes of a message behind its publish: who must acknowledge it, what happens when one does not.
 //!
 //! Sans-IO: time is an argument, randomness is a seed, what is to be done comes back as events.
+//!
+//! The origin worker's [`Tracker`] has the messages its publishers wait for, each recipient session's [`Window`]
+//! what it was sent. An ack goes from the window as ranges to the tracker, and from there as a receipt to the
+//! publisher; a timeout, a nack or a lost connection comes back from the tracker as a redelivery or an end.
 
+mod backoff;
+mod cursors;
+mod delays;
+mod event;
+mod flight;
+mod held;
+mod lane;
+mod ledger;
+mod live;
 mod plan;
+mod receipts;
+mod tracker;
+mod wheel;
+pub mod window;
 
+pub use cursors::{Cursors, NotSent};
+pub use delays::Delays;
+pub use event::{Event, References};
+pub use flight::State;
+pub use ledger::{DeviceRow, LedgerEntry, RecipientRow};
 pub use plan::{AckPlan, Backoff, Cause, Exhausted, Quorum};
+pub use tracker::{Bounds, Failed, Flight, Report, Stats, Tracker, Turn};
+pub use window::{Acked, NotInFlight, Sending, Window};
 
 use crate::address::Name;
 
@@ -16,3 +40,6 @@ pub enum Recipient {
     /// A queue, by its name: one of its members at a time.
     Queue(Name),
 }
+
+#[cfg(test)]
+mod tests;

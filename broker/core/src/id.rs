@@ -61,18 +61,28 @@ impl MessageId {
     }
 
     /// The run of the broker that made it.
+    #[expect(clippy::cast_possible_truncation, reason = "the field is exactly as wide")]
     pub const fn epoch(self) -> u32 {
         (self.0 >> 56) as u32 & 0x00ff_ffff
     }
 
     /// The worker that made it and that tracks its delivery.
+    #[expect(clippy::cast_possible_truncation, reason = "the field is exactly as wide")]
     pub const fn worker(self) -> u8 {
         (self.0 >> 48) as u8
     }
 
     /// Its number among that worker's messages of the epoch; ascending.
+    #[expect(clippy::cast_possible_truncation, reason = "the field is exactly as wide")]
     pub const fn count(self) -> u64 {
         self.0 as u64 & 0xffff_ffff_ffff
+    }
+
+    /// The id of the message `count` later in the same batch, whose ids have consecutive counts. Its publish time
+    /// is this one's.
+    #[must_use]
+    pub const fn later(self, count: u64) -> Self {
+        Self((self.0 & !0xffff_ffff_ffff) | ((self.count() + count) & 0xffff_ffff_ffff) as u128)
     }
 
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -176,6 +186,10 @@ mod tests {
             let hex = message.to_hex();
             prop_assert_eq!(std::str::from_utf8(&hex).unwrap(), message.to_string());
             prop_assert_eq!(MessageId::from_bytes(message.to_bytes()), message);
+            prop_assert_eq!(
+                (message.unix_ms(), message.epoch(), message.worker(), message.count()),
+                (a & 0xffff_ffff_ffff, epoch, worker, u64::from(count))
+            );
             let position = Position { stream: Stream { shard: u16::from(worker), epoch }, offset: a };
             prop_assert_eq!(position.to_string().parse(), Ok(position));
         }

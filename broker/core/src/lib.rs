@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness: time and configuration are arguments, results are
 //! values. What a word means is fixed in `docs/ARCHITECTURE.md`; the bounds are all in [`limits`].
 
+pub mod access;
 pub mod address;
 pub mod admission;
 pub mod dedup;

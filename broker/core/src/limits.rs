@@ -36,6 +36,17 @@ pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_000;
 /// Sessions of one user. More: `too_many_sessions` at connect.
 pub const SESSIONS_PER_USER_MAX: usize = 64;
 
+/// Bytes of a token. Longer: `unauthorized`, before anything of it is decoded.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// Access rules of a configuration or of a token, and patterns of all rules of one. More: the configuration or the
+/// token is refused. Bounds what the first message to an address costs.
+pub const ACCESS_RULES_MAX: usize = 256;
+pub const ACCESS_PATTERNS_MAX: usize = 1_024;
+
+/// Keys that tokens may be signed with. More: the configuration is refused.
+pub const ACCESS_KEYS_MAX: usize = 32;
+
 /// Members of one group. More: `group_full`.
 pub const GROUP_MEMBERS_MAX: usize = 100_000;
 
@@ -54,6 +65,19 @@ pub const QUEUES_PER_ADDRESS_MAX: usize = 64;
 /// Users that one shard of the directory knows: those with a session or a membership. More: `overloaded`.
 pub const USERS_PER_SHARD_MAX: usize = 16_384;
 
+/// Users one session may watch. More: `too_many_watched`.
+pub const WATCHED_PER_SESSION_MAX: usize = 1_000;
+
+/// Sessions that may watch one user. More: `too_many_watchers`. Bounds the work of a change of presence.
+pub const WATCHERS_PER_USER_MAX: usize = 10_000;
+
+/// Watched users of one shard of the directory, whether they exist or not. More: `overloaded`.
+pub const WATCHED_PER_SHARD_MAX: usize = 16_384;
+
+/// Users without a session whose last seen time one shard of the directory remembers. More: that of the user who
+/// left first is forgotten.
+pub const LEFT_USERS_PER_SHARD_MAX: usize = 4_096;
+
 /// Patterns that the per-shard cache of wildcard matches remembers. More: the cache is emptied and refilled.
 pub const MATCH_CACHE_MAX: usize = 1_024;
 
@@ -64,14 +88,78 @@ pub const DEDUP_WINDOW_MS: u64 = 120_000;
 /// Addresses one policy verdict may fan out to. More: the verdict counts as a failure of the policy.
 pub const FANOUT_MAX: usize = 64;
 
+/// Recipients whose acks one message may wait for. More: `too_many_recipients`.
+pub const ACKED_RECIPIENTS_MAX: usize = 1_000;
+
+/// Runs of consecutive stored messages whose single acks one session can still give, per address, and single acks
+/// out of order. More: the oldest is forgotten, and only a cumulative ack moves over it.
+pub const CURSOR_RUNS_MAX: usize = 1_024;
+
+/// Addresses whose acknowledgements one session has noted. More: those without anything unacknowledged are
+/// forgotten; beyond that, an address is not noted, so that its cursor stays and what is sent of it is sent again
+/// later.
+pub const CURSOR_ADDRESSES_MAX: usize = 16_384;
+
+/// How long a delivery may be put off. More: `invalid_frame`.
+pub const DELAY_MS_MAX: u64 = 7 * 24 * 3_600_000;
+
 /// Messages in one batch: how many consecutive messages cross to a worker as one entry.
 pub const BATCH_MESSAGES_MAX: usize = 512;
 
 /// Bytes at which a shared segment of encoded frames is closed; it is longer by at most one frame.
 pub const SEGMENT_BYTES: usize = 16 * 1024;
 
-/// Bytes one connection's outbound queue may pin. More: the oldest unwritten segments are dropped and counted.
+/// Bytes one connection's outbound queue may pin. More: what the settings of the address say, and counted.
 pub const OUTBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Messages one session may have in flight, and the memory of batches they may keep alive. More: nothing is sent to
+/// it, and the attempt fails with `queue_full`.
+pub const WINDOW_MESSAGES_MAX: usize = 4_096;
+pub const WINDOW_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Addresses a window remembers without anything in flight. More: they are forgotten, and a repeated ack for one is
+/// `not_in_flight`.
+pub const WINDOW_IDLE_LANES_MAX: usize = 1_024;
+
+/// Stretches of refused or passed over messages per address that hold a session's cursor back. More: the last ones
+/// become one, so that the cursor stays further behind.
+pub const WINDOW_HELD_MAX: usize = 64;
+
+/// Deliveries (messages times recipients) one worker tracks until they are acknowledged, and the memory of their
+/// batches. More: a publish of level `delivered` is refused with `overloaded`.
+pub const TRACKED_DELIVERIES_MAX: usize = 1_048_576;
+pub const TRACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Ended messages whose ledger one worker keeps; one with several recipients or many acks counts once for each.
+/// More: the oldest is forgotten.
+pub const LEDGER_MESSAGES_MAX: usize = 65_536;
+
+/// Reports about one recipient of a batch that the ledger keeps. More: the oldest is forgotten.
+pub const LEDGER_REPORTS_MAX: usize = 1_024;
+
+/// Flights whose timers one turn of a worker handles. More: the next turn goes on.
+pub const FLIGHTS_PER_TURN_MAX: usize = 256;
+
+/// The longest wait between two attempts, whatever a recipient or a policy asks for. Longer: this long.
+pub const RETRY_WAIT_MS_MAX: u64 = 24 * 3_600_000;
+
+/// Deliveries of one message to one recipient, whatever a plan or a policy says. More: the plan is exhausted.
+pub const ATTEMPTS_MAX: u16 = 1_000;
+
+/// Publishes one worker holds back for their time, and their bytes. More: `overloaded`.
+pub const DELAYED_MESSAGES_MAX: usize = 10_000;
+pub const DELAYED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Pairs of address and action that one connection's client is told of apart when messages were dropped. More:
+/// told together, under `*`.
+pub const OVERFLOW_REPORTS_MAX: usize = 64;
+
+/// Addresses of one connection whose messages are left in the store at a time. More: the connection is closed,
+/// and its client may come back and read all of them from the store.
+pub const SPILLED_ADDRESSES_MAX: usize = 64;
+
+/// Sessions that can be resumed, live or left. More: those that left first are forgotten; when all are live, one more
+/// session gets no resume token. About 500 bytes each, and 1 KiB for each subscription with wildcards.
+pub const RESUMABLE_SESSIONS_MAX: usize = 100_000;
 
 const _: () = assert!(SHARD_COUNT.is_power_of_two(), "the shard is a mask of the address's hash");
 const _: () = assert!(WORKERS_MAX <= 64, "target workers are a 64-bit set");
@@ -81,4 +169,10 @@ const _: () = assert!(
 );
 const _: () =
     assert!(HANDSHAKE_FRAME_BYTES_MAX <= MESSAGE_BYTES_MAX, "a stranger may not send more than a session");
+const _: () = assert!(TOKEN_BYTES_MAX < HANDSHAKE_FRAME_BYTES_MAX, "a stranger's `connect` holds a token");
 const _: () = assert!(NAME_BYTES_MAX <= u16::MAX as usize, "names have 16-bit lengths on the wire");
+const _: () = assert!(
+    TRACKED_DELIVERIES_MAX >= 1_000 * BATCH_MESSAGES_MAX,
+    "the largest batch to the most recipients that may be asked to acknowledge can be tracked"
+);
+const _: () = assert!(WINDOW_MESSAGES_MAX >= BATCH_MESSAGES_MAX, "a whole batch fits an empty window");

@@ -53,9 +53,8 @@ pub struct Batch {
     pub exclude_origin: bool,
     /// What the publisher asked for or the address demands; the same for all messages of the batch.
     pub level: Level,
-    /// Whether recipients are asked to acknowledge: the delivery is tracked, or the messages are stored and move
-    /// the cursor of a device.
-    pub wants_ack: bool,
+    /// Whether the messages are stored, so that they are read from there by whom they do not reach now.
+    pub is_kept: bool,
     /// Publish time of the batch, milliseconds since 1970.
     pub unix_ms: u64,
     /// The same moment on the broker's monotonic clock, microseconds.
@@ -67,6 +66,41 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch of message `index` alone.
+    pub fn message_alone(&self, index: usize) -> Option<Self> {
+        let envelope = *self.messages.get(index)?;
+        let mut alone = Self { first: self.position(index), ..self.without_messages() };
+        let payload = alone.store(self.slice(envelope.payload));
+        let headers = alone.store(self.slice(envelope.headers));
+        let key = alone.store(self.slice(envelope.key));
+        let reply_to = alone.store(self.slice(envelope.reply_to));
+        alone.messages.push(Envelope { payload, headers, key, reply_to, ..envelope });
+        Some(alone)
+    }
+
+    /// What all messages share, without any.
+    fn without_messages(&self) -> Self {
+        Self {
+            to: self.to.clone(),
+            from: self.from.clone(),
+            origin: self.origin,
+            exclude_origin: self.exclude_origin,
+            level: self.level,
+            is_kept: self.is_kept,
+            unix_ms: self.unix_ms,
+            published_us: self.published_us,
+            first: self.first,
+            messages: Vec::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Whether recipients are asked to acknowledge: the delivery is tracked, or the messages are stored and move
+    /// the cursor of a device.
+    pub fn wants_ack(&self) -> bool {
+        self.is_kept || self.level == Level::Delivered
+    }
+
     /// The bytes of `slice`; empty when it does not belong to this batch.
     pub fn slice(&self, slice: Slice) -> &[u8] {
         self.bytes.get(slice.range()).unwrap_or_default()

@@ -1,25 +1,50 @@
-//! One connection's outbound queue: what is written next, what a full queue drops.
+//! One connection's outbound queue: what is written next, what is done when it is full.
 //!
 //! Segments are encoded bytes, shared between connections or owned by this one. The queue is bounded by the
-//! bytes it pins. When a new shareable segment does not fit, the oldest shareable segments are dropped and
-//! their frames counted; a segment that is partly written is never dropped, and neither are the connection's
-//! own frames (receipts, errors), whose number is bounded by not reading the peer any more
-//! ([`Queue::owes_much`]). Not here: sockets.
+//! bytes it pins. What happens to a shared segment that does not fit is said by its own [`Class::overflow`]:
+//!
+//! | action | done |
+//! | --- | --- |
+//! | drop oldest | waiting segments make room: those of the least priority first, of these the oldest |
+//! | drop newest | the segment is dropped |
+//! | conflate | waiting segments with the address and key of a newer one go first, then as for drop oldest |
+//! | spill | the segment is left to the store, and its address's later ones too until [`Queue::handle_replayed`] |
+//! | close | the segment is dropped; the caller closes the connection |
+//!
+//! Whatever is not queued, or not any more, is handed back as [`Lost`] and remembered for the reports that the
+//! client gets ([`Queue::poll_report`]).
+//!
+//! *Invariants.* Only segments of addresses that drop their oldest or conflate make room for others, and none
+//! that has a higher priority than the new one. A segment that is partly written is never dropped. Segments of
+//! one stream's shard stay in the order they were pushed, whatever their priority. The connection's own frames
+//! (receipts, errors) are never dropped; their number is bounded by not reading the peer any more
+//! ([`Queue::owes_much`]). Not here: sockets, the store.
 
+mod class;
+mod latest;
+mod reports;
+mod room;
+mod spilled;
+
+pub use class::{Class, Lost, PRIORITIES, Segment};
+pub use reports::Report;
+pub use spilled::Spilled;
+
+use crate::address::Address;
+use crate::id::Position;
+use crate::settings::Overflow;
+use latest::Latest;
+use reports::Reports;
+use spilled::Marks;
 use std::collections::VecDeque;
-use std::ops::Deref;
-
-/// Encoded frames that lie one behind the other.
-pub trait Segment: Deref<Target = [u8]> {
-    /// Frames in the segment.
-    fn frames(&self) -> u32;
-}
 
 /// Bytes on their way to one connection.
 #[derive(Debug)]
 enum Item<S> {
     Shared(S),
     Own(Vec<u8>),
+    /// Was dropped; never the first item.
+    Gone,
 }
 
 impl<S: Segment> Item<S> {
@@ -27,6 +52,7 @@ impl<S: Segment> Item<S> {
         match self {
             Self::Shared(segment) => segment,
             Self::Own(bytes) => bytes,
+            Self::Gone => &[],
         }
     }
 }
@@ -35,15 +61,36 @@ impl<S: Segment> Item<S> {
 #[derive(Debug)]
 pub struct Queue<S> {
     items: VecDeque<Item<S>>,
+    /// Items that are [`Item::Gone`].
+    gone: usize,
     /// Bytes of the first item that are written already.
     written: usize,
     shared_bytes: usize,
     own_bytes: usize,
+    /// Absent while there have been plain segments only and all of them fitted.
+    rare: Option<Box<Rare>>,
+}
+
+/// What only some queues need.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Bytes of the shared segments that are not [`Class::is_plain`].
+    special_bytes: usize,
+    /// Of these, the bytes that may be dropped, by priority.
+    droppable_bytes: [usize; PRIORITIES],
+    /// Shared segments that expire.
+    expiring: usize,
+    /// Index before which nothing may be dropped.
+    kept_before: usize,
+    /// Where the latest segment of each key lies; kept from an overflow until the queue has been empty.
+    latest: Option<Latest>,
+    spilled: Marks,
+    reports: Reports,
 }
 
 impl<S> Default for Queue<S> {
     fn default() -> Self {
-        Self { items: VecDeque::new(), written: 0, shared_bytes: 0, own_bytes: 0 }
+        Self { items: VecDeque::new(), gone: 0, written: 0, shared_bytes: 0, own_bytes: 0, rare: None }
     }
 }
 
@@ -53,23 +100,64 @@ const OWN_BYTES_HIGH: usize = 256 * 1024;
 const OWN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Own items larger than this are not appended to, so that written memory is freed.
 const OWN_ITEM_BYTES: usize = 16 * 1024;
+/// Own bytes above which reports wait, so that they do not add up while nobody reads them.
+const REPORT_BELOW_BYTES: usize = 16 * 1024;
 /// Queues shrink to nothing above this capacity when they become empty.
 const KEPT_CAPACITY: usize = 64;
+/// Waiting items that a segment of higher priority looks at; behind more of them it waits.
+const PRIORITY_WALK: usize = 64;
+/// Items at the front that are looked at for expired ones: what the next writes can reach.
+const EXPIRY_WALK: usize = 512;
 
 impl<S: Segment> Queue<S> {
-    /// Appends a shared segment, dropping the oldest ones when `bound_bytes` would be exceeded. Gives the
-    /// frames dropped.
-    pub fn push_shared(&mut self, segment: S, bound_bytes: usize) -> u32 {
-        let mut dropped = 0;
-        if self.shared_bytes + segment.len() > bound_bytes {
-            dropped = self.drop_oldest((self.shared_bytes + segment.len()).saturating_sub(bound_bytes));
-            if self.shared_bytes > 0 && self.shared_bytes + segment.len() > bound_bytes {
-                return dropped + segment.frames();
-            }
+    /// Queues a shared segment so that no more than `bound_bytes` of shared segments wait, or one that is
+    /// larger. What is lost by that, which may be the segment itself, is appended to `lost`. After a loss by
+    /// [`Overflow::Close`] the connection is to be closed.
+    pub fn push_shared(&mut self, segment: S, bound_bytes: usize, lost: &mut Vec<Lost<S>>) {
+        let bytes = self.shared_bytes + segment.len();
+        if self.rare.is_none() && bytes <= bound_bytes && segment.class().is_plain() {
+            // Nearly every push; the rest would come to the same.
+            self.shared_bytes = bytes;
+            return self.items.push_back(Item::Shared(segment));
         }
-        self.shared_bytes += segment.len();
+        self.push_special(segment, bound_bytes, lost);
+    }
+
+    fn push_special(&mut self, segment: S, bound_bytes: usize, lost: &mut Vec<Lost<S>>) {
+        if let Some(rare) = &mut self.rare {
+            if let Some(action) = rare.spilled.extend(segment.class()) {
+                return self.lose(segment, action, lost);
+            }
+            self.drop_superseded_by(&segment, lost);
+        }
+        let need = (self.shared_bytes + segment.len()).saturating_sub(bound_bytes);
+        if need > 0
+            && self.shared_bytes > 0
+            && let Err(action) = self.make_room(&segment, bound_bytes, lost)
+        {
+            return self.lose(segment, action, lost);
+        }
+        self.insert(segment);
+    }
+
+    /// Queues a segment of a spilled address that was read from the store, behind everything else; gives it
+    /// back when there is no room at the moment.
+    ///
+    /// # Errors
+    /// The segment, when it does not fit.
+    pub fn push_replayed(&mut self, segment: S, bound_bytes: usize) -> Result<(), S> {
+        if self.shared_bytes > 0 && self.shared_bytes + segment.len() > bound_bytes {
+            return Err(segment);
+        }
+        self.count(&segment);
         self.items.push_back(Item::Shared(segment));
-        dropped
+        Ok(())
+    }
+
+    /// Messages of a spilled address are queued again up to and with `upto`, or are known to be no more. True
+    /// when that is all that was spilled: the address's next messages are queued as they come.
+    pub fn handle_replayed(&mut self, to: &Address, upto: Position) -> bool {
+        self.rare.as_mut().is_none_or(|rare| rare.spilled.handle_replayed(to, upto))
     }
 
     /// Appends whole frames that only this connection gets and that are never dropped.
@@ -81,14 +169,14 @@ impl<S: Segment> Queue<S> {
         }
     }
 
-    /// The next pieces to write, at most `max`, in order.
-    pub fn pieces(&self, max: usize) -> impl Iterator<Item = &[u8]> {
-        let written = self.written;
-        self.items
-            .iter()
-            .take(max)
-            .enumerate()
-            .map(move |(i, item)| item.bytes().get(if i == 0 { written } else { 0 }..).unwrap_or_default())
+    /// Puts whole frames in front of everything that is not begun.
+    pub fn push_own_first(&mut self, frames: &[u8]) {
+        self.own_bytes += frames.len();
+        let index = self.first_waiting();
+        self.items.insert(index, Item::Own(frames.to_vec()));
+        if let Some(latest) = self.rare.as_mut().and_then(|rare| rare.latest.as_mut()) {
+            latest.handle_pushed_first();
+        }
     }
 
     /// Takes `count` written bytes off the front and hands each finished shared segment to the iterator, so that the caller can
@@ -98,18 +186,60 @@ impl<S: Segment> Queue<S> {
         Finished { queue: self }
     }
 
+    /// Drops what has expired among the items that are written next and gives it to `expired`. Cheap when
+    /// nothing waits that expires, see [`Self::has_expiring`].
+    pub fn handle_time(&mut self, now_unix_ms: u64, expired: &mut Vec<S>) {
+        for index in self.first_waiting()..self.items.len().min(EXPIRY_WALK) {
+            if let Some(Item::Shared(segment)) = self.items.get(index)
+                && segment.class().has_expired(now_unix_ms)
+            {
+                expired.extend(self.take(index));
+            }
+        }
+        self.tidy();
+    }
+
+    /// The next pieces to write, at most `max`, in order; some may be empty, never the first.
+    pub fn pieces(&self, max: usize) -> impl Iterator<Item = &[u8]> {
+        let written = self.written;
+        self.items
+            .iter()
+            .take(max)
+            .enumerate()
+            .map(move |(i, item)| item.bytes().get(if i == 0 { written } else { 0 }..).unwrap_or_default())
+    }
+
+    /// What the client is to be told of its losses, one address and action after the other; nothing while many
+    /// of its own frames wait.
+    pub fn poll_report(&mut self) -> Option<Report> {
+        if self.own_bytes > REPORT_BELOW_BYTES {
+            return None;
+        }
+        let reports = &mut self.rare.as_mut()?.reports;
+        let report = reports.pop();
+        if report.is_none() {
+            *reports = Reports::default();
+        }
+        report
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
     /// Items waiting.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() - self.gone
     }
 
     /// Bytes this queue keeps alive.
     pub const fn pinned_bytes(&self) -> usize {
         self.shared_bytes + self.own_bytes
+    }
+
+    /// Bytes of shared segments that are not completely written: what the bound is about.
+    pub const fn shared_bytes(&self) -> usize {
+        self.shared_bytes
     }
 
     /// Whether so many of the connection's own frames wait that its peer should not be read.
@@ -122,29 +252,123 @@ impl<S: Segment> Queue<S> {
         self.own_bytes > OWN_BYTES_MAX
     }
 
+    /// Whether segments wait that expire.
+    pub fn has_expiring(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.expiring > 0)
+    }
+
+    /// Whether the client has not been told of all its losses.
+    pub fn has_reports(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.reports.is_empty())
+    }
+
+    /// The addresses whose messages are left to the store, with what is to be read from there.
+    pub fn spilled(&self) -> &[Spilled] {
+        self.rare.as_ref().map_or(&[], |rare| rare.spilled.all())
+    }
+
     /// Frames of shared segments that are not completely written.
     pub fn pending_frames(&self) -> u64 {
         let frames = |item: &Item<S>| match item {
             Item::Shared(segment) => u64::from(segment.frames()),
-            Item::Own(_) => 0,
+            Item::Own(_) | Item::Gone => 0,
         };
         self.items.iter().map(frames).sum()
     }
 
-    fn drop_oldest(&mut self, excess: usize) -> u32 {
-        let (mut freed, mut frames) = (0, 0);
-        let mut index = usize::from(self.written > 0);
-        while freed < excess && index < self.items.len() {
-            let Some(Item::Shared(segment)) = self.items.get(index) else {
-                index += 1;
-                continue;
-            };
-            freed += segment.len();
-            frames += segment.frames();
-            self.items.remove(index);
+    /// Index of the first item of which nothing is written.
+    fn first_waiting(&self) -> usize {
+        usize::from(self.written > 0)
+    }
+
+    /// Puts a segment where its priority says.
+    fn insert(&mut self, segment: S) {
+        self.count(&segment);
+        let index = self.place(segment.class());
+        if index == self.items.len() {
+            self.items.push_back(Item::Shared(segment));
+        } else {
+            self.items.insert(index, Item::Shared(segment));
         }
-        self.shared_bytes -= freed;
-        frames
+        if let Some(rare) = &mut self.rare {
+            rare.kept_before = rare.kept_before.min(index);
+            self.note_from(index);
+        }
+    }
+
+    /// In front of waiting segments of lower priority, but of none of its own stream's shard, nor of frames that
+    /// only this connection gets: an answer to `subscribe` precedes the messages.
+    fn place(&self, class: &Class) -> usize {
+        let end = self.items.len();
+        if class.priority == 0 {
+            return end;
+        }
+        let gives_way = |item: &Item<S>| match item {
+            Item::Shared(other) => other.class().gives_way_to(class),
+            Item::Own(_) => false,
+            Item::Gone => true,
+        };
+        let waiting = self.items.iter().skip(self.first_waiting());
+        end - waiting.rev().take(PRIORITY_WALK).take_while(|item| gives_way(item)).count()
+    }
+
+    fn lose(&mut self, segment: S, action: Overflow, lost: &mut Vec<Lost<S>>) {
+        let rare = self.rare.get_or_insert_default();
+        rare.reports.add(&segment.class().to, action, segment.frames().into());
+        lost.push(Lost { segment, action });
+    }
+
+    /// Takes a waiting segment out; [`Self::tidy`] must follow.
+    fn take(&mut self, index: usize) -> Option<S> {
+        let item = self.items.get_mut(index)?;
+        if !matches!(item, Item::Shared(_)) {
+            return None;
+        }
+        let Item::Shared(segment) = std::mem::replace(item, Item::Gone) else { return None };
+        self.gone += 1;
+        self.discount(&segment);
+        Some(segment)
+    }
+
+    /// Frees the places of what was taken out: at the front at once, elsewhere when they are most of the queue.
+    fn tidy(&mut self) {
+        if self.gone == 0 {
+            return;
+        }
+        while let Some(Item::Gone) = self.items.front() {
+            self.items.pop_front();
+            self.gone -= 1;
+            self.handle_popped();
+        }
+        if self.gone > self.items.len() / 2 {
+            self.compact();
+        }
+    }
+
+    fn compact(&mut self) {
+        self.items.retain(|item| !matches!(item, Item::Gone));
+        self.gone = 0;
+        if let Some(rare) = &mut self.rare {
+            rare.kept_before = 0;
+        }
+        self.renumber();
+    }
+
+    fn count(&mut self, segment: &S) {
+        self.shared_bytes += segment.len();
+        if !segment.class().is_plain() {
+            self.rare.get_or_insert_default().count(segment.class(), segment.len());
+        }
+    }
+
+    #[inline]
+    fn discount(&mut self, segment: &S) {
+        self.shared_bytes -= segment.len();
+        if !segment.class().is_plain()
+            && let Some(rare) = &mut self.rare
+        {
+            rare.discount(segment.class(), segment.len());
+        }
     }
 
     fn pop_finished(&mut self) -> Option<Item<S>> {
@@ -155,13 +379,54 @@ impl<S: Segment> Queue<S> {
         self.written -= len;
         let item = self.items.pop_front()?;
         match &item {
-            Item::Shared(_) => self.shared_bytes -= len,
+            Item::Shared(segment) => self.discount(segment),
             Item::Own(_) => self.own_bytes -= len,
+            Item::Gone => self.gone -= 1,
+        }
+        self.handle_popped();
+        Some(item)
+    }
+
+    fn handle_popped(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.handle_popped(self.items.is_empty());
         }
         if self.items.is_empty() && self.items.capacity() > KEPT_CAPACITY {
             self.items = VecDeque::new();
         }
-        Some(item)
+    }
+}
+
+impl Rare {
+    #[inline(never)]
+    fn count(&mut self, class: &Class, bytes: usize) {
+        self.special_bytes += bytes;
+        self.expiring += usize::from(class.expires_unix_ms > 0);
+        let droppable = self.droppable_bytes.get_mut(class.level());
+        if let Some(droppable) = droppable.filter(|_| class.is_droppable()) {
+            *droppable += bytes;
+        }
+    }
+
+    #[inline(never)]
+    fn discount(&mut self, class: &Class, bytes: usize) {
+        self.special_bytes -= bytes;
+        self.expiring -= usize::from(class.expires_unix_ms > 0);
+        let droppable = self.droppable_bytes.get_mut(class.level());
+        if let Some(droppable) = droppable.filter(|_| class.is_droppable()) {
+            *droppable -= bytes;
+        }
+    }
+
+    /// The first item is gone, or one of the first few and those before it moved up.
+    #[inline(never)]
+    fn handle_popped(&mut self, is_empty: bool) {
+        self.kept_before = self.kept_before.saturating_sub(1);
+        if is_empty {
+            self.latest = None;
+        } else if let Some(latest) = &mut self.latest {
+            latest.handle_popped();
+        }
     }
 }
 
@@ -178,105 +443,11 @@ impl<S: Segment> Iterator for Finished<'_, S> {
         loop {
             match self.queue.pop_finished()? {
                 Item::Shared(segment) => return Some(segment),
-                Item::Own(_) => {}
+                Item::Own(_) | Item::Gone => {}
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::rc::Rc;
-
-    #[derive(Debug, Clone)]
-    struct Block(Rc<[u8]>);
-
-    impl Deref for Block {
-        type Target = [u8];
-        fn deref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-
-    impl Segment for Block {
-        fn frames(&self) -> u32 {
-            1
-        }
-    }
-
-    fn block(tag: u8, len: usize) -> Block {
-        Block(vec![tag; len].into())
-    }
-
-    fn drain(queue: &mut Queue<Block>) -> Vec<u8> {
-        let mut out = Vec::new();
-        while !queue.is_empty() {
-            let piece = queue.pieces(1).next().unwrap().to_vec();
-            queue.handle_written(piece.len()).for_each(drop);
-            out.extend(piece);
-        }
-        out
-    }
-
-    #[test]
-    fn oldest_go_first_but_never_a_started_one() {
-        let mut queue = Queue::default();
-        assert_eq!(queue.push_shared(block(1, 10), 30), 0);
-        queue.handle_written(4).for_each(drop);
-        assert_eq!(queue.push_shared(block(2, 10), 30), 0);
-        assert_eq!(queue.push_shared(block(3, 10), 30), 0);
-        assert_eq!(queue.push_shared(block(4, 10), 30), 1, "2 is dropped");
-        assert_eq!(queue.pinned_bytes(), 30);
-        let rest = drain(&mut queue);
-        assert_eq!(rest, [vec![1; 6], vec![3; 10], vec![4; 10]].concat());
-    }
-
-    #[test]
-    fn a_segment_that_cannot_fit_is_dropped_itself() {
-        let mut queue = Queue::default();
-        queue.push_shared(block(1, 10), 30);
-        queue.handle_written(1).for_each(drop);
-        assert_eq!(queue.push_shared(block(2, 25), 30), 1);
-        assert_eq!(drain(&mut queue), vec![1; 9]);
-    }
-
-    #[test]
-    fn one_oversized_segment_passes_an_empty_queue() {
-        let mut queue = Queue::default();
-        assert_eq!(queue.push_shared(block(1, 50), 30), 0);
-        assert_eq!(drain(&mut queue).len(), 50);
-    }
-
-    proptest! {
-        #[test]
-        fn accounts_balance_and_order_holds(steps in prop::collection::vec((0u8..4, 1usize..40), 1..200)) {
-            let (mut queue, mut pushed, mut dropped, mut finished) = (Queue::default(), 0u32, 0u32, 0u32);
-            for (i, (kind, size)) in steps.into_iter().enumerate() {
-                match kind {
-                    0 | 1 => {
-                        dropped += queue.push_shared(block(u8::try_from(i).unwrap(), size), 100);
-                        pushed += 1;
-                    }
-                    2 => {
-                        queue.push_own(&vec![0; size]);
-                    }
-                    _ => {
-                        let waiting: usize = queue.pieces(usize::MAX).map(<[u8]>::len).sum();
-                        finished += u32::try_from(queue.handle_written(size.min(waiting)).count()).unwrap();
-                    }
-                }
-                let waiting: usize = queue.pieces(usize::MAX).map(<[u8]>::len).sum();
-                prop_assert_eq!(waiting + queue.written, queue.pinned_bytes());
-                prop_assert!(queue.shared_bytes <= 100);
-                prop_assert_eq!(u64::from(pushed - dropped - finished), queue.pending_frames());
-            }
-            let waiting: usize = queue.pieces(usize::MAX).map(<[u8]>::len).sum();
-            finished += u32::try_from(queue.handle_written(waiting).count()).unwrap();
-            prop_assert!(queue.is_empty());
-            prop_assert_eq!(queue.pinned_bytes(), 0);
-            prop_assert_eq!(pushed, dropped + finished);
-        }
-    }
-}
+mod tests;

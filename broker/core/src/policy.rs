@@ -1,9 +1,13 @@
-//! What a routing policy is asked and what it may answer, and the built-in that serves without plugins.
+//! What routing and ack policies are asked and what they may answer, and the built-ins that serve without plugins.
 //!
 //! The traits are the seam to the host of sandboxed policies; nothing here knows WebAssembly. Decisions are
 //! data: the publish pass carries them out.
 
 use crate::address::{Address, Kind, Name};
+use crate::delivery::{AckPlan, Cause, Recipient};
+use crate::id::MessageId;
+use crate::level::Level;
+use crate::settings::Settings;
 
 /// A message as a routing policy sees it. Headers and payload are pulled by the policy, not pushed.
 #[derive(Debug, Clone, Copy)]
@@ -88,5 +92,82 @@ impl Routing for AsAddressed {
 
     fn route(&mut self, _message: &Message<'_>) -> Outcome {
         Outcome::Decided(Verdict::default())
+    }
+}
+
+/// What an ack policy asks for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// The least level: a publisher that asks for less is raised to it.
+    pub level: Level,
+    pub plan: AckPlan,
+}
+
+/// An attempt that failed, for consecutive messages of one batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    pub to: &'a Address,
+    /// The publishing user, `None` for the admin API.
+    pub from: Option<&'a Name>,
+    /// The first message, and how many there are.
+    pub id: MessageId,
+    pub messages: u16,
+    pub recipient: &'a Recipient,
+    pub cause: Cause,
+    /// Deliveries made so far. One that found the recipient offline is not among them.
+    pub attempt: u16,
+    /// Time since the publish was taken over for delivery.
+    pub waited_ms: u64,
+    /// The wait the recipient asked for when it refused.
+    pub retry_ms: Option<u32>,
+    pub plan: &'a AckPlan,
+    /// The same for the same failure; for jitter.
+    pub random: u64,
+}
+
+/// What is done about a failure. Waits are at most [`crate::limits::RETRY_WAIT_MS_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Deliver again after this wait.
+    Retry { after_ms: u64 },
+    /// Deliver again as soon as the recipient has a session, and look for one after this time at the latest.
+    Wait { at_most_ms: u64 },
+    /// The plan is exhausted.
+    GiveUp,
+}
+
+/// The ack hooks of one worker. Owned by the worker, so it takes `&mut self` and no lock.
+pub trait Acking {
+    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement;
+
+    /// Asked once for each run of messages with the same fate, never on the way of messages that are acknowledged.
+    fn failed(&mut self, failure: &Failure<'_>) -> Decision;
+}
+
+/// Carries out the plans that settings demand: what serves when no ack policy is bound.
+///
+/// An offline recipient is waited for as long as the plan would take if all its attempts timed out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BySettings;
+
+impl Acking for BySettings {
+    fn plan(&mut self, _message: &Message<'_>, settings: &Settings) -> Acknowledgement {
+        Acknowledgement { level: settings.level, plan: settings.ack }
+    }
+
+    fn failed(&mut self, failure: &Failure<'_>) -> Decision {
+        let plan = failure.plan;
+        match failure.cause {
+            Cause::Expired => Decision::GiveUp,
+            Cause::Offline => match plan.longest_ms().saturating_sub(failure.waited_ms) {
+                0 => Decision::GiveUp,
+                left_ms => Decision::Wait { at_most_ms: left_ms.min(u64::from(plan.backoff.max_ms.max(1))) },
+            },
+            _ if failure.attempt >= plan.attempts => Decision::GiveUp,
+            _ => {
+                let wait_ms = || plan.backoff.wait_ms(failure.attempt, failure.random);
+                Decision::Retry { after_ms: u64::from(failure.retry_ms.unwrap_or_else(wait_ms)) }
+            }
+        }
     }
 }

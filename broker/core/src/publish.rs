@@ -4,11 +4,13 @@
 //! The plan says where the message goes; taking offsets, enqueuing and writing is the worker's part.
 
 use crate::address::Address;
+use crate::level::Level;
 use crate::limits;
 use crate::policy::{Message, Outcome, Route, Routing};
 use crate::registry::Pick;
 use crate::reject::{Code, Reject};
 use crate::session::{self, Session};
+use crate::settings::{Keep, Settings};
 use std::borrow::Cow;
 
 /// Header names and values, in the order they were sent.
@@ -24,8 +26,9 @@ pub struct Request<'a> {
     pub key: &'a str,
     pub reply_to: &'a str,
     pub priority: u8,
-    /// Whether a level above `accepted` is asked for.
-    pub above_accepted: bool,
+    /// What the publisher asks for; the address may demand more.
+    pub level: Level,
+    pub settings: &'a Settings,
     pub delay_ms: u64,
     /// Publish time, milliseconds since 1970, and on the monotonic clock in microseconds.
     pub unix_ms: u64,
@@ -46,6 +49,8 @@ pub struct Plan {
     pub destination: Destination,
     /// The headers to deliver with, when policies changed them.
     pub headers: Option<Vec<(String, String)>>,
+    /// The level to reach: what was asked for or what the address demands.
+    pub level: Level,
 }
 
 /// Decides about one message.
@@ -76,11 +81,13 @@ fn check(request: &Request<'_>) -> Result<(), Reject> {
         );
         return Err(Reject::new(Code::MessageTooLarge, message));
     }
-    if request.above_accepted {
-        return Err(Reject::new(Code::NotSupported, "levels above `accepted` are not built in this version"));
+    if level_of(request) == Level::Stored && request.settings.keep == Keep::Never {
+        let message = format!("{} keeps no messages, so level `stored` cannot be reached", request.to);
+        return Err(Reject::new(Code::NotStored, message));
     }
-    if request.delay_ms > 0 {
-        return Err(Reject::new(Code::NotSupported, "delayed delivery is not built in this version"));
+    if request.delay_ms > limits::DELAY_MS_MAX {
+        let message = format!("delay_ms is {}, the limit is {}", request.delay_ms, limits::DELAY_MS_MAX);
+        return Err(Reject::new(Code::InvalidFrame, message));
     }
     if !request.reply_to.is_empty() {
         Address::check(request.reply_to)
@@ -89,10 +96,14 @@ fn check(request: &Request<'_>) -> Result<(), Reject> {
     Ok(())
 }
 
+fn level_of(request: &Request<'_>) -> Level {
+    request.level.max(request.settings.level)
+}
+
 fn route(from: &str, request: &Request<'_>, routing: &mut impl Routing) -> Result<Plan, Reject> {
-    let as_addressed = |pick| Plan { destination: Destination::AsAddressed(pick), headers: None };
+    let level = level_of(request);
     if !routing.applies(request.to.as_str()) {
-        return Ok(as_addressed(None));
+        return Ok(Plan { destination: Destination::AsAddressed(None), headers: None, level });
     }
     let mut headers: Vec<(String, String)> =
         request.headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -122,7 +133,7 @@ fn route(from: &str, request: &Request<'_>, routing: &mut impl Routing) -> Resul
         Route::Drop(reason) => return Err(Reject::new(Code::DroppedByPolicy, reason)),
     };
     if verdict.set_headers.is_empty() {
-        return Ok(Plan { destination, headers: None });
+        return Ok(Plan { destination, headers: None, level });
     }
     for (name, value) in verdict.set_headers {
         match headers.iter_mut().find(|(other, _)| *other == name) {
@@ -130,7 +141,7 @@ fn route(from: &str, request: &Request<'_>, routing: &mut impl Routing) -> Resul
             None => headers.push((name, value)),
         }
     }
-    Ok(Plan { destination, headers: Some(headers) })
+    Ok(Plan { destination, headers: Some(headers), level })
 }
 
 #[cfg(test)]
@@ -164,6 +175,11 @@ mod tests {
         session
     }
 
+    fn settings() -> &'static Settings {
+        static SETTINGS: std::sync::OnceLock<Settings> = std::sync::OnceLock::new();
+        SETTINGS.get_or_init(|| Settings::of_kind(crate::Kind::Topic))
+    }
+
     fn request<'a>(to: &'a Address, headers: &'a Headers<'a>) -> Request<'a> {
         Request {
             to,
@@ -173,7 +189,8 @@ mod tests {
             key: "",
             reply_to: "",
             priority: 0,
-            above_accepted: false,
+            level: Level::None,
+            settings: settings(),
             delay_ms: 0,
             unix_ms: 0,
             now_us: 0,
@@ -212,11 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn the_address_may_demand_a_higher_level() {
+        let to = Address::parse("topic/a").unwrap();
+        let demanding = Settings { level: Level::Stored, ..settings().clone() };
+        let level = |asked, settings| {
+            let request = Request { level: asked, settings, ..request(&to, &[]) };
+            plan(&mut session(), &request, &mut AsAddressed).unwrap().level
+        };
+        assert_eq!(level(Level::Accepted, settings()), Level::Accepted);
+        assert_eq!(level(Level::None, &demanding), Level::Stored);
+        assert_eq!(level(Level::Delivered, &demanding), Level::Delivered);
+    }
+
+    #[test]
     fn refusals() {
         let to = Address::parse("topic/a").unwrap();
         let code = |request: Request<'_>| plan(&mut session(), &request, &mut AsAddressed).unwrap_err().code;
-        assert_eq!(code(Request { above_accepted: true, ..request(&to, &[]) }), Code::NotSupported);
-        assert_eq!(code(Request { delay_ms: 1, ..request(&to, &[]) }), Code::NotSupported);
+        let never = Settings { keep: Keep::Never, ..settings().clone() };
+        let stored = Request { level: Level::Stored, settings: &never, ..request(&to, &[]) };
+        assert_eq!(code(stored), Code::NotStored);
+        let late = Request { delay_ms: limits::DELAY_MS_MAX + 1, ..request(&to, &[]) };
+        assert_eq!(code(late), Code::InvalidFrame);
         assert_eq!(code(Request { reply_to: "topic/*", ..request(&to, &[]) }), Code::InvalidAddress);
         let large = vec![0; limits::MESSAGE_BYTES_MAX + 1];
         assert_eq!(code(Request { payload: &large, ..request(&to, &[]) }), Code::MessageTooLarge);

@@ -11,11 +11,15 @@
 
 mod directory;
 mod membership;
+mod presence;
 mod queue;
+mod recipients;
 mod shard;
 
-pub use directory::{Session, SessionEntry};
+pub use directory::{Connected, LoginPolicy, Session, SessionEntry};
+pub use presence::{Presence, PresenceChange, PresencePage};
 pub use queue::{InFlight, Member, Pick, Queue};
+pub use recipients::Recipients;
 pub use shard::Targets;
 
 use crate::address::{Address, Kind, Name, Pattern};
@@ -66,20 +70,34 @@ pub struct Change {
     pub attach: bool,
 }
 
-/// The way to the workers, for changes of membership. Called under an address lock: it must neither block nor
-/// call back.
+/// The way to the workers, for changes of membership and presence. Called under a lock of the registry: it must
+/// neither block nor call back.
 pub trait Workers {
     /// Whether `worker` can take a change now.
     fn has_room(&self, worker: u8) -> bool;
 
     /// Queues a change behind everything queued before.
     fn notify(&self, worker: u8, change: Change);
+
+    /// Hands over a change of presence for the worker's watchers. Without room it is dropped, and the worker
+    /// has to look again at what its sessions watch.
+    fn presence(&self, worker: u8, change: PresenceChange);
+}
+
+/// How far a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Of the last message; offset 0 when there was none.
+    pub last: Position,
+    /// The offset of the last message that was not stored, 0 when there was none.
+    pub unstored_upto: u64,
 }
 
 /// The registry of one broker.
 #[derive(Debug)]
 pub struct Registry {
     epoch: u32,
+    login: LoginPolicy,
     hasher: foldhash::fast::FixedState,
     directory: Box<[Mutex<directory::Directory>]>,
     shards: Box<[Mutex<Shard>]>,
@@ -95,6 +113,7 @@ impl Registry {
     pub fn new(epoch: u32, seed: u64) -> Self {
         Self {
             epoch,
+            login: LoginPolicy::default(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             directory: (0..limits::SHARD_COUNT).map(|_| Mutex::default()).collect(),
             shards: (0..limits::SHARD_COUNT).map(|_| Mutex::default()).collect(),
@@ -104,8 +123,41 @@ impl Registry {
         }
     }
 
+    #[must_use]
+    pub fn with_login_policy(self, login: LoginPolicy) -> Self {
+        Self { login, ..self }
+    }
+
     pub const fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// The shard that holds an address, which is its stream in every epoch.
+    pub fn shard_of(&self, address: &Address) -> u16 {
+        self.index(address.as_str())
+    }
+
+    /// How far the stream of a shard is in this epoch. A shard there is not has an empty stream.
+    pub fn stream_end(&self, shard: u16) -> StreamEnd {
+        let stream = Stream { shard, epoch: self.epoch };
+        if usize::from(shard) >= limits::SHARD_COUNT {
+            return StreamEnd { last: Position { stream, offset: 0 }, unstored_upto: 0 };
+        }
+        let shard = self.shard(shard);
+        StreamEnd { last: Position { stream, offset: shard.next_offset }, unstored_upto: shard.unstored_upto }
+    }
+
+    /// The last position of every stream of this epoch, in the order of shards. Each is taken by itself.
+    pub fn stream_ends(&self) -> Box<[Position]> {
+        (0..limits::SHARD_COUNT)
+            .map_while(|shard| u16::try_from(shard).ok())
+            .map(|shard| self.stream_end(shard).last)
+            .collect()
+    }
+
+    /// Whether a user's sessions never have to give way to one more.
+    pub fn is_coexisting(&self) -> bool {
+        self.login == LoginPolicy::Coexist
     }
 
     /// Takes the lock of `address`'s shard. Everything a publish needs is behind it.
@@ -223,11 +275,20 @@ impl Locked<'_> {
         targets
     }
 
-    /// Takes `count` offsets; gives the position of the first.
-    pub fn take(&mut self, count: usize) -> Position {
+    /// Takes `count` offsets for messages that are or are not stored; gives the position of the first.
+    pub fn take(&mut self, count: usize, is_stored: bool) -> Position {
         let offset = self.shard.next_offset + 1;
         self.shard.next_offset += count as u64;
+        if !is_stored {
+            self.shard.unstored_upto = self.shard.next_offset;
+        }
         Position { stream: Stream { shard: self.index, epoch: self.registry.epoch }, offset }
+    }
+
+    /// The last position that was taken; offset 0 when there was none.
+    pub fn last(&self) -> Position {
+        let stream = Stream { shard: self.index, epoch: self.registry.epoch };
+        Position { stream, offset: self.shard.next_offset }
     }
 
     /// The dedup keys of this shard.

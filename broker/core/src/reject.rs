@@ -80,6 +80,10 @@ codes! {
     TooManyGroups = 1423 "too_many_groups" false false,
     /// The queue has as many members as it may have.
     QueueFull = 1424 "queue_full" false false,
+    /// The session watches as many users as it may watch.
+    TooManyWatched = 1425 "too_many_watched" false false,
+    /// The user is watched by as many sessions as one may be watched by.
+    TooManyWatchers = 1426 "too_many_watchers" true false,
     /// The peer sent more than its rate allows.
     RateLimited = 1429 "rate_limited" true false,
     /// The message that an ack or nack names is not in flight to this session.

@@ -149,6 +149,11 @@ impl Session {
         self.state
     }
 
+    /// What was subscribed to, without what is implied.
+    pub fn subscriptions(&self) -> &[Subscription] {
+        &self.subscriptions
+    }
+
     pub const fn identity(&self) -> Option<&registry::Session> {
         self.identity.as_ref()
     }

@@ -118,15 +118,13 @@ impl Rules {
     pub fn of(&self, address: &Address) -> &Arc<Settings> {
         let [user, group, topic, all] = &self.defaults;
         let found = self.rules.iter().find(|(pattern, _)| pattern.matches(address));
-        found.map_or(
-            match address.kind() {
-                Kind::User => user,
-                Kind::Group => group,
-                Kind::Topic => topic,
-                Kind::All => all,
-            },
-            |(_, settings)| settings,
-        )
+        let of_kind = || match address.kind() {
+            Kind::User => user,
+            Kind::Group => group,
+            Kind::Topic => topic,
+            Kind::All => all,
+        };
+        found.map_or_else(of_kind, |(_, settings)| settings)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Frames to bytes. Everything appends to a buffer the caller owns and reuses.
 //!
 //! [`message`] is on the path of every delivery: it is written by hand for both profiles and allocates nothing
-//! but room in the buffer. [`control`] and [`client()`] are the other frames of each direction.
+//! but room in the buffer. [`control`], [`history`] and [`client()`] are the other frames of each
+//! direction.
 
 mod binary;
 mod check;
@@ -13,7 +14,7 @@ mod text;
 use crate::client;
 use crate::error::EncodeError;
 use crate::profile::Profile;
-use crate::server::{Frame, MessageFrame};
+use crate::server::{Frame, HistoryHead, MessageFrame};
 
 /// Appends one control frame; JSON without a line break behind it.
 pub fn control(profile: Profile, frame: &Frame, out: &mut Vec<u8>) {
@@ -28,6 +29,22 @@ pub fn message(profile: Profile, frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
     match profile {
         Profile::Json => json::message(frame, out),
         Profile::Binary => binary::message(frame, out),
+    }
+}
+
+/// Appends one history answer with these messages; JSON without a line break behind it.
+///
+/// The caller ends a page at [`crate::limits::HISTORY_MESSAGES_MAX`] messages and behind
+/// [`crate::limits::HISTORY_BYTES_MAX`] bytes.
+pub fn history<'a>(
+    profile: Profile,
+    head: &HistoryHead<'_>,
+    messages: impl IntoIterator<Item = MessageFrame<'a>>,
+    out: &mut Vec<u8>,
+) {
+    match profile {
+        Profile::Json => json::history(head, messages.into_iter(), out),
+        Profile::Binary => binary::history(head, messages.into_iter(), out),
     }
 }
 

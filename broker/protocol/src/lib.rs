@@ -17,6 +17,7 @@ pub mod payload;
 pub mod server;
 
 mod error;
+mod from;
 mod headers;
 mod meta;
 mod profile;
@@ -25,6 +26,7 @@ mod secret;
 mod wire;
 
 pub use error::{DecodeError, EncodeError, Problem};
+pub use from::{From, FromError};
 pub use headers::{HeaderBlock, HeaderError, Pairs};
 pub use profile::{Content, Level, Profile, SUBPROTOCOL_BINARY, SUBPROTOCOL_JSON};
 pub use secret::Secret;

@@ -6,7 +6,7 @@
 //! In all client bodies but `connect` the reference comes first: it can be read when the rest cannot.
 
 use crate::error::Problem;
-use crate::limits::CONTROL_BYTES_MAX;
+use crate::limits::{CONTROL_BYTES_MAX, PRESENCE_BYTES_MAX};
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Encode};
 
@@ -15,7 +15,21 @@ const CONFIG: Configuration<LittleEndian, Varint, Limit<CONTROL_BYTES_MAX>> =
 
 /// Reads a body and skips what a later minor revision may have appended.
 pub(crate) fn read<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, Problem> {
+    read_front(body).map(|(value, _rest)| value)
+}
+
+/// [`read`], with the bytes behind the known fields.
+pub(crate) fn read_front<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<(T, &'a [u8]), Problem> {
     match bincode::borrow_decode_from_slice(body, CONFIG) {
+        Ok((value, consumed)) => Ok((value, body.get(consumed..).unwrap_or_default())),
+        Err(error) => Err(Problem::invalid(format!("body: {error}"))),
+    }
+}
+
+/// [`read`] for the one body that may be longer than the others.
+pub(crate) fn read_present(body: &[u8]) -> Result<PresentV1<'_>, Problem> {
+    let config = CONFIG.with_limit::<PRESENCE_BYTES_MAX>();
+    match bincode::borrow_decode_from_slice(body, config) {
         Ok((value, _consumed)) => Ok(value),
         Err(error) => Err(Problem::invalid(format!("body: {error}"))),
     }
@@ -163,6 +177,51 @@ pub(crate) struct ErrorV1<'a> {
 pub(crate) struct OverflowV1<'a> {
     pub(crate) to: &'a str,
     pub(crate) dropped: u64,
+}
+
+/// Appended to [`OverflowV1`]; not there when the broker is older.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct OverflowMoreV1<'a> {
+    pub(crate) action: Option<&'a str>,
+}
+
+/// Presence from the broker. With `of` an answer; without it an event, which has exactly one user and no count of
+/// sessions.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct PresentV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) of: Option<&'a str>,
+    pub(crate) users: Vec<PresentUserV1<'a>>,
+    pub(crate) more: bool,
+}
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct PresentUserV1<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) online: bool,
+    pub(crate) sessions: u32,
+    pub(crate) last_seen: Option<u64>,
+    pub(crate) seq: u64,
+}
+
+/// A history answer. The last `messages_bytes` bytes of the body are whole message frames, so what a later
+/// revision appends to these fields lies between the two.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct PageV1<'a> {
+    pub(crate) reference: Option<u64>,
+    pub(crate) of: &'a str,
+    pub(crate) more: bool,
+    pub(crate) gap: bool,
+    pub(crate) unread: Option<u32>,
+    pub(crate) messages_bytes: u32,
+}
+
+/// A read mark that another session of the user has set.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct MarkV1<'a> {
+    pub(crate) of: &'a str,
+    pub(crate) upto: &'a str,
+    pub(crate) unread: Option<u32>,
 }
 
 #[derive(Encode, BorrowDecode)]

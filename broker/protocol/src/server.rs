@@ -1,8 +1,10 @@
 //! What the broker sends: control frames, messages, and both as a client receives them.
 
 use crate::headers::HeaderBlock;
+use crate::limits::PRESENCE_USERS_MAX;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
+use waspmq_core::settings::Overflow as OverflowAction;
 use waspmq_core::{Code, MessageId, Position, Reject};
 
 /// One control frame from broker to client.
@@ -13,6 +15,9 @@ pub enum Frame {
     Ok { reference: Option<u64> },
     Error { reference: Option<u64>, reject: Reject },
     Overflow(Overflow),
+    Presence(Presence),
+    PresenceChange(PresenceChange),
+    Read(Read),
     Goaway(Goaway),
     Pong,
 }
@@ -47,6 +52,88 @@ pub struct Overflow {
     /// The address or pattern the messages came by.
     pub to: String,
     pub dropped: u64,
+    /// What the address's settings did about it; absent when not told, or not known to this version.
+    pub action: Option<OverflowAction>,
+}
+
+/// The answer to `presence`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    pub reference: Option<u64>,
+    /// The address asked about.
+    pub of: String,
+    /// Of more than [`PRESENCE_USERS_MAX`] the encoder writes the first ones and says `more`.
+    pub users: Vec<UserPresence>,
+    /// Whether there are users beyond these.
+    pub more: bool,
+}
+
+impl Presence {
+    /// The users that fit a frame, and whether there are more.
+    pub(crate) fn bounded(&self) -> (&[UserPresence], bool) {
+        match self.users.get(..PRESENCE_USERS_MAX) {
+            Some(users) => (users, self.more || self.users.len() > PRESENCE_USERS_MAX),
+            None => (&self.users, self.more),
+        }
+    }
+}
+
+/// One user of a presence answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserPresence {
+    pub user: String,
+    pub online: bool,
+    pub sessions: u32,
+    /// When the user was seen last, milliseconds since 1970; absent when never.
+    pub last_seen_unix_ms: Option<u64>,
+    /// Ascends with every change of this user: of an answer and an event, the higher one is the later.
+    pub seq: u64,
+}
+
+/// What watchers of a user are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresenceChange {
+    pub user: String,
+    pub online: bool,
+    /// As in [`UserPresence`].
+    pub last_seen_unix_ms: Option<u64>,
+    /// As in [`UserPresence`].
+    pub seq: u64,
+}
+
+/// What a user's other sessions are told when one of them has read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    pub of: String,
+    pub upto: Position,
+    /// Messages behind the mark, at most [`crate::limits::UNREAD_MAX`], which means "at least"; absent when unknown.
+    pub unread: Option<u32>,
+}
+
+/// Everything of a history answer but the messages, as [`crate::encode::history`] takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryHead<'a> {
+    pub reference: Option<u64>,
+    /// The address asked about.
+    pub of: &'a str,
+    /// Whether there are messages behind these.
+    pub more: bool,
+    /// Whether retention has removed messages behind `after`, so that the first one here is not the next.
+    pub gap: bool,
+    /// Messages behind the user's read mark, at most [`crate::limits::UNREAD_MAX`], which means "at least"; absent when unknown.
+    pub unread: Option<u32>,
+}
+
+/// A history answer as a client receives it; the fields are those of [`HistoryHead`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    pub reference: Option<u64>,
+    pub of: String,
+    /// In the order of their positions.
+    pub messages: Vec<Message>,
+    pub more: bool,
+    pub gap: bool,
+    pub unread: Option<u32>,
 }
 
 /// The broker is about to close the connection.
@@ -76,6 +163,8 @@ pub struct MessageFrame<'a> {
     pub queue: Option<&'a str>,
     /// Present on redeliveries.
     pub attempt: Option<u16>,
+    /// Whether the broker waits for an acknowledgement.
+    pub wants_ack: bool,
     /// Publish time, milliseconds since 1970.
     pub unix_ms: u64,
 }
@@ -95,6 +184,7 @@ pub struct Message {
     pub reply_to: Option<String>,
     pub queue: Option<String>,
     pub attempt: Option<u16>,
+    pub wants_ack: bool,
     pub unix_ms: u64,
 }
 
@@ -138,6 +228,10 @@ pub enum Received {
         refusal: Refusal,
     },
     Overflow(Overflow),
+    Presence(Presence),
+    PresenceChange(PresenceChange),
+    Read(Read),
+    History(History),
     Goaway(Goaway),
     Pong,
     /// A frame of a type or version this library does not know. Clients ignore it.
@@ -154,6 +248,9 @@ impl From<Frame> for Received {
             Frame::Ok { reference } => Self::Ok { reference },
             Frame::Error { reference, reject } => Self::Error { reference, refusal: reject.into() },
             Frame::Overflow(overflow) => Self::Overflow(overflow),
+            Frame::Presence(presence) => Self::Presence(presence),
+            Frame::PresenceChange(change) => Self::PresenceChange(change),
+            Frame::Read(read) => Self::Read(read),
             Frame::Goaway(goaway) => Self::Goaway(goaway),
             Frame::Pong => Self::Pong,
         }

@@ -34,8 +34,11 @@ pub(crate) mod kind {
     pub(crate) const OK: u8 = 0x84;
     pub(crate) const ERROR: u8 = 0x85;
     pub(crate) const OVERFLOW: u8 = 0x86;
+    pub(crate) const PRESENT: u8 = 0x87;
     pub(crate) const GOAWAY: u8 = 0x88;
     pub(crate) const PONG: u8 = 0x89;
+    pub(crate) const PAGE: u8 = 0x8a;
+    pub(crate) const MARK: u8 = 0x8b;
 }
 
 /// Flags of publish and message bodies; one space, so that a bit means the same in both.
@@ -51,10 +54,11 @@ pub(crate) mod flag {
     pub(crate) const QUEUE: u16 = 256;
     pub(crate) const ATTEMPT: u16 = 512;
     pub(crate) const FROM: u16 = 1024;
+    pub(crate) const ACK: u16 = 2048;
     /// What a publish may carry.
     pub(crate) const PUBLISH: u16 = REFERENCE | EXCLUDE_SELF | DEDUP | KEY | REPLY_TO | HEADERS | TTL | DELAY;
     /// What a message may carry.
-    pub(crate) const MESSAGE: u16 = KEY | REPLY_TO | HEADERS | QUEUE | ATTEMPT | FROM;
+    pub(crate) const MESSAGE: u16 = KEY | REPLY_TO | HEADERS | QUEUE | ATTEMPT | FROM | ACK;
 }
 
 /// A frame's type, body version and body, and how many bytes it took.

@@ -7,11 +7,14 @@
 
 mod audit;
 mod body;
+mod dead_letters;
 mod groups;
 mod guard;
 mod health;
+mod history;
 mod home;
 pub mod limits;
+mod messages;
 mod openapi;
 mod plugins;
 mod policies;
@@ -19,7 +22,9 @@ mod problem;
 mod publish;
 mod serve;
 mod sessions;
+mod stored;
 mod token;
+mod users;
 
 pub use serve::serve;
 pub use token::Token;
@@ -32,7 +37,7 @@ use axum::middleware::from_fn_with_state;
 use axum::{Router, http::Uri};
 use problem::Problem;
 use std::sync::{Arc, LazyLock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 /// What the admin API works on, and who may use it.
 #[derive(Debug, Clone)]
@@ -69,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) state: AdminState,
     metrics: Metrics,
     blocking: Arc<Semaphore>,
+    /// Held by whoever changes dead letters, so that none is published twice.
+    letters: Mutex<()>,
 }
 
 type Handlers = State<Arc<Shared>>;
@@ -78,7 +85,7 @@ type Handlers = State<Arc<Shared>>;
 pub fn router(state: AdminState) -> Router {
     let metrics = Metrics::new(state.control.clone());
     let blocking = Arc::new(Semaphore::new(limits::BLOCKING_CALLS_MAX));
-    let shared = Arc::new(Shared { state, metrics, blocking });
+    let shared = Arc::new(Shared { state, metrics, blocking, letters: Mutex::default() });
     let (router, _) = openapi::endpoints().split_for_parts();
     router
         .fallback(no_such_endpoint)

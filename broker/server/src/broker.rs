@@ -9,12 +9,17 @@
 //! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
 //! | 6. ready | 1. not ready |
 
+use crate::access::{self, AccessControl};
 use crate::admin::{self, AdminState};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config, Login};
 use crate::control::Control;
 use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
+use crate::resumes::Resumes;
+use crate::storage;
+use crate::worker::alone::PutOff;
+use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, Settings, Shared};
 use anyhow::Context;
@@ -25,9 +30,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 use waspmq_core::limits;
+use waspmq_core::registry::LoginPolicy;
 use waspmq_core::registry::Registry;
+use waspmq_core::settings::Rules;
 use waspmq_policy::{Host, HostOptions};
-use waspmq_store::DataDir;
+use waspmq_store::{DataDir, Delayed, JournalThreads};
 
 /// A running broker. Dropping it without [`Broker::stop`] ends it at once.
 #[derive(Debug)]
@@ -40,6 +47,7 @@ pub struct Broker {
     cut: watch::Sender<bool>,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
     admin: Option<JoinHandle<std::io::Result<()>>>,
+    journal: Option<JournalThreads>,
     /// Last, so that the directory is unlocked when nothing uses it any more.
     _data_dir: DataDir,
 }
@@ -55,6 +63,8 @@ pub enum Stopped {
 
 /// How often a stop looks whether threads have ended.
 const STOP_POLL: Duration = Duration::from_millis(5);
+/// What the journal gets to write what waits.
+const JOURNAL_GRACE: Duration = Duration::from_secs(10);
 /// What threads get to end by themselves after they were told to: longer than the admin API takes to finish its requests.
 const CUT_GRACE: Duration = Duration::from_secs(6);
 
@@ -70,6 +80,7 @@ impl Broker {
             Some(token) => token.clone(),
             None => data_dir.admin_token()?.into_string(),
         };
+        let gate = access::gate(&config.access)?;
         let worker_count = worker_count(config.workers);
         let policies =
             Host::start(HostOptions { workers: worker_count, policies_max: config.policy.max_policies })
@@ -83,13 +94,21 @@ impl Broker {
             .context("no admin listener")?;
         let admin_address = admin_listener.local_addr()?;
 
+        let (clock, mailboxes) = (Clock::new(), Arc::new(Mailboxes::new(worker_count)));
+        let registry =
+            Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
+        let storage = storage::open(&data_dir, &config.store, (clock, &registry, &mailboxes))?;
+        put_off(storage.delayed, &mailboxes);
         let control = Control {
-            clock: Clock::new(),
+            clock,
             node: data_dir.node_id().into(),
             phase: Arc::new(PhaseCell::default()),
-            registry: Arc::new(Registry::new(data_dir.epoch(), 0)),
+            registry,
             policies,
-            mailboxes: Arc::new(Mailboxes::new(worker_count)),
+            access: Arc::new(AccessControl::new(gate)),
+            mailboxes,
+            store: storage.store,
+            journal: storage.journal,
         };
         let (cut, cut_seen) = watch::channel(false);
         let mut broker = Self {
@@ -100,9 +119,16 @@ impl Broker {
             cut,
             workers: Vec::with_capacity(worker_count),
             admin: None,
+            journal: Some(storage.threads),
             _data_dir: data_dir,
         };
-        broker.start_workers(&settings(config, address), listeners, &cut_seen)?;
+        let rules = Arc::new(config::address::rules(&config.address));
+        broker.start_workers(
+            (&settings(config, address), rules),
+            (storage.kept, storage.resumes),
+            listeners,
+            &cut_seen,
+        )?;
         broker.start_admin(config, token, admin_listener, cut_seen)?;
         broker.control.phase.advance(Phase::Ready);
         Ok(broker)
@@ -162,12 +188,18 @@ impl Broker {
                 Err(_) => tracing::error!(thread = name, "thread panicked"),
             }
         }
+        if let Some(journal) = self.journal.take()
+            && let Err(late) = journal.stop(JOURNAL_GRACE)
+        {
+            tracing::error!(%late, "the journal was not written completely");
+        }
         self.control.phase.advance(Phase::Stopped);
     }
 
     fn start_workers(
         &mut self,
-        settings: &Settings,
+        (settings, rules): (&Settings, Arc<Rules>),
+        (kept, resumes): (Arc<Kept>, Arc<Resumes>),
         listeners: Vec<std::net::TcpListener>,
         cut: &watch::Receiver<bool>,
     ) -> std::io::Result<()> {
@@ -180,6 +212,11 @@ impl Broker {
             registry: control.registry.clone(),
             policies: control.policies.clone(),
             mailboxes: control.mailboxes.clone(),
+            rules,
+            journal: control.journal.clone(),
+            kept,
+            access: control.access.clone(),
+            resumes,
         });
         for (number, listener) in (0..).zip(listeners) {
             let (shared, cut) = (shared.clone(), cut.clone());
@@ -214,7 +251,8 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if !self.workers.is_empty() {
+        // What is stopped has given the journal back; a start that failed may have nothing else.
+        if self.journal.is_some() {
             self.end();
         }
     }
@@ -242,6 +280,26 @@ fn settings(config: &Config, address: SocketAddr) -> Settings {
         publish_burst: limits.publish_burst,
         connect_timeout_us: u64::from(limits.connect_timeout_ms) * 1_000,
         heartbeat_ms: limits.heartbeat_ms,
+    }
+}
+
+fn login(config: &Config) -> LoginPolicy {
+    let sessions = u32::try_from(config.access.sessions_per_user).unwrap_or(u32::MAX);
+    match config.access.login {
+        Login::Coexist => LoginPolicy::Coexist,
+        Login::Limit => LoginPolicy::Limit(sessions),
+        Login::Replace => LoginPolicy::ReplaceOldest(sessions),
+    }
+}
+
+/// Hands delayed messages of an earlier run to the workers, before they begin.
+fn put_off(delayed: Vec<Delayed>, mailboxes: &Mailboxes) {
+    for (index, Delayed { due_unix_ms, batch }) in delayed.into_iter().enumerate() {
+        let worker = u8::try_from(index % mailboxes.len()).unwrap_or_default();
+        let put_off = PutOff::stored(due_unix_ms, Arc::unwrap_or_clone(batch));
+        if mailboxes.send(worker, Entry::PutOff(Box::new(put_off))).is_err() {
+            tracing::warn!("a delayed message has no room now and waits for the next start");
+        }
     }
 }
 

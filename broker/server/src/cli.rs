@@ -4,19 +4,26 @@
 //! to standard error. `docs/CLI.md` is made from the help texts here, and a test compares the two.
 
 mod api;
+mod deadletter;
 mod demo;
 mod doctor;
 mod failure;
 mod group;
+mod history;
+mod identity;
+mod message;
 mod output;
 mod plugin;
 mod policy;
 mod publish;
+mod request;
 mod serve;
 mod session;
+mod store;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -43,10 +50,16 @@ enum Command {
     Serve(serve::Arguments),
     Pub(publish::Arguments),
     Sub(subscribe::Arguments),
+    Req(request::Arguments),
+    History(history::Arguments),
+    Message(message::Arguments),
+    Deadletter(deadletter::Arguments),
     Plugin(plugin::Arguments),
     Policy(policy::Arguments),
     Group(group::Arguments),
     Session(session::Arguments),
+    Token(token::Arguments),
+    Store(store::Arguments),
     Demo(demo::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -65,10 +78,16 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),
+        Command::Req(arguments) => request::run(&arguments),
+        Command::History(arguments) => history::run(&arguments),
+        Command::Message(arguments) => message::run(&arguments),
+        Command::Deadletter(arguments) => deadletter::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Group(arguments) => group::run(&arguments),
         Command::Session(arguments) => session::run(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Store(arguments) => store::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };

@@ -4,6 +4,8 @@
 //! Every key is optional; what it means, its range and what happens when it is reached is in `docs/CONFIG.md`.
 //! Deliberately not here: bounds that nobody may change, which are in `waspmq_core::limits`.
 
+mod access;
+pub mod address;
 mod bounds;
 mod check;
 mod environment;
@@ -14,6 +16,8 @@ mod print;
 #[cfg(test)]
 mod tests;
 
+pub use access::{AccessConfig, Algorithm, KeyConfig, Login, RuleConfig};
+pub use address::AddressRule;
 pub use bounds::{BOUNDS, Bound};
 pub use error::{ConfigError, Finding, Origin};
 pub use layers::{Flags, Loaded, Sources, load};
@@ -55,7 +59,10 @@ pub struct Config {
     pub access: AccessConfig,
     pub limits: LimitsConfig,
     pub policy: PolicyConfig,
+    pub store: StoreConfig,
     pub log: LogConfig,
+    /// What holds for the messages of an address; the first rule that matches counts.
+    pub address: Vec<AddressRule>,
 }
 
 /// The admin listener.
@@ -81,18 +88,6 @@ impl fmt::Debug for AdminConfig {
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
             .finish()
     }
-}
-
-/// Who may connect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AccessConfig {
-    /// Whether anyone who reaches the listener may connect as whoever they say they are.
-    pub allow_anonymous: bool,
-    /// Web origins that may open a connection, besides the listener's own.
-    pub allowed_origins: Vec<String>,
-    /// `Host` names the listener answers to while it is on loopback, besides those of loopback.
-    pub allowed_hosts: Vec<String>,
 }
 
 /// What clients may cost.
@@ -124,6 +119,20 @@ pub struct LimitsConfig {
 pub struct PolicyConfig {
     /// Policies that may be bound at the same time.
     pub max_policies: usize,
+}
+
+/// What is kept on disk and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Bytes of the whole store.
+    pub bytes_max: u64,
+    /// Free bytes of the disk that are left to others.
+    pub reserve_bytes: u64,
+    /// How long a lost session can be resumed.
+    pub resume_window_ms: u32,
+    /// How long the ledger keeps what became of a stored message.
+    pub ledger_age_ms: u64,
 }
 
 /// What the broker writes to standard error.

@@ -1,30 +1,52 @@
 //! What operators may ask of a running broker, from any thread: the one object behind the admin API.
 
+use crate::access::AccessControl;
 use crate::clock::Clock;
 use crate::phase::{Phase, PhaseCell};
 use crate::worker::counters::Counters;
+use crate::worker::ledger::Found;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 use waspmq_core::registry::{Registry, SessionEntry};
-use waspmq_core::{Address, Close, Code, MessageId, Name, Reject, SessionId};
+use waspmq_core::{Address, Close, Code, Level, MessageId, Name, Reject, SessionId};
 use waspmq_policy::Host;
+use waspmq_store::{Journal, Store, StoreError, Write};
+
+/// How long workers may take to say what they know of a message. Longer: refused, as a worker that is so busy must
+/// not be asked more.
+const WORKERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a question to the store waits for writes that are on their way to it.
+const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// A message published through the admin API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     pub to: Address,
+    /// The user it is from; `None` is the operator.
+    pub from: Option<Name>,
     pub payload: Vec<u8>,
     pub is_json: bool,
     pub headers: Vec<(String, String)>,
     pub key: String,
     pub priority: u8,
+    /// How far the message must get before the answer comes.
+    pub level: Level,
+    pub ttl_ms: Option<u64>,
+    pub delay_ms: u64,
+    /// An address, or empty.
+    pub reply_to: String,
+    /// Whether the answer comes as soon as the message is accepted, and its level is reached without anybody being told.
+    pub answers_early: bool,
 }
 
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
     pub id: MessageId,
+    pub level: Level,
     pub recipients: u32,
 }
 
@@ -36,7 +58,10 @@ pub struct Control {
     pub phase: Arc<PhaseCell>,
     pub registry: Arc<Registry>,
     pub policies: Arc<Host>,
+    pub access: Arc<AccessControl>,
     pub(crate) mailboxes: Arc<Mailboxes>,
+    pub store: Arc<dyn Store>,
+    pub journal: Journal,
 }
 
 impl Control {
@@ -60,20 +85,60 @@ impl Control {
         self.send(entry.session.worker, Entry::Close { session: id, close: Close::Kicked })
     }
 
+    /// Makes a group that stays when it is empty, also after a restart.
     pub fn create_group(&self, group: &Name) -> Result<(), Reject> {
-        self.registry.create_group(group)
+        self.check_journal()?;
+        self.registry.create_group(group)?;
+        self.save(Write::Group { group: group.clone() });
+        Ok(())
     }
 
+    /// Ends a group's memberships and the group.
     pub fn remove_group(&self, group: &Name) -> Result<(), Reject> {
-        self.registry.remove_group(group, &*self.mailboxes)
+        self.check_journal()?;
+        let members = self.registry.group_members(group).unwrap_or_default();
+        let removed = self.registry.remove_group(group, &*self.mailboxes);
+        for user in members.into_iter().filter(|user| !self.registry.is_member(user, group)) {
+            self.save(Write::NoMember { group: group.clone(), user });
+        }
+        removed?;
+        self.save(Write::NoGroup { group: group.clone() });
+        Ok(())
     }
 
+    /// Makes a user a member. Of a name that was made for one session, nothing is kept behind its end.
     pub fn add_member(&self, group: &Name, user: &Name) -> Result<(), Reject> {
-        self.registry.join(user, group, &*self.mailboxes)
+        self.check_journal()?;
+        let since = self.registry.join(user, group, &*self.mailboxes)?;
+        if let Some(since) = since.filter(|_| !self.registry.is_generated(user)) {
+            self.save(Write::Member { group: group.clone(), user: user.clone(), since });
+        }
+        Ok(())
     }
 
+    /// Ends a membership.
     pub fn remove_member(&self, group: &Name, user: &Name) -> Result<(), Reject> {
-        self.registry.leave(user, group, &*self.mailboxes)
+        self.check_journal()?;
+        self.registry.leave(user, group, &*self.mailboxes)?;
+        self.save(Write::NoMember { group: group.clone(), user: user.clone() });
+        Ok(())
+    }
+
+    /// Refuses what could not be written down, before anything is changed.
+    fn check_journal(&self) -> Result<(), Reject> {
+        if self.journal.has_room() {
+            return Ok(());
+        }
+        Err(Reject::new(Code::Overloaded, "more waits for the disk than the journal may hold")
+            .retry_after(100))
+    }
+
+    fn save(&self, write: Write) {
+        if self.journal.push(write, None).is_err() {
+            tracing::error!(
+                "the journal had no room for a change of a group; the next start does not know it"
+            );
+        }
     }
 
     /// Publishes through the same pass as any session's message, on the first worker.
@@ -84,11 +149,73 @@ impl Control {
         if !self.mailboxes.of(0).takes_publishes() {
             return Err(no_room());
         }
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = mpsc::channel(1);
         self.send(0, Entry::Publish { publication: Box::new(publication), answer })?;
-        answered
-            .await
-            .unwrap_or_else(|_| Err(Reject::new(Code::Draining, "the broker stopped before it published")))
+        let stopped = || Err(Reject::new(Code::Draining, "the broker stopped before it published"));
+        answered.recv().await.unwrap_or_else(stopped)
+    }
+
+    /// What every worker knows about the delivery of a message.
+    pub(crate) async fn find_delivery(&self, id: MessageId) -> Result<Vec<Found>, Reject> {
+        let workers = self.mailboxes.len();
+        let (answer, mut answers) = mpsc::channel(workers.max(1));
+        for worker in (0..workers).filter_map(|worker| u8::try_from(worker).ok()) {
+            self.send(worker, Entry::Ledger { id, answer: answer.clone() })?;
+        }
+        drop(answer);
+        let collecting = async {
+            let mut found = Vec::with_capacity(workers);
+            while let Some(one) = answers.recv().await {
+                found.push(one);
+            }
+            found
+        };
+        tokio::time::timeout(WORKERS_TIMEOUT, collecting).await.map_err(|_| {
+            Reject::new(Code::Overloaded, "a worker did not say in time what it knows").retry_after(1_000)
+        })
+    }
+
+    /// Removes dead letters, by message and recipient. When this returns they are gone from the store.
+    pub(crate) async fn forget_letters(&self, letters: Vec<(MessageId, String)>) -> Result<(), Reject> {
+        let full = || Reject::new(Code::Overloaded, "the journal has no room").retry_after(1_000);
+        for (id, recipient) in &letters {
+            let write = Write::NoDeadLetter { id: *id, recipient: recipient.clone() };
+            self.journal.push(write, None).map_err(|_| full())?;
+        }
+        let (answer, answered) = oneshot::channel();
+        // Readings run behind all writes before them; a write may have failed, so the store is asked.
+        let look = move |store: &dyn Store| {
+            let is_left = letters.iter().try_fold(false, |is_left, (id, recipient)| {
+                let left = store.dead_letter(*id)?;
+                Ok::<_, StoreError>(is_left || left.iter().any(|letter| letter.recipient == *recipient))
+            });
+            if answer.send(is_left).is_err() {
+                tracing::debug!("a removal of dead letters ended after its caller");
+            }
+        };
+        self.journal.read(Box::new(look)).map_err(|_| full())?;
+        let failed = || Reject::new(Code::StorageFailed, "the store did not remove them").retry_after(1_000);
+        match answered.await {
+            Ok(Ok(false)) => Ok(()),
+            Ok(Ok(true)) | Err(_) => Err(failed()),
+            Ok(Err(error)) => Err(crate::worker::storage_error(&error)),
+        }
+    }
+
+    /// The store with everything that was pushed to the journal before, as far as that takes no longer than
+    /// [`STORE_WAIT`]. Blocks: for threads that may.
+    pub(crate) fn settled_store(&self) -> &dyn Store {
+        let (passed, behind) = std::sync::mpsc::sync_channel(1);
+        let pass = move |_: &dyn Store| {
+            if passed.send(()).is_err() {
+                tracing::debug!("whoever asked for the store has stopped waiting");
+            }
+        };
+        let is_settled = self.journal.read(Box::new(pass)).is_ok() && behind.recv_timeout(STORE_WAIT).is_ok();
+        if !is_settled {
+            tracing::debug!("the store is asked although writes are still on their way to it");
+        }
+        &*self.store
     }
 
     fn send(&self, worker: u8, entry: Entry) -> Result<(), Reject> {

@@ -2,13 +2,17 @@
 //!
 //! The only crate that sees all others. [`broker::Broker`] is a whole broker in a value; the binary starts one.
 
+pub mod access;
 pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod ledger;
 mod listeners;
 pub mod metrics;
 pub mod phase;
+mod resumes;
+mod storage;
 pub mod worker;

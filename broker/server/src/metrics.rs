@@ -6,9 +6,11 @@
 //! background, because reading them costs system calls.
 
 mod broker;
+mod delivery;
 mod encode;
 mod policies;
 mod process;
+mod store;
 
 use crate::control::Control;
 use prometheus_client::encoding::text;
@@ -29,6 +31,8 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         prefixed.register("build", "What was built", build);
         prefixed.register_collector(Box::new(broker::Broker::new(control.clone())));
+        prefixed.register_collector(Box::new(delivery::Delivery::new(control.clone())));
+        prefixed.register_collector(Box::new(store::Stored::new(control.clone())));
         prefixed.register_collector(Box::new(policies::Policies::new(control.policies)));
         registry.register_collector(Box::new(process::Sampler::start()));
         Self { registry }

@@ -9,31 +9,54 @@
 //! connection's slot is empty only while it is being worked on, within one borrow. Other workers are reached
 //! through their mailbox alone.
 
+mod access;
+mod acks;
+pub(crate) mod alone;
 mod batch;
+mod catchup;
 mod connection;
 pub mod counters;
 mod delivery;
+mod enqueue;
+mod history;
 mod inbound;
+pub(crate) mod kept;
+pub(crate) mod ledger;
 mod lifecycle;
 pub(crate) mod mailbox;
+mod obey;
 mod outbox;
+mod presence;
 mod publish;
+mod receipts;
 mod recipients;
+mod resume;
 mod segment;
+mod subscribe;
 mod tasks;
+mod tracking;
 
+pub(crate) use history::storage as storage_error;
 pub(crate) use tasks::run;
 
+use crate::access::AccessControl;
 use crate::clock::Clock;
 use crate::phase::PhaseCell;
+use crate::resumes::Resumes;
+use access::AccessWork;
+use acks::{Answers, Moved};
+use alone::PutOff;
 use batch::OpenBatch;
 use connection::Connection;
 use counters::Counters;
 use delivery::Encoded;
 use hashbrown::HashMap;
+use kept::Kept;
 use lifecycle::{Control, Late};
 use mailbox::Mailboxes;
 use outbox::{Flushed, Outbox};
+use presence::Watchers;
+use receipts::Receipts;
 use recipients::Recipients;
 use segment::Encoder;
 use slab::Slab;
@@ -43,9 +66,13 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::SessionId;
+use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
+use waspmq_core::policy::BySettings;
 use waspmq_core::registry::Registry;
+use waspmq_core::settings::Rules;
 use waspmq_policy::{Host, WorkerRouting};
+use waspmq_store::Journal;
 
 /// Bytes read from a connection at once, into a buffer that all connections of the worker share.
 const READ_BYTES: usize = 64 * 1024;
@@ -91,6 +118,11 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) policies: Arc<Host>,
     pub(crate) mailboxes: Arc<Mailboxes>,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) journal: Journal,
+    pub(crate) kept: Arc<Kept>,
+    pub(crate) access: Arc<AccessControl>,
+    pub(crate) resumes: Arc<Resumes>,
 }
 
 /// The state of one worker.
@@ -98,11 +130,13 @@ pub(crate) struct Shared {
 pub(crate) struct Worker {
     number: u8,
     shared: Arc<Shared>,
+    access: AccessWork,
     routing: WorkerRouting,
     connections: Slab<Option<Box<Connection>>>,
     /// Connections by their session.
     numbers: HashMap<SessionId, u32, foldhash::fast::RandomState>,
     recipients: Recipients,
+    watchers: Watchers,
     outbox: Outbox,
     encoder: Encoder,
     encoded: Encoded,
@@ -111,6 +145,17 @@ pub(crate) struct Worker {
     run: Vec<Arc<Batch>>,
     /// The batch of the connection that is read at the moment.
     open: Option<OpenBatch>,
+    receipts: Receipts,
+    tracker: Tracker,
+    acking: BySettings,
+    /// What the tracker asks for, until it is carried out.
+    events: Vec<Event>,
+    answers: Answers,
+    delays: Delays<PutOff>,
+    /// Told when something may be due earlier than was thought.
+    timers: Rc<Notify>,
+    /// Connections with no room for tracked messages of the run at hand.
+    full: Vec<u32>,
     /// Counts runs; the number of the run at hand marks connections it has reached.
     delivery: u64,
     message_count: u64,
@@ -119,6 +164,13 @@ pub(crate) struct Worker {
     /// Bytes that connections hold of unfinished frames.
     held_bytes: usize,
     late: Vec<(u32, Late)>,
+    /// Connections whose cursors are to be saved.
+    moved: Moved,
+    /// Connections whose records for resuming changed since the last sweep, and in the second before it.
+    unsaved: Vec<u32>,
+    unsaved_before: Vec<u32>,
+    /// When it is written next that the broker is alive.
+    alive_due_us: u64,
     /// Milliseconds to spread the drain over, once it began.
     drain_spread_ms: Option<u64>,
     drain: Rc<Notify>,
@@ -130,22 +182,36 @@ impl Worker {
         let outbox = Outbox::new(settings.outbound_bytes_max, settings.worker_outbound_bytes_max);
         Self {
             number,
+            access: AccessWork::default(),
             routing: shared.policies.routing(number.into()),
             connections: Slab::new(),
             numbers: HashMap::default(),
             recipients: Recipients::default(),
+            watchers: Watchers::default(),
             outbox,
             encoder: Encoder::default(),
             encoded: Encoded::default(),
             control: Control::default(),
             run: Vec::new(),
             open: None,
+            receipts: Receipts::default(),
+            tracker: Tracker::new(Bounds::default(), u64::from(number) + 1),
+            acking: BySettings,
+            events: Vec::new(),
+            answers: Answers::default(),
+            delays: Delays::default(),
+            timers: Rc::default(),
+            full: Vec::new(),
             delivery: 0,
             message_count: 0,
             session_count: 0,
             read_buffer: vec![0; READ_BYTES],
             held_bytes: 0,
             late: Vec::new(),
+            moved: Moved::default(),
+            unsaved: Vec::new(),
+            unsaved_before: Vec::new(),
+            alive_due_us: 0,
             drain_spread_ms: None,
             drain: Rc::default(),
             shared,
@@ -164,8 +230,15 @@ impl Worker {
     /// Writes what one dirty connection has. Gives its stream when somebody must wait for it to take more.
     fn flush(&mut self, number: u32) -> Option<Rc<TcpStream>> {
         let mut connection = self.connections.get_mut(number as usize)?.take()?;
-        let now_us = self.shared.clock.now_us();
+        if connection.out.has_reports() {
+            self.tell_losses(&mut connection);
+        }
         let counters = &self.shared.mailboxes.of(self.number).counters;
+        if connection.out.has_expiring() {
+            let now_unix_ms = self.shared.clock.now().unix_ms;
+            counters.dropped_expired.add(self.outbox.drop_expired(&mut connection, now_unix_ms));
+        }
+        let now_us = self.shared.clock.now_us();
         let flushed = self.outbox.flush(&mut connection, counters, now_us);
         if !connection.out.owes_much()
             && let Some(paused) = connection.paused.take()
@@ -185,9 +258,13 @@ impl Worker {
             Flushed::Broken => {}
         }
         let is_over = flushed == Flushed::Broken || flushed == Flushed::Empty && connection.ended;
+        if !connection.catching.is_idle() {
+            self.read_on(&mut connection);
+        }
         self.put_back(number, connection);
         if is_over {
             self.remove(number);
+            self.settle();
         }
         wait
     }

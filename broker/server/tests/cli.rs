@@ -181,7 +181,10 @@ fn messages_go_from_command_to_command() {
         (&"/wA=".into(), &"v".into(), &"x".into())
     );
 
-    check(&broker.publish(&["user/nobody", "x", "--ack", "stored"]), 1, &["not_supported"]);
+    let stored = broker.publish(&["user/nobody", "x", "--ack", "stored"]);
+    check(&stored, 0, &[]);
+    assert!(text(&stored.stdout).starts_with("stored "), "it waits for the user");
+    check(&broker.publish(&["topic/nobody", "x", "--ack", "stored"]), 1, &["no_recipients"]);
     check(&run(&["sub", "user/alice", "--as", "bob", "--url", &broker.url]), 1, &["forbidden"]);
     check(
         &run(&["pub", "all", "x", "--url", "ws://127.0.0.1:1/ws"]),

@@ -5,7 +5,9 @@
 //!   lock                 locked for as long as the broker runs; has no content
 //!   epoch                a decimal number, one more at every start
 //!   node-id              8 hexadecimal digits, made once
+//!   shard-seed           mode 0600, 16 hexadecimal digits, made once
 //!   admin-token          mode 0600, see `token`
+//!   store/               the store, see `disk`
 //! ```
 
 use crate::error::OpenError;
@@ -27,6 +29,7 @@ pub struct DataDir {
     path: PathBuf,
     epoch: u32,
     node_id: String,
+    shard_seed: u64,
     /// Held, not read: the operating system drops the lock with the file.
     _lock: File,
 }
@@ -41,8 +44,9 @@ impl DataDir {
         make_directory(&path)?;
         let lock = lock(&path)?;
         let node_id = read_or_make_node_id(&path.join("node-id"))?;
+        let shard_seed = read_or_make_shard_seed(&path.join("shard-seed"))?;
         let epoch = begin_epoch(&path.join("epoch"))?;
-        Ok(Self { path, epoch, node_id, _lock: lock })
+        Ok(Self { path, epoch, node_id, shard_seed, _lock: lock })
     }
 
     /// The admin token, made on first use.
@@ -67,6 +71,17 @@ impl DataDir {
     /// 8 hexadecimal digits, the same at every open.
     pub fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// What decides the shard of an address. Random, so that nobody else can choose names that share one; the same at
+    /// every open, because positions name the shard.
+    pub const fn shard_seed(&self) -> u64 {
+        self.shard_seed
+    }
+
+    /// Where the store is.
+    pub fn store_path(&self) -> PathBuf {
+        self.path.join("store")
     }
 }
 
@@ -139,6 +154,24 @@ fn read_or_make_node_id(path: &Path) -> Result<String, OpenError> {
     Ok(text)
 }
 
+fn read_or_make_shard_seed(path: &Path) -> Result<u64, OpenError> {
+    let text = match file::read(path)? {
+        Some(text) => text,
+        None => {
+            let seed = token::random_hex::<8>()?;
+            file::replace(path, &seed)?;
+            seed
+        }
+    };
+    let is_digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let seed = if is_digits { u64::from_str_radix(&text, 16).ok() } else { None };
+    seed.ok_or_else(|| OpenError::Corrupt {
+        path: path.to_owned(),
+        expected: "16 hexadecimal digits",
+        remedy: "a new number would give stored addresses other streams, so remove it only with the store",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,10 +196,10 @@ mod tests {
         assert_eq!(data.epoch(), 1);
         assert_eq!(mode(&path), 0o700);
         data.admin_token().unwrap();
-        for file in ["lock", "epoch", "node-id", "admin-token"] {
+        for file in ["lock", "epoch", "node-id", "shard-seed", "admin-token"] {
             assert_eq!(mode(path.join(file)), 0o600, "{file}");
         }
-        assert_eq!(fs::read_dir(&path).unwrap().count(), 4, "no temporary file stays");
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 5, "no temporary file stays");
     }
 
     #[test]
@@ -185,11 +218,12 @@ mod tests {
         let (_parent, path) = fresh();
         let first = DataDir::open(&path).unwrap();
         let (node, token) = (first.node_id().to_owned(), first.admin_token().unwrap());
+        let seed = first.shard_seed();
         assert_eq!(token.expose().len(), 64);
         drop(first);
         for epoch in 2..6 {
             let data = DataDir::open(&path).unwrap();
-            assert_eq!((data.epoch(), data.node_id()), (epoch, &*node));
+            assert_eq!((data.epoch(), data.node_id(), data.shard_seed()), (epoch, &*node, seed));
             assert_eq!(data.admin_token().unwrap(), token);
             assert_eq!(read_admin_token(&path).unwrap(), token);
         }
@@ -201,6 +235,7 @@ mod tests {
         let (_other, second) = fresh();
         let (first, second) = (DataDir::open(first).unwrap(), DataDir::open(second).unwrap());
         assert_ne!(first.node_id(), second.node_id());
+        assert_ne!(first.shard_seed(), second.shard_seed());
         assert_ne!(first.admin_token().unwrap(), second.admin_token().unwrap());
     }
 
@@ -216,7 +251,7 @@ mod tests {
     #[test]
     fn garbage_is_refused_by_name_and_kept() {
         for garbage in [b"".as_slice(), b"-1", b"+1", b"1 2", b"99999999", b"\xff\xfe", &[b'1'; 5000]] {
-            for file in ["epoch", "node-id"] {
+            for file in ["epoch", "node-id", "shard-seed"] {
                 let (_parent, path) = fresh();
                 fs::create_dir_all(&path).unwrap();
                 fs::write(path.join(file), garbage).unwrap();

@@ -18,6 +18,12 @@ pub enum OpenError {
     TokenExposed { path: PathBuf, mode: u32 },
     #[error("there is no admin token at {}; is the broker running with this data directory?", path.display())]
     TokenMissing { path: PathBuf },
+    #[error("the store in {} was written by a newer waspmq (format {found:?}, this one writes {known}); run that version, or start with a new data directory", path.display())]
+    StoreNewer { path: PathBuf, found: String, known: u32 },
+    #[error("{} is damaged: {detail}. Stop the broker and run `waspmq store check` for a report, then `waspmq store repair` to keep what can be read, or restore a backup", path.display())]
+    StoreDamaged { path: PathBuf, detail: String },
+    #[error("the store in {} is open in another process", path.display())]
+    StoreLocked { path: PathBuf },
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
 }

@@ -1,14 +1,39 @@
-//! What a broker keeps on disk: its data directory.
+//! What a broker keeps on disk: its data directory, and in it the store of messages.
 //!
 //! [`DataDir`] is the directory of one running broker. It holds a lock, so that two brokers never share it, and
-//! the few values that must outlive the process: the epoch, the node's id and the admin token.
-//! Deliberately not here: messages. Nothing that a client publishes is stored.
+//! the few values that must outlive the process. [`Store`] keeps messages and what belongs to them; [`FjallStore`] does
+//! so on disk, [`MemoryStore`] in memory, both by the same code over ordered records. [`Journal`] is the thread that
+//! writes: it gathers what waits into one commit with one sync, in a log before the store where it has one. The layouts are in `docs/STORE.md`.
+//! Deliberately not here: when something is stored, and who may read it.
 
+mod check;
 mod data_dir;
+mod disk;
 mod error;
 mod file;
+mod journal;
+mod key;
+mod log;
+mod record;
+mod records;
+mod run;
+mod shelf;
+mod store;
 mod token;
 
+pub use check::{Report, check, repair};
 pub use data_dir::DataDir;
+pub use disk::{Cut, Disk, DiskView, Progress, Recovered, StoreOptions};
 pub use error::OpenError;
+pub use journal::{
+    Answers, BATCH_BUCKETS, Clock, Full, Histogram, Journal, JournalMetrics, JournalOptions, JournalThreads,
+    Late, Reading, SECONDS_BUCKETS, Ticket,
+};
+pub use log::LogOptions;
+pub use records::{Bounds, FjallStore, MemoryStore, Records};
+pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
+pub use store::{
+    DeadLetter, Delayed, Durability, Maintained, Member, Page, Query, ResumeRecord, Store, StoreError, Usage,
+    Write,
+};
 pub use token::{AdminToken, read_admin_token};

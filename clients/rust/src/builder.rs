@@ -1,14 +1,16 @@
 //! How a client connects.
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, random};
 use crate::client::Client;
 use crate::driver::{self, Driver};
 use crate::error::Error;
 use crate::limits::{COMMANDS_MAX, MESSAGES_MAX};
 use crate::messages::Messages;
 use crate::shared::Shared;
+use crate::token::Provider;
+use std::future::Future;
 use tokio::sync::mpsc;
-use waspmq_protocol::client::{Connect, Frame};
+use waspmq_protocol::client::{Connect, Frame, Resume};
 use waspmq_protocol::{Profile, Secret, encode};
 
 /// Made by [`Client::builder`].
@@ -18,6 +20,8 @@ pub struct Builder {
     user: Option<String>,
     device: Option<String>,
     token: Option<Secret<'static>>,
+    pub(crate) provider: Option<Provider>,
+    manual_acks: bool,
     pub(crate) profile: Profile,
     pub(crate) backoff: Backoff,
 }
@@ -29,6 +33,8 @@ impl Builder {
             user: None,
             device: None,
             token: None,
+            provider: None,
+            manual_acks: false,
             profile: Profile::Binary,
             backoff: Backoff::default(),
         }
@@ -52,6 +58,27 @@ impl Builder {
         self
     }
 
+    /// Asks the program for a token before every connect, so that a client that comes back after a while has one that
+    /// is still good. Takes the place of [`Self::token`]. With it, a session whose token ended is connected again
+    /// instead of ending the client. An error is a text for people: at the first connect it is
+    /// [`Error::Token`], later it is tried again after a backoff.
+    #[must_use]
+    pub fn token_provider<F>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<String, String>> + Send + 'static,
+    {
+        self.provider = Some(Provider::new(ask));
+        self
+    }
+
+    /// Leaves acknowledging to the program: [`Client::ack`] and [`Client::nack`]. Otherwise taking a message
+    /// acknowledges it.
+    #[must_use]
+    pub const fn manual_acks(mut self) -> Self {
+        self.manual_acks = true;
+        self
+    }
+
     /// The encoding; binary unless told otherwise. What clients can do does not depend on it.
     #[must_use]
     pub const fn profile(mut self, profile: Profile) -> Self {
@@ -70,26 +97,33 @@ impl Builder {
     /// # Errors
     /// The first attempt counts; reconnecting begins only once there was a connection.
     pub async fn connect(self) -> Result<(Client, Messages), Error> {
-        let link = driver::connect(&self).await?;
-        let shared = Shared::new(link.welcome.clone());
+        let link = driver::connect(&self, self.token.clone(), None).await?;
+        let correlation = format!("{:016x}", random());
+        let shared = Shared::new(link.welcome.clone(), self.token.clone(), self.manual_acks, correlation);
         let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
         let (messages, messages_out) = mpsc::channel(MESSAGES_MAX);
-        let profile = self.profile;
+        let (profile, user) = (self.profile, self.user.clone());
         let driver = Driver::new(self, commands_out, messages, shared.clone());
         #[expect(
             clippy::disallowed_methods,
             reason = "the client owns this one task: closing waits for it, dropping aborts it"
         )]
         let task = tokio::spawn(driver.run(link));
-        Ok((Client::new(profile, commands, shared, task), Messages { queue: messages_out }))
+        let client = Client::new(profile, user, commands, shared.clone(), task);
+        Ok((client, Messages { queue: messages_out, shared }))
     }
 
     /// The encoded `connect` frame.
-    pub(crate) fn connect_frame(&self) -> Result<Vec<u8>, Error> {
+    pub(crate) fn connect_frame(
+        &self,
+        token: Option<Secret<'_>>,
+        resume: Option<Resume<'_>>,
+    ) -> Result<Vec<u8>, Error> {
         let connect = Connect {
             user: self.user.as_deref().map(Into::into),
             device: self.device.as_deref().map(Into::into),
-            token: self.token.clone(),
+            token,
+            resume,
             batch: true,
             ..Connect::default()
         };

@@ -1,29 +1,33 @@
-//! The handle of a program: encodes requests, queues them, hands out their answers.
+//! The handle of a program: encodes requests, queues them, hands out their answers. More of its calls are in `ask` and
+//! `request`.
 
 use crate::builder::Builder;
 use crate::driver::Command;
 use crate::error::Error;
-use crate::limits::{CLOSE_TIMEOUT, IN_FLIGHT_MAX};
-use crate::publish::{Payload, PublishOptions, frame};
-use crate::shared::{Change, Interest, Shared, Stats, Waiting};
-use std::future::Future;
-use std::pin::Pin;
+use crate::interest::{Change, Interest};
+use crate::limits::{CLOSE_TIMEOUT, IN_FLIGHT_MAX, REPLIES_MAX};
+use crate::publish::{Payload, PendingReceipt, PublishOptions, frame};
+use crate::shared::Shared;
+use crate::stats::Stats;
+use crate::waiting::Waiting;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use waspmq_protocol::client::Frame;
-use waspmq_protocol::server::{Receipt, Welcome};
-use waspmq_protocol::{Profile, encode};
+use waspmq_protocol::server::Welcome;
+use waspmq_protocol::{From, Profile, encode};
 
 /// A connected client. Requests go out in the order they were made; share it between tasks in an `Arc`.
 /// Dropping it ends the connection at once; [`Self::close`] lets it finish.
 #[derive(Debug)]
 pub struct Client {
     profile: Profile,
+    /// As named to the builder.
+    user: Option<String>,
     commands: mpsc::Sender<Command>,
     in_flight: Arc<Semaphore>,
+    replies: Semaphore,
     shared: Arc<Shared>,
     driver: JoinHandle<()>,
 }
@@ -36,15 +40,25 @@ impl Client {
 
     pub(crate) fn new(
         profile: Profile,
+        user: Option<String>,
         commands: mpsc::Sender<Command>,
         shared: Arc<Shared>,
         driver: JoinHandle<()>,
     ) -> Self {
-        Self { profile, commands, in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)), shared, driver }
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        Self { profile, user, commands, in_flight, replies: Semaphore::new(REPLIES_MAX), shared, driver }
     }
 
-    /// Publishes, and gives the future of the receipt. Waits only for room; awaiting the receipt later keeps many
-    /// publishes in flight. At least level `accepted`.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Publishes, and gives the future of the receipt, which comes when the level asked for is reached. Waits only for
+    /// room; awaiting the receipt later keeps many publishes in flight. At least level `accepted`.
     ///
     /// # Errors
     /// When the message cannot be sent as it is, or the client has ended. What the broker refuses is the
@@ -60,7 +74,7 @@ impl Client {
         let (answer, receipt) = oneshot::channel();
         let waiting = Waiting::Receipt { answer, _slot: self.slot().await? };
         self.queue(Command::Request { bytes, answer: Some((reference, waiting)) }).await?;
-        Ok(PendingReceipt { answer: receipt, shared: self.shared.clone() })
+        Ok(PendingReceipt::new(receipt, self.shared.clone()))
     }
 
     /// Publishes without a receipt: a refusal is only counted ([`Stats::refused`]), and a message that was queued
@@ -72,12 +86,23 @@ impl Client {
 
     /// Subscribes to a pattern, with `queue` as a member of that queue. Kept across reconnects.
     pub async fn subscribe(&self, to: &str, queue: Option<&str>) -> Result<(), Error> {
-        self.add(Interest::Subscription { to: to.to_owned(), queue: queue.map(str::to_owned) }).await
+        self.subscribe_at(to, queue, None).await
+    }
+
+    /// [`Self::subscribe`] that begins elsewhere than with the next message. A wildcard pattern takes no position.
+    pub async fn subscribe_from(&self, to: &str, queue: Option<&str>, from: From) -> Result<(), Error> {
+        self.subscribe_at(to, queue, Some(from)).await
+    }
+
+    async fn subscribe_at(&self, to: &str, queue: Option<&str>, from: Option<From>) -> Result<(), Error> {
+        let (to, queue) = (to.to_owned(), queue.map(str::to_owned));
+        self.add(Interest::Subscription { to, queue, from }).await
     }
 
     /// Ends a subscription; `queue` as when it was made.
     pub async fn unsubscribe(&self, to: &str, queue: Option<&str>) -> Result<(), Error> {
-        self.remove(Interest::Subscription { to: to.to_owned(), queue: queue.map(str::to_owned) }).await
+        let (to, queue) = (to.to_owned(), queue.map(str::to_owned));
+        self.remove(Interest::Subscription { to, queue, from: None }).await
     }
 
     /// Joins a group, by name. Kept across reconnects.
@@ -123,26 +148,41 @@ impl Client {
         }
     }
 
-    async fn add(&self, interest: Interest) -> Result<(), Error> {
+    pub(crate) async fn add(&self, interest: Interest) -> Result<(), Error> {
         let reference = self.shared.reference();
         let bytes = self.encode(&interest.frame(reference))?;
-        self.request(reference, bytes, Change::Add(interest)).await
+        self.request_ok(reference, bytes, Change::Add(interest)).await
     }
 
-    async fn remove(&self, interest: Interest) -> Result<(), Error> {
+    pub(crate) async fn remove(&self, interest: Interest) -> Result<(), Error> {
         let reference = self.shared.reference();
         let bytes = self.encode(&interest.end_frame(reference))?;
-        self.request(reference, bytes, Change::Remove(interest)).await
+        self.request_ok(reference, bytes, Change::Remove(interest)).await
     }
 
-    async fn request(&self, reference: u64, bytes: Vec<u8>, change: Change) -> Result<(), Error> {
+    pub(crate) async fn request_ok(
+        &self,
+        reference: u64,
+        bytes: Vec<u8>,
+        change: Change,
+    ) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting::Ok { answer, change, _slot: self.slot().await? };
+        self.ask(reference, bytes, waiting, answered).await
+    }
+
+    pub(crate) async fn ask<T>(
+        &self,
+        reference: u64,
+        bytes: Vec<u8>,
+        waiting: Waiting,
+        answered: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
         self.queue(Command::Request { bytes, answer: Some((reference, waiting)) }).await?;
         answered.await.unwrap_or_else(|_| Err(self.shared.end().unwrap_or(Error::ConnectionLost)))
     }
 
-    fn encode(&self, frame: &Frame<'_>) -> Result<Vec<u8>, Error> {
+    pub(crate) fn encode(&self, frame: &Frame<'_>) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         encode::client(self.profile, frame, &mut bytes)?;
         let max = self.shared.max_message_bytes();
@@ -152,8 +192,13 @@ impl Client {
         Ok(bytes)
     }
 
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(crate) async fn slot(&self) -> Result<OwnedSemaphorePermit, Error> {
         self.in_flight.clone().acquire_owned().await.map_err(|_| Error::Ended)
+    }
+
+    /// Room for one more request to another client.
+    pub(crate) async fn reply_slot(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.replies.acquire().await.map_err(|_| Error::Ended)
     }
 
     async fn queue(&self, command: Command) -> Result<(), Error> {
@@ -165,23 +210,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-/// A receipt on its way.
-#[derive(Debug)]
-#[must_use = "what the broker refuses is only told here"]
-pub struct PendingReceipt {
-    answer: oneshot::Receiver<Result<Receipt, Error>>,
-    shared: Arc<Shared>,
-}
-
-impl Future for PendingReceipt {
-    type Output = Result<Receipt, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = std::task::ready!(Pin::new(&mut self.answer).poll(context));
-        // A request that was dropped on its way to the socket has no answer of its own.
-        Poll::Ready(answer.unwrap_or_else(|_| Err(self.shared.end().unwrap_or(Error::ConnectionLost))))
+        // A receipt outlives the client and keeps alive what its answer would come from: it is answered here.
+        self.shared.handle_end(Error::Ended);
     }
 }

@@ -4,10 +4,12 @@
 //! | --- | --- | --- |
 //! | serving | connection lost, close code 4100 to 4199 or any other | waiting for the backoff |
 //! | serving | `goaway`, all answers in | waiting as long as the broker asked |
-//! | serving | close code 4000 to 4099 | ended |
+//! | serving | close code 4004 (`token_expired`), and there is a token provider | waiting for the backoff |
+//! | serving | any other close code 4000 to 4099 | ended |
 //! | serving, waiting | the program closes the client | ended |
-//! | waiting | connected | serving, after asking for all subscriptions and groups again |
-//! | waiting | refused for good | ended |
+//! | waiting | connected, the session goes on | serving |
+//! | waiting | connected, a new session | serving, after asking for all subscriptions, groups and watches again |
+//! | waiting | refused for good; with a token provider, a fresh token refused twice | ended |
 
 mod link;
 mod read;
@@ -18,16 +20,20 @@ pub(crate) use link::connect;
 use crate::backoff::random;
 use crate::builder::Builder;
 use crate::error::Error;
-use crate::limits::{CLOSE_TIMEOUT, STABLE_AFTER};
-use crate::seen::Seen;
-use crate::shared::{Shared, Waiting};
+use crate::limits::{CLOSE_TIMEOUT, STABLE_AFTER, TOKEN_ATTEMPTS_MAX};
+use crate::shared::Shared;
+use crate::waiting::Waiting;
 use futures_util::{SinkExt, StreamExt};
 use link::Link;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use waspmq_core::{Close, Code};
 use waspmq_protocol::server::Message;
+
+/// The close code of a session whose token ended.
+const TOKEN_EXPIRED: u16 = Close::TokenExpired.number();
 
 /// What the handle asks for.
 #[derive(Debug)]
@@ -59,7 +65,6 @@ pub(crate) struct Driver {
     commands: mpsc::Receiver<Command>,
     messages: mpsc::Sender<Message>,
     shared: Arc<Shared>,
-    seen: Seen,
 }
 
 impl Driver {
@@ -69,7 +74,7 @@ impl Driver {
         messages: mpsc::Sender<Message>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { settings, commands, messages, shared, seen: Seen::default() }
+        Self { settings, commands, messages, shared }
     }
 
     /// Ends when the client does; the reason is in [`Shared::end`].
@@ -82,6 +87,7 @@ impl Driver {
             let (goaway_ms, complaint) = self.shared.take_farewell();
             match left {
                 Left::Finished { for_good: true } => break Error::Ended,
+                Left::Closed { code, .. } if code == TOKEN_EXPIRED && self.settings.provider.is_some() => {}
                 Left::Closed { code: code @ 4000..=4099, reason } => {
                     break Error::Closed { code, reason, refusal: complaint };
                 }
@@ -102,10 +108,10 @@ impl Driver {
 
     /// Serves one connection until it is left.
     async fn serve(&mut self, link: Link) -> Left {
-        let Self { settings, commands, messages, shared, seen } = self;
+        let Self { settings, commands, messages, shared } = self;
         let (mut sink, mut stream) = link.socket.split();
         let heard = read::Heard::new();
-        let mut reader = read::Reader { profile: settings.profile, messages, shared, seen, heard: &heard };
+        let mut reader = read::Reader { profile: settings.profile, messages, shared, heard: &heard };
         let mut writer = write::Writer { profile: settings.profile, sink: &mut sink, shared, heard: &heard };
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
         let left = tokio::select! {
@@ -123,6 +129,7 @@ impl Driver {
     /// Connects again and again, and gives up only when the broker refuses for good or the program ends.
     async fn reconnect(&self, goaway_ms: Option<u32>, attempt: &mut u32) -> Result<Link, Error> {
         let mut asked_ms = goaway_ms;
+        let mut tokens_refused = 0;
         loop {
             let wait = match asked_ms.take() {
                 Some(ms) => Duration::from_millis(u64::from(ms)),
@@ -131,7 +138,7 @@ impl Driver {
             *attempt = attempt.saturating_add(1);
             let connecting = async {
                 tokio::time::sleep(wait).await;
-                connect(&self.settings).await
+                connect(&self.settings, self.shared.token(), self.shared.resume()).await
             };
             let connected = tokio::select! {
                 biased;
@@ -145,8 +152,14 @@ impl Driver {
                 }
                 Err(error @ Error::Closed { .. }) => return Err(error),
                 Err(Error::Refused(refusal)) => {
-                    let is_retryable = refusal.code().is_none_or(waspmq_core::Code::is_retryable);
-                    if !is_retryable {
+                    let is_retryable = refusal.code().is_none_or(Code::is_retryable);
+                    let is_about_token =
+                        matches!(refusal.code(), Some(Code::TokenExpired | Code::Unauthorized));
+                    tokens_refused += u32::from(is_about_token);
+                    let has_other_token =
+                        self.settings.provider.is_some() && tokens_refused < TOKEN_ATTEMPTS_MAX;
+                    let comes_back = is_retryable || (is_about_token && has_other_token);
+                    if !comes_back {
                         return Err(Error::Refused(refusal));
                     }
                     asked_ms = (refusal.retry_ms > 0).then_some(refusal.retry_ms);

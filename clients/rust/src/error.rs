@@ -30,6 +30,18 @@ pub enum Error {
     /// The broker ended the session and does not want the client back.
     #[error("the broker closed the session: code {code}{}{}", colon(.reason), refused(.refusal.as_ref()))]
     Closed { code: u16, reason: String, refusal: Option<Refusal> },
+    /// The program's token provider failed.
+    #[error("no token: {message}")]
+    Token { message: String },
+    /// No reply came in time.
+    #[error("no reply within {ms} ms")]
+    NoReply { ms: u64 },
+    /// A request needs to know where its reply is to go: a user named to the builder, or `reply_to`.
+    #[error("a request needs a user or a `reply_to`")]
+    NoReplyAddress,
+    /// The message has no `reply_to`.
+    #[error("the message does not say where a reply is to go")]
+    NotARequest,
     /// This client was closed.
     #[error("the client is closed")]
     Ended,

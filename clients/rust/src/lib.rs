@@ -3,28 +3,46 @@
 //! One task owns the connection: `driver` connects, reads, writes and reconnects. [`Client`] encodes requests and
 //! queues them; [`Messages`] is the other end of the queue that the driver fills. What the two sides share,
 //! requests waiting for an answer above all, is in `shared`.
-//! Deliberately not here: resuming a session, and acknowledging messages.
+//! What the driver and the program know of messages is in `inbox`: repeats (`seen`), acknowledgements (`acks`) and how
+//! far was read (`places`), with which a session is resumed. Requests to other clients are in `request`.
+//! Deliberately not here: TLS, and transports other than WebSocket.
 #![doc = include_str!("../README.md")]
 
+mod acks;
+mod ask;
 mod backoff;
 mod builder;
 mod client;
 mod driver;
 mod error;
+mod events;
+mod inbox;
+mod interest;
 mod limits;
 mod messages;
+mod places;
 mod publish;
+mod request;
 mod seen;
 mod shared;
+mod stats;
+mod token;
+mod waiting;
 
 pub use backoff::Backoff;
 pub use builder::Builder;
-pub use client::{Client, PendingReceipt};
+pub use client::Client;
 pub use error::Error;
+pub use events::{Event, Events};
 pub use messages::Messages;
-pub use publish::{Payload, PublishOptions};
-pub use shared::Stats;
+pub use publish::{Payload, PendingReceipt, PublishOptions};
+pub use request::CORRELATION_ID;
+pub use stats::Stats;
 
+pub use waspmq_core::settings::Overflow as OverflowAction;
 pub use waspmq_core::{AddressError, Code, MessageId, Position};
-pub use waspmq_protocol::server::{Message, Receipt, Refusal, Welcome};
-pub use waspmq_protocol::{Content, EncodeError, Level, Profile};
+pub use waspmq_protocol::server::{
+    History as HistoryPage, Message, Overflow, Presence, PresenceChange, Read, Receipt, Refusal,
+    UserPresence, Welcome,
+};
+pub use waspmq_protocol::{Content, EncodeError, From, FromError, Level, Profile};

@@ -11,8 +11,28 @@ pub(crate) const COMMANDS_MAX: usize = 256;
 /// Requests that wait for an answer. More: the caller waits.
 pub(crate) const IN_FLIGHT_MAX: usize = 4_096;
 
-/// Messages whose ids are remembered to drop repeats. More: the oldest is forgotten.
-pub(crate) const SEEN_MAX: usize = 4_096;
+/// Messages whose ids are remembered to drop repeats. More: the oldest is forgotten. A broker that was killed repeats
+/// what was acknowledged while its last commits ran, which at full speed is thousands.
+pub(crate) const SEEN_MAX: usize = 32_768;
+
+/// Acknowledgements that are written at once. Fewer wait for [`ACK_DELAY`].
+pub(crate) const ACK_BATCH: usize = 64;
+
+/// How long an acknowledgement waits for others. Longer: it is written alone.
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(5);
+
+/// Acknowledgements that wait to be written. More: they are forgotten, the broker sends the messages again, and the
+/// repeats are acknowledged. Also bounds the addresses among them.
+pub(crate) const ACKS_MAX: usize = 16_384;
+
+/// Requests that wait for a reply of another client. More: the caller waits.
+pub(crate) const REPLIES_MAX: usize = 1_024;
+
+/// Events that wait for the program. More: the oldest are lost, and the program is told how many.
+pub(crate) const EVENTS_MAX: usize = 1_024;
+
+/// Refusals of a fresh token in a row. More: the client ends.
+pub(crate) const TOKEN_ATTEMPTS_MAX: u32 = 2;
 
 /// Bytes of one WebSocket message from the broker. More: the connection is given up. A message of the largest
 /// size is a third longer as base64; escapes and headers come on top.
@@ -31,3 +51,9 @@ pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 const _: () = assert!(INBOUND_BYTES_MAX > 2 * waspmq_core::limits::MESSAGE_BYTES_MAX, "any message must fit");
+const _: () = assert!(
+    INBOUND_BYTES_MAX
+        > waspmq_protocol::limits::HISTORY_BYTES_MAX + 2 * waspmq_core::limits::MESSAGE_BYTES_MAX,
+    "a page is longer than its bound by at most one message"
+);
+const _: () = assert!(ACK_BATCH <= ACKS_MAX, "a batch must fit");

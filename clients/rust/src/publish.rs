@@ -1,8 +1,16 @@
-//! What is published: a payload and its options.
+//! What is published, a payload and its options, and the receipt for it.
 
+use crate::error::Error;
+use crate::shared::Shared;
 use serde::Serialize;
 use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::oneshot;
 use waspmq_protocol::client::Publish;
+use waspmq_protocol::server::Receipt;
 use waspmq_protocol::{Content, Level};
 
 /// The content of a message.
@@ -89,5 +97,29 @@ pub(crate) fn frame<'a>(
         reply_to: text(&options.reply_to),
         exclude_self: options.exclude_self,
         ..Publish::new(to, payload.content, &*payload.bytes)
+    }
+}
+
+/// A receipt on its way.
+#[derive(Debug)]
+#[must_use = "what the broker refuses is only told here"]
+pub struct PendingReceipt {
+    answer: oneshot::Receiver<Result<Receipt, Error>>,
+    shared: Arc<Shared>,
+}
+
+impl PendingReceipt {
+    pub(crate) const fn new(answer: oneshot::Receiver<Result<Receipt, Error>>, shared: Arc<Shared>) -> Self {
+        Self { answer, shared }
+    }
+}
+
+impl Future for PendingReceipt {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = std::task::ready!(Pin::new(&mut self.answer).poll(context));
+        // A request that was dropped on its way to the socket has no answer of its own.
+        Poll::Ready(answer.unwrap_or_else(|_| Err(self.shared.end().unwrap_or(Error::ConnectionLost))))
     }
 }

@@ -1,7 +1,7 @@
-//! Which messages were seen lately.
+//! Which messages were seen lately, and which of them were acknowledged.
 
 use crate::limits::SEEN_MAX;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use waspmq_core::MessageId;
 use waspmq_protocol::server::Message;
@@ -10,35 +10,63 @@ use waspmq_protocol::server::Message;
 /// address a policy sent it to: these are not repeats of each other.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    keys: HashSet<(MessageId, u64)>,
+    keys: HashMap<(MessageId, u64), Repeat>,
     order: VecDeque<(MessageId, u64)>,
     hasher: RandomState,
 }
 
+/// What is known of a message that comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It waits for the program, or the program works on it.
+    Waiting,
+    Acknowledged,
+}
+
 impl Seen {
-    /// Remembers a delivery; false when it was remembered already.
-    pub(crate) fn insert(&mut self, message: &Message) -> bool {
-        let key = (message.id, self.hasher.hash_one((&message.to, &message.queue)));
-        if !self.keys.insert(key) {
-            return false;
+    /// Remembers a delivery; what is known of it when it was remembered already.
+    pub(crate) fn insert(&mut self, message: &Message) -> Option<Repeat> {
+        let key = self.key(message);
+        if let Some(repeat) = self.keys.get(&key) {
+            return Some(*repeat);
         }
+        self.keys.insert(key, Repeat::Waiting);
         if self.order.len() >= SEEN_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.keys.remove(&oldest);
         }
         self.order.push_back(key);
-        true
+        None
+    }
+
+    pub(crate) fn acknowledge(&mut self, message: &Message) {
+        let key = self.key(message);
+        if let Some(repeat) = self.keys.get_mut(&key) {
+            *repeat = Repeat::Acknowledged;
+        }
+    }
+
+    /// Forgets a delivery, so that it counts as new when it comes again.
+    pub(crate) fn remove(&mut self, message: &Message) {
+        let key = self.key(message);
+        if self.keys.remove(&key).is_some() {
+            self.order.retain(|other| *other != key);
+        }
+    }
+
+    fn key(&self, message: &Message) -> (MessageId, u64) {
+        (message.id, self.hasher.hash_one((&message.to, &message.queue)))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use waspmq_core::{Position, Stream};
     use waspmq_protocol::Content;
 
-    fn message(count: u64, to: &str, queue: Option<&str>) -> Message {
+    pub(crate) fn message(count: u64, to: &str, queue: Option<&str>) -> Message {
         Message {
             id: MessageId::new(1, 1, 1, count),
             to: to.to_owned(),
@@ -52,6 +80,7 @@ mod tests {
             reply_to: None,
             queue: queue.map(str::to_owned),
             attempt: None,
+            wants_ack: true,
             unix_ms: 0,
         }
     }
@@ -60,15 +89,19 @@ mod tests {
     fn repeats_are_recognised_within_the_window() {
         let mut seen = Seen::default();
         let first = message(0, "topic/a", None);
-        assert!(seen.insert(&first));
-        assert!(!seen.insert(&first));
-        assert!(!seen.insert(&Message { attempt: Some(2), ..first.clone() }));
-        assert!(seen.insert(&message(0, "topic/a", Some("q"))));
-        assert!(seen.insert(&message(0, "topic/b", None)));
+        assert_eq!(seen.insert(&first), None);
+        assert_eq!(seen.insert(&first), Some(Repeat::Waiting));
+        seen.acknowledge(&first);
+        let again = Message { attempt: Some(2), ..first.clone() };
+        assert_eq!(seen.insert(&again), Some(Repeat::Acknowledged));
+        assert_eq!(seen.insert(&message(0, "topic/a", Some("q"))), None);
+        assert_eq!(seen.insert(&message(0, "topic/b", None)), None);
+        seen.remove(&message(0, "topic/b", None));
+        assert_eq!(seen.insert(&message(0, "topic/b", None)), None, "removed");
         for count in 1..SEEN_MAX as u64 {
-            assert!(seen.insert(&message(count, "topic/a", None)));
+            assert_eq!(seen.insert(&message(count, "topic/a", None)), None);
         }
         assert_eq!((seen.keys.len(), seen.order.len()), (SEEN_MAX, SEEN_MAX));
-        assert!(seen.insert(&first), "forgotten");
+        assert_eq!(seen.insert(&first), None, "forgotten");
     }
 }

@@ -3,91 +3,30 @@
 //! The one mutex is held for a look-up or an insertion, never across an await.
 
 use crate::error::Error;
+use crate::events::Event;
+use crate::inbox::Inbox;
+use crate::interest::{Change, Interest};
+use crate::limits::EVENTS_MAX;
+use crate::stats::Stats;
+use crate::waiting::Waiting;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::time::Instant;
-use waspmq_protocol::client::Frame;
-use waspmq_protocol::server::{Receipt, Refusal, Welcome};
-
-/// A request that waits for its answer.
-#[derive(Debug)]
-pub(crate) enum Waiting {
-    Receipt {
-        answer: oneshot::Sender<Result<Receipt, Error>>,
-        _slot: OwnedSemaphorePermit,
-    },
-    Ok {
-        answer: oneshot::Sender<Result<(), Error>>,
-        change: Change,
-        _slot: OwnedSemaphorePermit,
-    },
-    /// Made by the driver after a reconnect; nobody waits for it.
-    Restored(Interest),
-}
-
-/// Something to be asked for again after a reconnect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Interest {
-    Subscription { to: String, queue: Option<String> },
-    Group(String),
-}
-
-impl Interest {
-    /// The request for it.
-    pub(crate) fn frame(&self, reference: u64) -> Frame<'_> {
-        let reference = Some(reference);
-        match self {
-            Self::Subscription { to, queue } => Frame::Subscribe {
-                reference,
-                to: to.as_str().into(),
-                queue: queue.as_deref().map(Into::into),
-                from: None,
-            },
-            Self::Group(group) => Frame::Join { reference, group: group.as_str().into() },
-        }
-    }
-
-    /// The request to end it.
-    pub(crate) fn end_frame(&self, reference: u64) -> Frame<'_> {
-        let reference = Some(reference);
-        match self {
-            Self::Subscription { to, queue } => Frame::Unsubscribe {
-                reference,
-                to: to.as_str().into(),
-                queue: queue.as_deref().map(Into::into),
-            },
-            Self::Group(group) => Frame::Leave { reference, group: group.as_str().into() },
-        }
-    }
-}
-
-/// What an `ok` changes.
-#[derive(Debug)]
-pub(crate) enum Change {
-    Add(Interest),
-    Remove(Interest),
-}
-
-/// What happened to a client so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    pub reconnects: u64,
-    /// Repeats of messages, dropped here.
-    pub duplicates: u64,
-    /// Messages the broker dropped because this client did not keep up.
-    pub overflowed: u64,
-    /// Errors that answer no request, such as a refused [`crate::Client::send`], and subscriptions or groups the
-    /// broker did not give back after a reconnect.
-    pub refused: u64,
-}
+use waspmq_core::Code;
+use waspmq_protocol::Secret;
+use waspmq_protocol::client::Resume;
+use waspmq_protocol::server::{History, Message, Presence, Receipt, Refusal, Welcome};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
     next_reference: AtomicU64,
+    pub(crate) inbox: Inbox,
+    /// What the correlation ids of this client's requests begin with.
+    pub(crate) correlation: String,
     /// Told when the broker wants the client to leave, and when the last answer came after that.
     pub(crate) leave: Notify,
     /// Told when the program wants to end while there is no connection.
@@ -99,6 +38,14 @@ struct State {
     waiting: HashMap<u64, Waiting>,
     pings: VecDeque<Ping>,
     interests: Vec<Interest>,
+    /// What the broker refused to give back as it was asked, to be asked for without a beginning.
+    again: Vec<Interest>,
+    /// Requests that wait for another client's reply, by the number in their correlation id.
+    replies: HashMap<u64, oneshot::Sender<Message>>,
+    /// `None` once the client has ended.
+    events: Option<broadcast::Sender<Event>>,
+    /// For the next connect.
+    token: Option<Secret<'static>>,
     welcome: Welcome,
     stats: Stats,
     /// Milliseconds to stay away, once the broker said goodbye.
@@ -115,12 +62,21 @@ struct Ping {
 }
 
 impl Shared {
-    pub(crate) fn new(welcome: Welcome) -> Arc<Self> {
+    pub(crate) fn new(
+        welcome: Welcome,
+        token: Option<Secret<'static>>,
+        manual_acks: bool,
+        correlation: String,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 waiting: HashMap::new(),
                 pings: VecDeque::new(),
                 interests: Vec::new(),
+                again: Vec::new(),
+                replies: HashMap::new(),
+                events: Some(broadcast::Sender::new(EVENTS_MAX)),
+                token,
                 welcome,
                 stats: Stats::default(),
                 goaway_ms: None,
@@ -128,6 +84,8 @@ impl Shared {
                 end: None,
             }),
             next_reference: AtomicU64::new(1),
+            inbox: Inbox::new(manual_acks),
+            correlation,
             leave: Notify::new(),
             ending: Notify::new(),
         })
@@ -164,11 +122,18 @@ impl Shared {
 
     pub(crate) fn handle_end(&self, error: Error) {
         self.state().end.get_or_insert(error);
+        self.end_waiting();
         self.fail_all(&self.end().unwrap_or(Error::Ended));
     }
 
     pub(crate) fn wait(&self, reference: u64, waiting: Waiting) {
-        self.state().waiting.insert(reference, waiting);
+        let mut state = self.state();
+        // Nobody would take it out again.
+        if let Some(end) = state.end.clone() {
+            drop(state);
+            return waiting.fail(end);
+        }
+        state.waiting.insert(reference, waiting);
     }
 
     pub(crate) fn ping_sent(&self, sent: Instant, answer: Option<oneshot::Sender<Duration>>) {
@@ -190,23 +155,77 @@ impl Shared {
     }
 
     pub(crate) fn handle_ok(&self, reference: Option<u64>) {
-        match reference.and_then(|reference| self.take(reference)) {
-            Some(Waiting::Ok { answer, change, .. }) => {
-                self.state().apply(change);
-                drop(answer.send(Ok(())));
-            }
-            Some(Waiting::Receipt { .. } | Waiting::Restored(_)) | None => {}
+        let waiting = reference.and_then(|reference| self.take(reference));
+        if let Some(Waiting::Ok { answer, change, .. }) = waiting {
+            self.apply(change);
+            drop(answer.send(Ok(())));
         }
+    }
+
+    pub(crate) fn handle_history(&self, history: History) {
+        if let Some(Waiting::History { answer, .. }) = history.reference.and_then(|it| self.take(it)) {
+            drop(answer.send(Ok(history)));
+        }
+    }
+
+    pub(crate) fn handle_presence(&self, presence: Presence) {
+        if let Some(Waiting::Presence { answer, .. }) = presence.reference.and_then(|it| self.take(it)) {
+            drop(answer.send(Ok(presence)));
+        }
+    }
+
+    pub(crate) fn handle_event(&self, event: Event) {
+        if let Some(events) = &self.state().events {
+            // An error means that nobody listens.
+            drop(events.send(event));
+        }
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
+        let state = self.state();
+        // Once the client has ended, a receiver whose sender is gone already.
+        state.events.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
+    }
+
+    pub(crate) fn await_reply(&self, number: u64, answer: oneshot::Sender<Message>) {
+        self.state().replies.insert(number, answer);
+    }
+
+    pub(crate) fn forget_reply(&self, number: u64) {
+        self.state().replies.remove(&number);
+    }
+
+    /// A message with a correlation id of this client. It is done with, whether somebody waits for it or not.
+    pub(crate) fn handle_reply(&self, number: u64, message: Message) {
+        self.inbox.handle_done(&message);
+        let answer = self.state().replies.remove(&number);
+        let is_late = answer.is_none_or(|answer| answer.send(message).is_err());
+        if is_late {
+            self.count(|stats| stats.late_replies += 1);
+        }
+    }
+
+    /// Nothing comes any more: who waits for events or replies is told.
+    pub(crate) fn end_waiting(&self) {
+        let mut state = self.state();
+        state.events = None;
+        state.replies.clear();
     }
 
     pub(crate) fn handle_error(&self, reference: Option<u64>, refusal: Refusal) {
         match reference.and_then(|reference| self.take(reference)) {
-            Some(Waiting::Receipt { answer, .. }) => drop(answer.send(Err(Error::Refused(refusal)))),
-            Some(Waiting::Ok { answer, .. }) => drop(answer.send(Err(Error::Refused(refusal)))),
+            Some(Waiting::Restored(Interest::Subscription { to, queue, from: Some(_) })) => {
+                // An address that keeps nothing has no place to go on from.
+                self.state().again.push(Interest::Subscription { to, queue, from: None });
+                self.inbox.work.notify_one();
+            }
             Some(Waiting::Restored(interest)) => {
-                let mut state = self.state();
-                state.apply(Change::Remove(interest));
-                state.stats.refused += 1;
+                self.apply(Change::Remove(interest));
+                self.count(|stats| stats.refused += 1);
+            }
+            Some(waiting) => waiting.fail(Error::Refused(refusal)),
+            None if refusal.code() == Some(Code::NotInFlight) => {
+                self.count(|stats| stats.late_acks += 1);
             }
             None => {
                 let mut state = self.state();
@@ -252,28 +271,69 @@ impl Shared {
         };
         drop(pings);
         for waiting in waiting.into_values() {
-            match waiting {
-                Waiting::Receipt { answer, .. } => drop(answer.send(Err(error.clone()))),
-                Waiting::Ok { answer, .. } => drop(answer.send(Err(error.clone()))),
-                Waiting::Restored(_) => {}
-            }
+            waiting.fail(error.clone());
         }
     }
 
-    pub(crate) fn handle_reconnected(&self, welcome: Welcome) -> Vec<Interest> {
-        let mut state = self.state();
-        state.welcome = welcome;
-        state.stats.reconnects += 1;
-        state.interests.clone()
+    pub(crate) fn token(&self) -> Option<Secret<'static>> {
+        self.state().token.clone()
     }
-}
 
-impl State {
-    fn apply(&mut self, change: Change) {
+    /// What the next `connect` says to go on with the session.
+    pub(crate) fn resume(&self) -> Option<Resume<'static>> {
+        let token = self.state().welcome.resume_token.clone()?;
+        Some(Resume { token, positions: self.inbox.positions() })
+    }
+
+    /// What is to be asked for again, each from where it was: nothing when the session goes on.
+    pub(crate) fn handle_reconnected(&self, welcome: Welcome) -> Vec<Interest> {
+        let (resumed, recovered) = (welcome.resumed, welcome.recovered);
+        let interests = {
+            let mut state = self.state();
+            state.welcome = welcome;
+            state.stats.reconnects += 1;
+            state.again.clear();
+            state.interests.clone()
+        };
+        self.handle_event(Event::Reconnected { resumed, recovered });
+        if resumed {
+            return Vec::new();
+        }
+        self.inbox.drop_acks();
+        let again = |interest| match interest {
+            Interest::Subscription { to, queue: None, from } => {
+                let from = self.inbox.again(&to, from);
+                Interest::Subscription { to, queue: None, from }
+            }
+            // A queue goes on where its members are.
+            Interest::Subscription { to, queue, .. } => Interest::Subscription { to, queue, from: None },
+            other => other,
+        };
+        interests.into_iter().map(again).collect()
+    }
+
+    pub(crate) fn take_again(&self) -> Vec<Interest> {
+        std::mem::take(&mut self.state().again)
+    }
+
+    fn apply(&self, change: Change) {
         match change {
-            Change::Add(interest) if !self.interests.contains(&interest) => self.interests.push(interest),
-            Change::Add(_) => {}
-            Change::Remove(interest) => self.interests.retain(|other| *other != interest),
+            Change::Nothing => {}
+            Change::Token(token) => self.state().token = Some(token),
+            Change::Add(interest) => {
+                if let Interest::Subscription { to, queue: None, .. } = &interest {
+                    self.inbox.follow(to, true);
+                }
+                let mut state = self.state();
+                state.interests.retain(|other| !interest.is_same(other));
+                state.interests.push(interest);
+            }
+            Change::Remove(interest) => {
+                if let Interest::Subscription { to, queue: None, .. } = &interest {
+                    self.inbox.follow(to, false);
+                }
+                self.state().interests.retain(|other| !interest.is_same(other));
+            }
         }
     }
 }

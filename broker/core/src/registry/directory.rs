@@ -1,6 +1,7 @@
-//! Users, their sessions and their memberships: one shard of the directory.
+//! Users, their sessions, their memberships and who is watched: one shard of the directory.
 
-use crate::address::Name;
+use super::presence::{Left, Watchers};
+use crate::address::{Address, Name};
 use crate::id::SessionId;
 use crate::limits;
 use crate::reject::{Code, Reject};
@@ -25,17 +26,48 @@ pub struct SessionEntry {
     pub transport: &'static str,
     pub remote: SocketAddr,
     pub connected_unix_ms: u64,
+    /// Whether the user's name was made for this session: memberships end with it.
+    pub is_generated: bool,
+}
+
+/// How many sessions of one user there may be, and who gives way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoginPolicy {
+    /// Up to [`limits::SESSIONS_PER_USER_MAX`], side by side. More are refused.
+    #[default]
+    Coexist,
+    /// This many, at least one. More are refused.
+    Limit(u32),
+    /// This many, at least one. One more takes the place of the oldest.
+    ReplaceOldest(u32),
+}
+
+/// What a new session is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// The addresses the session listens to by itself.
+    pub addresses: Vec<Address>,
+    /// Sessions whose place it took, oldest first: the caller has their workers close them. Until then they
+    /// are known like any other, and the next new session names them again.
+    pub replaced: Vec<Session>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct User {
     pub(super) sessions: SmallVec<[SessionEntry; 1]>,
     pub(super) groups: Vec<Name>,
+    /// The number of the change by which the user came; of no meaning without a session.
+    pub(super) online_seq: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     pub(super) users: HashMap<Name, User, foldhash::fast::RandomState>,
+    /// Apart from `users`: strangers' names that are watched take no room from users.
+    pub(super) watched: HashMap<Name, Watchers, foldhash::fast::RandomState>,
+    pub(super) left: Left,
+    /// Changes of presence in this shard and run.
+    pub(super) changes: u64,
 }
 
 impl Directory {

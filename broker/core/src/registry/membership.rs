@@ -1,54 +1,76 @@
 //! Sessions come and go, users join and leave groups: the changes that touch a user and several addresses.
 
-use super::directory::{Directory, Session, SessionEntry};
+use super::directory::{Connected, Directory, LoginPolicy, Session, SessionEntry};
 use super::shard::Audience;
 use super::{Change, Registry, Workers, overloaded};
 use crate::address::{Address, Name};
-use crate::id::SessionId;
+use crate::id::{Position, SessionId};
 use crate::limits;
 use crate::reject::{Code, Reject};
 use std::sync::MutexGuard;
 
 impl Registry {
-    /// Makes a session known and reachable. Gives the addresses it listens to by itself: its user's own,
-    /// `all`, and its user's groups.
-    pub fn connect(&self, entry: SessionEntry) -> Result<Vec<Address>, Reject> {
+    /// Makes a session known and reachable. Its addresses are its user's own, `all`, and its user's groups.
+    ///
+    /// # Errors
+    /// `too_many_sessions` by the login policy; `overloaded` when there is no room for one more user, or on a
+    /// worker that has to close a replaced session.
+    pub fn connect(&self, entry: SessionEntry, workers: &dyn Workers) -> Result<Connected, Reject> {
         let session = entry.session.clone();
         let mut directory = self.directory(&session.user);
         directory.check_room(&session.user)?;
-        let user = directory.users.entry(session.user.clone()).or_default();
-        if user.sessions.len() >= limits::SESSIONS_PER_USER_MAX {
-            let message = format!("user {} has {} sessions already", session.user, user.sessions.len());
-            return Err(Reject::new(Code::TooManySessions, message));
+        let sessions = directory.users.get(&session.user).map_or(&[][..], |user| &user.sessions);
+        let replaced = admit(self.login, &session.user, sessions)?;
+        if replaced.iter().any(|session| !workers.has_room(session.worker)) {
+            return Err(overloaded());
         }
+        let is_first = sessions.is_empty();
+        let user = directory.users.entry(session.user.clone()).or_default();
         user.sessions.push(entry);
         let mut addresses = vec![Address::user(&session.user), Address::all()];
         addresses.extend(user.groups.iter().map(Address::group));
         for address in &addresses {
             self.lock(address).shard.attach(address, &session);
         }
-        Ok(addresses)
+        if is_first {
+            self.come(&mut directory, &session.user, workers);
+        }
+        Ok(Connected { addresses, replaced })
     }
 
-    /// Forgets a session and its own addresses. Its subscriptions and queues are the caller's to remove.
-    pub fn disconnect(&self, session: &Session) {
+    /// Forgets a session and its own addresses; memberships of a generated name end with it. Its subscriptions,
+    /// queues and what it watches are the caller's to remove.
+    pub fn disconnect(&self, session: &Session, now_unix_ms: u64, workers: &dyn Workers) {
         let mut directory = self.directory(&session.user);
         let Some(user) = directory.users.get_mut(&session.user) else { return };
-        user.sessions.retain(|entry| entry.session.id != session.id);
+        let Some(index) = user.sessions.iter().position(|entry| entry.session.id == session.id) else {
+            return;
+        };
+        let is_generated = user.sessions.remove(index).is_generated;
+        let is_last = user.sessions.is_empty();
         let mut addresses = vec![Address::user(&session.user), Address::all()];
         addresses.extend(user.groups.iter().map(Address::group));
         for address in &addresses {
             self.lock(address).shard.detach(address, session);
         }
+        if is_last && is_generated {
+            for group in user.groups.drain(..) {
+                self.lock(&Address::group(&group)).shard.remove_member(&group, &session.user);
+            }
+        }
+        if is_last {
+            self.go(&mut directory, (&session.user, is_generated), now_unix_ms, workers);
+        }
         directory.tidy(&session.user);
     }
 
-    /// Makes a user a member of a group, on all their sessions. Joining twice is fine.
-    pub fn join(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
+    /// Makes a user a member of a group, on all their sessions. Joining twice is fine. Gives the last position of the
+    /// group before the user became a member; `None` when they were one already.
+    pub fn join(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<Option<Position>, Reject> {
         let address = Address::group(group);
         let mut directory = self.directory(user);
         if directory.users.get(user).is_some_and(|entry| entry.groups.contains(group)) {
-            return Ok(());
+            return Ok(None);
         }
         directory.check_room(user)?;
         let entry = directory.users.entry(user.clone()).or_default();
@@ -84,7 +106,7 @@ impl Registry {
             locked.shard.attach(&address, session);
             workers.notify(session.worker, change(session, &address, true));
         }
-        Ok(())
+        Ok(Some(locked.last()))
     }
 
     /// Ends a membership. Leaving a group one is not in is `not_found`.
@@ -104,12 +126,7 @@ impl Registry {
             locked.shard.detach(&address, session);
             workers.notify(session.worker, change(session, &address, false));
         }
-        if let Some(entry) = locked.shard.groups.get_mut(group) {
-            entry.members.remove(user);
-            if entry.members.is_empty() && !entry.is_kept {
-                locked.shard.groups.remove(group);
-            }
-        }
+        locked.shard.remove_member(group, user);
         drop(locked);
         directory.tidy(user);
         Ok(())
@@ -149,14 +166,35 @@ impl Registry {
     /// The members of a group in order of name, `None` when there is no such group.
     pub fn group_members(&self, group: &Name) -> Option<Vec<Name>> {
         let locked = self.lock(&Address::group(group));
-        let mut members: Vec<_> = locked.shard.groups.get(group)?.members.iter().cloned().collect();
-        drop(locked);
-        members.sort_unstable();
-        Some(members)
+        Some(locked.shard.groups.get(group)?.members.iter().cloned().collect())
+    }
+
+    /// The sessions of one user.
+    pub fn sessions_of(&self, user: &Name) -> Vec<Session> {
+        let directory = self.directory(user);
+        let sessions = directory.users.get(user).map(|entry| &entry.sessions);
+        sessions.into_iter().flatten().map(|entry| entry.session.clone()).collect()
+    }
+
+    /// Whether a user is one of a session only, which the broker gave its name.
+    pub fn is_generated(&self, user: &Name) -> bool {
+        let directory = self.directory(user);
+        directory
+            .users
+            .get(user)
+            .is_some_and(|entry| entry.sessions.iter().any(|session| session.is_generated))
     }
 
     pub fn is_member(&self, user: &Name, group: &Name) -> bool {
         self.directory(user).users.get(user).is_some_and(|entry| entry.groups.contains(group))
+    }
+
+    /// The groups a user is in, in order of name.
+    pub fn groups_of(&self, user: &Name) -> Vec<Name> {
+        let mut groups =
+            self.directory(user).users.get(user).map_or_else(Vec::new, |user| user.groups.clone());
+        groups.sort_unstable();
+        groups
     }
 
     /// All groups with their number of members, in order of name.
@@ -195,7 +233,7 @@ impl Registry {
     }
 
     #[expect(clippy::indexing_slicing, reason = "indexes come from `index`, which masks to the shard count")]
-    fn directory(&self, user: &Name) -> MutexGuard<'_, Directory> {
+    pub(super) fn directory(&self, user: &Name) -> MutexGuard<'_, Directory> {
         self.directory[self.index(user.as_str()) as usize].lock().unwrap()
     }
 
@@ -208,6 +246,23 @@ impl Registry {
     pub fn audience_count(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap().audiences.len()).sum()
     }
+}
+
+/// Which sessions give way to one more, oldest first, or why there may not be one more. Sessions that were
+/// replaced and are not closed yet count against a bound of their own.
+fn admit(login: LoginPolicy, user: &Name, sessions: &[SessionEntry]) -> Result<Vec<Session>, Reject> {
+    let within = |count: u32| (count as usize).clamp(1, limits::SESSIONS_PER_USER_MAX);
+    let (kept, most) = match login {
+        LoginPolicy::Coexist => (limits::SESSIONS_PER_USER_MAX, limits::SESSIONS_PER_USER_MAX),
+        LoginPolicy::Limit(count) => (within(count), within(count)),
+        LoginPolicy::ReplaceOldest(count) => (within(count), within(count) + limits::SESSIONS_PER_USER_MAX),
+    };
+    if sessions.len() >= most {
+        let message = format!("user {user} has {} sessions already", sessions.len());
+        return Err(Reject::new(Code::TooManySessions, message));
+    }
+    let excess = (sessions.len() + 1).saturating_sub(kept);
+    Ok(sessions.iter().take(excess).map(|entry| entry.session.clone()).collect())
 }
 
 fn change(session: &Session, address: &Address, attach: bool) -> Change {

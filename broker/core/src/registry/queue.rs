@@ -78,20 +78,30 @@ impl Queue {
     /// The member for one message: the policy's pick if it names this state, else by key hash if there is a
     /// key, else the one with the least in flight. `excluded` is passed over.
     pub fn choose(&self, key: &[u8], pick: Option<Pick>, excluded: Option<SessionId>) -> Option<&Member> {
+        self.choose_but(key, pick, |session| Some(session) == excluded)
+    }
+
+    /// The same with more than one member left out.
+    pub fn choose_but(
+        &self,
+        key: &[u8],
+        pick: Option<Pick>,
+        is_excluded: impl Fn(SessionId) -> bool,
+    ) -> Option<&Member> {
         let picked = pick
             .filter(|pick| pick.version == self.version)
             .and_then(|pick| self.members.get(pick.index as usize))
-            .filter(|member| Some(member.session) != excluded);
+            .filter(|member| !is_excluded(member.session));
         if picked.is_some() {
             return picked;
         }
         if key.is_empty() {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize % self.members.len().max(1);
             let in_turn = self.members.iter().skip(turn).chain(self.members.iter().take(turn));
-            let candidates = in_turn.filter(|member| Some(member.session) != excluded);
+            let candidates = in_turn.filter(|member| !is_excluded(member.session));
             return candidates.min_by_key(|member| member.in_flight());
         }
-        let candidates = self.members.iter().filter(|member| Some(member.session) != excluded);
+        let candidates = self.members.iter().filter(|member| !is_excluded(member.session));
         let key = fnv1a(key);
         candidates.max_by_key(|member| mix(key ^ member.session.as_u64()))
     }

@@ -6,8 +6,9 @@ use crate::address::{Address, Name, Pattern};
 use crate::dedup;
 use crate::limits;
 use crate::reject::{Code, Reject};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -18,8 +19,8 @@ pub(super) struct Audience {
     /// Workers with plain subscribers, and how many sessions each has.
     workers: SmallVec<[(u8, u32); 2]>,
     /// Distinct users among the plain subscribers, with their sessions.
-    users: Map<Name, u32>,
-    queues: Vec<Arc<Queue>>,
+    pub(super) users: Map<Name, u32>,
+    pub(super) queues: Vec<Arc<Queue>>,
 }
 
 /// What a message to an address reaches.
@@ -127,7 +128,8 @@ pub(super) struct CachedMatch {
 /// The members of a group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    pub(super) members: HashSet<Name, foldhash::fast::RandomState>,
+    /// In order, so that a page of them costs what it shows.
+    pub(super) members: BTreeSet<Name>,
     /// Whether an operator made it, so that it stays when it is empty.
     pub(super) is_kept: bool,
 }
@@ -135,6 +137,8 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Shard {
     pub(super) next_offset: u64,
+    /// The offset of the last message that was not stored.
+    pub(super) unstored_upto: u64,
     pub(super) audiences: Map<Address, Audience>,
     pub(super) groups: Map<Name, Group>,
     pub(super) matches: Map<Address, CachedMatch>,
@@ -155,6 +159,16 @@ impl Shard {
             audience.remove(session);
             if audience.is_unused() {
                 self.audiences.remove(address);
+            }
+        }
+    }
+
+    /// Takes a member out; a group that nobody made ends with its last member.
+    pub(super) fn remove_member(&mut self, group: &Name, user: &Name) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.members.remove(user);
+            if entry.members.is_empty() && !entry.is_kept {
+                self.groups.remove(group);
             }
         }
     }

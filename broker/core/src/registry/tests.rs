@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 #[derive(Default)]
-struct Recorder {
-    changes: RefCell<Vec<(u8, Change)>>,
-    full: bool,
+pub(super) struct Recorder {
+    pub(super) changes: RefCell<Vec<(u8, Change)>>,
+    pub(super) presence: RefCell<Vec<(u8, PresenceChange)>>,
+    pub(super) full: bool,
 }
 
 impl Workers for Recorder {
@@ -20,23 +21,32 @@ impl Workers for Recorder {
     fn notify(&self, worker: u8, change: Change) {
         self.changes.borrow_mut().push((worker, change));
     }
+
+    fn presence(&self, worker: u8, change: PresenceChange) {
+        self.presence.borrow_mut().push((worker, change));
+    }
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
 }
 
-fn session(count: u32, worker: u8, user: &str) -> Session {
+pub(super) fn session(count: u32, worker: u8, user: &str) -> Session {
     Session { id: SessionId::new(1, worker, count), worker, user: name(user), device: None }
 }
 
-fn entry(session: &Session) -> SessionEntry {
+pub(super) fn entry(session: &Session) -> SessionEntry {
     SessionEntry {
         session: session.clone(),
         transport: "test",
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         connected_unix_ms: 0,
+        is_generated: false,
     }
+}
+
+pub(super) fn connect(registry: &Registry, session: &Session) -> Result<Connected, Reject> {
+    registry.connect(entry(session), &Recorder::default())
 }
 
 fn reach(registry: &Registry, to: &str) -> (Vec<u8>, u32) {
@@ -49,13 +59,13 @@ fn reach(registry: &Registry, to: &str) -> (Vec<u8>, u32) {
 fn several_sessions_of_one_user_are_one_recipient() {
     let registry = Registry::new(1, 0);
     let (phone, laptop) = (session(1, 0, "alice"), session(2, 3, "alice"));
-    registry.connect(entry(&phone)).unwrap();
-    registry.connect(entry(&laptop)).unwrap();
+    connect(&registry, &phone).unwrap();
+    connect(&registry, &laptop).unwrap();
     assert_eq!(reach(&registry, "user/alice"), (vec![0, 3], 1));
     assert_eq!(reach(&registry, "all"), (vec![0, 3], 1));
-    registry.disconnect(&phone);
+    registry.disconnect(&phone, 7, &Recorder::default());
     assert_eq!(reach(&registry, "user/alice"), (vec![3], 1));
-    registry.disconnect(&laptop);
+    registry.disconnect(&laptop, 7, &Recorder::default());
     assert_eq!(reach(&registry, "all"), (vec![], 0));
     assert_eq!(registry.audience_count(), 0);
     assert!(registry.directory.iter().all(|d| d.lock().unwrap().users.is_empty()));
@@ -65,15 +75,15 @@ fn several_sessions_of_one_user_are_one_recipient() {
 fn membership_outlives_sessions_and_reaches_every_device() {
     let (registry, workers) = (Registry::new(1, 0), Recorder::default());
     let phone = session(1, 0, "alice");
-    registry.connect(entry(&phone)).unwrap();
+    connect(&registry, &phone).unwrap();
     registry.join(&name("alice"), &name("eng"), &workers).unwrap();
     registry.join(&name("alice"), &name("eng"), &workers).unwrap();
     assert_eq!(workers.changes.borrow().len(), 1, "joining twice changes nothing");
     assert_eq!(reach(&registry, "group/eng"), (vec![0], 1));
-    registry.disconnect(&phone);
+    registry.disconnect(&phone, 7, &Recorder::default());
     assert_eq!(reach(&registry, "group/eng"), (vec![], 0));
     let laptop = session(2, 5, "alice");
-    assert_eq!(registry.connect(entry(&laptop)).unwrap().len(), 3);
+    assert_eq!(connect(&registry, &laptop).unwrap().addresses.len(), 3);
     assert_eq!(reach(&registry, "group/eng"), (vec![5], 1));
     registry.leave(&name("alice"), &name("eng"), &workers).unwrap();
     assert_eq!(reach(&registry, "group/eng"), (vec![], 0));
@@ -84,7 +94,7 @@ fn membership_outlives_sessions_and_reaches_every_device() {
 #[test]
 fn a_full_worker_refuses_the_join_and_nothing_changes() {
     let (registry, full) = (Registry::new(1, 0), Recorder { full: true, ..Recorder::default() });
-    registry.connect(entry(&session(1, 0, "alice"))).unwrap();
+    connect(&registry, &session(1, 0, "alice")).unwrap();
     let error = registry.join(&name("alice"), &name("eng"), &full).unwrap_err();
     assert_eq!(error.code, Code::Overloaded);
     assert_eq!(reach(&registry, "group/eng"), (vec![], 0));
@@ -111,8 +121,8 @@ fn groups_can_be_made_listed_and_removed() {
 fn offsets_of_an_address_strictly_increase() {
     let registry = Registry::new(9, 0);
     let to = Address::parse("topic/a").unwrap();
-    let first = registry.lock(&to).take(3);
-    let second = registry.lock(&to).take(1);
+    let first = registry.lock(&to).take(3, false);
+    let second = registry.lock(&to).take(1, true);
     assert_eq!((first.offset, second.offset), (1, 4));
     assert_eq!(first.stream, second.stream);
     assert_eq!(first.stream.epoch, 9);
@@ -138,12 +148,80 @@ fn queue_versions_are_unique_and_end_with_the_last_member() {
 }
 
 #[test]
+fn memberships_of_a_generated_name_end_with_its_last_session() {
+    let (registry, workers) = (Registry::new(1, 0), Recorder::default());
+    let (one, two) = (session(1, 0, "anonymous-1"), session(2, 1, "anonymous-1"));
+    for session in [&one, &two] {
+        let entry = SessionEntry { is_generated: true, ..entry(session) };
+        registry.connect(entry, &workers).unwrap();
+    }
+    registry.create_group(&name("kept")).unwrap();
+    for group in ["eng", "kept"] {
+        registry.join(&one.user, &name(group), &workers).unwrap();
+    }
+    registry.disconnect(&one, 7, &workers);
+    assert_eq!(registry.groups_of(&one.user), [name("eng"), name("kept")]);
+    registry.disconnect(&two, 8, &workers);
+    assert_eq!(registry.groups(), [(name("kept"), 0)]);
+    assert_eq!(registry.audience_count(), 0);
+    assert!(registry.directory.iter().all(|d| d.lock().unwrap().users.is_empty()));
+    assert!(!registry.presence(&one.user).is_known, "nobody comes back under a generated name");
+}
+
+fn ids(sessions: &[Session]) -> Vec<SessionId> {
+    sessions.iter().map(|session| session.id).collect()
+}
+
+#[test]
+fn the_oldest_sessions_give_way() {
+    let registry = Registry::new(1, 0).with_login_policy(LoginPolicy::ReplaceOldest(2));
+    let [one, two, three, four] = [1, 2, 3, 4].map(|count| session(count, 0, "alice"));
+    assert!(connect(&registry, &one).unwrap().replaced.is_empty());
+    assert!(connect(&registry, &two).unwrap().replaced.is_empty());
+    assert_eq!(ids(&connect(&registry, &three).unwrap().replaced), ids(std::slice::from_ref(&one)));
+    assert_eq!(
+        ids(&connect(&registry, &four).unwrap().replaced),
+        ids(&[one.clone(), two.clone()]),
+        "a session that is not closed yet is named again"
+    );
+    registry.disconnect(&one, 7, &Recorder::default());
+    registry.disconnect(&two, 7, &Recorder::default());
+    let left: Vec<_> = registry.sessions().into_iter().map(|entry| entry.session).collect();
+    assert_eq!(ids(&left), ids(&[three, four]));
+    assert!(connect(&registry, &session(5, 0, "bob")).unwrap().replaced.is_empty(), "users are apart");
+}
+
+#[test]
+fn replaced_sessions_are_bounded_and_need_room_on_their_worker() {
+    let registry = Registry::new(1, 0).with_login_policy(LoginPolicy::ReplaceOldest(1));
+    connect(&registry, &session(0, 0, "alice")).unwrap();
+    let full = Recorder { full: true, ..Recorder::default() };
+    let refused = registry.connect(entry(&session(1, 0, "alice")), &full).unwrap_err();
+    assert_eq!((refused.code, registry.sessions().len()), (Code::Overloaded, 1));
+    let most = u32::try_from(limits::SESSIONS_PER_USER_MAX).unwrap() + 1;
+    (1..most).for_each(|count| assert!(connect(&registry, &session(count, 0, "alice")).is_ok()));
+    let error = connect(&registry, &session(most, 0, "alice")).unwrap_err();
+    assert_eq!(error.code, Code::TooManySessions);
+}
+
+#[test]
+fn a_limit_of_sessions_refuses() {
+    for (limit, most) in [(0, 1), (1, 1), (3, 3), (u32::MAX, limits::SESSIONS_PER_USER_MAX)] {
+        let registry = Registry::new(1, 0).with_login_policy(LoginPolicy::Limit(limit));
+        let most = u32::try_from(most).unwrap();
+        (0..most).for_each(|count| assert!(connect(&registry, &session(count, 0, "alice")).is_ok()));
+        let error = connect(&registry, &session(most, 0, "alice")).unwrap_err();
+        assert_eq!(error.code, Code::TooManySessions, "{limit}");
+    }
+}
+
+#[test]
 fn too_many_sessions_of_a_user() {
     let registry = Registry::new(1, 0);
     for count in 0..u32::try_from(limits::SESSIONS_PER_USER_MAX).unwrap() {
-        registry.connect(entry(&session(count, 0, "bot"))).unwrap();
+        connect(&registry, &session(count, 0, "bot")).unwrap();
     }
-    let error = registry.connect(entry(&session(9999, 0, "bot"))).unwrap_err();
+    let error = connect(&registry, &session(9999, 0, "bot")).unwrap_err();
     assert_eq!(error.code, Code::TooManySessions);
 }
 

@@ -7,6 +7,7 @@ use crate::payload;
 use crate::profile::Content;
 use std::borrow::Cow;
 use waspmq_core::limits::KEY_BYTES_MAX;
+use waspmq_core::settings::Overflow;
 use waspmq_core::{Address, Position};
 
 /// Said of an ack that is neither form.
@@ -69,4 +70,9 @@ pub(super) fn position(field: &'static str, text: &str) -> Result<Position, Prob
 
 pub(super) fn positions<'a>(texts: impl ExactSizeIterator<Item = &'a str>) -> Result<Vec<Position>, Problem> {
     texts.map(|text| position("positions", text)).collect()
+}
+
+/// The action an overflow frame names, when it is one that this version knows.
+pub(super) fn action(text: &str) -> Option<Overflow> {
+    Overflow::ALL.into_iter().find(|action| action.as_str() == text)
 }

@@ -64,6 +64,37 @@ pub(super) fn maybe_list<'a>(field: Raw<'a>, name: &str) -> Result<Option<Vec<Co
     field.map(|raw| parse::<List<'a>>(raw, name).map(|list| list.0)).transpose()
 }
 
+/// A list of at most `max` values of any kind.
+pub(super) fn raw_list<'a>(field: Raw<'a>, name: &str, max: usize) -> Result<Vec<&'a RawValue>, Problem> {
+    let raw = need(field, name)?;
+    let mut deserializer = serde_json::Deserializer::from_str(raw.get());
+    let list = deserializer.deserialize_seq(RawListVisitor { max });
+    list.map_err(|error| Problem::invalid(format!("`{name}`: {error}")))
+}
+
+struct RawListVisitor {
+    max: usize,
+}
+
+impl<'de> Visitor<'de> for RawListVisitor {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {} entries", self.max)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            if list.len() == self.max {
+                return Err(A::Error::invalid_length(list.len() + 1, &self));
+            }
+            list.push(value);
+        }
+        Ok(list)
+    }
+}
+
 /// Headers, not checked but for their count; none when the field is absent.
 pub(super) fn headers(field: Raw<'_>) -> Result<crate::headers::Borrowed<'_>, Problem> {
     field.map_or_else(|| Ok(Vec::new()), |raw| parse::<Headers<'_>>(raw, "headers").map(|headers| headers.0))

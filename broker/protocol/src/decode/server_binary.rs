@@ -1,11 +1,18 @@
 //! Broker frames of the binary profile, as a client reads them.
 
+use super::check;
 use crate::error::{DecodeError, Problem};
 use crate::headers;
-use crate::meta::{self, ErrorV1, GoawayV1, OkV1, OverflowV1, ReceiptV1, WelcomeV1};
+use crate::meta::{
+    self, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1, PresentV1,
+    ReceiptV1, WelcomeV1,
+};
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
-use crate::server::{Goaway, Message, Overflow, Receipt, Received, Refusal, Welcome};
+use crate::server::{
+    Goaway, History, Message, Overflow, Presence, PresenceChange, Read, Receipt, Received, Refusal,
+    UserPresence, Welcome,
+};
 use crate::wire::{self, BODY_VERSION, Reader, flag, kind};
 use waspmq_core::{MessageId, Position, Stream};
 
@@ -59,8 +66,18 @@ fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
             Received::Error { reference, refusal: Refusal { number: code, name, message, retry_ms } }
         }
         kind::OVERFLOW => {
-            let OverflowV1 { to, dropped } = meta::read(body)?;
-            Received::Overflow(Overflow { to: to.to_owned(), dropped })
+            let (OverflowV1 { to, dropped }, rest) = meta::read_front(body)?;
+            let action = match rest {
+                [] => None,
+                rest => meta::read::<OverflowMoreV1<'_>>(rest)?.action.and_then(check::action),
+            };
+            Received::Overflow(Overflow { to: to.to_owned(), dropped, action })
+        }
+        kind::PRESENT => presence(&meta::read_present(body)?)?,
+        kind::PAGE => Received::History(history(body)?),
+        kind::MARK => {
+            let MarkV1 { of, upto, unread } = meta::read(body)?;
+            Received::Read(Read { of: of.to_owned(), upto: check::position("upto", upto)?, unread })
         }
         kind::GOAWAY => {
             let GoawayV1 { reason, reconnect_ms } = meta::read(body)?;
@@ -68,6 +85,59 @@ fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
         }
         kind::PONG => Received::Pong,
         unknown => Received::Unknown { kind: format!("{unknown:#04x}") },
+    })
+}
+
+fn presence(body: &PresentV1<'_>) -> Result<Received, Problem> {
+    let user = |user: &PresentUserV1<'_>| UserPresence {
+        user: user.user.to_owned(),
+        online: user.online,
+        sessions: user.sessions,
+        last_seen_unix_ms: user.last_seen,
+        seq: user.seq,
+    };
+    match (body.of, &*body.users) {
+        (Some(of), users) => Ok(Received::Presence(Presence {
+            reference: body.reference,
+            of: of.to_owned(),
+            users: users.iter().map(user).collect(),
+            more: body.more,
+        })),
+        (None, [one]) => Ok(Received::PresenceChange(PresenceChange {
+            user: one.user.to_owned(),
+            online: one.online,
+            last_seen_unix_ms: one.last_seen,
+            seq: one.seq,
+        })),
+        (None, _) => Err(Problem::invalid("a presence event has exactly one user")),
+    }
+}
+
+fn history(body: &[u8]) -> Result<History, Problem> {
+    let (page, rest): (PageV1<'_>, _) = meta::read_front(body)?;
+    let skipped = rest.len().checked_sub(page.messages_bytes as usize);
+    let Some((_appended, mut frames)) = skipped.and_then(|skipped| rest.split_at_checked(skipped)) else {
+        return Err(Problem::invalid("the messages of a history answer are longer than the frame"));
+    };
+    let mut messages = Vec::new();
+    while !frames.is_empty() {
+        let raw = wire::split(frames)?;
+        if raw.kind != kind::MESSAGE {
+            return Err(Problem::invalid("something else than a message in a history answer"));
+        }
+        // A message of a later body version is one of those that a client skips.
+        if raw.version == BODY_VERSION {
+            messages.push(message(raw.body)?);
+        }
+        frames = frames.get(raw.consumed..).unwrap_or_default();
+    }
+    Ok(History {
+        reference: page.reference,
+        of: page.of.to_owned(),
+        messages,
+        more: page.more,
+        gap: page.gap,
+        unread: page.unread,
     })
 }
 
@@ -120,6 +190,7 @@ fn head(reader: &mut Reader<'_>, flags: u16, content: Content) -> Option<Message
         reply_to,
         queue,
         attempt,
+        wants_ack: has(flag::ACK),
         unix_ms,
     })
 }

@@ -1,12 +1,14 @@
 //! Broker frames of the JSON profile, as a client reads them.
 
+mod answers;
+
 use super::fields::{Raw, Text, headers, maybe_bool, maybe_number, maybe_text, need, parse, present, text};
 use super::{check, json};
 use crate::error::{DecodeError, Problem};
 use crate::payload::PayloadError;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
-use crate::server::{Goaway, Message, Overflow, Receipt, Received, Refusal, Welcome};
+use crate::server::{Goaway, Message, Overflow, Read, Receipt, Received, Refusal, Welcome};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -96,6 +98,32 @@ struct Fields<'a> {
     heartbeat_ms: Raw<'a>,
     #[serde(borrow)]
     limits: Raw<'a>,
+    #[serde(borrow)]
+    ack: Raw<'a>,
+    #[serde(borrow)]
+    action: Raw<'a>,
+    #[serde(borrow)]
+    of: Raw<'a>,
+    #[serde(borrow)]
+    messages: Raw<'a>,
+    #[serde(borrow)]
+    more: Raw<'a>,
+    #[serde(borrow)]
+    gap: Raw<'a>,
+    #[serde(borrow)]
+    unread: Raw<'a>,
+    #[serde(borrow)]
+    upto: Raw<'a>,
+    #[serde(borrow)]
+    users: Raw<'a>,
+    #[serde(borrow)]
+    user: Raw<'a>,
+    #[serde(borrow)]
+    online: Raw<'a>,
+    #[serde(borrow)]
+    last_seen: Raw<'a>,
+    #[serde(borrow)]
+    seq: Raw<'a>,
 }
 
 #[derive(Deserialize)]
@@ -128,6 +156,15 @@ fn build(fields: &Fields<'_>) -> Result<Received, Problem> {
         "overflow" => Received::Overflow(Overflow {
             to: owned(fields.to, "to")?,
             dropped: number(fields.dropped, "dropped")?,
+            action: maybe_text(fields.action, "action")?.and_then(|text| check::action(&text)),
+        }),
+        "history" => Received::History(answers::history(fields)?),
+        "presence" if fields.users.is_some() => Received::Presence(answers::presence(fields)?),
+        "presence" => Received::PresenceChange(answers::presence_change(fields)?),
+        "read" => Received::Read(Read {
+            of: owned(fields.of, "of")?,
+            upto: check::position("upto", &text(fields.upto, "upto")?)?,
+            unread: maybe_number(fields.unread, "unread")?,
         }),
         "goaway" => Received::Goaway(Goaway {
             reason: maybe_owned(fields.reason, "reason")?.unwrap_or_default(),
@@ -175,6 +212,7 @@ fn message(fields: &Fields<'_>) -> Result<Message, Problem> {
         reply_to: maybe_owned(fields.reply_to, "reply_to")?,
         queue: maybe_owned(fields.queue, "queue")?,
         attempt: maybe_number(fields.attempt, "attempt")?,
+        wants_ack: maybe_bool(fields.ack, "ack")?.unwrap_or(false),
         unix_ms: number(fields.ts, "ts")?,
     })
 }

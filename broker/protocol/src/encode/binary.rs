@@ -1,9 +1,13 @@
 //! Broker frames of the binary profile.
 
-use crate::meta::{self, ErrorV1, GoawayV1, OkV1, OverflowV1, ReceiptV1, WelcomeV1};
+use crate::meta::{
+    self, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1, PresentV1,
+    ReceiptV1, WelcomeV1,
+};
 use crate::secret::Secret;
-use crate::server::{Frame, MessageFrame};
+use crate::server::{Frame, HistoryHead, MessageFrame, Presence, PresenceChange};
 use crate::wire::{begin_frame, end_frame, flag, kind, len16, put_text16};
+use waspmq_core::settings::Overflow;
 
 pub(super) fn message(frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
     let to = crate::error::prefix(frame.to, usize::from(u16::MAX));
@@ -44,6 +48,7 @@ const fn flags(frame: &MessageFrame<'_>) -> u16 {
         | flag_if(frame.queue.is_some(), flag::QUEUE)
         | flag_if(frame.attempt.is_some(), flag::ATTEMPT)
         | flag_if(frame.from.is_some(), flag::FROM)
+        | flag_if(frame.wants_ack, flag::ACK)
 }
 
 pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
@@ -81,12 +86,70 @@ pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
             },
             out,
         ),
-        Frame::Overflow(frame) => meta::write(OverflowV1 { to: &frame.to, dropped: frame.dropped }, out),
+        Frame::Overflow(frame) => {
+            meta::write(OverflowV1 { to: &frame.to, dropped: frame.dropped }, out);
+            meta::write(OverflowMoreV1 { action: frame.action.map(Overflow::as_str) }, out);
+        }
+        Frame::Presence(frame) => presence(frame, out),
+        Frame::PresenceChange(frame) => presence_change(frame, out),
+        Frame::Read(frame) => {
+            let upto = frame.upto.to_string();
+            meta::write(MarkV1 { of: &frame.of, upto: &upto, unread: frame.unread }, out);
+        }
         Frame::Goaway(frame) => {
             meta::write(GoawayV1 { reason: &frame.reason, reconnect_ms: frame.reconnect_ms }, out);
         }
         Frame::Pong => {}
     }
+    end_frame(out, start);
+}
+
+fn presence(frame: &Presence, out: &mut Vec<u8>) {
+    let (users, more) = frame.bounded();
+    let users = users.iter().map(|user| PresentUserV1 {
+        user: &user.user,
+        online: user.online,
+        sessions: user.sessions,
+        last_seen: user.last_seen_unix_ms,
+        seq: user.seq,
+    });
+    let body = PresentV1 { reference: frame.reference, of: Some(&frame.of), users: users.collect(), more };
+    meta::write(body, out);
+}
+
+fn presence_change(frame: &PresenceChange, out: &mut Vec<u8>) {
+    let user = PresentUserV1 {
+        user: &frame.user,
+        online: frame.online,
+        sessions: 0,
+        last_seen: frame.last_seen_unix_ms,
+        seq: frame.seq,
+    };
+    meta::write(PresentV1 { reference: None, of: None, users: vec![user], more: false }, out);
+}
+
+/// The messages are written first, as only then their length is known, and the fields are put before them.
+pub(super) fn history<'a>(
+    head: &HistoryHead<'_>,
+    messages: impl Iterator<Item = MessageFrame<'a>>,
+    out: &mut Vec<u8>,
+) {
+    let start = begin_frame(out, kind::PAGE);
+    let body_start = out.len();
+    for frame in messages {
+        message(&frame, out);
+    }
+    let page = PageV1 {
+        reference: head.reference,
+        of: head.of,
+        more: head.more,
+        gap: head.gap,
+        unread: head.unread,
+        messages_bytes: u32::try_from(out.len() - body_start).unwrap_or(u32::MAX),
+    };
+    let mut fields = Vec::new();
+    meta::write(page, &mut fields);
+    drop(out.splice(body_start..body_start, fields));
     end_frame(out, start);
 }
 
@@ -97,6 +160,8 @@ const fn kind_of(frame: &Frame) -> u8 {
         Frame::Ok { .. } => kind::OK,
         Frame::Error { .. } => kind::ERROR,
         Frame::Overflow(_) => kind::OVERFLOW,
+        Frame::Presence(_) | Frame::PresenceChange(_) => kind::PRESENT,
+        Frame::Read(_) => kind::MARK,
         Frame::Goaway(_) => kind::GOAWAY,
         Frame::Pong => kind::PONG,
     }

@@ -5,7 +5,8 @@ use super::text::{
 };
 use crate::profile::Content;
 use crate::secret::Secret;
-use crate::server::{Frame, MessageFrame, Receipt, Welcome};
+use crate::server::{Frame, HistoryHead, MessageFrame, Presence, PresenceChange, Receipt, Welcome};
+use waspmq_core::settings::Overflow;
 use waspmq_core::{MessageId, Position, Reject};
 
 pub(super) fn message(frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
@@ -39,6 +40,9 @@ pub(super) fn message(frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
     put_maybe(out, br#","reply_to":"#, frame.reply_to);
     put_maybe(out, br#","queue":"#, frame.queue);
     put_maybe_count(out, br#","attempt":"#, frame.attempt);
+    if frame.wants_ack {
+        out.extend_from_slice(br#","ack":true"#);
+    }
     out.push(b'}');
 }
 
@@ -54,6 +58,15 @@ pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
         Frame::Overflow(frame) => {
             put_field(out, br#"{"type":"overflow","to":"#, &frame.to);
             put_count(out, br#","dropped":"#, frame.dropped);
+            put_maybe(out, br#","action":"#, frame.action.map(Overflow::as_str));
+        }
+        Frame::Presence(frame) => presence(frame, out),
+        Frame::PresenceChange(frame) => presence_change(frame, out),
+        Frame::Read(frame) => {
+            put_field(out, br#"{"type":"read","of":"#, &frame.of);
+            out.extend_from_slice(br#","upto":"#);
+            put_position(out, frame.upto);
+            put_maybe_count(out, br#","unread":"#, frame.unread);
         }
         Frame::Goaway(frame) => {
             put_field(out, br#"{"type":"goaway","reason":"#, &frame.reason);
@@ -92,6 +105,61 @@ fn error(reference: Option<u64>, reject: &Reject, out: &mut Vec<u8>) {
     put_field(out, br#","name":"#, reject.code.name());
     put_field(out, br#","message":"#, &reject.message);
     put_count(out, br#","retry_ms":"#, reject.retry_ms);
+}
+
+fn presence(frame: &Presence, out: &mut Vec<u8>) {
+    let (users, more) = frame.bounded();
+    out.extend_from_slice(br#"{"type":"presence""#);
+    put_maybe_count(out, br#","ref":"#, frame.reference);
+    put_field(out, br#","of":"#, &frame.of);
+    out.extend_from_slice(br#","users":["#);
+    for (index, user) in users.iter().enumerate() {
+        put_separator(out, index);
+        put_field(out, br#"{"user":"#, &user.user);
+        out.extend_from_slice(br#","online":"#);
+        out.extend_from_slice(word(user.online));
+        put_count(out, br#","sessions":"#, user.sessions);
+        put_maybe_count(out, br#","last_seen":"#, user.last_seen_unix_ms);
+        put_count(out, br#","seq":"#, user.seq);
+        out.push(b'}');
+    }
+    out.extend_from_slice(br#"],"more":"#);
+    out.extend_from_slice(word(more));
+}
+
+fn presence_change(frame: &PresenceChange, out: &mut Vec<u8>) {
+    put_field(out, br#"{"type":"presence","user":"#, &frame.user);
+    out.extend_from_slice(br#","online":"#);
+    out.extend_from_slice(word(frame.online));
+    put_maybe_count(out, br#","last_seen":"#, frame.last_seen_unix_ms);
+    put_count(out, br#","seq":"#, frame.seq);
+}
+
+pub(super) fn history<'a>(
+    head: &HistoryHead<'_>,
+    messages: impl Iterator<Item = MessageFrame<'a>>,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(br#"{"type":"history""#);
+    put_maybe_count(out, br#","ref":"#, head.reference);
+    put_field(out, br#","of":"#, head.of);
+    out.extend_from_slice(br#","messages":["#);
+    for (index, frame) in messages.enumerate() {
+        put_separator(out, index);
+        message(&frame, out);
+    }
+    out.extend_from_slice(br#"],"more":"#);
+    out.extend_from_slice(word(head.more));
+    out.extend_from_slice(br#","gap":"#);
+    out.extend_from_slice(word(head.gap));
+    put_maybe_count(out, br#","unread":"#, head.unread);
+    out.push(b'}');
+}
+
+fn put_separator(out: &mut Vec<u8>, index: usize) {
+    if index > 0 {
+        out.push(b',');
+    }
 }
 
 pub(super) fn put_id(out: &mut Vec<u8>, id: MessageId) {

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use waspmq_core::Code;
-use waspmq_protocol::limits::{BAD_FRAMES_MAX, ERROR_TEXT_BYTES_MAX, LIST_ITEMS_MAX};
+use waspmq_protocol::limits::{
+    BAD_FRAMES_MAX, ERROR_TEXT_BYTES_MAX, HISTORY_MESSAGES_MAX, LIST_ITEMS_MAX, PRESENCE_USERS_MAX,
+};
+use waspmq_protocol::server::{self, Presence, Received, UserPresence};
 use waspmq_protocol::{Profile, decode, encode};
 
 use crate::vectors;
@@ -117,6 +120,86 @@ fn lists_and_headers_end_at_their_bound() {
     };
     assert!(decode::json(headers(64).as_bytes()).is_ok());
     assert_eq!(code(decode::json(headers(65).as_bytes())), Code::InvalidFrame);
+}
+
+/// The longest answer there is can be read in both profiles; a longer list is cut and says so.
+#[test]
+fn presence_answers_end_at_their_bound() {
+    let user = |number: usize| UserPresence {
+        user: format!("{number:0>256}"),
+        online: true,
+        sessions: u32::MAX,
+        last_seen_unix_ms: Some(u64::MAX),
+        seq: u64::MAX,
+    };
+    for (count, more) in [(PRESENCE_USERS_MAX, false), (PRESENCE_USERS_MAX + 1, true)] {
+        let presence = Presence {
+            reference: Some(1),
+            of: "all".into(),
+            users: (0..count).map(user).collect(),
+            more: false,
+        };
+        for profile in Profile::ALL {
+            let mut bytes = Vec::new();
+            encode::control(profile, &server::Frame::Presence(presence.clone()), &mut bytes);
+            let (received, _) = match profile {
+                Profile::Json => decode::server_json(&bytes),
+                Profile::Binary => decode::server_binary(&bytes),
+            }
+            .unwrap();
+            let Received::Presence(found) = received else { panic!("{received:?}") };
+            assert_eq!((found.users.len(), found.more), (PRESENCE_USERS_MAX, more));
+            assert_eq!(found.users[..], presence.users[..PRESENCE_USERS_MAX]);
+        }
+    }
+}
+
+#[test]
+fn answers_that_lie_are_refused() {
+    let json = |text: String| {
+        let error = decode::server_json(text.as_bytes()).unwrap_err();
+        assert!(error.to_string().len() <= ERROR_TEXT_BYTES_MAX + 32, "{error}");
+        error.to_string()
+    };
+    let history = |messages: &str| {
+        json(format!(r#"{{"type":"history","of":"all","messages":{messages},"more":false,"gap":false}}"#))
+    };
+    assert!(history("5").contains("`messages`"));
+    assert!(history("[5]").contains("something else than an object"));
+    assert!(history("[[]]").contains("something else than an object"));
+    assert!(history("[{}]").contains("missing field"));
+    let many = vec!["1"; HISTORY_MESSAGES_MAX + 1].join(",");
+    assert!(history(&format!("[{many}]")).contains("at most 1000"));
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    assert!(history(&deep).contains("something else than an object"));
+    let users =
+        |users: &str| json(format!(r#"{{"type":"presence","of":"all","users":{users},"more":false}}"#));
+    assert!(users("{}").contains("`users`"));
+    assert!(users("[null]").contains("something else than an object"));
+    assert!(users(r#"[{"user":"a","online":1,"sessions":0,"seq":0}]"#).contains("neither true nor false"));
+    assert!(json(r#"{"type":"presence"}"#.to_owned()).contains("missing field `user`"));
+
+    // A page whose messages are said to be longer than the frame, and one that holds a pong.
+    let page = |messages_bytes: u8, rest: &[u8]| {
+        let mut bytes = vec![0x8a, 1, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 0, messages_bytes];
+        bytes.extend_from_slice(rest);
+        let body_len = u32::try_from(bytes.len() - 6).unwrap();
+        bytes[2..6].copy_from_slice(&body_len.to_le_bytes());
+        decode::server_binary(&bytes)
+    };
+    assert!(page(0, b"").is_ok());
+    assert!(page(1, b"").unwrap_err().to_string().contains("longer than the frame"));
+    assert!(page(6, b"\x89\x01\0\0\0\0").unwrap_err().to_string().contains("something else than a message"));
+    assert!(page(3, b"\x82\x01\0").is_err());
+    // A message of a later body version is skipped.
+    assert!(
+        matches!(page(6, b"\x82\x02\0\0\0\0"), Ok((Received::History(page), _)) if page.messages.is_empty())
+    );
+    // A list of 2^60 users is refused before memory is taken for it.
+    let mut users = vec![0x87, 1, 12, 0, 0, 0, 0, 0, 0xfd];
+    users.extend_from_slice(&(1_u64 << 60).to_le_bytes());
+    users.push(0);
+    assert!(decode::server_binary(&users).is_err());
 }
 
 #[test]

@@ -79,6 +79,10 @@ fn protocol_page_states_the_bounds() {
         ("`key`, `dedup`", core::KEY_BYTES_MAX),
         ("binary control body", own::CONTROL_BYTES_MAX),
         ("list entries", own::LIST_ITEMS_MAX),
+        ("history messages", own::HISTORY_MESSAGES_MAX),
+        ("history bytes", own::HISTORY_BYTES_MAX),
+        ("presence users", own::PRESENCE_USERS_MAX),
+        ("unread", own::UNREAD_MAX as usize),
         ("bad frames", own::BAD_FRAMES_MAX),
     ] {
         assert!(page.contains(&format!("| {name} | {value} |")), "| {name} | {value} |");

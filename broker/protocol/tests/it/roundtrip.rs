@@ -3,9 +3,13 @@
 use proptest::option::of;
 use proptest::prelude::*;
 use std::borrow::Cow;
+use waspmq_core::settings::Overflow as OverflowAction;
 use waspmq_core::{Code, MessageId, Position, Reject, Stream};
 use waspmq_protocol::client::{Acked, Connect, Frame, Publish, Resume};
-use waspmq_protocol::server::{self, Goaway, Message, MessageFrame, Overflow, Receipt, Received, Welcome};
+use waspmq_protocol::server::{
+    self, Goaway, History, HistoryHead, Message, MessageFrame, Overflow, Presence, PresenceChange, Read,
+    Receipt, Received, UserPresence, Welcome,
+};
 use waspmq_protocol::{Content, HeaderBlock, Level, Profile, Secret, decode, encode};
 
 type Text = Cow<'static, str>;
@@ -135,20 +139,68 @@ fn control() -> impl Strategy<Value = server::Frame> {
         }),
         of(any::<u64>()).prop_map(|reference| server::Frame::Ok { reference }),
         (of(any::<u64>()), reject).prop_map(|(reference, reject)| server::Frame::Error { reference, reject }),
-        (string(), any::<u64>()).prop_map(|(to, dropped)| server::Frame::Overflow(Overflow { to, dropped })),
+        (string(), any::<u64>(), of(prop::sample::select(OverflowAction::ALL.to_vec())))
+            .prop_map(|(to, dropped, action)| server::Frame::Overflow(Overflow { to, dropped, action })),
+        (of(any::<u64>()), string(), prop::collection::vec(user(), 0..4), any::<bool>()).prop_map(
+            |(reference, of, users, more)| {
+                server::Frame::Presence(Presence { reference, of, users, more })
+            }
+        ),
+        user().prop_map(|UserPresence { user, online, last_seen_unix_ms, seq, .. }| {
+            server::Frame::PresenceChange(PresenceChange { user, online, last_seen_unix_ms, seq })
+        }),
+        (string(), position(), of(any::<u32>())).prop_map(|(of, upto, unread)| server::Frame::Read(Read {
+            of,
+            upto,
+            unread
+        })),
         (string(), any::<u32>())
             .prop_map(|(reason, reconnect_ms)| server::Frame::Goaway(Goaway { reason, reconnect_ms })),
         Just(server::Frame::Pong),
     ]
 }
 
+fn user() -> impl Strategy<Value = UserPresence> {
+    (text(), any::<bool>(), any::<u32>(), of(any::<u64>()), any::<u64>()).prop_map(
+        |(user, online, sessions, last_seen_unix_ms, seq)| UserPresence {
+            user: user.into_owned(),
+            online,
+            sessions,
+            last_seen_unix_ms,
+            seq,
+        },
+    )
+}
+
+fn history() -> impl Strategy<Value = History> {
+    let head = (of(any::<u64>()), text(), any::<bool>(), any::<bool>(), of(any::<u32>()));
+    (head, prop::collection::vec(message(), 0..4)).prop_map(
+        |((reference, of, more, gap, unread), messages)| History {
+            reference,
+            of: of.into_owned(),
+            messages,
+            more,
+            gap,
+            unread,
+        },
+    )
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let string = || text().prop_map(Cow::into_owned);
     let place = (id(), string(), of(string()), position());
-    let options = (of(string()), any::<u8>(), of(string()), of(string()), of(any::<u16>()), any::<u64>());
+    let options = (
+        of(string()),
+        any::<u8>(),
+        of(string()),
+        of(string()),
+        of(any::<u16>()),
+        any::<u64>(),
+        any::<bool>(),
+    );
     (place, body(), headers(), options).prop_map(|(place, (content, payload), headers, options)| {
         let (id, to, from, position) = place;
-        let (key, priority, reply_to, queue, attempt, unix_ms) = options;
+        let (key, priority, reply_to, queue, attempt, unix_ms, wants_ack) = options;
         let headers =
             headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
         Message {
@@ -164,31 +216,56 @@ fn message() -> impl Strategy<Value = Message> {
             reply_to,
             queue,
             attempt,
+            wants_ack,
             unix_ms,
         }
     })
 }
 
 fn encode_message(profile: Profile, message: &Message) -> Vec<u8> {
-    let (mut block, mut out) = (Vec::new(), Vec::new());
+    let mut out = Vec::new();
+    encode::message(profile, &borrowed(message, &block(message)), &mut out);
+    out
+}
+
+fn encode_history(profile: Profile, history: &History) -> Vec<u8> {
+    let head = HistoryHead {
+        reference: history.reference,
+        of: &history.of,
+        more: history.more,
+        gap: history.gap,
+        unread: history.unread,
+    };
+    let blocks: Vec<_> = history.messages.iter().map(block).collect();
+    let messages = history.messages.iter().zip(&blocks).map(|(message, block)| borrowed(message, block));
+    let mut out = b"before".to_vec();
+    encode::history(profile, &head, messages, &mut out);
+    out.split_off(6)
+}
+
+fn block(message: &Message) -> Vec<u8> {
+    let mut block = Vec::new();
     HeaderBlock::encode(&message.headers, &mut block).unwrap();
-    let frame = MessageFrame {
+    block
+}
+
+fn borrowed<'a>(message: &'a Message, block: &'a [u8]) -> MessageFrame<'a> {
+    MessageFrame {
         id: message.id,
         to: &message.to,
         from: message.from.as_deref(),
         position: message.position,
         content: message.content,
         payload: &message.payload,
-        headers: HeaderBlock::from_encoded(&block),
+        headers: HeaderBlock::from_encoded(block),
         key: message.key.as_deref(),
         priority: message.priority,
         reply_to: message.reply_to.as_deref(),
         queue: message.queue.as_deref(),
         attempt: message.attempt,
+        wants_ack: message.wants_ack,
         unix_ms: message.unix_ms,
-    };
-    encode::message(profile, &frame, &mut out);
-    out
+    }
 }
 
 fn received(profile: Profile, bytes: &[u8]) -> (Received, usize) {
@@ -235,6 +312,18 @@ proptest! {
         for profile in Profile::ALL {
             let out = encode_message(profile, &message);
             prop_assert_eq!(received(profile, &out), (Received::Message(message.clone()), out.len()));
+            if profile == Profile::Json {
+                prop_assert!(!out.contains(&b'\n'));
+                prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn histories(history in history()) {
+        for profile in Profile::ALL {
+            let out = encode_history(profile, &history);
+            prop_assert_eq!(received(profile, &out), (Received::History(history.clone()), out.len()));
             if profile == Profile::Json {
                 prop_assert!(!out.contains(&b'\n'));
                 prop_assert!(serde_json::from_slice::<serde_json::Value>(&out).is_ok());

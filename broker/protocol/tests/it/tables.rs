@@ -68,17 +68,21 @@ fn frames_of_the_contract() {
 {"type":"message","id":"01a0c41b780000000102000000000001","to":"user/bob","from":"alice","pos":"s3e1:57","payload":{"text":"hi"},"headers":{"k":"v"},"ts":1790000000000}
 {"type":"receipt","ref":1,"id":"01a0c41b780000000102000000000001","level":"delivered","recipients":1}
 {"type":"ok","ref":2}   {"type":"error","ref":1,"code":1403,"name":"forbidden","message":"…","retry_ms":0}
-{"type":"overflow","to":"topic/ticks","dropped":17}   {"type":"presence","of":"x"}   {"type":"goaway","reason":"drain","reconnect_ms":1500}   {"type":"pong"}
+{"type":"overflow","to":"topic/ticks","dropped":17}   {"type":"overflow","to":"topic/ticks","dropped":17,"action":"drop_oldest"}   {"type":"overflow","to":"topic/ticks","dropped":1,"action":"new"}
+{"type":"history","ref":6,"of":"group/eng","messages":[{"type":"message","id":"01a0c41b780000000102000000000001","to":"group/eng","pos":"s3e1:57","payload":1,"ts":1,"ack":true}],"more":true,"gap":false,"unread":3}
+{"type":"presence","ref":7,"of":"group/eng","users":[{"user":"bob","online":true,"sessions":2,"last_seen":1790000000000,"seq":12}],"more":false}
+{"type":"presence","user":"bob","online":false,"last_seen":1790000000000,"seq":13}   {"type":"read","of":"group/eng","upto":"s3e1:40","unread":0}
+{"type":"goaway","reason":"drain","reconnect_ms":1500}   {"type":"pong"}
 "#;
     let mut rest = server.as_bytes();
     let mut count = 0;
     while !rest.is_empty() {
         let (received, consumed) = decode::server_json(rest).unwrap();
-        assert_eq!(matches!(received, Received::Unknown { .. }), count == 6, "{received:?}");
+        assert!(!matches!(received, Received::Unknown { .. }), "{received:?}");
         rest = &rest[consumed..];
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 14);
 }
 
 #[test]
@@ -350,12 +354,13 @@ fn clients_ignore_what_they_do_not_know() {
         assert!(matches!(received, Received::Unknown { .. }), "{received:?}");
         assert_eq!(consumed, bytes.len());
     };
-    unknown(&frame(0x87, 1, b"presence"));
+    unknown(&frame(0x8f, 1, b"of tomorrow"));
+    unknown(&frame(0x8a, 2, b"a history of tomorrow"));
     unknown(&frame(0xff, 1, &[]));
     unknown(&frame(0x82, 2, b"a message of tomorrow"));
-    let text = br#"{"type":"presence","to":{"other":"shape"}} {"type":"pong"}"#;
+    let text = br#"{"type":"weather","to":{"other":"shape"}} {"type":"pong"}"#;
     let (received, consumed) = decode::server_json(text).unwrap();
-    assert_eq!(received, Received::Unknown { kind: "presence".into() });
+    assert_eq!(received, Received::Unknown { kind: "weather".into() });
     assert_eq!(decode::server_json(&text[consumed..]).unwrap().0, Received::Pong);
     let (received, _) =
         decode::server_json(br#"{"type":"error","code":3999,"name":"new","message":"m"}"#).unwrap();

@@ -6,9 +6,13 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::Path;
+use waspmq_core::settings::Overflow as OverflowAction;
 use waspmq_core::{Code, MessageId, Position, Reject, Stream};
 use waspmq_protocol::client::{Acked, Connect, Frame, Publish, Resume};
-use waspmq_protocol::server::{self, Goaway, Message, MessageFrame, Overflow, Receipt, Received, Welcome};
+use waspmq_protocol::server::{
+    self, Goaway, History, HistoryHead, Message, MessageFrame, Overflow, Presence, PresenceChange, Read,
+    Receipt, Received, UserPresence, Welcome,
+};
 use waspmq_protocol::{Content, HeaderBlock, Level, Profile, Secret, decode, encode};
 
 const ID: MessageId =
@@ -129,10 +133,53 @@ fn control_examples() -> Vec<(&'static str, server::Frame)> {
         ("ok", server::Frame::Ok { reference: Some(2) }),
         ("error", server::Frame::Error { reference: Some(1), reject: reject.clone() }),
         ("error without ref", server::Frame::Error { reference: None, reject }),
-        ("overflow", server::Frame::Overflow(Overflow { to: "topic/ticks".into(), dropped: 17 })),
+        (
+            "overflow",
+            server::Frame::Overflow(Overflow { to: "topic/ticks".into(), dropped: 17, action: None }),
+        ),
+        (
+            "overflow with action",
+            server::Frame::Overflow(Overflow {
+                to: "topic/ticks".into(),
+                dropped: 17,
+                action: Some(OverflowAction::DropOldest),
+            }),
+        ),
+        ("presence", server::Frame::Presence(presence_example())),
+        (
+            "presence change",
+            server::Frame::PresenceChange(PresenceChange {
+                user: "bob".into(),
+                online: false,
+                last_seen_unix_ms: Some(1_790_000_000_000),
+                seq: 13,
+            }),
+        ),
+        ("read", server::Frame::Read(Read { of: "group/eng".into(), upto: POSITION, unread: Some(0) })),
         ("goaway", server::Frame::Goaway(Goaway { reason: "drain".into(), reconnect_ms: 1_500 })),
         ("pong", server::Frame::Pong),
     ]
+}
+
+fn presence_example() -> Presence {
+    let bob = UserPresence {
+        user: "bob".into(),
+        online: true,
+        sessions: 2,
+        last_seen_unix_ms: Some(1_790_000_000_000),
+        seq: 12,
+    };
+    let carol =
+        UserPresence { user: "carol".into(), online: false, sessions: 0, last_seen_unix_ms: None, seq: 0 };
+    Presence { reference: Some(7), of: "group/eng".into(), users: vec![bob, carol], more: false }
+}
+
+/// A full answer with every message example, and one with nothing.
+fn history_examples() -> [(&'static str, HistoryHead<'static>, Vec<MessageFrame<'static>>); 2] {
+    let full = HistoryHead { reference: Some(6), of: "group/eng", more: true, gap: true, unread: Some(3) };
+    let nothing = HistoryHead { reference: None, of: "all", more: false, gap: false, unread: None };
+    let messages = message_examples().into_iter().map(|(_, message)| message).collect();
+    [("history", full, messages), ("history of nothing", nothing, Vec::new())]
 }
 
 fn message_examples() -> Vec<(&'static str, MessageFrame<'static>)> {
@@ -149,6 +196,7 @@ fn message_examples() -> Vec<(&'static str, MessageFrame<'static>)> {
         reply_to: None,
         queue: None,
         attempt: None,
+        wants_ack: false,
         unix_ms: 1_790_000_000_000,
     };
     let full = MessageFrame {
@@ -161,14 +209,16 @@ fn message_examples() -> Vec<(&'static str, MessageFrame<'static>)> {
         reply_to: Some("user/alice"),
         queue: Some("workers"),
         attempt: Some(2),
+        wants_ack: true,
         ..plain
     };
-    vec![("message", plain), ("message full", full)]
+    let acked = MessageFrame { wants_ack: true, ..plain };
+    vec![("message", plain), ("message full", full), ("message to be acknowledged", acked)]
 }
 
-fn owned(frame: &MessageFrame<'_>) -> Received {
+fn owned(frame: &MessageFrame<'_>) -> Message {
     let text = |text: Option<&str>| text.map(str::to_owned);
-    Received::Message(Message {
+    Message {
         id: frame.id,
         to: frame.to.to_owned(),
         from: text(frame.from),
@@ -181,8 +231,9 @@ fn owned(frame: &MessageFrame<'_>) -> Received {
         reply_to: text(frame.reply_to),
         queue: text(frame.queue),
         attempt: frame.attempt,
+        wants_ack: frame.wants_ack,
         unix_ms: frame.unix_ms,
-    })
+    }
 }
 
 fn both(encode: impl Fn(Profile, &mut Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
@@ -214,7 +265,19 @@ fn named_server_frames() -> Vec<(&'static str, Received, Vec<u8>, Vec<u8>)> {
     }
     for (name, frame) in message_examples() {
         let (json, binary) = both(|profile, out| encode::message(profile, &frame, out));
-        frames.push((name, owned(&frame), json, binary));
+        frames.push((name, Received::Message(owned(&frame)), json, binary));
+    }
+    for (name, head, messages) in history_examples() {
+        let (json, binary) = both(|profile, out| encode::history(profile, &head, messages.clone(), out));
+        let history = History {
+            reference: head.reference,
+            of: head.of.to_owned(),
+            messages: messages.iter().map(owned).collect(),
+            more: head.more,
+            gap: head.gap,
+            unread: head.unread,
+        };
+        frames.push((name, Received::History(history), json, binary));
     }
     frames
 }
@@ -296,9 +359,39 @@ fn trailing_bytes_of_control_bodies_are_skipped() {
         }
     }
     for (received, _, binary) in server_frames() {
-        if !matches!(received, Received::Message(_)) {
+        if !matches!(received, Received::Message(_) | Received::History(_)) {
             let bytes = longer(&binary);
             assert_eq!(decode::server_binary(&bytes).unwrap(), (received, bytes.len()));
         }
     }
+}
+
+/// In a history answer the messages come last, so a later revision appends in front of them.
+#[test]
+fn appended_fields_of_a_history_answer_are_skipped() {
+    let mut seen = 0;
+    for (received, _, binary) in server_frames() {
+        let Received::History(history) = &received else { continue };
+        let mut messages = Vec::new();
+        for (_, frame) in message_examples().iter().take(history.messages.len()) {
+            encode::message(Profile::Binary, frame, &mut messages);
+        }
+        let mut bytes = binary.clone();
+        let at = bytes.len() - messages.len();
+        assert_eq!(bytes[at..], messages);
+        bytes.splice(at..at, *b"\x01appended");
+        let body_len = u32::try_from(bytes.len() - 6).unwrap();
+        bytes[2..6].copy_from_slice(&body_len.to_le_bytes());
+        assert_eq!(decode::server_binary(&bytes).unwrap(), (received, bytes.len()));
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
+
+/// An overflow as brokers wrote it before it had an action.
+#[test]
+fn an_overflow_without_the_appended_field_is_read() {
+    let bytes = b"\x86\x01\x0d\0\0\0\x0btopic/ticks\x11";
+    let overflow = Overflow { to: "topic/ticks".into(), dropped: 17, action: None };
+    assert_eq!(decode::server_binary(bytes).unwrap(), (Received::Overflow(overflow), bytes.len()));
 }

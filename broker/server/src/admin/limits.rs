@@ -42,6 +42,35 @@ pub const PUBLISH_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 3 * 4 + HEADER_BYTES_MA
 pub const PAGE_ITEMS_MAX: usize = 1_000;
 pub const PAGE_ITEMS_DEFAULT: usize = 100;
 
+/// Bytes of stored messages from which a page of them ends. More: the rest is on the next page. An answer may hold
+/// a third more, as base64, and one message beyond.
+pub const STORED_PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Dead letters read from the store at once; each may have a payload.
+pub const LETTERS_READ: usize = 32;
+
+/// Dead letters that one request passes over. More: the page ends, and its `next` goes on.
+pub const LETTERS_SCANNED_MAX: usize = 10_000;
+
+/// Dead letters that one request publishes anew or removes. More: they stay, and the answer says `more`.
+pub const LETTERS_CHANGED_MAX: usize = 1_000;
+
+/// Letters that were not accepted anew and are told one by one. More: only counted.
+pub const FAILURES_TOLD_MAX: usize = 10;
+
+/// How long before an id's time its message is looked for in a history: messages that were read together have the
+/// time of the first.
+pub const HISTORY_SEARCH_BEFORE_MS: u64 = 100;
+
+/// Pages of a history that are looked through for one message. More: it is not found.
+pub const HISTORY_SEARCH_PAGES_MAX: usize = 8;
+
+/// Devices of a user whose cursors are looked at for one message. More: left out.
+pub const CURSORS_MAX: usize = 64;
+
+/// Time for a published message to reach its level. Longer: 504, and the delivery goes on.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(110);
+
 /// Bytes of a refusal's text that is taken over into its problem document. More: left out.
 pub const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 
@@ -51,6 +80,10 @@ pub const PRIORITY_MAX: u8 = 9;
 const _: () = assert!(
     waspmq_policy::limits::CONFIG_BYTES_MAX < DOCUMENT_BYTES_MAX,
     "a policy document with the largest configuration must fit"
+);
+const _: () = assert!(
+    PUBLISH_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),
+    "a slow recipient is told apart from a slow broker"
 );
 const _: () = assert!(
     BODY_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),

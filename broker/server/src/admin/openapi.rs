@@ -2,7 +2,10 @@
 //! in the repository; a test compares the two.
 
 use super::problem::{self, ProblemDocument};
-use super::{Handlers, Shared, groups, health, home, plugins, policies, publish, sessions};
+use super::{
+    Handlers, Shared, dead_letters, groups, health, history, home, messages, plugins, policies, publish,
+    sessions, users,
+};
 use axum::http::StatusCode;
 use axum::response::Response;
 use std::sync::Arc;
@@ -46,8 +49,15 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(health::status))
         .routes(routes!(openapi))
         .routes(routes!(publish::publish))
+        .routes(routes!(messages::show))
+        .routes(routes!(history::show))
+        .routes(routes!(dead_letters::list, dead_letters::purge_all))
+        .routes(routes!(dead_letters::requeue_all))
+        .routes(routes!(dead_letters::show, dead_letters::purge))
+        .routes(routes!(dead_letters::requeue))
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::show, sessions::close))
+        .routes(routes!(users::show))
         .routes(routes!(groups::list))
         .routes(routes!(groups::show, groups::create, groups::remove))
         .routes(routes!(groups::members))
@@ -60,9 +70,17 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(policies::rollback))
 }
 
+/// The endpoints as they are described: a parameter that takes slashes has the router's asterisk there no more.
+fn described() -> utoipa::openapi::OpenApi {
+    let mut api = endpoints().into_openapi();
+    let paths = std::mem::take(&mut api.paths.paths);
+    api.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    api
+}
+
 /// The whole description. What every operation may answer besides its own, a problem document, is added here.
 pub(crate) fn describe() -> utoipa::openapi::OpenApi {
-    let mut api = endpoints().into_openapi();
+    let mut api = described();
     let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
     let refusal = ResponseBuilder::new()
         .description("a refusal: any status of 400 and above")
@@ -80,7 +98,7 @@ pub(crate) fn describe() -> utoipa::openapi::OpenApi {
 
 /// `METHOD /path` of every endpoint.
 pub(crate) fn list() -> Vec<String> {
-    let api = endpoints().into_openapi();
+    let api = described();
     let mut found = Vec::new();
     for (path, item) in &api.paths.paths {
         let methods =

@@ -149,10 +149,16 @@ impl From<Reject> for Problem {
             Code::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Code::NotSupported => StatusCode::NOT_IMPLEMENTED,
-            Code::Overloaded | Code::Draining | Code::PolicyFailed => StatusCode::SERVICE_UNAVAILABLE,
-            Code::GroupFull | Code::TooManyGroups | Code::TooManySessions | Code::NoRecipients => {
-                StatusCode::CONFLICT
+            Code::Overloaded | Code::Draining | Code::PolicyFailed | Code::StorageFailed => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
+            Code::NotDelivered | Code::Expired => StatusCode::GATEWAY_TIMEOUT,
+            Code::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
+            Code::NotStored
+            | Code::GroupFull
+            | Code::TooManyGroups
+            | Code::TooManySessions
+            | Code::NoRecipients => StatusCode::CONFLICT,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
         let retry_ms = (reject.retry_ms > 0).then_some(reject.retry_ms);

@@ -2,7 +2,7 @@
 
 use super::problem::{self, Problem};
 use super::{Handlers, body, limits};
-use crate::control::Publication;
+use crate::control::{Publication, Published as Reached};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use std::fmt;
 use utoipa::ToSchema;
 use waspmq_core::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
-use waspmq_core::{Address, Code};
+use waspmq_core::{Address, Code, Level};
 use waspmq_protocol::HeaderBlock;
 use waspmq_protocol::payload::validate_json;
 
@@ -44,12 +44,23 @@ pub(crate) struct Wanted {
     #[serde(default)]
     #[schema(maximum = 9)]
     priority: u8,
+    /// How far the message must get before the answer comes: `accepted`, `stored` or `delivered`.
+    #[serde(default)]
+    ack: Option<String>,
+    /// Milliseconds after which the message is of no more use.
+    #[serde(default)]
+    ttl_ms: Option<u64>,
+    /// Milliseconds to wait before it is delivered.
+    #[serde(default)]
+    delay_ms: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 struct Published {
     /// 32 hexadecimal digits.
     id: String,
+    /// The level that was reached.
+    level: String,
     /// Users the message was enqueued for, and queue members.
     recipients: u32,
 }
@@ -87,15 +98,23 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Publishes a message. `recipients` is how many it was enqueued for, not how many have it.
+/// Publishes a message. The answer comes when the level that `ack` asks for is reached, or cannot be: `not_delivered` and
+/// `expired` are 504. At level `accepted`, `recipients` is how many it was enqueued for, not how many have it.
 #[utoipa::path(
     post, path = "/v1/publish", tag = "messages", request_body = Wanted,
-    responses((status = 200, body = Published), (status = 413), (status = 422), (status = 503))
+    responses((status = 200, body = Published), (status = 409), (status = 413), (status = 422), (status = 503), (status = 504), (status = 507))
 )]
 pub(crate) async fn publish(State(shared): Handlers, request: Request) -> Result<Response, Problem> {
     let wanted: Wanted = body::document(request, limits::PUBLISH_BYTES_MAX).await?;
-    let published = shared.state.control.publish(check(wanted)?).await?;
-    let published = Published { id: published.id.to_string(), recipients: published.recipients };
+    let publishing = shared.state.control.publish(check(wanted)?);
+    let published = tokio::time::timeout(limits::PUBLISH_TIMEOUT, publishing).await.map_err(|_| {
+        let seconds = limits::PUBLISH_TIMEOUT.as_secs();
+        let detail =
+            format!("the message was accepted and has not reached its level within {seconds} s; it is still on its way");
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail)
+    })??;
+    let Reached { id, level, recipients } = published;
+    let published = Published { id: id.to_string(), level: level.as_str().to_owned(), recipients };
     Ok(problem::json(StatusCode::OK, &published))
 }
 
@@ -121,13 +140,25 @@ fn check(wanted: Wanted) -> Result<Publication, Problem> {
     if wanted.priority > limits::PRIORITY_MAX {
         return Err(invalid("priority", format!("priority must be 0 to {}", limits::PRIORITY_MAX)));
     }
+    let level = match wanted.ack.as_deref() {
+        None => Level::Accepted,
+        Some(text) => Level::parse(text)
+            .filter(|&level| level > Level::None)
+            .ok_or_else(|| invalid("ack", format!("ack: {text:?} is not accepted, stored or delivered")))?,
+    };
     Ok(Publication {
         to,
+        from: None,
         payload,
         is_json,
         headers: wanted.headers.0,
         key: wanted.key,
         priority: wanted.priority,
+        level,
+        ttl_ms: wanted.ttl_ms,
+        delay_ms: wanted.delay_ms,
+        reply_to: String::new(),
+        answers_early: false,
     })
 }
 

@@ -1,5 +1,7 @@
 //! The router as a client meets it, and the listener's bounds over loopback.
 
+mod messages;
+
 use super::guard::Peer;
 use super::*;
 use crate::clock::Clock;
@@ -15,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 use waspmq_core::registry::{Registry, Session, SessionEntry};
-use waspmq_core::{Close, MessageId, Name, SessionId};
+use waspmq_core::{Close, Level, MessageId, Name, SessionId};
 use waspmq_policy::{Host, HostOptions};
 
 const TOKEN: &str = "test-token";
@@ -23,13 +25,18 @@ const LOOPBACK: &str = "127.0.0.1:50000";
 const ELSEWHERE: &str = "192.0.2.1:50000";
 
 pub(crate) fn control() -> Control {
+    let (clock, mailboxes) = (Clock::new(), Arc::new(Mailboxes::new(2)));
+    let (store, journal) = crate::storage::in_memory(clock, &mailboxes);
     Control {
-        clock: Clock::new(),
+        clock,
         node: "node-1".into(),
         phase: Arc::new(PhaseCell::default()),
         registry: Arc::new(Registry::new(7, 0)),
         policies: Host::start(HostOptions { workers: 2, policies_max: 2 }).unwrap(),
-        mailboxes: Arc::new(Mailboxes::new(2)),
+        access: Arc::default(),
+        mailboxes,
+        store,
+        journal,
     }
 }
 
@@ -116,8 +123,9 @@ impl Api {
             transport: "websocket+json",
             remote,
             connected_unix_ms: 1_790_000_000_000,
+            is_generated: false,
         };
-        self.control.registry.connect(entry).unwrap();
+        self.control.registry.connect(entry, &*self.control.mailboxes).unwrap();
         id
     }
 }
@@ -219,10 +227,11 @@ async fn bodies_that_a_page_can_send_without_asking_are_refused() {
 #[tokio::test]
 async fn what_is_not_there_is_said() {
     let api = Api::new();
-    let problem = api.call("GET", "/v1/dead-letters").await.problem(404, "no_such_endpoint");
+    let problem = api.call("GET", "/v1/nowhere").await.problem(404, "no_such_endpoint");
     let endpoints = problem["endpoints"].as_array().unwrap();
     assert!(endpoints.contains(&json!("PUT /v1/policies/{name}")), "{problem}");
-    assert_eq!(problem["instance"], "/v1/dead-letters");
+    assert!(endpoints.contains(&json!("GET /v1/history/{address}")), "{problem}");
+    assert_eq!(problem["instance"], "/v1/nowhere");
     let refused = api.call("PATCH", "/v1/groups/eng").await;
     refused.problem(405, "method_not_allowed");
     for method in ["GET", "PUT", "DELETE"] {
@@ -354,11 +363,14 @@ async fn a_message_reaches_the_first_worker_and_its_answer_comes_back() {
         mailbox.woken().await;
         let Some(Entry::Publish { publication, answer }) = mailbox.pop() else { panic!("no publication") };
         let id = MessageId::new(1, 7, 0, 1);
-        answer.send(Ok(Published { id, recipients: 3 })).unwrap();
+        answer.try_send(Ok(Published { id, level: Level::Accepted, recipients: 3 })).unwrap();
         (publication, id)
     };
     let (sent, (publication, id)) = tokio::join!(api.call_with("POST", "/v1/publish", body), answer);
-    assert_eq!((sent.status, sent.json()), (200, json!({"id": id.to_string(), "recipients": 3})));
+    assert_eq!(
+        (sent.status, sent.json()),
+        (200, json!({"id": id.to_string(), "level": "accepted", "recipients": 3}))
+    );
     assert_eq!(publication.payload, b"null");
     assert!(publication.is_json && publication.priority == 9 && publication.key == "k");
     let headers = [("z", "1"), ("a", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -420,7 +432,7 @@ fn operations_have_names_of_their_own() {
     let operations: Vec<&Value> = items.flat_map(|item| item.as_object().unwrap().values()).collect();
     let names: std::collections::BTreeSet<_> =
         operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect();
-    assert_eq!((names.len(), operations.len()), (27, 27), "{names:?}");
+    assert_eq!((names.len(), operations.len()), (36, 36), "{names:?}");
     assert!(api["components"]["schemas"]["Problem"]["properties"]["detail"].is_object());
 }
 

@@ -78,6 +78,41 @@ impl Api {
         self.get_url(&self.url(path))
     }
 
+    pub(super) fn get_query(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
+        self.get_url(&(self.url(path) + &queried(query)))
+    }
+
+    /// Up to `limit` items of a list whose pages name the next one.
+    pub(super) fn get_pages(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        items: &str,
+        limit: u64,
+    ) -> anyhow::Result<Value> {
+        let mut all = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(all.len());
+            let page_limit = left.min(PAGE_ITEMS).to_string();
+            let mut asked: Vec<(&str, &str)> = query.to_vec();
+            asked.push(("limit", &page_limit));
+            if let Some(next) = &next {
+                asked.retain(|(name, _)| *name != "after");
+                asked.push(("after", next));
+            }
+            let url = self.url(path) + &queried(&asked);
+            let mut page = self.get_url(&url)?;
+            let found = page.get_mut(items).map(Value::take);
+            let Some(Value::Array(mut found)) = found else { bail!("the answer of {url} has no `{items}`") };
+            all.append(&mut found);
+            next = page.get("next").and_then(Value::as_str).map(str::to_owned);
+            if next.is_none() || all.len() as u64 >= limit {
+                return Ok(Value::Array(all));
+            }
+        }
+    }
+
     /// Every page of a list; `items` is the list's key in each page's document.
     pub(super) fn get_all(&self, path: &[&str], items: &str) -> anyhow::Result<Value> {
         let mut all = Vec::new();
@@ -116,6 +151,18 @@ impl Api {
 
     pub(super) fn delete(&self, path: &[&str]) -> anyhow::Result<Value> {
         self.read(self.agent.delete(self.url(path)).header("authorization", &self.authorization).call())
+    }
+
+    /// A request without a body.
+    pub(super) fn post_query(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
+        let url = self.url(path) + &queried(query);
+        let request = self.agent.post(url).header("authorization", &self.authorization);
+        self.read(request.send_empty())
+    }
+
+    pub(super) fn delete_query(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
+        let url = self.url(path) + &queried(query);
+        self.read(self.agent.delete(url).header("authorization", &self.authorization).call())
     }
 
     fn get_url(&self, url: &str) -> anyhow::Result<Value> {
@@ -165,6 +212,18 @@ fn escaped(segment: &str) -> String {
     segment.bytes().map(escape).collect()
 }
 
+/// A query with its question mark; nothing for no parameters.
+fn queried(query: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value) in query {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&escaped(value));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +233,13 @@ mod tests {
         let api = Api::new("127.0.0.1:1", "t");
         assert_eq!(api.url(&["groups", "a/b?c ü%"]), "http://127.0.0.1:1/v1/groups/a%2Fb%3Fc%20%C3%BC%25");
         assert_eq!(Api::new("https://x.example/", "t").url(&["status"]), "https://x.example/v1/status");
+    }
+
+    #[test]
+    fn queries_are_escaped() {
+        assert_eq!(queried(&[]), "");
+        let query = [("to", "topic/a.>"), ("after", "01:user/a&b")];
+        assert_eq!(queried(&query), "?to=topic%2Fa.%3E&after=01%3Auser%2Fa%26b");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::DEFAULT_URL;
 use super::failure::Failure;
+use super::identity::Identity;
 use super::output;
 use anyhow::Context;
 use clap::Args;
@@ -19,6 +20,8 @@ A payload that is JSON is sent as it is, other text as a JSON string; --bytes se
 Examples:
   waspmq pub user/bob '{\"text\":\"hi\"}' --as alice
   waspmq pub topic/orders.eu 'created' --header source=shop --key order-7
+  waspmq pub user/bob 'lunch?' --ack delivered --ttl-ms 60000
+  waspmq pub topic/bills '{\"n\":7}' --ack stored --dedup bill-7 --delay-ms 5000
   waspmq pub all - --bytes < picture.png")]
 pub(super) struct Arguments {
     /// user/NAME, group/NAME, topic/TOKENS or all
@@ -26,9 +29,8 @@ pub(super) struct Arguments {
     /// The payload, or - to read it from standard input
     #[arg(allow_hyphen_values = true)]
     payload: String,
-    /// The user to publish as
-    #[arg(long = "as", value_name = "USER", default_value = "cli")]
-    user: String,
+    #[command(flatten)]
+    identity: Identity,
     /// How far the message must get before this command ends
     #[arg(long, value_parser = parse_level, default_value = "accepted", value_name = "none|accepted|stored|delivered")]
     ack: Level,
@@ -41,6 +43,21 @@ pub(super) struct Arguments {
     /// The partition key: in a queue, messages with the same key go to the same member
     #[arg(long)]
     key: Option<String>,
+    /// Publishes with the same key to the same address count once within the broker's window
+    #[arg(long, value_name = "KEY")]
+    dedup: Option<String>,
+    /// Milliseconds after which the message is of no more use
+    #[arg(long, value_name = "MS")]
+    ttl_ms: Option<u64>,
+    /// Milliseconds to wait before it is delivered
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay_ms: u64,
+    /// 0 to 9 (first)
+    #[arg(long, value_name = "0-9", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: u8,
+    /// The address that replies go to
+    #[arg(long, value_name = "ADDRESS")]
+    reply_to: Option<String>,
     /// Send the payload as bytes, whatever it is
     #[arg(long)]
     bytes: bool,
@@ -62,9 +79,14 @@ async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure>
         ack: arguments.ack,
         headers: arguments.headers.clone(),
         key: arguments.key.clone(),
+        dedup: arguments.dedup.clone(),
+        ttl_ms: arguments.ttl_ms,
+        delay_ms: arguments.delay_ms,
+        priority: arguments.priority,
+        reply_to: arguments.reply_to.clone(),
         ..PublishOptions::default()
     };
-    let (client, messages) = Client::builder(&arguments.url).user(&arguments.user).connect().await?;
+    let (client, messages) = arguments.identity.tell(Client::builder(&arguments.url)).connect().await?;
     // Messages to this user are for other programs.
     drop(messages);
     if arguments.ack == Level::None {
@@ -84,7 +106,7 @@ async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure>
 }
 
 /// The bytes that were asked for. One more than may be sent is enough to be told so.
-fn read(payload: &str) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read(payload: &str) -> anyhow::Result<Vec<u8>> {
     if payload != "-" {
         return Ok(payload.as_bytes().to_vec());
     }
@@ -94,7 +116,7 @@ fn read(payload: &str) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn payload(bytes: Vec<u8>, is_bytes: bool) -> Result<Payload, Failure> {
+pub(super) fn payload(bytes: Vec<u8>, is_bytes: bool) -> Result<Payload, Failure> {
     if is_bytes {
         return Ok(Payload::bytes(bytes));
     }
@@ -110,7 +132,7 @@ fn parse_level(text: &str) -> Result<Level, String> {
     Level::parse(text).ok_or_else(|| "expected none, accepted, stored or delivered".to_owned())
 }
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     if name.is_empty() {
         Err("the name is empty".to_owned())

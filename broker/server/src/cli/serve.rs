@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::output;
+use crate::access;
 use crate::broker::{Broker, Stopped};
 use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
 use anyhow::{Context, anyhow};
@@ -19,7 +20,8 @@ use tracing_subscriber::EnvFilter;
 #[command(after_help = "\
 Without configuration: data in ./waspmq-data, listeners on loopback. Environment variables such as
 WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: docs/CONFIG.md.
-SIGTERM and Ctrl-C drain; a second one stops at once.
+SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and applies them
+to live sessions; every other key needs a restart.
 
 Examples:
   waspmq serve
@@ -63,15 +65,43 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything runs, so that a signal in between is not lost.
-    let signals = runtime.block_on(async { Signals::new() }).context("cannot listen for signals")?;
+    let mut signals = runtime.block_on(async { Signals::new() }).context("cannot listen for signals")?;
+    let hangups =
+        runtime.block_on(async { signal(SignalKind::hangup()) }).context("cannot listen for signals")?;
     let broker = Broker::start(&loaded.config)?;
     banner(&broker, &loaded.config);
-    runtime.block_on(serve(broker, signals, Duration::from_millis(u64::from(loaded.config.drain_ms))))
+    let drain = Duration::from_millis(u64::from(loaded.config.drain_ms));
+    runtime.block_on(async {
+        obey_hangups(&broker, &sources, &mut signals, hangups).await;
+        drain_and_stop(broker, signals, drain).await
+    })
 }
 
-/// Waits for a signal, then for the broker's stop or another signal.
-async fn serve(broker: Broker, mut signals: Signals, drain: Duration) -> Result<(), Failure> {
-    signals.next().await;
+/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access.
+async fn obey_hangups(broker: &Broker, sources: &Sources, signals: &mut Signals, mut hangups: Signal) {
+    loop {
+        // Biased: a stop is seen at once; both branches are cancel-safe.
+        tokio::select! {
+            biased;
+            () = signals.next() => return,
+            Some(()) = hangups.recv() => reload_access(broker, sources),
+        }
+    }
+}
+
+/// A configuration that is not valid as a whole changes nothing.
+fn reload_access(broker: &Broker, sources: &Sources) {
+    let replaced = config::load(sources)
+        .map_err(anyhow::Error::from)
+        .and_then(|loaded| access::gate(&loaded.config.access))
+        .and_then(|gate| Ok(broker.control().access.replace(gate)?));
+    if let Err(error) = replaced {
+        tracing::error!(error = format!("{error:#}"), "access was not changed");
+    }
+}
+
+/// Waits for the broker's stop or another signal.
+async fn drain_and_stop(broker: Broker, mut signals: Signals, drain: Duration) -> Result<(), Failure> {
     output::note(format_args!(
         "draining for at most {} ms; a second signal stops at once",
         drain.as_millis()

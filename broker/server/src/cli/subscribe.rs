@@ -2,36 +2,51 @@
 
 use super::DEFAULT_URL;
 use super::failure::Failure;
+use super::identity::Identity;
 use super::output;
+use super::publish;
 use super::serve::Signals;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use waspmq_client::{Client, Content, Message};
+use waspmq_client::{CORRELATION_ID, Client, Content, From, Message, Payload, PublishOptions};
 use waspmq_core::{Kind, Pattern};
 
 /// Receive messages, one a line
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A line is the address, the sender and the payload. Group addresses are joined, and the user stays a member.
-Messages to the user's own address and to `all` come without being asked for.
+Messages to the user's own address and to `all` come without being asked for. --from begins with stored messages: with the
+oldest, with the last one, at a time (RFC 3339, or milliseconds since 1970), or behind a position as in `pos`. A message
+that the broker repeats is printed once.
+
+--reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this payload there, with the
+request's `correlation-id`.
 
 Examples:
   waspmq sub 'topic/orders.>' user/alice --as alice
   waspmq sub topic/jobs --queue workers --json
-  waspmq sub group/eng --as bob --count 1")]
+  waspmq sub group/eng --as bob --count 1
+  waspmq sub topic/orders.eu --from 2026-01-31T12:00:00Z
+  waspmq sub user/bob --as bob --device phone --from earliest
+  waspmq sub topic/time.now --queue clocks --reply '\"noon\"'")]
 pub(super) struct Arguments {
     /// user/NAME, group/NAME, topic/PATTERN or all
     #[arg(required = true)]
     addresses: Vec<String>,
-    /// The user to receive as
-    #[arg(long = "as", value_name = "USER", default_value = "cli")]
-    user: String,
+    #[command(flatten)]
+    identity: Identity,
     /// Share the messages of the topics with the other members of this queue
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
+    /// Where to begin
+    #[arg(long, value_name = "now|earliest|last|TIME|POSITION", default_value = "now", value_parser = From::parse, hide_default_value = true)]
+    from: From,
+    /// Answer requests with this payload
+    #[arg(long, value_name = "PAYLOAD")]
+    reply: Option<String>,
     /// End after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -51,20 +66,33 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         if arguments.queue.is_some() && pattern.kind() != Kind::Topic {
             return Err(Failure::Usage(format!("{address}: --queue is only possible with topics")));
         }
+        if arguments.from != From::Now && arguments.queue.is_some() {
+            return Err(Failure::Usage("a queue begins with what is published from now on".to_owned()));
+        }
+        if matches!(arguments.from, From::Position(_)) && pattern.is_wildcard() {
+            return Err(Failure::Usage(format!("{address}: a position is in one address; begin at a time")));
+        }
         patterns.push(pattern);
     }
+    let reply = arguments.reply.as_ref().map(|text| publish::payload(text.clone().into_bytes(), false));
+    let reply = reply.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(receive(arguments, &patterns))
+    runtime.block_on(receive(arguments, &patterns, reply.as_ref()))
 }
 
-async fn receive(arguments: &Arguments, patterns: &[Pattern]) -> Result<(), Failure> {
+async fn receive(
+    arguments: &Arguments,
+    patterns: &[Pattern],
+    reply: Option<&Payload>,
+) -> Result<(), Failure> {
     // From here on a signal ends the program in order, also one that comes before the first message.
     let mut signals = Signals::new()?;
-    let (client, mut messages) = Client::builder(&arguments.url).user(&arguments.user).connect().await?;
+    let (client, mut messages) = arguments.identity.tell(Client::builder(&arguments.url)).connect().await?;
     for pattern in patterns {
         ask(&client, pattern, arguments).await?;
     }
-    output::note(format_args!("receiving from {} as {}; Ctrl-C ends it", arguments.url, arguments.user));
+    let user = arguments.identity.user().unwrap_or("the token's user");
+    output::note(format_args!("receiving from {} as {user}; Ctrl-C ends it", arguments.url));
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let mut received = 0;
     while received < wanted {
@@ -81,6 +109,9 @@ async fn receive(arguments: &Arguments, patterns: &[Pattern]) -> Result<(), Fail
                 if arguments.json { as_json(&message) } else { as_text(&message) }
             ))?;
             received += 1;
+            if let Some(payload) = reply {
+                answer(&client, &message, payload).await?;
+            }
         }
     }
     let stats = client.stats();
@@ -90,18 +121,39 @@ async fn receive(arguments: &Arguments, patterns: &[Pattern]) -> Result<(), Fail
             stats.overflowed
         ));
     }
+    if stats.refused > 0 {
+        output::note(format_args!("the broker refused {} replies", stats.refused));
+    }
     Ok(client.close().await?)
 }
 
+/// Replies to a request; a message that is none is left alone. Without a receipt, because receipts are read in turn
+/// with messages, which nobody takes meanwhile.
+async fn answer(client: &Client, request: &Message, payload: &Payload) -> Result<(), waspmq_client::Error> {
+    let Some(to) = &request.reply_to else { return Ok(()) };
+    let correlation = request.headers.iter().find(|(name, _)| name == CORRELATION_ID);
+    let options =
+        PublishOptions { headers: correlation.into_iter().cloned().collect(), ..PublishOptions::default() };
+    client.send(to, payload.clone(), options).await
+}
+
 async fn ask(client: &Client, pattern: &Pattern, arguments: &Arguments) -> Result<(), waspmq_client::Error> {
-    let (text, own) = (pattern.as_str(), format!("user/{}", arguments.user));
-    match pattern.kind() {
-        Kind::Group => client.join(text.trim_start_matches("group/")).await,
-        Kind::All => Ok(()),
-        Kind::User if text == own => Ok(()),
+    let text = pattern.as_str();
+    let own = arguments.identity.user().map(|user| format!("user/{user}"));
+    let comes_unasked = match pattern.kind() {
+        Kind::Group => {
+            client.join(text.trim_start_matches("group/")).await?;
+            true
+        }
+        Kind::All => true,
         // Another user's address is refused by the broker, in its words.
-        Kind::User | Kind::Topic => client.subscribe(text, arguments.queue.as_deref()).await,
+        Kind::User => own.is_some_and(|own| own == text),
+        Kind::Topic => false,
+    };
+    if comes_unasked && arguments.from == From::Now {
+        return Ok(());
     }
+    client.subscribe_from(text, arguments.queue.as_deref(), arguments.from).await
 }
 
 /// The user's own messages and those to everyone come in any case, asked for or not. What a policy sent
@@ -116,6 +168,12 @@ fn is_wanted(message: &Message, patterns: &[Pattern]) -> bool {
 }
 
 fn as_text(message: &Message) -> String {
+    let from = message.from.as_deref().unwrap_or("-");
+    format!("{} {}", output::printable(&format!("{} {from}", message.to)), payload_text(message))
+}
+
+/// The payload on one line.
+pub(super) fn payload_text(message: &Message) -> String {
     let payload = match message.content {
         Content::Json => String::from_utf8_lossy(&message.payload).into_owned(),
         Content::Bytes => match str::from_utf8(&message.payload) {
@@ -123,18 +181,23 @@ fn as_text(message: &Message) -> String {
             Err(_) => format!("base64:{}", STANDARD.encode(&message.payload)),
         },
     };
-    let from = message.from.as_deref().unwrap_or("-");
-    output::printable(&format!("{} {from} {payload}", message.to))
+    output::printable(&payload)
 }
 
 /// The fields of the protocol's JSON profile.
-fn as_json(message: &Message) -> String {
+pub(super) fn as_json(message: &Message) -> String {
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
     put("id", message.id.to_string().into());
     put("to", message.to.as_str().into());
     put("pos", message.position.to_string().into());
     put("ts", message.unix_ms.into());
+    if message.wants_ack {
+        put("ack", true.into());
+    }
+    if let Some(attempt) = message.attempt {
+        put("attempt", attempt.into());
+    }
     let texts = [
         ("from", &message.from),
         ("key", &message.key),
@@ -185,6 +248,7 @@ mod tests {
             reply_to: None,
             queue: Some("workers".to_owned()),
             attempt: None,
+            wants_ack: false,
             unix_ms: 5,
         }
     }
@@ -209,6 +273,15 @@ mod tests {
         let bytes: Value =
             serde_json::from_str(&as_json(&message("topic/a", Content::Bytes, b"\xff"))).unwrap();
         assert_eq!((&bytes["payload_b64"], bytes.get("payload")), (&json!("/w=="), None));
+    }
+
+    #[test]
+    fn json_tells_repeats_and_acks() {
+        let json = |message: &Message| serde_json::from_str::<Value>(&as_json(message)).unwrap();
+        let first = json(&message("topic/a", Content::Json, b"1"));
+        assert_eq!((first.get("attempt"), first.get("ack")), (None, None));
+        let repeat = Message { attempt: Some(2), wants_ack: true, ..message("topic/a", Content::Json, b"1") };
+        assert_eq!((&json(&repeat)["attempt"], &json(&repeat)["ack"]), (&json!(2), &json!(true)));
     }
 
     #[test]

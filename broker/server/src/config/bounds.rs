@@ -13,9 +13,13 @@ pub struct Bound {
 }
 
 /// One row per numeric key; `docs/CONFIG.md` shows the same numbers.
-pub const BOUNDS: [Bound; 12] = [
+pub const BOUNDS: [Bound; 18] = [
     bound("workers", 0, limits::WORKERS_MAX as u64, |c| c.workers as u64),
     bound("drain_ms", 0, 600_000, |c| u64::from(c.drain_ms)),
+    bound("access.token_leeway_ms", 0, 300_000, |c| u64::from(c.access.token_leeway_ms)),
+    bound("access.sessions_per_user", 1, limits::SESSIONS_PER_USER_MAX as u64, |c| {
+        c.access.sessions_per_user as u64
+    }),
     bound("limits.max_message_bytes", KIB, limits::MESSAGE_BYTES_MAX as u64, |c| {
         c.limits.max_message_bytes as u64
     }),
@@ -27,6 +31,10 @@ pub const BOUNDS: [Bound; 12] = [
     bound("limits.publish_burst", 1, 1_000_000, |c| u64::from(c.limits.publish_burst)),
     bound("limits.connect_timeout_ms", 100, 600_000, |c| u64::from(c.limits.connect_timeout_ms)),
     bound("limits.heartbeat_ms", 1_000, 600_000, |c| u64::from(c.limits.heartbeat_ms)),
+    bound("store.bytes_max", 16 * MIB, 1024 * TIB, |c| c.store.bytes_max),
+    bound("store.reserve_bytes", 0, TIB, |c| c.store.reserve_bytes),
+    bound("store.resume_window_ms", 0, 86_400_000, |c| u64::from(c.store.resume_window_ms)),
+    bound("store.ledger_age_ms", 0, 365 * 86_400_000, |c| c.store.ledger_age_ms),
     bound("policy.max_policies", 1, waspmq_policy::limits::POLICIES_MAX as u64, |c| {
         c.policy.max_policies as u64
     }),

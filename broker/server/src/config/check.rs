@@ -1,6 +1,7 @@
 //! What must hold between the values of a configuration, after each of them has its type.
 
 use super::{BOUNDS, Config};
+use crate::access::Gate;
 use std::net::SocketAddr;
 
 /// A key and what is wrong with its value.
@@ -27,6 +28,8 @@ impl Config {
         }
         self.check_listeners(&mut problems);
         self.check_names(&mut problems);
+        super::address::check(&self.address, &mut problems);
+        problems.extend(Gate::new(&self.access).err().unwrap_or_default());
         problems
     }
 
@@ -47,10 +50,10 @@ impl Config {
             }
         }
         if self.access.allow_anonymous && !is_loopback(self.listen) {
-            warnings.push(format!(
-                "access.allow_anonymous: whoever reaches {} may connect as any user",
-                self.listen
-            ));
+            let who =
+                if self.access.keys.is_empty() { "as any user" } else { "without a token, under a new name" };
+            warnings
+                .push(format!("access.allow_anonymous: whoever reaches {} may connect {who}", self.listen));
         }
         warnings
     }
@@ -88,13 +91,13 @@ impl Config {
     }
 
     fn check_listeners(&self, problems: &mut Vec<Problem>) {
-        if !is_loopback(self.listen) && !self.access.allow_anonymous {
+        if !is_loopback(self.listen) && !self.access.allow_anonymous && self.access.keys.is_empty() {
             problems.push((
                 "listen",
                 format!(
-                    "{} is reachable from other machines, and this version has no tokens: anyone could connect as any \
-                     user. Either listen on loopback (127.0.0.1:{port} or [::1]:{port}), or accept it by setting \
-                     access.allow_anonymous = true",
+                    "{} is reachable from other machines, and there are no tokens: anyone could connect as any user. \
+                     Either configure access.keys, so that everyone needs a token, or accept it by setting \
+                     access.allow_anonymous = true; or listen on loopback (127.0.0.1:{port} or [::1]:{port})",
                     self.listen,
                     port = self.listen.port()
                 ),

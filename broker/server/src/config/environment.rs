@@ -8,7 +8,8 @@ use toml::Value;
 const PREFIX: &str = "WASPMQ_";
 
 /// Variables that the command line reads; they are no keys.
-const RESERVED: [&str; 4] = ["WASPMQ_CONFIG", "WASPMQ_URL", "WASPMQ_ADMIN_URL", "WASPMQ_ADMIN_TOKEN"];
+const RESERVED: [&str; 5] =
+    ["WASPMQ_CONFIG", "WASPMQ_URL", "WASPMQ_TOKEN", "WASPMQ_ADMIN_URL", "WASPMQ_ADMIN_TOKEN"];
 
 /// The key a variable sets, such as `limits.heartbeat_ms`; `None` when it is not about configuration.
 pub(super) fn key(variable: &str) -> Option<String> {

@@ -154,6 +154,8 @@ impl Layers {
 pub(super) fn known_keys() -> BTreeMap<String, Value> {
     let mut full = Config::default();
     full.admin.token = Some(String::new());
+    full.access.issuer = Some(String::new());
+    full.access.audience = Some(String::new());
     flatten(&table_of(&full)).into_iter().collect()
 }
 
@@ -181,7 +183,7 @@ fn flatten(table: &Table) -> Vec<(String, Value)> {
 }
 
 fn is_section(name: &str) -> bool {
-    ["admin", "access", "limits", "policy", "log"].contains(&name)
+    ["admin", "access", "limits", "policy", "store", "log"].contains(&name)
 }
 
 fn insert(table: &mut Table, key: &str, value: Value) {

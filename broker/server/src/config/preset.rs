@@ -1,6 +1,9 @@
 //! The defaults of every profile, as differences from those of `default`.
 
-use super::{AccessConfig, AdminConfig, Config, LimitsConfig, LogConfig, LogFormat, PolicyConfig, Profile};
+use super::{
+    AccessConfig, AdminConfig, Config, LimitsConfig, LogConfig, LogFormat, Login, PolicyConfig, Profile,
+    StoreConfig,
+};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use waspmq_core::limits;
@@ -58,6 +61,14 @@ fn base() -> Config {
             allow_anonymous: false,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
+            issuer: None,
+            audience: None,
+            token_leeway_ms: 5_000,
+            require_expiry: true,
+            login: Login::Coexist,
+            sessions_per_user: limits::SESSIONS_PER_USER_MAX,
+            keys: Vec::new(),
+            rules: Vec::new(),
         },
         limits: LimitsConfig {
             max_message_bytes: limits::MESSAGE_BYTES_MAX,
@@ -71,6 +82,13 @@ fn base() -> Config {
             heartbeat_ms: 25_000,
         },
         policy: PolicyConfig { max_policies: 16 },
+        store: StoreConfig {
+            bytes_max: 16 * 1024 * MIB as u64,
+            reserve_bytes: 64 * MIB as u64,
+            resume_window_ms: 60_000,
+            ledger_age_ms: 24 * 3_600_000,
+        },
+        address: Vec::new(),
         log: LogConfig { format: LogFormat::Text, filter: "info".to_owned() },
     }
 }

@@ -4,8 +4,8 @@ use super::error::Origin;
 use super::layers::Loaded;
 
 impl Loaded {
-    /// Every key with its value; a comment names who set it, where that was not the default. The admin token is
-    /// a secret and stays hidden.
+    /// Every key with its value; a comment names who set it, where that was not the default. Secrets stay
+    /// hidden: the admin token and those of access keys.
     pub fn to_toml(&self) -> String {
         let mut shown = self.config.clone();
         shown.admin.token = None;
@@ -23,6 +23,9 @@ impl Loaded {
                 }
             }
             printed.push('\n');
+            if line == "[[access.keys]]" {
+                printed.push_str("# secret: not shown, if there is one\n");
+            }
             if line == "[admin]" && self.config.admin.token.is_some() {
                 let origin = self.origins.get("admin.token").unwrap_or(&Origin::Preset);
                 printed.push_str(&format!("# token is set (hidden)  # {origin}\n"));

@@ -180,6 +180,35 @@ fn an_open_listener_needs_a_decision() {
 }
 
 #[test]
+fn keys_are_another_way_to_open_a_listener() {
+    let file = "[access]\nkeys = [{ id = \"k\", algorithm = \"HS256\", \
+                secret = \"hunter2-hunter2-hunter2-hunter2-hunter2\" }]\n";
+    let flags = Flags { listen: Some("0.0.0.0:9470".parse().unwrap()), ..Flags::default() };
+    let loaded = Case { file, environment: &[], flags }.load().unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let printed = loaded.to_toml();
+    assert!(printed.contains("[[access.keys]]") && printed.contains("not shown"), "{printed}");
+    assert!(!printed.contains("hunter2") && !format!("{loaded:?}").contains("hunter2"));
+}
+
+#[test]
+fn access_is_checked_as_a_whole() {
+    Case::file("\n[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n")
+        .refused(&["waspmq.toml:2: access.keys: key 1 (\"k\"): the secret has fewer than 32 bytes"]);
+    Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"none\"\n")
+        .refused(&["waspmq.toml:1: access.keys", "HS256"]);
+    Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nkey = \"x\"\n")
+        .refused(&["waspmq.toml:1: access.keys", "unknown field `key`"]);
+    Case::file("[[access.rules]]\nmatch = [\"topic/a\"]\nallow = [\"publish\"]\n")
+        .refused(&["waspmq.toml:1: access.rules: rules are for those who show a token"]);
+    Case::file("[access]\nlogin = \"kick\"\n").refused(&["waspmq.toml:2: access.login", "replace"]);
+    Case::file("[access]\nsessions_per_user = 65\ntoken_leeway_ms = 300001\n").refused(&[
+        "waspmq.toml:2: access.sessions_per_user: 65 is not between 1 and 64",
+        "waspmq.toml:3: access.token_leeway_ms",
+    ]);
+}
+
+#[test]
 fn an_open_admin_listener_is_a_warning() {
     let loaded = Case::file("[admin]\nlisten = \"0.0.0.0:9471\"\n").load().unwrap();
     assert!(loaded.warnings.iter().any(|warning| warning.contains("admin.token is not configured")));
@@ -217,7 +246,7 @@ fn row(name: &str) -> Vec<&'static str> {
 fn the_guide_has_every_key_with_its_default() {
     for (key, value) in known_keys() {
         let default = match &value {
-            _ if key == "admin.token" => "none".to_owned(),
+            _ if ["admin.token", "access.issuer", "access.audience"].contains(&&*key) => "none".to_owned(),
             toml::Value::String(text) => format!("`\"{text}\"`"),
             other => format!("`{other}`"),
         };

@@ -8,27 +8,33 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use std::fmt::Error;
 use waspmq_core::Kind;
+use waspmq_core::settings::Overflow;
 
 /// The one transport of this version, as a label.
 const TRANSPORT: (&str, &str) = ("transport", "websocket");
 
 const NO_LABELS: [(&str, &str); 0] = [];
 
+/// The workers' counters, added up.
 #[derive(Debug)]
-pub(crate) struct Broker {
+pub(super) struct Workers {
     control: Control,
 }
 
-impl Broker {
-    pub(crate) const fn new(control: Control) -> Self {
+impl Workers {
+    pub(super) const fn new(control: Control) -> Self {
         Self { control }
     }
 
-    fn total(&self, pick: impl Fn(&Counters) -> &Count) -> u64 {
-        self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters).load()))
+    pub(super) fn total(&self, pick: impl Fn(&Counters) -> &Count) -> u64 {
+        self.summed(|counters| pick(counters).load())
     }
 
-    fn observed(&self, pick: impl Fn(&Counters) -> &Latency) -> Observed {
+    fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
+        self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters)))
+    }
+
+    pub(super) fn observed(&self, pick: impl Fn(&Counters) -> &Latency) -> Observed {
         let mut counts = [0_u64; LATENCY_BOUNDS_US.len() + 1];
         let mut sum_us = 0_u64;
         for latency in self.control.counters().map(pick) {
@@ -37,22 +43,33 @@ impl Broker {
         }
         Observed::new(LATENCY_BOUNDS_US.iter().map(|&us| seconds(us)), &counts, seconds(sum_us))
     }
+}
+
+#[derive(Debug)]
+pub(crate) struct Broker {
+    workers: Workers,
+}
+
+impl Broker {
+    pub(crate) const fn new(control: Control) -> Self {
+        Self { workers: Workers::new(control) }
+    }
 
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let metric = described("connections", "Open connections, with and without a session");
-        gauge(encoder, metric, [([TRANSPORT], self.total(|c| &c.connections))])?;
+        gauge(encoder, metric, [([TRANSPORT], self.workers.total(|c| &c.connections))])?;
         let metric = described("sessions", "Sessions");
-        gauge(encoder, metric, [(NO_LABELS, self.total(|c| &c.sessions))])?;
+        gauge(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.sessions))])?;
         let metric = described("connections_opened", "Connections accepted");
-        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.connections_opened))])?;
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.connections_opened))])?;
         let metric = described("connections_closed", "Connections that ended, by why");
-        let by_reason =
-            Ended::ALL.map(|reason| ([("reason", reason.as_str())], self.total(|c| c.closed(reason))));
+        let by_reason = Ended::ALL
+            .map(|reason| ([("reason", reason.as_str())], self.workers.total(|c| c.closed(reason))));
         counter(encoder, metric, by_reason)?;
         let metric = described("connection_duration", "How long connections that ended had been open");
-        histogram(encoder, metric, [(NO_LABELS, self.observed(|c| &c.connection_duration_us))])?;
+        histogram(encoder, metric, [(NO_LABELS, self.workers.observed(|c| &c.connection_duration_us))])?;
         let metric = described("handshakes_refused", "Requests for a connection that were refused");
-        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.handshakes_refused))])
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.handshakes_refused))])
     }
 
     fn messages(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -63,42 +80,64 @@ impl Broker {
         let published = OUTCOMES.iter().flat_map(|&(outcome, pick)| {
             Kind::ALL.map(|kind| {
                 let labels = [("kind", kind.as_str()), ("outcome", outcome)];
-                (labels, self.total(|c| pick(&c.published).of(kind)))
+                (labels, self.workers.total(|c| pick(&c.published).of(kind)))
             })
         });
         counter(encoder, metric, published)?;
         let metric = described("messages_delivered", "Messages completely written to a connection");
         let delivered = Kind::ALL
-            .map(|kind| ([("kind", kind.as_str()), TRANSPORT], self.total(|c| c.delivered.of(kind))));
+            .map(|kind| ([("kind", kind.as_str()), TRANSPORT], self.workers.total(|c| c.delivered.of(kind))));
         counter(encoder, metric, delivered)?;
         let metric = described(
             "messages_dropped",
             "Messages that were enqueued for a connection, or meant for a queue, and not written",
         );
         let dropped = [
-            ([("reason", "slow_consumer")], self.total(|c| &c.dropped_slow_consumer)),
-            ([("reason", "connection_lost")], self.total(|c| &c.dropped_connection_lost)),
-            ([("reason", "no_member")], self.total(|c| &c.dropped_no_member)),
+            ([("reason", "slow_consumer")], self.workers.summed(|c| c.slow_consumers.dropped())),
+            ([("reason", "expired")], self.workers.total(|c| &c.dropped_expired)),
+            ([("reason", "connection_lost")], self.workers.total(|c| &c.dropped_connection_lost)),
+            ([("reason", "no_member")], self.workers.total(|c| &c.dropped_no_member)),
+            ([("reason", "catching_up")], self.workers.total(|c| &c.dropped_catching_up)),
         ];
         counter(encoder, metric, dropped)?;
+        let metric = described("slow_consumers", "Messages by what a full outbound queue did with them");
+        let acted = Overflow::ALL.map(|action| {
+            ([("action", action.as_str())], self.workers.total(|c| c.slow_consumers.of(action)))
+        });
+        counter(encoder, metric, acted)?;
         let metric = described("delivery_latency", "From publish to the write that finished the message");
-        histogram(encoder, metric, [(NO_LABELS, self.observed(|c| &c.delivery_latency))])
+        let latencies = Kind::ALL
+            .map(|kind| ([("kind", kind.as_str())], self.workers.observed(|c| c.delivery_latency.of(kind))));
+        histogram(encoder, metric, latencies)
     }
 
     fn bytes_and_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let metric = described("outbound_queue", "Bytes that outbound queues pin").in_unit(&Unit::Bytes);
-        gauge(encoder, metric, [(NO_LABELS, self.total(|c| &c.outbound_queue_bytes))])?;
+        gauge(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.outbound_queue_bytes))])?;
         let metric = described("read", "Bytes read from connections").in_unit(&Unit::Bytes);
-        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.bytes_read))])?;
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_read))])?;
         let metric = described("written", "Bytes written to connections").in_unit(&Unit::Bytes);
-        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.bytes_written))])?;
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_written))])?;
         let metric = described("error_frames_sent", "Error frames sent to clients");
-        counter(encoder, metric, [(NO_LABELS, self.total(|c| &c.errors_sent))])
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.errors_sent))])
     }
 
     fn registry(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        let registry = &self.control.registry;
+        let registry = &self.workers.control.registry;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let metric = described("watched_users", "Users whose presence somebody watches");
+        gauge(encoder, metric, [(NO_LABELS, count(registry.watched_count()))])?;
+        let metric = described(
+            "presence_changes",
+            "Changes of presence for watching sessions, by what became of them",
+        );
+        let lost = self.workers.control.mailboxes.iter().map(|mailbox| mailbox.presence_lost()).sum();
+        let changes = [
+            ([("outcome", "told")], self.workers.total(|c| &c.presence_told)),
+            ([("outcome", "deferred")], self.workers.total(|c| &c.presence_deferred)),
+            ([("outcome", "lost")], lost),
+        ];
+        counter(encoder, metric, changes)?;
         let metric = described("audiences", "Addresses that somebody listens to");
         gauge(encoder, metric, [(NO_LABELS, count(registry.audience_count()))])?;
         let metric = described("wildcard_patterns", "Patterns with wildcards that somebody subscribes to");

@@ -69,16 +69,16 @@ pub(crate) fn gauge<'a, L: AsRef<Labels<'a>>>(
 /// Observations by bucket.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Observed {
-    /// Upper bounds in seconds with the observations in between, not cumulated; the last bound is infinite.
+    /// Upper bounds with the observations in between, not cumulated; the last bound is infinite.
     pub(crate) buckets: Vec<(f64, u64)>,
-    pub(crate) sum_seconds: f64,
+    pub(crate) sum: f64,
 }
 
 impl Observed {
     /// `counts` has one more item than `bounds`: what is above all of them.
-    pub(crate) fn new(bounds: impl Iterator<Item = f64>, counts: &[u64], sum_seconds: f64) -> Self {
+    pub(crate) fn new(bounds: impl Iterator<Item = f64>, counts: &[u64], sum: f64) -> Self {
         let bounds = bounds.chain([f64::INFINITY]);
-        Self { buckets: bounds.zip(counts.iter().copied()).collect(), sum_seconds }
+        Self { buckets: bounds.zip(counts.iter().copied()).collect(), sum }
     }
 }
 
@@ -88,12 +88,21 @@ pub(crate) fn histogram<'a, L: AsRef<Labels<'a>>>(
     metric: Described<'_>,
     values: impl IntoIterator<Item = (L, Observed)>,
 ) -> Result<(), Error> {
-    let Described { name, help, .. } = metric;
-    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    for (labels, Observed { buckets, sum_seconds }) in values {
+    histogram_of(encoder, metric.in_unit(&Unit::Seconds), values)
+}
+
+/// Writes a histogram of whatever its unit or name says.
+pub(crate) fn histogram_of<'a, L: AsRef<Labels<'a>>>(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: Described<'_>,
+    values: impl IntoIterator<Item = (L, Observed)>,
+) -> Result<(), Error> {
+    let Described { name, help, unit } = metric;
+    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+    for (labels, Observed { buckets, sum }) in values {
         let count = buckets.iter().map(|(_, count)| count).sum();
         series(&mut family, labels.as_ref(), |one| {
-            one.encode_histogram::<NoLabelSet>(sum_seconds, count, &buckets, None)
+            one.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
         })?;
     }
     Ok(())

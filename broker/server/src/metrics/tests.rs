@@ -5,6 +5,8 @@ use crate::admin::tests::control;
 use crate::worker::counters::Ended;
 use std::collections::{BTreeMap, BTreeSet};
 use waspmq_core::Kind;
+use waspmq_core::delivery::Cause;
+use waspmq_store::Write;
 
 /// Metrics of which a fresh broker has no series yet, because there is one for every policy.
 const WITHOUT_SERIES: [&str; 2] = ["waspmq_policy_calls_total", "waspmq_policy_call_seconds"];
@@ -80,8 +82,17 @@ fn workers_are_summed() {
         counters.closed(Ended::Kicked).add(n);
         counters.published.duplicate.of(Kind::Topic).add(n);
         counters.dropped_no_member.add(n);
-        counters.delivery_latency.observe(60, n);
-        counters.delivery_latency.observe(10_000_000, 1);
+        counters.dropped_catching_up.add(n);
+        counters.redeliveries.add(n);
+        counters.acks_not_in_flight.add(n);
+        counters.dead_letters(Cause::Nack).add(n);
+        counters.given_up(Cause::Expired).add(n);
+        counters.ack_latency.observe(60, n);
+        counters.tracked_deliveries.set(n);
+        counters.tracked_bytes.set(n * 10);
+        counters.waiting_offline.set(n);
+        counters.delivery_latency.of(Kind::Topic).observe(60, n);
+        counters.delivery_latency.of(Kind::Topic).observe(10_000_000, 1);
     }
     let text = Metrics::new(control).encode().unwrap();
     for line in [
@@ -90,14 +101,47 @@ fn workers_are_summed() {
         "waspmq_connections_closed_total{reason=\"peer\"} 0",
         "waspmq_messages_published_total{kind=\"topic\",outcome=\"duplicate\"} 3",
         "waspmq_messages_dropped_total{reason=\"no_member\"} 3",
-        "waspmq_delivery_latency_seconds_bucket{le=\"0.00005\"} 0",
-        "waspmq_delivery_latency_seconds_bucket{le=\"0.0001\"} 3",
-        "waspmq_delivery_latency_seconds_bucket{le=\"5.0\"} 3",
-        "waspmq_delivery_latency_seconds_bucket{le=\"+Inf\"} 5",
-        "waspmq_delivery_latency_seconds_count 5",
-        "waspmq_delivery_latency_seconds_sum 20.00018",
+        "waspmq_messages_dropped_total{reason=\"catching_up\"} 3",
+        "waspmq_redeliveries_total 3",
+        "waspmq_acks_ignored_total 3",
+        "waspmq_dead_letters_total{reason=\"nack\"} 3",
+        "waspmq_dead_letters_total{reason=\"timeout\"} 0",
+        "waspmq_deliveries_given_up_total{reason=\"expired\"} 3",
+        "waspmq_ack_latency_seconds_bucket{le=\"0.0001\"} 3",
+        "waspmq_deliveries_in_flight 3",
+        "waspmq_deliveries_bytes 30",
+        "waspmq_deliveries_offline 3",
+        "waspmq_delivery_latency_seconds_bucket{le=\"0.00005\",kind=\"topic\"} 0",
+        "waspmq_delivery_latency_seconds_bucket{le=\"0.0001\",kind=\"topic\"} 3",
+        "waspmq_delivery_latency_seconds_bucket{le=\"5.0\",kind=\"topic\"} 3",
+        "waspmq_delivery_latency_seconds_bucket{le=\"+Inf\",kind=\"topic\"} 5",
+        "waspmq_delivery_latency_seconds_count{kind=\"topic\"} 5",
+        "waspmq_delivery_latency_seconds_sum{kind=\"topic\"} 20.00018",
         "# UNIT waspmq_delivery_latency_seconds seconds",
         "# EOF",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn what_is_stored_is_counted() {
+    let control = control();
+    let user = waspmq_core::Name::parse("bob").unwrap();
+    control.journal.push(Write::LastSeen { user, unix_ms: 1 }, None).unwrap();
+    let (told, committed) = std::sync::mpsc::sync_channel(1);
+    control.journal.read(Box::new(move |_| told.send(()).unwrap())).unwrap();
+    committed.recv().unwrap();
+    let text = Metrics::new(control).encode().unwrap();
+    for line in [
+        "waspmq_journal_batch_messages_count 1",
+        "waspmq_journal_batch_messages_sum 1.0",
+        "waspmq_journal_batch_messages_bucket{le=\"1.0\"} 1",
+        "waspmq_journal_commit_seconds_count 1",
+        "waspmq_journal_queue_bytes 0",
+        "waspmq_journal_failures_total 0",
+        "waspmq_inbox_messages 0",
+        "waspmq_store_bytes 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }

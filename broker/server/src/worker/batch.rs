@@ -2,17 +2,20 @@
 
 use super::connection::Connection;
 use crate::clock::Moment;
+use std::sync::Arc;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::publish::Plan;
 use waspmq_core::registry::{self, Pick};
-use waspmq_core::{Address, Code, MessageId, Name, Position, Reject, SessionId, Stream, limits};
+use waspmq_core::settings::Settings;
+use waspmq_core::{Address, Code, Level, MessageId, Name, Position, Reject, SessionId, Stream, limits};
 use waspmq_protocol::client::Publish;
-use waspmq_protocol::{Content, HeaderBlock, Level};
+use waspmq_protocol::{Content, HeaderBlock};
 
 /// A batch being filled by the connection that is read at the moment.
 #[derive(Debug)]
 pub(super) struct OpenBatch {
     pub(super) batch: Batch,
+    pub(super) settings: Arc<Settings>,
     /// By index of the message; shorter than the batch when the rest has none.
     pub(super) picks: Vec<Option<Pick>>,
     /// References to answer, with the index of their message.
@@ -46,25 +49,26 @@ impl<'a> Source<'a> {
 const BATCH_BYTES: usize = 64 * 1024;
 
 impl OpenBatch {
-    pub(super) fn new(to: Address, source: Source<'_>) -> Self {
+    pub(super) fn new((to, settings): (Address, Arc<Settings>), level: Level, source: Source<'_>) -> Self {
         let batch = Batch {
             to,
             from: source.from.cloned(),
             origin: source.origin,
             exclude_origin: source.exclude_origin,
-            level: Level::None,
-            wants_ack: false,
+            level,
+            is_kept: false,
             unix_ms: source.now.unix_ms,
             published_us: source.now.us,
             first: Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 },
             messages: Vec::new(),
             bytes: Vec::new(),
         };
-        Self { batch, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
+        Self { batch, settings, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
     }
 
-    pub(super) fn takes(&self, to: &Address, exclude_origin: bool) -> bool {
+    pub(super) fn takes(&self, to: &Address, exclude_origin: bool, level: Level) -> bool {
         self.batch.to == *to
+            && self.batch.level == level
             && self.batch.exclude_origin == exclude_origin
             && self.batch.messages.len() < limits::BATCH_MESSAGES_MAX
             && self.batch.bytes.len() < BATCH_BYTES
@@ -78,6 +82,7 @@ impl OpenBatch {
         headers: Option<&[(String, String)]>,
     ) -> Result<(), Reject> {
         let batch = &mut self.batch;
+        let ttl_ms = publish.ttl_ms.filter(|&ttl_ms| ttl_ms > 0);
         let start = batch.end();
         let encoded = match headers {
             Some(headers) => HeaderBlock::encode(headers, &mut batch.bytes),
@@ -92,7 +97,7 @@ impl OpenBatch {
             id,
             is_json: publish.content == Content::Json,
             priority: publish.priority,
-            expires_unix_ms: 0,
+            expires_unix_ms: ttl_ms.map_or(0, |ttl_ms| batch.unix_ms.saturating_add(ttl_ms)),
             payload,
             headers,
             key,
@@ -104,12 +109,12 @@ impl OpenBatch {
 
 /// A batch of one message.
 pub(super) fn single(
-    to: &Address,
+    (to, settings): (&Address, &Arc<Settings>),
     plan: &Plan,
     (id, publish): (MessageId, &Publish<'_>),
     source: Source<'_>,
 ) -> Result<Batch, Reject> {
-    let mut open = OpenBatch::new(to.clone(), source);
+    let mut open = OpenBatch::new((to.clone(), settings.clone()), plan.level, source);
     open.push(id, publish, plan.headers.as_deref())?;
     Ok(open.batch)
 }

@@ -1,12 +1,19 @@
 //! One connection of a worker: its socket, its session, what it still has to be sent.
 
+use super::access::SessionAccess;
+use super::catchup::Catching;
 use super::counters::Ended;
+use super::presence::Watches;
+use super::publish::Target;
 use super::segment::{Encoding, Shared};
+use crate::resumes::TokenHash;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use waspmq_core::delivery::{Cursors, Window};
 use waspmq_core::outbound::Queue;
+use waspmq_core::registry;
 use waspmq_core::session::Session;
 use waspmq_core::{Address, SessionId};
 use waspmq_protocol::Profile;
@@ -38,6 +45,18 @@ pub(crate) struct Connection {
     pub(crate) encoding: Encoding,
     pub(crate) session: Session,
     pub(crate) session_id: Option<SessionId>,
+    /// Who is answered later, by the references of this connection. Unlike the session's id, which a session that is
+    /// resumed keeps, no other connection has it.
+    pub(crate) asker: Option<SessionId>,
+    /// The id that the session had in a connection it was taken over from: what it published then is its own.
+    pub(crate) former: Option<SessionId>,
+    /// By what the session can be resumed, when it can be.
+    pub(crate) resume_hash: Option<TokenHash>,
+    /// Whether the record for resuming changed and is on the worker's list of those to write.
+    pub(crate) is_unsaved: bool,
+    /// Whether the client ended the session.
+    pub(crate) is_disconnected: bool,
+    pub(crate) access: SessionAccess,
     pub(crate) out: Queue<Shared>,
     /// Bytes of a frame that has not arrived completely.
     pub(crate) partial: Vec<u8>,
@@ -47,8 +66,18 @@ pub(crate) struct Connection {
     pub(crate) held_bytes: usize,
     /// Groups whose messages reach this connection.
     pub(crate) groups: Vec<Address>,
+    pub(crate) watches: Watches,
     /// The address published to last, so that a run of messages parses it once.
-    pub(crate) last_to: Option<Address>,
+    pub(crate) last_to: Option<Target>,
+    /// Tracked messages that were sent and are not acknowledged.
+    pub(crate) window: Window,
+    /// How far stored messages are acknowledged.
+    pub(crate) cursors: Cursors,
+    /// Whether it is on the worker's list of connections whose cursors are to be saved.
+    pub(crate) is_moved: bool,
+    pub(crate) catching: Catching,
+    /// Pages of history that were asked for and have not been answered, and when the last one was asked for.
+    pub(crate) histories: (u8, u64),
     /// Number of the delivery that reached this connection last, so that a message reaches it once.
     pub(crate) last_delivery: u64,
     pub(crate) opened_us: u64,
@@ -82,12 +111,24 @@ impl Connection {
             encoding: Encoding { profile: Profile::Json, batch: false },
             session,
             session_id: None,
+            asker: None,
+            former: None,
+            resume_hash: None,
+            is_unsaved: false,
+            is_disconnected: false,
+            access: SessionAccess::default(),
             out: Queue::default(),
             partial: Vec::new(),
             wanted_bytes: 0,
             held_bytes: 0,
             groups: Vec::new(),
+            watches: Watches::default(),
             last_to: None,
+            window: Window::default(),
+            cursors: Cursors::default(),
+            is_moved: false,
+            catching: Catching::new(now_us),
+            histories: (0, 0),
             last_delivery: 0,
             opened_us: now_us,
             heard_us: now_us,
@@ -98,6 +139,16 @@ impl Connection {
             paused: None,
             dropped: 0,
         }
+    }
+
+    /// Who this is, while there is a session.
+    pub(crate) const fn identity(&self) -> Option<&registry::Session> {
+        self.session.identity()
+    }
+
+    /// Whether this session published something under this id.
+    pub(crate) fn has_id(&self, origin: Option<SessionId>) -> bool {
+        origin.is_some() && (origin == self.session_id || origin == self.former)
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

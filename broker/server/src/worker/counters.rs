@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use waspmq_core::Kind;
+use waspmq_core::delivery::Cause;
+use waspmq_core::settings::Overflow;
 
 /// A count that only its owner changes.
 #[derive(Debug, Default)]
@@ -25,12 +27,12 @@ impl Count {
     }
 }
 
-/// Counts per kind of address.
+/// One count, or another figure, per kind of address.
 #[derive(Debug, Default)]
-pub struct ByKind([Count; 4]);
+pub struct ByKind<T = Count>([T; 4]);
 
-impl ByKind {
-    pub const fn of(&self, kind: Kind) -> &Count {
+impl<T> ByKind<T> {
+    pub const fn of(&self, kind: Kind) -> &T {
         let [user, group, topic, all] = &self.0;
         match kind {
             Kind::User => user,
@@ -38,6 +40,29 @@ impl ByKind {
             Kind::Topic => topic,
             Kind::All => all,
         }
+    }
+}
+
+/// Messages by what was done with them because a connection's outbound queue was full.
+#[derive(Debug, Default)]
+pub struct ByAction([Count; Overflow::ALL.len()]);
+
+impl ByAction {
+    pub const fn of(&self, action: Overflow) -> &Count {
+        let [drop_oldest, drop_newest, conflate, spill, close] = &self.0;
+        match action {
+            Overflow::DropOldest => drop_oldest,
+            Overflow::DropNewest => drop_newest,
+            Overflow::Conflate => conflate,
+            Overflow::Spill => spill,
+            Overflow::Close => close,
+        }
+    }
+
+    /// Messages that were dropped: all but the spilled ones.
+    pub fn dropped(&self) -> u64 {
+        let dropped = Overflow::ALL.into_iter().filter(|&action| action != Overflow::Spill);
+        dropped.map(|action| self.of(action).load()).sum()
     }
 }
 
@@ -135,16 +160,37 @@ pub struct Counters {
     pub published: Published,
     /// Messages completely written to a connection.
     pub delivered: ByKind,
-    /// Messages dropped because a connection's outbound queue was full.
-    pub dropped_slow_consumer: Count,
+    /// Messages that met a full outbound queue, or made room in one.
+    pub slow_consumers: ByAction,
+    /// Messages whose time to live ended before they were written, per connection.
+    pub dropped_expired: Count,
     /// Messages in the queue of a connection that ended before they were written.
     pub dropped_connection_lost: Count,
+    /// Live messages dropped because a session that catches up holds too many.
+    pub dropped_catching_up: Count,
+    /// Acks and nacks for messages that were not in flight to the session.
+    pub acks_not_in_flight: Count,
+    /// From sending a message to its ack.
+    pub ack_latency: Latency,
+    pub redeliveries: Count,
+    dead_letters: [Count; Cause::ALL.len()],
+    given_up: [Count; Cause::ALL.len()],
+    /// Recipients without a session that deliveries wait for.
+    pub waiting_offline: Count,
+    /// Deliveries that wait for an ack: messages times recipients.
+    pub tracked_deliveries: Count,
+    /// Memory of the messages they are of.
+    pub tracked_bytes: Count,
     /// Messages for a queue without a member to take them.
     pub dropped_no_member: Count,
     /// From publish to the write that finished the message.
-    pub delivery_latency: Latency,
+    pub delivery_latency: ByKind<Latency>,
     /// Bytes that outbound queues pin.
     pub outbound_queue_bytes: Count,
+    /// Changes of presence queued for a connection that watches the user.
+    pub presence_told: Count,
+    /// Changes of presence left out because a watching connection owed too much; it catches up.
+    pub presence_deferred: Count,
     /// Error frames sent.
     pub errors_sent: Count,
     pub bytes_read: Count,
@@ -152,11 +198,27 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Messages kept as dead letters.
+    pub fn dead_letters(&self, cause: Cause) -> &Count {
+        by_cause(&self.dead_letters, cause)
+    }
+
+    /// Messages given up and not kept.
+    pub fn given_up(&self, cause: Cause) -> &Count {
+        by_cause(&self.given_up, cause)
+    }
+
     pub fn closed(&self, reason: Ended) -> &Count {
         let index = Ended::ALL.iter().position(|&other| other == reason).unwrap_or_default();
         let [first, ..] = &self.connections_closed;
         self.connections_closed.get(index).unwrap_or(first)
     }
+}
+
+fn by_cause(counts: &[Count; Cause::ALL.len()], cause: Cause) -> &Count {
+    let index = Cause::ALL.iter().position(|&other| other == cause).unwrap_or_default();
+    let [first, ..] = counts;
+    counts.get(index).unwrap_or(first)
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! From a worker's mailbox to the outbound queues of its connections.
 
+use super::acks;
+use super::catchup::Start;
+use super::connection::Connection;
 use super::mailbox::{Entry, QueueDelivery};
-use super::segment::{Encoding, Shared};
+use super::segment::{Encoding, Shared, Terms};
 use super::{DELIVERED_BYTES_PER_TURN, ENTRIES_PER_TURN, FRAME_OVERHEAD_BYTES, Worker};
 use std::sync::Arc;
-use waspmq_core::Name;
+use waspmq_core::delivery::{Cause, Recipient, Sending};
 use waspmq_core::message::Batch;
-use waspmq_core::registry::Change;
+use waspmq_core::{Address, Level, Name, Position};
 
 impl Worker {
     /// Takes a bounded number of entries; true when more may wait.
@@ -37,12 +40,13 @@ impl Worker {
                 }
                 other => {
                     self.deliver(&mut run);
-                    self.obey(other);
+                    bytes += self.obey(other);
                 }
             }
         }
         self.deliver(&mut run);
         self.run = run;
+        self.settle();
         mailbox.offer_room();
         more
     }
@@ -61,7 +65,11 @@ impl Worker {
         let Some(first) = run.first() else { return };
         self.delivery += 1;
         let excluded = first.origin.filter(|_| first.exclude_origin);
-        let Self { recipients, connections, outbox, encoder, encoded, .. } = self;
+        let terms = self.shared.terms(run, &first.to);
+        let counters = &self.shared.mailboxes.of(self.number).counters;
+        let wants_ack = run.iter().any(|batch| batch.wants_ack());
+        let now_ms = self.shared.clock.now_us() / 1_000;
+        let Self { recipients, connections, outbox, encoder, encoded, full, .. } = self;
         for listeners in recipients.of(&first.to) {
             for &number in listeners {
                 let Some(connection) = connections.get_mut(number as usize).and_then(Option::as_mut) else {
@@ -69,108 +77,201 @@ impl Worker {
                 };
                 if connection.last_delivery == self.delivery
                     || connection.is_closing()
-                    || excluded.is_some() && connection.session_id == excluded
+                    || connection.has_id(excluded)
                 {
                     continue;
                 }
                 connection.last_delivery = self.delivery;
-                for segment in
-                    encoded.of(connection.encoding, |out| encoder.segments(run, connection.encoding, out))
-                {
-                    outbox.push(connection, segment.clone());
+                if !connection.catching.is_idle() {
+                    if let Some(dropped) = connection.catching.hold(run) {
+                        counters.dropped_catching_up.add(dropped);
+                        continue;
+                    }
+                    connection.catching.note_passed(first.first.stream.shard);
+                }
+                if wants_ack && !acks::has_room(connection, run) {
+                    full.push(number);
+                    continue;
+                }
+                let encoding = connection.encoding;
+                let (segments, expired) =
+                    encoded.of(encoding, |out| encoder.segments(run, encoding, terms, out));
+                if expired > 0 {
+                    counters.dropped_expired.add(expired);
+                }
+                for segment in segments {
+                    if !outbox.push(connection, segment.clone()) {
+                        break;
+                    }
+                }
+                if wants_ack {
+                    acks::note_sent(connection, run, now_ms);
                 }
             }
         }
         encoded.clear();
+        self.handle_losses();
+        self.deliver_to_full(run);
         run.clear();
+        self.close_slow();
+        self.begin_spilled();
+    }
+
+    /// Connections that have as much unacknowledged as they may have get what needs no tracking; of the rest the
+    /// publisher's worker is told.
+    fn deliver_to_full(&mut self, run: &[Arc<Batch>]) {
+        while let Some(number) = self.full.pop() {
+            let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take)
+            else {
+                continue;
+            };
+            if let Some(identity) = connection.identity().cloned() {
+                let (tracked, others): (Vec<_>, Vec<_>) =
+                    run.iter().cloned().partition(|batch| batch.level == Level::Delivered);
+                self.deliver_alone(&mut connection, &others);
+                for batch in tracked {
+                    let messages = 0..u16::try_from(batch.messages.len()).unwrap_or(u16::MAX);
+                    if batch.is_kept {
+                        connection.cursors.pass_over(&batch, 0..batch.messages.len());
+                    }
+                    let recipient = Recipient::User(identity.user.clone());
+                    self.answer_unsent(&batch, messages, recipient, (1, Cause::QueueFull));
+                }
+            }
+            self.put_back(number, connection);
+        }
+    }
+
+    /// Sends live batches of one address to one connection, in addition to what others get.
+    pub(super) fn deliver_alone(&mut self, connection: &mut Connection, run: &[Arc<Batch>]) {
+        let shared = self.shared.clone();
+        let is_own = |batch: &Batch| batch.exclude_origin && connection.has_id(batch.origin);
+        let run: Vec<_> = run.iter().filter(|batch| !is_own(batch)).cloned().collect();
+        let Some(first) = run.first() else { return };
+        if connection.is_closing() {
+            return;
+        }
+        let terms = shared.terms(&run, &first.to);
+        let mut segments = Vec::new();
+        let expired = self.encoder.segments(&run, connection.encoding, terms, &mut segments);
+        self.counters().dropped_expired.add(expired);
+        for segment in segments {
+            if !self.outbox.push(connection, segment) {
+                break;
+            }
+        }
+        acks::note_sent(connection, &run, shared.clock.now_us() / 1_000);
+        self.handle_losses_of(connection);
+    }
+
+    /// Sessions whose messages were left in the store begin to read them from there.
+    pub(super) fn begin_spilled(&mut self) {
+        while let Some((number, to, first)) = self.outbox.take_spilled() {
+            let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take)
+            else {
+                continue;
+            };
+            let before = Position { offset: first.offset.saturating_sub(1), ..first };
+            self.catch_up(&mut connection, &to, Start::After(before));
+            self.put_back(number, connection);
+        }
     }
 
     fn deliver_to_members(&mut self, batch: &Arc<Batch>, deliveries: Vec<QueueDelivery>) {
-        for QueueDelivery { message, session, queue, in_flight } in deliveries {
+        let shared = self.shared.clone();
+        let terms = shared.terms(std::slice::from_ref(batch), &batch.to);
+        let now_ms = shared.clock.now_us() / 1_000;
+        for QueueDelivery { message, session, queue, attempt, in_flight } in deliveries {
             let number = self.numbers.get(&session).copied();
             let connection =
                 number.and_then(|number| self.connections.get_mut(number as usize)).and_then(Option::as_mut);
             let Some(connection) = connection else {
                 drop(in_flight);
-                self.choose_again(batch, message, &queue);
+                self.choose_again(batch, message, (&queue, attempt));
                 continue;
             };
-            let segment =
-                self.encoder.queue_segment((batch, message), queue.as_str(), connection.encoding, in_flight);
+            if batch.messages.get(message).is_some_and(|envelope| terms.has_expired(envelope)) {
+                shared.mailboxes.of(self.number).counters.dropped_expired.add(1);
+                continue;
+            }
+            let is_tracked = batch.level == Level::Delivered;
+            let index = u16::try_from(message).unwrap_or(u16::MAX);
+            if is_tracked && !connection.window.has_room(1, batch.size_bytes()) {
+                let recipient = Recipient::Queue(queue);
+                self.answer_unsent(batch, index..index + 1, recipient, (attempt, Cause::QueueFull));
+                continue;
+            }
+            connection.catching.note_passed(batch.first.stream.shard);
+            let terms = (connection.encoding, terms);
+            let segment = self.encoder.queue_segment((batch, message), (&queue, attempt), terms, in_flight);
             if let Some(segment) = segment {
                 self.outbox.push(connection, segment);
             }
+            if is_tracked {
+                let sending = Sending { queue: Some(&queue), attempt, now_ms };
+                connection.window.sent(batch, index..index + 1, sending);
+            }
         }
+        self.handle_losses();
+        self.close_slow();
     }
 
     /// The chosen member left before it was reached: the message goes to another one, while there is one.
-    fn choose_again(&self, batch: &Arc<Batch>, message: usize, name: &Name) {
+    fn choose_again(&mut self, batch: &Arc<Batch>, message: usize, (name, attempt): (&Name, u16)) {
         let targets = self.shared.registry.lock(&batch.to).targets(&batch.to);
         let queue = targets.queues.iter().find(|queue| queue.name == *name);
         let key =
             batch.messages.get(message).map_or_else(Default::default, |envelope| batch.slice(envelope.key));
         let excluded = batch.origin.filter(|_| batch.exclude_origin);
         let Some(member) = queue.and_then(|queue| queue.choose(key, None, excluded)) else {
+            if batch.level == Level::Delivered {
+                let message = u16::try_from(message).unwrap_or(u16::MAX);
+                let recipient = Recipient::Queue(name.clone());
+                return self.answer_unsent(batch, message..message + 1, recipient, (attempt, Cause::Offline));
+            }
             self.counters().dropped_no_member.add(1);
             return;
         };
         let (session, in_flight) = (member.session, member.begin());
-        let delivery = QueueDelivery { message, session, queue: name.clone(), in_flight };
+        let delivery = QueueDelivery { message, session, queue: name.clone(), attempt, in_flight };
         let entry = Entry::Deliver { batch: batch.clone(), plain: false, queues: vec![delivery] };
         if self.shared.mailboxes.send(member.worker, entry).is_err() {
             self.counters().dropped_no_member.add(1);
         }
     }
+}
 
-    /// Carries out an entry that is no delivery.
-    fn obey(&mut self, entry: Entry) {
-        match entry {
-            Entry::Deliver { .. } => {}
-            Entry::Change(Change { session, address, attach }) => {
-                let Some(&number) = self.numbers.get(&session) else { return };
-                let Some(Some(connection)) = self.connections.get_mut(number as usize) else { return };
-                if attach {
-                    self.recipients.attach(&address, number);
-                    connection.groups.push(address);
-                } else {
-                    self.recipients.detach(&address, number);
-                    connection.groups.retain(|group| *group != address);
-                }
-            }
-            Entry::Close { session, close } => {
-                if let Some(&number) = self.numbers.get(&session) {
-                    self.close_number(number, close);
-                }
-            }
-            Entry::Publish { publication, answer } => {
-                let published = self.publish_for_operator(&publication);
-                if answer.send(published).is_err() {
-                    tracing::debug!("an operator's publish ended after its caller");
-                }
-            }
-            Entry::Drain { spread_ms } => self.begin_drain(spread_ms),
-        }
+impl super::Shared {
+    /// What holds for batches to an address. The time is read only when one of their messages can expire.
+    pub(super) fn terms(&self, batches: &[Arc<Batch>], to: &Address) -> Terms<'_> {
+        let expires = |batch: &Arc<Batch>| batch.messages.iter().any(|message| message.expires_unix_ms != 0);
+        let now_unix_ms = if batches.iter().any(expires) { self.clock.now().unix_ms } else { 0 };
+        Terms { settings: self.rules.of(to), now_unix_ms }
     }
 }
 
 /// The segments of the run at hand, per encoding, made when the first connection asks.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
-    segments: [Vec<Shared>; Encoding::COUNT],
+    /// With the number of messages left out because they have expired; `None` before somebody asks.
+    segments: [(Vec<Shared>, Option<u64>); Encoding::COUNT],
 }
 
 impl Encoded {
-    fn of(&mut self, encoding: Encoding, encode: impl FnOnce(&mut Vec<Shared>)) -> &[Shared] {
-        let Some(segments) = self.segments.get_mut(encoding.index()) else { return &[] };
-        if segments.is_empty() {
-            encode(segments);
-        }
-        segments
+    /// The segments, made by `encode` when they are not there, and the number of messages left out.
+    fn of(&mut self, encoding: Encoding, encode: impl FnOnce(&mut Vec<Shared>) -> u64) -> (&[Shared], u64) {
+        let Some((segments, expired)) = self.segments.get_mut(encoding.index()) else { return (&[], 0) };
+        let expired = *expired.get_or_insert_with(|| encode(segments));
+        (segments, expired)
     }
 
     fn clear(&mut self) {
-        for segments in &mut self.segments {
+        for (segments, expired) in &mut self.segments {
             segments.clear();
+            *expired = None;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

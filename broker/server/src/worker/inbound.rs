@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
+use super::enqueue::journal_full;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
 use crate::phase::Phase;
@@ -9,10 +10,11 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use waspmq_core::session::{Request, Subscribe, Subscription};
-use waspmq_core::{Close, Code, Name, Pattern, Reject};
+use waspmq_core::access::Action;
+use waspmq_core::session::Request;
+use waspmq_core::{Address, Close, Code, Name, Reject};
 use waspmq_protocol::client::Frame;
-use waspmq_protocol::{DecodeError, Profile, decode, server};
+use waspmq_protocol::{DecodeError, From, Profile, decode, server};
 use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
 use waspmq_transport::{http, origin};
 
@@ -57,6 +59,7 @@ impl Worker {
         if next == Next::Gone {
             self.remove(number);
         }
+        self.settle();
         next
     }
 
@@ -279,8 +282,12 @@ impl Worker {
                 Ok(frame) => {
                     self.finish_batch(connection);
                     let reference = frame.reference();
-                    if let Err(reject) = self.take_control(connection, frame, now) {
-                        self.refuse(connection, reference, reject);
+                    match self.take_control(connection, frame, now) {
+                        Ok(()) => {}
+                        Err(reject) if connection.session_id.is_none() => {
+                            self.turn_away(connection, reference, reject)
+                        }
+                        Err(reject) => self.refuse(connection, reference, reject),
                     }
                 }
                 Err(error) => {
@@ -311,80 +318,98 @@ impl Worker {
         connection.session.handle_request(request)?;
         let reference = frame.reference();
         match frame {
+            Frame::Publish(_) => return Ok(()),
             Frame::Connect(connect) => return self.connect(connection, &connect, now),
             Frame::Subscribe { to, queue, from, .. } => {
-                if from.is_some_and(|from| from != "now") {
-                    return Err(not_supported("`from` other than `now`"));
-                }
-                self.subscribe(connection, &to, queue.as_deref())?;
+                let from = from.as_deref().map(From::parse).transpose();
+                let from = from.map_err(|error| Reject::new(Code::InvalidFrame, error.to_string()))?;
+                self.subscribe(connection, (&to, queue.as_deref()), from.unwrap_or(From::Now))?;
             }
             Frame::Unsubscribe { to, queue, .. } => self.unsubscribe(connection, &to, queue.as_deref())?,
             Frame::Join { group, .. } => self.change_membership(connection, &group, true)?,
             Frame::Leave { group, .. } => self.change_membership(connection, &group, false)?,
+            Frame::Presence { of, .. } => return self.answer_presence(connection, reference, &of),
+            Frame::Watch { users, .. } => return self.watch(connection, reference, &users),
+            Frame::Refresh { token, .. } => self.refresh(connection, token.expose(), now)?,
+            Frame::Ack { what, queue, .. } => {
+                if reference.is_some() && !self.shared.journal.has_room() {
+                    return Err(journal_full());
+                }
+                let taken = self.take_ack(connection, what, queue.as_deref());
+                // An ack that is answered holds for the sessions that begin behind the answer.
+                if reference.is_some()
+                    && connection.cursors.may_have_moved()
+                    && let Some(identity) = connection.session.identity().cloned()
+                {
+                    self.save_cursors(&identity, connection);
+                }
+                return self.answer_if_asked(connection, reference, taken);
+            }
+            Frame::Nack { id, queue, retry_ms, .. } => {
+                let taken = self.take_nack(connection, id, queue.as_deref(), retry_ms);
+                return self.answer_if_asked(connection, reference, taken);
+            }
+            Frame::History { of, after, limit, .. } => {
+                return self.take_history(connection, (reference, &of), (after, limit));
+            }
+            Frame::Read { of, upto, .. } => {
+                let taken = self.take_read(connection, &of, upto);
+                return self.answer_if_asked(connection, reference, taken);
+            }
             Frame::Ping => {
                 self.send(connection, &server::Frame::Pong);
                 return Ok(());
             }
             Frame::Disconnect => {
+                connection.is_disconnected = true;
                 self.close_with(connection, (close_code::NORMAL, ""), Ended::ByPeer);
                 return Ok(());
             }
-            later => return Err(not_supported(&format!("`{}`", later.type_name()))),
         }
         self.send(connection, &server::Frame::Ok { reference });
         Ok(())
     }
 
-    fn subscribe(
+    /// Answers a frame that need not be answered: an ack that came too late is told only to who asks.
+    fn answer_if_asked(
         &mut self,
         connection: &mut Connection,
-        to: &str,
-        queue: Option<&str>,
+        reference: Option<u64>,
+        taken: Result<(), Reject>,
     ) -> Result<(), Reject> {
-        let wanted = subscription(to, queue)?;
-        let Some(identity) = connection.session.identity().cloned() else { return Ok(()) };
-        let registry = &self.shared.registry;
-        let is_member =
-            |group: &str| Name::parse(group).is_ok_and(|group| registry.is_member(&identity.user, &group));
-        if connection.session.handle_subscribe(&wanted, is_member)? == Subscribe::Already {
-            return Ok(());
-        }
-        match &wanted.queue {
-            Some(name) => {
-                let queue = registry.join_queue(&wanted.pattern, name, &identity)?;
-                self.shared.policies.queue_changed(queue.to_members());
+        match (taken, reference) {
+            (Ok(()), Some(_)) => {
+                self.send(connection, &server::Frame::Ok { reference });
+                Ok(())
             }
-            None => {
-                self.recipients.subscribe(&wanted.pattern, connection.number);
-                registry.subscribe(&wanted.pattern, &identity);
-            }
+            (Ok(()), None) => Ok(()),
+            (Err(reject), None) if reject.code == Code::NotInFlight => Ok(()),
+            (Err(reject), _) => Err(reject),
         }
-        connection.session.handle_subscribed(wanted);
-        Ok(())
     }
 
-    fn unsubscribe(
-        &mut self,
-        connection: &mut Connection,
-        to: &str,
-        queue: Option<&str>,
-    ) -> Result<(), Reject> {
-        let wanted = subscription(to, queue)?;
-        connection.session.handle_unsubscribe(&wanted)?;
-        if let Some(identity) = connection.session.identity().cloned() {
-            self.forget_subscription(&identity, connection.number, &wanted);
-        }
-        Ok(())
-    }
-
-    fn change_membership(&self, connection: &Connection, group: &str, join: bool) -> Result<(), Reject> {
+    fn change_membership(&self, connection: &mut Connection, group: &str, join: bool) -> Result<(), Reject> {
         let group = name(group)?;
         let Some(identity) = connection.session.identity() else { return Ok(()) };
         let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
+        let address = Address::group(&group);
         if join {
-            registry.join(&identity.user, &group, mailboxes)
+            Self::access_check(connection, Action::Join, &address)?;
+            let since = registry.join(&identity.user, &group, mailboxes)?;
+            if since.is_some() {
+                if !connection.access.is_unnamed() {
+                    self.save_membership(&identity.user, &group, since);
+                }
+                Self::note_joined(connection, address);
+            }
+            Ok(())
         } else {
-            registry.leave(&identity.user, &group, mailboxes)
+            registry.leave(&identity.user, &group, mailboxes)?;
+            if !connection.access.is_unnamed() {
+                self.save_membership(&identity.user, &group, None);
+            }
+            Self::note_left(connection, &address);
+            Ok(())
         }
     }
 
@@ -417,17 +442,7 @@ impl Worker {
     }
 }
 
-fn subscription(to: &str, queue: Option<&str>) -> Result<Subscription, Reject> {
-    let pattern = Pattern::parse(to)?;
-    let queue = queue.map(name).transpose()?;
-    Ok(Subscription { pattern, queue })
-}
-
 /// A name from a frame.
 pub(super) fn name(text: &str) -> Result<Name, Reject> {
     Name::parse(text).map_err(|error| Reject::new(Code::InvalidName, error.to_string()))
-}
-
-fn not_supported(what: &str) -> Reject {
-    Reject::new(Code::NotSupported, format!("{what} is part of the protocol but not built in this version"))
 }

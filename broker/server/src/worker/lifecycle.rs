@@ -1,10 +1,12 @@
 //! Connections open, become sessions, fall silent, drain and end.
 
 use super::Worker;
+use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended};
-use super::inbound::name;
+use super::mailbox::Entry;
 use super::outbox::end_of;
+use super::resume::Resumed;
 use super::segment::Encoding;
 use crate::clock::Moment;
 use socket2::SockRef;
@@ -13,13 +15,17 @@ use tokio::net::TcpStream;
 use waspmq_core::admission::Rate;
 use waspmq_core::registry::{self, SessionEntry};
 use waspmq_core::session::{Session, State, Subscription};
-use waspmq_core::{Address, Close, Code, Kind, Reject, SessionId};
+use waspmq_core::settings::Overflow;
+use waspmq_core::{Address, Close, Code, Kind, Position, Reject, SessionId};
 use waspmq_protocol::client::Connect;
-use waspmq_protocol::{Profile, server};
+use waspmq_protocol::server::{HistoryHead, MessageFrame};
+use waspmq_protocol::{Profile, Secret, server};
 use waspmq_transport::websocket;
 
 /// Connections a sweep acts on; the rest is still due at the next one.
 const LATE_PER_SWEEP: usize = 1024;
+/// What stands for the addresses that an `overflow` frame tells together.
+const EVERY_OTHER: &str = "*";
 /// How long a closing peer may take to close its side.
 const CLOSE_WAIT_US: u64 = 3_000_000;
 
@@ -44,12 +50,15 @@ impl Worker {
         now: Moment,
     ) -> Result<(), Reject> {
         self.session_count += 1;
-        let id = SessionId::new(self.shared.registry.epoch(), self.number, self.session_count);
-        let user = match connect.user.as_deref() {
-            Some(user) => name(user)?,
-            None => name(&format!("anonymous-{id}"))?,
-        };
-        let device = connect.device.as_deref().map(name).transpose()?;
+        let fresh = SessionId::new(self.shared.registry.epoch(), self.number, self.session_count);
+        let claim = self.look_up(connect, now);
+        let named_by = claim.as_ref().and_then(|claim| claim.named_by);
+        let admitted = self.admit(connect, named_by.unwrap_or(fresh), now)?;
+        let (user, device) = (admitted.user.clone(), admitted.device.clone());
+        let resumed =
+            claim.and_then(|claim| self.take_claimed(connect, &claim, (&user, device.as_ref()), now));
+        let id = resumed.as_ref().and_then(Resumed::id).unwrap_or(fresh);
+        let before = self.ends_before(&user);
         let identity = registry::Session { id, worker: self.number, user, device };
         let entry = SessionEntry {
             session: identity.clone(),
@@ -59,30 +68,110 @@ impl Worker {
             },
             remote: connection.remote,
             connected_unix_ms: now.unix_ms,
+            is_generated: admitted.is_unnamed(),
         };
-        for address in self.shared.registry.connect(entry)? {
+        let (connected, resumed) = self.register(entry, resumed, now)?;
+        self.close_replaced(&connected.replaced);
+        for address in connected.addresses {
             self.recipients.attach(&address, connection.number);
             if address.kind() == Kind::Group {
                 connection.groups.push(address);
             }
         }
-        self.numbers.insert(id, connection.number);
-        connection.session_id = Some(id);
+        for known_as in [id, fresh] {
+            self.numbers.insert(known_as, connection.number);
+        }
+        (connection.session_id, connection.asker) = (Some(id), Some(fresh));
         connection.session.handle_connected(identity);
+        self.begin_access(connection, admitted.into_access());
         connection.encoding.batch = connect.batch;
         self.counters().sessions.add(1);
+        let resume_token = self.issue_token(connection, before.clone(), now);
+        self.welcome(connection, (resume_token, resumed), &before);
+        self.tell_online(connection);
+        Ok(())
+    }
+
+    /// Gives the session back what it had, if it is resumed, tells it that it exists, and begins to read what it missed.
+    fn welcome(
+        &mut self,
+        connection: &mut Connection,
+        (resume_token, mut resumed): (Option<Secret<'static>>, Option<Resumed>),
+        before: &[(Address, Position)],
+    ) {
+        let Some(session) = connection.session_id else { return };
+        let (recovered, refused) = match &mut resumed {
+            Some(resumed) => self.restore(connection, resumed, before),
+            None => (false, Vec::new()),
+        };
         let settings = &self.shared.settings;
         let welcome = server::Welcome {
-            session: id.to_string(),
-            resume_token: None,
+            session: session.to_string(),
+            resume_token,
             node: self.shared.node.to_string(),
-            resumed: false,
-            recovered: false,
+            resumed: resumed.is_some(),
+            recovered,
             heartbeat_ms: settings.heartbeat_ms,
             max_message_bytes: u32::try_from(settings.message_bytes_max).unwrap_or(u32::MAX),
         };
         self.send(connection, &server::Frame::Welcome(welcome));
-        Ok(())
+        for reject in refused {
+            self.refuse(connection, None, reject);
+        }
+        match resumed {
+            Some(resumed) => self.restore_watches(connection, resumed),
+            None => self.catch_up_own(connection, before),
+        }
+    }
+
+    /// Begins to read what is stored of the session's own addresses behind the device's cursors.
+    fn catch_up_own(&mut self, connection: &mut Connection, before: &[(Address, Position)]) {
+        let Some(identity) = connection.session.identity() else { return };
+        let (user, device) = (identity.user.clone(), identity.device.clone());
+        let own = Address::user(&user);
+        let groups = connection.groups.clone();
+        for address in [own.clone(), Address::all()].into_iter().chain(groups) {
+            if !self.shared.kept.may_have(&address) {
+                continue;
+            }
+            // What is read lies before what a client may have seen of the stream in an earlier session.
+            connection.catching.note_passed(self.shared.registry.shard_of(&address));
+            let (user, device) = (user.clone(), device.clone());
+            let start = if address == own {
+                Start::Cursor { user, device }
+            } else {
+                let before = self.end_before(&address, before);
+                Start::CursorOrSeen { user, device, before }
+            };
+            self.catch_up(connection, &address, start);
+        }
+    }
+
+    /// Publishers that wait for this user deliver now.
+    fn tell_online(&self, connection: &Connection) {
+        let Some(identity) = connection.session.identity() else { return };
+        for (worker, mailbox) in (0..).zip(self.shared.mailboxes.iter()) {
+            let is_waited_for = mailbox.counters.waiting_offline.load() > 0;
+            if is_waited_for
+                && self.shared.mailboxes.send(worker, Entry::Online(identity.user.clone())).is_err()
+            {
+                tracing::debug!(
+                    worker,
+                    "a worker was not told that a user is back; it looks again by itself"
+                );
+            }
+        }
+    }
+
+    /// Ends the sessions whose place a new one took. One that could not be told stays, and the user's next session
+    /// names it again.
+    pub(super) fn close_replaced(&self, replaced: &[registry::Session]) {
+        for session in replaced {
+            let entry = Entry::Close { session: session.id, close: Close::Replaced };
+            if self.shared.mailboxes.send(session.worker, entry).is_err() {
+                tracing::warn!(session = %session.id, "a replaced session could not be told to go");
+            }
+        }
     }
 
     /// Sends one control frame.
@@ -129,7 +218,20 @@ impl Worker {
     /// Forgets a session and everything it was subscribed to.
     fn end_session(&mut self, connection: &mut Connection) {
         let Some((identity, subscriptions)) = connection.session.handle_close() else { return };
-        self.shared.registry.disconnect(&identity);
+        self.fail_in_flight(&identity, connection);
+        self.save_cursors(&identity, connection);
+        if let Some(asker) = connection.asker.take() {
+            self.tracker.handle_publisher_gone(asker);
+            self.numbers.remove(&asker);
+        }
+        let is_unnamed = connection.access.is_unnamed();
+        self.end_access(connection);
+        self.end_watches(connection);
+        let now_unix_ms = self.shared.clock.now().unix_ms;
+        self.shared.registry.disconnect(&identity, now_unix_ms, &*self.shared.mailboxes);
+        if !is_unnamed {
+            self.save_last_seen(connection, &identity.user);
+        }
         self.numbers.remove(&identity.id);
         self.recipients.detach(&Address::user(&identity.user), connection.number);
         self.recipients.detach(&Address::all(), connection.number);
@@ -139,6 +241,8 @@ impl Worker {
         for group in &connection.groups {
             self.recipients.detach(group, connection.number);
         }
+        // Last: from here on another worker may resume the session and take what it had, places in queues too.
+        self.leave(connection);
         let counters = self.counters();
         counters.sessions.set(counters.sessions.load().saturating_sub(1));
     }
@@ -156,6 +260,27 @@ impl Worker {
         if let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) {
             self.close_with(&mut connection, (close.number(), close.name()), ended);
             self.put_back(number, connection);
+        }
+    }
+
+    /// Closes the connections that did not keep up and whose address says so.
+    pub(super) fn close_slow(&mut self) {
+        while let Some(number) = self.outbox.take_slow() {
+            self.close_number(number, Close::SlowConsumer);
+        }
+    }
+
+    /// Tells the client what it lost, in front of everything that waits.
+    pub(super) fn tell_losses(&mut self, connection: &mut Connection) {
+        while let Some(report) = connection.out.poll_report() {
+            let to = report.to.map_or_else(|| EVERY_OTHER.to_owned(), |to| to.to_string());
+            let overflow = server::Overflow { to, dropped: report.dropped, action: Some(report.action) };
+            self.control.push(connection.encoding, &server::Frame::Overflow(overflow));
+        }
+        let Self { control, outbox, .. } = self;
+        if !control.bytes.is_empty() {
+            outbox.push_own_first(connection, &control.bytes);
+            control.bytes.clear();
         }
     }
 
@@ -236,6 +361,10 @@ impl Worker {
             self.handle_late(number, action);
         }
         self.late = late;
+        self.settle();
+        self.save_resumes();
+        self.read_on_all();
+        self.catch_up_watchers();
         self.publish_gauges();
     }
 
@@ -283,6 +412,7 @@ impl Worker {
         let close = Close::Draining;
         self.close_with(&mut connection, (close.number(), close.name()), Ended::Drained);
         self.put_back(number, connection);
+        self.settle();
     }
 
     /// Puts back a connection that was taken out of its slot to be worked on.
@@ -295,7 +425,9 @@ impl Worker {
     fn publish_gauges(&self) {
         let counters: &Counters = self.counters();
         counters.outbound_queue_bytes.set(self.outbox.pinned_bytes() as u64);
-        counters.dropped_slow_consumer.set(self.outbox.dropped);
+        for (action, acted) in Overflow::ALL.into_iter().zip(self.outbox.acted) {
+            counters.slow_consumers.of(action).set(acted);
+        }
     }
 }
 
@@ -322,10 +454,30 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Appends one frame as a WebSocket message of its own.
-    pub(super) fn push(&mut self, encoding: Encoding, frame: &server::Frame) {
+    /// Appends a page of messages as a WebSocket message of its own.
+    pub(super) fn push_history<'a>(
+        &mut self,
+        encoding: Encoding,
+        head: &HistoryHead<'_>,
+        messages: impl IntoIterator<Item = MessageFrame<'a>>,
+    ) {
         let start = websocket::begin_frame(&mut self.bytes);
-        waspmq_protocol::encode::control(encoding.profile, frame, &mut self.bytes);
+        waspmq_protocol::encode::history(encoding.profile, head, messages, &mut self.bytes);
         websocket::end_frame(&mut self.bytes, start, encoding.opcode());
     }
+
+    /// Appends one frame as a WebSocket message of its own.
+    pub(super) fn push(&mut self, encoding: Encoding, frame: &server::Frame) {
+        encode(encoding, frame, &mut self.bytes);
+    }
 }
+
+/// Appends one control frame as a WebSocket message of its own.
+pub(super) fn encode(encoding: Encoding, frame: &server::Frame, out: &mut Vec<u8>) {
+    let start = websocket::begin_frame(out);
+    waspmq_protocol::encode::control(encoding.profile, frame, out);
+    websocket::end_frame(out, start, encoding.opcode());
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,15 +5,23 @@
 //! are refused and publishing connections are not read until there is room ([`Mailbox::room`]); the rest of
 //! the queue is kept for changes and commands.
 
+use super::acks::Answer;
+use super::alone::PutOff;
+use super::catchup::{Listing, PageOf};
 use super::counters::Counters;
+use super::history::{HistoryOf, ReadOf};
+use super::ledger::Found;
+use super::presence::PresenceOf;
+use super::tracking::Redelivery;
 use crate::control::{Publication, Published};
 use crossbeam_queue::ArrayQueue;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use tokio::sync::{Notify, oneshot};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Notify, mpsc};
 use waspmq_core::message::Batch;
-use waspmq_core::registry::{Change, InFlight, Workers};
-use waspmq_core::{Close, Name, Reject, SessionId};
+use waspmq_core::registry::{Change, InFlight, PresenceChange, Workers};
+use waspmq_core::{Close, MessageId, Name, Reject, SessionId};
 
 /// One message of a batch for one queue member of the receiving worker.
 #[derive(Debug)]
@@ -22,6 +30,8 @@ pub(crate) struct QueueDelivery {
     pub(crate) message: usize,
     pub(crate) session: SessionId,
     pub(crate) queue: Name,
+    /// 1 for the first delivery.
+    pub(crate) attempt: u16,
     pub(crate) in_flight: InFlight,
 }
 
@@ -35,14 +45,39 @@ pub(crate) enum Entry {
         queues: Vec<QueueDelivery>,
     },
     Change(Change),
+    /// For those connections that watch the user.
+    Presence(PresenceChange),
     Close {
         session: SessionId,
         close: Close,
     },
     Publish {
         publication: Box<Publication>,
-        answer: oneshot::Sender<Result<Published, Reject>>,
+        answer: mpsc::Sender<Result<Published, Reject>>,
     },
+    /// Writes are on stable storage, or not, by the tokens of the receipts that wait.
+    Stored {
+        tokens: Box<[u64]>,
+        result: Result<(), Reject>,
+    },
+    /// What sessions of another worker did with messages published here.
+    Answers(Vec<Answer>),
+    Redeliver(Box<Redelivery>),
+    Page(Box<PageOf>),
+    Listing(Box<Listing>),
+    History(Box<HistoryOf>),
+    Read(Box<ReadOf>),
+    /// The answer about users of whom only the store knows when they were seen.
+    PresenceOf(Box<PresenceOf>),
+    /// Delayed messages of an earlier run.
+    PutOff(Box<PutOff>),
+    /// Asks what is known about the delivery of a message.
+    Ledger {
+        id: MessageId,
+        answer: mpsc::Sender<Found>,
+    },
+    /// A user has a session again: what waits for it is delivered.
+    Online(Name),
     /// Leave service: `goaway` to every session, spread over the time given, then close.
     Drain {
         spread_ms: u64,
@@ -50,10 +85,14 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
-    fn size_bytes(&self) -> usize {
+    /// Memory of the messages in it.
+    pub(super) fn size_bytes(&self) -> usize {
         match self {
             Self::Deliver { batch, .. } => batch.size_bytes(),
             Self::Publish { publication, .. } => publication.payload.len(),
+            Self::Redeliver(redelivery) => redelivery.size_bytes(),
+            Self::Page(page) => page.size_bytes(),
+            Self::History(history) => history.size_bytes(),
             _ => 0,
         }
     }
@@ -81,6 +120,11 @@ pub(crate) struct Mailbox {
     wake: Notify,
     waiting: AtomicBool,
     room: Notify,
+    /// Changes of presence that found no room: the worker's watchers have to look again.
+    presence_lost: AtomicU64,
+    /// Answers of the journal that found no room. At most those of the tickets that the journal holds.
+    late: Mutex<VecDeque<Entry>>,
+    has_late: AtomicBool,
     pub(crate) counters: Counters,
 }
 
@@ -93,6 +137,9 @@ impl Mailbox {
             wake: Notify::new(),
             waiting: AtomicBool::new(false),
             room: Notify::new(),
+            presence_lost: AtomicU64::new(0),
+            late: Mutex::default(),
+            has_late: AtomicBool::new(false),
             counters: Counters::default(),
         }
     }
@@ -138,12 +185,35 @@ impl Mailbox {
 
     /// The next entry. `None` rearms the wake-up, so the queue must be asked until then or woken by hand.
     pub(crate) fn pop(&self) -> Option<Entry> {
+        if let Some(late) = self.pop_late() {
+            return Some(late);
+        }
         let entry = self.entries.pop().or_else(|| {
             self.woken.store(false, Ordering::SeqCst);
             self.entries.pop()
-        })?;
+        });
+        let Some(entry) = entry else { return self.pop_late() };
         self.bytes.fetch_sub(entry.size_bytes(), Ordering::SeqCst);
         Some(entry)
+    }
+
+    /// Queues an answer of which only one will ever come, without waking: without room it waits beside the queue.
+    fn push_answer(&self, answer: Entry) {
+        if let Err(answer) = self.push(answer) {
+            let mut late = self.late.lock().unwrap();
+            late.push_back(answer);
+            self.has_late.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn pop_late(&self) -> Option<Entry> {
+        if !self.has_late.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut late = self.late.lock().unwrap();
+        let entry = late.pop_front();
+        self.has_late.store(!late.is_empty(), Ordering::SeqCst);
+        entry
     }
 
     /// Lets waiting publishers go on if there is room again; called by the worker after it took entries.
@@ -152,6 +222,11 @@ impl Mailbox {
             self.waiting.store(false, Ordering::SeqCst);
             self.room.notify_waiters();
         }
+    }
+
+    /// Changes of presence that found no room since the start.
+    pub(crate) fn presence_lost(&self) -> u64 {
+        self.presence_lost.load(Ordering::SeqCst)
     }
 
     /// Resolves when the worker was woken. Cancel-safe.
@@ -167,6 +242,10 @@ pub(crate) struct Mailboxes(Box<[Mailbox]>);
 impl Mailboxes {
     pub(crate) fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| Mailbox::new()).collect())
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mailbox> {
@@ -190,6 +269,15 @@ impl Mailboxes {
     }
 }
 
+impl Mailboxes {
+    /// Hands a worker an answer that it cannot do without, and wakes it. Never waits and never refuses.
+    pub(crate) fn answer(&self, worker: u8, answer: Entry) {
+        let mailbox = self.of(worker);
+        mailbox.push_answer(answer);
+        mailbox.wake();
+    }
+}
+
 impl Workers for Mailboxes {
     fn has_room(&self, worker: u8) -> bool {
         let mailbox = self.of(worker);
@@ -199,6 +287,13 @@ impl Workers for Mailboxes {
     fn notify(&self, worker: u8, change: Change) {
         if self.send(worker, Entry::Change(change)).is_err() {
             tracing::error!(worker, "a change of membership found no room after room was promised");
+        }
+    }
+
+    fn presence(&self, worker: u8, change: PresenceChange) {
+        // The last room is for changes that cannot be caught up on.
+        if !self.has_room(worker) || self.send(worker, Entry::Presence(change)).is_err() {
+            self.of(worker).presence_lost.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
@@ -221,6 +316,39 @@ mod tests {
         assert!(!mailbox.takes_publishes() && mailbox.is_busy());
         while mailbox.push(close()).is_ok() {}
         assert_eq!(mailbox.entries.len(), ENTRIES_MAX);
+    }
+
+    #[test]
+    fn presence_without_room_is_counted_and_leaves_room_for_commands() {
+        let boxes = Mailboxes::new(2);
+        let user = Name::parse("alice").unwrap();
+        let change = PresenceChange { user, online: true, last_seen_unix_ms: None, seq: 1 };
+        for _ in 0..ENTRIES_MAX {
+            boxes.presence(1, change.clone());
+        }
+        assert!(boxes.send(1, close()).is_ok());
+        let kept = std::iter::from_fn(|| boxes.of(1).pop()).count() as u64 - 1;
+        assert_eq!(kept + boxes.of(1).presence_lost(), ENTRIES_MAX as u64);
+        assert!(boxes.of(1).presence_lost() > 0 && boxes.of(0).presence_lost() == 0);
+    }
+
+    #[test]
+    fn an_answer_is_never_refused_and_comes_before_the_rest() {
+        let boxes = Mailboxes::new(1);
+        while boxes.send(0, close()).is_ok() {}
+        let stored = |token: u64| Entry::Stored { tokens: [token].into(), result: Ok(()) };
+        (0..100).for_each(|token| boxes.answer(0, stored(token)));
+        let token = |entry| match entry {
+            Some(Entry::Stored { tokens, .. }) => tokens.first().copied(),
+            _ => None,
+        };
+        for expected in 0..100 {
+            assert_eq!(token(boxes.of(0).pop()), Some(expected));
+        }
+        assert_eq!(std::iter::from_fn(|| boxes.of(0).pop()).count(), ENTRIES_MAX);
+        boxes.answer(0, stored(100));
+        assert_eq!(token(boxes.of(0).pop()), Some(100));
+        assert!(boxes.of(0).pop().is_none());
     }
 
     #[tokio::test(flavor = "current_thread")]

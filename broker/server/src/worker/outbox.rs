@@ -5,7 +5,9 @@ use super::counters::{Counters, Ended};
 use super::segment::Shared;
 use std::io::{ErrorKind, IoSlice};
 use tokio::sync::Notify;
-use waspmq_core::Kind;
+use waspmq_core::outbound::{Lost, Segment};
+use waspmq_core::settings::Overflow;
+use waspmq_core::{Address, Kind, Position};
 
 /// The dirty list and the accounts of all outbound queues of a worker.
 #[derive(Debug)]
@@ -16,7 +18,18 @@ pub(super) struct Outbox {
     pinned_bytes: usize,
     connection_bytes_max: usize,
     worker_bytes_max: usize,
-    pub(super) dropped: u64,
+    /// Messages by what was done with them because a queue was full, in the order of [`Overflow::ALL`].
+    pub(super) acted: [u64; Overflow::ALL.len()],
+    /// Connections to be closed because they do not keep up.
+    slow: Vec<u32>,
+    /// Connections that are to read an address from the store, from this message on.
+    spilled: Vec<(u32, Address, Position)>,
+    /// What was dropped, until it is taken from what its connection has in flight.
+    losses: Vec<(u32, Shared)>,
+    /// Used during a push.
+    lost: Vec<Lost<Shared>>,
+    /// Used during a flush.
+    expired: Vec<Shared>,
     scratch: Vec<u8>,
 }
 
@@ -49,21 +62,102 @@ impl Outbox {
             pinned_bytes: 0,
             connection_bytes_max,
             worker_bytes_max,
-            dropped: 0,
+            acted: [0; Overflow::ALL.len()],
+            slow: Vec::new(),
+            spilled: Vec::new(),
+            losses: Vec::new(),
+            lost: Vec::new(),
+            expired: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
-    /// Queues a shared segment. A full queue drops its oldest messages.
-    pub(super) fn push(&mut self, connection: &mut Connection, segment: Shared) {
-        let full = self.pinned_bytes >= self.worker_bytes_max;
-        let bound = if full { FLOOR_BYTES } else { self.connection_bytes_max };
+    /// Queues a shared segment, or does what its address says about a full queue. False when the connection is
+    /// to be closed, see [`Self::take_slow`], and gets nothing more.
+    pub(super) fn push(&mut self, connection: &mut Connection, segment: Shared) -> bool {
+        let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
         let before = connection.out.pinned_bytes();
-        let dropped = u64::from(connection.out.push_shared(segment, bound));
-        connection.dropped += dropped;
-        self.dropped += dropped;
+        connection.out.push_shared(segment, bound, &mut self.lost);
         self.settle(before, connection);
         self.mark(connection);
+        self.lost.is_empty() || self.handle_lost(connection)
+    }
+
+    /// Counts what did not stay in a queue. Spilled messages are not dropped: they come from the store later.
+    fn handle_lost(&mut self, connection: &mut Connection) -> bool {
+        let mut keeps_up = true;
+        for Lost { segment, action } in self.lost.drain(..) {
+            let frames = u64::from(segment.frames());
+            if let Some((_, acted)) = Overflow::ALL.iter().zip(&mut self.acted).find(|(of, _)| **of == action)
+            {
+                *acted += frames;
+            }
+            if action == Overflow::Spill {
+                let class = segment.class();
+                self.spilled.push((connection.number, class.to.clone(), class.first));
+            } else {
+                connection.dropped += frames;
+            }
+            keeps_up &= action != Overflow::Close;
+            // What is spilled is sent later; a session that is closed ends with everything it has in flight.
+            if !matches!(action, Overflow::Spill | Overflow::Close) {
+                self.losses.push((connection.number, segment));
+            }
+        }
+        if !keeps_up {
+            self.slow.push(connection.number);
+        }
+        keeps_up
+    }
+
+    /// What was dropped on its way, by connection.
+    pub(super) fn take_losses(&mut self) -> Vec<(u32, Shared)> {
+        std::mem::take(&mut self.losses)
+    }
+
+    /// A connection that is to read an address from the store, from this message on.
+    pub(super) fn take_spilled(&mut self) -> Option<(u32, Address, Position)> {
+        (!self.spilled.is_empty()).then(|| self.spilled.remove(0))
+    }
+
+    /// Whether a page that was read from the store fits. A queue that is empty takes a page of any size, so that a
+    /// replay goes on whatever the bound is.
+    pub(super) const fn has_room_for_replay(&self, connection: &Connection, bytes: usize) -> bool {
+        let waiting = connection.out.shared_bytes();
+        waiting == 0 || waiting + bytes <= self.connection_bytes_max
+    }
+
+    /// Queues a segment of a page for which there is room.
+    pub(super) fn push_replayed(&mut self, connection: &mut Connection, segment: Shared) {
+        let before = connection.out.pinned_bytes();
+        // The page's first segments do not stand in the way of its others: there is no bound here that it could miss.
+        if connection.out.push_replayed(segment, usize::MAX).is_ok() {
+            self.settle(before, connection);
+            self.mark(connection);
+        }
+    }
+
+    /// A connection that is to be closed because it does not keep up.
+    pub(super) fn take_slow(&mut self) -> Option<u32> {
+        self.slow.pop()
+    }
+
+    /// Queues frames for this connection alone, in front of everything that is not begun.
+    pub(super) fn push_own_first(&mut self, connection: &mut Connection, frames: &[u8]) {
+        let before = connection.out.pinned_bytes();
+        connection.out.push_own_first(frames);
+        self.settle(before, connection);
+        self.mark(connection);
+    }
+
+    /// Drops what expired while it waited; gives the number of messages.
+    pub(super) fn drop_expired(&mut self, connection: &mut Connection, now_unix_ms: u64) -> u64 {
+        let before = connection.out.pinned_bytes();
+        connection.out.handle_time(now_unix_ms, &mut self.expired);
+        self.settle(before, connection);
+        let dropped = self.expired.drain(..).map(|segment| u64::from(segment.frames())).sum();
+        connection.dropped += dropped;
+        dropped
     }
 
     /// Queues frames for this connection alone.
@@ -96,6 +190,11 @@ impl Outbox {
         self.pinned_bytes -= connection.out.pinned_bytes();
     }
 
+    /// Whether the worker's queues together are at their bound.
+    pub(super) const fn is_full(&self) -> bool {
+        self.pinned_bytes >= self.worker_bytes_max
+    }
+
     pub(super) const fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
     }
@@ -119,7 +218,7 @@ impl Outbox {
             let mut delivered: Option<(Kind, u64, u64)> = None;
             for finished in connection.out.handle_written(written) {
                 let segment = finished.segment();
-                let frames = u64::from(waspmq_core::outbound::Segment::frames(&finished));
+                let frames = u64::from(finished.frames());
                 match &mut delivered {
                     Some((kind, us, count)) if *kind == segment.kind && *us == segment.published_us => {
                         *count += frames
@@ -163,7 +262,10 @@ impl Outbox {
 fn count_delivered(counters: &Counters, delivered: Option<(Kind, u64, u64)>, now_us: u64) {
     if let Some((kind, published_us, frames)) = delivered {
         counters.delivered.of(kind).add(frames);
-        counters.delivery_latency.observe(now_us.saturating_sub(published_us), frames);
+        // What was read from the store was published at a time that this clock does not know.
+        if published_us != 0 {
+            counters.delivery_latency.of(kind).observe(now_us.saturating_sub(published_us), frames);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tasks of a worker's thread: accept, read, mail, flush, sweep, drain.
+//! The tasks of a worker's thread: accept, read, mail, flush, sweep, access, timers, cursors, drain.
 //!
 //! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
 
@@ -19,7 +19,15 @@ type Cell = Rc<RefCell<Worker>>;
 
 /// Pause after an error of `accept`, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Timers are looked at this often when nothing is due.
+const IDLE_WAIT: Duration = Duration::from_secs(3_600);
+/// The least wait between two looks, so that what is due at once does not starve the connections.
+const TIMER_PAUSE: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked for tokens that ended and for rules that changed: both take effect within a second.
+const ACCESS_EVERY: Duration = Duration::from_millis(200);
+/// How long acknowledgements are gathered before cursors are saved.
+const CURSORS_WAIT: Duration = Duration::from_millis(20);
 /// Connections written before others run.
 const FLUSHES_PER_TURN: usize = 1024;
 /// How often a draining worker looks whether its last connection is gone.
@@ -37,16 +45,22 @@ pub(crate) fn run(
     local.block_on(&runtime, async move {
         let listener = TcpListener::from_std(listener)?;
         let worker: Cell = Rc::new(RefCell::new(Worker::new(number, shared)));
-        let (mail, flush, sweep) = (
+        let (mail, flush, sweep, access, timers, cursors) = (
             spawn_local(mail(worker.clone())),
             spawn_local(flush(worker.clone())),
             spawn_local(sweep(worker.clone())),
+            spawn_local(access(worker.clone())),
+            spawn_local(timers(worker.clone())),
+            spawn_local(cursors(worker.clone())),
         );
-        // The first three never end by themselves: without one of them the worker is of no use.
+        // The first six never end by themselves: without one of them the worker is of no use.
         let result = tokio::select! {
             ended = mail => Err(io::Error::other(format!("the mail task ended: {ended:?}"))),
             ended = flush => Err(io::Error::other(format!("the flush task ended: {ended:?}"))),
             ended = sweep => Err(io::Error::other(format!("the sweep task ended: {ended:?}"))),
+            ended = access => Err(io::Error::other(format!("the access task ended: {ended:?}"))),
+            ended = timers => Err(io::Error::other(format!("the timers task ended: {ended:?}"))),
+            ended = cursors => Err(io::Error::other(format!("the cursors task ended: {ended:?}"))),
             () = serve(worker.clone(), listener) => Ok(()),
             _ = stop.wait_for(|&stop| stop) => Ok(()),
         };
@@ -198,6 +212,50 @@ async fn sweep(worker: Cell) {
     loop {
         ticks.tick().await;
         worker.borrow_mut().sweep();
+    }
+}
+
+async fn access(worker: Cell) {
+    let mut ticks = tokio::time::interval(ACCESS_EVERY);
+    loop {
+        ticks.tick().await;
+        loop {
+            let more = worker.borrow_mut().apply_access();
+            // Sessions that ended had messages in flight.
+            worker.borrow_mut().settle();
+            if !more {
+                break;
+            }
+            yield_now().await;
+        }
+    }
+}
+
+/// Acts when something of the tracker or the delays is due.
+async fn timers(worker: Cell) {
+    let (wake, clock) = {
+        let worker = worker.borrow();
+        (worker.timers.clone(), worker.shared.clock)
+    };
+    loop {
+        let due_ms = worker.borrow_mut().advance();
+        let wait_us = due_ms.map(|due_ms| (due_ms * 1_000).saturating_sub(clock.now_us()));
+        let wait = wait_us.map_or(IDLE_WAIT, |us| Duration::from_micros(us).clamp(TIMER_PAUSE, IDLE_WAIT));
+        // Both branches are cancel-safe.
+        tokio::select! {
+            () = wake.notified() => tokio::time::sleep(TIMER_PAUSE).await,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Saves how far sessions have acknowledged, a moment after they did.
+async fn cursors(worker: Cell) {
+    let wake = worker.borrow().moved.wake.clone();
+    loop {
+        wake.notified().await;
+        tokio::time::sleep(CURSORS_WAIT).await;
+        worker.borrow_mut().save_moved();
     }
 }
 

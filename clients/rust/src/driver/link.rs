@@ -2,8 +2,8 @@
 
 use crate::builder::Builder;
 use crate::error::Error;
+use crate::interest::Interest;
 use crate::limits::{CONNECT_TIMEOUT, INBOUND_BYTES_MAX};
-use crate::shared::Interest;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -12,8 +12,9 @@ use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use waspmq_protocol::client::Resume;
 use waspmq_protocol::server::{Received, Welcome};
-use waspmq_protocol::{Profile, decode};
+use waspmq_protocol::{Profile, Secret, decode};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -29,13 +30,30 @@ pub(crate) struct Link {
 }
 
 /// One attempt.
-pub(crate) async fn connect(settings: &Builder) -> Result<Link, Error> {
+///
+/// # Errors
+/// When there is no token, no connection, or no welcome.
+pub(crate) async fn connect(
+    settings: &Builder,
+    token: Option<Secret<'static>>,
+    resume: Option<Resume<'static>>,
+) -> Result<Link, Error> {
     let url = &settings.url;
     let timeout = || Error::Timeout { url: url.clone(), seconds: CONNECT_TIMEOUT.as_secs() };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings)).await.unwrap_or_else(|_| Err(timeout()))
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings, token, resume))
+        .await
+        .unwrap_or_else(|_| Err(timeout()))
 }
 
-async fn attempt(settings: &Builder) -> Result<Link, Error> {
+async fn attempt(
+    settings: &Builder,
+    token: Option<Secret<'static>>,
+    resume: Option<Resume<'static>>,
+) -> Result<Link, Error> {
+    let token = match &settings.provider {
+        Some(provider) => Some(provider.token().await?),
+        None => token,
+    };
     let failed = |error: SocketError| Error::Connect { url: settings.url.clone(), message: describe(&error) };
     let wrong_url = |error: SocketError| Error::Url { url: settings.url.clone(), message: describe(&error) };
     if !settings.url.starts_with("ws://") {
@@ -49,13 +67,19 @@ async fn attempt(settings: &Builder) -> Result<Link, Error> {
         .read_buffer_size(16 * 1024)
         .max_message_size(Some(INBOUND_BYTES_MAX))
         .max_frame_size(Some(INBOUND_BYTES_MAX));
-    let connect_frame = settings.connect_frame()?;
+    let connect_frame = settings.connect_frame(token, resume)?;
     let connected = connect_async_with_config(request, Some(config), true).await;
     let (mut socket, _) = connected.map_err(|error| match error {
         SocketError::Url(_) => wrong_url(error),
         error => failed(error),
     })?;
     socket.send(outbound(settings.profile, connect_frame)).await.map_err(failed)?;
+    welcomed(settings, socket).await
+}
+
+/// Reads up to the answer to `connect`.
+async fn welcomed(settings: &Builder, mut socket: Socket) -> Result<Link, Error> {
+    let failed = |error: SocketError| Error::Connect { url: settings.url.clone(), message: describe(&error) };
     let mut complaint = None;
     loop {
         let frames = match socket.next().await {

@@ -2,7 +2,8 @@
 
 use super::Left;
 use super::link::{Socket, inbound};
-use crate::seen::Seen;
+use crate::events::Event;
+use crate::request;
 use crate::shared::Shared;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
@@ -38,7 +39,6 @@ pub(super) struct Reader<'a> {
     pub(super) profile: Profile,
     pub(super) messages: &'a mpsc::Sender<Message>,
     pub(super) shared: &'a Shared,
-    pub(super) seen: &'a mut Seen,
     pub(super) heard: &'a Heard,
 }
 
@@ -72,7 +72,12 @@ impl Reader<'_> {
                 Received::Error { reference, refusal } => self.shared.handle_error(reference, refusal),
                 Received::Overflow(overflow) => {
                     self.shared.count(|stats| stats.overflowed += overflow.dropped);
+                    self.shared.handle_event(Event::Overflow(overflow));
                 }
+                Received::History(history) => self.shared.handle_history(history),
+                Received::Presence(presence) => self.shared.handle_presence(presence),
+                Received::PresenceChange(change) => self.shared.handle_event(Event::Presence(change)),
+                Received::Read(read) => self.shared.handle_event(Event::Read(read)),
                 Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
                 Received::Pong => self.shared.handle_pong(Instant::now()),
                 Received::Welcome(_) | Received::Unknown { .. } => {}
@@ -81,8 +86,12 @@ impl Reader<'_> {
     }
 
     async fn deliver(&mut self, message: Message) {
-        if !self.seen.insert(&message) {
+        if !self.shared.inbox.admit(&message) {
             self.shared.count(|stats| stats.duplicates += 1);
+            return;
+        }
+        if let Some(number) = request::reply_number(&message, &self.shared.correlation) {
+            self.shared.handle_reply(number, message);
             return;
         }
         if let Err(mpsc::error::TrySendError::Full(message)) = self.messages.try_send(message) {

@@ -3,8 +3,10 @@
 use super::link::{Socket, outbound};
 use super::read::Heard;
 use super::{Command, Left};
-use crate::limits::{BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
-use crate::shared::{Interest, Shared, Waiting};
+use crate::interest::Interest;
+use crate::limits::{ACK_DELAY, BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
+use crate::shared::Shared;
+use crate::waiting::Waiting;
 use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
 use std::time::Duration;
@@ -51,6 +53,8 @@ impl Writer<'_> {
         // The first tick of an interval is at once, and `connect` was a sign of life.
         ticks.tick().await;
         let mut taken = Vec::with_capacity(COMMANDS_MAX);
+        // When the acknowledgements that wait are written; some may have waited for this connection.
+        let mut acks_due = self.shared.inbox.has_acks().then(Instant::now);
         loop {
             let is_leaving = self.shared.is_asked_to_leave();
             if is_leaving && !self.shared.has_waiting() {
@@ -68,7 +72,21 @@ impl Writer<'_> {
                     self.shared.ping_sent(Instant::now(), None);
                     self.send(&Frame::Ping).await?;
                 }
+                () = self.shared.inbox.work.notified() => {
+                    let again = self.shared.take_again();
+                    self.restore(&again).await?;
+                    if self.shared.inbox.has_full_batch() {
+                        acks_due = Some(Instant::now());
+                    } else if self.shared.inbox.has_acks() && acks_due.is_none() {
+                        acks_due = Some(Instant::now() + ACK_DELAY);
+                    }
+                }
+                () = tokio::time::sleep_until(acks_due.unwrap_or_else(Instant::now)), if acks_due.is_some() => {
+                    acks_due = None;
+                    self.flush_acks().await?;
+                }
                 count = commands.recv_many(&mut taken, COMMANDS_MAX), if !is_leaving => {
+                    acks_due = None;
                     let is_closing = count == 0 || self.take(&mut taken).await?;
                     if is_closing {
                         return self.goodbye(true).await;
@@ -91,8 +109,9 @@ impl Writer<'_> {
     async fn take(&mut self, taken: &mut Vec<Command>) -> Result<bool, SocketError> {
         let batch_max = BATCH_BYTES_MAX.min(self.shared.max_message_bytes());
         let mut batch = Vec::new();
+        self.feed_acks(&mut batch, batch_max).await?;
         for command in taken.drain(..) {
-            let mut bytes = match command {
+            let bytes = match command {
                 Command::Close => {
                     self.feed(&mut batch).await?;
                     return Ok(true);
@@ -108,17 +127,43 @@ impl Writer<'_> {
                     bytes
                 }
             };
-            if batch.len() + bytes.len() + 1 > batch_max {
-                self.feed(&mut batch).await?;
-            }
-            if self.profile == Profile::Json && !batch.is_empty() {
-                batch.push(b'\n');
-            }
-            batch.append(&mut bytes);
+            self.append(&mut batch, bytes, batch_max).await?;
         }
         self.feed(&mut batch).await?;
         self.sink.flush().await?;
         Ok(false)
+    }
+
+    /// Adds a frame to a batch; one that would be too long is written first.
+    async fn append(
+        &mut self,
+        batch: &mut Vec<u8>,
+        mut bytes: Vec<u8>,
+        batch_max: usize,
+    ) -> Result<(), SocketError> {
+        if batch.len() + bytes.len() + 1 > batch_max {
+            self.feed(batch).await?;
+        }
+        if self.profile == Profile::Json && !batch.is_empty() {
+            batch.push(b'\n');
+        }
+        batch.append(&mut bytes);
+        Ok(())
+    }
+
+    async fn feed_acks(&mut self, batch: &mut Vec<u8>, batch_max: usize) -> Result<(), SocketError> {
+        for frame in self.shared.inbox.take_acks() {
+            let bytes = self.encoded(&frame);
+            self.append(batch, bytes, batch_max).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush_acks(&mut self) -> Result<(), SocketError> {
+        let mut batch = Vec::new();
+        self.feed_acks(&mut batch, BATCH_BYTES_MAX.min(self.shared.max_message_bytes())).await?;
+        self.feed(&mut batch).await?;
+        self.sink.flush().await
     }
 
     async fn feed(&mut self, batch: &mut Vec<u8>) -> Result<(), SocketError> {
@@ -129,7 +174,11 @@ impl Writer<'_> {
     }
 
     async fn goodbye(&mut self, for_good: bool) -> Result<Left, SocketError> {
-        self.send(&Frame::Disconnect).await?;
+        self.flush_acks().await?;
+        // `disconnect` ends the session; one that can be resumed is only left.
+        if for_good || self.shared.welcome().resume_token.is_none() {
+            self.send(&Frame::Disconnect).await?;
+        }
         Ok(Left::Finished { for_good })
     }
 

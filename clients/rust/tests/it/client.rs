@@ -1,10 +1,8 @@
 //! The client against a scripted peer on loopback, in both profiles where the encoding could matter.
 
-mod support;
-
+use crate::support::{FAST, Server, message, pair};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::{FAST, Server, message, pair};
 use tokio::time::Instant;
 use waspmq_client::{Backoff, Client, Code, Error, Payload, Profile, PublishOptions, Stats};
 

@@ -1,7 +1,5 @@
 //! A scripted peer: a WebSocket server whose every answer is written out by the test.
 
-#![expect(clippy::unwrap_used, reason = "a helper of tests: a failure here is a failure of the test")]
-
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,8 +10,8 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use waspmq_client::{Backoff, Client, Content, Level, MessageId, Messages, Position, Profile};
 use waspmq_core::{Code, Reject, Stream};
-use waspmq_protocol::server::{Frame, Goaway, MessageFrame, Receipt, Welcome};
-use waspmq_protocol::{HeaderBlock, decode, encode};
+use waspmq_protocol::server::{Frame, Goaway, HistoryHead, MessageFrame, Receipt, Welcome};
+use waspmq_protocol::{HeaderBlock, Secret, decode, encode};
 
 pub(crate) struct Server {
     listener: TcpListener,
@@ -67,17 +65,30 @@ impl Server {
     pub(crate) async fn welcome_with(&self, heartbeat_ms: u32, max_message_bytes: u32) -> Peer {
         let mut peer = self.accept().await;
         peer.expect("connect").await;
-        let welcome = Welcome {
-            session: "0000010000000001".to_owned(),
-            resume_token: None,
-            node: "aabbccdd".to_owned(),
-            resumed: false,
-            recovered: false,
-            heartbeat_ms,
-            max_message_bytes,
-        };
-        peer.send(&Frame::Welcome(welcome)).await;
+        peer.send(&Frame::Welcome(Welcome { heartbeat_ms, max_message_bytes, ..welcome() })).await;
         peer
+    }
+
+    /// The next connection, welcomed as a session that can be resumed, and its `connect`.
+    pub(crate) async fn welcome_session(&self, resume_token: &'static str, resumed: bool) -> (Peer, Got) {
+        let mut peer = self.accept().await;
+        let connect = peer.expect("connect").await;
+        let resume_token = Some(Secret::new(resume_token));
+        let recovered = resumed;
+        peer.send(&Frame::Welcome(Welcome { resume_token, resumed, recovered, ..welcome() })).await;
+        (peer, connect)
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        session: "0000010000000001".to_owned(),
+        resume_token: None,
+        node: "aabbccdd".to_owned(),
+        resumed: false,
+        recovered: false,
+        heartbeat_ms: 60_000,
+        max_message_bytes: 65_536,
     }
 }
 
@@ -133,6 +144,30 @@ impl Peer {
         self.send_bytes(message(self.profile, count, payload)).await;
     }
 
+    pub(crate) async fn deliver(&mut self, frame: MessageFrame<'_>) {
+        let mut bytes = Vec::new();
+        encode::message(self.profile, &frame, &mut bytes);
+        self.send_bytes(bytes).await;
+    }
+
+    pub(crate) async fn history(&mut self, head: HistoryHead<'_>, messages: &[MessageFrame<'_>]) {
+        let mut bytes = Vec::new();
+        encode::history(self.profile, &head, messages.iter().copied(), &mut bytes);
+        self.send_bytes(bytes).await;
+    }
+
+    /// The next frame is a ping: whatever the client had to send before it was sent.
+    pub(crate) async fn pong(&mut self) {
+        self.expect("ping").await;
+        self.send(&Frame::Pong).await;
+    }
+
+    pub(crate) async fn expect_ok(&mut self, kind: &str) -> Got {
+        let got = self.expect(kind).await;
+        self.ok(got.reference).await;
+        got
+    }
+
     pub(crate) async fn ok(&mut self, reference: Option<u64>) {
         self.send(&Frame::Ok { reference }).await;
     }
@@ -142,8 +177,12 @@ impl Peer {
     }
 
     pub(crate) async fn receipt(&mut self, reference: Option<u64>, recipients: u32) {
+        self.receipt_of(reference, recipients, Level::Accepted).await;
+    }
+
+    pub(crate) async fn receipt_of(&mut self, reference: Option<u64>, recipients: u32, level: Level) {
         let id = MessageId::new(1, 1, 1, 1);
-        let receipt = Receipt { reference: reference.unwrap(), id, level: Level::Accepted, recipients };
+        let receipt = Receipt { reference: reference.unwrap(), id, level, recipients };
         self.send(&Frame::Receipt(receipt)).await;
     }
 
@@ -158,24 +197,29 @@ impl Peer {
 }
 
 pub(crate) fn message(profile: Profile, count: u64, payload: &[u8]) -> Vec<u8> {
-    let frame = MessageFrame {
+    let mut bytes = Vec::new();
+    encode::message(profile, &MessageFrame { payload, wants_ack: false, ..tracked(count) }, &mut bytes);
+    bytes
+}
+
+/// A message to `topic/a` that wants to be acknowledged.
+pub(crate) fn tracked(count: u64) -> MessageFrame<'static> {
+    MessageFrame {
         id: MessageId::new(1, 1, 1, count),
         to: "topic/a",
         from: Some("bob"),
         position: Position { stream: Stream { shard: 1, epoch: 1 }, offset: count },
         content: Content::Bytes,
-        payload,
+        payload: b"x",
         headers: HeaderBlock::EMPTY,
         key: None,
         priority: 0,
         reply_to: None,
         queue: None,
         attempt: None,
+        wants_ack: true,
         unix_ms: 1,
-    };
-    let mut bytes = Vec::new();
-    encode::message(profile, &frame, &mut bytes);
-    bytes
+    }
 }
 
 /// Reconnects at once.

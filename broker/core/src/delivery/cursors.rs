@@ -1,0 +1,241 @@
+//! What a session was sent of stored messages, and how far it has acknowledged them.
+//!
+//! A device's cursor in an address moves over what it acknowledged without a gap; what lies behind it is read
+//! from the store when the device comes back. It stays before messages that were dropped on their way
+//! ([`Cursors::lose`]) until they are sent again and acknowledged. Nothing here keeps messages. Bounds:
+//! [`limits::CURSOR_RUNS_MAX`] runs and as many single acks out of order per address; beyond them the oldest is
+//! forgotten, so that only a cumulative ack moves the cursor over it, and what was acknowledged singly is sent
+//! again later. [`limits::CURSOR_ADDRESSES_MAX`] addresses. Acks by id need an index, which is made with the first
+//! such ack, so that sessions that ack cumulatively never pay for it.
+
+mod progress;
+
+use super::window::origin;
+use crate::address::Address;
+use crate::id::{MessageId, Position};
+use crate::limits;
+use crate::message::Batch;
+use hashbrown::HashMap;
+use progress::{Progress, Run};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What was sent in one go, by (origin, count) of its first message: an unchanging fact, so an entry may stay
+/// when its messages are acknowledged.
+type Ids = BTreeMap<(u32, u64), Sent>;
+
+#[derive(Debug)]
+struct Sent {
+    to: Address,
+    first: Position,
+    messages: u64,
+}
+
+/// The progress of one session in every address.
+#[derive(Debug, Default)]
+pub struct Cursors {
+    addresses: HashMap<Address, Progress, foldhash::fast::RandomState>,
+    /// New addresses until it is looked for those that can be forgotten.
+    tidy_in: usize,
+    ids: Option<Ids>,
+    /// The size at which the index is made anew.
+    ids_max: usize,
+    /// Addresses whose cursors moved since they were last taken.
+    moved: Vec<Address>,
+    /// Whether something was acknowledged since the cursors were last taken.
+    is_touched: bool,
+}
+
+/// The ack names something that was not sent to this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotSent;
+
+/// New addresses between two looks for those that can be forgotten, at least.
+const TIDY_EVERY: usize = 1_024;
+/// Entries that the index may have although their messages are acknowledged, at least.
+const IDS_SPARE: usize = 64;
+
+impl Cursors {
+    /// Takes down that `range` of a stored batch was sent.
+    pub fn sent(&mut self, batch: &Batch, range: Range<usize>) {
+        let Some(envelope) = batch.messages.get(range.start) else { return };
+        let run =
+            Run { first: batch.position(range.start), first_id: envelope.id, messages: range.len() as u64 };
+        let progress = match self.addresses.get_mut(&batch.to) {
+            Some(progress) => progress,
+            None => {
+                if !self.has_room() {
+                    return;
+                }
+                self.addresses.entry(batch.to.clone()).or_insert_with(|| Progress::new(run.last()))
+            }
+        };
+        if progress.sent(run) && self.ids.is_some() {
+            self.index(&batch.to, run);
+        }
+    }
+
+    /// Messages of `to`, `first` and those behind it up to and with `last_offset`, were dropped on their way: the
+    /// cursor stays before those of them that are stored.
+    pub fn lose(&mut self, to: &Address, first: Position, last_offset: u64) {
+        if let Some(progress) = self.addresses.get_mut(to) {
+            progress.lose(first, last_offset);
+        }
+    }
+
+    /// Messages of a stored batch were not sent for lack of room: the cursor stays before them, as for
+    /// [`Self::lose`].
+    pub fn pass_over(&mut self, batch: &Batch, range: Range<usize>) {
+        if range.is_empty() || !self.addresses.contains_key(&batch.to) && !self.has_room() {
+            return;
+        }
+        let (first, behind) = (batch.position(range.start), batch.position(range.end));
+        let before = Position { offset: first.offset.saturating_sub(1), ..first };
+        let progress = self.addresses.entry(batch.to.clone()).or_insert_with(|| Progress::new(before));
+        progress.pass_over(first, behind);
+    }
+
+    /// Everything of `to` up to `upto` was received, but for what is known to be lost.
+    pub fn ack_upto(&mut self, to: &Address, upto: Position) -> Result<(), NotSent> {
+        let progress = self.addresses.get_mut(to).ok_or(NotSent)?;
+        if !progress.was_sent(upto) {
+            return Err(NotSent);
+        }
+        if progress.ack_upto(upto) {
+            self.moved.push(to.clone());
+        }
+        self.is_touched = true;
+        Ok(())
+    }
+
+    /// As [`Self::ack_upto`], where `upto` is known to be of a message that was sent but is not stored.
+    pub fn ack_before(&mut self, to: &Address, upto: Position) {
+        if let Some(progress) = self.addresses.get(to) {
+            let upto = progress.sent_upto(upto);
+            _ = self.ack_upto(to, upto);
+        }
+    }
+
+    /// One message was received; false when it was not sent, or so long ago that it is forgotten.
+    pub fn ack_id(&mut self, id: MessageId) -> bool {
+        if self.ids.is_none() {
+            self.make_index();
+        }
+        let Some((to, position)) = self.find(id) else { return false };
+        let to = to.clone();
+        let Some(progress) = self.addresses.get_mut(&to) else { return false };
+        let Some(is_moved) = progress.ack(position) else { return false };
+        if is_moved {
+            self.moved.push(to);
+        }
+        self.is_touched = true;
+        true
+    }
+
+    /// A session refuses a message: the cursor stays before it, as for [`Self::lose`]. False when it was not sent or
+    /// is acknowledged.
+    pub fn nack(&mut self, id: MessageId) -> bool {
+        if self.ids.is_none() {
+            self.make_index();
+        }
+        let Some((to, position)) = self.find(id) else { return false };
+        let to = to.clone();
+        let Some(progress) = self.addresses.get_mut(&to) else { return false };
+        let is_held = progress.holds(position);
+        if is_held {
+            progress.lose(position, position.offset);
+        }
+        is_held
+    }
+
+    /// Whether a cursor may have moved since they were last taken.
+    pub const fn may_have_moved(&self) -> bool {
+        self.is_touched
+    }
+
+    /// Whether [`Self::take_moved`] has something to give.
+    pub const fn is_moved(&self) -> bool {
+        !self.moved.is_empty()
+    }
+
+    /// The addresses whose cursor moved since the last call.
+    pub fn take_moved(&mut self) -> impl Iterator<Item = (Address, Position)> {
+        self.is_touched = false;
+        let Self { addresses, moved, .. } = self;
+        moved.drain(..).filter_map(|address| {
+            let cursor = addresses.get_mut(&address)?.take_moved()?;
+            Some((address, cursor))
+        })
+    }
+
+    /// Puts addresses that were taken back: their cursors could not be saved.
+    pub fn keep_moved(&mut self, addresses: impl IntoIterator<Item = Address>) {
+        for address in addresses {
+            if self.addresses.get_mut(&address).is_some_and(Progress::keep_moved) {
+                self.moved.push(address);
+            }
+        }
+    }
+
+    /// Whether everything that was sent is acknowledged.
+    pub fn is_settled(&self) -> bool {
+        self.addresses.values().all(Progress::is_settled)
+    }
+
+    /// Whether one more address may be noted.
+    fn has_room(&mut self) -> bool {
+        if self.tidy_in == 0 {
+            self.addresses.retain(|_, progress| !progress.is_idle());
+            self.tidy_in = self.addresses.len().max(TIDY_EVERY);
+        }
+        self.tidy_in -= 1;
+        self.addresses.len() < limits::CURSOR_ADDRESSES_MAX
+    }
+
+    /// Where the index says a message is.
+    fn find(&self, id: MessageId) -> Option<(&Address, Position)> {
+        let (&(maker, count), sent) = self.ids.as_ref()?.range(..=(origin(id), id.count())).next_back()?;
+        let index = id.count().checked_sub(count).filter(|_| maker == origin(id))?;
+        let position = Position { offset: sent.first.offset + index, ..sent.first };
+        (index < sent.messages).then_some((&sent.to, position))
+    }
+
+    /// Adds what was sent to the index, which is made anew when half of it may be of the past.
+    fn index(&mut self, to: &Address, run: Run) {
+        let Some(ids) = &mut self.ids else { return };
+        if ids.len() >= self.ids_max {
+            self.make_index();
+        } else {
+            add(ids, to, run);
+        }
+    }
+
+    fn make_index(&mut self) {
+        let mut ids = Ids::new();
+        for (to, progress) in &self.addresses {
+            progress.runs().for_each(|run| add(&mut ids, to, run));
+        }
+        self.ids_max = 2 * ids.len() + IDS_SPARE;
+        self.ids = Some(ids);
+    }
+}
+
+/// Adds to the index, so that no entry lies within another: the last one that begins at or before a message holds
+/// it, if any does.
+fn add(ids: &mut Ids, to: &Address, run: Run) {
+    let (maker, count) = (origin(run.first_id), run.first_id.count());
+    let end = count + run.messages;
+    let before = ids.range(..=(maker, count)).next_back().filter(|(known, _)| known.0 == maker);
+    if before.is_some_and(|(known, sent)| known.1 + sent.messages >= end) {
+        return;
+    }
+    while let Some((&within, sent)) = ids.range((maker, count)..(maker, end)).next()
+        && within.1 + sent.messages <= end
+    {
+        ids.remove(&within);
+    }
+    ids.insert((maker, count), Sent { to: to.clone(), first: run.first, messages: run.messages });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+//! Cursors by example and with acks in any order.
+
+use super::*;
+use crate::id::Stream;
+use crate::level::Level;
+use crate::message::{Envelope, Slice};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn batch(to: &str, first_offset: u64, first_count: u64, messages: u64) -> Batch {
+    let envelope = |count| Envelope {
+        id: MessageId::new(7, 1, 0, count),
+        is_json: true,
+        priority: 0,
+        expires_unix_ms: 0,
+        payload: Slice::default(),
+        headers: Slice::default(),
+        key: Slice::default(),
+        reply_to: Slice::default(),
+    };
+    Batch {
+        to: Address::parse(to).unwrap(),
+        from: None,
+        origin: None,
+        exclude_origin: false,
+        level: Level::Stored,
+        is_kept: true,
+        unix_ms: 0,
+        published_us: 0,
+        first: at(first_offset),
+        messages: (first_count..first_count + messages).map(envelope).collect(),
+        bytes: Vec::new(),
+    }
+}
+
+fn at(offset: u64) -> Position {
+    Position { stream: Stream { shard: 3, epoch: 1 }, offset }
+}
+
+fn moved(cursors: &mut Cursors) -> Option<u64> {
+    cursors.take_moved().map(|(_, position)| position.offset).next()
+}
+
+#[test]
+fn cumulative_acks_move_over_everything() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    assert_eq!(cursors.ack_upto(&to, at(1)), Err(NotSent));
+    cursors.sent(&batch("user/a", 10, 1, 3), 0..3);
+    cursors.sent(&batch("user/a", 20, 4, 2), 0..2);
+    assert_eq!(cursors.ack_upto(&to, at(22)), Err(NotSent));
+    assert_eq!(cursors.ack_upto(&to, at(20)), Ok(()));
+    assert_eq!((moved(&mut cursors), moved(&mut cursors)), (Some(20), None));
+    assert!(!cursors.is_settled());
+    assert_eq!(cursors.ack_upto(&to, at(12)), Ok(()), "an old ack is no fault");
+    assert_eq!(moved(&mut cursors), None);
+    assert_eq!(cursors.ack_upto(&to, at(21)), Ok(()));
+    assert!(cursors.is_settled());
+}
+
+#[test]
+fn an_id_of_another_worker_is_not_found() {
+    let mut cursors = Cursors::default();
+    cursors.sent(&batch("user/a", 10, 5, 3), 0..3);
+    for (worker, count) in [(1, 1), (1, 6), (0, 4), (0, 8)] {
+        assert!(!cursors.ack_id(MessageId::new(7, 1, worker, count)), "{worker} {count}");
+    }
+    assert!(cursors.ack_id(MessageId::new(7, 1, 0, 5)));
+}
+
+proptest! {
+    #[test]
+    fn single_acks_move_over_what_is_complete(order in Just((0u64..12).collect::<Vec<_>>()).prop_shuffle()) {
+        let mut cursors = Cursors::default();
+        // Three batches with gaps between their offsets.
+        for part in 0..3 {
+            cursors.sent(&batch("user/a", 100 * (part + 1), 1 + 4 * part, 4), 0..4);
+        }
+        let offset = |index: u64| 100 * (index / 4 + 1) + index % 4;
+        let mut acked = BTreeSet::new();
+        for index in order {
+            prop_assert!(cursors.ack_id(MessageId::new(7, 1, 0, 1 + index)));
+            acked.insert(index);
+            let complete = (0..12).take_while(|i| acked.contains(i)).last();
+            if let Some(position) = moved(&mut cursors) {
+                prop_assert_eq!(Some(position), complete.map(offset));
+            }
+            let progress = cursors.addresses.values().next().unwrap();
+            prop_assert_eq!(progress.cursor.map(|p| p.offset), complete.map(offset));
+        }
+        prop_assert!(cursors.is_settled());
+        prop_assert!(!cursors.ack_id(MessageId::new(7, 1, 0, 99)));
+    }
+}
+
+#[test]
+fn runs_are_bounded() {
+    let mut cursors = Cursors::default();
+    for i in 0..=limits::CURSOR_RUNS_MAX as u64 {
+        cursors.sent(&batch("user/a", i + 1, i + 1, 1), 0..1);
+    }
+    assert_eq!(cursors.addresses.values().next().unwrap().runs.len(), limits::CURSOR_RUNS_MAX);
+    assert!(!cursors.ack_id(MessageId::new(7, 1, 0, 1)), "the oldest is forgotten");
+    let single = |count| MessageId::new(7, 1, 0, count);
+    assert!(cursors.ack_id(single(2)));
+    assert_eq!(moved(&mut cursors), None, "the first one was not acknowledged");
+    let to = Address::parse("user/a").unwrap();
+    assert_eq!(cursors.ack_upto(&to, at(1)), Ok(()));
+    assert!(cursors.ack_id(single(3)));
+    assert_eq!(moved(&mut cursors), Some(3));
+}
+
+#[test]
+fn the_cursor_stays_before_what_was_lost() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    cursors.sent(&batch("user/a", 10, 1, 4), 0..4);
+    cursors.sent(&batch("user/a", 20, 5, 2), 0..2);
+    cursors.lose(&to, at(11), 12);
+    assert_eq!(cursors.ack_upto(&to, at(21)), Ok(()));
+    assert_eq!((moved(&mut cursors), moved(&mut cursors)), (Some(10), None));
+    assert!(!cursors.is_settled(), "the loss is to be remembered");
+    let single = |count| MessageId::new(7, 1, 0, count);
+    assert!(!cursors.ack_id(single(2)), "it was not received");
+    // Sent again: an ack of what was sent before does not say that it was received.
+    cursors.sent(&batch("user/a", 11, 2, 2), 0..2);
+    assert_eq!(cursors.ack_upto(&to, at(21)), Ok(()));
+    assert_eq!(moved(&mut cursors), None);
+    assert!(cursors.ack_id(single(2)));
+    assert_eq!(moved(&mut cursors), Some(11));
+    assert!(cursors.ack_id(single(3)));
+    assert_eq!(moved(&mut cursors), Some(21), "all is acknowledged now");
+    assert!(cursors.is_settled());
+}
+
+#[test]
+fn a_later_ack_covers_what_was_sent_again() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    cursors.sent(&batch("user/a", 10, 1, 3), 0..3);
+    cursors.lose(&to, at(10), 10);
+    cursors.lose(&to, at(500), 600);
+    cursors.sent(&batch("user/a", 10, 1, 1), 0..1);
+    cursors.lose(&to, at(10), 10);
+    cursors.sent(&batch("user/a", 20, 4, 1), 0..1);
+    assert_eq!(cursors.ack_upto(&to, at(20)), Ok(()));
+    assert_eq!(moved(&mut cursors), Some(9), "it was lost a second time");
+    cursors.sent(&batch("user/a", 10, 1, 1), 0..1);
+    cursors.sent(&batch("user/a", 30, 5, 1), 0..1);
+    assert_eq!(cursors.ack_upto(&to, at(30)), Ok(()));
+    assert_eq!(moved(&mut cursors), Some(30));
+    assert!(cursors.is_settled());
+}
+
+#[test]
+fn what_is_forgotten_can_be_lost() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    for i in 0..=limits::CURSOR_RUNS_MAX as u64 {
+        cursors.sent(&batch("user/a", i + 1, i + 1, 1), 0..1);
+    }
+    cursors.lose(&to, at(1), 1);
+    assert_eq!(cursors.ack_upto(&to, at(7)), Ok(()));
+    assert_eq!(moved(&mut cursors), Some(0));
+}
+
+#[test]
+fn positions_of_a_peer_are_checked() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    cursors.sent(&batch("user/a", 10, 1, 1), 0..1);
+    let stream = |shard, epoch| Stream { shard, epoch };
+    let other_shard = Position { stream: stream(4, 1), offset: 10 };
+    assert_eq!(cursors.ack_upto(&to, other_shard), Err(NotSent));
+    assert_eq!(cursors.ack_upto(&to, at(u64::MAX)), Err(NotSent));
+    let earlier_epoch = Position { stream: stream(3, 0), offset: u64::MAX };
+    assert_eq!(cursors.ack_upto(&to, earlier_epoch), Ok(()));
+    assert!(!cursors.is_settled());
+    cursors.sent(&batch("user/b", 10, 2, 1), 0..1);
+    let ahead = Position { stream: stream(3, 2), offset: 1 };
+    cursors.sent(&Batch { first: ahead, ..batch("user/a", 10, 3, 1) }, 0..1);
+    assert_eq!(cursors.ack_upto(&to, at(u64::MAX)), Ok(()), "of an epoch that is over");
+    assert!(cursors.ack_id(MessageId::new(7, 1, 0, 3)) && !cursors.ack_id(MessageId::new(7, 1, 0, 1)));
+}
+
+#[test]
+fn acks_by_id_find_their_address_among_many() {
+    let mut cursors = Cursors::default();
+    assert!(!cursors.ack_id(MessageId::new(7, 1, 0, 1)), "the index is made");
+    for i in 1..=500 {
+        cursors.sent(&batch(&format!("user/{i}"), i, 10 * i, 3), 0..3);
+    }
+    for i in (1..=500).rev() {
+        let single = |index| MessageId::new(7, 1, 0, 10 * i + index);
+        assert!([2, 1, 0].into_iter().all(|index| cursors.ack_id(single(index))));
+        assert!(!cursors.nack(single(0)) && !cursors.ack_id(single(0)) && !cursors.ack_id(single(3)));
+        let moved: Vec<_> = cursors.take_moved().map(|(to, upto)| (to.to_string(), upto.offset)).collect();
+        assert_eq!(moved, [(format!("user/{i}"), i + 2)]);
+    }
+    assert!(cursors.is_settled());
+    for i in 1..=500 {
+        cursors.sent(&batch("user/1", 1_000 + i, 10_000 + i, 1), 0..1);
+        assert!(cursors.ack_id(MessageId::new(7, 1, 0, 10_000 + i)));
+    }
+    assert!(cursors.ids.as_ref().is_some_and(|ids| ids.len() <= IDS_SPARE * 2), "what is over is forgotten");
+}
+
+#[test]
+fn addresses_are_bounded() {
+    let mut cursors = Cursors::default();
+    for i in 1..=20_000 {
+        cursors.sent(&batch(&format!("user/{i}"), i, i, 1), 0..1);
+        assert!(cursors.ack_id(MessageId::new(7, 1, 0, i)));
+        if i % 100 == 0 {
+            assert_eq!(cursors.take_moved().count(), 100, "none is forgotten before it is saved");
+        }
+    }
+    assert!(cursors.addresses.len() <= 3 * TIDY_EVERY);
+    for i in 1..=2 * limits::CURSOR_ADDRESSES_MAX as u64 {
+        cursors.sent(&batch(&format!("group/{i}"), i, i, 1), 0..1);
+    }
+    assert_eq!(cursors.addresses.len(), limits::CURSOR_ADDRESSES_MAX);
+    assert!(!cursors.is_settled());
+}
+
+#[test]
+fn what_is_refused_or_passed_over_holds_the_cursor() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    let single = |count| MessageId::new(7, 1, 0, count);
+    let passed = batch("user/a", 5, 1, 2);
+    cursors.pass_over(&passed, 0..2);
+    assert_eq!(cursors.ack_upto(&to, at(5)), Err(NotSent));
+    cursors.sent(&batch("user/a", 10, 4, 3), 0..3);
+    assert_eq!(cursors.ack_upto(&to, at(10)), Ok(()));
+    assert_eq!(moved(&mut cursors), Some(4));
+    cursors.keep_moved([to.clone()]);
+    assert_eq!((moved(&mut cursors), moved(&mut cursors)), (Some(4), None), "could not be saved at first");
+    cursors.sent(&passed, 0..2);
+    assert!(cursors.ack_id(single(1)) && cursors.ack_id(single(2)));
+    assert_eq!(moved(&mut cursors), Some(10));
+    assert!(cursors.nack(single(5)) && !cursors.nack(single(5)) && !cursors.ack_id(single(5)));
+    assert_eq!(cursors.ack_upto(&to, at(12)), Ok(()));
+    assert_eq!(moved(&mut cursors), None, "11 is refused");
+    cursors.pass_over(&batch("user/a", 20, 7, 1), 0..1);
+    cursors.sent(&batch("user/a", 20, 7, 1), 0..1);
+    cursors.sent(&batch("user/a", 11, 5, 1), 0..1);
+    assert!(cursors.ack_id(single(5)));
+    assert_eq!(moved(&mut cursors), Some(12), "20 is in flight");
+    assert_eq!(cursors.ack_upto(&to, at(20)), Ok(()));
+    assert!(cursors.is_settled());
+}
+
+#[test]
+fn an_ack_may_name_a_message_that_is_not_stored() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    cursors.ack_before(&to, at(9));
+    cursors.sent(&batch("user/a", 10, 1, 2), 0..2);
+    cursors.ack_before(&to, at(10));
+    assert_eq!(moved(&mut cursors), Some(10));
+    cursors.ack_before(&to, at(15));
+    assert_eq!(moved(&mut cursors), Some(11));
+    assert!(cursors.is_settled());
+}

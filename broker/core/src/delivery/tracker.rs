@@ -1,0 +1,363 @@
+//! The deliveries that one worker's publishers wait for, from the publish to the last recipient's end.
+//!
+//! Every batch of level `delivered` is one flight with one timer. Whatever is reported about a flight's messages
+//! comes here from the workers of the recipients; what is to be done comes out as [`Event`]s. Reports about
+//! messages that ended, or that this tracker never had, change nothing and are counted. When all flights have
+//! ended there are no timers and nobody is waited for.
+//!
+//! Moments are milliseconds of the broker's monotonic clock, the one of [`Batch::published_us`]. The states are
+//! in [`super::flight`]; which failure leads where is the [`Acking`] policy's decision.
+
+use super::event::{Event, References};
+use super::flight::{Note, State};
+use super::ledger::{LedgerEntry, Ring, index_within};
+use super::live::{Live, Surroundings, Waiting};
+use super::receipts::Publishers;
+use super::wheel::Wheel;
+use super::{AckPlan, Cause, Recipient};
+use crate::address::Name;
+use crate::id::{MessageId, SessionId};
+use crate::limits;
+use crate::message::Batch;
+use crate::policy::Acking;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a tracker may hold. The first two close it ([`Tracker::has_room`]), behind the third the oldest is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Messages times recipients.
+    pub deliveries_max: usize,
+    /// Memory of the batches.
+    pub bytes_max: usize,
+    /// Ended messages whose ledger is kept.
+    pub ledger_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            deliveries_max: limits::TRACKED_DELIVERIES_MAX,
+            bytes_max: limits::TRACKED_BYTES_MAX,
+            ledger_max: limits::LEDGER_MESSAGES_MAX,
+        }
+    }
+}
+
+/// A batch whose delivery is to be tracked. The ids of its messages have consecutive counts.
+#[derive(Debug)]
+pub struct Flight {
+    pub batch: Arc<Batch>,
+    /// Those it was enqueued for; a name twice counts once.
+    pub recipients: SmallVec<[Recipient; 1]>,
+    /// Those known to have no session; none of them is among `recipients`.
+    pub offline: Vec<Recipient>,
+    pub plan: AckPlan,
+    /// Who wants the receipts: one id per connection, as the references are those of one. A session that goes on in
+    /// another connection asks under another id.
+    pub publisher: Option<SessionId>,
+    pub references: References,
+}
+
+/// What a session did with consecutive messages of one batch that it was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    pub first: MessageId,
+    pub messages: u16,
+    pub recipient: &'a Recipient,
+    pub device: Option<&'a Name>,
+    /// `None` when the recipient had no session, or none with room.
+    pub session: Option<SessionId>,
+    /// The attempt this is about.
+    pub attempt: u16,
+    pub sent_ms: u64,
+}
+
+/// Why the attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    pub cause: Cause,
+    /// The wait that the recipient asked for.
+    pub retry_ms: Option<u32>,
+}
+
+/// What a call is given besides its input: the time, who decides about failures, and where events go.
+#[expect(missing_debug_implementations, reason = "a policy is not shown")]
+pub struct Turn<'a> {
+    pub now_ms: u64,
+    pub acking: &'a mut dyn Acking,
+    pub out: &'a mut Vec<Event>,
+}
+
+/// What a tracker holds, and what it ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    pub flights: usize,
+    /// Messages times recipients that have not ended.
+    pub deliveries: usize,
+    pub bytes: usize,
+    pub timers: usize,
+    /// Recipients that are waited for, once per batch.
+    pub waiting: usize,
+    pub ledger: usize,
+    /// Messages acknowledged or failed after their end, or unknown: a total.
+    pub ignored: u64,
+}
+
+/// The flights of one worker.
+#[derive(Debug)]
+pub struct Tracker {
+    bounds: Bounds,
+    slots: Vec<Option<Live>>,
+    free: Vec<u32>,
+    /// Slots by the count of the first message.
+    by_count: BTreeMap<u64, u32>,
+    timers: Wheel,
+    publishers: Publishers,
+    waiting: Waiting,
+    ended: Ring,
+    /// Stored batches whose flights ended, until they are asked for.
+    ended_kept: Vec<Arc<Batch>>,
+    seed: u64,
+    deliveries: usize,
+    bytes: usize,
+    ignored: u64,
+}
+
+impl Tracker {
+    /// `seed` makes the jitter of this tracker differ from that of others.
+    pub fn new(bounds: Bounds, seed: u64) -> Self {
+        Self {
+            bounds,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_count: BTreeMap::new(),
+            timers: Wheel::default(),
+            publishers: Publishers::default(),
+            waiting: Waiting::default(),
+            ended: Ring::new(bounds.ledger_max),
+            ended_kept: Vec::new(),
+            seed,
+            deliveries: 0,
+            bytes: 0,
+            ignored: 0,
+        }
+    }
+
+    /// Takes a batch over. Offline recipients are decided about at once. Without recipients nothing is tracked and
+    /// the publisher is told so.
+    pub fn begin(&mut self, flight: Flight, turn: &mut Turn<'_>) {
+        let bytes = flight.batch.size_bytes();
+        let Some((mut live, offline)) = Live::new(flight, turn) else { return };
+        let count = live.common.first.count();
+        if let Some(publisher) = live.receipts.publisher {
+            *self.publishers.entry(publisher).or_default() += 1;
+        }
+        self.deliveries += live.open;
+        self.bytes += bytes;
+        let mut around = Surroundings {
+            publishers: &self.publishers,
+            waiting: &mut self.waiting,
+            seed: self.seed,
+            turn: &mut *turn,
+        };
+        if offline {
+            let open = live.open;
+            live.handle_begun(&mut around);
+            self.deliveries -= open - live.open;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        self.by_count.insert(count, slot);
+        self.timers.set(slot, live.due_ms);
+        match self.slots.get_mut(slot as usize) {
+            Some(place) => *place = Some(live),
+            None => self.slots.push(Some(live)),
+        }
+        self.finish(slot);
+    }
+
+    /// A session has the messages: kept for the ledger, and so that the next attempt avoids it. Needed only where
+    /// the recipient is a queue.
+    pub fn handle_sent(&mut self, report: &Report<'_>) {
+        if let Some((slot, range)) = self.locate(report)
+            && let Some(live) = self.live(slot)
+        {
+            live.handle_note(report, &range, State::Sent, (None, report.sent_ms));
+        }
+    }
+
+    /// The messages are acknowledged; for those that ended already this changes nothing.
+    pub fn handle_acked(&mut self, report: &Report<'_>, now_ms: u64, out: &mut Vec<Event>) {
+        let messages = u64::from(report.messages);
+        let Some((slot, range)) = self.locate(report) else {
+            self.ignored += messages;
+            return;
+        };
+        let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let acked = live.handle_acked(report, &range, (now_ms, &self.publishers), out);
+        self.deliveries -= acked;
+        self.ignored += messages.saturating_sub(acked as u64);
+        if live.open == 0 {
+            self.finish(slot);
+        }
+    }
+
+    /// An attempt failed. Counts for messages whose attempt this is, and for no others.
+    pub fn handle_failed(&mut self, report: &Report<'_>, failed: Failed, turn: &mut Turn<'_>) {
+        let messages = u64::from(report.messages);
+        let Some((slot, range)) = self.locate(report) else {
+            self.ignored += messages;
+            return;
+        };
+        let seed = self.seed;
+        let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let open = live.open;
+        let (publishers, waiting) = (&self.publishers, &mut self.waiting);
+        let mut around = Surroundings { publishers, waiting, seed, turn };
+        let counted = live.handle_failed(report, &range, failed, &mut around);
+        self.deliveries -= open - live.open;
+        self.ignored += messages.saturating_sub(counted as u64);
+        self.finish(slot);
+    }
+
+    /// The recipient has a session again: what waits for it is delivered.
+    pub fn handle_online(&mut self, recipient: &Recipient, turn: &mut Turn<'_>) {
+        for count in self.waiting.take(recipient) {
+            let Some(&slot) = self.by_count.get(&count) else { continue };
+            let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+            let open = live.open;
+            let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
+            let mut around = Surroundings { publishers, waiting, seed, turn: &mut *turn };
+            live.handle_online(recipient, &mut around);
+            self.deliveries -= open - live.open;
+            self.finish(slot);
+        }
+    }
+
+    /// The publisher's connection ended: its receipts are not wanted any more. Deliveries go on.
+    pub fn handle_publisher_gone(&mut self, publisher: SessionId) {
+        self.publishers.remove(&publisher);
+    }
+
+    /// Handles what is due, for at most [`limits::FLIGHTS_PER_TURN_MAX`] flights; [`Self::next_due_ms`] tells
+    /// whether there are more.
+    pub fn advance(&mut self, turn: &mut Turn<'_>) {
+        for _ in 0..limits::FLIGHTS_PER_TURN_MAX {
+            let Some(slot) = self.timers.pop_due(turn.now_ms) else { return };
+            let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+            let open = live.open;
+            let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
+            live.handle_due(&mut Surroundings { publishers, waiting, seed, turn: &mut *turn });
+            self.deliveries -= open - live.open;
+            self.finish(slot);
+        }
+    }
+
+    /// When to call [`Self::advance`] next; never later than something is due.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.timers.next_due_ms()
+    }
+
+    /// Whether another `messages` for `recipients` each may be tracked. An empty tracker takes any one batch.
+    pub const fn has_room(&self, messages: usize, recipients: usize, bytes: usize) -> bool {
+        let more = messages.saturating_mul(recipients);
+        self.deliveries == 0
+            || (self.deliveries.saturating_add(more) <= self.bounds.deliveries_max
+                && self.bytes + bytes <= self.bounds.bytes_max)
+    }
+
+    /// What is known about a message, on its way or ended a while ago.
+    pub fn entry(&self, id: MessageId) -> Option<LedgerEntry> {
+        let found = self.by_count.range(..=id.count()).next_back();
+        let live = found.and_then(|(_, &slot)| self.slots.get(slot as usize)?.as_ref());
+        live.and_then(|live| live.entry(id)).or_else(|| self.ended.entry(id))
+    }
+
+    /// Stored batches whose flights ended since the last call: what [`Self::entry`] says of their messages is final.
+    /// To be taken after every call that may end a flight, as they hold their memory until then.
+    pub fn take_ended(&mut self) -> Vec<Arc<Batch>> {
+        std::mem::take(&mut self.ended_kept)
+    }
+
+    pub fn stats(&self) -> Stats {
+        Stats {
+            flights: self.by_count.len(),
+            deliveries: self.deliveries,
+            bytes: self.bytes,
+            timers: self.timers.len(),
+            waiting: self.waiting.len(),
+            ledger: self.ended.weight(),
+            ignored: self.ignored,
+        }
+    }
+
+    fn live(&mut self, slot: u32) -> Option<&mut Live> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// The flight a report is about, and which of its messages.
+    fn locate(&self, report: &Report<'_>) -> Option<(u32, Range<u16>)> {
+        let (_, &slot) = self.by_count.range(..=report.first.count()).next_back()?;
+        let common = &self.slots.get(slot as usize)?.as_ref()?.common;
+        let start = index_within(common.first, common.messages, report.first)?;
+        Some((slot, start..start.saturating_add(report.messages).min(common.messages)))
+    }
+
+    /// Ends a flight that has nothing open; sets another's timer when it is due earlier than that says.
+    fn finish(&mut self, slot: u32) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(live) = place.as_ref() else { return };
+        if live.open > 0 {
+            if self.timers.due_ms(slot).is_none_or(|due_ms| live.due_ms < due_ms) {
+                self.timers.set(slot, live.due_ms);
+            }
+            return;
+        }
+        let Some(live) = place.take() else { return };
+        self.timers.cancel(slot);
+        self.free.push(slot);
+        let count = live.common.first.count();
+        self.by_count.remove(&count);
+        self.bytes -= live.batch.size_bytes();
+        if let Some(publisher) = live.receipts.publisher
+            && let Some(flights) = self.publishers.get_mut(&publisher)
+        {
+            *flights = flights.saturating_sub(1);
+            if *flights == 0 {
+                self.publishers.remove(&publisher);
+            }
+        }
+        for part in live.parts.iter().filter(|part| part.is_waiting) {
+            self.waiting.remove(&part.recipient, count);
+        }
+        if live.batch.is_kept {
+            self.ended_kept.push(live.batch);
+        }
+        self.ended.push(live.common, live.begun_ms, live.parts);
+    }
+}
+
+impl Report<'_> {
+    /// The report as the ledger keeps it, `since` being the moment the flight began.
+    pub(super) fn to_note(
+        self,
+        range: Range<u16>,
+        state: State,
+        (cause, at_ms): (Option<Cause>, u64),
+        begun_ms: u64,
+    ) -> Note {
+        let since = |ms: u64| super::live::since(begun_ms, ms);
+        Note {
+            range,
+            device: self.device.cloned(),
+            session: self.session,
+            state,
+            cause,
+            attempt: self.attempt,
+            sent: since(self.sent_ms),
+            at: since(at_ms),
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! What one session was sent and has not acknowledged: its window.
+//!
+//! A message is in flight at most once plain and once per queue it was chosen for; sending it again replaces the
+//! earlier entry. A cumulative ack from the front costs the same for a batch as for a message. Acks by id need an
+//! index, which is made with the first such ack, so that sessions that ack cumulatively never pay for it.
+//! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]) and what an ack means to a publisher.
+
+use super::lane::{Key, Lane, Run};
+use crate::address::{Address, Name};
+use crate::id::{MessageId, Position, Stream};
+use crate::limits;
+use crate::message::Batch;
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a session may have in flight. A bound that is reached closes the window: [`Window::has_room`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    pub messages_max: usize,
+    /// Memory of batches that unacknowledged messages keep alive.
+    pub bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { messages_max: limits::WINDOW_MESSAGES_MAX, bytes_max: limits::WINDOW_BYTES_MAX }
+    }
+}
+
+/// How messages are sent to the session.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sending<'a> {
+    /// The queue they were chosen for.
+    pub queue: Option<&'a Name>,
+    /// 1 for the first delivery.
+    pub attempt: u16,
+    pub now_ms: u64,
+}
+
+/// Messages that left the window.
+#[derive(Debug, Clone)]
+pub struct Acked {
+    pub batch: Arc<Batch>,
+    /// Indexes of the messages in the batch; never empty.
+    pub range: Range<u16>,
+    pub queue: Option<Name>,
+    pub attempt: u16,
+    pub sent_ms: u64,
+}
+
+impl Acked {
+    /// The first message, by which the origin worker finds the flight.
+    pub fn first(&self) -> Option<MessageId> {
+        self.batch.messages.get(usize::from(self.range.start)).map(|envelope| envelope.id)
+    }
+
+    pub fn messages(&self) -> u16 {
+        self.range.end - self.range.start
+    }
+}
+
+/// The ack covers something this session was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not in flight to this session")]
+pub struct NotInFlight;
+
+/// Who numbered a message: epoch and worker in one number.
+pub(super) const fn origin(id: MessageId) -> u32 {
+    (id.epoch() << 8) | id.worker() as u32
+}
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// What was sent in one go, by (origin, count) of its first message: an unchanging fact, so an entry may stay
+/// when its messages are gone.
+type Ids = BTreeMap<(u32, u64), Sent>;
+
+#[derive(Debug)]
+struct Sent {
+    to: Address,
+    key: Key,
+    messages: u16,
+}
+
+#[derive(Debug, Default)]
+pub struct Window {
+    bounds: Bounds,
+    lanes: Map<Address, Lane>,
+    queues: Map<(Name, u32), Lane>,
+    ids: Option<Ids>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Window {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
+    /// Whether `messages` of a batch of `bytes` may be sent. An empty window takes any one batch.
+    pub const fn has_room(&self, messages: usize, bytes: usize) -> bool {
+        self.messages == 0
+            || (self.messages + messages <= self.bounds.messages_max
+                && self.bytes + bytes <= self.bounds.bytes_max)
+    }
+
+    /// Notes that messages of `batch` are on their way to the session. `range` must lie within the batch.
+    pub fn sent(&mut self, batch: &Arc<Batch>, range: Range<u16>, sending: Sending<'_>) {
+        let Some(first) = batch.messages.get(usize::from(range.start)) else { return };
+        if range.is_empty() || usize::from(range.end) > batch.messages.len() {
+            return;
+        }
+        let position = batch.position(usize::from(range.start));
+        let key = match sending.queue {
+            None => (position.stream.epoch, position.offset),
+            Some(_) => (0, first.id.count()),
+        };
+        let run = Run {
+            key,
+            batch: batch.clone(),
+            range,
+            attempt: sending.attempt,
+            sent_ms: sending.now_ms,
+            turn: 0,
+            is_late: false,
+        };
+        let sent = (origin(first.id), first.id.count(), run.len());
+        let lane = match sending.queue {
+            None => lane(&mut self.lanes, &batch.to),
+            Some(queue) => lane(&mut self.queues, &(queue.clone(), sent.0)),
+        };
+        lane.shard = position.stream.shard;
+        let before = (lane.messages, lane.bytes);
+        lane.insert(run);
+        self.messages = self.messages + lane.messages - before.0;
+        self.bytes = self.bytes + lane.bytes - before.1;
+        if sending.queue.is_none() && self.ids.is_some() {
+            self.index(sent, &batch.to, key);
+        }
+    }
+
+    /// Notes that messages were not sent for lack of room: the session's cursor stays before them until they are
+    /// sent and acknowledged after all, or released.
+    pub fn passed_over(&mut self, batch: &Batch, range: &Range<u16>) {
+        if !range.is_empty() {
+            let (from, behind) = keys(batch, range);
+            let lane = lane(&mut self.lanes, &batch.to);
+            lane.shard = batch.first.stream.shard;
+            lane.hold(from, behind);
+        }
+    }
+
+    /// Acknowledges everything this session was sent for `to` outside queues, up to and with `upto`. Repeating it
+    /// changes nothing. A message that was sent out of order (a repeat that was not in flight any more) is covered
+    /// if `upto` is its own position or names a message sent behind it: an ack that was under way when the repeat
+    /// was sent does not mean that.
+    pub fn ack_upto(
+        &mut self,
+        to: &Address,
+        upto: Position,
+        out: &mut Vec<Acked>,
+    ) -> Result<(), NotInFlight> {
+        let lane = self.lanes.get(to).ok_or(NotInFlight)?;
+        let key = (upto.stream.epoch, upto.offset);
+        if lane.shard != upto.stream.shard || !lane.was_sent(key) {
+            return Err(NotInFlight);
+        }
+        self.ack_before(to, upto, out);
+        Ok(())
+    }
+
+    /// As [`Self::ack_upto`], where `upto` is known to be of a message that was sent but is not tracked.
+    pub fn ack_before(&mut self, to: &Address, upto: Position, out: &mut Vec<Acked>) {
+        let key = (upto.stream.epoch, upto.offset);
+        let Some(lane) = self.lanes.get_mut(to).filter(|lane| lane.shard == upto.stream.shard) else {
+            return;
+        };
+        let before = (lane.messages, lane.bytes);
+        let turn = lane.turn_of(key);
+        while let Some(run) = lane.pop_upto(key, turn) {
+            out.push(acked(run, None));
+        }
+        self.messages -= before.0 - lane.messages;
+        self.bytes -= before.1 - lane.bytes;
+    }
+
+    /// Acknowledges single messages, of `queue` or plain ones. Gives how many were not in flight.
+    pub fn ack_ids(&mut self, ids: &[MessageId], queue: Option<&Name>, out: &mut Vec<Acked>) -> usize {
+        let mut missing = 0;
+        for &id in ids {
+            let Some(taken) = self.take(id, queue, false) else {
+                missing += 1;
+                continue;
+            };
+            match out.last_mut() {
+                Some(last) if continues(last, &taken, queue) => last.range.end = taken.range.end,
+                _ => out.push(acked(taken, queue)),
+            }
+        }
+        missing
+    }
+
+    /// Takes a message back that the session refused. Its cursor stays before it until it is sent again and
+    /// acknowledged, or released.
+    pub fn nack(&mut self, id: MessageId, queue: Option<&Name>) -> Option<Acked> {
+        self.take(id, queue, true).map(|run| acked(run, queue))
+    }
+
+    /// Takes messages of `to` outside queues back that were dropped before they reached the session: `first` and
+    /// those behind it, up to and with `last_offset`, as far as they are in flight. The cursor stays before them.
+    pub fn lose(&mut self, to: &Address, first: Position, last_offset: u64, out: &mut Vec<Acked>) {
+        let Some(lane) = self.lanes.get_mut(to).filter(|lane| lane.shard == first.stream.shard) else {
+            return;
+        };
+        let before = (lane.messages, lane.bytes);
+        let (mut lost, epoch) = (Vec::new(), first.stream.epoch);
+        lane.lose((epoch, first.offset), (epoch, last_offset.saturating_add(1)), &mut lost);
+        // Taking out the middle of a run may charge its batch twice.
+        self.messages = self.messages + lane.messages - before.0;
+        self.bytes = self.bytes + lane.bytes - before.1;
+        out.extend(lost.into_iter().map(|run| acked(run, None)));
+    }
+
+    /// Takes a message of a queue back that was dropped before it reached the session.
+    pub fn lose_of_queue(&mut self, id: MessageId, queue: &Name) -> Option<Acked> {
+        self.take(id, Some(queue), false).map(|run| acked(run, Some(queue)))
+    }
+
+    /// Lets the cursor pass messages that were refused or passed over and came to their end elsewhere.
+    pub fn release(&mut self, batch: &Batch, range: &Range<u16>) {
+        if let Some(lane) = self.lanes.get_mut(&batch.to) {
+            let (from, behind) = keys(batch, range);
+            lane.release(from, behind);
+        }
+    }
+
+    /// Where a device's cursor for `to` may move to: everything this session was sent for it outside queues, from
+    /// the first, is acknowledged up to here. `None` when there is nothing to say.
+    pub fn cursor(&self, to: &Address) -> Option<Position> {
+        let lane = self.lanes.get(to)?;
+        let (epoch, offset) = lane.cursor()?;
+        Some(Position { stream: Stream { shard: lane.shard, epoch }, offset })
+    }
+
+    /// Everything in flight, plain messages first, in the order of the addresses: the connection is lost. The
+    /// window is empty afterwards.
+    pub fn drain(&mut self) -> impl Iterator<Item = Acked> + use<> {
+        let Self { lanes, queues, .. } = std::mem::replace(self, Self::new(self.bounds));
+        let plain = sorted(lanes).flat_map(|(_, lane)| lane.into_runs().map(|run| acked(run, None)));
+        plain.chain(
+            sorted(queues)
+                .flat_map(|((queue, _), lane)| lane.into_runs().map(move |run| acked(run, Some(&queue)))),
+        )
+    }
+
+    /// Messages in flight.
+    pub const fn len(&self) -> usize {
+        self.messages
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Memory charged.
+    pub const fn pinned_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the message at this position of an address is in flight outside queues.
+    pub fn holds(&self, to: &Address, position: Position) -> bool {
+        let lane = self.lanes.get(to);
+        lane.is_some_and(|lane| lane.find((position.stream.epoch, position.offset)).is_some())
+    }
+
+    /// When a message was sent, and the number of the attempt, if it is in flight in any way. Looks at all runs:
+    /// for the ledger, not for the message path.
+    pub fn find(&self, id: MessageId) -> Option<(u64, u16)> {
+        let mut runs = self.lanes.values().chain(self.queues.values()).flat_map(Lane::runs);
+        let run = runs.find(|run| index_of(run, id).is_some())?;
+        Some((run.sent_ms, run.attempt))
+    }
+
+    fn take(&mut self, id: MessageId, queue: Option<&Name>, refused: bool) -> Option<Run> {
+        let (lane, key) = match queue {
+            Some(queue) => (self.queues.get_mut(&(queue.clone(), origin(id)))?, (0, id.count())),
+            None => {
+                let lanes = &self.lanes;
+                let sent = covering(self.ids.get_or_insert_with(|| index(lanes)), id)?;
+                let key = (sent.1.key.0, sent.1.key.1 + (id.count() - sent.0));
+                (self.lanes.get_mut(&sent.1.to)?, key)
+            }
+        };
+        // Counts alone could be forged.
+        index_of(lane.find(key)?, id)?;
+        let before = lane.bytes;
+        let run = lane.take(key)?;
+        self.messages -= 1;
+        self.bytes = self.bytes + lane.bytes - before;
+        if refused && queue.is_none() {
+            lane.hold(key, (key.0, key.1 + 1));
+        }
+        Some(run)
+    }
+
+    /// Adds what was sent to the index, which is made anew when half of it may be of the past, or when the
+    /// messages are known in another order.
+    fn index(&mut self, (origin, count, messages): (u32, u64, u16), to: &Address, key: Key) {
+        let Some(ids) = &mut self.ids else { return };
+        let end = count + u64::from(messages);
+        let before = ids.range(..(origin, end)).next_back().filter(|(known, _)| known.0 == origin);
+        match before {
+            Some((&(_, start), sent)) if start + u64::from(sent.messages) > count => {
+                if start > count || start + u64::from(sent.messages) < end {
+                    self.ids = Some(index(&self.lanes));
+                }
+            }
+            _ if ids.len() > 2 * self.messages + 64 => self.ids = Some(index(&self.lanes)),
+            _ => drop(ids.insert((origin, count), Sent { to: to.clone(), key, messages })),
+        }
+    }
+}
+
+/// The lane of `key`; when there are many, idle ones make room.
+fn lane<'a, K: std::hash::Hash + Eq + Clone>(lanes: &'a mut Map<K, Lane>, key: &K) -> &'a mut Lane {
+    if lanes.len() >= limits::WINDOW_IDLE_LANES_MAX && !lanes.contains_key(key) {
+        lanes.retain(|_, lane| !lane.is_idle());
+    }
+    lanes.entry_ref(key).or_default()
+}
+
+/// The keys of messages of a batch outside queues: the first, and the one behind the last.
+const fn keys(batch: &Batch, range: &Range<u16>) -> (Key, Key) {
+    let (from, behind) = (batch.position(range.start as usize), batch.position(range.end as usize));
+    ((from.stream.epoch, from.offset), (behind.stream.epoch, behind.offset))
+}
+
+fn sorted<K: Ord>(lanes: Map<K, Lane>) -> impl Iterator<Item = (K, Lane)> {
+    let mut lanes: Vec<_> = lanes.into_iter().collect();
+    lanes.sort_by(|a, b| a.0.cmp(&b.0));
+    lanes.into_iter()
+}
+
+/// The index of all runs.
+fn index(lanes: &Map<Address, Lane>) -> Ids {
+    let runs = lanes.iter().flat_map(|(to, lane)| lane.runs().map(move |run| (to, run)));
+    runs.filter_map(|(to, run)| {
+        let id = run.batch.messages.get(usize::from(run.range.start))?.id;
+        Some(((origin(id), id.count()), Sent { to: to.clone(), key: run.key, messages: run.len() }))
+    })
+    .collect()
+}
+
+/// What was sent in one go with the message, and the count it began with.
+fn covering(ids: &Ids, id: MessageId) -> Option<(u64, &Sent)> {
+    let (&(from, count), sent) = ids.range(..=(origin(id), id.count())).next_back()?;
+    (from == origin(id) && id.count() - count < u64::from(sent.messages)).then_some((count, sent))
+}
+
+/// Which message of the batch `id` is, when the run holds it.
+fn index_of(run: &Run, id: MessageId) -> Option<u16> {
+    let first = run.batch.messages.first()?.id.count();
+    let index = u16::try_from(id.count().checked_sub(first)?).ok()?;
+    let envelope = run.batch.messages.get(usize::from(index))?;
+    (run.range.contains(&index) && envelope.id == id).then_some(index)
+}
+
+fn acked(run: Run, queue: Option<&Name>) -> Acked {
+    let Run { batch, range, attempt, sent_ms, .. } = run;
+    Acked { batch, range, queue: queue.cloned(), attempt, sent_ms }
+}
+
+/// Whether `run` goes on where `last` ends, so that both are one.
+fn continues(last: &Acked, run: &Run, queue: Option<&Name>) -> bool {
+    Arc::ptr_eq(&last.batch, &run.batch)
+        && last.range.end == run.range.start
+        && (last.attempt, last.sent_ms) == (run.attempt, run.sent_ms)
+        && last.queue.as_ref() == queue
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! The window against a naive model, and by example.
+
+use super::*;
+use crate::delivery::tests::{batch_to, id, name, position};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const PHONE: Sending<'_> = Sending { queue: None, attempt: 1, now_ms: 5 };
+
+fn window() -> Window {
+    Window::new(Bounds { messages_max: 1_000, bytes_max: 1 << 20 })
+}
+
+fn batch(first: u64, messages: usize) -> Arc<Batch> {
+    batch_to("user/bob", first, &vec![0; messages])
+}
+
+fn shown(acked: &[Acked]) -> Vec<(u64, u16)> {
+    acked.iter().map(|acked| (acked.first().unwrap().count(), acked.messages())).collect()
+}
+
+#[test]
+fn cumulative_acks_take_whole_batches_and_parts() {
+    let mut window = window();
+    for first in [10, 20, 30] {
+        window.sent(&batch(first, 4), 0..4, PHONE);
+    }
+    let to = Address::parse("user/bob").unwrap();
+    let mut out = Vec::new();
+    assert_eq!(window.cursor(&to), None);
+    assert_eq!(window.ack_upto(&to, position(21), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(10, 4), (20, 2)]);
+    assert_eq!((window.len(), window.cursor(&to)), (6, Some(position(21))));
+    assert_eq!(window.ack_upto(&to, position(21), &mut out), Ok(()), "again");
+    assert_eq!(window.ack_upto(&to, position(34), &mut out), Err(NotInFlight));
+    let other = Position { stream: Stream { shard: 4, epoch: 1 }, offset: 22 };
+    assert_eq!(window.ack_upto(&to, other, &mut out), Err(NotInFlight));
+    assert_eq!(window.ack_upto(&Address::all(), position(21), &mut out), Err(NotInFlight));
+    assert_eq!(out.len(), 2);
+    assert_eq!(window.ack_upto(&to, position(33), &mut out), Ok(()));
+    assert_eq!((window.len(), window.pinned_bytes(), window.cursor(&to)), (0, 0, Some(position(33))));
+}
+
+#[test]
+fn a_refused_message_holds_the_cursor() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    let batch = batch(10, 4);
+    window.sent(&batch, 0..4, PHONE);
+    assert_eq!(window.nack(id(12), None).unwrap().range, 2..3);
+    assert!(window.nack(id(12), None).is_none() && window.nack(id(99), None).is_none());
+    window.ack_ids(&[10, 11, 13].map(id), None, &mut out);
+    assert_eq!((window.len(), window.cursor(&to)), (0, Some(position(11))));
+    window.sent(&batch, 2..3, Sending { attempt: 2, ..PHONE });
+    assert_eq!((window.find(id(12)), window.cursor(&to)), (Some((5, 2)), Some(position(11))));
+    window.ack_ids(&[id(12)], None, &mut out);
+    assert_eq!(window.cursor(&to), Some(position(13)));
+    window.sent(&batch, 1..2, PHONE);
+    window.nack(id(11), None);
+    assert_eq!(window.cursor(&to), Some(position(10)));
+    window.release(&batch, &(1..2));
+    assert_eq!(window.cursor(&to), Some(position(13)));
+}
+
+#[test]
+fn a_cumulative_ack_covers_a_repeat_only_when_it_may_have_been_seen() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    let (early, late) = (batch(10, 4), batch(20, 2));
+    window.sent(&early, 0..4, PHONE);
+    window.nack(id(11), None);
+    window.sent(&early, 1..2, PHONE);
+    assert_eq!(window.ack_upto(&to, position(12), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(10, 1), (12, 1)], "the ack may be older than the repeat");
+    out.clear();
+    window.sent(&late, 0..2, PHONE);
+    assert_eq!(window.ack_upto(&to, position(20), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(11, 1), (13, 1), (20, 1)], "20 was sent behind it");
+    window.sent(&early, 2..3, PHONE);
+    out.clear();
+    assert_eq!(window.ack_upto(&to, position(12), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(12, 1)], "named itself");
+}
+
+#[test]
+fn a_repeat_of_what_is_in_flight_is_as_old_as_that() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    let batch = batch(10, 4);
+    window.sent(&batch, 0..4, PHONE);
+    window.sent(&batch, 1..3, Sending { attempt: 2, ..PHONE });
+    window.ack_upto(&to, position(13), &mut out).unwrap();
+    assert_eq!((shown(&out), window.len()), (vec![(10, 1), (11, 2), (13, 1)], 0));
+}
+
+#[test]
+fn what_was_passed_over_holds_the_cursor() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    let batch = batch(10, 200);
+    window.passed_over(&batch, &(0..2));
+    window.sent(&batch, 2..4, PHONE);
+    window.ack_upto(&to, position(13), &mut out).unwrap();
+    assert_eq!(window.cursor(&to), None);
+    window.release(&batch, &(0..1));
+    assert_eq!(window.cursor(&to), Some(position(10)));
+    for index in (20..200).step_by(2) {
+        window.passed_over(&batch, &(index..index + 1));
+    }
+    window.release(&batch, &(1..145));
+    assert_eq!(window.cursor(&to), Some(position(13)));
+    window.sent(&batch, 199..200, PHONE);
+    window.ack_upto(&to, position(209), &mut out).unwrap();
+    assert_eq!(window.cursor(&to), Some(position(154)), "the last stretches became one");
+}
+
+#[test]
+fn plain_and_queues_are_apart() {
+    let (mut window, batch, mut out) = (window(), batch(10, 4), Vec::new());
+    let [jobs, more] = ["jobs", "more"].map(name);
+    window.sent(&batch, 0..4, PHONE);
+    window.sent(&batch, 1..2, Sending { queue: Some(&jobs), ..PHONE });
+    window.sent(&batch, 1..2, Sending { queue: Some(&more), ..PHONE });
+    assert_eq!(window.len(), 6);
+    assert_eq!(window.ack_ids(&[id(11), id(12)], Some(&jobs), &mut out), 1);
+    assert_eq!(out[0].queue.as_ref(), Some(&jobs));
+    assert_eq!(window.ack_ids(&[10, 11, 13, 14].map(id), None, &mut out), 1);
+    assert_eq!(shown(&out), [(11, 1), (10, 2), (13, 1)]);
+    let forged = MessageId::new(999, 1, 0, 12);
+    assert_eq!(window.ack_ids(&[forged], None, &mut out), 1);
+    let rest: Vec<_> = window.drain().collect();
+    assert_eq!((rest.len(), window.len(), window.pinned_bytes()), (2, 0, 0));
+}
+
+#[test]
+fn an_empty_window_takes_any_batch() {
+    let mut window = Window::new(Bounds { messages_max: 2, bytes_max: 10 });
+    assert!(window.has_room(9, 9_999));
+    window.sent(&batch(1, 1), 0..1, PHONE);
+    assert!(!window.has_room(1, 0), "bytes");
+    let mut window = Window::new(Bounds { messages_max: 2, bytes_max: 9_999 });
+    window.sent(&batch(1, 1), 0..1, PHONE);
+    assert!(window.has_room(1, 1) && !window.has_room(2, 1) && !window.has_room(1, 9_999));
+}
+
+#[test]
+fn idle_addresses_are_forgotten_when_there_are_many() {
+    let (mut window, mut out) = (window(), Vec::new());
+    for index in 0..limits::WINDOW_IDLE_LANES_MAX as u64 + 9 {
+        let batch = batch_to(&format!("topic/t{index}"), index, &[0]);
+        window.sent(&batch, 0..1, PHONE);
+        if index != 3 {
+            window.ack_upto(&batch.to, position(index), &mut out).unwrap();
+        }
+    }
+    assert!(window.lanes.len() < 12 && window.find(id(3)).is_some());
+}
+
+/// In flight, by address or queue and by count: attempt.
+type Model = BTreeMap<(String, u64), Entry>;
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    attempt: u16,
+    turn: u16,
+    is_late: bool,
+}
+
+/// Two addresses with three batches each, of which one worker's and another's lie in between.
+fn batches() -> Vec<Arc<Batch>> {
+    let batch = |index: u64| {
+        let to = if index.is_multiple_of(2) { "user/bob" } else { "topic/a" };
+        batch_to(to, 100 * index + 10, &[0; 9])
+    };
+    (0..6).map(batch).collect()
+}
+
+proptest! {
+    #[test]
+    fn like_the_model(
+        steps in prop::collection::vec((0u8..8, 0usize..6, 0u16..9, 1u16..9, 0usize..3), 1..120),
+    ) {
+        let (batches, jobs, mut window) = (batches(), name("jobs"), window());
+        let (mut model, mut high, mut attempt) = (Model::new(), BTreeMap::<String, u64>::new(), 0);
+        for (kind, batch, from, messages, queue) in steps {
+            let batch = &batches[batch];
+            let range = from..(from + messages).min(9);
+            let queue = (queue == 0).then_some(&jobs);
+            let lane = queue.map_or_else(|| batch.to.to_string(), |_| "queue".to_owned());
+            let count = |index: u16| batch.messages[usize::from(index)].id.count();
+            let mut out = Vec::new();
+            let mut expected = Vec::new();
+            match kind {
+                0..3 => {
+                    attempt += 1;
+                    window.sent(batch, range.clone(), Sending { queue, attempt, now_ms: 1 });
+                    let keys: Vec<_> = range.clone().map(|index| (lane.clone(), count(index))).collect();
+                    let old: Vec<_> = keys.iter().filter_map(|key| model.get(key)).copied().collect();
+                    let is_late = high.get(&lane).is_some_and(|last| count(range.start) <= *last);
+                    let mut entry = Entry { attempt, turn: attempt, is_late };
+                    if is_late && old.len() == keys.len() {
+                        entry.turn = old.iter().map(|old| old.turn).max().unwrap();
+                        entry.is_late = old.iter().any(|old| old.is_late);
+                    }
+                    model.extend(keys.into_iter().map(|key| (key, entry)));
+                    let last = high.entry(lane).or_default();
+                    *last = (*last).max(count(range.end - 1));
+                }
+                3 | 4 => {
+                    let (to, upto) = (batch.to.to_string(), count(from));
+                    let answer = window.ack_upto(&batch.to, position(upto), &mut out);
+                    let known = high.get(&to).is_some_and(|last| upto <= *last);
+                    prop_assert_eq!(answer.is_ok(), known);
+                    let turn = model.get(&(to.clone(), upto)).map_or(0, |entry| entry.turn);
+                    let covered = |(of, at): &(String, u64), entry: &Entry| {
+                        known && *of == to && *at <= upto && (!entry.is_late || entry.turn <= turn)
+                    };
+                    expected.extend(model.extract_if(.., |key, entry| covered(key, entry)));
+                }
+                5 => {
+                    let ids: Vec<_> = range.clone().map(|index| batch.messages[usize::from(index)].id).collect();
+                    let missing = window.ack_ids(&ids, queue, &mut out);
+                    for index in range {
+                        expected.extend(model.remove_entry(&(lane.clone(), count(index))));
+                    }
+                    prop_assert_eq!(missing, ids.len() - expected.len());
+                }
+                6 => {
+                    out.extend(window.nack(batch.messages[usize::from(from)].id, queue));
+                    expected.extend(model.remove_entry(&(lane, count(from))));
+                }
+                _ if messages == 8 => {
+                    out.extend(window.drain());
+                    expected.extend(std::mem::take(&mut model));
+                    high.clear();
+                }
+                _ => {
+                    let attempt = model.iter().filter(|((_, at), _)| *at == count(from)).map(|(_, entry)| entry.attempt);
+                    let found = window.find(batch.messages[usize::from(from)].id).map(|(_, attempt)| attempt);
+                    let attempts: Vec<_> = attempt.collect();
+                    prop_assert!(found.map_or(attempts.is_empty(), |found| attempts.contains(&found)));
+                }
+            }
+            let mut taken: Vec<_> = out.iter().flat_map(|acked| {
+                let lane = acked.queue.as_ref().map_or_else(|| acked.batch.to.to_string(), |_| "queue".to_owned());
+                let first = acked.first().unwrap().count();
+                (first..first + u64::from(acked.messages())).map(move |at| ((lane.clone(), at), acked.attempt))
+            }).collect();
+            let mut expected: Vec<_> =
+                expected.into_iter().map(|(key, entry): (_, Entry)| (key, entry.attempt)).collect();
+            taken.sort();
+            expected.sort();
+            prop_assert_eq!(taken, expected);
+            prop_assert_eq!(window.len(), model.len());
+            // Charged: each batch once per lane and stretch, so at least once and never more than once per message.
+            let pinned: std::collections::BTreeSet<_> =
+                model.keys().map(|(lane, at)| (lane.clone(), at / 100)).collect();
+            let size = batch.size_bytes();
+            prop_assert!(window.pinned_bytes() >= pinned.len() * size);
+            prop_assert!(window.pinned_bytes() <= pinned.len() * size, "neighbours share");
+            for lane in ["user/bob", "topic/a"] {
+                let cursor = window.cursor(&Address::parse(lane).unwrap());
+                let first = model.keys().find(|(of, _)| of == lane).map(|(_, at)| *at);
+                if let (Some(cursor), Some(first)) = (cursor, first) {
+                    prop_assert!(cursor.offset < first);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_lost_is_in_no_ack_and_holds_the_cursor() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    let (first, second) = (batch(10, 4), batch(20, 4));
+    window.sent(&first, 0..4, PHONE);
+    window.sent(&second, 0..4, PHONE);
+    window.lose(&to, position(12), 21, &mut out);
+    assert_eq!(shown(&out), [(12, 2), (20, 2)]);
+    out.clear();
+    window.lose(&Address::all(), position(10), 23, &mut out);
+    window.lose(&to, Position { stream: Stream { shard: 4, epoch: 1 }, offset: 10 }, 23, &mut out);
+    assert!(out.is_empty(), "of another stream");
+    assert_eq!(window.ack_upto(&to, position(23), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(10, 2), (22, 2)]);
+    assert_eq!((window.len(), window.pinned_bytes()), (0, 0));
+    assert_eq!(window.cursor(&to), Some(position(11)));
+    out.clear();
+    window.sent(&first, 2..4, Sending { attempt: 2, ..PHONE });
+    window.sent(&second, 0..2, Sending { attempt: 2, ..PHONE });
+    window.lose(&to, position(13), 13, &mut out);
+    assert_eq!((shown(&out), window.len()), (vec![(13, 1)], 3), "out of the middle");
+    window.ack_ids(&[12, 20, 21].map(id), None, &mut out);
+    assert_eq!(window.cursor(&to), Some(position(12)));
+}
+
+#[test]
+fn an_ack_may_name_a_message_that_is_not_tracked() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    window.ack_before(&to, position(9), &mut out);
+    window.sent(&batch(10, 4), 0..4, PHONE);
+    assert_eq!(window.ack_upto(&to, position(30), &mut out), Err(NotInFlight));
+    window.ack_before(&to, Position { stream: Stream { shard: 4, epoch: 1 }, offset: 30 }, &mut out);
+    assert!(out.is_empty());
+    window.ack_before(&to, position(30), &mut out);
+    assert_eq!((shown(&out), window.is_empty()), (vec![(10, 4)], true));
+}

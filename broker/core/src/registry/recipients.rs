@@ -1,0 +1,131 @@
+//! Whose acks a message waits for.
+
+use super::Locked;
+use crate::address::{Address, Kind, Name};
+use crate::delivery::Recipient;
+use crate::limits;
+use crate::reject::{Code, Reject};
+use crate::settings::Keep;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+/// Whose acks a message waits for.
+#[derive(Debug, Clone, Default)]
+pub struct Recipients {
+    pub online: SmallVec<[Recipient; 1]>,
+    /// Those without a session.
+    pub offline: Vec<Recipient>,
+}
+
+impl Recipients {
+    pub fn len(&self) -> usize {
+        self.online.len() + self.offline.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn push(&mut self, user: &Name, online: bool) {
+        let recipient = Recipient::User(user.clone());
+        if online {
+            self.online.push(recipient);
+        } else {
+            self.offline.push(recipient);
+        }
+    }
+
+    fn extend(&mut self, user: Option<&Name>, online: bool) {
+        if let Some(user) = user {
+            self.push(user, online);
+        }
+    }
+}
+
+fn too_many_recipients() -> Reject {
+    let message = format!("more than {} recipients would have to acknowledge", limits::ACKED_RECIPIENTS_MAX);
+    Reject::new(Code::TooManyRecipients, message)
+}
+
+impl Locked<'_> {
+    /// Whether a stored message to `to` is read by somebody later: by the user, by a member of the group, or by
+    /// whoever asks for the history of an address that keeps everything.
+    pub fn is_kept_for_someone(&self, to: &Address, keep: Keep) -> bool {
+        match to.kind() {
+            Kind::User => true,
+            Kind::Group => Name::parse(to.name()).is_ok_and(|name| {
+                self.shard.groups.get(&name).is_some_and(|group| !group.members.is_empty())
+            }),
+            Kind::Topic | Kind::All => keep == Keep::Always,
+        }
+    }
+
+    /// Everyone whose acks a message to `to` waits for, each once, in no particular order: the user, the members
+    /// of the group, else the users and queues that listen. Without `excluded` where that user listens with the
+    /// publishing session alone.
+    pub fn recipients(&self, to: &Address, excluded: Option<&Name>) -> Result<Recipients, Reject> {
+        let own = self.shard.audiences.get(to);
+        let mut found = Recipients::default();
+        let is_excluded = |user: &Name, sessions: u32| sessions <= 1 && excluded == Some(user);
+        match to.kind() {
+            Kind::User => {
+                let user = own.and_then(|audience| audience.users.iter().next());
+                match user {
+                    Some((user, &sessions)) if is_excluded(user, sessions) => {}
+                    Some((user, _)) => found.push(user, true),
+                    None => found.extend(Name::parse(to.name()).ok().as_ref(), false),
+                }
+            }
+            Kind::Group => {
+                let name = Name::parse(to.name()).ok();
+                let members = name.and_then(|name| self.shard.groups.get(&name));
+                let members = members.map(|group| &group.members);
+                if members.is_some_and(|members| members.len() > limits::ACKED_RECIPIENTS_MAX) {
+                    return Err(too_many_recipients());
+                }
+                for user in members.into_iter().flatten() {
+                    let sessions = own.and_then(|audience| audience.users.get(user)).copied();
+                    if !is_excluded(user, sessions.unwrap_or(u32::MAX)) {
+                        found.push(user, sessions.is_some());
+                    }
+                }
+            }
+            Kind::Topic | Kind::All => self.extend_by_listeners(to, excluded, &mut found)?,
+        }
+        Ok(found)
+    }
+
+    fn extend_by_listeners(
+        &self,
+        to: &Address,
+        excluded: Option<&Name>,
+        found: &mut Recipients,
+    ) -> Result<(), Reject> {
+        let trie = self.registry.wildcards.read().unwrap();
+        let mut audiences = trie.matches(to);
+        audiences.extend(self.shard.audiences.get(to));
+        let mut users: HashMap<&Name, u32, foldhash::fast::RandomState> = HashMap::default();
+        for audience in &audiences {
+            for (user, &sessions) in &audience.users {
+                // The publishing session may listen by several patterns, each of which counts it.
+                let counted = users.entry(user).or_default();
+                *counted = (*counted).max(sessions);
+                if users.len() > limits::ACKED_RECIPIENTS_MAX {
+                    return Err(too_many_recipients());
+                }
+            }
+        }
+        for (user, sessions) in users {
+            if sessions > 1 || excluded != Some(user) {
+                found.push(user, true);
+            }
+        }
+        for queue in audiences.iter().flat_map(|audience| &audience.queues) {
+            let recipient = Recipient::Queue(queue.name.clone());
+            if !found.online.contains(&recipient) {
+                found.online.push(recipient);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! `waspmq message`: how far a message is with its recipients.
+
+use super::api::Access;
+use super::failure::Failure;
+use super::output;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+/// Show the delivery of a message
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The id is in the receipt of the publish. Deliveries of level `delivered` are known while they are under way and for a while
+after; those of stored messages as long as the ledger is kept.
+
+Examples:
+  waspmq message show 0196f0c2a4b1000001000000000000a7
+  waspmq message show 0196f0c2a4b1000001000000000000a7 --to user/bob --json")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Its state for every recipient and device
+    Show {
+        id: String,
+        /// Its address: where a stored message that was not tracked is looked for
+        #[arg(long, value_name = "ADDRESS")]
+        to: Option<String>,
+    },
+}
+
+const HEADINGS: [&str; 8] = ["RECIPIENT", "DEVICE", "SESSION", "STATE", "ATTEMPT", "SENT", "SINCE", "CAUSE"];
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let api = arguments.access.open()?;
+    let Command::Show { id, to } = &arguments.command;
+    let query: Vec<_> = to.iter().map(|to| ("to", to.as_str())).collect();
+    let ledger = api.get_query(&["messages", id], &query)?;
+    if arguments.access.json {
+        return Ok(output::json(&ledger)?);
+    }
+    let field = |name: &str| output::printable(&output::cell(ledger.get(name).unwrap_or_default()));
+    output::line(format_args!(
+        "{} to {} from {}, level {}, published {}: {} (from {})",
+        field("id"),
+        field("to"),
+        field("from"),
+        field("level"),
+        output::time(ledger.get("ts").unwrap_or_default()),
+        field("state"),
+        field("source"),
+    ))?;
+    let recipients = ledger.get("recipients").and_then(Value::as_array);
+    let rows: Vec<_> = recipients.into_iter().flatten().flat_map(rows_of).collect();
+    Ok(output::line(format_args!("{}", output::table(&HEADINGS, &rows)))?)
+}
+
+/// A row for the recipient, and one for each of its devices.
+fn rows_of(recipient: &Value) -> Vec<Vec<String>> {
+    let cell = |of: &Value, name: &str| output::cell(of.get(name).unwrap_or_default());
+    let time = |of: &Value, name: &str| output::time(of.get(name).unwrap_or_default());
+    let nothing = || "-".to_owned();
+    let mut rows = vec![vec![
+        cell(recipient, "recipient"),
+        nothing(),
+        nothing(),
+        cell(recipient, "state"),
+        cell(recipient, "attempts"),
+        nothing(),
+        time(recipient, "at"),
+        cell(recipient, "cause"),
+    ]];
+    for device in recipient.get("devices").and_then(Value::as_array).into_iter().flatten() {
+        let whose = match device.get("user") {
+            Some(user) => format!("  user/{}", output::cell(user)),
+            None => String::new(),
+        };
+        rows.push(vec![
+            whose,
+            cell(device, "device"),
+            cell(device, "session"),
+            cell(device, "state"),
+            cell(device, "attempt"),
+            time(device, "sent_at"),
+            time(device, "acked_at"),
+            cell(device, "cause"),
+        ]);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_recipient_is_followed_by_its_devices() {
+        let rows = rows_of(&json!({
+            "recipient": "queue/pool", "state": "sent", "attempts": 2, "cause": null, "at": 1_790_000_000_000_u64,
+            "devices": [
+                {"device": null, "session": "01", "state": "failed", "attempt": 1, "sent_at": null, "acked_at": null, "cause": "timeout"},
+                {"user": "w1", "device": "a", "session": "02", "state": "sent", "attempt": 2, "sent_at": 1_790_000_000_000_u64, "acked_at": null, "cause": null},
+            ],
+        }));
+        let time = "2026-09-21T14:13:20Z";
+        assert_eq!(rows[0], ["queue/pool", "-", "-", "sent", "2", "-", time, "-"]);
+        assert_eq!(rows[1], ["", "-", "01", "failed", "1", "-", "-", "timeout"]);
+        assert_eq!(rows[2], ["  user/w1", "a", "02", "sent", "2", time, "-", "-"]);
+    }
+}

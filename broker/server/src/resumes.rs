@@ -1,0 +1,344 @@
+//! Sessions that can be resumed, by the hash of their token: one table for all workers, written through to the journal.
+//!
+//! | record | the session's connection | ends by |
+//! | --- | --- | --- |
+//! | live | is there, or is not known to be lost | its client's `disconnect`, a kick, or being taken over |
+//! | left | is lost | being resumed, the window's end, or lack of room: who left first is forgotten first |
+//!
+//! Invariants: a token is taken once; what the journal has of a record is written and removed under the table's lock,
+//! so a token that was taken never comes back. At most [`limits::RESUMABLE_SESSIONS_MAX`] records; when all are live,
+//! one more session gets no token. Tokens are kept as hashes only. Not here: what resuming does (`worker::resume`).
+
+mod body;
+
+pub(crate) use body::Alive;
+
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
+use waspmq_core::delivery::Cursors;
+use waspmq_core::session::Subscription;
+use waspmq_core::trie::Trie;
+use waspmq_core::{Address, Kind, Name, Pattern, Position, SessionId, limits};
+use waspmq_store::{Journal, ResumeRecord, Write};
+
+/// The BLAKE3 hash of a token's text.
+pub(crate) type TokenHash = [u8; 32];
+
+/// Where the journal keeps when the broker was alive last. No token has this hash.
+pub(crate) const ALIVE: TokenHash = [0; 32];
+
+/// Random bytes of a token, twice as many hexadecimal digits in text.
+const TOKEN_BYTES: usize = 16;
+
+/// A subscription, and the last position of each of its streams before it began: one for an address, one for each
+/// shard for a pattern with wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subscribed {
+    pub(crate) subscription: Subscription,
+    pub(crate) since: Box<[Position]>,
+}
+
+/// Where reading of stored messages began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// Behind what the device has acknowledged.
+    Cursor,
+    Earliest,
+    Last,
+    Time(u64),
+    After(Position),
+}
+
+/// Reading of stored messages of which the client's positions do not say how far it got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replay {
+    pub(crate) of: Pattern,
+    pub(crate) begin: Begin,
+    /// The last position that was read, and that of the stream when the reading ended. A client whose latest position
+    /// is the first, or behind the second, has seen everything that was read. `None`: the reading had not ended.
+    pub(crate) until: Option<(Position, Position)>,
+}
+
+/// What a session is resumed from.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) session: SessionId,
+    /// The worker that has, or had, its connection.
+    pub(crate) worker: u8,
+    pub(crate) user: Name,
+    pub(crate) device: Option<Name>,
+    pub(crate) is_generated: bool,
+    pub(crate) subscriptions: Vec<Subscribed>,
+    /// The addresses that the session has by itself, each with the last position before it had it.
+    pub(crate) implied: Vec<(Address, Position)>,
+    pub(crate) watched: Vec<Name>,
+    pub(crate) replays: Vec<Replay>,
+    /// What was sent and is not acknowledged. Not in the journal.
+    pub(crate) cursors: Option<Box<Cursors>>,
+    /// Whether `cursors` is all that is not acknowledged; else the store's cursors say it.
+    pub(crate) has_cursors: bool,
+    /// When its connection was lost, milliseconds since 1970; `None` while it is live.
+    pub(crate) left_unix_ms: Option<u64>,
+    /// Whether something was lost that no replay brings.
+    pub(crate) has_missed: bool,
+    /// Whether the journal has it.
+    pub(crate) is_saved: bool,
+}
+
+/// What has to be known of a record before it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peek {
+    pub(crate) user: Name,
+    pub(crate) is_generated: bool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    records: HashMap<TokenHash, Box<Record>, foldhash::fast::RandomState>,
+    /// Records whose session has left, in the order of leaving.
+    left: BTreeSet<(u64, TokenHash)>,
+    /// How many of those subscribed to a topic, queues left out.
+    absent: Trie<u32>,
+}
+
+/// The table. Its lock is held for a look-up, a change, or the writing of one record to the journal's queue.
+#[derive(Debug)]
+pub(crate) struct Resumes {
+    window_ms: u64,
+    most: usize,
+    table: Mutex<Table>,
+}
+
+/// The hash by which a token is known.
+pub(crate) fn hash(token: &str) -> TokenHash {
+    *blake3::hash(token.as_bytes()).as_bytes()
+}
+
+/// A new token, 128 random bits as hexadecimal digits; `None` when the system has no randomness to give.
+pub(crate) fn new_token() -> Option<String> {
+    let mut bytes = [0; TOKEN_BYTES];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Resumes {
+    /// Sessions can be resumed for `window_ms` after their connection was lost; 0 is never.
+    pub(crate) fn new(window_ms: u32) -> Self {
+        Self { window_ms: window_ms.into(), most: limits::RESUMABLE_SESSIONS_MAX, table: Mutex::default() }
+    }
+
+    pub(crate) const fn is_on(&self) -> bool {
+        self.window_ms > 0
+    }
+
+    /// Adds a record. False when there is no room, because all others are live.
+    pub(crate) fn insert(&self, hash: TokenHash, record: Record, now_unix_ms: u64) -> bool {
+        let mut table = self.table();
+        self.forget_old(&mut table, now_unix_ms);
+        if table.records.len() >= self.most
+            && let Some(&(_, oldest)) = table.left.first()
+        {
+            table.remove(&oldest);
+        }
+        if table.records.len() >= self.most {
+            return false;
+        }
+        if let Some(left_unix_ms) = record.left_unix_ms {
+            table.note_left(&record, (left_unix_ms, hash));
+        }
+        table.records.insert(hash, Box::new(record));
+        true
+    }
+
+    /// Changes a record, if there is one.
+    pub(crate) fn update(&self, hash: &TokenHash, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.table().records.get_mut(hash) {
+            change(record);
+        }
+    }
+
+    /// Looks at a record that can be taken.
+    pub(crate) fn peek(&self, hash: &TokenHash, now_unix_ms: u64) -> Option<Peek> {
+        let table = self.table();
+        let record = table.records.get(hash).filter(|record| !self.is_over(record, now_unix_ms))?;
+        Some(Peek { user: record.user.clone(), is_generated: record.is_generated })
+    }
+
+    /// Takes the record of a user's device; its token is of no more use. One of somebody else stays.
+    pub(crate) fn take(
+        &self,
+        hash: &TokenHash,
+        (user, device): (&Name, Option<&Name>),
+        (now_unix_ms, journal): (u64, &Journal),
+    ) -> Option<Record> {
+        let mut table = self.table();
+        let record = table.records.get(hash)?;
+        if record.user != *user || record.device.as_ref() != device || self.is_over(record, now_unix_ms) {
+            return None;
+        }
+        let record = table.remove(hash)?;
+        forget(&record, hash, journal);
+        Some(record)
+    }
+
+    /// Forgets a session that ended for good.
+    pub(crate) fn remove(&self, hash: &TokenHash, journal: &Journal) {
+        let mut table = self.table();
+        if let Some(record) = table.remove(hash) {
+            forget(&record, hash, journal);
+        }
+    }
+
+    /// The session's connection is lost: what is to be known of it is changed, and the window begins.
+    pub(crate) fn leave(
+        &self,
+        hash: &TokenHash,
+        (now_unix_ms, journal): (u64, &Journal),
+        change: impl FnOnce(&mut Record),
+    ) {
+        let mut table = self.table();
+        let Some(mut record) = table.remove(hash) else { return };
+        change(&mut record);
+        record.left_unix_ms = Some(now_unix_ms);
+        self.push(hash, &mut record, (now_unix_ms, journal));
+        table.note_left(&record, (now_unix_ms, *hash));
+        table.records.insert(*hash, Box::new(record));
+    }
+
+    /// Whether a session that was lost and can be resumed reads later what is stored for this address, which is a
+    /// topic or `all`.
+    pub(crate) fn reads_later(&self, to: &Address, now_unix_ms: u64) -> bool {
+        let mut table = self.table();
+        self.forget_old(&mut table, now_unix_ms);
+        match to.kind() {
+            Kind::All => !table.left.is_empty(),
+            _ => !table.absent.matches(to).is_empty(),
+        }
+    }
+
+    fn forget_old(&self, table: &mut Table, now_unix_ms: u64) {
+        while let Some(&(left_unix_ms, oldest)) = table.left.first()
+            && self.has_expired(left_unix_ms, now_unix_ms)
+        {
+            table.remove(&oldest);
+        }
+    }
+
+    /// Hands a record to the journal.
+    pub(crate) fn save(&self, hash: &TokenHash, now_unix_ms: u64, journal: &Journal) {
+        if let Some(record) = self.table().records.get_mut(hash) {
+            self.push(hash, record, (now_unix_ms, journal));
+        }
+    }
+
+    /// Brings back a record of an earlier run. One that was live then is left now. Gives what the journal is to have
+    /// of it, if that changes.
+    pub(crate) fn restore(
+        &self,
+        stored: &ResumeRecord,
+        now_unix_ms: u64,
+    ) -> Result<Restored, serde_json::Error> {
+        let (mut record, saved_unix_ms) = body::parse(&stored.body)?;
+        let mut restored = Restored { online: None, write: None };
+        if record.left_unix_ms.is_none() {
+            // The broker ended without ending its sessions: what was under way to them is lost.
+            record.left_unix_ms = Some(now_unix_ms);
+            record.has_missed = true;
+            // Whether what was there before the session was read is known of a client that has seen something since.
+            record.replays.extend(record.implied.iter().map(|(to, since)| Replay {
+                of: Pattern::from(to),
+                begin: Begin::Cursor,
+                until: Some((*since, *since)),
+            }));
+            restored.online = (!record.is_generated).then(|| (record.user.clone(), saved_unix_ms));
+            if self.is_on() {
+                restored.write = Some(self.record(stored.token_hash, &record, now_unix_ms));
+            }
+        }
+        if !self.is_on() || self.is_over(&record, now_unix_ms) {
+            restored.write = Some(Write::NoResume { token_hash: stored.token_hash });
+        } else {
+            record.is_saved = true;
+            self.insert(stored.token_hash, record, now_unix_ms);
+        }
+        Ok(restored)
+    }
+
+    fn push(&self, hash: &TokenHash, record: &mut Record, (now_unix_ms, journal): (u64, &Journal)) {
+        if journal.push(self.record(*hash, record, now_unix_ms), None).is_ok() {
+            record.is_saved = true;
+        } else {
+            tracing::debug!(session = %record.session, "the journal has no room for what a session is resumed from");
+        }
+    }
+
+    fn record(&self, token_hash: TokenHash, record: &Record, now_unix_ms: u64) -> Write {
+        let left = record.left_unix_ms;
+        let expires_unix_ms = left.map_or(u64::MAX, |left| left.saturating_add(self.window_ms));
+        Write::Resume(ResumeRecord { token_hash, expires_unix_ms, body: body::to_json(record, now_unix_ms) })
+    }
+
+    const fn has_expired(&self, left_unix_ms: u64, now_unix_ms: u64) -> bool {
+        left_unix_ms.saturating_add(self.window_ms) <= now_unix_ms
+    }
+
+    fn is_over(&self, record: &Record, now_unix_ms: u64) -> bool {
+        record.left_unix_ms.is_some_and(|left| self.has_expired(left, now_unix_ms))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap()
+    }
+}
+
+/// What follows from a record of an earlier run.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    /// A user who was online when the broker ended, and when that was known last.
+    pub(crate) online: Option<(Name, u64)>,
+    pub(crate) write: Option<Write>,
+}
+
+impl Table {
+    fn remove(&mut self, hash: &TokenHash) -> Option<Record> {
+        let record = *self.records.remove(hash)?;
+        if let Some(left_unix_ms) = record.left_unix_ms {
+            self.left.remove(&(left_unix_ms, *hash));
+            for pattern in topics(&record) {
+                if let Some(count) = self.absent.get_mut(pattern) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.absent.remove(pattern);
+                    }
+                }
+            }
+        }
+        Some(record)
+    }
+
+    fn note_left(&mut self, record: &Record, left: (u64, TokenHash)) {
+        self.left.insert(left);
+        for pattern in topics(record) {
+            *self.absent.entry(pattern) += 1;
+        }
+    }
+}
+
+/// The topics that a session subscribed to by itself.
+fn topics(record: &Record) -> impl Iterator<Item = &Pattern> {
+    let subscriptions = record.subscriptions.iter().map(|subscribed| &subscribed.subscription);
+    subscriptions
+        .filter(|subscription| subscription.queue.is_none())
+        .map(|subscription| &subscription.pattern)
+}
+
+/// Has the journal forget a record. Without room there the record ends with its window.
+fn forget(record: &Record, hash: &TokenHash, journal: &Journal) {
+    if record.is_saved && journal.push(Write::NoResume { token_hash: *hash }, None).is_err() {
+        tracing::warn!(session = %record.session, "the journal has no room to forget a resume token");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The table's bounds, its tokens and its stored form.
+
+use super::*;
+use crate::clock::Clock;
+use crate::worker::mailbox::Mailboxes;
+use std::sync::Arc;
+use waspmq_core::Stream;
+
+fn journal() -> Journal {
+    crate::storage::in_memory(Clock::new(), &Arc::new(Mailboxes::new(1))).1
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn record(user: &str) -> Record {
+    let at = |shard, offset| Position { stream: Stream { shard, epoch: 3 }, offset };
+    Record {
+        session: SessionId::new(3, 1, 9),
+        worker: 1,
+        user: name(user),
+        device: Some(name("phone")),
+        is_generated: false,
+        subscriptions: vec![Subscribed {
+            subscription: Subscription {
+                pattern: Pattern::parse("topic/a.>").unwrap(),
+                queue: Some(name("q")),
+            },
+            since: [at(0, 4), at(1, 5)].into(),
+        }],
+        implied: vec![(Address::all(), at(7, 2))],
+        watched: vec![name("bob")],
+        replays: vec![
+            Replay {
+                of: Pattern::parse("topic/b").unwrap(),
+                begin: Begin::After(at(2, 8)),
+                until: Some((at(2, 9), at(2, 11))),
+            },
+            Replay { of: Pattern::parse("all").unwrap(), begin: Begin::Time(77), until: None },
+        ],
+        cursors: None,
+        has_cursors: false,
+        left_unix_ms: None,
+        has_missed: false,
+        is_saved: false,
+    }
+}
+
+fn left(user: &str, unix_ms: u64) -> Record {
+    Record { left_unix_ms: Some(unix_ms), ..record(user) }
+}
+
+fn key(number: u8) -> TokenHash {
+    [number; 32]
+}
+
+#[test]
+fn who_left_first_makes_room() {
+    let table = Resumes { most: 3, ..Resumes::new(1_000) };
+    assert!(table.insert(key(1), left("a", 20), 20));
+    assert!(table.insert(key(2), left("b", 10), 20));
+    assert!(table.insert(key(3), record("c"), 20));
+    assert!(table.insert(key(4), record("d"), 20));
+    assert_eq!(table.peek(&key(2), 20), None);
+    assert!(table.peek(&key(1), 20).is_some());
+    assert!(table.insert(key(5), record("e"), 20));
+    assert!(!table.insert(key(6), record("f"), 20), "live ones do not give way");
+    assert_eq!(table.table().records.len(), 3);
+    assert!(table.table().left.is_empty());
+}
+
+#[test]
+fn who_left_reads_later() {
+    let (table, journal) = (Resumes::new(100), journal());
+    let address = |text: &str| Address::parse(text).unwrap();
+    let plain = |user| {
+        let mut record = record(user);
+        record.subscriptions[0].subscription.queue = None;
+        record
+    };
+    table.insert(key(1), plain("a"), 0);
+    table.insert(key(2), record("b"), 0);
+    assert!(!table.reads_later(&address("topic/a.b"), 0), "it is there");
+    table.leave(&key(2), (10, &journal), |_| {});
+    assert!(!table.reads_later(&address("topic/a.b"), 10), "a queue's messages go to others");
+    assert!(table.reads_later(&Address::all(), 10));
+    table.leave(&key(1), (20, &journal), |_| {});
+    assert!(table.reads_later(&address("topic/a.b"), 119) && !table.reads_later(&address("topic/b"), 119));
+    assert!(!table.reads_later(&address("topic/a.b"), 120));
+    let table = table.table();
+    assert!(table.absent.is_empty() && table.left.is_empty() && table.records.is_empty());
+}
+
+#[test]
+fn the_window_ends() {
+    let (table, journal) = (Resumes::new(100), journal());
+    table.insert(key(1), record("a"), 0);
+    table.leave(&key(1), (50, &journal), |record| record.has_missed = true);
+    assert!(table.peek(&key(1), 149).is_some());
+    assert_eq!(table.peek(&key(1), 150), None);
+    assert!(table.take(&key(1), (&name("a"), Some(&name("phone"))), (150, &journal)).is_none());
+    table.insert(key(2), record("b"), 150);
+    assert_eq!(table.table().records.len(), 1, "what is over makes room by itself");
+    assert!(!Resumes::new(0).is_on());
+}
+
+#[test]
+fn a_token_is_taken_once_and_by_its_owner() {
+    let (table, journal) = (Resumes::new(100), journal());
+    table.insert(key(1), left("a", 5), 5);
+    let phone = name("phone");
+    assert!(table.take(&key(1), (&name("b"), Some(&phone)), (5, &journal)).is_none());
+    assert!(table.take(&key(1), (&name("a"), None), (5, &journal)).is_none());
+    assert!(table.take(&key(1), (&name("a"), Some(&phone)), (5, &journal)).is_some());
+    assert!(table.take(&key(1), (&name("a"), Some(&phone)), (5, &journal)).is_none());
+    assert!(table.table().left.is_empty());
+    let (one, two) = (new_token().unwrap(), new_token().unwrap());
+    assert!(one != two && one.len() == 32 && hash(&one) != hash(&two));
+}
+
+#[test]
+fn what_was_written_is_restored() {
+    let (table, next) = (Resumes::new(100), Resumes::new(100));
+    let Write::Resume(stored) = table.record(key(1), &left("a", 40), 60) else { panic!("a record") };
+    assert_eq!(stored.expires_unix_ms, 140);
+    let restored = next.restore(&stored, 80).unwrap();
+    assert!(restored.online.is_none() && restored.write.is_none());
+    let journal = journal();
+    let read = next.take(&key(1), (&name("a"), Some(&name("phone"))), (80, &journal)).unwrap();
+    assert_eq!(format!("{read:?}"), format!("{:?}", Record { is_saved: true, ..left("a", 40) }));
+    let late = next.restore(&stored, 140).unwrap();
+    assert!(matches!(late.write, Some(Write::NoResume { .. })) && next.peek(&key(1), 140).is_none());
+}
+
+#[test]
+fn a_live_record_of_an_earlier_run_is_left_with_it() {
+    let (table, next) = (Resumes::new(100), Resumes::new(100));
+    let Write::Resume(stored) = table.record(key(1), &record("a"), 60) else { panic!("a record") };
+    assert_eq!(stored.expires_unix_ms, u64::MAX);
+    let restored = next.restore(&stored, 1_000).unwrap();
+    assert_eq!(restored.online, Some((name("a"), 60)));
+    assert!(matches!(&restored.write, Some(Write::Resume(again)) if again.expires_unix_ms == 1_100));
+    assert!(next.peek(&key(1), 1_099).is_some() && next.peek(&key(1), 1_100).is_none());
+    assert!(next.table().records.values().all(|record| record.has_missed));
+    assert!(next.restore(&ResumeRecord { body: b"{}".to_vec(), ..stored }, 0).is_err());
+}

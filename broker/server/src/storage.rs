@@ -1,0 +1,162 @@
+//! The store of a broker: opened at start, with what of it must be in memory, and the way back to the workers.
+
+use crate::clock::Clock;
+use crate::config::StoreConfig;
+use crate::resumes::{ALIVE, Alive, Resumes};
+use crate::worker::kept::Kept;
+use crate::worker::mailbox::{Entry, Mailboxes};
+use crate::worker::storage_error;
+use anyhow::Context;
+use std::sync::Arc;
+use waspmq_core::registry::Registry;
+use waspmq_core::{Pattern, limits};
+use waspmq_store::{
+    Answers, Bounds, DataDir, Delayed, Durability, FjallStore, Journal, JournalOptions, JournalThreads,
+    LogOptions, Progress, Store, StoreError, StoreOptions, Write,
+};
+
+/// What was sent this shortly before the broker was known to be alive may not have been received.
+const SEEN_MARGIN_MS: u64 = 2_000;
+
+/// The parts of an open store.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) journal: Journal,
+    pub(crate) threads: JournalThreads,
+    pub(crate) kept: Arc<Kept>,
+    pub(crate) resumes: Arc<Resumes>,
+    /// Messages that wait for their time since an earlier run.
+    pub(crate) delayed: Vec<Delayed>,
+}
+
+/// Opens the store and starts its threads. Says on the log what was found, and how far a long opening is.
+pub(crate) fn open(
+    data_dir: &DataDir,
+    config: &StoreConfig,
+    (clock, registry, mailboxes): (Clock, &Registry, &Arc<Mailboxes>),
+) -> anyhow::Result<Storage> {
+    let log = LogOptions::of_store(&data_dir.store_path());
+    let mut options = StoreOptions::new(data_dir.store_path());
+    options.reserve_bytes = config.reserve_bytes;
+    options.bounds =
+        Bounds { bytes: config.bytes_max, ledger_age_ms: config.ledger_age_ms, ..Bounds::default() };
+    let mut progress = |progress: Progress| tracing::info!(?progress, "opening the store");
+    let (store, recovered) = FjallStore::open(options, &mut progress).context("cannot open the store")?;
+    for cut in recovered.truncated_tail.iter().chain(&recovered.log_cut) {
+        tracing::warn!(
+            ?cut,
+            "the journal ended in a record that was never completely written; it was cut off"
+        );
+    }
+    tracing::info!(
+        messages = recovered.messages,
+        bytes = recovered.bytes,
+        addresses = recovered.addresses,
+        log_writes = recovered.log_writes,
+        took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
+        "the store is open"
+    );
+    let store: Arc<dyn Store> = Arc::new(store);
+    let kept = restore(&*store, registry, mailboxes).context("cannot read the store")?;
+    let resumes = Resumes::new(config.resume_window_ms);
+    restore_sessions(&*store, &resumes, clock.now().unix_ms)
+        .context("cannot read what sessions are resumed from")?;
+    let delayed = delayed(&*store, mailboxes.len()).context("cannot read delayed messages")?;
+    let options =
+        JournalOptions { log: Some(log), ..JournalOptions::new(Arc::new(move || clock.now().unix_ms)) };
+    let answers = Arc::new(ToWorkers(mailboxes.clone()));
+    let (journal, threads) =
+        Journal::start(store.clone(), options, answers).context("cannot start the journal")?;
+    Ok(Storage { store, journal, threads, kept, resumes: Arc::new(resumes), delayed })
+}
+
+/// The delayed messages of an earlier run, as many as the workers hold; those due later wait for the next start.
+fn delayed(store: &dyn Store, workers: usize) -> Result<Vec<Delayed>, StoreError> {
+    let most = limits::DELAYED_MESSAGES_MAX.saturating_mul(workers);
+    let mut delayed = store.delayed(most.saturating_add(1))?;
+    if delayed.len() > most {
+        tracing::error!(
+            most,
+            "there are more delayed messages than the workers hold; the rest waits for the next start"
+        );
+        delayed.truncate(most);
+    }
+    Ok(delayed)
+}
+
+/// Brings back groups, their members, and which addresses have messages.
+fn restore(store: &dyn Store, registry: &Registry, mailboxes: &Mailboxes) -> Result<Arc<Kept>, StoreError> {
+    let mut refused = 0_usize;
+    store.groups(&mut |group| refused += usize::from(registry.create_group(&group).is_err()))?;
+    store.members(&mut |member| {
+        refused += usize::from(registry.join(&member.user, &member.group, mailboxes).is_err());
+    })?;
+    if refused > 0 {
+        tracing::error!(refused, "groups or members of the store do not fit this broker's bounds");
+    }
+    let kept = Kept::default();
+    for pattern in ["user/*", "group/*", "topic/>", "all"] {
+        let Ok(pattern) = Pattern::parse_scope(pattern) else { continue };
+        for address in store.addresses(&pattern, usize::MAX)? {
+            kept.insert(&address);
+        }
+    }
+    Ok(Arc::new(kept))
+}
+
+/// Brings back what sessions are resumed from. Where the broker ended without ending its sessions, their users were
+/// seen when it was alive last.
+fn restore_sessions(store: &dyn Store, resumes: &Resumes, now_unix_ms: u64) -> Result<(), StoreError> {
+    let (mut writes, mut online, mut alive_unix_ms, mut unreadable) = (Vec::new(), Vec::new(), 0, 0_usize);
+    store.resumes(&mut |record| {
+        if record.token_hash == ALIVE {
+            alive_unix_ms = serde_json::from_slice(&record.body).map_or(0, |alive: Alive| alive.unix_ms);
+            return;
+        }
+        match resumes.restore(&record, now_unix_ms) {
+            Ok(restored) => {
+                writes.extend(restored.write);
+                online.extend(restored.online);
+            }
+            Err(_) => {
+                unreadable += 1;
+                writes.push(Write::NoResume { token_hash: record.token_hash });
+            }
+        }
+    })?;
+    if unreadable > 0 {
+        tracing::warn!(unreadable, "sessions of an earlier version cannot be resumed");
+    }
+    for (user, saved_unix_ms) in online {
+        let unix_ms = alive_unix_ms.max(saved_unix_ms).saturating_sub(SEEN_MARGIN_MS);
+        if store.last_seen(&user)?.is_none_or(|earlier| earlier < unix_ms) {
+            writes.push(Write::LastSeen { user, unix_ms });
+        }
+    }
+    if writes.is_empty() {
+        return Ok(());
+    }
+    store.commit(&writes, Durability::Buffered)
+}
+
+/// A store in memory, for tests; its threads end with the process.
+#[cfg(test)]
+pub(crate) fn in_memory(clock: Clock, mailboxes: &Arc<Mailboxes>) -> (Arc<dyn Store>, Journal) {
+    let store: Arc<dyn Store> = Arc::new(waspmq_store::MemoryStore::new(Bounds::default()));
+    let options = JournalOptions::new(Arc::new(move || clock.now().unix_ms));
+    let answers = Arc::new(ToWorkers(mailboxes.clone()));
+    let (journal, _threads) = Journal::start(store.clone(), options, answers).unwrap();
+    (store, journal)
+}
+
+/// Tells workers what became of their writes.
+#[derive(Debug)]
+struct ToWorkers(Arc<Mailboxes>);
+
+impl Answers for ToWorkers {
+    fn committed(&self, worker: u8, tokens: &[u64], result: Result<(), StoreError>) {
+        let result = result.map_err(|error| storage_error(&error));
+        self.0.answer(worker, Entry::Stored { tokens: tokens.into(), result });
+    }
+}

@@ -1,0 +1,363 @@
+//! The recipients' side of a tracked delivery: what a session was sent, acknowledged or refused.
+//!
+//! Answers go to the worker that published, which is part of the message's id: one mailbox entry per worker and
+//! turn, or by hand when it is this one. Neither happens while a connection is worked on, because what follows
+//! may be for that connection. An answer that finds no room is lost; the tracker's timeout then delivers again,
+//! and the repeat is acknowledged.
+
+use super::Worker;
+use super::connection::Connection;
+use super::mailbox::Entry;
+use super::segment::Shared;
+use hashbrown::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use waspmq_core::delivery::{Acked, Cause, Failed, Recipient, Report, Sending, Turn};
+use waspmq_core::message::Batch;
+use waspmq_core::outbound::Segment as _;
+use waspmq_core::registry;
+use waspmq_core::{Address, Code, Kind, Level, MessageId, Name, Reject, SessionId};
+use waspmq_protocol::client::Acked as Ack;
+use waspmq_store::Write;
+
+/// What a session did with consecutive messages of one batch.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) first: MessageId,
+    pub(crate) messages: u16,
+    pub(crate) recipient: Recipient,
+    pub(crate) device: Option<Name>,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) attempt: u16,
+    pub(crate) sent_ms: u64,
+    /// `None` is an ack.
+    pub(crate) failed: Option<Failed>,
+}
+
+/// Answers that are on their way, by worker.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    waiting: HashMap<u8, Vec<Answer>>,
+    /// For this worker itself.
+    own: Vec<Answer>,
+    scratch: Vec<Acked>,
+}
+
+#[cfg(test)]
+impl Answers {
+    /// For tests without a publisher.
+    pub(super) fn take_own(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.own)
+    }
+}
+
+/// Connections whose cursors have moved since they were saved. Saved together a moment later: a broker that is killed
+/// repeats what was acknowledged in that moment, which is less than clients remember to drop.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    numbers: Vec<u32>,
+    pub(super) wake: Rc<Notify>,
+}
+
+impl Worker {
+    /// Takes an `ack` frame. What is not in flight to the session is counted, and told where the frame asks to
+    /// be answered.
+    pub(super) fn take_ack(
+        &mut self,
+        connection: &mut Connection,
+        what: Ack<'_>,
+        queue: Option<&str>,
+    ) -> Result<(), Reject> {
+        let queue = queue.map(super::inbound::name).transpose()?;
+        let mut acked = std::mem::take(&mut self.answers.scratch);
+        let missing = match &what {
+            Ack::Ids(ids) => {
+                let missing = |id: &&MessageId| {
+                    let tracked = connection.window.ack_ids(&[**id], queue.as_ref(), &mut acked) == 0;
+                    let stored = queue.is_none() && connection.cursors.ack_id(**id);
+                    !tracked && !stored
+                };
+                ids.iter().filter(missing).count()
+            }
+            Ack::UpTo { to, upto } => {
+                let to = Address::parse(to)?;
+                let tracked = connection.window.ack_upto(&to, *upto, &mut acked).is_ok();
+                let stored = connection.cursors.ack_upto(&to, *upto).is_ok();
+                // Messages of an address may be of both kinds: the ack names one, and is about all before it.
+                match (tracked, stored) {
+                    (false, true) => connection.window.ack_before(&to, *upto, &mut acked),
+                    (true, false) => connection.cursors.ack_before(&to, *upto),
+                    _ => {}
+                }
+                usize::from(!tracked && !stored)
+            }
+        };
+        if let Some(identity) = connection.session.identity() {
+            for taken in acked.drain(..) {
+                self.answer_taken(identity, taken, None);
+            }
+        }
+        self.answers.scratch = acked;
+        self.note_moved(connection);
+        if missing == 0 {
+            return Ok(());
+        }
+        self.counters().acks_not_in_flight.add(missing as u64);
+        Err(Reject::new(
+            Code::NotInFlight,
+            format!("{missing} of the acknowledged messages are not in flight here"),
+        ))
+    }
+
+    /// Takes a `nack` frame.
+    pub(super) fn take_nack(
+        &mut self,
+        connection: &mut Connection,
+        id: MessageId,
+        queue: Option<&str>,
+        retry_ms: Option<u64>,
+    ) -> Result<(), Reject> {
+        let queue = queue.map(super::inbound::name).transpose()?;
+        let Some(taken) = connection.window.nack(id, queue.as_ref()) else {
+            // Nothing repeats what is only stored: the cursor stays before it, so that the device's next session
+            // is sent it again.
+            if queue.is_none() && connection.cursors.nack(id) {
+                return Ok(());
+            }
+            self.counters().acks_not_in_flight.add(1);
+            return Err(Reject::new(Code::NotInFlight, format!("message {id} is not in flight here")));
+        };
+        let retry_ms = retry_ms.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
+        if let Some(identity) = connection.session.identity() {
+            self.answer_taken(identity, taken, Some(Failed { cause: Cause::Nack, retry_ms }));
+        }
+        Ok(())
+    }
+
+    /// Everything in flight to a session whose connection ended.
+    pub(super) fn fail_in_flight(&mut self, identity: &registry::Session, connection: &mut Connection) {
+        let lost = Failed { cause: Cause::ConnectionLost, retry_ms: None };
+        for taken in connection.window.drain() {
+            self.answer_taken(identity, taken, Some(lost));
+        }
+    }
+
+    /// What the outbound queues dropped is not in flight: no ack covers it, and no cursor passes it.
+    pub(super) fn handle_losses(&mut self) {
+        for (number, segment) in self.outbox.take_losses() {
+            if let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) {
+                self.handle_loss(&mut connection, &segment);
+                self.put_back(number, connection);
+            }
+        }
+    }
+
+    /// The same for a connection that is worked on, when nothing was queued for others meanwhile.
+    pub(super) fn handle_losses_of(&mut self, connection: &mut Connection) {
+        for (_, segment) in self.outbox.take_losses() {
+            self.handle_loss(connection, &segment);
+        }
+    }
+
+    fn handle_loss(&mut self, connection: &mut Connection, segment: &Shared) {
+        let mut lost = std::mem::take(&mut self.answers.scratch);
+        let class = segment.class();
+        if class.of_queue {
+            let in_flight = segment.segment().of_queue();
+            lost.extend(in_flight.and_then(|(queue, id)| connection.window.lose_of_queue(*id, queue)));
+        } else {
+            connection.window.lose(&class.to, class.first, class.last_offset, &mut lost);
+            connection.cursors.lose(&class.to, class.first, class.last_offset);
+        }
+        if let Some(identity) = connection.session.identity() {
+            for taken in lost.drain(..) {
+                let full = Failed { cause: Cause::QueueFull, retry_ms: None };
+                self.answer_taken(identity, taken, Some(full));
+            }
+        }
+        lost.clear();
+        self.answers.scratch = lost;
+    }
+
+    /// Tells the publisher's worker about messages that left a window.
+    fn answer_taken(&mut self, identity: &registry::Session, taken: Acked, failed: Option<Failed>) {
+        let recipient = match &taken.queue {
+            Some(queue) => Recipient::Queue(queue.clone()),
+            None => Recipient::User(identity.user.clone()),
+        };
+        let Some(first) = taken.first() else { return };
+        let (messages, attempt, sent_ms) = (taken.messages(), taken.attempt, taken.sent_ms);
+        let (device, session) = (identity.device.clone(), Some(identity.id));
+        self.answer(Answer { first, messages, recipient, device, session, attempt, sent_ms, failed });
+    }
+
+    /// A batch, or a part of it, that could not be sent to a recipient.
+    pub(super) fn answer_unsent(
+        &mut self,
+        batch: &Batch,
+        range: Range<u16>,
+        recipient: Recipient,
+        (attempt, cause): (u16, Cause),
+    ) {
+        let Some(first) = batch.messages.get(usize::from(range.start)) else { return };
+        let failed = Some(Failed { cause, retry_ms: None });
+        self.answer(Answer {
+            first: first.id,
+            messages: range.end - range.start,
+            recipient,
+            device: None,
+            session: None,
+            attempt,
+            sent_ms: self.shared.clock.now_us() / 1_000,
+            failed,
+        });
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        // Messages of an earlier run have no flight; reading them from the store was the retry.
+        if answer.first.epoch() != self.shared.registry.epoch() {
+            return;
+        }
+        if answer.first.worker() == self.number {
+            self.answers.own.push(answer);
+        } else {
+            self.answers.waiting.entry(answer.first.worker()).or_default().push(answer);
+        }
+    }
+
+    /// Carries out what was collected while connections were worked on. Every task of the worker ends its turn
+    /// with this, when all connections are in their places.
+    pub(super) fn settle(&mut self) {
+        self.close_slow();
+        while !self.answers.own.is_empty() || !self.events.is_empty() {
+            for answer in std::mem::take(&mut self.answers.own) {
+                self.handle_answer(&answer);
+            }
+            self.handle_events();
+            self.close_slow();
+        }
+        self.begin_spilled();
+        self.keep_ledgers();
+        self.count_tracked();
+        self.send_answers();
+    }
+
+    fn send_answers(&mut self) {
+        let shared = self.shared.clone();
+        for (&worker, answers) in &mut self.answers.waiting {
+            if !answers.is_empty()
+                && usize::from(worker) < shared.mailboxes.len()
+                && shared.mailboxes.send(worker, Entry::Answers(std::mem::take(answers))).is_err()
+            {
+                tracing::warn!(worker, "acknowledgements found no room; their messages are delivered again");
+            }
+        }
+    }
+
+    /// Takes what another worker's session, or one of this worker, did with messages that were published here.
+    pub(super) fn handle_answer(&mut self, answer: &Answer) {
+        let now_ms = self.shared.clock.now_us() / 1_000;
+        let report = Report {
+            first: answer.first,
+            messages: answer.messages,
+            recipient: &answer.recipient,
+            device: answer.device.as_ref(),
+            session: answer.session,
+            attempt: answer.attempt,
+            sent_ms: answer.sent_ms,
+        };
+        let Self { tracker, acking, events, .. } = self;
+        match answer.failed {
+            None => {
+                tracker.handle_acked(&report, now_ms, events);
+                let waited_us = now_ms.saturating_sub(answer.sent_ms) * 1_000;
+                self.counters().ack_latency.observe(waited_us, u64::from(answer.messages));
+            }
+            Some(failed) => {
+                tracker.handle_failed(&report, failed, &mut Turn { now_ms, acking, out: events });
+                // The next attempt may be due before anything that was waited for.
+                self.timers.notify_one();
+            }
+        }
+    }
+
+    /// Remembers to save the cursors of a connection.
+    fn note_moved(&mut self, connection: &mut Connection) {
+        if !connection.cursors.is_moved() || std::mem::replace(&mut connection.is_moved, true) {
+            return;
+        }
+        self.moved.numbers.push(connection.number);
+        self.moved.wake.notify_one();
+    }
+
+    /// Saves the cursors of all connections that are remembered.
+    pub(super) fn save_moved(&mut self) {
+        for number in std::mem::take(&mut self.moved.numbers) {
+            let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take)
+            else {
+                continue;
+            };
+            connection.is_moved = false;
+            if let Some(identity) = connection.identity().cloned() {
+                self.save_cursors(&identity, &mut connection);
+            }
+            self.put_back(number, connection);
+        }
+    }
+
+    /// Hands the cursors that moved to the journal; without room there, a moment later while the session lasts.
+    pub(super) fn save_cursors(&mut self, identity: &registry::Session, connection: &mut Connection) {
+        if connection.session.identity().is_some() && !self.shared.journal.has_room() {
+            return self.note_moved(connection);
+        }
+        let mut unsaved = Vec::new();
+        for (address, position) in connection.cursors.take_moved() {
+            // Nobody begins to read a topic at a cursor.
+            if address.kind() == Kind::Topic {
+                continue;
+            }
+            let write = Write::Cursor {
+                user: identity.user.clone(),
+                device: identity.device.clone(),
+                address: address.clone(),
+                position,
+            };
+            if self.shared.journal.push(write, None).is_err() {
+                tracing::debug!(%address, "the journal has no room for a cursor");
+                unsaved.push(address);
+            }
+        }
+        // Saved with the next ones; when the broker ends before, the messages are sent again, as repeats.
+        if !unsaved.is_empty() {
+            connection.cursors.keep_moved(unsaved);
+            self.note_moved(connection);
+        }
+    }
+}
+
+/// Whether a session may be sent what of a run is tracked.
+pub(super) fn has_room(connection: &Connection, run: &[Arc<Batch>]) -> bool {
+    let tracked = run.iter().filter(|batch| batch.level == Level::Delivered);
+    let (messages, bytes) = tracked.fold((0, 0), |(messages, bytes), batch| {
+        (messages + batch.messages.len(), bytes + batch.size_bytes())
+    });
+    messages == 0 || connection.window.has_room(messages, bytes)
+}
+
+/// Notes that batches are on their way to a connection.
+pub(super) fn note_sent(connection: &mut Connection, run: &[Arc<Batch>], now_ms: u64) {
+    for batch in run {
+        let count = batch.messages.len();
+        if batch.is_kept {
+            connection.cursors.sent(batch, 0..count);
+        }
+        // More is sent only when it was read from the store; without a place in the window it is a repeat's turn to
+        // be acknowledged.
+        if batch.level == Level::Delivered && connection.window.has_room(count, batch.size_bytes()) {
+            let range = 0..u16::try_from(count).unwrap_or(u16::MAX);
+            connection.window.sent(batch, range, Sending { queue: None, attempt: 1, now_ms });
+        }
+    }
+}

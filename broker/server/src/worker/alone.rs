@@ -1,0 +1,394 @@
+//! Messages that are not batched: with a dedup key, a delay, addresses from a policy, or of the admin API.
+
+use super::Worker;
+use super::batch::{Source, single};
+use super::enqueue::{Outgoing, journal_full, not_stored};
+use super::publish::Target;
+use super::receipts::{Asker, Dedup, Pending};
+use crate::clock::Moment;
+use crate::control::{Publication, Published};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use waspmq_core::dedup::{Begin, Remembered, scoped_key};
+use waspmq_core::message::Batch;
+use waspmq_core::publish::{self, Destination, Plan, Request};
+use waspmq_core::registry::WorkerSet;
+use waspmq_core::settings::Keep;
+use waspmq_core::{Address, Code, Level, MessageId, Name, Reject};
+use waspmq_protocol::Content;
+use waspmq_protocol::client::Publish;
+use waspmq_store::{Ticket, Write};
+
+/// One message with everything that was decided about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Alone<'a> {
+    pub(super) target: &'a Target,
+    pub(super) plan: &'a Plan,
+    pub(super) publish: &'a Publish<'a>,
+    pub(super) id: MessageId,
+    pub(super) source: Source<'a>,
+}
+
+/// A message that waits for its time.
+#[derive(Debug)]
+pub(crate) struct PutOff {
+    batches: Vec<Batch>,
+    due_unix_ms: u64,
+    /// The receipt that waits for it.
+    token: Option<u64>,
+    /// Whether the journal has it and must forget it.
+    is_stored: bool,
+}
+
+impl PutOff {
+    /// Of an earlier run, whose receipts nobody waits for.
+    pub(crate) fn stored(due_unix_ms: u64, batch: Batch) -> Self {
+        Self { batches: vec![batch], due_unix_ms, token: None, is_stored: true }
+    }
+}
+
+impl Worker {
+    /// A message that is not batched. `None` when its receipt comes later.
+    pub(super) fn publish_alone(
+        &mut self,
+        alone: &Alone<'_>,
+        asker: Asker,
+    ) -> Result<Option<Published>, Reject> {
+        let Alone { target: (to, _), publish, id, source, .. } = *alone;
+        let Some(key) = &publish.dedup else {
+            let published = self.publish_without_key(alone, asker, None)?;
+            self.counters().published.accepted.of(to.kind()).add(1);
+            return Ok(published);
+        };
+        let key = scoped_key(source.from.map_or("", Name::as_str), to.as_str(), key);
+        let mut locked = self.shared.registry.lock(to);
+        let number = match locked.dedup().begin(&key, source.now.us / 1_000) {
+            Begin::First(number) => number,
+            Begin::Done(Remembered { id, recipients, level }) => {
+                drop(locked);
+                self.counters().published.duplicate.of(to.kind()).add(1);
+                return Ok(Some(Published { id, level, recipients }));
+            }
+            Begin::UnderWay => {
+                let message = "the first publish with this dedup key is still under way";
+                return Err(Reject::new(Code::Overloaded, message).retry_after(20));
+            }
+        };
+        // The usual case under one lock from the question to the answer, so that nobody is told to come back.
+        let sent = match &alone.plan.destination {
+            Destination::AsAddressed(pick)
+                if alone.plan.level <= Level::Accepted && publish.delay_ms == 0 =>
+            {
+                let settings = &alone.target.1;
+                single((to, settings), alone.plan, (id, publish), source).and_then(|batch| {
+                    let picks = &[*pick];
+                    let (excluded, token, is_promised) = (None, None, false);
+                    let outgoing = Outgoing { batch, picks, settings, excluded, token, is_promised };
+                    let enqueued = self.enqueue_locked(&mut locked, outgoing)?;
+                    Ok((enqueued.workers, Some(enqueued.recipients)))
+                })
+            }
+            _ => {
+                drop(locked);
+                let dedup = Some(Dedup { to: to.clone(), key: key.clone(), publish: number, id });
+                let sent = self.publish_without_key(alone, asker, dedup);
+                locked = self.shared.registry.lock(to);
+                sent.map(|done| (WorkerSet::default(), done.map(|published| published.recipients)))
+            }
+        };
+        match &sent {
+            Ok((_, None)) => {}
+            Ok((_, Some(recipients))) => {
+                let answer = Remembered { id, recipients: *recipients, level: Level::Accepted };
+                locked.dedup().finish(&key, number, answer);
+            }
+            Err(_) => locked.dedup().forget(&key, number),
+        }
+        drop(locked);
+        let (workers, recipients) = sent?;
+        self.wake(workers);
+        self.counters().published.accepted.of(to.kind()).add(1);
+        Ok(recipients.map(|recipients| Published { id, level: Level::Accepted, recipients }))
+    }
+
+    fn publish_without_key(
+        &mut self,
+        alone: &Alone<'_>,
+        asker: Asker,
+        dedup: Option<Dedup>,
+    ) -> Result<Option<Published>, Reject> {
+        if alone.publish.delay_ms > 0 {
+            self.put_off(alone, asker, dedup)
+        } else if alone.plan.level > Level::Accepted {
+            self.publish_and_wait(alone, asker, dedup).map(|()| None)
+        } else {
+            let recipients = self.publish_everywhere(alone, None)?;
+            Ok(Some(Published { id: alone.id, level: Level::Accepted, recipients }))
+        }
+    }
+
+    /// Publishes to every address of the plan; the receipt comes when all of them have reached the level.
+    fn publish_and_wait(
+        &mut self,
+        alone: &Alone<'_>,
+        asker: Asker,
+        dedup: Option<Dedup>,
+    ) -> Result<(), Reject> {
+        // One more than addresses, so that the entry outlives the loop over them.
+        let level = alone.plan.level;
+        let token =
+            self.receipts.insert(Pending { asker, level, recipients: 0, waits: 1, failure: None, dedup });
+        match self.publish_everywhere(alone, Some(token)) {
+            Ok(recipients) => {
+                if let Some(pending) = self.receipts.get_mut(token) {
+                    pending.recipients = recipients;
+                }
+                self.handle_reached(token, Ok(()));
+                Ok(())
+            }
+            Err(reject) => {
+                self.receipts.take(token);
+                Err(reject)
+            }
+        }
+    }
+
+    /// Publishes one message to each address of its plan. It is accepted when one address accepts it, because
+    /// a second try would repeat it there; the refusals of the others are counted. A higher level is that of all
+    /// addresses: with one refusal it is not reached.
+    fn publish_everywhere(&mut self, alone: &Alone<'_>, token: Option<u64>) -> Result<u32, Reject> {
+        let Alone { target: (to, settings), plan, publish, id, source } = *alone;
+        let (pick, addresses) = match &plan.destination {
+            Destination::AsAddressed(pick) => (*pick, std::slice::from_ref(to)),
+            Destination::Instead(addresses) => (None, addresses.as_slice()),
+        };
+        let (mut recipients, mut accepted, mut refused) = (0_u32, false, Vec::new());
+        for address in addresses {
+            let own = (address != to).then(|| self.shared.rules.of(address).clone());
+            let settings = own.as_ref().unwrap_or(settings);
+            let batch = single((address, settings), plan, (id, publish), source)?;
+            let excluded = self.excluded(source, address);
+            if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
+                pending.waits += 1;
+            }
+            match self.send_out(batch, (&[pick], settings), (excluded, token), (None, &[])) {
+                Ok(more) => (accepted, recipients) = (true, recipients.saturating_add(more)),
+                Err(reject) => {
+                    if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
+                        pending.waits -= 1;
+                        pending.failure.get_or_insert_with(|| reject.clone());
+                    }
+                    refused.push((address, reject));
+                }
+            }
+        }
+        if !accepted && let Some((_, reject)) = refused.pop() {
+            return Err(reject);
+        }
+        refused.iter().for_each(|(address, reject)| self.count_refused(address, reject));
+        Ok(recipients)
+    }
+
+    /// Keeps a message until its time. It is accepted when it is kept, stored when the journal has it, and
+    /// delivered as any other.
+    fn put_off(
+        &mut self,
+        alone: &Alone<'_>,
+        asker: Asker,
+        dedup: Option<Dedup>,
+    ) -> Result<Option<Published>, Reject> {
+        let Alone { target: (to, settings), plan, publish, id, source, .. } = *alone;
+        let level = plan.level;
+        let addresses = match &plan.destination {
+            Destination::AsAddressed(_) => std::slice::from_ref(to),
+            Destination::Instead(addresses) => addresses.as_slice(),
+        };
+        let batch_for = |address: &Address| {
+            let own = (address != to).then(|| self.shared.rules.of(address));
+            let settings = own.unwrap_or(settings);
+            // The receipt comes long before the address itself could refuse.
+            if level == Level::Stored && settings.keep == Keep::Never {
+                return Err(not_stored(address));
+            }
+            single((address, settings), plan, (id, publish), source)
+        };
+        let batches = addresses.iter().map(batch_for).collect::<Result<Vec<_>, _>>()?;
+        let bytes = batches.iter().map(Batch::size_bytes).sum();
+        if !self.delays.has_room(bytes) || level == Level::Stored && !self.shared.journal.has_room() {
+            let message = "as many messages wait for their time as this worker may hold";
+            return Err(Reject::new(Code::Overloaded, message).retry_after(1_000));
+        }
+        let due_unix_ms = source.now.unix_ms.saturating_add(publish.delay_ms);
+        let waits = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+        let token = (level > Level::Accepted).then(|| {
+            self.receipts.insert(Pending { asker, level, recipients: 0, waits, failure: None, dedup })
+        });
+        let due_ms = (source.now.us / 1_000).saturating_add(publish.delay_ms);
+        let lost = || tracing::error!(%to, "a delayed message found no room after room was promised");
+        if level == Level::Stored {
+            let ticket = token.map(|token| Ticket { worker: self.number, token });
+            // The store knows a delayed message by its time and id, so the addresses of one get times of their own.
+            for (due_unix_ms, batch) in (due_unix_ms..).zip(batches) {
+                let bytes = batch.size_bytes();
+                let write = Write::Delayed { due_unix_ms, batch: Arc::new(batch.clone()) };
+                let waiting = PutOff { batches: vec![batch], due_unix_ms, token: None, is_stored: true };
+                if self.shared.journal.push(write, ticket).is_err() {
+                    if let Some(token) = token {
+                        self.handle_reached(token, Err(journal_full()));
+                    }
+                } else if self.delays.push(due_ms, bytes, waiting).is_err() {
+                    lost();
+                }
+            }
+        } else if self
+            .delays
+            .push(due_ms, bytes, PutOff { batches, due_unix_ms, token, is_stored: false })
+            .is_err()
+        {
+            lost();
+        }
+        self.timers.notify_one();
+        Ok(token.is_none().then_some(Published { id, level: Level::Accepted, recipients: 0 }))
+    }
+
+    /// Publishes what has waited for its time.
+    pub(super) fn publish_due(&mut self, now_ms: u64) {
+        while let Some(PutOff { batches, due_unix_ms, token, is_stored }) = self.delays.pop_due(now_ms) {
+            for mut batch in batches {
+                // To its address it is as old as its arrival there; its time to live began with the publish.
+                let now = self.shared.clock.now();
+                (batch.unix_ms, batch.published_us) = (now.unix_ms, now.us);
+                if is_stored {
+                    self.publish_promised(batch, due_unix_ms, now_ms);
+                } else {
+                    self.publish_put_off(batch, token);
+                }
+            }
+        }
+    }
+
+    fn publish_put_off(&mut self, batch: Batch, token: Option<u64>) {
+        let (to, level) = (batch.to.clone(), batch.level);
+        let settings = self.shared.rules.of(&to).clone();
+        let from = batch.from.clone();
+        let (origin, exclude_origin, now) = (batch.origin, batch.exclude_origin, self.shared.clock.now());
+        let excluded = self.excluded(Source { from: from.as_ref(), origin, exclude_origin, now }, &to);
+        if let Err(reject) = self.send_out(batch, (&[], &settings), (excluded, token), (None, &[])) {
+            self.count_refused(&to, &reject);
+            if let Some(token) = token.filter(|_| level == Level::Delivered) {
+                self.handle_reached(token, Err(reject));
+            }
+        }
+    }
+
+    /// Publishes a message whose receipt said that it is stored: it enters the history of its address whoever
+    /// listens, and is tried again when there is no room.
+    fn publish_promised(&mut self, batch: Batch, due_unix_ms: u64, now_ms: u64) {
+        let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return };
+        let to = batch.to.clone();
+        let settings = self.shared.rules.of(&to).clone();
+        let again = PutOff { batches: vec![batch.clone()], due_unix_ms, token: None, is_stored: true };
+        let (settings, excluded, token) = (&*settings, None, None);
+        let sent = self.enqueue(Outgoing { batch, picks: &[], settings, excluded, token, is_promised: true });
+        if let Err(reject) = sent {
+            self.count_refused(&to, &reject);
+            if reject.code.is_retryable() {
+                let bytes = again.batches.iter().map(Batch::size_bytes).sum();
+                if self.delays.push(now_ms + u64::from(reject.retry_ms.max(1)), bytes, again).is_err() {
+                    tracing::warn!(%to, "a delayed message has no room now and waits for the next start");
+                }
+                return;
+            }
+        }
+        if self.shared.journal.push(Write::NoDelayed { due_unix_ms, id }, None).is_err() {
+            // It is published again after a restart, with the same id.
+            tracing::warn!(%to, "the journal has no room to forget a delayed message");
+        }
+    }
+
+    /// Publishes for the admin API and answers it, now or when the level is reached.
+    pub(super) fn publish_for_operator(
+        &mut self,
+        publication: &Publication,
+        answer: mpsc::Sender<Result<Published, Reject>>,
+    ) {
+        let now = self.shared.clock.now();
+        let id = self.next_message_id(now);
+        let asker = if publication.answers_early {
+            Asker::Nobody
+        } else {
+            Asker::Operator { id, answer: answer.clone() }
+        };
+        let done = match self.publish_publication(publication, (id, now), asker) {
+            Ok(None) if publication.answers_early => {
+                Ok(Published { id, level: Level::Accepted, recipients: 0 })
+            }
+            Ok(None) => return,
+            Ok(Some(published)) => Ok(published),
+            Err(reject) => {
+                self.count_refused(&publication.to, &reject);
+                Err(reject)
+            }
+        };
+        if answer.try_send(done).is_err() {
+            tracing::debug!("an operator's publish ended after its caller");
+        }
+    }
+
+    fn publish_publication(
+        &mut self,
+        publication: &Publication,
+        (id, now): (MessageId, Moment),
+        asker: Asker,
+    ) -> Result<Option<Published>, Reject> {
+        let to = &publication.to;
+        let target = (to.clone(), self.shared.rules.of(to).clone());
+        let headers: Vec<_> = publication
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+            .collect();
+        let request = Request {
+            to,
+            payload: &publication.payload,
+            is_json: publication.is_json,
+            headers: &headers,
+            key: &publication.key,
+            reply_to: &publication.reply_to,
+            priority: publication.priority,
+            level: publication.level,
+            settings: &target.1,
+            delay_ms: publication.delay_ms,
+            unix_ms: now.unix_ms,
+            now_us: now.us,
+        };
+        let plan = publish::plan_for_operator(&request, &mut self.routing)?;
+        let content = if publication.is_json { Content::Json } else { Content::Bytes };
+        let mut publish = Publish::new(to.as_str(), content, publication.payload.as_slice());
+        publish.headers = headers;
+        publish.key = Some(publication.key.as_str().into()).filter(|_| !publication.key.is_empty());
+        publish.reply_to =
+            Some(publication.reply_to.as_str().into()).filter(|_| !publication.reply_to.is_empty());
+        publish.priority = publication.priority;
+        publish.ttl_ms = publication.ttl_ms;
+        publish.delay_ms = publication.delay_ms;
+        let from = publication.from.as_ref();
+        let source = Source { from, origin: None, exclude_origin: false, now };
+        let alone = Alone { target: &target, plan: &plan, publish: &publish, id, source };
+        self.publish_alone(&alone, asker)
+    }
+
+    /// Takes a delayed message of an earlier run over.
+    pub(super) fn handle_put_off(&mut self, put_off: PutOff) {
+        let now = self.shared.clock.now();
+        let due_ms = (now.us / 1_000).saturating_add(put_off.due_unix_ms.saturating_sub(now.unix_ms));
+        let bytes = put_off.batches.iter().map(Batch::size_bytes).sum();
+        if self.delays.push(due_ms, bytes, put_off).is_err() {
+            tracing::warn!("a delayed message has no room now and waits for the next start");
+        }
+        self.timers.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests;

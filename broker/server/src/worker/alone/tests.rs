@@ -1,0 +1,132 @@
+//! Messages with addresses from a policy and with a delay, on one worker without a thread.
+
+use super::*;
+use crate::admin::tests::control;
+use crate::worker::{Settings, Shared};
+use std::time::Duration;
+use waspmq_core::settings::{self, Retention, Rules};
+use waspmq_core::{Kind, Pattern};
+use waspmq_store::{Query, Store};
+
+/// A worker on which `topic/kept` keeps everything for a second, and `topic/never` nothing.
+fn worker() -> (Worker, Arc<dyn Store>) {
+    let control = control();
+    let keeping = |keep| {
+        let retention = Retention { age_ms: 1_000, ..Retention::default() };
+        settings::Settings { keep, retention, ..settings::Settings::of_kind(Kind::Topic) }
+    };
+    let rules = [("topic/kept", keeping(Keep::Always)), ("topic/never", keeping(Keep::Never))];
+    let rules = rules.map(|(pattern, settings)| (Pattern::parse(pattern).unwrap(), settings));
+    let shared = Shared {
+        clock: control.clock,
+        node: control.node,
+        settings: Settings {
+            check_host: false,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
+            connections_max: 10,
+            message_bytes_max: 1_000,
+            outbound_bytes_max: 1_000,
+            worker_outbound_bytes_max: 1_000_000,
+            inbound_bytes_max: 1_000_000,
+            publishes_per_second: 0,
+            publish_burst: 0,
+            connect_timeout_us: 60_000_000,
+            heartbeat_ms: 60_000,
+        },
+        phase: control.phase,
+        registry: control.registry,
+        policies: control.policies,
+        access: control.access,
+        journal: control.journal,
+        kept: Arc::default(),
+        resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
+        mailboxes: control.mailboxes,
+        rules: Arc::new(Rules::new(rules.into())),
+    };
+    (Worker::new(0, Arc::new(shared)), control.store)
+}
+
+type Outcome = Result<Option<Published>, Reject>;
+type Later = mpsc::Receiver<Result<Published, Reject>>;
+
+/// Publishes to `topic/asked`, which a policy sends to these addresses instead, ten seconds ago.
+fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -> (Outcome, Later) {
+    let to = Address::parse("topic/asked").unwrap();
+    let target = (to.clone(), worker.shared.rules.of(&to).clone());
+    let instead = instead.iter().map(|to| Address::parse(to).unwrap()).collect();
+    let plan = Plan { destination: Destination::Instead(instead), headers: None, level };
+    let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
+    publish.delay_ms = delay_ms;
+    let now = worker.shared.clock.now();
+    let now = Moment { unix_ms: now.unix_ms - 10_000, ..now };
+    let id = worker.next_message_id(now);
+    let source = Source { from: None, origin: None, exclude_origin: false, now };
+    let alone = Alone { target: &target, plan: &plan, publish: &publish, id, source };
+    let (answer, later) = mpsc::channel(1);
+    (worker.publish_alone(&alone, Asker::Operator { id, answer }), later)
+}
+
+/// Asks again until there is something, for at most a few seconds.
+fn wait<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..5_000 {
+        if let Some(found) = ask() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it did not come");
+}
+
+fn answer(worker: &mut Worker, later: &mut Later) -> Result<Published, Reject> {
+    wait(|| {
+        worker.take_mail();
+        later.try_recv().ok()
+    })
+}
+
+#[test]
+fn a_level_is_reached_by_all_addresses_or_not_at_all() {
+    let (mut worker, _) = worker();
+    let (outcome, mut later) = publish(&mut worker, Level::Stored, &["topic/kept"], 0);
+    assert_eq!(outcome, Ok(None));
+    assert_eq!(answer(&mut worker, &mut later).unwrap().level, Level::Stored);
+    let (outcome, mut later) = publish(&mut worker, Level::Stored, &["topic/kept", "topic/never"], 0);
+    assert_eq!(outcome, Ok(None), "one address has it, and the answer waits for its disk");
+    assert_eq!(answer(&mut worker, &mut later).unwrap_err().code, Code::NotStored);
+    let published = &worker.counters().published;
+    let counted = (published.rejected.of(Kind::Topic).load(), published.overloaded.of(Kind::Topic).load());
+    assert_eq!(counted, (1, 0), "as what it was");
+    let (outcome, _) = publish(&mut worker, Level::Accepted, &["topic/kept", "topic/never"], 0);
+    assert!(outcome.unwrap().is_some_and(|published| published.level == Level::Accepted));
+}
+
+#[test]
+fn a_delayed_message_that_an_address_will_not_store_is_refused_at_once() {
+    let (mut worker, _) = worker();
+    let (outcome, _) = publish(&mut worker, Level::Stored, &["topic/kept", "topic/never"], 60_000);
+    assert_eq!(outcome.unwrap_err().code, Code::NotStored);
+    assert!(worker.delays.is_empty(), "nothing of it waits");
+}
+
+#[test]
+fn a_delayed_message_enters_the_history_when_it_is_due() {
+    let (mut worker, store) = worker();
+    let (outcome, mut later) = publish(&mut worker, Level::Stored, &["topic/kept"], 60_000);
+    assert_eq!(outcome, Ok(None));
+    assert_eq!(answer(&mut worker, &mut later).unwrap().level, Level::Stored);
+    let now = worker.shared.clock.now();
+    worker.publish_due(now.us / 1_000 + 60_001);
+    let query = |from_unix_ms| Query {
+        address: Address::parse("topic/kept").unwrap(),
+        after: None,
+        from_unix_ms,
+        last: None,
+        limit: 10,
+        max_bytes: 1_000,
+        now_unix_ms: now.unix_ms + 100,
+    };
+    // It was published longer ago than messages are kept.
+    let kept = wait(|| store.messages(&query(Some(now.unix_ms))).unwrap().messages.pop());
+    assert!(kept.unix_ms >= now.unix_ms);
+}

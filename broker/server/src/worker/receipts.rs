@@ -1,0 +1,156 @@
+//! Receipts that wait: for the disk, or for all parts of a publish that went to several addresses.
+//!
+//! An entry is made before anything is enqueued and ends exactly once: with a receipt, with a refusal, or with
+//! its publisher. Bounded by the journal's and the tracker's own bounds, which admit the messages behind it.
+
+use super::Worker;
+use super::connection::Connection;
+use super::counters::Ended;
+use crate::control::Published;
+use slab::Slab;
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
+use waspmq_core::dedup::Remembered;
+use waspmq_core::{Address, Close, Level, MessageId, Reject, SessionId};
+use waspmq_protocol::server;
+
+/// The publisher of flights whose references are tokens of receipts that wait. Epochs begin at 1, so no session
+/// has it.
+pub(super) const INTERNAL: SessionId = SessionId::new(0, 0, 0);
+
+/// Who is to be told.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// A session's connection, by the references of its publishes.
+    Session {
+        id: SessionId,
+        references: SmallVec<[(u64, MessageId); 4]>,
+    },
+    Operator {
+        id: MessageId,
+        answer: mpsc::Sender<Result<Published, Reject>>,
+    },
+    Nobody,
+}
+
+/// A publish that was enqueued and has not reached its level.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) asker: Asker,
+    pub(super) level: Level,
+    pub(super) recipients: u32,
+    /// Addresses that have not reached the level.
+    pub(super) waits: u32,
+    pub(super) failure: Option<Reject>,
+    pub(super) dedup: Option<Dedup>,
+}
+
+/// A dedup key that is to be finished or freed.
+#[derive(Debug, Clone)]
+pub(super) struct Dedup {
+    /// The address whose shard has it.
+    pub(super) to: Address,
+    pub(super) key: String,
+    /// The number of the publish that took it.
+    pub(super) publish: u64,
+    pub(super) id: MessageId,
+}
+
+/// The receipts of one worker that wait, by token.
+#[derive(Debug, Default)]
+pub(super) struct Receipts {
+    pending: Slab<Pending>,
+}
+
+impl Receipts {
+    pub(super) fn insert(&mut self, pending: Pending) -> u64 {
+        self.pending.insert(pending) as u64
+    }
+
+    pub(super) fn get_mut(&mut self, token: u64) -> Option<&mut Pending> {
+        self.pending.get_mut(usize::try_from(token).ok()?)
+    }
+
+    /// Forgets an entry whose publish did not go through.
+    pub(super) fn take(&mut self, token: u64) -> Option<Pending> {
+        self.pending.try_remove(usize::try_from(token).ok()?)
+    }
+}
+
+impl Worker {
+    /// One address of a publish reached its level, or will not. The last one answers.
+    pub(super) fn handle_reached(&mut self, token: u64, result: Result<(), Reject>) {
+        let Some(pending) = self.receipts.get_mut(token) else { return };
+        pending.waits = pending.waits.saturating_sub(1);
+        if let Err(reject) = result {
+            pending.failure.get_or_insert(reject);
+        }
+        if pending.waits == 0
+            && let Some(pending) = self.receipts.take(token)
+        {
+            self.conclude(pending);
+        }
+    }
+
+    fn conclude(&mut self, pending: Pending) {
+        let Pending { asker, level, recipients, failure, dedup, .. } = pending;
+        if let Some(Dedup { to, key, publish, id }) = dedup {
+            let mut locked = self.shared.registry.lock(&to);
+            match &failure {
+                None => locked.dedup().finish(&key, publish, Remembered { id, recipients, level }),
+                Some(_) => locked.dedup().forget(&key, publish),
+            }
+        }
+        match asker {
+            Asker::Nobody => {}
+            Asker::Operator { id, answer } => {
+                let published = failure.map_or(Ok(Published { id, level, recipients }), Err);
+                if answer.try_send(published).is_err() {
+                    tracing::debug!("an operator's publish ended after its caller");
+                }
+            }
+            Asker::Session { id, references } => {
+                let frames = references.into_iter().map(|(reference, id)| match &failure {
+                    None => server::Frame::Receipt(server::Receipt { reference, id, level, recipients }),
+                    Some(reject) => {
+                        server::Frame::Error { reference: Some(reference), reject: reject.clone() }
+                    }
+                });
+                self.send_to_asker(id, frames);
+            }
+        }
+    }
+
+    /// Sends answers to the connection that asked; to nobody when it has ended, also when its session goes on.
+    pub(super) fn send_to_asker(
+        &mut self,
+        asker: SessionId,
+        frames: impl IntoIterator<Item = server::Frame>,
+    ) {
+        self.with_asker(asker, |worker, connection| worker.send_all(connection, frames));
+    }
+
+    /// Sends control frames to a session of this worker; to nobody when it has ended.
+    pub(super) fn send_to_session(
+        &mut self,
+        session: SessionId,
+        frames: impl IntoIterator<Item = server::Frame>,
+    ) {
+        self.with_session(session, |worker, connection| worker.send_all(connection, frames));
+    }
+
+    /// Sends control frames that the peer may not have asked for just now: one that reads none of them is closed.
+    fn send_all(&mut self, connection: &mut Connection, frames: impl IntoIterator<Item = server::Frame>) {
+        for frame in frames {
+            if matches!(frame, server::Frame::Error { .. }) {
+                self.counters().errors_sent.add(1);
+            }
+            self.control.push(connection.encoding, &frame);
+        }
+        self.send_control(connection);
+        if connection.out.owes_too_much() {
+            let close = (Close::Overloaded.number(), "too many answers are not read");
+            self.close_with(connection, close, Ended::Overloaded);
+        }
+    }
+}

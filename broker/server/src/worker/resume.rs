@@ -1,0 +1,494 @@
+//! Resuming: a session whose connection was lost goes on in another one.
+//!
+//! The table (`crate::resumes`) knows what the session had; the client says how far it has read each stream. What was
+//! stored behind that is read again per address, see [`Seen::start`]. The session keeps its id when its old connection
+//! has ended; one that is taken over from a connection that still seems to live gets a new one.
+//!
+//! Invariants: everything the session had is attached before it is judged whether something was missed, so what is
+//! missed is missed on one side only: `recovered` may be false without a loss, never true with one. Records are
+//! written to the journal by the sweep, one to two seconds after a change, so short sessions write nothing.
+
+use super::Worker;
+use super::catchup::Start;
+use super::connection::{Connection, Stage};
+use super::counters::Ended;
+use crate::clock::Moment;
+use crate::resumes::{self, ALIVE, Alive, Begin, Record, Replay, Subscribed, TokenHash};
+use hashbrown::HashMap;
+use std::sync::Arc;
+use waspmq_core::registry::{self, SessionEntry};
+use waspmq_core::session::{Subscribe, Subscription};
+use waspmq_core::settings::Keep;
+use waspmq_core::{Address, Kind, Name, Pattern, Position, Reject, SessionId};
+use waspmq_protocol::Secret;
+use waspmq_protocol::client::Connect;
+use waspmq_store::{ResumeRecord, Write};
+
+/// How often it is written down that the broker is alive. After a crash, what was published since then to `all` and to
+/// groups is sent again to users who acknowledge nothing.
+const ALIVE_EVERY_US: u64 = 30_000_000;
+/// Addresses of which a session's record says how far they were read. More: the session has missed something.
+const REPLAYS_MAX: usize = 1_024;
+
+/// A place in the order of one address's messages.
+const fn place(position: Position) -> (u32, u64) {
+    (position.stream.epoch, position.offset)
+}
+
+/// A token that may be taken.
+pub(super) struct Claim {
+    hash: TokenHash,
+    /// The session that gave a generated name.
+    pub(super) named_by: Option<SessionId>,
+}
+
+/// A session that goes on.
+pub(super) struct Resumed {
+    hash: TokenHash,
+    record: Record,
+    seen: Arc<Seen>,
+}
+
+/// What the client has seen of what its session had.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// The client's latest position in each shard.
+    positions: HashMap<u16, Position>,
+    /// The last positions before the session had these.
+    since: Vec<(Pattern, Box<[Position]>)>,
+    replays: Vec<Replay>,
+    /// Whose stored cursors tell what was not acknowledged; without, the session's own cursors go on.
+    cursors_of: Option<(Name, Option<Name>)>,
+}
+
+impl Seen {
+    fn new(record: &Record, positions: &[Position]) -> Self {
+        let mut latest: HashMap<u16, Position> = HashMap::new();
+        for &position in positions {
+            let known = latest.entry(position.stream.shard).or_insert(position);
+            if place(*known) < place(position) {
+                *known = position;
+            }
+        }
+        let implied = record.implied.iter().map(|(to, since)| (Pattern::from(to), [*since].into()));
+        let plain = record.subscriptions.iter().filter(|subscribed| subscribed.subscription.queue.is_none());
+        let plain =
+            plain.map(|subscribed| (subscribed.subscription.pattern.clone(), subscribed.since.clone()));
+        Self {
+            positions: latest,
+            since: implied.chain(plain).collect(),
+            replays: record.replays.clone(),
+            cursors_of: (!record.has_cursors).then(|| (record.user.clone(), record.device.clone())),
+        }
+    }
+
+    /// The later of a position and what the client has seen of its shard.
+    fn later(&self, since: Position) -> Position {
+        let seen = self.positions.get(&since.stream.shard).copied();
+        seen.filter(|seen| place(*seen) > place(since)).unwrap_or(since)
+    }
+
+    /// The last position before the session had an address; `None` for one it did not have.
+    fn had_since(&self, to: &Address, shard: u16) -> Option<Position> {
+        let had = self.since.iter().filter(|(pattern, _)| pattern.matches(to));
+        let since = had.filter_map(|(_, since)| since.iter().find(|since| since.stream.shard == shard));
+        since.min_by_key(|since| place(**since)).copied()
+    }
+
+    /// The position behind which the client has seen nothing of an address; `None` for one the session did not have.
+    fn upto(&self, to: &Address, shard: u16) -> Option<Position> {
+        self.had_since(to, shard).map(|since| self.later(since))
+    }
+
+    /// Where reading an address begins again; `None` for one the session did not have, or of which only the store
+    /// knows. The flag says whether all that is read lies behind what the client has seen of the stream. One that may
+    /// not go back any more begins no earlier than it had the address.
+    pub(super) fn start(&self, to: &Address, shard: u16, may_go_back: bool) -> Option<(Start, bool)> {
+        let since = self.had_since(to, shard)?;
+        let upto = self.later(since);
+        let seen = self.positions.get(&shard).map(|seen| place(*seen)).unwrap_or_default();
+        let is_read = |(last, end)| seen == place(last) || seen > place(end);
+        let is_open = |replay: &&Replay| replay.of.matches(to) && !replay.until.is_some_and(is_read);
+        let mut from = upto;
+        for replay in self.replays.iter().filter(is_open) {
+            match replay.begin {
+                Begin::Cursor => return None,
+                Begin::Earliest | Begin::Last | Begin::Time(_) if !may_go_back => from = since,
+                Begin::After(position) if !may_go_back && place(position) < place(since) => from = since,
+                Begin::Earliest => return Some((Start::Earliest, false)),
+                Begin::Last => return Some((Start::Last, false)),
+                Begin::Time(unix_ms) => return Some((Start::Time(unix_ms), false)),
+                Begin::After(position) if place(position) < place(from) => from = position,
+                Begin::After(_) => {}
+            }
+        }
+        Some(match &self.cursors_of {
+            Some((user, device)) if to.kind() != Kind::Topic => {
+                (Start::CursorUpTo { user: user.clone(), device: device.clone(), upto: from }, false)
+            }
+            _ => (Start::After(from), from == upto),
+        })
+    }
+}
+
+impl Resumed {
+    /// The session's id, when nobody else has it.
+    pub(super) fn id(&self) -> Option<SessionId> {
+        self.record.left_unix_ms.is_some().then_some(self.record.session)
+    }
+}
+
+impl Worker {
+    /// Looks for the session that `connect` wants to go on with.
+    pub(super) fn look_up(&self, connect: &Connect<'_>, now: Moment) -> Option<Claim> {
+        let resume = connect.resume.as_ref().filter(|_| self.shared.resumes.is_on())?;
+        let hash = resumes::hash(resume.token.expose());
+        let peek = self.shared.resumes.peek(&hash, now.unix_ms)?;
+        let named_by = peek.user.as_str().strip_prefix("anonymous-").filter(|_| peek.is_generated);
+        Some(Claim { hash, named_by: named_by.and_then(|id| id.parse().ok()) })
+    }
+
+    /// Takes the session's record, if it is that of the user and device who ask.
+    pub(super) fn take_claimed(
+        &self,
+        connect: &Connect<'_>,
+        claim: &Claim,
+        owner: (&Name, Option<&Name>),
+        now: Moment,
+    ) -> Option<Resumed> {
+        let record = self.shared.resumes.take(&claim.hash, owner, (now.unix_ms, &self.shared.journal))?;
+        let positions = connect.resume.as_ref().map(|resume| &*resume.positions).unwrap_or_default();
+        let seen = Arc::new(Seen::new(&record, positions));
+        Some(Resumed { hash: claim.hash, record, seen })
+    }
+
+    /// Makes a session known. One that is taken over gives way first where users have a bound of sessions.
+    pub(super) fn register(
+        &self,
+        entry: SessionEntry,
+        resumed: Option<Resumed>,
+        now: Moment,
+    ) -> Result<(registry::Connected, Option<Resumed>), Reject> {
+        let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
+        let old = resumed.as_ref().filter(|resumed| resumed.id().is_none()).map(|resumed| {
+            let Record { session, worker, user, device, .. } = &resumed.record;
+            registry::Session { id: *session, worker: *worker, user: user.clone(), device: device.clone() }
+        });
+        if let Some(old) = old.as_ref().filter(|_| !registry.is_coexisting()) {
+            registry.disconnect(old, now.unix_ms, mailboxes);
+        }
+        match registry.connect(entry, mailboxes) {
+            Ok(connected) => {
+                self.close_replaced(old.as_slice());
+                Ok((connected, resumed))
+            }
+            Err(reject) => {
+                if let Some(Resumed { hash, record, .. }) = resumed {
+                    self.shared.resumes.insert(hash, record, now.unix_ms);
+                    self.shared.resumes.save(&hash, now.unix_ms, &self.shared.journal);
+                }
+                Err(reject)
+            }
+        }
+    }
+
+    /// The last positions of the addresses that a user's session has by itself, taken before it has them.
+    pub(super) fn ends_before(&self, user: &Name) -> Vec<(Address, Position)> {
+        let groups = self.shared.registry.groups_of(user);
+        let groups = groups.iter().map(Address::group);
+        [Address::user(user), Address::all()]
+            .into_iter()
+            .chain(groups)
+            .map(|to| {
+                let since = self.end_of(&to);
+                (to, since)
+            })
+            .collect()
+    }
+
+    /// The last position of an address before the session had it, of what [`Self::ends_before`] gave.
+    pub(super) fn end_before(&self, to: &Address, before: &[(Address, Position)]) -> Position {
+        let known = before.iter().find(|(address, _)| address == to);
+        known.map_or_else(|| self.end_of(to), |(_, end)| *end)
+    }
+
+    pub(super) fn end_of(&self, to: &Address) -> Position {
+        self.shared.registry.stream_end(self.shared.registry.shard_of(to)).last
+    }
+
+    /// The last positions of a pattern's streams, for the record of a session that can be resumed.
+    pub(super) fn since_of(&self, connection: &Connection, pattern: &Pattern) -> Option<Box<[Position]>> {
+        connection.resume_hash?;
+        Some(match pattern.to_address() {
+            Some(address) => [self.end_of(&address)].into(),
+            None => self.shared.registry.stream_ends(),
+        })
+    }
+
+    /// Gives the session a token. Without room, or when sessions cannot be resumed, there is none.
+    pub(super) fn issue_token(
+        &mut self,
+        connection: &mut Connection,
+        implied: Vec<(Address, Position)>,
+        now: Moment,
+    ) -> Option<Secret<'static>> {
+        let identity = connection.session.identity().filter(|_| self.shared.resumes.is_on())?;
+        let token = resumes::new_token()?;
+        let hash = resumes::hash(&token);
+        let record = Record {
+            session: identity.id,
+            worker: self.number,
+            user: identity.user.clone(),
+            device: identity.device.clone(),
+            is_generated: connection.access.is_unnamed(),
+            subscriptions: Vec::new(),
+            implied,
+            watched: Vec::new(),
+            replays: Vec::new(),
+            cursors: None,
+            has_cursors: false,
+            left_unix_ms: None,
+            has_missed: false,
+            is_saved: false,
+        };
+        if !self.shared.resumes.insert(hash, record, now.unix_ms) {
+            return None;
+        }
+        connection.resume_hash = Some(hash);
+        self.mark_unsaved(connection);
+        Some(Secret::new(token))
+    }
+
+    /// Gives a session back what it had. Says whether nothing was missed, and what it may not have any more; whom it
+    /// watched is for [`Self::restore_watches`].
+    pub(super) fn restore(
+        &mut self,
+        connection: &mut Connection,
+        resumed: &mut Resumed,
+        before: &[(Address, Position)],
+    ) -> (bool, Vec<Reject>) {
+        let (seen, record) = (resumed.seen.clone(), &mut resumed.record);
+        if let Some(cursors) = record.cursors.take() {
+            connection.cursors = *cursors;
+        }
+        connection.former = record.left_unix_ms.is_none().then_some(record.session);
+        let mut refused = Vec::new();
+        for Subscribed { subscription, since } in &record.subscriptions {
+            let since = since.iter().map(|since| seen.later(*since)).collect();
+            if let Err(reject) = self.resubscribe(connection, subscription, since) {
+                let pattern = &subscription.pattern;
+                let message =
+                    format!("the subscription to {pattern} ended with a resume: {}", reject.message);
+                refused.push(Reject { message, ..reject });
+            }
+        }
+        let implied =
+            |(to, now): &(Address, Position)| (to.clone(), seen.upto(to, now.stream.shard).unwrap_or(*now));
+        self.note(connection, |record| record.implied = record.implied.iter().map(implied).collect());
+        let is_complete = refused.is_empty() && self.is_recovered(record, &seen);
+        let is_read = self.read_missed(connection, &seen, before);
+        (is_complete && is_read, refused)
+    }
+
+    /// Whether the session may read what was published to an address before it had it.
+    pub(super) fn may_go_back(&self, connection: &Connection, to: &Address) -> bool {
+        let user = connection.session.identity().map(|identity| &identity.user);
+        user.is_some_and(|user| self.may_read(connection, user, to).is_ok())
+    }
+
+    fn resubscribe(
+        &mut self,
+        connection: &mut Connection,
+        wanted: &Subscription,
+        since: Box<[Position]>,
+    ) -> Result<(), Reject> {
+        Self::check_subscribe(connection, wanted)?;
+        if connection.session.handle_subscribe(wanted, |_| false)? == Subscribe::New {
+            self.add_subscription(connection, wanted.clone(), Some(since))?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was published unstored while the session was away, in what it had.
+    fn is_recovered(&self, record: &Record, seen: &Seen) -> bool {
+        let registry = &self.shared.registry;
+        let is_seen = |since: &Position, has_queue: bool| {
+            let (upto, end) = (seen.later(*since), registry.stream_end(since.stream.shard));
+            // What went to a queue meanwhile went to others.
+            let lost_upto = if has_queue { end.last.offset } else { end.unstored_upto };
+            upto.stream.epoch == registry.epoch() && lost_upto <= upto.offset
+        };
+        let is_kept = |address: &Address| self.shared.rules.of(address).keep == Keep::Always;
+        !record.has_missed
+            && record.implied.iter().all(|(to, since)| is_kept(to) || is_seen(since, false))
+            && record.subscriptions.iter().all(|Subscribed { subscription, since }| {
+                let has_queue = subscription.queue.is_some();
+                let is_kept = !has_queue && subscription.pattern.to_address().is_some_and(|to| is_kept(&to));
+                is_kept || since.iter().all(|since| is_seen(since, has_queue))
+            })
+    }
+
+    /// Begins to read what was stored and not seen. False when there is no room to do so.
+    fn read_missed(
+        &mut self,
+        connection: &mut Connection,
+        seen: &Arc<Seen>,
+        before: &[(Address, Position)],
+    ) -> bool {
+        let Some(identity) = connection.session.identity().cloned() else { return true };
+        let own = Address::user(&identity.user);
+        let subscriptions = connection.session.subscriptions().iter();
+        let plain = subscriptions.filter(|subscription| subscription.queue.is_none());
+        let patterns: Vec<_> = plain.map(|subscription| subscription.pattern.clone()).collect();
+        let topics = patterns.iter().filter_map(Pattern::to_address);
+        let addresses: Vec<_> = [own.clone(), Address::all()]
+            .into_iter()
+            .chain(connection.groups.clone())
+            .chain(topics)
+            .collect();
+        for to in addresses {
+            let shard = self.shared.registry.shard_of(&to);
+            let may_go_back = self.may_go_back(connection, &to);
+            let (start, is_ordered) = seen.start(&to, shard, may_go_back).unwrap_or_else(|| {
+                let (user, device) = (identity.user.clone(), identity.device.clone());
+                let is_own = to == own;
+                (
+                    if is_own {
+                        Start::Cursor { user, device }
+                    } else {
+                        Start::CursorOrSeen { user, device, before: self.end_before(&to, before) }
+                    },
+                    false,
+                )
+            });
+            if !is_ordered {
+                connection.catching.note_passed(shard);
+            }
+            let is_at_end = matches!(start, Start::After(upto) if upto == self.end_of(&to));
+            if !is_at_end && self.shared.kept.may_have(&to) {
+                self.catch_up(connection, &to, start);
+            }
+        }
+        let mut is_read = true;
+        for pattern in patterns.iter().filter(|pattern| pattern.is_wildcard()) {
+            is_read &= self.catch_up_pattern(connection, pattern, Start::Seen(seen.clone())).is_ok();
+        }
+        is_read
+    }
+
+    /// The session watches again whom it watched, and is told of them.
+    pub(super) fn restore_watches(&mut self, connection: &mut Connection, resumed: Resumed) {
+        if resumed.record.watched.is_empty() {
+            return;
+        }
+        if let Err(reject) = self.watch_again(connection, resumed.record.watched) {
+            let message = format!("the watch list ended with a resume: {}", reject.message);
+            self.refuse(connection, None, Reject { message, ..reject });
+        }
+    }
+
+    /// What the session has changed: its record follows.
+    pub(super) fn note(&mut self, connection: &mut Connection, change: impl FnOnce(&mut Record)) {
+        if let Some(hash) = &connection.resume_hash {
+            self.shared.resumes.update(hash, change);
+            self.mark_unsaved(connection);
+        }
+    }
+
+    /// A membership of the session's user began or ended.
+    pub(super) fn note_group(&mut self, connection: &mut Connection, group: &Address, is_member: bool) {
+        let since = self.end_of(group);
+        self.note(connection, |record| {
+            record.implied.retain(|(other, _)| other != group);
+            if is_member {
+                record.implied.push((group.clone(), since));
+            }
+        });
+    }
+
+    fn mark_unsaved(&mut self, connection: &mut Connection) {
+        if !connection.is_unsaved {
+            connection.is_unsaved = true;
+            self.unsaved.push(connection.number);
+        }
+    }
+
+    /// Once a second: writes the records that had changed by the call before.
+    pub(super) fn save_resumes(&mut self) {
+        let now = self.shared.clock.now();
+        let due = std::mem::replace(&mut self.unsaved_before, std::mem::take(&mut self.unsaved));
+        for number in due {
+            let Some(Some(connection)) = self.connections.get_mut(number as usize) else { continue };
+            if std::mem::take(&mut connection.is_unsaved)
+                && let Some(hash) = &connection.resume_hash
+            {
+                self.shared.resumes.save(hash, now.unix_ms, &self.shared.journal);
+            }
+        }
+        let has_sessions = self.shared.mailboxes.iter().any(|mailbox| mailbox.counters.sessions.load() > 0);
+        if self.number == 0 && has_sessions && now.us >= self.alive_due_us {
+            self.alive_due_us = now.us + ALIVE_EVERY_US;
+            let body = serde_json::to_vec(&Alive { unix_ms: now.unix_ms }).unwrap_or_default();
+            let alive = ResumeRecord { token_hash: ALIVE, expires_unix_ms: u64::MAX, body };
+            if self.shared.journal.push(Write::Resume(alive), None).is_err() {
+                tracing::debug!("the journal has no room to write that the broker is alive");
+            }
+        }
+    }
+
+    /// The session ends with its connection: it can be resumed, unless it was its client or an operator who ended it.
+    pub(super) fn leave(&mut self, connection: &mut Connection) {
+        let Some(hash) = connection.resume_hash.take() else { return };
+        let is_over = connection.is_disconnected
+            || matches!(connection.stage, Stage::Closing { reason: Ended::Kicked | Ended::Protocol, .. });
+        let (resumes, journal) = (&self.shared.resumes, &self.shared.journal);
+        if is_over {
+            return resumes.remove(&hash, journal);
+        }
+        let cursors = std::mem::take(&mut connection.cursors);
+        let mut replays = connection.catching.take_replays();
+        let has_missed =
+            connection.out.has_reports() || connection.catching.has_gap || replays.len() > REPLAYS_MAX;
+        replays.truncate(REPLAYS_MAX);
+        let now_unix_ms = self.shared.clock.now().unix_ms;
+        resumes.leave(&hash, (now_unix_ms, journal), |record| {
+            record.replays = replays;
+            record.cursors = (!cursors.is_settled()).then(|| Box::new(cursors));
+            record.has_cursors = true;
+            record.has_missed |= has_missed;
+        });
+    }
+
+    /// Notes when a user whose last session ended was there last.
+    pub(super) fn save_last_seen(&self, connection: &Connection, user: &Name) {
+        // One that was still reading what it had missed before keeps the earlier time.
+        if self.shared.registry.presence(user).online || connection.catching.reads_since_seen() {
+            return;
+        }
+        let now = self.shared.clock.now();
+        let is_silent = matches!(connection.stage, Stage::Closing { reason: Ended::Timeout, .. });
+        let silent_us = if is_silent { now.us.saturating_sub(connection.heard_us) } else { 0 };
+        let write =
+            Write::LastSeen { user: user.clone(), unix_ms: now.unix_ms.saturating_sub(silent_us / 1_000) };
+        if self.shared.journal.push(write, None).is_err() {
+            tracing::debug!(%user, "the journal has no room for when a user was seen last");
+        }
+    }
+
+    /// A member of a group, as the store is to know it.
+    pub(super) fn save_membership(&self, user: &Name, group: &Name, since: Option<Position>) {
+        let (group, user) = (group.clone(), user.clone());
+        let write = match since {
+            Some(since) => Write::Member { group, user, since },
+            None => Write::NoMember { group, user },
+        };
+        if self.shared.journal.push(write, None).is_err() {
+            tracing::error!(
+                "the journal has no room for a change of membership; the next start does not know it"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Subscriptions of a session: rights, where to begin, and the lists they stand in.
+
+use super::Worker;
+use super::catchup::Start;
+use super::connection::Connection;
+use super::inbound::name;
+use crate::resumes::Subscribed;
+use waspmq_core::access::Action;
+use waspmq_core::session::{Subscribe, Subscription};
+use waspmq_core::{Code, Name, Pattern, Position, Reject};
+use waspmq_protocol::From;
+
+impl Worker {
+    pub(super) fn subscribe(
+        &mut self,
+        connection: &mut Connection,
+        (to, queue): (&str, Option<&str>),
+        from: From,
+    ) -> Result<(), Reject> {
+        let wanted = subscription(to, queue)?;
+        Self::check_subscribe(connection, &wanted)?;
+        let Some(identity) = connection.session.identity().cloned() else { return Ok(()) };
+        let registry = &self.shared.registry;
+        let is_member =
+            |group: &str| Name::parse(group).is_ok_and(|group| registry.is_member(&identity.user, &group));
+        let is_new = connection.session.handle_subscribe(&wanted, is_member)? == Subscribe::New;
+        let start = self.start_of(connection, &wanted, from)?;
+        if is_new {
+            let since = self.since_of(connection, &wanted.pattern);
+            self.add_subscription(connection, wanted.clone(), since)?;
+        }
+        // What is published from here on waits in the mailbox until this turn ends, so that what is read begins
+        // before it and nothing lies between.
+        let Some(start) = start else { return Ok(()) };
+        // What is read now may lie before what the session has seen of the stream.
+        match wanted.pattern.to_address() {
+            Some(address) => connection.catching.note_passed(self.shared.registry.shard_of(&address)),
+            None => connection.catching.note_all_passed(),
+        }
+        let begun = self.catch_up_pattern(connection, &wanted.pattern, start);
+        if begun.is_err() && is_new {
+            self.drop_subscription(connection, &wanted)?;
+        }
+        begun
+    }
+
+    /// Adds a subscription that the session may have and does not have yet. `since` is for its record.
+    pub(super) fn add_subscription(
+        &mut self,
+        connection: &mut Connection,
+        wanted: Subscription,
+        since: Option<Box<[Position]>>,
+    ) -> Result<(), Reject> {
+        let Some(identity) = connection.session.identity() else { return Ok(()) };
+        let registry = &self.shared.registry;
+        match &wanted.queue {
+            Some(name) => {
+                let queue = registry.join_queue(&wanted.pattern, name, identity)?;
+                self.shared.policies.queue_changed(queue.to_members());
+            }
+            None => {
+                self.recipients.subscribe(&wanted.pattern, connection.number);
+                registry.subscribe(&wanted.pattern, identity);
+            }
+        }
+        if let Some(since) = since {
+            let subscription = wanted.clone();
+            self.note(connection, |record| record.subscriptions.push(Subscribed { subscription, since }));
+        }
+        connection.session.handle_subscribed(wanted);
+        Ok(())
+    }
+
+    /// Where a subscription begins to read what is stored; `None` with what is live.
+    fn start_of(
+        &self,
+        connection: &Connection,
+        wanted: &Subscription,
+        from: From,
+    ) -> Result<Option<Start>, Reject> {
+        let start = match from {
+            From::Now => return Ok(None),
+            _ if wanted.queue.is_some() => {
+                let message = "a queue begins with what is published from now on; leave `from` out";
+                return Err(Reject::new(Code::InvalidFrame, message));
+            }
+            From::Earliest => Start::Earliest,
+            From::Last => Start::Last,
+            From::Time(unix_ms) => Start::Time(unix_ms),
+            From::Position(position) if !wanted.pattern.is_wildcard() => Start::After(position),
+            From::Position(_) => {
+                let message = "a position is in one address; with wildcards begin at a time";
+                return Err(Reject::new(Code::InvalidFrame, message));
+            }
+        };
+        match wanted.pattern.to_address() {
+            Some(address) => {
+                let Some(identity) = connection.session.identity() else { return Ok(None) };
+                self.may_read(connection, &identity.user, &address)?;
+            }
+            None => Self::access_check_pattern(connection, Action::History, &wanted.pattern)?,
+        }
+        Ok(Some(start))
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        connection: &mut Connection,
+        to: &str,
+        queue: Option<&str>,
+    ) -> Result<(), Reject> {
+        self.drop_subscription(connection, &subscription(to, queue)?)
+    }
+
+    fn drop_subscription(&mut self, connection: &mut Connection, ended: &Subscription) -> Result<(), Reject> {
+        connection.session.handle_unsubscribe(ended)?;
+        if let Some(identity) = connection.session.identity().cloned() {
+            self.forget_subscription(&identity, connection.number, ended);
+            self.stop_catching(connection, ended);
+        }
+        self.note(connection, |record| record.subscriptions.retain(|other| other.subscription != *ended));
+        Ok(())
+    }
+}
+
+fn subscription(to: &str, queue: Option<&str>) -> Result<Subscription, Reject> {
+    let pattern = Pattern::parse(to)?;
+    let queue = queue.map(name).transpose()?;
+    Ok(Subscription { pattern, queue })
+}

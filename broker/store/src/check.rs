@@ -1,0 +1,354 @@
+//! Looks at a store that no broker runs on: what is whole, what is damaged, and how to keep the former.
+
+use crate::disk::scan::{self, Verdict};
+use crate::disk::{StoreOptions, Tables, check_format, cut_off, db_path, journals, open_database};
+use crate::error::OpenError;
+use crate::file;
+use crate::key::{self, Place};
+use crate::log::{self, Damage};
+use crate::record::{self, AddressRecord};
+use crate::records::{FjallStore, describe_run, parse_address, parse_delayed, parse_run};
+use crate::shelf::Space;
+use crate::store::StoreError;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use waspmq_core::settings::Retention;
+
+/// Findings that are told one by one. More: only counted.
+const FINDINGS_MAX: usize = 1_000;
+
+/// What was found, and by [`repair`] done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Records that were read, of messages: runs.
+    pub records: u64,
+    pub messages: u64,
+    pub addresses: u64,
+    pub bytes: u64,
+    /// Writes in the log that the next start applies, or that a repair applied. They are not among the records above.
+    pub waiting: u64,
+    /// What cannot be read; up to a bound, with `damaged` the number of all.
+    pub findings: Vec<String>,
+    pub damaged: u64,
+    /// What was removed or cut, up to the same bound. Empty for a check.
+    pub removed: Vec<String>,
+    /// A copy of the store as it was before a repair that had to build it anew.
+    pub kept_aside: Option<PathBuf>,
+}
+
+impl Report {
+    /// Whether everything could be read.
+    pub const fn is_whole(&self) -> bool {
+        self.damaged == 0
+    }
+
+    fn find(&mut self, finding: String) {
+        self.damaged += 1;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+
+    fn remove(&mut self, what: String) {
+        if self.removed.len() < FINDINGS_MAX {
+            self.removed.push(what);
+        }
+    }
+}
+
+/// Reads every record of a store and verifies its checksum. Changes nothing that was stored.
+///
+/// While a journal is damaged the tables and the log are not looked at: opening the former would cut the journal.
+pub fn check(path: &Path) -> Result<Report, OpenError> {
+    exists(path)?;
+    let mut report = Report::default();
+    for (journal, found) in scan_journals(path)? {
+        if found.verdict != Verdict::Whole {
+            let (file, from, bytes) = (journal.display(), found.whole_bytes, found.other_bytes);
+            let kind =
+                if found.verdict == Verdict::Torn { "was not completely written" } else { "is damaged" };
+            report.find(format!(
+                "{file}: {kind} from byte {from} on ({bytes} bytes); the tables were not looked at"
+            ));
+        }
+    }
+    if report.is_whole() {
+        let tables = open_database(&StoreOptions::new(path))?;
+        let applied = {
+            let mut walk = Walk::new(&mut report);
+            walk.run(&tables, &mut |_, _, _| Ok(()))?;
+            walk.found.applied
+        };
+        let (waiting, damage) = log::examine(path, applied)?;
+        report.waiting = waiting;
+        for Damage { file, detail } in damage {
+            report.find(format!("{}: {detail}", file.display()));
+        }
+    }
+    Ok(report)
+}
+
+/// Removes what cannot be read and keeps the rest.
+///
+/// Damaged stretches of journals are cut out, damaged records removed. Where a table cannot be read, all records that
+/// can be are copied to a new database and the old one is kept aside.
+pub fn repair(path: &Path) -> Result<Report, OpenError> {
+    exists(path)?;
+    let mut report = Report::default();
+    repair_journals(path, &mut report)?;
+    let options = StoreOptions::new(path);
+    let tables = open_database(&options)?;
+    let (walked, unreadable) = {
+        let mut walk = Walk::new(&mut report);
+        walk.run(&tables, &mut |_, _, _| Ok(()))?;
+        (walk.found, walk.unreadable)
+    };
+    for (space, key) in &walked.damaged {
+        remove(&tables, *space, key).map_err(damaged(path))?;
+        report.remove(describe_run(key));
+    }
+    if unreadable > 0 {
+        report.kept_aside = Some(rebuild(&options, tables, &mut report)?);
+    } else {
+        drop(tables);
+    }
+    recount(options.clone(), &walked)?;
+    repair_log(options, &mut report)?;
+    Ok(report)
+}
+
+/// Applies every whole group of the log, and removes it.
+fn repair_log(options: StoreOptions, report: &mut Report) -> Result<(), OpenError> {
+    let path = options.path.clone();
+    let (store, _) = FjallStore::open_without_log(options, &mut |_| {})?;
+    let (applied, lost) = log::salvage(&path, &store)?;
+    report.waiting = applied;
+    for Damage { file, detail } in lost {
+        let what = format!("{}: {detail}", file.display());
+        report.find(what.clone());
+        report.remove(what);
+    }
+    Ok(())
+}
+
+fn exists(path: &Path) -> Result<(), OpenError> {
+    if !db_path(path).is_dir() {
+        let source = std::io::ErrorKind::NotFound.into();
+        return Err(OpenError::Io { action: "find a store in", path: path.to_owned(), source });
+    }
+    check_format(path).map(drop)
+}
+
+fn damaged(path: &Path) -> impl Fn(fjall::Error) -> OpenError {
+    let path = path.to_owned();
+    move |error| OpenError::StoreDamaged { path: path.clone(), detail: format!("{error:?}") }
+}
+
+fn scan_journals(path: &Path) -> Result<Vec<(PathBuf, scan::Scan)>, OpenError> {
+    let read = |journal: PathBuf| {
+        let content = std::fs::read(&journal).map_err(OpenError::io("read", &journal))?;
+        Ok((journal, scan::scan(&content)))
+    };
+    journals(path)?.into_iter().map(read).collect()
+}
+
+fn repair_journals(path: &Path, report: &mut Report) -> Result<(), OpenError> {
+    for (journal, found) in scan_journals(path)? {
+        match found.verdict {
+            Verdict::Whole => continue,
+            Verdict::Torn => drop(cut_off(&journal, found.whole_bytes, found.other_bytes)?),
+            Verdict::Damaged => keep_whole_batches(&journal)?,
+        }
+        let what =
+            format!("{}: what could not be read from byte {} on", journal.display(), found.whole_bytes);
+        report.find(what.clone());
+        report.remove(what);
+    }
+    Ok(())
+}
+
+/// Writes a journal anew with its whole batches only.
+fn keep_whole_batches(journal: &Path) -> Result<(), OpenError> {
+    let content = std::fs::read(journal).map_err(OpenError::io("read", journal))?;
+    let batches = scan::salvage(&content);
+    let whole: Vec<&[u8]> = batches.into_iter().filter_map(|range| content.get(range)).collect();
+    let temporary = journal.with_extension("tmp");
+    let write = || {
+        std::fs::write(&temporary, whole.concat())?;
+        std::fs::File::open(&temporary)?.sync_all()?;
+        std::fs::rename(&temporary, journal)
+    };
+    write().map_err(OpenError::io("rewrite", journal))?;
+    file::sync_directory(journal.parent().unwrap_or(journal))
+}
+
+fn remove(tables: &Tables, space: Space, key: &[u8]) -> fjall::Result<()> {
+    tables.of(space).remove(key)
+}
+
+/// What a walk learned.
+#[derive(Default)]
+struct Found {
+    damaged: Vec<(Space, Vec<u8>)>,
+    /// Address records that are whole.
+    addresses: BTreeMap<String, AddressRecord>,
+    /// The last group of the log that was applied.
+    applied: u64,
+    /// Messages, bytes and last place of each address as they are stored.
+    stored: BTreeMap<String, (u64, u64, Place)>,
+}
+
+type Each<'a> = &'a mut dyn FnMut(Space, &[u8], &[u8]) -> fjall::Result<()>;
+
+/// Reads everything, from both ends where something in between cannot be read.
+struct Walk<'a> {
+    report: &'a mut Report,
+    found: Found,
+    /// Stretches of tables that could not be read.
+    unreadable: u64,
+}
+
+impl<'a> Walk<'a> {
+    fn new(report: &'a mut Report) -> Self {
+        Self { report, found: Found::default(), unreadable: 0 }
+    }
+
+    fn run(&mut self, tables: &Tables, each: Each<'_>) -> Result<(), OpenError> {
+        // State first: it says which addresses there are.
+        for tag in 0..=u8::MAX {
+            self.range(tables, (Space::State, &[tag], &[tag, 0xff, 0xff, 0xff]), each)
+                .map_err(damaged(Path::new("db")))?;
+        }
+        let addresses: Vec<String> = self.found.addresses.keys().cloned().collect();
+        let mut from = Vec::new();
+        for address in addresses {
+            // What lies between two known addresses belongs to none, and is looked at too.
+            let (begin, end) = ([address.as_bytes(), &[0]].concat(), key::runs_end(&address));
+            for (from, to) in [(&from, &begin), (&begin, &end)] {
+                self.range(tables, (Space::Messages, from, to), each).map_err(damaged(Path::new("db")))?;
+            }
+            from = end;
+        }
+        self.range(tables, (Space::Messages, &from, &[0xff]), each).map_err(damaged(Path::new("db")))?;
+        self.report.addresses = self.found.addresses.len() as u64;
+        for address in self.found.stored.keys().filter(|address| !self.found.addresses.contains_key(*address))
+        {
+            self.report.find(format!("the messages of {address} have no record of their address"));
+        }
+        Ok(())
+    }
+
+    fn range(
+        &mut self,
+        tables: &Tables,
+        (space, from, to): (Space, &[u8], &[u8]),
+        each: Each<'_>,
+    ) -> fjall::Result<()> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut last: Option<Vec<u8>> = None;
+        for guard in tables.of(space).range(from..to) {
+            let Ok((key, value)) = guard.into_inner() else {
+                return self.range_from_behind(tables, (space, last.as_deref().unwrap_or(from), to), each);
+            };
+            self.record(space, &key, &value, each)?;
+            last = Some(key.to_vec());
+        }
+        Ok(())
+    }
+
+    fn range_from_behind(
+        &mut self,
+        tables: &Tables,
+        (space, from, to): (Space, &[u8], &[u8]),
+        each: Each<'_>,
+    ) -> fjall::Result<()> {
+        self.unreadable += 1;
+        self.report.find(format!("a table behind {}", describe_run(from)));
+        for guard in tables.of(space).range(from..to).rev() {
+            let Ok((key, value)) = guard.into_inner() else { break };
+            if &*key <= from {
+                break;
+            }
+            self.record(space, &key, &value, each)?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, space: Space, key: &[u8], value: &[u8], each: Each<'_>) -> fjall::Result<()> {
+        self.report.records += 1;
+        self.report.bytes += (key.len() + value.len()) as u64;
+        if let Err(error) = self.look(space, key, value) {
+            self.report.find(error.to_string());
+            self.found.damaged.push((space, key.to_vec()));
+            return Ok(());
+        }
+        each(space, key, value)
+    }
+
+    fn look(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        if space == Space::Messages {
+            let (last, run) = parse_run(key, value)?;
+            let (address, _) = key::parse_run(key).unwrap_or_default();
+            let count = run.entries.len() as u64;
+            self.report.messages += count;
+            let stored = self.found.stored.entry(address.to_owned()).or_default();
+            *stored = (stored.0 + count, stored.1 + (key.len() + value.len()) as u64, stored.2.max(last));
+            return Ok(());
+        }
+        record::open(key, value)?;
+        match key.first() {
+            Some(&key::ADDRESS) => {
+                let record = AddressRecord::parse(key, value)?;
+                self.found.addresses.insert(parse_address(key)?.as_str().to_owned(), record);
+            }
+            Some(&(key::CURSOR | key::READ_MARK | key::MEMBER)) => drop(record::parse_position(key, value)?),
+            Some(&key::APPLIED) => self.found.applied = record::parse_number(key, value)?,
+            Some(&key::DEAD_LETTER) => drop(record::parse_dead_letter(key, value)?),
+            Some(&key::DELAYED) => drop(parse_delayed(key, value)?),
+            Some(&key::RESUME) => drop(record::parse_resume(key, value)?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Copies what can be read to a new database and puts it in place of the old one, which is kept.
+fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<PathBuf, OpenError> {
+    let fresh = options.path.join("repaired");
+    let new_options = StoreOptions { path: fresh.clone(), ..options.clone() };
+    if fresh.exists() {
+        std::fs::remove_dir_all(&fresh).map_err(OpenError::io("remove", &fresh))?;
+    }
+    std::fs::create_dir_all(&fresh).map_err(OpenError::io("make", &fresh))?;
+    let new = open_database(&new_options)?;
+    let mut unused = Report::default();
+    let mut copied = |space, key: &[u8], value: &[u8]| new.of(space).insert(key, value);
+    Walk::new(&mut unused).run(&old, &mut copied)?;
+    new.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(&fresh))?;
+    drop((old, new));
+    let db = db_path(&options.path);
+    let aside = (1..).map(|n| options.path.join(format!("db.damaged-{n}"))).find(|path| !path.exists());
+    let aside = aside.unwrap_or_else(|| options.path.join("db.damaged"));
+    std::fs::rename(&db, &aside).map_err(OpenError::io("put aside", &db))?;
+    std::fs::rename(db_path(&fresh), &db).map_err(OpenError::io("put in place", &db))?;
+    std::fs::remove_dir(&fresh).map_err(OpenError::io("remove", &fresh))?;
+    file::sync_directory(&options.path)?;
+    report.remove("what could not be read of the tables".into());
+    Ok(aside)
+}
+
+/// Makes the records of all addresses agree with what is stored.
+fn recount(options: StoreOptions, found: &Found) -> Result<(), OpenError> {
+    let path = options.path.clone();
+    let tables = open_database(&options)?;
+    for (address, (count, bytes, last)) in &found.stored {
+        let saved = found.addresses.get(address).copied();
+        let mut record = saved.unwrap_or_else(|| AddressRecord::new(Retention::default()));
+        let key = key::address(address);
+        (record.count, record.bytes, record.counted) = (*count, *bytes, *last);
+        tables.state.insert(key.clone(), record.encode(&key)).map_err(damaged(&path))?;
+    }
+    tables.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(&path))
+}

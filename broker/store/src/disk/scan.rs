@@ -1,0 +1,143 @@
+//! Reads fjall's journal before fjall does.
+//!
+//! fjall ends at the first thing in a journal that is no entry, without an error, and cuts the rest off; and it refuses
+//! to open where an entry's checksum is wrong, also at the very end. Both are wrong for a broker: damage in the middle
+//! must not silently lose what was acknowledged, and a tail that a power cut left must not stop a start. So the
+//! journal is checked here, by the same layout (fjall 3):
+//!
+//! ```text
+//! batch   1 items(4) seqno(8)  item…  3 xxh3(8) "FJL" 3          little endian; the checksum is over the items
+//! item    2 type(1) compression(1) keyspace(8) key(2) value(4) stored(4) key stored-value
+//!         4 keyspace(8)
+//! ```
+//! Behind the last batch a file holds zeros: it is made longer than needed.
+
+use std::ops::Range;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Bytes that reach a disk together: a hole in what was written is a whole number of these.
+const SECTOR_BYTES: usize = 512;
+
+const TRAILER: &[u8] = b"FJL\x03";
+
+/// What a journal is found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Whole,
+    /// What lies behind `whole_bytes` was never completely written.
+    Torn,
+    /// What lies behind `whole_bytes` is damaged or out of order, and whole batches follow.
+    Damaged,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Scan {
+    pub(crate) verdict: Verdict,
+    pub(crate) batches: u64,
+    pub(crate) whole_bytes: usize,
+    /// Bytes behind them that are not zeros at the end of the file.
+    pub(crate) other_bytes: usize,
+}
+
+pub(crate) fn scan(file: &[u8]) -> Scan {
+    let (mut at, mut batches, mut seqno) = (0, 0, None);
+    while let Some(batch) = file.get(at..).and_then(batch).filter(|batch| batch.follows(seqno)) {
+        at += batch.len;
+        seqno = Some(batch.seqno);
+        batches += 1;
+    }
+    let other_bytes = content_len(file).saturating_sub(at);
+    let verdict = match other_bytes {
+        0 => Verdict::Whole,
+        _ => judge(file, at),
+    };
+    Scan { verdict, batches, whole_bytes: at, other_bytes }
+}
+
+/// The whole batches of a journal, also those behind damage, as parts of the file.
+pub(crate) fn salvage(file: &[u8]) -> Vec<Range<usize>> {
+    let file = file.get(..content_len(file)).unwrap_or_default();
+    let (mut at, mut seqno, mut found) = (0, None, Vec::new());
+    while at < file.len() {
+        // A number that is a little off does no harm: what batches change has keys of its own.
+        match file.get(at..).and_then(batch).filter(|batch| batch.is_near(seqno)) {
+            Some(batch) => {
+                found.push(at..at + batch.len);
+                (at, seqno) = (at + batch.len, Some(batch.seqno));
+            }
+            None => at += 1,
+        }
+    }
+    found
+}
+
+/// Bytes up to the zeros at the end of the file.
+fn content_len(file: &[u8]) -> usize {
+    const ZEROS: [u8; 4_096] = [0; 4_096];
+    let is_content = |chunk: &[u8]| ZEROS.get(..chunk.len()) != Some(chunk);
+    let mut chunks = file.chunks(ZEROS.len()).enumerate().rev();
+    let Some((index, chunk)) = chunks.find(|(_, chunk)| is_content(chunk)) else { return 0 };
+    index * ZEROS.len() + chunk.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// Whether what lies at `at` was never completely written or was damaged later. Where whole batches follow, only a
+/// hole of unwritten sectors proves the former: nothing behind it was synced then.
+fn judge(file: &[u8], at: usize) -> Verdict {
+    let rest = file.get(at..).unwrap_or_default();
+    let Some(next) = (0..rest.len()).find(|&start| rest.get(start..).and_then(batch).is_some()) else {
+        return Verdict::Torn;
+    };
+    let hole = file.get(at.next_multiple_of(SECTOR_BYTES)..at + next).unwrap_or_default();
+    let is_empty = |sector: &[u8]| sector.len() == SECTOR_BYTES && sector.iter().all(|byte| *byte == 0);
+    if hole.chunks(SECTOR_BYTES).any(is_empty) { Verdict::Torn } else { Verdict::Damaged }
+}
+
+/// A whole batch.
+struct Batch {
+    len: usize,
+    seqno: u64,
+}
+
+/// By how much the numbers of two batches may differ; what differs more is damage, which no checksum covers here.
+const SEQNO_STEP_MAX: u64 = 1 << 20;
+
+impl Batch {
+    fn follows(&self, seqno: Option<u64>) -> bool {
+        self.is_near(seqno) && seqno.is_none_or(|before| self.seqno > before)
+    }
+
+    fn is_near(&self, seqno: Option<u64>) -> bool {
+        seqno.is_none_or(|before| self.seqno.abs_diff(before) <= SEQNO_STEP_MAX)
+    }
+}
+
+/// The batch that `bytes` begin with, when it is whole.
+fn batch(bytes: &[u8]) -> Option<Batch> {
+    let [1, bytes @ ..] = bytes else { return None };
+    let (items, bytes) = bytes.split_first_chunk::<4>()?;
+    let (seqno, body) = bytes.split_first_chunk::<8>()?;
+    let (items, seqno) = (u32::from_le_bytes(*items), u64::from_le_bytes(*seqno));
+    let mut len = 0;
+    for _ in 0..items {
+        len += item_len(body.get(len..)?)?;
+    }
+    let (content, end) = body.split_at_checked(len)?;
+    let [3, end @ ..] = end else { return None };
+    let (checksum, end) = end.split_first_chunk::<8>()?;
+    let whole = end.starts_with(TRAILER) && u64::from_le_bytes(*checksum) == xxh3_64(content);
+    whole.then_some(Batch { len: 13 + len + 9 + TRAILER.len(), seqno })
+}
+
+fn item_len(bytes: &[u8]) -> Option<usize> {
+    const ITEM_HEAD_BYTES: usize = 21;
+    match bytes {
+        [4, ..] => Some(9),
+        [2, _, 0 | 1, head @ ..] => {
+            let (key, head) = head.get(8..)?.split_first_chunk::<2>()?;
+            let (stored, _) = head.get(4..)?.split_first_chunk::<4>()?;
+            let stored = usize::try_from(u32::from_le_bytes(*stored)).ok()?;
+            Some(ITEM_HEAD_BYTES + usize::from(u16::from_le_bytes(*key)) + stored)
+        }
+        _ => None,
+    }
+}

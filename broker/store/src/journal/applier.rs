@@ -1,0 +1,204 @@
+//! The thread that applies what is in the log to the store.
+//!
+//! Invariants: groups are applied in order, each exactly once, however often the store fails in between; a segment of the
+//! log goes only after a sync of the store. What it does is in nobody's way: writes are answered before.
+
+use super::backlog::{Backlog, Step};
+use super::metrics::Meters;
+use super::queue::Queue;
+use super::readers::Readers;
+use super::writer::{End, now};
+use super::{JournalOptions, Reading};
+use crate::log::Segments;
+use crate::store::{Durability, Store, StoreError, Write};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The wait before a store that failed is tried again.
+const RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// The wait before the next turn where a sync is wanted and the last one failed.
+const SYNC_RETRY_WAIT: Duration = Duration::from_millis(10);
+
+/// Tries once the journal is being stopped. More: the rest is in the log, and the next start applies it.
+const LAST_TRIES: usize = 20;
+
+/// Bytes of applied writes behind which the store is synced before it is time.
+const UNSYNCED_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+pub(super) struct Applier {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) options: JournalOptions,
+    pub(super) backlog: Arc<Backlog>,
+    pub(super) segments: Arc<Segments>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) meters: Arc<Meters>,
+    pub(super) readers: Arc<Readers>,
+    /// The last group that was applied, and that is synced.
+    pub(super) applied: u64,
+    pub(super) synced: u64,
+}
+
+/// What is applied in one commit.
+#[derive(Default)]
+struct Unit {
+    from: u64,
+    to: u64,
+    writes: Vec<Write>,
+    bytes: usize,
+    readings: Vec<Reading>,
+}
+
+/// What a turn goes by.
+struct Times {
+    synced: Instant,
+    maintained: Instant,
+    unsynced_bytes: usize,
+}
+
+impl Applier {
+    pub(super) fn start(self) -> io::Result<()> {
+        std::thread::Builder::new().name("store-apply".into()).spawn(move || self.run()).map(drop)
+    }
+
+    fn run(mut self) {
+        let end = End { queue: self.queue.clone(), readers: self.readers.clone() };
+        let mut taken = VecDeque::new();
+        let mut times = Times { synced: now(), maintained: now(), unsynced_bytes: 0 };
+        loop {
+            if taken.is_empty() && self.backlog.take(&mut taken, self.time_to_next(&times)) {
+                break;
+            }
+            let unit = self.gather(&mut taken);
+            if !unit.writes.is_empty() && !self.apply(&unit) {
+                tracing::warn!(
+                    "the store fails; what it does not have is in the log, and the next start applies it"
+                );
+                self.readers.push(unit.readings.into_iter());
+                break;
+            }
+            times.unsynced_bytes += unit.bytes;
+            self.backlog.release(unit.bytes);
+            self.queue.release(unit.writes.len(), unit.bytes);
+            if !unit.readings.is_empty() {
+                self.readers.push(unit.readings.into_iter());
+            }
+            self.keep_house(&mut times);
+        }
+        self.sync();
+        // Whoever waits for the end may open the store again.
+        drop(self);
+        drop(end);
+    }
+
+    fn time_to_next(&self, times: &Times) -> Duration {
+        let maintain = self.options.maintain_every.saturating_sub(times.maintained.elapsed());
+        let sync = self.options.sync_every.saturating_sub(times.synced.elapsed());
+        if self.segments.wants_sync(self.applied) {
+            return SYNC_RETRY_WAIT;
+        }
+        if self.applied > self.synced { sync.min(maintain) } else { maintain }
+    }
+
+    /// As many groups as one commit may hold, up to the next reading.
+    fn gather(&self, taken: &mut VecDeque<Step>) -> Unit {
+        let mut unit = Unit { from: self.applied + 1, to: self.applied, ..Unit::default() };
+        while unit.writes.len() < self.options.commit_entries_max
+            && unit.bytes < self.options.commit_bytes_max
+        {
+            match taken.pop_front() {
+                Some(Step::Group { sequence, mut writes, bytes }) => {
+                    unit.to = sequence;
+                    unit.bytes += bytes;
+                    unit.writes.append(&mut writes);
+                }
+                Some(Step::Readings(readings)) => {
+                    unit.readings = readings;
+                    break;
+                }
+                None => break,
+            }
+        }
+        unit
+    }
+
+    /// Applies until it is done. Gives whether it is.
+    fn apply(&mut self, unit: &Unit) -> bool {
+        let (mut tries, mut last_tries) = (0_usize, 0);
+        loop {
+            let error = match self.store.apply(&unit.writes, (unit.from, unit.to)) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            self.meters.failed();
+            if !error.is_retryable() && self.apply_each(unit) {
+                break;
+            }
+            if tries.is_multiple_of(100) {
+                tracing::error!(%error, tries, "the store does not take what is in the log; it is tried again");
+            }
+            tries += 1;
+            last_tries += usize::from(self.backlog.is_closed());
+            if last_tries >= LAST_TRIES {
+                return false;
+            }
+            std::thread::sleep(RETRY_WAIT);
+        }
+        self.applied = unit.to;
+        true
+    }
+
+    /// Commits what can be where a damaged record is in the way of some. Gives whether it went so far that the groups
+    /// are done.
+    fn apply_each(&self, unit: &Unit) -> bool {
+        let mut lost = 0;
+        for write in &unit.writes {
+            match self.store.apply_alone(write) {
+                Ok(()) => {}
+                Err(error) if error.is_retryable() => return false,
+                Err(error) => {
+                    tracing::error!(%error, "a write meets a damaged record of the store and is lost");
+                    lost += 1;
+                }
+            }
+        }
+        let done = self.store.apply(&[], (unit.from, unit.to)).is_ok();
+        if done {
+            self.meters.lost(lost);
+        }
+        done
+    }
+
+    fn keep_house(&mut self, times: &mut Times) {
+        let is_due = self.applied > self.synced
+            && (times.synced.elapsed() >= self.options.sync_every
+                || times.unsynced_bytes >= UNSYNCED_BYTES_MAX);
+        if is_due || self.segments.wants_sync(self.applied) {
+            self.sync();
+            (times.synced, times.unsynced_bytes) = (now(), 0);
+        }
+        if times.maintained.elapsed() >= self.options.maintain_every {
+            let now_unix_ms = (self.options.clock)();
+            self.report(self.store.maintain(now_unix_ms).map(drop));
+            times.maintained = now();
+        }
+    }
+
+    fn sync(&mut self) {
+        let result = self.store.commit(&[], Durability::Synced);
+        if result.is_ok() {
+            self.synced = self.applied;
+            self.segments.synced_to(self.synced);
+        }
+        self.report(result);
+    }
+
+    fn report(&self, result: Result<(), StoreError>) {
+        if let Err(error) = result {
+            self.meters.failed();
+            tracing::warn!(%error, "keeping the store in order failed");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Keys: what a record is found by.
+//!
+//! Names and addresses contain no byte 0, so it separates them and no key is the beginning of another's part.
+//! Numbers are big endian, so keys order as what they name.
+//!
+//! ```text
+//! messages   address 0 epoch(4) offset(8)          epoch and offset of the LAST message of the run
+//! state      'a' address                           what is known of an address
+//!            'c' user 0 device 0 address           cursor; the device is empty where there is none
+//!            'd' id(16) recipient                  dead letter
+//!            'g' group                             group
+//!            'l' id(16)                            ledger
+//!            'm' group 0 user                      member
+//!            'n'                                   the last group of the log that was applied
+//!            'r' user 0 address                    read mark
+//!            's' token hash(32)                    what a session is resumed from
+//!            'u' user                              last seen
+//!            'w' due(8) id(16)                     delayed message
+//! ```
+
+use waspmq_core::{Address, MessageId, Name, Position};
+
+pub(crate) const ADDRESS: u8 = b'a';
+pub(crate) const CURSOR: u8 = b'c';
+pub(crate) const DEAD_LETTER: u8 = b'd';
+pub(crate) const GROUP: u8 = b'g';
+pub(crate) const LEDGER: u8 = b'l';
+pub(crate) const MEMBER: u8 = b'm';
+pub(crate) const APPLIED: u8 = b'n';
+pub(crate) const READ_MARK: u8 = b'r';
+pub(crate) const RESUME: u8 = b's';
+pub(crate) const LAST_SEEN: u8 = b'u';
+pub(crate) const DELAYED: u8 = b'w';
+
+/// Bytes of epoch and offset at the end of a run's key.
+pub(crate) const PLACE_BYTES: usize = 12;
+
+/// Epoch and offset: a position without its shard, which is the same for all messages of an address.
+pub(crate) type Place = (u32, u64);
+
+pub(crate) const fn place(position: Position) -> Place {
+    (position.stream.epoch, position.offset)
+}
+
+/// The place right behind.
+pub(crate) const fn behind((epoch, offset): Place) -> Place {
+    match offset.checked_add(1) {
+        Some(offset) => (epoch, offset),
+        None => (epoch.saturating_add(1), 0),
+    }
+}
+
+/// The key of the run whose last message is at `last`.
+pub(crate) fn run(address: &str, (epoch, offset): Place) -> Vec<u8> {
+    let mut key = Vec::with_capacity(address.len() + 1 + PLACE_BYTES);
+    key.extend_from_slice(address.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&epoch.to_be_bytes());
+    key.extend_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// The first key behind all runs of an address.
+pub(crate) fn runs_end(address: &str) -> Vec<u8> {
+    [address.as_bytes(), &[1]].concat()
+}
+
+/// Address and last place of a run's key.
+pub(crate) fn parse_run(key: &[u8]) -> Option<(&str, Place)> {
+    let (rest, offset) = key.split_last_chunk::<8>()?;
+    let (rest, epoch) = rest.split_last_chunk::<4>()?;
+    let (&0, address) = rest.split_last()? else { return None };
+    let address = std::str::from_utf8(address).ok()?;
+    Some((address, (u32::from_be_bytes(*epoch), u64::from_be_bytes(*offset))))
+}
+
+pub(crate) fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len() + 1).sum::<usize>());
+    key.push(tag);
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            key.push(0);
+        }
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+pub(crate) fn address(address: &str) -> Vec<u8> {
+    tagged(ADDRESS, &[address.as_bytes()])
+}
+
+pub(crate) fn cursor(user: &Name, device: Option<&Name>, address: &Address) -> Vec<u8> {
+    let device = device.map_or("", Name::as_str);
+    tagged(CURSOR, &[user.as_str().as_bytes(), device.as_bytes(), address.as_str().as_bytes()])
+}
+
+pub(crate) fn read_mark(user: &Name, address: &Address) -> Vec<u8> {
+    tagged(READ_MARK, &[user.as_str().as_bytes(), address.as_str().as_bytes()])
+}
+
+pub(crate) fn member(group: &Name, user: &Name) -> Vec<u8> {
+    tagged(MEMBER, &[group.as_str().as_bytes(), user.as_str().as_bytes()])
+}
+
+pub(crate) fn named(tag: u8, name: &Name) -> Vec<u8> {
+    tagged(tag, &[name.as_str().as_bytes()])
+}
+
+pub(crate) fn resume(token_hash: &[u8; 32]) -> Vec<u8> {
+    tagged(RESUME, &[token_hash])
+}
+
+pub(crate) fn dead_letter(id: MessageId, recipient: &str) -> Vec<u8> {
+    let mut key = tagged(DEAD_LETTER, &[&id.to_bytes()]);
+    key.extend_from_slice(recipient.as_bytes());
+    key
+}
+
+pub(crate) fn ledger(id: MessageId) -> Vec<u8> {
+    tagged(LEDGER, &[&id.to_bytes()])
+}
+
+pub(crate) fn delayed(due_unix_ms: u64, id: MessageId) -> Vec<u8> {
+    let mut key = tagged(DELAYED, &[&due_unix_ms.to_be_bytes()]);
+    key.extend_from_slice(&id.to_bytes());
+    key
+}

@@ -1,0 +1,149 @@
+//! Faults of the log's files, which no store can bring about.
+
+use super::append::Appender;
+use super::segment::{self, End};
+use super::{LogOptions, replay};
+use crate::records::{Bounds, MemoryStore};
+use crate::store::{Durability, Store, StoreError, Write};
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use waspmq_core::MessageId;
+
+fn id(n: u64) -> MessageId {
+    MessageId::new(n, 1, 2, n)
+}
+
+fn ledger(n: u64, body: &[u8]) -> Write {
+    Write::Ledger { id: id(n), body: body.to_vec() }
+}
+
+fn begin(directory: &Path, segment_bytes: u64) -> Appender {
+    Appender::begin(LogOptions { path: directory.join("log"), segment_bytes }, 0).unwrap()
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    segment::list(&directory.join("log")).unwrap().into_iter().map(|(_, path)| path).collect()
+}
+
+/// The ledgers that a start finds.
+fn replayed(directory: &Path, most: u64) -> Vec<u64> {
+    let store = MemoryStore::new(Bounds::default());
+    replay(&directory.join("log"), &store).unwrap();
+    (0..most).filter(|n| store.ledger(id(*n)).unwrap().is_some()).collect()
+}
+
+#[test]
+fn a_log_that_cannot_be_written_begins_anew_behind_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = begin(directory.path(), 1 << 20);
+    let segments = log.segments();
+    for n in 1..4 {
+        assert_eq!(log.append(&[ledger(n, b"x")], Durability::Synced), Ok(n));
+    }
+    // Everything that is written to it fails, and cannot be undone.
+    log.break_file(OpenOptions::new().read(true).write(true).open("/dev/full").unwrap());
+    let error = log.append(&[ledger(4, b"x")], Durability::Synced).unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert!(!segments.wants_sync(0), "a sync helps when somebody waits for it");
+    for _ in 0..2 {
+        let error = log.append(&[ledger(4, b"x")], Durability::Synced).unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }) && error.is_retryable(), "{error}");
+    }
+    assert!(segments.wants_sync(3));
+    assert_eq!(files(directory.path()).len(), 1, "what the store has not synced stays");
+    segments.synced_to(3);
+    assert_eq!(log.append(&[ledger(4, b"x")], Durability::Synced), Ok(4));
+    let left = files(directory.path());
+    assert!(left.len() == 1 && left[0].ends_with("00000000000000000004.log"), "{left:?}");
+}
+
+#[test]
+fn a_write_that_fails_is_undone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = begin(directory.path(), 1 << 20);
+    log.append(&[ledger(1, b"x")], Durability::Synced).unwrap();
+    log.append(&[ledger(2, b"x")], Durability::Buffered).unwrap();
+    let file = files(directory.path()).remove(0);
+    // As if a part of the next group had been written before there was no space.
+    let before = fs::read(&file).unwrap();
+    let end = before.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut bytes = before[..end].to_vec();
+    bytes.extend_from_slice(&[7; 500]);
+    fs::write(&file, bytes).unwrap();
+    log.undo_for_test().unwrap();
+    assert_eq!(log.append(&[ledger(3, b"x")], Durability::Synced), Ok(3));
+    drop(log);
+    assert_eq!(segment::scan(&fs::read(&file).unwrap(), 1).end, End::Clean);
+    assert_eq!(replayed(directory.path(), 9), [1, 2, 3]);
+}
+
+#[test]
+fn segments_are_used_again_and_what_they_held_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = begin(directory.path(), 4_000);
+    let segments = log.segments();
+    for n in 1..=300 {
+        let body = vec![b'y'; usize::try_from(n * 7 % 400).unwrap()];
+        log.append(&[ledger(n, &body)], Durability::Buffered).unwrap();
+        if n == 290 {
+            segments.synced_to(290);
+        } else if n % 40 == 0 {
+            segments.synced_to(n);
+        }
+    }
+    drop(log);
+    assert!(files(directory.path()).len() < 10);
+    let store = MemoryStore::new(Bounds::default());
+    // The store has what was synced; the rest follows.
+    store.apply(&[], (1, 290)).unwrap();
+    replay(&directory.path().join("log"), &store).unwrap();
+    let found: Vec<u64> = (0..400).filter(|n| store.ledger(id(*n)).unwrap().is_some()).collect();
+    assert_eq!(found, (291..=300).collect::<Vec<_>>());
+    assert_eq!(store.applied(), Ok(300));
+}
+
+#[test]
+fn what_a_client_sends_is_never_a_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let mut forged = begin(other.path(), 1 << 20);
+    for n in 1..6 {
+        forged.append(&[ledger(n, b"forged")], Durability::Synced).unwrap();
+    }
+    let forged = fs::read(&files(other.path())[0]).unwrap();
+    let end = forged.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut log = begin(directory.path(), 1 << 20);
+    log.append(&[ledger(1, b"x")], Durability::Synced).unwrap();
+    log.append(&[ledger(2, &forged[..end])], Durability::Synced).unwrap();
+    drop(log);
+    let file = files(directory.path()).remove(0);
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[last] ^= 1;
+    let found = segment::scan(&bytes, 1);
+    assert_eq!((found.end, found.groups.len()), (End::Torn, 1));
+    assert_eq!(segment::later(&bytes, found.whole_bytes, 2).count(), 0);
+}
+
+#[test]
+fn no_change_of_any_byte_shows_what_was_never_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = begin(directory.path(), 1 << 20);
+    for n in 1..5 {
+        log.append(&[ledger(n, b"body")], Durability::Synced).unwrap();
+    }
+    drop(log);
+    let whole = fs::read(&files(directory.path())[0]).unwrap();
+    let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let groups = segment::scan(&whole, 1).groups;
+    assert_eq!(groups.len(), 4);
+    for at in 0..end + 9 {
+        for change in [1, 0x80, 0xff] {
+            let mut bytes = whole[..end + 16].to_vec();
+            bytes[at] ^= change;
+            let found = segment::scan(&bytes, 1);
+            assert!(groups.starts_with(&found.groups), "byte {at}");
+            assert!(found.end != End::Clean || at >= end + 8, "byte {at}");
+        }
+    }
+}

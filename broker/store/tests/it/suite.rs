@@ -1,0 +1,371 @@
+//! What every store does.
+
+use crate::support::*;
+use std::sync::Arc;
+use waspmq_core::settings::Retention;
+use waspmq_core::{Name, Pattern};
+use waspmq_store::{DeadLetter, Durability, Member, Query, ResumeRecord, Write};
+
+#[test]
+fn messages_read_back_as_published() {
+    on_both(|store| {
+        let mut written = batch("user/bob", at(1, 5), 3, 1_000);
+        put(store, written.clone());
+        written.is_kept = false;
+        (written.from, written.origin, written.exclude_origin) = (None, None, false);
+        written.first = at(1, 8);
+        put(store, written.clone());
+        let page = store.messages(&query("user/bob")).unwrap();
+        assert_eq!((page.messages.len(), page.more, page.gap), (6, false, false));
+        for (index, read) in page.messages.iter().enumerate() {
+            let (stored, given) = (written.messages[index % 3], read.messages[0]);
+            assert_eq!(read.first, at(1, 5 + index as u64));
+            assert_eq!((&read.to, read.level, read.unix_ms), (&written.to, written.level, 1_000));
+            assert_eq!(
+                (read.from.is_some(), read.origin.is_some(), read.exclude_origin),
+                (index < 3, index < 3, index < 3)
+            );
+            assert!(read.is_kept && read.messages.len() == 1);
+            assert_eq!(
+                (given.id, given.is_json, given.priority),
+                (stored.id, stored.is_json, stored.priority)
+            );
+            for (a, b) in [
+                (given.payload, stored.payload),
+                (given.headers, stored.headers),
+                (given.key, stored.key),
+                (given.reply_to, stored.reply_to),
+            ] {
+                assert_eq!(read.slice(a), written.slice(b));
+            }
+        }
+        assert_eq!(page.messages[0].origin, batch("all", at(1, 0), 1, 0).origin);
+        assert_eq!(page.messages[0].from, Some(name("alice")));
+    });
+}
+
+#[test]
+fn addresses_do_not_mix() {
+    on_both(|store| {
+        for (index, to) in
+            ["topic/a", "topic/a.b", "topic/a-", "topic/aa", "user/a", "all"].iter().enumerate()
+        {
+            put(store, batch(to, at(1, index as u64), 1, 0));
+        }
+        assert_eq!(offsets(store, &query("topic/a")), [0]);
+        assert_eq!(offsets(store, &query("topic/a.b")), [1]);
+        assert_eq!(offsets(store, &query("all")), [5]);
+        assert_eq!(offsets(store, &query("topic/b")), [0; 0]);
+        let found = |pattern: &str, most| {
+            let found = store.addresses(&Pattern::parse_scope(pattern).unwrap(), most).unwrap();
+            found.iter().map(|address| address.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(found("topic/>", 9), ["topic/a", "topic/a-", "topic/a.b", "topic/aa"]);
+        assert_eq!(found("topic/a.*", 9), ["topic/a.b"]);
+        assert_eq!(found("topic/*", 2), ["topic/a", "topic/a-"]);
+        assert_eq!(found("user/*", 9), ["user/a"]);
+        assert_eq!(found("topic/a", 9), ["topic/a"]);
+        assert_eq!(found("topic/zzz", 9), [""; 0]);
+    });
+}
+
+#[test]
+fn a_page_ends_at_its_bounds() {
+    on_both(|store| {
+        for first in [0, 10, 20] {
+            put(store, batch("group/g", at(1, first), 10, 0));
+        }
+        let page = store.messages(&Query { limit: 15, ..query("group/g") }).unwrap();
+        assert_eq!((page.messages.len(), page.more), (15, true));
+        let after = Some(page.messages.last().unwrap().first);
+        let page = store.messages(&Query { after, limit: 15, ..query("group/g") }).unwrap();
+        assert_eq!((page.messages.len(), page.more, page.messages[0].first), (15, false, at(1, 15)));
+        let page = store.messages(&Query { max_bytes: 1, ..query("group/g") }).unwrap();
+        assert_eq!((page.messages.len(), page.more), (1, true), "one message is always given");
+        let page = store.messages(&Query { max_bytes: 500, ..query("group/g") }).unwrap();
+        assert!(page.more && page.messages.len() > 3 && page.messages.len() < 10, "{}", page.messages.len());
+        let page = store.messages(&Query { limit: 0, ..query("group/g") }).unwrap();
+        assert_eq!((page.messages.len(), page.more), (0, true));
+    });
+}
+
+#[test]
+fn the_newest_come_last() {
+    on_both(|store| {
+        put(store, batch("group/g", at(1, 0), 10, 0));
+        put(store, batch_of("group/g", at(1, 10), 0, vec![("x".into(), 5), ("y".into(), 0)]));
+        let last = |last| Query { last: Some(last), now_unix_ms: 5, ..query("group/g") };
+        assert_eq!(offsets(store, &last(1)), [11]);
+        assert_eq!(offsets(store, &last(3)), [8, 9, 11], "what has expired does not count");
+        assert_eq!(offsets(store, &last(0)), [0; 0]);
+        assert_eq!(offsets(store, &last(100)).len(), 11);
+        let both = Query { after: Some(at(1, 8)), ..last(5) };
+        assert_eq!(offsets(store, &both), [9, 11]);
+        let page = store.messages(&Query { limit: 2, ..last(4) }).unwrap();
+        assert_eq!((page.messages[0].first.offset, page.more), (7, true));
+    });
+}
+
+#[test]
+fn a_time_begins_at_its_message() {
+    on_both(|store| {
+        for offset in 0..200_u64 {
+            // Publish times of neighbours are swapped, and an epoch ends in between.
+            let (epoch, time) = (1 + u32::from(offset >= 100), 10_000 + 100 * (offset ^ 1));
+            put(store, batch("topic/t", at(epoch, (offset % 100) * 3), 1, time));
+        }
+        let all = places(store, &query("topic/t"));
+        assert_eq!(all.len(), 200);
+        for time in [0, 9_999, 10_000, 10_001, 15_050, 20_000, 20_100, 29_900] {
+            let found = places(store, &Query { from_unix_ms: Some(time), ..query("topic/t") });
+            let fits = |(n, _): &(u64, _)| 10_000 + 100 * (n ^ 1) >= time;
+            let expected: Vec<_> = (0..200).zip(all.clone()).filter(fits).map(|(_, place)| place).collect();
+            assert_eq!(found, expected, "{time}");
+        }
+        assert_eq!(places(store, &Query { from_unix_ms: Some(29_901), ..query("topic/t") }), []);
+    });
+}
+
+#[test]
+fn epochs_order_before_offsets() {
+    on_both(|store| {
+        put(store, batch("user/a", at(1, 1_000), 2, 0));
+        put(store, batch("user/a", at(2, 0), 2, 0));
+        assert_eq!(places(store, &query("user/a")), [(1, 1_000), (1, 1_001), (2, 0), (2, 1)]);
+        let after = |position| places(store, &Query { after: Some(position), ..query("user/a") });
+        assert_eq!(after(at(1, 1_000)), [(1, 1_001), (2, 0), (2, 1)]);
+        assert_eq!(after(at(1, u64::MAX)), [(2, 0), (2, 1)]);
+        assert_eq!(after(at(2, 1)), []);
+        let (first, last) =
+            (store.first(&address("user/a")).unwrap(), store.last(&address("user/a")).unwrap());
+        assert_eq!((first, last), (Some(at(1, 1_000)), Some(at(2, 1))));
+        let count = |after, most| store.count_after(&address("user/a"), after, most).unwrap();
+        assert_eq!((count(None, 9), count(None, 3), count(Some(at(1, 1_000)), 9)), (4, 3, 3));
+        assert_eq!((count(Some(at(2, 0)), 9), count(Some(at(2, 1)), 9)), (1, 0));
+        assert_eq!(store.first(&address("user/b")).unwrap(), None);
+    });
+}
+
+#[test]
+fn retention_by_count_is_exact_when_small() {
+    on_both(|store| {
+        let retention = Retention { count: 5, ..LONG };
+        let put = |first, count| {
+            let write = messages(batch("user/a", at(1, first), count, 0), retention);
+            store.commit(&[write], Durability::Buffered).unwrap();
+        };
+        put(0, 8);
+        assert_eq!(offsets(store, &query("user/a")), [3, 4, 5, 6, 7], "also inside one batch");
+        assert_eq!(store.first(&address("user/a")).unwrap(), Some(at(1, 3)));
+        assert_eq!(store.count_after(&address("user/a"), None, 99).unwrap(), 5);
+        put(8, 1);
+        put(9, 1);
+        assert_eq!(offsets(store, &query("user/a")), [5, 6, 7, 8, 9]);
+        assert_eq!(store.usage().messages, 5);
+        let gap =
+            |offset| store.messages(&Query { after: Some(at(1, offset)), ..query("user/a") }).unwrap().gap;
+        assert!(gap(0) && gap(3) && !gap(4) && !gap(9));
+        assert!(!store.messages(&query("user/a")).unwrap().gap);
+        put(10, 5);
+        assert_eq!(offsets(store, &query("user/a")), [10, 11, 12, 13, 14]);
+    });
+}
+
+#[test]
+fn retention_by_bytes() {
+    on_both(|store| {
+        let retention = Retention { bytes: 10_000, ..LONG };
+        for offset in 0..100 {
+            let large = batch_of("topic/t", at(1, offset), 0, vec![("x".repeat(1_000), 0)]);
+            store.commit(&[messages(large, retention)], Durability::Buffered).unwrap();
+        }
+        let left = offsets(store, &query("topic/t"));
+        assert!((8..=9).contains(&left.len()) && left.ends_with(&[98, 99]), "{left:?}");
+        assert!(store.usage().bytes <= 10_625, "{:?}", store.usage());
+        let huge = batch_of("topic/t", at(1, 200), 0, vec![("x".repeat(20_000), 0)]);
+        store.commit(&[messages(huge, retention)], Durability::Buffered).unwrap();
+        assert_eq!(offsets(store, &query("topic/t")), [200], "the newest stays");
+    });
+}
+
+#[test]
+fn retention_by_age() {
+    on_both(|store| {
+        let retention = Retention { age_ms: 1_000, ..LONG };
+        for offset in 0..10 {
+            let write = messages(batch("topic/t", at(1, offset), 1, offset * 100), retention);
+            store.commit(&[write], Durability::Buffered).unwrap();
+        }
+        let now = |now_unix_ms| Query { now_unix_ms, ..query("topic/t") };
+        assert_eq!(offsets(store, &now(1_000)).len(), 10);
+        assert_eq!(offsets(store, &now(1_500)), [5, 6, 7, 8, 9], "too old counts at once");
+        let page = store.messages(&Query { after: Some(at(1, 2)), ..now(1_500) }).unwrap();
+        assert!(page.gap);
+        assert_eq!(store.maintain(1_500).unwrap().messages, 5);
+        assert_eq!(store.maintain(1_500).unwrap().messages, 0);
+        assert_eq!(store.usage().messages, 5);
+        assert_eq!(store.first(&address("topic/t")).unwrap(), Some(at(1, 5)));
+        assert_eq!(store.maintain(10_000).unwrap().messages, 5);
+        assert_eq!(store.usage(), Default::default());
+        assert_eq!(store.addresses(&Pattern::parse("topic/>").unwrap(), 9).unwrap(), []);
+        let gap = || store.messages(&Query { after: Some(at(1, 2)), ..now(10_000) }).unwrap().gap;
+        assert!(gap(), "an empty address still knows what is gone");
+        let month = 30 * 24 * 3_600_000;
+        store.maintain(month).unwrap();
+        store.maintain(2 * month).unwrap();
+        assert!(!gap(), "not for ever");
+    });
+}
+
+#[test]
+fn cursors_and_marks_never_move_back() {
+    on_both(|store| {
+        let (user, to) = (name("bob"), address("group/g"));
+        let cursor = |device: Option<Name>, position| Write::Cursor {
+            user: user.clone(),
+            device,
+            address: to.clone(),
+            position,
+        };
+        let mark = |position| Write::ReadMark { user: user.clone(), address: to.clone(), position };
+        let phone = name("phone");
+        store
+            .commit(&[cursor(None, at(1, 9)), cursor(None, at(1, 3)), mark(at(2, 0))], Durability::Buffered)
+            .unwrap();
+        assert_eq!(store.cursor(&user, None, &to).unwrap(), Some(at(1, 9)));
+        store
+            .commit(
+                &[cursor(None, at(1, 8)), cursor(Some(phone.clone()), at(1, 1)), mark(at(1, 99))],
+                Durability::Synced,
+            )
+            .unwrap();
+        assert_eq!(store.cursor(&user, None, &to).unwrap(), Some(at(1, 9)));
+        assert_eq!(store.cursor(&user, Some(&phone), &to).unwrap(), Some(at(1, 1)));
+        let other = Write::Cursor {
+            user: user.clone(),
+            device: Some(phone.clone()),
+            address: address("all"),
+            position: at(1, 7),
+        };
+        store.commit(&[other], Durability::Buffered).unwrap();
+        let both = [(None, at(1, 9)), (Some(phone.clone()), at(1, 1))];
+        assert_eq!(store.cursors(&user, &to, 10).unwrap(), both);
+        assert_eq!(store.cursors(&user, &to, 1).unwrap(), both[..1]);
+        assert_eq!(store.cursors(&name("bo"), &to, 10).unwrap(), []);
+        assert_eq!(store.read_mark(&user, &to).unwrap(), Some(at(2, 0)));
+        store.commit(&[cursor(None, at(2, 0))], Durability::Buffered).unwrap();
+        assert_eq!(store.cursor(&user, None, &to).unwrap(), Some(at(2, 0)));
+        assert_eq!(store.cursor(&name("carol"), None, &to).unwrap(), None);
+    });
+}
+
+#[test]
+fn groups_and_members() {
+    on_both(|store| {
+        let group = |group: &str| Write::Group { group: name(group) };
+        let member = |group: &str, user: &str, n| Write::Member {
+            group: name(group),
+            user: name(user),
+            since: at(1, n),
+        };
+        let first = [
+            group("a"),
+            group("b"),
+            group("c"),
+            member("a", "x", 1),
+            member("a", "y", 2),
+            member("b", "x", 3),
+        ];
+        store.commit(&first, Durability::Buffered).unwrap();
+        let second =
+            [Write::NoGroup { group: name("c") }, Write::NoMember { group: name("a"), user: name("x") }];
+        store.commit(&second, Durability::Buffered).unwrap();
+        let (mut groups, mut members) = (Vec::new(), Vec::new());
+        store.groups(&mut |group| groups.push(group)).unwrap();
+        store.members(&mut |member| members.push(member)).unwrap();
+        assert_eq!(groups, [name("a"), name("b")]);
+        let expected =
+            |group: &str, user: &str, n| Member { group: name(group), user: name(user), since: at(1, n) };
+        assert_eq!(members, [expected("a", "y", 2), expected("b", "x", 3)]);
+    });
+}
+
+#[test]
+fn sessions_are_resumed_until_they_expire() {
+    on_both(|store| {
+        let record = |byte: u8, expires| ResumeRecord {
+            token_hash: [byte; 32],
+            expires_unix_ms: expires,
+            body: vec![byte; 40],
+        };
+        let writes =
+            [Write::Resume(record(0, 100)), Write::Resume(record(255, 200)), Write::Resume(record(7, 300))];
+        store.commit(&writes, Durability::Buffered).unwrap();
+        assert_eq!(store.resume(&[255; 32]).unwrap(), Some(record(255, 200)));
+        store.commit(&[Write::NoResume { token_hash: [7; 32] }], Durability::Buffered).unwrap();
+        assert_eq!(store.resume(&[7; 32]).unwrap(), None);
+        assert_eq!(store.maintain(150).unwrap().records, 1);
+        assert_eq!(store.resume(&[0; 32]).unwrap(), None);
+        assert!(store.resume(&[255; 32]).unwrap().is_some());
+    });
+}
+
+#[test]
+fn dead_letters_ledgers_and_delays() {
+    on_both(|store| {
+        let letter = |n: u64, recipient: &str| DeadLetter {
+            id: id(1_000, n),
+            recipient: recipient.into(),
+            unix_ms: 5,
+            cause: "timeout".into(),
+            attempts: 4,
+            detail: "no answer".into(),
+            batch: Arc::new(batch("user/bob", at(1, n), 1, 1_000)),
+        };
+        let writes = [
+            Write::DeadLetter(letter(1, "user/bob")),
+            Write::DeadLetter(letter(1, "queue/q")),
+            Write::DeadLetter(letter(2, "user/bob")),
+            Write::Ledger { id: id(1_000, 1), body: b"state".to_vec() },
+            Write::Delayed { due_unix_ms: 300, batch: Arc::new(batch("user/c", at(0, 0), 1, 1_000)) },
+            Write::Delayed { due_unix_ms: 200, batch: Arc::new(batch("user/d", at(0, 1), 1, 1_000)) },
+            Write::LastSeen { user: name("bob"), unix_ms: 77 },
+        ];
+        store.commit(&writes, Durability::Synced).unwrap();
+        let all = store.dead_letters(None, 10).unwrap();
+        assert_eq!(
+            all.iter().map(|letter| (letter.id, &*letter.recipient)).collect::<Vec<_>>(),
+            [(id(1_000, 1), "queue/q"), (id(1_000, 1), "user/bob"), (id(1_000, 2), "user/bob"),]
+        );
+        let one = &all[1];
+        assert_eq!((one.unix_ms, &*one.cause, one.attempts, &*one.detail), (5, "timeout", 4, "no answer"));
+        assert_eq!(one.batch.text(one.batch.messages[0].payload), "payload 1");
+        assert_eq!(one.batch.to, address("user/bob"));
+        assert_eq!(store.dead_letters(Some((id(1_000, 1), "queue/q")), 1).unwrap()[0].recipient, "user/bob");
+        assert_eq!(store.dead_letter(id(1_000, 1)).unwrap().len(), 2);
+        assert_eq!(store.ledger(id(1_000, 1)).unwrap().as_deref(), Some(&b"state"[..]));
+        let delayed = store.delayed(10).unwrap();
+        assert_eq!(
+            delayed.iter().map(|d| (d.due_unix_ms, d.batch.to.as_str())).collect::<Vec<_>>(),
+            [(200, "user/d"), (300, "user/c")]
+        );
+        assert_eq!(store.last_seen(&name("bob")).unwrap(), Some(77));
+        assert!(store.usage().bytes > 0);
+        let gone = [
+            Write::NoDeadLetter { id: id(1_000, 1), recipient: "user/bob".into() },
+            Write::NoDeadLetter { id: id(1_000, 1), recipient: "queue/q".into() },
+            Write::NoDelayed { due_unix_ms: 300, id: id(1_000, 0) },
+            Write::NoDelayed { due_unix_ms: 200, id: id(1_000, 1) },
+        ];
+        store.commit(&gone, Durability::Buffered).unwrap();
+        assert_eq!(store.delayed(10).unwrap().len(), 0);
+        assert_eq!(
+            store.maintain(31 * 24 * 3_600_000).unwrap().records,
+            2,
+            "a dead letter and a ledger, by age"
+        );
+        assert_eq!(store.dead_letters(None, 10).unwrap().len(), 0);
+        assert_eq!(store.ledger(id(1_000, 1)).unwrap(), None);
+        assert_eq!(store.usage().bytes, 0);
+    });
+}

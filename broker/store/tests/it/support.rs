@@ -1,0 +1,134 @@
+//! Messages, writes and stores for the tests.
+
+use std::path::Path;
+use std::sync::Arc;
+use waspmq_core::message::{Batch, Envelope};
+use waspmq_core::settings::Retention;
+use waspmq_core::{Address, Level, MessageId, Name, Position, SessionId, Stream};
+use waspmq_store::{
+    Bounds, Durability, FjallStore, MemoryStore, Query, Recovered, Store, StoreOptions, Write,
+};
+
+pub(crate) const LONG: Retention = Retention { age_ms: 1_000_000, count: 1_000_000, bytes: 1 << 40 };
+
+pub(crate) fn address(text: &str) -> Address {
+    Address::parse(text).unwrap()
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+pub(crate) fn at(epoch: u32, offset: u64) -> Position {
+    Position { stream: Stream { shard: 3, epoch }, offset }
+}
+
+pub(crate) fn id(unix_ms: u64, count: u64) -> MessageId {
+    MessageId::new(unix_ms, 1, 2, count)
+}
+
+/// A batch of `count` messages with everything in it.
+pub(crate) fn batch(to: &str, first: Position, count: u64, unix_ms: u64) -> Batch {
+    batch_of(to, first, unix_ms, (0..count).map(|n| (format!("payload {}", first.offset + n), 0)).collect())
+}
+
+/// A batch of payloads and the times they expire.
+pub(crate) fn batch_of(to: &str, first: Position, unix_ms: u64, messages: Vec<(String, u64)>) -> Batch {
+    let mut batch = Batch {
+        to: address(to),
+        from: Some(name("alice")),
+        origin: Some(SessionId::new(first.stream.epoch, 4, 77)),
+        exclude_origin: true,
+        level: Level::Stored,
+        is_kept: true,
+        unix_ms,
+        published_us: 0,
+        first,
+        messages: Vec::new(),
+        bytes: Vec::new(),
+    };
+    for (index, (payload, expires_unix_ms)) in messages.into_iter().enumerate() {
+        let offset = first.offset + index as u64;
+        let envelope = Envelope {
+            id: id(unix_ms, offset),
+            is_json: offset.is_multiple_of(2),
+            priority: (offset % 10) as u8,
+            expires_unix_ms,
+            payload: batch.store(payload.as_bytes()),
+            headers: batch.store(b"headers"),
+            key: batch.store(b"key"),
+            reply_to: batch.store(b"user/alice"),
+        };
+        batch.messages.push(envelope);
+    }
+    batch
+}
+
+pub(crate) fn messages(batch: Batch, retention: Retention) -> Write {
+    Write::Messages { batch: Arc::new(batch), retention }
+}
+
+pub(crate) fn put(store: &dyn Store, batch: Batch) {
+    store.commit(&[messages(batch, LONG)], Durability::Buffered).unwrap();
+}
+
+pub(crate) fn query(to: &str) -> Query {
+    Query {
+        address: address(to),
+        after: None,
+        from_unix_ms: None,
+        last: None,
+        limit: 10_000,
+        max_bytes: usize::MAX,
+        now_unix_ms: 0,
+    }
+}
+
+/// Epoch and offset of what a query gives.
+pub(crate) fn places(store: &dyn Store, query: &Query) -> Vec<(u32, u64)> {
+    let page = store.messages(query).unwrap();
+    page.messages.iter().map(|batch| (batch.first.stream.epoch, batch.first.offset)).collect()
+}
+
+pub(crate) fn offsets(store: &dyn Store, query: &Query) -> Vec<u64> {
+    places(store, query).into_iter().map(|(_, offset)| offset).collect()
+}
+
+pub(crate) fn options(path: &Path) -> StoreOptions {
+    StoreOptions { reserve_bytes: 0, ..StoreOptions::new(path) }
+}
+
+pub(crate) fn open(path: &Path) -> FjallStore {
+    reopen(path).0
+}
+
+pub(crate) fn reopen(path: &Path) -> (FjallStore, Recovered) {
+    FjallStore::open(options(path), &mut |_| {}).unwrap()
+}
+
+/// Runs `check` on both kinds of store.
+pub(crate) fn on_both(check: impl Fn(&dyn Store)) {
+    check(&MemoryStore::new(Bounds::default()));
+    let directory = tempfile::tempdir().unwrap();
+    check(&open(&directory.path().join("store")));
+}
+
+/// Copies a directory as it is now, as if the process had been killed.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            let mut bytes = std::fs::read(entry.path()).unwrap();
+            if target.extension().is_some_and(|end| end == "jnl") {
+                // Journals are made larger than needed; the zeros at the end say nothing.
+                let zeros = bytes.rchunks(512).take_while(|chunk| **chunk == [0; 512][..chunk.len()]);
+                bytes.truncate(bytes.len() - zeros.map(<[u8]>::len).sum::<usize>());
+            }
+            std::fs::write(target, bytes).unwrap();
+        }
+    }
+}

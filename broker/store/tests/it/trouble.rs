@@ -1,0 +1,383 @@
+//! What a disk does to a store: ends in the middle, changes bytes, fills up.
+
+use crate::support::*;
+use proptest::prelude::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use waspmq_core::Pattern;
+use waspmq_store::{Durability, FjallStore, OpenError, Query, Store, StoreError, StoreOptions, Write};
+
+fn journal(store: &Path) -> PathBuf {
+    let found = fs::read_dir(store.join("db")).unwrap().map(|entry| entry.unwrap().path());
+    found.filter(|path| path.extension().is_some_and(|end| end == "jnl")).max().unwrap()
+}
+
+/// Bytes of a journal up to the zeros at its end.
+fn content(journal: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(journal).unwrap();
+    let zeros = bytes.rchunks(512).take_while(|chunk| **chunk == [0; 512][..chunk.len()]);
+    bytes.truncate(bytes.len() - zeros.map(<[u8]>::len).sum::<usize>());
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes.truncate(end);
+    bytes
+}
+
+/// A store with one message per commit, killed; and where each commit ends in the journal.
+fn killed(directory: &Path, commits: u64) -> (PathBuf, Vec<usize>) {
+    let (path, copied) = (directory.join("running"), directory.join("killed"));
+    let store = open(&path);
+    let mut ends = Vec::new();
+    for offset in 0..commits {
+        let write = messages(batch("user/a", at(1, offset), 1, offset), LONG);
+        store.commit(&[write], Durability::Synced).unwrap();
+        ends.push(content(&journal(&path)).len());
+    }
+    copy(&path, &copied);
+    (copied, ends)
+}
+
+#[test]
+fn what_was_committed_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = killed(directory.path(), 20);
+    let (store, recovered) = reopen(&path);
+    assert_eq!(offsets(&store, &query("user/a")), (0..20).collect::<Vec<_>>());
+    assert_eq!((recovered.truncated_tail, recovered.addresses), (None, 1));
+    assert!(recovered.journal_bytes > 1_000);
+    drop(store);
+    let (store, recovered) = reopen(&path);
+    assert_eq!(store.last(&address("user/a")).unwrap(), Some(at(1, 19)));
+    put(&store, batch("user/a", at(2, 0), 3, 0));
+    assert_eq!(store.usage().messages, 23, "what the saved record did not count is counted: {recovered:?}");
+    drop(store);
+    assert_eq!(reopen(&path).1.messages, 23, "an end in order saves the count");
+}
+
+#[test]
+fn a_tail_cut_at_any_byte_loses_only_what_is_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ends) = killed(directory.path(), 6);
+    let full = content(&journal(&path));
+    for end in
+        (ends[3] - 3..=ends[5]).step_by(7).chain(ends[3] - 3..ends[3] + 3).chain([ends[4], ends[5] - 1])
+    {
+        for zeros in [0, 5_000] {
+            let cut = directory.path().join("cut");
+            copy(&path, &cut);
+            let mut bytes = full[..end].to_vec();
+            bytes.resize(end + zeros, 0);
+            fs::write(journal(&cut), bytes).unwrap();
+            let (store, recovered) = reopen(&cut);
+            let whole = ends.iter().filter(|commit| **commit <= end).count() as u64;
+            assert_eq!(offsets(&store, &query("user/a")), (0..whole).collect::<Vec<_>>(), "cut at {end}");
+            assert_eq!(recovered.truncated_tail.is_some(), !ends.contains(&end), "cut at {end}");
+            put(&store, batch("user/a", at(2, 0), 1, 0));
+            drop(store);
+            assert_eq!(places(&open(&cut), &query("user/a")).len() as u64, whole + 1);
+            fs::remove_dir_all(&cut).unwrap();
+        }
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_refused_and_at_the_end_is_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ends) = killed(directory.path(), 6);
+    let full = content(&journal(&path));
+    let try_with = |bytes: &[u8]| {
+        let damaged = directory.path().join("damaged");
+        copy(&path, &damaged);
+        fs::write(journal(&damaged), bytes).unwrap();
+        let opened = FjallStore::open(options(&damaged), &mut |_| {});
+        let result = opened.map(|(store, recovered)| {
+            (offsets(&store, &query("user/a")).len(), recovered.truncated_tail.is_some())
+        });
+        let kept = content(&journal(&damaged));
+        fs::remove_dir_all(&damaged).unwrap();
+        (result, kept)
+    };
+    for at in (ends[1]..ends[5]).step_by(11).chain([ends[1], ends[4] - 1, ends[4], ends[5] - 1]) {
+        let mut bytes = full.clone();
+        bytes[at] ^= 0x41;
+        let (result, kept) = try_with(&bytes);
+        if at >= ends[4] {
+            assert_eq!(result.unwrap(), (5, true), "byte {at} of the last commit");
+            continue;
+        }
+        let error = result.unwrap_err();
+        assert!(matches!(error, OpenError::StoreDamaged { .. }), "byte {at}: {error}");
+        assert!(
+            error.to_string().contains(".jnl") && error.to_string().contains("waspmq store check"),
+            "{error}"
+        );
+        assert_eq!(kept, bytes, "nothing is thrown away");
+    }
+}
+
+#[test]
+fn a_hole_that_was_never_written_is_a_tail() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ends) = killed(directory.path(), 30);
+    let mut bytes = content(&journal(&path));
+    let hole = ends[4].next_multiple_of(512);
+    bytes[hole..hole + 1_024].fill(0);
+    fs::write(journal(&path), bytes).unwrap();
+    let (store, recovered) = reopen(&path);
+    assert!(recovered.truncated_tail.is_some());
+    let whole = ends.iter().filter(|end| **end <= hole).count() as u64;
+    assert_eq!(offsets(&store, &query("user/a")), (0..whole).collect::<Vec<_>>());
+}
+
+#[test]
+fn formats_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    drop(open(&path));
+    assert!(FjallStore::open(options(&path), &mut |_| {}).is_ok());
+    let held = open(&path);
+    assert!(matches!(FjallStore::open(options(&path), &mut |_| {}), Err(OpenError::StoreLocked { .. })));
+    drop(held);
+    fs::write(path.join("format"), "1\n").unwrap();
+    drop(open(&path));
+    assert_eq!(
+        fs::read_to_string(path.join("format")).unwrap(),
+        "2\n",
+        "the older one does not know the log"
+    );
+    fs::write(path.join("format"), "3\n").unwrap();
+    let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
+    assert!(matches!(&error, OpenError::StoreNewer { found, known: 2, .. } if found == "3"), "{error}");
+    for bad in ["", "x", "0", "-1"] {
+        fs::write(path.join("format"), bad).unwrap();
+        let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
+        assert!(matches!(error, OpenError::StoreDamaged { .. }), "{bad:?} {error}");
+    }
+    fs::remove_file(path.join("format")).unwrap();
+    assert!(matches!(FjallStore::open(options(&path), &mut |_| {}), Err(OpenError::StoreDamaged { .. })));
+}
+
+#[test]
+fn the_reserve_is_kept_and_small_writes_pass() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let options = StoreOptions { reserve_bytes: u64::MAX, ..StoreOptions::new(&path) };
+    let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
+    let error =
+        store.commit(&[messages(batch("user/a", at(1, 0), 1, 0), LONG)], Durability::Synced).unwrap_err();
+    assert!(matches!(&error, StoreError::Full { .. }) && error.is_retryable(), "{error}");
+    store.commit(&[Write::LastSeen { user: name("a"), unix_ms: 1 }], Durability::Synced).unwrap();
+    assert_eq!(store.last_seen(&name("a")).unwrap(), Some(1));
+    assert_eq!(store.last(&address("user/a")).unwrap(), None);
+}
+
+#[test]
+fn the_bound_of_the_store_is_kept_until_retention_makes_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let mut options = options(&path);
+    options.bounds.bytes = 50_000;
+    let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
+    let retention = waspmq_core::settings::Retention { age_ms: 1_000, ..LONG };
+    let put = |offset: u64| {
+        let large = batch_of("topic/t", at(1, offset), offset, vec![("x".repeat(1_000), 0)]);
+        store.commit(&[messages(large, retention)], Durability::Buffered)
+    };
+    let stored = (0..100).take_while(|offset| put(*offset).is_ok()).count();
+    assert!((40..50).contains(&stored), "{stored}");
+    assert!(matches!(put(200), Err(StoreError::Full { .. })));
+    store.maintain(10_000).unwrap();
+    put(300).unwrap();
+    assert_eq!(offsets(&store, &query("topic/t")), [300]);
+}
+
+/// A small file system; `None` where the tests may not mount one.
+pub(crate) struct Small {
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl Small {
+    pub(crate) fn mount(size: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(directory.path())
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self { directory })
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.directory.path()).output();
+        assert!(unmounted.is_ok_and(|output| output.status.success()) || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_full_disk_is_survived_without_a_restart() {
+    let Some(small) = Small::mount("64M") else {
+        println!("no file system can be mounted here");
+        return;
+    };
+    let path = small.directory.path().join("store");
+    let ballast = small.directory.path().join("ballast");
+    let options = StoreOptions { memtable_bytes: 2 * 1024 * 1024, ..options(&path) };
+    let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
+    let put = |offset: u64| {
+        let large = batch_of("user/a", at(1, offset), 0, vec![("x".repeat(10_000), 0)]);
+        store.commit(&[messages(large, LONG)], Durability::Synced)
+    };
+    let (mut acknowledged, mut ledgers): (Vec<u64>, Vec<_>) = (Vec::new(), Vec::new());
+    let mut offset = 0;
+    for round in 0..3 {
+        // Somebody else takes the space that is left.
+        let found = rustix::fs::statvfs(small.directory.path()).unwrap();
+        let free = usize::try_from(found.f_bavail * found.f_frsize).unwrap();
+        fs::write(&ballast, vec![1; free - (3 << 20)]).unwrap();
+        let mut failed = 0;
+        while failed < 3 {
+            match put(offset) {
+                Ok(()) => acknowledged.push(offset),
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    failed += 1;
+                }
+            }
+            offset += 1;
+            assert!(offset < 10_000, "the disk never fills");
+        }
+        // Small writes are not held back by the reserve, so these meet the full disk itself.
+        let ledger = |n: u64| Write::Ledger { id: id(round, n), body: vec![2; 10_000] };
+        let kept = (0..10_000).take_while(|n| store.commit(&[ledger(*n)], Durability::Synced).is_ok()).count()
+            as u64;
+        assert!(kept < 10_000, "the disk never fills");
+        ledgers.extend((0..kept).map(|n| id(round, n)));
+        let error = store.commit(&[ledger(kept)], Durability::Synced).unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        assert!(
+            acknowledged.iter().all(|offset| offsets(&store, &query("user/a")).contains(offset)),
+            "it is read still"
+        );
+        fs::remove_file(&ballast).unwrap();
+        // It comes back by itself.
+        let mut tries = 0;
+        while let Err(error) = put(offset) {
+            tries += 1;
+            offset += 1;
+            assert!(tries < 100, "the store stays closed in round {round}: {error}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        acknowledged.push(offset);
+        offset += 1;
+        let found = offsets(&store, &query("user/a"));
+        assert!(acknowledged.iter().all(|offset| found.contains(offset)), "round {round}");
+    }
+    drop(store);
+    let store = open(&path);
+    assert!(!ledgers.is_empty() && ledgers.iter().all(|id| store.ledger(*id).unwrap().is_some()));
+    let found = offsets(&store, &query("user/a"));
+    assert!(acknowledged.iter().all(|offset| found.contains(offset)), "behind a restart");
+    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+}
+
+#[test]
+fn tables_are_written_and_read_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let options = StoreOptions { memtable_bytes: 256 * 1024, ..options(&path) };
+    let (store, _) = FjallStore::open(options.clone(), &mut |_| {}).unwrap();
+    let retention = waspmq_core::settings::Retention { count: 1_000, ..LONG };
+    for offset in 0..2_000 {
+        let write = messages(batch_of("user/a", at(1, offset), 0, vec![("y".repeat(1_000), 0)]), retention);
+        store.commit(&[write], Durability::Buffered).unwrap();
+    }
+    let newest = offsets(&store, &Query { last: Some(1_000), ..query("user/a") });
+    assert_eq!(newest, (1_000..2_000).collect::<Vec<_>>());
+    drop(store);
+    let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
+    assert_eq!(offsets(&store, &Query { last: Some(1_000), ..query("user/a") }), newest);
+    assert_eq!(store.addresses(&Pattern::parse("user/a").unwrap(), 9).unwrap().len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// No change of any byte of a journal makes an opening panic or show what was never written.
+    #[test]
+    fn any_damage_is_an_error_or_a_cut(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, _) = killed(directory.path(), 5);
+        let file = journal(&path);
+        let mut bytes = content(&file);
+        for (index, byte) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        fs::write(&file, bytes).unwrap();
+        if let Ok((store, _)) = FjallStore::open(options(&path), &mut |_| {}) {
+            let found = offsets(&store, &query("user/a"));
+            prop_assert_eq!(&found, &(0..found.len() as u64).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_check_finds_damage_and_a_repair_keeps_the_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, ends) = killed(directory.path(), 8);
+    let whole = waspmq_store::check(&path).unwrap();
+    assert!(whole.is_whole(), "{whole:?}");
+    assert_eq!((whole.messages, whole.addresses), (8, 1));
+    let file = journal(&path);
+    let mut bytes = content(&file);
+    bytes[ends[3] + 40] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let found = waspmq_store::check(&path).unwrap();
+    assert!(!found.is_whole() && found.findings[0].contains(".jnl"), "{found:?}");
+    assert_eq!(content(&file), bytes, "a check changes nothing");
+    let repaired = waspmq_store::repair(&path).unwrap();
+    assert_eq!((repaired.messages, repaired.removed.len()), (7, 1), "{repaired:?}");
+    let store = open(&path);
+    assert_eq!(offsets(&store, &query("user/a")), [0, 1, 2, 3, 5, 6, 7]);
+    assert_eq!(store.usage().messages, 7);
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_repaired_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let options = StoreOptions { memtable_bytes: 128 * 1024, ..options(&path) };
+    let (store, _) = FjallStore::open(options.clone(), &mut |_| {}).unwrap();
+    for offset in 0..600 {
+        for to in ["user/a", "user/b", "user/c"] {
+            put(&store, batch_of(to, at(1, offset), 0, vec![(format!("{offset}-").repeat(100), 0)]));
+        }
+    }
+    drop(store);
+    let mut tables = Vec::new();
+    let mut folders = vec![path.join("db/keyspaces")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false if entry.path().parent().unwrap().ends_with("tables") => tables.push(entry.path()),
+                false => {}
+            }
+        }
+    }
+    tables.sort_by_key(|table| std::cmp::Reverse(table.metadata().unwrap().len()));
+    let mut bytes = fs::read(&tables[0]).unwrap();
+    bytes[20_000] ^= 0xff;
+    fs::write(&tables[0], bytes).unwrap();
+    let found = waspmq_store::check(&path).unwrap();
+    assert!(!found.is_whole(), "{found:?}");
+    let repaired = waspmq_store::repair(&path).unwrap();
+    assert!(repaired.kept_aside.as_ref().is_some_and(|aside| aside.is_dir()), "{repaired:?}");
+    assert!(repaired.messages < 1_800 && repaired.messages > 1_500, "{}", repaired.messages);
+    assert!(waspmq_store::check(&path).unwrap().is_whole());
+    let store = open(&path);
+    assert_eq!(store.usage().messages, repaired.messages);
+    let left: usize = ["user/a", "user/b", "user/c"].iter().map(|to| offsets(&store, &query(to)).len()).sum();
+    assert_eq!(left as u64, repaired.messages);
+}

@@ -1,0 +1,192 @@
+//! Sessions across connections: resuming, beginning anew, and the tokens for both.
+
+use crate::support::{FAST, Peer, Server, pair, tracked};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use waspmq_client::{Client, Code, Error, Event, From, Payload, Profile, PublishOptions, Stats};
+use waspmq_protocol::server::MessageFrame;
+
+async fn connected(server: &Server, token: &'static str) -> (Client, waspmq_client::Messages, Peer) {
+    let connecting = Client::builder(server.url()).user("alice").token("t-1").backoff(FAST).connect();
+    let (connected, (peer, connect)) = tokio::join!(connecting, server.welcome_session(token, false));
+    assert!(connect.text.contains("resume: None"), "{}", connect.text);
+    let (client, messages) = connected.unwrap();
+    (client, messages, peer)
+}
+
+async fn subscribe(client: &Client, peer: &mut Peer, to: &str, from: Option<From>) {
+    let asking = async {
+        match from {
+            Some(from) => client.subscribe_from(to, None, from).await,
+            None => client.subscribe(to, None).await,
+        }
+    };
+    let (subscribed, got) = tokio::join!(asking, peer.expect_ok("subscribe"));
+    subscribed.unwrap();
+    let from = from.map_or_else(|| "from: None".to_owned(), |from| format!("from: Some(\"{from}\")"));
+    assert!(got.text.contains(to) && got.text.contains(&from), "{}", got.text);
+}
+
+#[tokio::test]
+async fn a_session_goes_on_where_it_was() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = connected(&server, "r-1").await;
+    let mut events = client.events();
+    subscribe(&client, &mut peer, "topic/a", None).await;
+    peer.deliver(tracked(7)).await;
+    messages.recv().await.unwrap();
+    peer.expect("ack").await;
+    peer.deliver(tracked(9)).await;
+    messages.recv().await.unwrap();
+    peer.expect("ack").await;
+    drop(peer);
+    let (mut peer, connect) = server.welcome_session("r-2", true).await;
+    assert!(connect.text.contains("epoch: 1 }, offset: 9 }]"), "{}", connect.text);
+    // Nothing is asked for again, and a repeat is acknowledged again.
+    peer.deliver(MessageFrame { attempt: Some(2), ..tracked(9) }).await;
+    assert!(peer.expect("ack").await.text.contains("Ids"));
+    assert_eq!(events.recv().await, Some(Event::Reconnected { resumed: true, recovered: true }));
+    drop(peer);
+    // The token of the second welcome is used for the third connection.
+    let (_peer, connect) = server.welcome_session("r-3", true).await;
+    assert!(connect.text.contains("resume: Some"), "{}", connect.text);
+    assert_eq!(events.recv().await, Some(Event::Reconnected { resumed: true, recovered: true }));
+    assert_eq!(client.stats(), Stats { reconnects: 2, duplicates: 1, ..Stats::default() });
+    assert_eq!(client.welcome().resume_token.unwrap().expose(), "r-3");
+}
+
+#[tokio::test]
+async fn a_new_session_is_asked_for_what_the_old_one_had() {
+    let server = Server::start(Profile::Json).await;
+    let connecting =
+        Client::builder(server.url()).user("alice").profile(Profile::Json).backoff(FAST).connect();
+    let (made, (mut peer, _)) = tokio::join!(connecting, server.welcome_session("r-1", false));
+    let (client, mut messages) = made.unwrap();
+    let mut events = client.events();
+    subscribe(&client, &mut peer, "topic/a", None).await;
+    subscribe(&client, &mut peer, "topic/a", Some(From::Earliest)).await;
+    subscribe(&client, &mut peer, "topic/quiet", Some(From::Last)).await;
+    subscribe(&client, &mut peer, "topic/live.*", None).await;
+    subscribe(&client, &mut peer, "topic/kept.>", Some(From::Earliest)).await;
+    let (watched, got) = tokio::join!(client.watch(&["bob", "carol"]), peer.expect_ok("watch"));
+    watched.unwrap();
+    assert!(got.text.contains("bob") && got.text.contains("carol"), "{}", got.text);
+    peer.deliver(MessageFrame { unix_ms: 60_000, ..tracked(7) }).await;
+    messages.recv().await.unwrap();
+    peer.expect("ack").await;
+    peer.deliver(tracked(8)).await;
+    drop(peer);
+    let (mut peer, _) = server.welcome_session("r-2", false).await;
+    let mut references = Vec::new();
+    let a = if messages.try_recv().is_some() { "s1e1:8" } else { "s1e1:7" };
+    for (to, from) in [
+        ("topic/a", Some(a)),
+        ("topic/quiet", Some("last")),
+        ("topic/live.*", None),
+        ("topic/kept.>", Some("59000")),
+    ] {
+        let got = peer.expect("subscribe").await;
+        assert!(got.text.contains(&format!("{to:?}")), "{to} {}", got.text);
+        assert!(got.text.contains(&format!("from: {from:?}")), "{from:?} {}", got.text);
+        references.push(got.reference);
+    }
+    peer.expect_ok("watch").await;
+    peer.refuse(references[0], Code::NotStored).await;
+    // What keeps nothing is subscribed without a beginning.
+    let got = peer.expect("subscribe").await;
+    assert!(got.text.contains("\"topic/a\"") && got.text.contains("from: None"), "{}", got.text);
+    peer.ok(got.reference).await;
+    assert_eq!(events.recv().await, Some(Event::Reconnected { resumed: false, recovered: false }));
+    assert_eq!(client.stats(), Stats { reconnects: 1, ..Stats::default() });
+    let (ended, _) = tokio::join!(client.watch(&[]), peer.expect_ok("watch"));
+    ended.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_can_be_resumed_is_left_without_a_goodbye() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = connected(&server, "r-1").await;
+    peer.deliver(tracked(1)).await;
+    let (answered, ()) = tokio::join!(client.ping(), peer.pong());
+    answered.unwrap();
+    assert!(messages.try_recv().is_some());
+    peer.goaway(1).await;
+    peer.expect("ack").await;
+    assert!(peer.next().await.is_none());
+    let (_peer, connect) = server.welcome_session("r-2", true).await;
+    assert!(connect.text.contains("resume: Some"), "{}", connect.text);
+}
+
+#[tokio::test]
+async fn a_refused_token_ends_the_client() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, _messages, mut peer) = connected(&server, "r-1").await;
+    let mut events = client.events();
+    let (refreshed, _) = tokio::join!(client.refresh("t-2"), peer.expect_ok("refresh"));
+    refreshed.unwrap();
+    let refusing = async {
+        let got = peer.expect("refresh").await;
+        peer.refuse(got.reference, Code::TokenExpired).await;
+        peer.close(4004).await;
+    };
+    let (refused, ()) = tokio::join!(client.refresh("t-old"), refusing);
+    assert!(matches!(refused, Err(Error::Refused(refusal)) if refusal.code() == Some(Code::TokenExpired)));
+    // Without a provider the same would happen again.
+    while events.recv().await.is_some() {}
+    let ended = client.send("topic/a", Payload::bytes("x"), PublishOptions::default()).await;
+    assert!(matches!(ended, Err(Error::Closed { code: 4004, .. })), "{ended:?}");
+}
+
+#[tokio::test]
+async fn the_refreshed_token_is_the_next_connects() {
+    let server = Server::start(Profile::Json).await;
+    let (client, _messages, mut peer) = pair(&server, Profile::Json).await;
+    let (refreshed, _) = tokio::join!(client.refresh("t-2"), peer.expect_ok("refresh"));
+    refreshed.unwrap();
+    drop(peer);
+    let mut peer = server.accept().await;
+    assert!(peer.expect("connect").await.text.contains("token: Some"));
+}
+
+#[tokio::test]
+async fn a_provider_is_asked_before_every_connect() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let counter = asked.clone();
+    let server = Server::start(Profile::Binary).await;
+    let connecting = Client::builder(server.url())
+        .token_provider(move || {
+            let number = counter.fetch_add(1, Ordering::Relaxed);
+            async move { if number == 2 { Err("not now".to_owned()) } else { Ok(format!("t-{number}")) } }
+        })
+        .backoff(FAST)
+        .connect();
+    let (made, (mut peer, connect)) = tokio::join!(connecting, server.welcome_session("r-1", false));
+    let (client, _messages) = made.unwrap();
+    assert!(connect.text.contains("token: Some"), "{}", connect.text);
+    // A token that ended is no reason to stay away, nor is a provider that fails once.
+    peer.close(4004).await;
+    let (mut peer, _) = server.welcome_session("r-2", true).await;
+    peer.close(4004).await;
+    let mut peer = server.accept().await;
+    peer.expect("connect").await;
+    assert_eq!(asked.load(Ordering::Relaxed), 4);
+    for _ in 0..2 {
+        peer.refuse(None, Code::TokenExpired).await;
+        peer.close(4004).await;
+        if asked.load(Ordering::Relaxed) == 4 {
+            peer = server.accept().await;
+            peer.expect("connect").await;
+        }
+    }
+    // Two fresh tokens refused in a row are enough.
+    let mut events = client.events();
+    while events.recv().await.is_some() {}
+    let ended = client.close().await;
+    assert!(
+        matches!(&ended, Err(Error::Refused(refusal)) if refusal.code() == Some(Code::TokenExpired)),
+        "{ended:?}"
+    );
+    let failing =
+        Client::builder(server.url()).token_provider(|| async { Err("no key".to_owned()) }).connect();
+    assert_eq!(failing.await.unwrap_err(), Error::Token { message: "no key".to_owned() });
+}
