@@ -8,6 +8,8 @@
     reason = "tests: a surprise ends the test, and tests are clients that have clocks and tasks of their own"
 )]
 
+#[path = "../it/binary.rs"]
+mod binary;
 mod crash;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "shared with the short tests, which use all of it")]
