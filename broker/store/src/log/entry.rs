@@ -1,4 +1,4 @@
-//! Writes as bytes.
+//! The entries of a group in the log: one write each, as bytes and back.
 //!
 //! ```text
 //! bytes behind this(4) kind(1) body
