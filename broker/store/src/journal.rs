@@ -9,6 +9,7 @@
 mod applier;
 mod backlog;
 mod metrics;
+mod pace;
 mod queue;
 mod readers;
 mod writer;

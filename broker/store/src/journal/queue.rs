@@ -1,5 +1,6 @@
 //! What waits for the writer.
 
+use super::pace::Company;
 use super::{Full, JournalOptions, Reading, Ticket};
 use crate::store::Write;
 use std::collections::VecDeque;
@@ -15,6 +16,10 @@ pub(super) enum Entry {
 #[derive(Default)]
 struct Waiting {
     entries: VecDeque<Entry>,
+    /// Writes among them that somebody waits for.
+    awaited: usize,
+    /// The writer waits for so many of them; 0: it does not.
+    wanted: usize,
     /// Nothing more is taken.
     closed: bool,
     /// The writer sleeps and has to be woken.
@@ -73,25 +78,28 @@ impl Queue {
             return Err(Full);
         }
         match &entry {
-            Entry::Write { write, .. } => {
+            Entry::Write { write, ticket } => {
                 self.writes.fetch_add(1, Ordering::Relaxed);
                 self.bytes.fetch_add(write.size_bytes(), Ordering::Relaxed);
+                waiting.awaited += usize::from(ticket.is_some());
             }
             Entry::Read(_) => {
                 self.readings.fetch_add(1, Ordering::Relaxed);
             }
         }
         waiting.entries.push_back(entry);
-        if std::mem::take(&mut waiting.idle) {
+        let is_enough = waiting.wanted > 0 && waiting.awaited >= waiting.wanted;
+        if std::mem::take(&mut waiting.idle) || is_enough {
+            waiting.wanted = 0;
             drop(waiting);
             self.wake.notify_one();
         }
         Ok(())
     }
 
-    /// Moves everything that waits to `taken`, which is empty; waits for the first entry, up to `most`. Gives whether
-    /// there will be no more.
-    pub(super) fn take(&self, taken: &mut VecDeque<Entry>, most: Duration) -> bool {
+    /// Moves everything that waits to `taken`, which is empty; waits for the first entry, up to `most`, and if somebody
+    /// waits for it, a little for `company`. Gives whether there will be no more.
+    pub(super) fn take(&self, taken: &mut VecDeque<Entry>, most: Duration, company: Option<Company>) -> bool {
         let mut waiting = self.waiting.lock().unwrap();
         if waiting.entries.is_empty() && !waiting.closed {
             waiting.idle = true;
@@ -99,8 +107,22 @@ impl Queue {
             waiting = self.wake.wait_timeout_while(waiting, most, is_idle).unwrap().0;
             waiting.idle = false;
         }
+        if let Some(Company { wanted, most }) = company
+            && (1..wanted).contains(&waiting.awaited)
+        {
+            waiting.wanted = wanted;
+            let is_short = |waiting: &mut Waiting| waiting.wanted > 0 && !waiting.closed;
+            waiting = self.wake.wait_timeout_while(waiting, most, is_short).unwrap().0;
+            waiting.wanted = 0;
+        }
+        waiting.awaited = 0;
         std::mem::swap(&mut waiting.entries, taken);
         waiting.closed && taken.is_empty()
+    }
+
+    /// Writes that somebody waits for and that were not taken.
+    pub(super) fn awaited(&self) -> usize {
+        self.waiting.lock().unwrap().awaited
     }
 
     /// Takes room for writes that failed and are tried again.

@@ -4,6 +4,7 @@
 
 use super::backlog::Backlog;
 use super::metrics::Meters;
+use super::pace::Pace;
 use super::queue::{Entry, Queue};
 use super::readers::Readers;
 use super::{Answers, JournalOptions, Reading, Ticket, durability};
@@ -31,6 +32,7 @@ pub(super) struct Writer {
     group: Group,
     /// Writes that failed, are worth another try and nobody waits for; they go before everything else.
     carried: Vec<Write>,
+    pace: Pace,
     unsynced_since: Option<Instant>,
     maintained: Instant,
     /// Writes and bytes of the current commit that are in the log: their room is given back when they are applied.
@@ -90,6 +92,7 @@ impl Writer {
             taken: VecDeque::new(),
             group: Group::default(),
             carried: Vec::new(),
+            pace: Pace::default(),
             unsynced_since: None,
             maintained: now(),
             logged,
@@ -107,7 +110,7 @@ impl Writer {
             self.logged.is_none().then(|| End { queue: self.queue.clone(), readers: self.readers.clone() });
         loop {
             let most = self.time_to_next();
-            if self.taken.is_empty() && self.queue.take(&mut self.taken, most) {
+            if self.taken.is_empty() && self.queue.take(&mut self.taken, most, self.pace.company()) {
                 break;
             }
             self.gather();
@@ -190,13 +193,18 @@ impl Writer {
 
     /// Commits the writes, which are handed on when there is a log. On an error they are as before.
     fn commit_once(&mut self, writes: &mut Vec<Write>, tickets: &[Option<Ticket>]) -> Result<(), StoreError> {
-        let synced = tickets.iter().any(Option::is_some);
+        let awaited = tickets.iter().flatten().count();
+        let synced = awaited > 0;
         let (began, count) = (now(), writes.len());
         let result = match self.logged {
             Some(_) => self.append(writes, durability(synced)),
             None => self.store.commit(writes, durability(synced)),
         };
-        self.meters.commit(count, began.elapsed(), synced, result.is_ok());
+        let took = began.elapsed();
+        self.meters.commit(count, took, synced, result.is_ok());
+        if synced {
+            self.pace.committed(awaited, self.queue.awaited(), took);
+        }
         match (&result, synced) {
             (Ok(()), true) => self.unsynced_since = None,
             (Ok(()), false) => self.unsynced_since = self.unsynced_since.or(Some(began)),
