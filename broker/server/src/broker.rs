@@ -85,10 +85,10 @@ impl Broker {
         let policies =
             Host::start(HostOptions { workers: worker_count, policies_max: config.policy.max_policies })
                 .context("cannot start the policy host")?;
-        let listeners = listeners::bind(config.listen, worker_count)
+        let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listeners.first().context("no listener")?.local_addr()?;
-        let admin_listener = listeners::bind(config.admin.listen, 1)
+        let admin_listener = listeners::bind(config.admin.listen, 1, config.limits.send_buffer_bytes)
             .with_context(|| format!("cannot listen on {} for the admin API", config.admin.listen))?
             .pop()
             .context("no admin listener")?;

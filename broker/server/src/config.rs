@@ -101,6 +101,8 @@ pub struct LimitsConfig {
     pub worker_outbound_bytes_max: usize,
     /// Bytes of unfinished inbound frames that one worker may hold.
     pub worker_inbound_bytes_max: usize,
+    /// Bytes the kernel may hold for a connection behind what the broker wrote.
+    pub send_buffer_bytes: usize,
     /// Connections of the whole broker.
     pub connections_max: usize,
     /// Publishes of one session; 0 means unlimited.

@@ -13,7 +13,7 @@ pub struct Bound {
 }
 
 /// One row per numeric key; `docs/CONFIG.md` shows the same numbers.
-pub const BOUNDS: [Bound; 18] = [
+pub const BOUNDS: [Bound; 19] = [
     bound("workers", 0, limits::WORKERS_MAX as u64, |c| c.workers as u64),
     bound("drain_ms", 0, 600_000, |c| u64::from(c.drain_ms)),
     bound("access.token_leeway_ms", 0, 300_000, |c| u64::from(c.access.token_leeway_ms)),
@@ -26,6 +26,7 @@ pub const BOUNDS: [Bound; 18] = [
     bound("limits.outbound_bytes_max", 64 * KIB, 64 * MIB, |c| c.limits.outbound_bytes_max as u64),
     bound("limits.worker_outbound_bytes_max", MIB, TIB, |c| c.limits.worker_outbound_bytes_max as u64),
     bound("limits.worker_inbound_bytes_max", MIB, TIB, |c| c.limits.worker_inbound_bytes_max as u64),
+    bound("limits.send_buffer_bytes", 16 * KIB, 64 * MIB, |c| c.limits.send_buffer_bytes as u64),
     bound("limits.connections_max", 1, 10_000_000, |c| c.limits.connections_max as u64),
     bound("limits.publishes_per_second", 0, 1_000_000, |c| u64::from(c.limits.publishes_per_second)),
     bound("limits.publish_burst", 1, 1_000_000, |c| u64::from(c.limits.publish_burst)),

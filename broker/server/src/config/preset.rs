@@ -21,12 +21,14 @@ impl Config {
             Profile::LowLatency => {
                 limits.max_message_bytes = 64 * KIB;
                 limits.outbound_bytes_max = 256 * KIB;
+                limits.send_buffer_bytes = 64 * KIB;
                 limits.connect_timeout_ms = 5_000;
                 limits.heartbeat_ms = 10_000;
             }
             Profile::LargeMessages => {
                 limits.outbound_bytes_max = 16 * MIB;
                 limits.worker_outbound_bytes_max = 2_048 * MIB;
+                limits.send_buffer_bytes = 2 * MIB;
                 limits.worker_inbound_bytes_max = 1_024 * MIB;
                 limits.connections_max = 10_000;
                 config.drain_ms = 30_000;
@@ -34,6 +36,7 @@ impl Config {
             Profile::ManyConnections => {
                 limits.max_message_bytes = 64 * KIB;
                 limits.outbound_bytes_max = 256 * KIB;
+                limits.send_buffer_bytes = 64 * KIB;
                 limits.connections_max = 1_000_000;
                 limits.connect_timeout_ms = 30_000;
                 limits.heartbeat_ms = 60_000;
@@ -75,6 +78,7 @@ fn base() -> Config {
             outbound_bytes_max: limits::OUTBOUND_BYTES_MAX,
             worker_outbound_bytes_max: 512 * MIB,
             worker_inbound_bytes_max: 256 * MIB,
+            send_buffer_bytes: 256 * KIB,
             connections_max: 100_000,
             publishes_per_second: 0,
             publish_burst: 100,

@@ -49,7 +49,7 @@ impl Workers {
             resumes: Arc::new(crate::resumes::Resumes::new(60_000)),
             mailboxes: control.mailboxes.clone(),
         });
-        let listeners = listeners::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let listeners = listeners::bind("127.0.0.1:0".parse().unwrap(), 2, 64 * 1024).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let threads = (0..).zip(listeners).map(|(number, listener)| {
