@@ -534,6 +534,8 @@ async fn a_connection_waits_for_few_pages_at_once() {
                 refused += 1;
             }
         }
+        // Two threads read; which of them is done first is chance.
+        pages.sort_unstable();
         assert_eq!((pages, refused), (vec![0, 1], 198));
         assert_eq!(alice.ask(ask(200)).await["type"], "history", "those that were answered are over");
     }
