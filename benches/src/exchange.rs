@@ -10,6 +10,7 @@
 
 mod flow;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +27,9 @@ use flow::Flow;
 
 /// No progress for this long ends the run.
 const STALL: Duration = Duration::from_secs(10);
+
+/// The longest that a server may refuse everything for want of room.
+const REFUSED_MAX: Duration = Duration::from_secs(120);
 
 /// The most a drain waits for messages under way.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -123,12 +127,14 @@ pub(crate) struct Filled {
     pub(crate) counts: Vec<Vec<u64>>,
 }
 
-/// Publishes `count` messages per publisher and waits for all of them to be acknowledged.
+/// Publishes `count` messages per publisher and waits for all of them to be acknowledged. What the server has no room
+/// for is published again when it says.
 ///
 /// # Errors
 /// As [`run`].
 pub(crate) fn fill(plan: &Plan, count: u64) -> Result<Filled> {
     let mut exchange = Exchange::set_up(plan, count)?;
+    exchange.refused = Some(Refused::default());
     let start = Instant::now();
     let all = count * plan.addresses.len() as u64;
     exchange.pump(|exchange| exchange.done >= all)?;
@@ -184,7 +190,17 @@ struct Exchange<'a> {
     redelivered: u64,
     late_acks: u64,
     complaint: Option<String>,
+    /// Publishes for which there was no room, when set; otherwise these are complaints.
+    refused: Option<Refused>,
     next_sign_ns: u64,
+}
+
+/// Publishes that are to be sent again.
+#[derive(Debug, Default)]
+struct Refused {
+    /// By when they are due: flow and slot.
+    due: BTreeSet<(u64, usize, u64)>,
+    count: u64,
 }
 
 impl<'a> Exchange<'a> {
@@ -221,6 +237,7 @@ impl<'a> Exchange<'a> {
             redelivered: 0,
             late_acks: 0,
             complaint: None,
+            refused: None,
             next_sign_ns: nanoseconds(SIGN_OF_LIFE),
         })
     }
@@ -231,20 +248,44 @@ impl<'a> Exchange<'a> {
 
     /// Publishes and receives until `is_over`.
     fn pump(&mut self, is_over: impl Fn(&Self) -> bool) -> Result<()> {
+        let refusals = |exchange: &Self| exchange.refused.as_ref().map_or(0, |refused| refused.count);
         let mut progress = (self.done, self.now_ns());
+        let mut answer = (refusals(self), progress.1);
         while !is_over(self) {
             let now_ns = self.now_ns();
             if progress.0 != self.done {
                 progress = (self.done, now_ns);
-            } else if now_ns - progress.1 > nanoseconds(STALL) {
+            }
+            if answer.0 != refusals(self) {
+                answer = (refusals(self), now_ns);
+            }
+            if now_ns - progress.1.max(answer.1) > nanoseconds(STALL) {
                 bail!("{} messages are outstanding and nothing came for {STALL:?}", self.outstanding());
+            }
+            if now_ns - progress.1 > nanoseconds(REFUSED_MAX) {
+                bail!("the server has had no room for {REFUSED_MAX:?}");
             }
             if now_ns >= self.next_sign_ns {
                 self.next_sign_ns = now_ns + nanoseconds(SIGN_OF_LIFE);
                 self.say_alive()?;
             }
+            self.publish_again()?;
             self.publish()?;
             self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what was refused and is due.
+    fn publish_again(&mut self) -> Result<()> {
+        let now_ns = self.now_ns();
+        let Some(refused) = &mut self.refused else { return Ok(()) };
+        while let Some(&(due_ns, i, slot)) = refused.due.first()
+            && due_ns <= now_ns
+        {
+            refused.due.pop_first();
+            self.conns[i].push(self.flows[i].frame_again(slot));
+            self.conns[i].flush(&self.poller).map_err(|gone| over(i, &gone))?;
         }
         Ok(())
     }
@@ -278,13 +319,9 @@ impl<'a> Exchange<'a> {
             flow.take_slots(count, now_ns, self.plan.dialect.has_receipts(), &mut self.slots);
             let mut slots = self.slots.as_slice();
             while !slots.is_empty() {
-                let turn = flow.turn;
-                flow.turn = (turn + 1) % flow.publishes.len();
-                let publishes = &mut flow.publishes[turn];
-                let (now, later) = slots.split_at(slots.len().min(publishes.copies()));
-                self.conns[i].push(publishes.frames(now));
-                flow.counts[turn] += now.len() as u64;
-                slots = later;
+                let (frames, count) = flow.next_frames(slots);
+                self.conns[i].push(frames);
+                slots = &slots[count..];
             }
             self.conns[i].flush(&self.poller).map_err(|gone| over(i, &gone))?;
         }
@@ -318,7 +355,7 @@ impl<'a> Exchange<'a> {
         let number = i % self.flows.len();
         let (flow, recorder) = (&mut self.flows[number], &mut self.recorder);
         let (strays, redelivered, complaint) = (&mut self.strays, &mut self.redelivered, &mut self.complaint);
-        let late_acks = &mut self.late_acks;
+        let (late_acks, refused) = (&mut self.late_acks, &mut self.refused);
         let before = plan.outstanding(flow);
         // One look at the clock per read, at its first frame: parsing the others is not the server's latency.
         let mut read_at_ns = None;
@@ -339,6 +376,10 @@ impl<'a> Exchange<'a> {
                         None => *strays += 1,
                     },
                     Heard::LateAck => *late_acks += 1,
+                    Heard::Overloaded { slot, retry_ms, words } => match refused {
+                        Some(refused) => refused.note((now_ns, retry_ms), number, slot),
+                        None => drop(complaint.get_or_insert(words)),
+                    },
                     Heard::Complaint(words) => drop(complaint.get_or_insert(words)),
                 }
             })
@@ -377,6 +418,13 @@ impl<'a> Exchange<'a> {
             duplicated: self.strays + self.flows.iter().map(excess).sum::<u64>(),
             ..Faults::default()
         }
+    }
+}
+
+impl Refused {
+    fn note(&mut self, (now_ns, retry_ms): (u64, u64), flow: usize, slot: u64) {
+        self.count += 1;
+        self.due.insert((now_ns + retry_ms.max(1) * 1_000_000, flow, slot));
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     Refuses,
     /// Answers a publish that wants a receipt with an error.
     NotSupported,
+    /// Has no room for every third publish that wants a receipt.
+    Overloaded,
     /// Answers every hundredth publish with no receipt.
     Forgets,
 }
@@ -56,6 +58,7 @@ pub(crate) fn start(wire: Wire, fault: Fault) -> u16 {
                 waiting: waiting.clone(),
                 kept: kept.clone(),
                 published: 0,
+                refused: 0,
             };
             thread::spawn(move || peer.serve(stream));
         }
@@ -70,6 +73,7 @@ struct Peer {
     waiting: Waiting,
     kept: Kept,
     published: u64,
+    refused: u64,
 }
 
 impl Peer {
@@ -173,6 +177,12 @@ impl Peer {
         message.extend_from_slice(&[to, payload].concat());
         if referenced && self.fault == Fault::NotSupported {
             let error = [b"\0\xfb\xdd\x05\x0dnot_supported\x05level\0".as_slice()].concat();
+            return self.send(stream, &frame(0x85, &error));
+        }
+        if referenced && self.fault == Fault::Overloaded && (self.published + self.refused).is_multiple_of(3)
+        {
+            self.refused += 1;
+            let error = [b"\x01", &body[8..9], b"\xfb\xdf\x05\x0aoverloaded\x04full\x02"].concat();
             return self.send(stream, &frame(0x85, &error));
         }
         if referenced {

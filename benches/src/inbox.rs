@@ -159,7 +159,7 @@ pub(crate) fn replay(port: u16, user: &str, expected: u64, batch: bool) -> Resul
             Heard::Message { repeat: true } => redelivered += 1,
             Heard::Message { repeat: false } => received += 1,
             Heard::Receipt(_) | Heard::LateAck => {}
-            Heard::Complaint(words) => drop(complaint.get_or_insert(words)),
+            Heard::Overloaded { words, .. } | Heard::Complaint(words) => drop(complaint.get_or_insert(words)),
         });
         let taken = taken.map_err(|gone| anyhow::anyhow!("the connection is over: {gone:?}"))?;
         if let Some(complaint) = complaint {

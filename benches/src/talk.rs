@@ -51,6 +51,8 @@ pub(crate) enum Heard {
     },
     /// An ack named nothing that is in flight: at-least-once allows that, too.
     LateAck,
+    /// There was no room for the publish in this slot: to be published again after so long. Words for people.
+    Overloaded { slot: u64, retry_ms: u64, words: String },
     /// An error or anything unknown, for people.
     Complaint(String),
 }

@@ -80,6 +80,22 @@ fn a_fill_publishes_its_count_to_the_addresses_in_turn() {
 }
 
 #[test]
+fn a_fill_publishes_again_what_found_no_room() {
+    let mut plan = plan(Level::Stored, false, 8, Fault::Overloaded);
+    plan.addresses = (0..2).map(|i| (0..3).map(|k| format!("user/f{i}{k}")).collect()).collect();
+    let filled = fill(&plan, 100).unwrap();
+    for (i, counts) in filled.counts.iter().enumerate() {
+        assert_eq!(counts.iter().sum::<u64>(), 100);
+        for (k, &count) in counts.iter().enumerate() {
+            let replay = crate::inbox::replay(plan.port, &format!("f{i}{k}"), count, false).unwrap();
+            assert_eq!(replay.received, count, "each message is in the inbox it was for");
+        }
+    }
+    let error = format!("{:#}", run(&plan, interval(), || Ok(())).unwrap_err());
+    assert!(error.contains("error 1503 overloaded: full"), "a measured run is none any more: {error}");
+}
+
+#[test]
 fn a_run_goes_on_until_enough_bytes_are_acknowledged() {
     let interval = Interval { measure: Duration::from_millis(1), bytes_min: 100_000, ..interval() };
     let outcome = run(&plan(Level::Stored, false, 64, Fault::None), interval, || Ok(())).unwrap();

@@ -29,6 +29,8 @@ const ACK_WANTED: u16 = 2048;
 
 /// What an ack names is not in flight to this session: told without harm.
 const NOT_IN_FLIGHT: u64 = 1430;
+/// There is no room for a publish.
+const OVERLOADED: u64 = 1503;
 
 /// Bytes of a frame before its body.
 const PREFIX_BYTES: usize = 6;
@@ -162,17 +164,28 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 fn complaint(frame: &[u8]) -> Heard {
     let words = frame.get(PREFIX_BYTES..).filter(|_| frame.first() == Some(&0x85)).and_then(error);
     match words {
-        Some((NOT_IN_FLIGHT, _)) => Heard::LateAck,
-        Some((_, words)) => Heard::Complaint(words),
+        Some(Error { code: NOT_IN_FLIGHT, .. }) => Heard::LateAck,
+        Some(Error { code: OVERLOADED, reference: Some(slot), retry_ms, words }) => {
+            Heard::Overloaded { slot, retry_ms, words }
+        }
+        Some(Error { words, .. }) => Heard::Complaint(words),
         None => Heard::Complaint(printable(frame)),
     }
 }
 
-/// Code and words of an error frame.
-fn error(body: &[u8]) -> Option<(u64, String)> {
+struct Error {
+    reference: Option<u64>,
+    code: u64,
+    words: String,
+    retry_ms: u64,
+}
+
+fn error(body: &[u8]) -> Option<Error> {
     let (&referenced, mut rest) = body.split_first()?;
+    let mut reference = None;
     if referenced == 1 {
-        rest = varint(rest)?.1;
+        let (slot, behind) = varint(rest)?;
+        (reference, rest) = (Some(slot), behind);
     }
     let (code, rest) = varint(rest)?;
     let text = |bytes| -> Option<(String, _)> {
@@ -181,8 +194,9 @@ fn error(body: &[u8]) -> Option<(u64, String)> {
         Some((String::from_utf8_lossy(text).into_owned(), rest))
     };
     let (name, rest) = text(rest)?;
-    let (message, _) = text(rest)?;
-    Some((code, format!("error {code} {name}: {message}")))
+    let (message, rest) = text(rest)?;
+    let (retry_ms, _) = varint(rest)?;
+    Some(Error { reference, code, words: format!("error {code} {name}: {message}"), retry_ms })
 }
 
 #[cfg(test)]

@@ -88,6 +88,10 @@ pub const DEDUP_WINDOW_MS: u64 = 120_000;
 /// Addresses one policy verdict may fan out to. More: the verdict counts as a failure of the policy.
 pub const FANOUT_MAX: usize = 64;
 
+/// How long a connection waits, unread, for room in the journal with a publish that is to be kept, in milliseconds.
+/// Longer: its publishes are refused with `overloaded` until there is room.
+pub const JOURNAL_WAIT_MS: u64 = 5_000;
+
 /// Recipients whose acks one message may wait for. More: `too_many_recipients`.
 pub const ACKED_RECIPIENTS_MAX: usize = 1_000;
 

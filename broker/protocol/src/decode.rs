@@ -13,7 +13,7 @@ mod server_json;
 
 pub use binary::binary;
 pub(crate) use check::PRIORITY_MAX;
-pub use frames::{BinaryFrames, JsonFrames, binary_frames, json_frames};
+pub use frames::{BinaryFrames, Frames, JsonFrames, binary_frames, json_frames};
 pub use json::json;
 pub use server_binary::server_binary;
 pub use server_json::server_json;

@@ -140,14 +140,63 @@ fn restore_sessions(store: &dyn Store, resumes: &Resumes, now_unix_ms: u64) -> R
     store.commit(&writes, Durability::Buffered)
 }
 
-/// A store in memory, for tests; its threads end with the process.
+/// Stores in memory, for tests; their threads end with the process.
 #[cfg(test)]
-pub(crate) fn in_memory(clock: Clock, mailboxes: &Arc<Mailboxes>) -> (Arc<dyn Store>, Journal) {
-    let store: Arc<dyn Store> = Arc::new(waspmq_store::MemoryStore::new(Bounds::default()));
-    let options = JournalOptions::new(Arc::new(move || clock.now().unix_ms));
-    let answers = Arc::new(ToWorkers(mailboxes.clone()));
-    let (journal, _threads) = Journal::start(store.clone(), options, answers).unwrap();
-    (store, journal)
+pub(crate) mod in_memory {
+    use super::*;
+    use std::sync::{Condvar, Mutex};
+
+    pub(crate) fn open(clock: Clock, mailboxes: &Arc<Mailboxes>) -> (Arc<dyn Store>, Journal) {
+        start(clock, usize::MAX, ToWorkers(mailboxes.clone()))
+    }
+
+    /// One whose journal is busy with so many writes and gives no room back while the gate is shut.
+    pub(crate) fn open_behind(
+        gate: &Arc<Gate>,
+        entries_max: usize,
+        (clock, mailboxes): (Clock, &Arc<Mailboxes>),
+    ) -> (Arc<dyn Store>, Journal) {
+        start(clock, entries_max, Gated { gate: gate.clone(), inner: ToWorkers(mailboxes.clone()) })
+    }
+
+    fn start(clock: Clock, entries_max: usize, answers: impl Answers + 'static) -> (Arc<dyn Store>, Journal) {
+        let store: Arc<dyn Store> = Arc::new(waspmq_store::MemoryStore::new(Bounds::default()));
+        let options = JournalOptions::new(Arc::new(move || clock.now().unix_ms));
+        let options = JournalOptions { entries_max: options.entries_max.min(entries_max), ..options };
+        let (journal, _threads) = Journal::start(store.clone(), options, Arc::new(answers)).unwrap();
+        (store, journal)
+    }
+
+    /// What a writer that has something to answer waits for.
+    #[derive(Debug, Default)]
+    pub(crate) struct Gate {
+        is_shut: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Gate {
+        pub(crate) fn set_shut(&self, is_shut: bool) {
+            *self.is_shut.lock().unwrap() = is_shut;
+            self.changed.notify_all();
+        }
+    }
+
+    struct Gated {
+        gate: Arc<Gate>,
+        inner: ToWorkers,
+    }
+
+    impl Answers for Gated {
+        fn committed(&self, worker: u8, tokens: &[u64], result: Result<(), StoreError>) {
+            let is_shut = self.gate.is_shut.lock().unwrap();
+            drop(self.gate.changed.wait_while(is_shut, |is_shut| *is_shut).unwrap());
+            self.inner.committed(worker, tokens, result);
+        }
+
+        fn room(&self, worker: u8) {
+            self.inner.room(worker);
+        }
+    }
 }
 
 /// Tells workers what became of their writes.
@@ -158,5 +207,9 @@ impl Answers for ToWorkers {
     fn committed(&self, worker: u8, tokens: &[u64], result: Result<(), StoreError>) {
         let result = result.map_err(|error| storage_error(&error));
         self.0.answer(worker, Entry::Stored { tokens: tokens.into(), result });
+    }
+
+    fn room(&self, worker: u8) {
+        self.0.answer(worker, Entry::Room);
     }
 }

@@ -31,6 +31,7 @@ mod publish;
 mod receipts;
 mod recipients;
 mod resume;
+mod room;
 mod segment;
 mod subscribe;
 mod tasks;
@@ -60,6 +61,7 @@ use receipts::Receipts;
 use recipients::Recipients;
 use segment::Encoder;
 use slab::Slab;
+use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,6 +71,7 @@ use waspmq_core::SessionId;
 use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
 use waspmq_core::policy::BySettings;
+use waspmq_core::publish::Plan;
 use waspmq_core::registry::Registry;
 use waspmq_core::settings::Rules;
 use waspmq_policy::{Host, WorkerRouting};
@@ -145,6 +148,10 @@ pub(crate) struct Worker {
     run: Vec<Arc<Batch>>,
     /// The batch of the connection that is read at the moment.
     open: Option<OpenBatch>,
+    /// What was decided about the publish that is taken next, when it waited for room.
+    planned: Option<Plan>,
+    /// Connections that wait for room in the journal.
+    waiting: BTreeSet<u32>,
     receipts: Receipts,
     tracker: Tracker,
     acking: BySettings,
@@ -194,6 +201,8 @@ impl Worker {
             control: Control::default(),
             run: Vec::new(),
             open: None,
+            planned: None,
+            waiting: BTreeSet::new(),
             receipts: Receipts::default(),
             tracker: Tracker::new(Bounds::default(), u64::from(number) + 1),
             acking: BySettings,
@@ -277,14 +286,5 @@ impl Worker {
             self.outbox.mark(&mut connection);
             self.put_back(number, connection);
         }
-    }
-
-    /// What to wait for before this connection is read again because it owes too much.
-    fn pause(&mut self, number: u32, stream: &Rc<TcpStream>) -> Option<Rc<Notify>> {
-        let connection = self.connections.get_mut(number as usize)?.as_mut()?;
-        if !Rc::ptr_eq(&connection.stream, stream) || !connection.out.owes_much() {
-            return None;
-        }
-        Some(connection.paused.get_or_insert_default().clone())
     }
 }

@@ -43,6 +43,10 @@ pub trait Answers: Send + Sync {
     /// What became of these writes of one worker. With `Ok` they are on stable storage. Called once for each worker and
     /// result of a commit.
     fn committed(&self, worker: u8, tokens: &[u64], result: Result<(), StoreError>);
+
+    /// The journal is not busy any more, for a worker that waits for this, see [`Journal::await_room`]. It may be again
+    /// by now.
+    fn room(&self, _worker: u8) {}
 }
 
 /// Work for a reader's thread.
@@ -54,7 +58,8 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// The bounds of a journal.
 #[derive(Clone)]
 pub struct JournalOptions {
-    /// Writes that may wait, for the log or for the store. More: [`Journal::has_room`] says no; at twice as many a push is refused.
+    /// Writes that may wait, for the log or for the store, before publishers should: [`Journal::is_busy`]. At one and a half
+    /// times as many [`Journal::has_room`] says no, at twice as many a push is refused.
     pub entries_max: usize,
     /// Bytes of the writes that may wait. As above.
     pub bytes_max: usize,
@@ -145,6 +150,18 @@ impl Journal {
         Ok((Self { queue: queue.clone(), meters }, JournalThreads { queue, readers }))
     }
 
+    /// Whether publishers should wait before they push more, so that nobody has to be refused. One that does asks
+    /// [`Self::await_room`].
+    pub fn is_busy(&self) -> bool {
+        self.queue.is_busy()
+    }
+
+    /// Has a worker, one of at most 64, told once by [`Answers::room`] when the journal is not busy any more. False when it
+    /// is not busy now; it may be told nevertheless.
+    pub fn await_room(&self, worker: u8) -> bool {
+        self.queue.await_room(worker)
+    }
+
     /// Whether there is room for more. Never blocks; a push right behind it is taken, also when others pushed between.
     pub fn has_room(&self) -> bool {
         self.queue.has_room()
@@ -191,9 +208,19 @@ fn start_writers(
         let (backlog, (queue, meters, readers)) = (Arc::<Backlog>::default(), parts());
         let segments = appender.segments();
         let logged = Logged { appender, backlog: backlog.clone() };
-        let (store, options) = (store.clone(), options.clone());
-        let applier =
-            Applier { store, options, backlog, segments, queue, meters, readers, applied, synced: applied };
+        let (store, options, answers) = (store.clone(), options.clone(), answers.clone());
+        let applier = Applier {
+            store,
+            options,
+            answers,
+            backlog,
+            segments,
+            queue,
+            meters,
+            readers,
+            applied,
+            synced: applied,
+        };
         // When this or the next thread does not start, `logged` is dropped, which ends the applier.
         applier.start().map(|()| logged)
     });

@@ -155,6 +155,12 @@ fn errors_are_told_in_words() {
     let late = Reject::new(Code::NotInFlight, "nothing to acknowledge");
     let late = heard(&[control(&server::Frame::Error { reference: None, reject: late })]).0;
     assert_eq!(late, [Heard::LateAck]);
+    for slot in [7, 70_000] {
+        let full = Reject::new(Code::Overloaded, "full").retry_after(300);
+        let (seen, _) = heard(&[control(&server::Frame::Error { reference: Some(slot), reject: full })]);
+        let words = "error 1503 overloaded: full".to_owned();
+        assert_eq!(seen, [Heard::Overloaded { slot, retry_ms: 300, words }]);
+    }
     let cut = heard(&[vec![0x85, 1, 1, 0, 0, 0, 1]]).0;
     assert!(matches!(cut.as_slice(), [Heard::Complaint(_)]), "{cut:?}");
     let (seen, _) = heard(&[control(&server::Frame::Pong), vec![0x90, 1, 0, 0, 0, 0]]);

@@ -6,6 +6,12 @@ use crate::error::{DecodeError, Problem};
 use crate::limits::BAD_FRAMES_MAX;
 use crate::wire;
 
+/// What [`json_frames`] and [`binary_frames`] give.
+pub trait Frames<'a>: Iterator<Item = Result<Frame<'a>, DecodeError>> {
+    /// What of the message has not been read: the frames that come next.
+    fn rest(&self) -> &'a [u8];
+}
+
 /// Reads consecutive JSON values, each a frame, with any white space between them: one frame over several
 /// lines is as good as one frame per line.
 ///
@@ -49,6 +55,12 @@ impl<'a> Iterator for JsonFrames<'a> {
     }
 }
 
+impl<'a> Frames<'a> for JsonFrames<'a> {
+    fn rest(&self) -> &'a [u8] {
+        self.rest.as_bytes()
+    }
+}
+
 /// Reads concatenated binary frames.
 ///
 /// A frame that is whole but not valid yields an error and reading goes on behind it. At an incomplete frame,
@@ -88,5 +100,36 @@ impl<'a> Iterator for BinaryFrames<'a> {
             }
         }
         Some(frame)
+    }
+}
+
+impl<'a> Frames<'a> for BinaryFrames<'a> {
+    fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a message from each of its frames on: what is left of it gives the frames that are left.
+    fn check<'a, F: Frames<'a>>(message: &'a [u8], read: impl Fn(&'a [u8]) -> F, count: usize) {
+        let all: Vec<_> = read(message).collect();
+        assert_eq!(all.len(), count);
+        let mut frames = read(message);
+        for begun in 0..count {
+            assert_eq!(read(frames.rest()).collect::<Vec<_>>(), all[begun..], "{begun}");
+            frames.next();
+        }
+        assert_eq!((frames.rest().trim_ascii(), frames.next()), (&[][..], None));
+    }
+
+    #[test]
+    fn what_is_left_of_a_message_is_a_message() {
+        let text = b"{\"type\":\"ping\"}\n {\"type\":\"nonsense\"}{\"type\":\"disconnect\"}\n";
+        check(text, json_frames, 3);
+        let ping = [0x0e, 1, 0, 0, 0, 0];
+        check(&[ping, [0x7f, 1, 0, 0, 0, 0], ping].concat(), binary_frames, 3);
     }
 }

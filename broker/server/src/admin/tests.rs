@@ -26,7 +26,7 @@ const ELSEWHERE: &str = "192.0.2.1:50000";
 
 pub(crate) fn control() -> Control {
     let (clock, mailboxes) = (Clock::new(), Arc::new(Mailboxes::new(2)));
-    let (store, journal) = crate::storage::in_memory(clock, &mailboxes);
+    let (store, journal) = crate::storage::in_memory::open(clock, &mailboxes);
     Control {
         clock,
         node: "node-1".into(),

@@ -1,5 +1,6 @@
 //! What is stored, and how the journal that stores it gets on.
 
+use super::broker::Workers;
 use super::encode::{Observed, counter, described, gauge, histogram, histogram_of};
 use crate::control::Control;
 use prometheus_client::collector::Collector;
@@ -13,11 +14,12 @@ const NO_LABELS: [(&str, &str); 0] = [];
 #[derive(Debug)]
 pub(crate) struct Stored {
     control: Control,
+    workers: Workers,
 }
 
 impl Stored {
-    pub(crate) const fn new(control: Control) -> Self {
-        Self { control }
+    pub(crate) fn new(control: Control) -> Self {
+        Self { workers: Workers::new(control.clone()), control }
     }
 }
 
@@ -42,6 +44,8 @@ impl Collector for Stored {
         counter(encoder, metric, [(NO_LABELS, journal.lost)])?;
         let metric = described("journal_refused", "Writes and readings for which there was no room");
         counter(encoder, metric, [(NO_LABELS, journal.refused)])?;
+        let metric = described("journal_waits", "Connections that were not read because there was no room");
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.journal_waits))])?;
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let metric = described("journal_queue", "Bytes of writes that wait for a commit");
         gauge(encoder, metric.in_unit(&Unit::Bytes), [(NO_LABELS, count(journal.queue_bytes))])?;

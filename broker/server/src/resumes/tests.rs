@@ -7,7 +7,7 @@ use std::sync::Arc;
 use waspmq_core::Stream;
 
 fn journal() -> Journal {
-    crate::storage::in_memory(Clock::new(), &Arc::new(Mailboxes::new(1))).1
+    crate::storage::in_memory::open(Clock::new(), &Arc::new(Mailboxes::new(1))).1
 }
 
 fn name(text: &str) -> Name {

@@ -5,6 +5,7 @@ use super::catchup::Catching;
 use super::counters::Ended;
 use super::presence::Watches;
 use super::publish::Target;
+use super::room::Held;
 use super::segment::{Encoding, Shared};
 use crate::resumes::TokenHash;
 use std::net::SocketAddr;
@@ -89,8 +90,12 @@ pub(crate) struct Connection {
     pub(crate) dirty: bool,
     /// Whether a task waits until the socket takes bytes again.
     pub(crate) blocked: bool,
-    /// Present while the connection is not read because it owes too much.
+    /// Present while the task that reads the connection waits for room.
     pub(crate) paused: Option<Rc<Notify>>,
+    /// A publish that waits for room in the journal, with everything behind it; the connection is not read meanwhile.
+    pub(crate) held: Option<Box<Held>>,
+    /// Until when this connection waits for room in the journal, while there is none for what it publishes.
+    pub(crate) waits_until_us: Option<u64>,
     /// Messages dropped because the outbound queue was full.
     pub(crate) dropped: u64,
 }
@@ -137,6 +142,8 @@ impl Connection {
             dirty: false,
             blocked: false,
             paused: None,
+            held: None,
+            waits_until_us: None,
             dropped: 0,
         }
     }

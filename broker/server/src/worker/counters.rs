@@ -158,6 +158,8 @@ pub struct Counters {
     pub connection_duration_us: Latency,
     pub handshakes_refused: Count,
     pub published: Published,
+    /// Connections that began to wait, unread, for room in the journal.
+    pub journal_waits: Count,
     /// Messages completely written to a connection.
     pub delivered: ByKind,
     /// Messages that met a full outbound queue, or made room in one.

@@ -274,4 +274,4 @@ impl Encoded {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

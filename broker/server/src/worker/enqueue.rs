@@ -59,7 +59,7 @@ impl Worker {
     ) -> Result<Enqueued, Reject> {
         let Outgoing { mut batch, picks, settings, excluded, token, is_promised } = outgoing;
         let targets = locked.targets(&batch.to);
-        let is_kept = is_kept(&batch, settings, &targets);
+        let is_kept = is_kept((&batch.to, batch.level), settings.keep, || targets.recipients);
         if batch.level == Level::Stored && !is_kept {
             return Err(not_stored(&batch.to));
         }
@@ -211,14 +211,12 @@ pub(super) fn not_stored(to: &Address) -> Reject {
     Reject::new(Code::NotStored, format!("{to} keeps no messages, so level `stored` cannot be reached"))
 }
 
-/// Whether a batch is stored.
-fn is_kept(batch: &Batch, settings: &Settings, targets: &Targets) -> bool {
-    match settings.keep {
+/// Whether a message is stored; `recipients` counts who listens to its address.
+pub(super) fn is_kept((to, level): (&Address, Level), keep: Keep, recipients: impl Fn() -> u32) -> bool {
+    match keep {
         Keep::Never => false,
-        Keep::Requested => batch.level == Level::Stored,
-        Keep::Offline => {
-            batch.level == Level::Stored || batch.to.kind() == Kind::User && targets.recipients == 0
-        }
+        Keep::Requested => level == Level::Stored,
+        Keep::Offline => level == Level::Stored || to.kind() == Kind::User && recipients() == 0,
         Keep::Always => true,
     }
 }

@@ -3,6 +3,7 @@
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
+use super::publish::Taken;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
 use crate::phase::Phase;
@@ -14,12 +15,13 @@ use waspmq_core::access::Action;
 use waspmq_core::session::Request;
 use waspmq_core::{Address, Close, Code, Name, Reject};
 use waspmq_protocol::client::Frame;
-use waspmq_protocol::{DecodeError, From, Profile, decode, server};
+use waspmq_protocol::decode::{self, Frames};
+use waspmq_protocol::{From, Profile, server};
 use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
 use waspmq_transport::{http, origin};
 
 /// Connections that hold less are left alone when the worker's bound of unfinished bytes is reached.
-const HELD_FLOOR_BYTES: usize = 4 * 1024;
+pub(super) const HELD_FLOOR_BYTES: usize = 4 * 1024;
 
 /// What the task of a connection does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,10 @@ impl Worker {
         let kept = connection.partial.len();
         let Some((front, rest)) = buffer.split_at_mut_checked(kept) else { return Next::Gone };
         front.copy_from_slice(&connection.partial);
-        let room = rest.len();
+        // What cannot be handled has to be held.
+        let most = if self.shared.journal.is_busy() { HELD_FLOOR_BYTES } else { READ_BYTES };
+        let room = rest.len().min(most);
+        let Some(rest) = rest.get_mut(..room) else { return Next::Gone };
         let count = match connection.stream.try_read(rest) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
@@ -108,14 +113,19 @@ impl Worker {
             other => return self.take_end(connection, other.map(|_| ())),
         };
         let now = self.heard(connection, count);
+        self.take_partial(connection, now);
+        after_read(connection, count < room)
+    }
+
+    /// Handles the complete part of what the connection's own buffer has.
+    pub(super) fn take_partial(&mut self, connection: &mut Connection, now: Moment) {
         let mut partial = std::mem::take(&mut connection.partial);
         let consumed = self.take_bytes(connection, &mut partial, now);
         partial.drain(..consumed);
         connection.partial = if partial.is_empty() { Vec::new() } else { partial };
-        after_read(connection, count < room)
     }
 
-    fn heard(&self, connection: &mut Connection, count: usize) -> Moment {
+    pub(super) fn heard(&self, connection: &mut Connection, count: usize) -> Moment {
         let now = self.shared.clock.now();
         connection.heard_us = now.us;
         connection.pinged = false;
@@ -152,7 +162,7 @@ impl Worker {
                 None => return if connection.is_closing() { bytes.len() } else { 0 },
             }
         }
-        while connection.stage == Stage::Open {
+        while connection.stage == Stage::Open && connection.held.is_none() {
             let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { break };
             let limits = self.message_limits(connection);
             let mut decoder = std::mem::take(&mut connection.decoder);
@@ -240,10 +250,7 @@ impl Worker {
                     let message = format!("this connection's profile has {expected} messages");
                     return self.refuse(connection, None, Reject::new(Code::WrongProfile, message));
                 }
-                match connection.encoding.profile {
-                    Profile::Json => self.take_frames(connection, decode::json_frames(&data), now),
-                    Profile::Binary => self.take_frames(connection, decode::binary_frames(&data), now),
-                }
+                self.take_message(connection, &data, now);
             }
             Event::Ping(payload) => {
                 let mut pong = Vec::with_capacity(websocket::HEADER_MAX + payload.len());
@@ -270,15 +277,23 @@ impl Worker {
         self.close_with(connection, (violation.close_code(), &reason), Ended::Protocol);
     }
 
-    fn take_frames<'a>(
-        &mut self,
-        connection: &mut Connection,
-        frames: impl Iterator<Item = Result<Frame<'a>, DecodeError>>,
-        now: Moment,
-    ) {
-        for frame in frames {
+    pub(super) fn take_message(&mut self, connection: &mut Connection, data: &[u8], now: Moment) {
+        match connection.encoding.profile {
+            Profile::Json => self.take_frames(connection, decode::json_frames(data), now),
+            Profile::Binary => self.take_frames(connection, decode::binary_frames(data), now),
+        }
+    }
+
+    fn take_frames<'a>(&mut self, connection: &mut Connection, mut frames: impl Frames<'a>, now: Moment) {
+        loop {
+            let rest = frames.rest();
+            let Some(frame) = frames.next() else { return };
             match frame {
-                Ok(Frame::Publish(publish)) => self.handle_publish(connection, &publish, now),
+                Ok(Frame::Publish(publish)) => {
+                    if self.handle_publish(connection, &publish, now) == Taken::Waits {
+                        return self.hold(connection, rest);
+                    }
+                }
                 Ok(frame) => {
                     self.finish_batch(connection);
                     let reference = frame.reference();
@@ -431,8 +446,9 @@ impl Worker {
     }
 
     /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed.
-    fn charge_held(&mut self, connection: &mut Connection) {
-        let held = connection.partial.capacity() + connection.decoder.held_bytes();
+    pub(super) fn charge_held(&mut self, connection: &mut Connection) {
+        let frames = connection.held.as_ref().map_or(0, |held| held.size_bytes());
+        let held = connection.partial.capacity() + connection.decoder.held_bytes() + frames;
         self.held_bytes = self.held_bytes + held - connection.held_bytes;
         connection.held_bytes = held;
         if self.held_bytes > self.shared.settings.inbound_bytes_max && held > HELD_FLOOR_BYTES {

@@ -212,6 +212,11 @@ impl Worker {
     pub(super) fn start_closing(&mut self, connection: &mut Connection, reason: Ended) {
         let deadline_us = self.shared.clock.now_us() + CLOSE_WAIT_US;
         connection.stage = Stage::Closing { deadline_us, reason };
+        // What a closing connection sends is skipped, and what it has sent and not been heard about, too.
+        connection.held = None;
+        if let Some(paused) = connection.paused.take() {
+            paused.notify_one();
+        }
         self.end_session(connection);
     }
 
@@ -349,6 +354,8 @@ impl Worker {
                             (now_us.saturating_sub(connection.opened_us) >= connect_us)
                                 .then_some(Late::Connect)?
                         }
+                        // It is not read, so it is not known to be silent.
+                        _ if connection.held.is_some() => return None,
                         _ if silent_us >= 2 * heartbeat_us => Late::Close,
                         _ if silent_us >= heartbeat_us && !connection.pinged => Late::Ping,
                         _ => return None,
@@ -480,4 +487,4 @@ pub(super) fn encode(encoding: Encoding, frame: &server::Frame, out: &mut Vec<u8
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -78,6 +78,8 @@ pub(crate) enum Entry {
     },
     /// A user has a session again: what waits for it is delivered.
     Online(Name),
+    /// The journal has room again, and connections of this worker wait for it.
+    Room,
     /// Leave service: `goaway` to every session, spread over the time given, then close.
     Drain {
         spread_ms: u64,

@@ -41,6 +41,7 @@ impl Worker {
                 }
             }
             Entry::Online(user) => self.handle_online(user),
+            Entry::Room => self.handle_room(),
             Entry::Drain { spread_ms } => self.begin_drain(spread_ms),
         }
         bytes

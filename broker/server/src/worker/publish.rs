@@ -25,27 +25,40 @@ use waspmq_protocol::{Content, server};
 
 /// An address with what holds for it.
 pub(super) type Target = (Address, Arc<Settings>);
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Done,
+    /// It is to be taken again when there is room: see [`super::room`].
+    Waits,
+}
+
 /// The connection that wants receipts, with its references by index of the message.
 type Asked<'a> = (Option<SessionId>, &'a [(u64, u16)]);
 
 impl Worker {
     /// Takes one message of the connection at hand.
-    pub(super) fn handle_publish(&mut self, connection: &mut Connection, publish: &Publish<'_>, now: Moment) {
+    pub(super) fn handle_publish(
+        &mut self,
+        connection: &mut Connection,
+        publish: &Publish<'_>,
+        now: Moment,
+    ) -> Taken {
+        let planned = self.planned.take();
         let known = connection.last_to.take().filter(|(last, _)| *last.as_str() == *publish.to);
         let is_last = known.is_some();
-        let refused = match known.map_or_else(|| self.target(&publish.to), Ok) {
-            Ok(target) => {
-                let done = Self::check_publish(connection, &target.0, is_last)
-                    .and_then(|()| self.publish_to(connection, (&target, publish), now));
-                connection.last_to = Some(target);
-                done.err()
-            }
-            Err(reject) => Some(reject),
-        };
-        if let Some(reject) = refused {
+        let taken = known.map_or_else(|| self.target(&publish.to), Ok).and_then(|target| {
+            let done = Self::check_publish(connection, &target.0, is_last)
+                .and_then(|()| self.publish_to(connection, (&target, publish), planned, now));
+            connection.last_to = Some(target);
+            done
+        });
+        taken.unwrap_or_else(|reject| {
             self.finish_batch(connection);
             self.refuse_publish(connection, publish.reference, &publish.to, reject);
-        }
+            Taken::Done
+        })
     }
 
     fn target(&self, to: &str) -> Result<Target, Reject> {
@@ -58,9 +71,38 @@ impl Worker {
         &mut self,
         connection: &mut Connection,
         (target, publish): (&Target, &Publish<'_>),
+        planned: Option<Plan>,
         now: Moment,
-    ) -> Result<(), Reject> {
-        let (to, settings) = target;
+    ) -> Result<Taken, Reject> {
+        let plan = match planned {
+            Some(plan) => plan,
+            None => self.plan(connection, (target, publish), now)?,
+        };
+        let as_addressed = match &plan.destination {
+            Destination::AsAddressed(pick) if publish.dedup.is_none() && publish.delay_ms == 0 => Some(*pick),
+            _ => None,
+        };
+        let is_open = |open: &OpenBatch| open.takes(&target.0, publish.exclude_self, plan.level);
+        if as_addressed.is_none() || !self.open.as_ref().is_some_and(is_open) {
+            self.finish_batch(connection);
+            if self.waits_for_journal(connection, (target, publish), &plan, now)? {
+                self.planned = Some(plan);
+                return Ok(Taken::Waits);
+            }
+        }
+        match as_addressed {
+            Some(pick) => self.append(connection, (target, publish), (&plan, pick), now)?,
+            None => self.publish_one(connection, (target, publish), &plan, now)?,
+        }
+        Ok(Taken::Done)
+    }
+
+    fn plan(
+        &mut self,
+        connection: &mut Connection,
+        ((to, settings), publish): (&Target, &Publish<'_>),
+        now: Moment,
+    ) -> Result<Plan, Reject> {
         let request = Request {
             to,
             payload: &publish.payload,
@@ -75,35 +117,37 @@ impl Worker {
             unix_ms: now.unix_ms,
             now_us: now.us,
         };
-        let plan = publish::plan(&mut connection.session, &request, &mut self.routing)?;
-        match &plan.destination {
-            Destination::AsAddressed(pick) if publish.dedup.is_none() && publish.delay_ms == 0 => {
-                self.append(connection, (target, publish), (&plan, *pick), now)
-            }
-            _ => {
-                self.finish_batch(connection);
-                let identity = connection.session.identity().cloned();
-                let source = Source::of(connection, identity.as_ref(), publish.exclude_self, now);
-                let id = self.next_message_id(now);
-                let reference = publish.reference.filter(|_| publish.ack != Level::None);
-                let asker = match (reference, connection.asker) {
-                    (Some(reference), Some(asker)) => {
-                        Asker::Session { id: asker, references: smallvec![(reference, id)] }
-                    }
-                    _ => Asker::Nobody,
-                };
-                let alone = Alone { target, plan: &plan, publish, id, source };
-                if let Some(published) = self.publish_alone(&alone, asker)?
-                    && let Some(reference) = reference
-                {
-                    self.send(connection, &receipt(reference, published));
-                }
-                Ok(())
-            }
-        }
+        publish::plan(&mut connection.session, &request, &mut self.routing)
     }
 
-    /// Puts a message into the open batch, or into a new one when its address or level differs.
+    /// Publishes a message that is not batched.
+    fn publish_one(
+        &mut self,
+        connection: &mut Connection,
+        (target, publish): (&Target, &Publish<'_>),
+        plan: &Plan,
+        now: Moment,
+    ) -> Result<(), Reject> {
+        let identity = connection.session.identity().cloned();
+        let source = Source::of(connection, identity.as_ref(), publish.exclude_self, now);
+        let id = self.next_message_id(now);
+        let reference = publish.reference.filter(|_| publish.ack != Level::None);
+        let asker = match (reference, connection.asker) {
+            (Some(reference), Some(asker)) => {
+                Asker::Session { id: asker, references: smallvec![(reference, id)] }
+            }
+            _ => Asker::Nobody,
+        };
+        let alone = Alone { target, plan, publish, id, source };
+        if let Some(published) = self.publish_alone(&alone, asker)?
+            && let Some(reference) = reference
+        {
+            self.send(connection, &receipt(reference, published));
+        }
+        Ok(())
+    }
+
+    /// Puts a message into the open batch, which takes it, or into a new one.
     fn append(
         &mut self,
         connection: &mut Connection,
@@ -111,8 +155,7 @@ impl Worker {
         (plan, pick): (&Plan, Option<Pick>),
         now: Moment,
     ) -> Result<(), Reject> {
-        if !self.open.as_ref().is_some_and(|open| open.takes(to, publish.exclude_self, plan.level)) {
-            self.finish_batch(connection);
+        if self.open.is_none() {
             let source = Source::of(connection, connection.session.identity(), publish.exclude_self, now);
             self.open = Some(OpenBatch::new((to.clone(), settings.clone()), plan.level, source));
         }

@@ -3,6 +3,7 @@
 //! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
 
 use super::inbound::Next;
+use super::room::Pause;
 use super::{Shared, Worker};
 use crate::listeners;
 use std::cell::RefCell;
@@ -136,11 +137,14 @@ fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
 /// Serves the input of one connection.
 async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
     loop {
-        wait_for_room(&worker, number, &stream).await;
-        if stream.readable().await.is_err() {
-            return;
-        }
-        let next = worker.borrow_mut().on_readable(number, &stream);
+        let next = if wait_for_room(&worker, number, &stream).await {
+            worker.borrow_mut().go_on(number, &stream)
+        } else {
+            if stream.readable().await.is_err() {
+                return;
+            }
+            worker.borrow_mut().on_readable(number, &stream)
+        };
         match next {
             Next::Read => {}
             Next::Yield => yield_now().await,
@@ -149,12 +153,16 @@ async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
     }
 }
 
-/// Back-pressure: while mailboxes are full or this peer does not read what it is owed, it is not read.
-async fn wait_for_room(worker: &Cell, number: u32, stream: &Rc<TcpStream>) {
-    let paused = worker.borrow_mut().pause(number, stream);
-    if let Some(paused) = paused {
-        paused.notified().await;
-    }
+/// Back-pressure: while mailboxes are full, the journal is for what this peer publishes, or the peer does not read what
+/// it is owed, it is not read. Gives whether it has sent something that waits.
+async fn wait_for_room(worker: &Cell, number: u32, stream: &Rc<TcpStream>) -> bool {
+    let has_held = loop {
+        let pause = worker.borrow_mut().pause(number, stream);
+        match pause {
+            Pause::Wait(paused, most) => drop(tokio::time::timeout(most, paused.notified()).await),
+            Pause::GoOn { has_held } => break has_held,
+        }
+    };
     let busy = worker.borrow().busy_workers();
     if !busy.is_empty() {
         let mailboxes = worker.borrow().shared.mailboxes.clone();
@@ -162,6 +170,7 @@ async fn wait_for_room(worker: &Cell, number: u32, stream: &Rc<TcpStream>) {
             mailboxes.of(busy).room().await;
         }
     }
+    has_held
 }
 
 async fn mail(worker: Cell) {

@@ -8,7 +8,7 @@ use super::metrics::Meters;
 use super::queue::Queue;
 use super::readers::Readers;
 use super::writer::{End, now};
-use super::{JournalOptions, Reading};
+use super::{Answers, JournalOptions, Reading};
 use crate::log::Segments;
 use crate::store::{Durability, Store, StoreError, Write};
 use std::collections::VecDeque;
@@ -31,6 +31,7 @@ const UNSYNCED_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub(super) struct Applier {
     pub(super) store: Arc<dyn Store>,
     pub(super) options: JournalOptions,
+    pub(super) answers: Arc<dyn Answers>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) segments: Arc<Segments>,
     pub(super) queue: Arc<Queue>,
@@ -81,7 +82,7 @@ impl Applier {
             }
             times.unsynced_bytes += unit.bytes;
             self.backlog.release(unit.bytes);
-            self.queue.release(unit.writes.len(), unit.bytes);
+            self.queue.release(unit.writes.len(), unit.bytes, &*self.answers);
             if !unit.readings.is_empty() {
                 self.readers.push(unit.readings.into_iter());
             }

@@ -1,10 +1,10 @@
 //! What waits for the writer.
 
 use super::pace::Company;
-use super::{Full, JournalOptions, Reading, Ticket};
+use super::{Answers, Full, JournalOptions, Reading, Ticket};
 use crate::store::Write;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(super) struct Queue {
     readings: AtomicUsize,
     /// As in `waiting`, for those who only look.
     is_closed: AtomicBool,
+    /// Workers, as bits, that are to be told when the queue is not busy any more.
+    awaited: AtomicU64,
     entries_max: usize,
     bytes_max: usize,
     readings_max: usize,
@@ -53,25 +55,50 @@ impl Queue {
             bytes: AtomicUsize::new(0),
             readings: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
+            awaited: AtomicU64::new(0),
             entries_max: options.entries_max,
             bytes_max: options.bytes_max,
             readings_max: options.readings_max,
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.is_below(1) && !self.is_closed.load(Ordering::Relaxed)
+    pub(super) fn is_busy(&self) -> bool {
+        !self.is_below(2) && !self.is_closed.load(Ordering::Relaxed)
     }
 
-    fn is_below(&self, times: usize) -> bool {
-        self.writes.load(Ordering::Relaxed) < self.entries_max.saturating_mul(times)
-            && self.bytes.load(Ordering::Relaxed) < self.bytes_max.saturating_mul(times)
+    pub(super) fn has_room(&self) -> bool {
+        self.is_below(3) && !self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether less than so many halves of the bounds wait.
+    fn is_below(&self, halves: usize) -> bool {
+        let of = |bound: usize| bound.saturating_mul(halves).div_ceil(2);
+        self.writes.load(Ordering::Relaxed) < of(self.entries_max)
+            && self.bytes.load(Ordering::Relaxed) < of(self.bytes_max)
+    }
+
+    /// Has a worker told when the queue is not busy any more. False when it is not busy now.
+    pub(super) fn await_room(&self, worker: u8) -> bool {
+        self.awaited.fetch_or(bit(worker), Ordering::Relaxed);
+        // Either this sees the room that is given back, or whoever gives it back sees the bit.
+        fence(Ordering::SeqCst);
+        self.is_busy()
+    }
+
+    /// Tells the workers that wait, when the queue is not busy any more.
+    fn offer_room(&self, answers: &dyn Answers) {
+        fence(Ordering::SeqCst);
+        if self.awaited.load(Ordering::Relaxed) == 0 || self.is_busy() {
+            return;
+        }
+        let awaited = self.awaited.swap(0, Ordering::Relaxed);
+        (0..64).filter(|&worker| awaited & bit(worker) != 0).for_each(|worker| answers.room(worker));
     }
 
     pub(super) fn push(&self, entry: Entry) -> Result<(), Full> {
         let mut waiting = self.waiting.lock().unwrap();
         let is_taken = match &entry {
-            Entry::Write { .. } => self.is_below(2),
+            Entry::Write { .. } => self.is_below(4),
             Entry::Read(_) => self.readings.load(Ordering::Relaxed) < self.readings_max,
         };
         if waiting.closed || !is_taken {
@@ -131,10 +158,11 @@ impl Queue {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives back the room of writes that were committed or failed.
-    pub(super) fn release(&self, writes: usize, bytes: usize) {
+    /// Gives back the room of writes that were committed or failed, and tells who waits for it.
+    pub(super) fn release(&self, writes: usize, bytes: usize, answers: &dyn Answers) {
         self.writes.fetch_sub(writes, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.offer_room(answers);
     }
 
     pub(super) fn release_reading(&self) {
@@ -169,4 +197,8 @@ impl Queue {
         let left = until.saturating_duration_since(Instant::now());
         self.ended.wait_timeout_while(waiting, left, |waiting| !waiting.ended).unwrap().0.ended
     }
+}
+
+const fn bit(worker: u8) -> u64 {
+    1 << (worker as u64 % 64)
 }

@@ -188,7 +188,7 @@ impl Writer {
         }
         let (handed, handed_bytes) = std::mem::take(&mut self.handed);
         self.meters.bytes(bytes);
-        self.queue.release(queued - handed, bytes - handed_bytes);
+        self.queue.release(queued - handed, bytes - handed_bytes, &*self.answers);
     }
 
     /// Commits the writes, which are handed on when there is a log. On an error they are as before.

@@ -3,7 +3,7 @@
 use crate::support::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position};
@@ -144,11 +144,24 @@ impl Store for Trying {
 
 pub(crate) type Answer = (u8, Vec<u64>, Result<(), StoreError>);
 
-struct Sent(Mutex<std::sync::mpsc::Sender<Answer>>);
+struct Sent(Mutex<Sender<Answer>>);
 
 impl Answers for Sent {
     fn committed(&self, worker: u8, tokens: &[u64], result: Result<(), StoreError>) {
         self.0.lock().unwrap().send((worker, tokens.to_vec(), result)).unwrap();
+    }
+}
+
+/// Hands on who is told that there is room.
+struct Room(Mutex<Sender<u8>>);
+
+impl Answers for Room {
+    fn committed(&self, _worker: u8, _tokens: &[u64], result: Result<(), StoreError>) {
+        assert_eq!(result, Ok(()));
+    }
+
+    fn room(&self, worker: u8) {
+        self.0.lock().unwrap().send(worker).unwrap();
     }
 }
 
@@ -254,11 +267,15 @@ fn a_full_queue_refuses() {
         start(store.clone(), JournalOptions { entries_max: 8, readings_max: 2, ..options() });
     store.hold(true);
     let mut pushed = 0;
+    let mut busy_at = None;
     while journal.has_room() {
+        if journal.is_busy() {
+            busy_at.get_or_insert(pushed);
+        }
         journal.push(message(pushed), ticket(0, pushed)).unwrap();
         pushed += 1;
     }
-    assert_eq!(pushed, 8);
+    assert_eq!((busy_at, pushed), (Some(8), 12), "publishers wait before anybody is refused");
     while journal.push(message(pushed), ticket(0, pushed)).is_ok() {
         pushed += 1;
     }
@@ -276,13 +293,49 @@ fn a_full_queue_refuses() {
     while journal.metrics().queue_entries > 0 {
         std::thread::yield_now();
     }
-    assert!(journal.has_room());
+    assert!(journal.has_room() && !journal.is_busy());
     stop(threads);
     assert!(!journal.has_room(), "what has ended promises nothing");
+    assert!(!journal.is_busy(), "nobody waits for what has ended");
     assert_eq!(journal.push(message(99), None), Err(Full), "it has ended");
     let metrics = journal.metrics();
     assert_eq!((metrics.writes, metrics.failures, metrics.lost), (16, 0, 0));
     assert_eq!(metrics.commit_seconds.counts.iter().sum::<u64>(), metrics.commits);
+}
+
+/// Fills a journal, has workers wait, and gives who was told once the store goes on.
+fn told_of_room(options: JournalOptions) -> Vec<u8> {
+    let store = Trying::new();
+    let (sender, told) = channel();
+    let options = JournalOptions { entries_max: 8, commit_entries_max: 2, ..options };
+    let (journal, threads) =
+        Journal::start(store.clone(), options, Arc::new(Room(Mutex::new(sender)))).unwrap();
+    assert!(!journal.await_room(5), "there is room now");
+    store.hold(true);
+    let mut pushed = 0;
+    while journal.has_room() {
+        journal.push(message(pushed), ticket(0, pushed)).unwrap();
+        pushed += 1;
+    }
+    for worker in [0, 2, 63, 2] {
+        assert!(journal.await_room(worker));
+    }
+    // Whoever came while there was room may be told, too, and is told by what was committed since.
+    let early: Vec<u8> = told.try_iter().collect();
+    assert!(early.is_empty() || early == [5], "{early:?}");
+    store.hold(false);
+    stop(threads);
+    let mut workers: Vec<u8> = early.into_iter().chain(told).collect();
+    workers.sort_unstable();
+    workers
+}
+
+#[test]
+fn who_waits_for_room_is_told_once() {
+    assert_eq!(told_of_room(options()), [0, 2, 5, 63]);
+    let directory = tempfile::tempdir().unwrap();
+    let log = Some(LogOptions::of_store(directory.path()));
+    assert_eq!(told_of_room(JournalOptions { log, ..options() }), [0, 2, 5, 63]);
 }
 
 #[test]

@@ -374,7 +374,7 @@ fn tickets_are_answered_while_the_store_fails() {
     }
     assert_eq!(
         (pushed, journal.metrics().queue_entries),
-        (8, 8),
+        (12, 12),
         "what the store does not have keeps its room"
     );
     let (sender, seen) = channel();
@@ -384,7 +384,7 @@ fn tickets_are_answered_while_the_store_fails() {
     }
     assert!(seen.try_recv().is_err(), "a reading waits for what was pushed before it");
     store.broken.store(false, Ordering::SeqCst);
-    assert_eq!(seen.recv().unwrap(), (0..8).collect::<Vec<_>>());
+    assert_eq!(seen.recv().unwrap(), (0..12).collect::<Vec<_>>());
     stop(threads);
     assert_eq!(journal.metrics().lost, 0);
 }

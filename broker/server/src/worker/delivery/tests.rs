@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::admin::tests::control;
+use crate::control::Control;
 use crate::worker::connection::{Connection, Stage};
 use crate::worker::counters::{Counters, Ended};
 use crate::worker::{Settings, Shared as WorkerShared};
@@ -18,16 +19,20 @@ use waspmq_protocol::client::Connect;
 const QUEUE_BYTES: usize = 1_000;
 
 /// One worker on a runtime that the test drives.
-struct Bench {
-    worker: Worker,
-    runtime: tokio::runtime::Runtime,
+pub(in crate::worker) struct Bench {
+    pub(in crate::worker) worker: Worker,
+    pub(in crate::worker) runtime: tokio::runtime::Runtime,
     offset: u64,
 }
 
 impl Bench {
     /// A worker on which `topic/t` has these settings.
-    fn new(overflow: Overflow, keep: Keep) -> Self {
-        let control = control();
+    pub(in crate::worker) fn new(overflow: Overflow, keep: Keep) -> Self {
+        Self::of(control(), overflow, keep)
+    }
+
+    /// The same as a part of a broker.
+    pub(in crate::worker) fn of(control: Control, overflow: Overflow, keep: Keep) -> Self {
         let of_topic =
             settings::Settings { overflow, keep, ..settings::Settings::of_kind(waspmq_core::Kind::Topic) };
         let shared = WorkerShared {
@@ -62,7 +67,7 @@ impl Bench {
     }
 
     /// A session that listens to everything, and its client's end.
-    fn connect(&mut self) -> (u32, TcpStream) {
+    pub(in crate::worker) fn connect(&mut self) -> (u32, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, remote) = listener.accept().unwrap();
@@ -94,7 +99,7 @@ impl Bench {
     }
 
     /// The next messages.
-    fn batch(&mut self, to: &str, level: Level, messages: &[(&str, u8, u64)]) -> Batch {
+    pub(in crate::worker) fn batch(&mut self, to: &str, level: Level, messages: &[(&str, u8, u64)]) -> Batch {
         let stream = Stream { shard: u16::from(to == "topic/t"), epoch: 1 };
         let mut batch = Batch {
             to: Address::parse(to).unwrap(),
@@ -145,7 +150,7 @@ impl Bench {
     }
 
     /// Lets the client read: the numbers of its messages, and its `overflow` frames.
-    fn read(&mut self, number: u32, client: &mut TcpStream) -> (Vec<u64>, Vec<String>) {
+    pub(in crate::worker) fn read(&mut self, number: u32, client: &mut TcpStream) -> (Vec<u64>, Vec<String>) {
         let _guard = self.runtime.enter();
         let has_more = |connection: &Connection| !connection.out.is_empty() || connection.out.has_reports();
         while self.worker.connections[number as usize].as_deref().is_some_and(has_more) {
@@ -313,7 +318,7 @@ fn window_of(messages_max: usize) -> Window {
 }
 
 impl Bench {
-    fn connection(&mut self, number: u32) -> &mut Connection {
+    pub(in crate::worker) fn connection(&mut self, number: u32) -> &mut Connection {
         self.worker.connections[number as usize].as_deref_mut().unwrap()
     }
 

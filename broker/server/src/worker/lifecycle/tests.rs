@@ -4,6 +4,7 @@ use crate::admin::tests::control;
 use crate::control::Control;
 use crate::listeners;
 use crate::phase::Phase;
+use crate::worker::counters::Counters;
 use crate::worker::{Settings, Shared, run};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -20,10 +21,10 @@ use waspmq_core::registry::{
 };
 use waspmq_core::{Name, SessionId, limits, registry};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(in crate::worker) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Two workers that listen on a free port.
-struct Workers {
+pub(in crate::worker) struct Workers {
     control: Control,
     address: SocketAddr,
     stop: watch::Sender<bool>,
@@ -32,8 +33,12 @@ struct Workers {
 
 impl Workers {
     fn start(login: LoginPolicy) -> Self {
-        let control =
-            Control { registry: Arc::new(Registry::new(7, 0).with_login_policy(login)), ..control() };
+        Self::of(control(), login)
+    }
+
+    /// The same as a part of a broker.
+    pub(in crate::worker) fn of(control: Control, login: LoginPolicy) -> Self {
+        let control = Control { registry: Arc::new(Registry::new(7, 0).with_login_policy(login)), ..control };
         control.phase.advance(Phase::Ready);
         let shared = Arc::new(Shared {
             clock: control.clock,
@@ -59,7 +64,11 @@ impl Workers {
         Self { control, address, stop, threads: threads.collect() }
     }
 
-    async fn connect(&self, user: &str) -> (Socket, Value) {
+    pub(in crate::worker) fn counted(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
+        self.control.mailboxes.iter().map(|mailbox| pick(&mailbox.counters)).sum()
+    }
+
+    pub(in crate::worker) async fn connect(&self, user: &str) -> (Socket, Value) {
         let (mut socket, _) =
             tokio_tungstenite::connect_async(format!("ws://{}/ws", self.address)).await.unwrap();
         socket.send(Message::text(json!({"type": "connect", "user": user}).to_string())).await.unwrap();

@@ -1,0 +1,313 @@
+//! Publishers of a journal without room, on one worker without a thread, and through a running worker.
+
+use super::*;
+use crate::admin::tests::control;
+use crate::control::Control;
+use crate::storage::in_memory::{Gate, open_behind};
+use crate::worker::counters::{Counters, Ended};
+use crate::worker::delivery::tests::Bench;
+use crate::worker::inbound::HELD_FLOOR_BYTES;
+use crate::worker::lifecycle::tests::{Socket, Workers};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream as Client;
+use std::sync::Arc;
+use tokio_tungstenite::tungstenite::Message;
+use waspmq_core::Kind;
+use waspmq_core::registry::LoginPolicy;
+use waspmq_core::settings::{Keep, Overflow};
+
+/// Writes with which the journal is busy.
+const ENTRIES: usize = 2;
+
+/// A broker whose journal is busy with two writes, while its gate is shut.
+fn behind_gate() -> (Control, Arc<Gate>) {
+    let gate = Arc::<Gate>::default();
+    let control = control();
+    let (store, journal) = open_behind(&gate, ENTRIES, (control.clock, &control.mailboxes));
+    gate.set_shut(true);
+    (Control { store, journal, ..control }, gate)
+}
+
+/// A worker with one session that listens to topics, and a shut gate.
+struct Publisher {
+    bench: Bench,
+    gate: Arc<Gate>,
+    number: u32,
+    client: Client,
+}
+
+impl Publisher {
+    fn new() -> Self {
+        let (control, gate) = behind_gate();
+        let mut bench = Bench::of(control, Overflow::DropOldest, Keep::Always);
+        let (number, client) = bench.connect();
+        let mut publisher = Self { bench, gate, number, client };
+        publisher.read();
+        publisher
+    }
+
+    /// One whose journal has no room.
+    fn busy() -> Self {
+        let mut publisher = Self::new();
+        (1..=ENTRIES).for_each(|reference| publisher.say(&[kept(reference)]));
+        assert!(publisher.bench.worker.shared.journal.is_busy());
+        publisher
+    }
+
+    /// Sends frames in one WebSocket message.
+    fn say(&mut self, frames: &[Value]) {
+        let frames: Vec<_> = frames.iter().map(Value::to_string).collect();
+        let mut connection = self.bench.worker.connections[self.number as usize].take().unwrap();
+        let now = self.bench.worker.shared.clock.now();
+        self.bench.worker.take_message(&mut connection, frames.join("\n").as_bytes(), now);
+        self.bench.worker.finish_batch(&mut connection);
+        self.bench.worker.charge_held(&mut connection);
+        self.bench.worker.put_back(self.number, connection);
+    }
+
+    /// The connection's `held`, as text.
+    fn held(&mut self) -> Option<String> {
+        let held = self.bench.connection(self.number).held.as_ref()?;
+        Some(String::from_utf8(held.frames.clone()).unwrap())
+    }
+
+    fn pause(&mut self) -> Pause {
+        let stream = self.bench.connection(self.number).stream.clone();
+        self.bench.worker.pause(self.number, &stream)
+    }
+
+    fn go_on(&mut self) {
+        let stream = self.bench.connection(self.number).stream.clone();
+        assert_eq!(self.bench.worker.go_on(self.number, &stream), Next::Yield);
+    }
+
+    /// As if it had waited as long as it may.
+    fn has_waited_long(&mut self) {
+        let until_us = self.bench.connection(self.number).waits_until_us.as_mut().unwrap();
+        assert!(*until_us >= JOURNAL_WAIT_US);
+        *until_us = 0;
+    }
+
+    /// Lets the writer go on, and takes mail until the journal has nothing more to say.
+    fn open(&mut self) {
+        self.gate.set_shut(false);
+        let journal = self.bench.worker.shared.journal.clone();
+        for _ in 0..100_000 {
+            while self.bench.worker.take_mail() {}
+            if journal.metrics().queue_entries == 0 {
+                while self.bench.worker.take_mail() {}
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("the journal does not go on");
+    }
+
+    /// The control frames that came to the client: type, and reference or code.
+    fn read(&mut self) -> Vec<(String, u64)> {
+        let Self { bench, number, client, .. } = self;
+        let _guard = bench.runtime.enter();
+        assert!(bench.worker.flush(*number).is_none(), "little is written");
+        client.set_nonblocking(true).unwrap();
+        let mut bytes = Vec::new();
+        assert_eq!(client.read_to_end(&mut bytes).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let text = String::from_utf8_lossy(&bytes);
+        let starts = text.match_indices("{\"type\":").map(|(at, _)| at);
+        let frames = starts.map(|at| {
+            let frame = serde_json::Deserializer::from_str(&text[at..]).into_iter().next().unwrap();
+            let frame: Value = frame.unwrap();
+            let number = if frame["type"] == "error" { &frame["code"] } else { &frame["ref"] };
+            (frame["type"].as_str().unwrap().to_owned(), number.as_u64().unwrap_or_default())
+        });
+        frames.filter(|(kind, _)| kind != "message" && kind != "welcome").collect()
+    }
+
+    fn counted(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
+        pick(self.bench.worker.counters())
+    }
+}
+
+fn kept(reference: usize) -> Value {
+    // Addresses of their own, so that each is a write of its own. Nobody is there: it goes to an inbox.
+    json!({"type": "publish", "ref": reference, "to": format!("user/k{reference}"), "payload": 1, "ack": "stored"})
+}
+
+fn passing(reference: usize) -> Value {
+    json!({"type": "publish", "ref": reference, "to": "topic/p", "payload": 1})
+}
+
+fn receipts(references: &[u64]) -> Vec<(String, u64)> {
+    references.iter().map(|reference| ("receipt".to_owned(), *reference)).collect()
+}
+
+fn refusals(count: usize) -> Vec<(String, u64)> {
+    vec![("error".to_owned(), 1503); count]
+}
+
+#[test]
+fn what_is_kept_waits_with_everything_behind_it_and_what_is_not_goes_on() {
+    let mut publisher = Publisher::busy();
+    publisher.say(&[passing(3), kept(4), passing(5), json!({"type": "ping"})]);
+    assert_eq!(publisher.read(), receipts(&[3]), "in front of it");
+    let rest = [kept(4), passing(5), json!({"type": "ping"})].map(|frame| frame.to_string()).join("\n");
+    assert_eq!(publisher.held().unwrap().trim(), rest);
+    assert!(
+        matches!(publisher.pause(), Pause::Wait(_, most) if most <= Duration::from_micros(JOURNAL_WAIT_US))
+    );
+    publisher.go_on();
+    assert_eq!(publisher.held().unwrap().trim(), rest, "there is still no room");
+    assert_eq!(publisher.read(), []);
+    assert_eq!(publisher.counted(|c| c.journal_waits.load()), 1, "it is one wait");
+    let Pause::Wait(told, _) = publisher.pause() else { panic!("it waits") };
+    publisher.open();
+    publisher.bench.runtime.block_on(told.notified());
+    assert!(matches!(publisher.pause(), Pause::GoOn { has_held: true }));
+    publisher.read();
+    publisher.go_on();
+    assert_eq!(publisher.held(), None);
+    let told = publisher.read();
+    assert_eq!(told, [receipts(&[5]), vec![("pong".to_owned(), 0)]].concat(), "4 waits for the disk");
+    publisher.open();
+    assert_eq!(publisher.read(), receipts(&[4]));
+    assert!(matches!(publisher.pause(), Pause::GoOn { has_held: false }));
+    assert_eq!(publisher.counted(|c| c.published.overloaded.of(Kind::User).load()), 0);
+}
+
+#[test]
+fn a_publish_waits_only_so_long_and_the_next_ones_not_at_all() {
+    let mut publisher = Publisher::busy();
+    publisher.say(&[kept(3), passing(4)]);
+    publisher.has_waited_long();
+    assert!(matches!(publisher.pause(), Pause::GoOn { has_held: true }));
+    publisher.go_on();
+    assert_eq!(publisher.read(), [refusals(1), receipts(&[4])].concat());
+    publisher.say(&[kept(5), passing(6), kept(7)]);
+    assert_eq!(publisher.held(), None);
+    assert_eq!(publisher.read(), [refusals(1), receipts(&[6]), refusals(1)].concat());
+    publisher.open();
+    assert_eq!(publisher.read(), receipts(&[1, 2]));
+    publisher.say(&[kept(8)]);
+    publisher.open();
+    assert_eq!(publisher.read(), receipts(&[8]));
+    publisher.gate.set_shut(true);
+    (9..9 + ENTRIES).for_each(|reference| publisher.say(&[kept(reference)]));
+    publisher.say(&[kept(20)]);
+    assert!(publisher.held().is_some(), "there was room in between, so it is patient again");
+    assert_eq!(publisher.counted(|c| c.journal_waits.load()), 2);
+    publisher.open();
+}
+
+#[test]
+fn what_waits_is_bounded_by_the_workers_memory() {
+    let mut publisher = Publisher::busy();
+    publisher.bench.worker.held_bytes = publisher.bench.worker.shared.settings.inbound_bytes_max / 2;
+    publisher.say(&[kept(3)]);
+    assert_eq!((publisher.held(), publisher.read()), (None, refusals(1)));
+    publisher.bench.worker.held_bytes = 0;
+    publisher.say(&[kept(4)]);
+    let held = publisher.bench.worker.held_bytes;
+    assert!(held >= kept(4).to_string().len(), "{held}");
+    let Publisher { bench: Bench { worker, .. }, number, .. } = &mut publisher;
+    let mut connection = worker.connections[*number as usize].take().unwrap();
+    worker.close_with(&mut connection, (1000, ""), Ended::ByPeer);
+    worker.charge_held(&mut connection);
+    assert!(connection.held.is_none());
+    assert_eq!(publisher.bench.worker.held_bytes, 0, "whoever closes waits for nothing");
+    publisher.open();
+}
+
+#[test]
+fn a_publish_to_somebody_who_listens_is_not_kept_and_does_not_wait() {
+    let mut publisher = Publisher::busy();
+    let to = |user: &str| json!({"type": "publish", "ref": 3, "to": format!("user/{user}"), "payload": 1});
+    publisher.say(&[to("reader")]);
+    assert_eq!((publisher.held(), publisher.read()), (None, receipts(&[3])));
+    publisher.say(&[to("nobody")]);
+    assert!(publisher.held().is_some(), "it would go to the inbox");
+    publisher.open();
+}
+
+#[test]
+fn a_publish_that_waits_is_decided_and_counted_once() {
+    let mut publisher = Publisher::busy();
+    let publish = json!({"type": "publish", "ref": 3, "to": "topic/t", "payload": 1, "dedup": "a"});
+    publisher.say(std::slice::from_ref(&publish));
+    assert!(publisher.bench.connection(publisher.number).held.as_ref().unwrap().plan.is_some());
+    publisher.go_on();
+    assert!(publisher.bench.connection(publisher.number).held.as_ref().unwrap().plan.is_some());
+    let accepted = |publisher: &Publisher| publisher.counted(|c| c.published.accepted.of(Kind::Topic).load());
+    let before = accepted(&publisher);
+    publisher.open();
+    publisher.go_on();
+    assert_eq!(accepted(&publisher), before + 1);
+    publisher.say(&[publish]);
+    assert_eq!(publisher.counted(|c| c.published.duplicate.of(Kind::Topic).load()), 1);
+    assert_eq!(accepted(&publisher), before + 1);
+}
+
+#[test]
+fn while_there_is_no_room_little_is_read_at_once() {
+    let Publisher { mut bench, gate, number, client } = Publisher::busy();
+    // Texts of 2 KiB of white space, masked with zeros.
+    let mut frame = vec![0x81, 0xfe, 0x08, 0x00, 0, 0, 0, 0];
+    frame.resize(frame.len() + 2_048, b' ');
+    (&client).write_all(&frame.repeat(10)).unwrap();
+    let stream = bench.connection(number).stream.clone();
+    bench.runtime.block_on(stream.readable()).unwrap();
+    let before = bench.worker.counters().bytes_read.load();
+    assert_eq!(bench.worker.on_readable(number, &stream), Next::Yield);
+    assert_eq!(bench.worker.counters().bytes_read.load() - before, HELD_FLOOR_BYTES as u64);
+    gate.set_shut(false);
+}
+
+async fn send(socket: &mut Socket, frames: &[Value]) {
+    for frame in frames {
+        socket.send(Message::text(frame.to_string())).await.unwrap();
+    }
+}
+
+async fn next(socket: &mut Socket) -> Value {
+    let told = tokio::time::timeout(Duration::from_secs(60), socket.next()).await.expect("it hangs");
+    let Some(Ok(Message::Text(text))) = told else { panic!("no answer") };
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test]
+async fn publishers_slow_down_and_go_on_as_soon_as_there_is_room() {
+    let (control, gate) = behind_gate();
+    let workers = Workers::of(control, LoginPolicy::Coexist);
+    let mut publishers = Vec::new();
+    for user in ["a", "b", "c", "d"] {
+        publishers.push(workers.connect(user).await.0);
+    }
+    let (mut other, _) = workers.connect("other").await;
+    let frames: Vec<_> = (0..50).map(kept).chain([json!({"type": "ping"})]).collect();
+    for socket in &mut publishers {
+        send(socket, &frames).await;
+    }
+    // Each publisher meets the full journal.
+    while workers.counted(|c| c.journal_waits.load()) < 4 {
+        tokio::task::yield_now().await;
+    }
+    send(&mut other, &[passing(1), json!({"type": "ping"})]).await;
+    let answers = [next(&mut other).await, next(&mut other).await];
+    let kinds = answers.map(|answer| answer["type"].as_str().unwrap().to_owned());
+    assert_eq!(kinds, ["receipt", "pong"], "others go on");
+    gate.set_shut(false);
+    for socket in &mut publishers {
+        let mut expected = 0;
+        let mut has_pong = false;
+        while expected < 50 || !has_pong {
+            let answer = next(socket).await;
+            if answer["type"] == "pong" {
+                has_pong = true;
+                continue;
+            }
+            assert_eq!((&answer["type"], &answer["ref"]), (&json!("receipt"), &json!(expected)), "{answer}");
+            expected += 1;
+        }
+    }
+    assert_eq!(workers.counted(|c| c.published.overloaded.of(Kind::User).load()), 0);
+}
