@@ -75,7 +75,7 @@ impl Worker {
             unix_ms: now.unix_ms,
             now_us: now.us,
         };
-        let plan = publish::plan(&mut connection.session, &request, &mut self.routing)?;
+        let plan = publish::plan(&mut connection.session, &request, &mut self.policies)?;
         match &plan.destination {
             Destination::AsAddressed(pick) if publish.dedup.is_none() && publish.delay_ms == 0 => {
                 self.append(connection, (target, publish), (&plan, *pick), now)
