@@ -1,4 +1,4 @@
-//! What routing and ack policies are asked and what they may answer, and the built-ins that serve without plugins.
+//! What policies are asked and what they may answer, and the built-ins that serve without plugins.
 //!
 //! The traits are the seam to the host of sandboxed policies; nothing here knows WebAssembly. Decisions are
 //! data: the publish pass carries them out.
@@ -7,9 +7,32 @@ use crate::address::{Address, Kind, Name};
 use crate::delivery::{AckPlan, Cause, Recipient};
 use crate::id::MessageId;
 use crate::level::Level;
-use crate::settings::Settings;
+use crate::settings::{Overflow, Settings};
 
-/// A message as a routing policy sees it. Headers and payload are pulled by the policy, not pushed.
+/// The hooks that have a policy for an address. Those that have none need not be asked, and answer as the built-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bound {
+    pub admission: bool,
+    pub routing: bool,
+    pub acking: bool,
+    pub overflow: bool,
+}
+
+impl Bound {
+    /// Whether a policy is asked on the way of a message's publish.
+    #[inline]
+    pub const fn on_publish(self) -> bool {
+        self.admission || self.routing || self.acking
+    }
+}
+
+/// The policies of one worker. Owned by the worker, so it takes `&mut self` and no lock.
+pub trait Policies: Admission + Routing + Acking {
+    /// Looks up an address and settles by which set of policies the message of this pass is decided.
+    fn bound(&mut self, to: &str) -> Bound;
+}
+
+/// A message as a policy sees it. Headers and payload are pulled by the policy, not pushed.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     /// The publishing user.
@@ -73,26 +96,27 @@ pub enum Outcome {
     Refused(String),
 }
 
-/// The routing hooks of one worker, in order. Owned by the worker, so it takes `&mut self` and no lock.
+/// The routing hooks of one worker, in order.
 pub trait Routing {
-    /// Whether any policy is bound to `to`; when false, `route` need not be asked.
-    fn applies(&mut self, to: &str) -> bool;
-
     fn route(&mut self, message: &Message<'_>) -> Outcome;
 }
 
-/// Delivers every message as addressed: what serves when no policy is bound.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AsAddressed;
+/// Whether a message is taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admittance {
+    Admitted,
+    /// A policy does not want the message. `retry_ms` says when it may be tried again, 0 that it is final.
+    Refused {
+        reason: String,
+        retry_ms: u32,
+    },
+    /// A policy failed and is set to refuse messages then; the text says which, for the publisher.
+    Failed(String),
+}
 
-impl Routing for AsAddressed {
-    fn applies(&mut self, _to: &str) -> bool {
-        false
-    }
-
-    fn route(&mut self, _message: &Message<'_>) -> Outcome {
-        Outcome::Decided(Verdict::default())
-    }
+/// The admission hooks of one worker, in order. They are asked before routing, and a message they refuse is not routed.
+pub trait Admission {
+    fn admit(&mut self, message: &Message<'_>) -> Admittance;
 }
 
 /// What an ack policy asks for a message.
@@ -136,19 +160,72 @@ pub enum Decision {
     GiveUp,
 }
 
-/// The ack hooks of one worker. Owned by the worker, so it takes `&mut self` and no lock.
+/// The ack hooks of one worker, in order.
 pub trait Acking {
+    /// Asked once for each message, behind routing; the level is the least one, which a publisher may exceed.
     fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement;
 
     /// Asked once for each run of messages with the same fate, never on the way of messages that are acknowledged.
     fn failed(&mut self, failure: &Failure<'_>) -> Decision;
 }
 
-/// Carries out the plans that settings demand: what serves when no ack policy is bound.
+/// Messages that do not fit a recipient's outbound queue: those of one address that are written together.
+#[derive(Debug, Clone, Copy)]
+pub struct Overflowed<'a> {
+    pub to: &'a Address,
+    /// `user/device/session`, an empty device when it has none.
+    pub recipient: &'a str,
+    /// The highest priority among the messages.
+    pub priority: u8,
+    pub size_bytes: usize,
+    pub queued_bytes: usize,
+    pub queued_bytes_max: usize,
+    /// What the settings of the address ask for.
+    pub configured: Overflow,
+}
+
+/// The overflow hooks of one worker, in order.
+pub trait Overflowing {
+    /// Whether any policy is bound to `to`; when false, what is configured is done without asking.
+    fn has_overflow(&mut self, to: &str) -> bool;
+
+    fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow;
+}
+
+/// What serves where no policy is bound: every message is taken in and delivered as addressed, and the settings say
+/// how it is acknowledged and what is done about a queue that is full.
 ///
 /// An offline recipient is waited for as long as the plan would take if all its attempts timed out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BySettings;
+
+impl Policies for BySettings {
+    fn bound(&mut self, _to: &str) -> Bound {
+        Bound::default()
+    }
+}
+
+impl Admission for BySettings {
+    fn admit(&mut self, _message: &Message<'_>) -> Admittance {
+        Admittance::Admitted
+    }
+}
+
+impl Routing for BySettings {
+    fn route(&mut self, _message: &Message<'_>) -> Outcome {
+        Outcome::Decided(Verdict::default())
+    }
+}
+
+impl Overflowing for BySettings {
+    fn has_overflow(&mut self, _to: &str) -> bool {
+        false
+    }
+
+    fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
+        what.configured
+    }
+}
 
 impl Acking for BySettings {
     fn plan(&mut self, _message: &Message<'_>, settings: &Settings) -> Acknowledgement {

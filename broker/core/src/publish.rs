@@ -1,12 +1,14 @@
 //! The plan of a publish: everything that is decided about a message before anything is done with it.
 //!
-//! Order of decisions, here and nowhere else: session state, address, level and delay, rate, routing policies.
+//! Order of decisions, here and nowhere else: session state, address, level and delay, rate, admission policies,
+//! routing policies, ack policies.
 //! The plan says where the message goes; taking offsets, enqueuing and writing is the worker's part.
 
 use crate::address::Address;
+use crate::delivery::AckPlan;
 use crate::level::Level;
 use crate::limits;
-use crate::policy::{Message, Outcome, Route, Routing};
+use crate::policy::{Admittance, Bound, Message, Outcome, Policies, Route, Verdict};
 use crate::registry::Pick;
 use crate::reject::{Code, Reject};
 use crate::session::{self, Session};
@@ -49,27 +51,29 @@ pub struct Plan {
     pub destination: Destination,
     /// The headers to deliver with, when policies changed them.
     pub headers: Option<Vec<(String, String)>>,
-    /// The level to reach: what was asked for or what the address demands.
+    /// The level to reach: the highest of what was asked for, what the address and what a policy demands.
     pub level: Level,
+    /// What a policy planned instead of the address's settings.
+    pub ack: Option<AckPlan>,
 }
 
 /// Decides about one message.
 pub fn plan(
     session: &mut Session,
     request: &Request<'_>,
-    routing: &mut impl Routing,
+    policies: &mut impl Policies,
 ) -> Result<Plan, Reject> {
     session.handle_request(session::Request::Publish)?;
     check(request)?;
     session.handle_publish(request.now_us)?;
     let from = session.identity().map_or("", |identity| identity.user.as_str());
-    route(from, request, routing)
+    decide(from, request, policies)
 }
 
 /// Decides about a message of the admin API, which has no session.
-pub fn plan_for_operator(request: &Request<'_>, routing: &mut impl Routing) -> Result<Plan, Reject> {
+pub fn plan_for_operator(request: &Request<'_>, policies: &mut impl Policies) -> Result<Plan, Reject> {
     check(request)?;
-    route("", request, routing)
+    decide("", request, policies)
 }
 
 fn check(request: &Request<'_>) -> Result<(), Reject> {
@@ -81,10 +85,7 @@ fn check(request: &Request<'_>) -> Result<(), Reject> {
         );
         return Err(Reject::new(Code::MessageTooLarge, message));
     }
-    if level_of(request) == Level::Stored && request.settings.keep == Keep::Never {
-        let message = format!("{} keeps no messages, so level `stored` cannot be reached", request.to);
-        return Err(Reject::new(Code::NotStored, message));
-    }
+    check_level(request, level_of(request))?;
     if request.delay_ms > limits::DELAY_MS_MAX {
         let message = format!("delay_ms is {}, the limit is {}", request.delay_ms, limits::DELAY_MS_MAX);
         return Err(Reject::new(Code::InvalidFrame, message));
@@ -96,32 +97,89 @@ fn check(request: &Request<'_>) -> Result<(), Reject> {
     Ok(())
 }
 
+fn check_level(request: &Request<'_>, level: Level) -> Result<(), Reject> {
+    if level == Level::Stored && request.settings.keep == Keep::Never {
+        let message = format!("{} keeps no messages, so level `stored` cannot be reached", request.to);
+        return Err(Reject::new(Code::NotStored, message));
+    }
+    Ok(())
+}
+
 fn level_of(request: &Request<'_>) -> Level {
     request.level.max(request.settings.level)
 }
 
-fn route(from: &str, request: &Request<'_>, routing: &mut impl Routing) -> Result<Plan, Reject> {
-    let level = level_of(request);
-    if !routing.applies(request.to.as_str()) {
-        return Ok(Plan { destination: Destination::AsAddressed(None), headers: None, level });
+fn decide(from: &str, request: &Request<'_>, policies: &mut impl Policies) -> Result<Plan, Reject> {
+    let bound = policies.bound(request.to.as_str());
+    if bound.on_publish() {
+        return ask(from, request, (policies, bound));
     }
+    let destination = Destination::AsAddressed(None);
+    Ok(Plan { destination, headers: None, level: level_of(request), ack: None })
+}
+
+/// Asks the policies that are bound to the address.
+fn ask(
+    from: &str,
+    request: &Request<'_>,
+    (policies, bound): (&mut impl Policies, Bound),
+) -> Result<Plan, Reject> {
     let mut headers: Vec<(String, String)> =
         request.headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let outcome = routing.route(&Message {
+    let mut plan = Plan {
+        destination: Destination::AsAddressed(None),
+        headers: None,
+        level: level_of(request),
+        ack: None,
+    };
+    if bound.admission {
+        match policies.admit(&message(from, request, &headers)) {
+            Admittance::Admitted => {}
+            Admittance::Refused { reason, retry_ms } => {
+                return Err(Reject::new(Code::RefusedByPolicy, reason).retry_after(retry_ms));
+            }
+            Admittance::Failed(reason) => return Err(policy_failed(reason)),
+        }
+    }
+    let mut is_changed = false;
+    if bound.routing {
+        let verdict = match policies.route(&message(from, request, &headers)) {
+            Outcome::Decided(verdict) => verdict,
+            Outcome::Refused(reason) => return Err(policy_failed(reason)),
+        };
+        is_changed = !verdict.set_headers.is_empty();
+        plan.destination = destination(verdict, &mut headers)?;
+    }
+    if bound.acking {
+        let asked = policies.plan(&message(from, request, &headers), request.settings);
+        plan.level = plan.level.max(asked.level);
+        plan.ack = (asked.plan != request.settings.ack).then_some(asked.plan);
+        check_level(request, plan.level)?;
+    }
+    plan.headers = is_changed.then_some(headers);
+    Ok(plan)
+}
+
+fn message<'a>(from: &'a str, request: &Request<'a>, headers: &'a [(String, String)]) -> Message<'a> {
+    Message {
         from,
         to: request.to.as_str(),
         kind: request.to.kind(),
         key: request.key,
         payload: request.payload,
         is_json: request.is_json,
-        headers: &headers,
+        headers,
         priority: request.priority,
         unix_ms: request.unix_ms,
-    });
-    let verdict = match outcome {
-        Outcome::Decided(verdict) => verdict,
-        Outcome::Refused(reason) => return Err(Reject::new(Code::PolicyFailed, reason).retry_after(1_000)),
-    };
+    }
+}
+
+fn policy_failed(reason: String) -> Reject {
+    Reject::new(Code::PolicyFailed, reason).retry_after(1_000)
+}
+
+/// Where a verdict sends the message; its headers are set on the way.
+fn destination(verdict: Verdict, headers: &mut Vec<(String, String)>) -> Result<Destination, Reject> {
     let destination = match verdict.route {
         Route::Continue | Route::Deliver => Destination::AsAddressed(None),
         Route::Pick { version, index } => Destination::AsAddressed(Some(Pick { version, index })),
@@ -132,16 +190,13 @@ fn route(from: &str, request: &Request<'_>, routing: &mut impl Routing) -> Resul
         Route::FanOut(addresses) => Destination::Instead(addresses),
         Route::Drop(reason) => return Err(Reject::new(Code::DroppedByPolicy, reason)),
     };
-    if verdict.set_headers.is_empty() {
-        return Ok(Plan { destination, headers: None, level });
-    }
     for (name, value) in verdict.set_headers {
         match headers.iter_mut().find(|(other, _)| *other == name) {
             Some((_, old)) => *old = value,
             None => headers.push((name, value)),
         }
     }
-    Ok(Plan { destination, headers: Some(headers), level })
+    Ok(destination)
 }
 
 #[cfg(test)]
@@ -149,18 +204,49 @@ mod tests {
     use super::*;
     use crate::address::Name;
     use crate::id::SessionId;
-    use crate::policy::{AsAddressed, Verdict};
+    use crate::policy::{Acking, Acknowledgement, Admission, BySettings, Decision, Failure, Routing};
     use crate::registry;
 
-    struct Fixed(Outcome);
+    /// Policies of all hooks with constant answers.
+    #[derive(Clone)]
+    struct Fixed {
+        admittance: Admittance,
+        outcome: Outcome,
+        ack: Option<Acknowledgement>,
+    }
+
+    impl Fixed {
+        fn routing(outcome: Outcome) -> Self {
+            Self { admittance: Admittance::Admitted, outcome, ack: None }
+        }
+    }
+
+    impl Policies for Fixed {
+        fn bound(&mut self, _to: &str) -> Bound {
+            Bound { admission: true, routing: true, acking: self.ack.is_some(), overflow: false }
+        }
+    }
+
+    impl Admission for Fixed {
+        fn admit(&mut self, _message: &Message<'_>) -> Admittance {
+            self.admittance.clone()
+        }
+    }
 
     impl Routing for Fixed {
-        fn applies(&mut self, _to: &str) -> bool {
-            true
+        fn route(&mut self, _message: &Message<'_>) -> Outcome {
+            self.outcome.clone()
+        }
+    }
+
+    impl Acking for Fixed {
+        fn plan(&mut self, message: &Message<'_>, _settings: &Settings) -> Acknowledgement {
+            assert_eq!(message.headers.len(), 1, "with the headers that routing set");
+            self.ack.unwrap()
         }
 
-        fn route(&mut self, _message: &Message<'_>) -> Outcome {
-            self.0.clone()
+        fn failed(&mut self, _failure: &Failure<'_>) -> Decision {
+            Decision::GiveUp
         }
     }
 
@@ -201,7 +287,7 @@ mod tests {
         let to = Address::parse("topic/a").unwrap();
         let headers = [("k".into(), "old".into())];
         let set_headers = set_headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        let mut routing = Fixed(Outcome::Decided(Verdict { route, set_headers }));
+        let mut routing = Fixed::routing(Outcome::Decided(Verdict { route, set_headers }));
         plan(&mut session(), &request(&to, &headers), &mut routing).map_err(|reject| reject.code)
     }
 
@@ -234,7 +320,7 @@ mod tests {
         let demanding = Settings { level: Level::Stored, ..settings().clone() };
         let level = |asked, settings| {
             let request = Request { level: asked, settings, ..request(&to, &[]) };
-            plan(&mut session(), &request, &mut AsAddressed).unwrap().level
+            plan(&mut session(), &request, &mut BySettings).unwrap().level
         };
         assert_eq!(level(Level::Accepted, settings()), Level::Accepted);
         assert_eq!(level(Level::None, &demanding), Level::Stored);
@@ -242,9 +328,46 @@ mod tests {
     }
 
     #[test]
+    fn admission_comes_first_and_says_when_to_try_again() {
+        let to = Address::parse("topic/a").unwrap();
+        let drop = Outcome::Decided(Verdict { route: Route::Drop("spam".into()), set_headers: Vec::new() });
+        let refused = |admittance| {
+            let mut policies = Fixed { admittance, ..Fixed::routing(drop.clone()) };
+            let reject = plan(&mut session(), &request(&to, &[]), &mut policies).unwrap_err();
+            (reject.code, reject.message, reject.retry_ms)
+        };
+        assert_eq!(refused(Admittance::Admitted).0, Code::DroppedByPolicy);
+        let full = Admittance::Refused { reason: "full".into(), retry_ms: 50 };
+        assert_eq!(refused(full), (Code::RefusedByPolicy, "full".into(), 50));
+        assert_eq!(refused(Admittance::Failed("p".into())).0, Code::PolicyFailed);
+    }
+
+    #[test]
+    fn an_ack_policy_raises_the_level_and_replaces_the_plan() {
+        let to = Address::parse("topic/a").unwrap();
+        let twice = AckPlan { attempts: 2, ..settings().ack };
+        let planned = |asked, level, ack, settings| {
+            let set_headers = vec![("k".to_owned(), "v".to_owned())];
+            let outcome = Outcome::Decided(Verdict { route: Route::Continue, set_headers });
+            let acknowledgement = Acknowledgement { level, plan: ack };
+            let mut policies = Fixed { ack: Some(acknowledgement), ..Fixed::routing(outcome) };
+            let request = Request { level: asked, settings, ..request(&to, &[]) };
+            let plan = plan(&mut session(), &request, &mut policies);
+            plan.map(|plan| (plan.level, plan.ack)).map_err(|reject| reject.code)
+        };
+        let of = |asked, level| planned(asked, level, twice, settings()).unwrap();
+        assert_eq!(of(Level::None, Level::Delivered), (Level::Delivered, Some(twice)));
+        assert_eq!(of(Level::Delivered, Level::None), (Level::Delivered, Some(twice)));
+        let same = planned(Level::None, Level::Accepted, settings().ack, settings());
+        assert_eq!(same, Ok((Level::Accepted, None)), "the settings' plan is none of a policy's");
+        let never = Settings { keep: Keep::Never, ..settings().clone() };
+        assert_eq!(planned(Level::None, Level::Stored, twice, &never), Err(Code::NotStored));
+    }
+
+    #[test]
     fn refusals() {
         let to = Address::parse("topic/a").unwrap();
-        let code = |request: Request<'_>| plan(&mut session(), &request, &mut AsAddressed).unwrap_err().code;
+        let code = |request: Request<'_>| plan(&mut session(), &request, &mut BySettings).unwrap_err().code;
         let never = Settings { keep: Keep::Never, ..settings().clone() };
         let stored = Request { level: Level::Stored, settings: &never, ..request(&to, &[]) };
         assert_eq!(code(stored), Code::NotStored);
@@ -253,15 +376,15 @@ mod tests {
         assert_eq!(code(Request { reply_to: "topic/*", ..request(&to, &[]) }), Code::InvalidAddress);
         let large = vec![0; limits::MESSAGE_BYTES_MAX + 1];
         assert_eq!(code(Request { payload: &large, ..request(&to, &[]) }), Code::MessageTooLarge);
-        let mut refusing = Fixed(Outcome::Refused("p".into()));
+        let mut refusing = Fixed::routing(Outcome::Refused("p".into()));
         let refused = plan(&mut session(), &request(&to, &[]), &mut refusing).unwrap_err();
         assert_eq!(refused.code, Code::PolicyFailed);
         let mut session = session();
         for expected in [None, None, Some(Code::RateLimited)] {
-            let answer = plan(&mut session, &request(&to, &[]), &mut AsAddressed);
+            let answer = plan(&mut session, &request(&to, &[]), &mut BySettings);
             assert_eq!(answer.err().map(|reject| reject.code), expected);
         }
-        let unconnected = plan(&mut Session::new(None), &request(&to, &[]), &mut AsAddressed).unwrap_err();
+        let unconnected = plan(&mut Session::new(None), &request(&to, &[]), &mut BySettings).unwrap_err();
         assert_eq!(unconnected.code, Code::NotConnected);
     }
 }

@@ -112,6 +112,8 @@ codes! {
     DroppedByPolicy = 1520 "dropped_by_policy" false false,
     /// A policy failed and is configured to refuse messages then.
     PolicyFailed = 1521 "policy_failed" true false,
+    /// A policy does not take the message in; the message text is the policy's reason.
+    RefusedByPolicy = 1522 "refused_by_policy" true false,
 }
 
 impl Code {

@@ -94,6 +94,7 @@ impl Host {
         let shared = &self.shared;
         let bench = Workbench { engine: &shared.engine, linker: &shared.linker, ticker: &shared.ticker };
         let compiled = Arc::new(bench.compile(&name, bytes)?);
+        let revision = Revision { hooks: compiled.exports.hooks(), ..revision };
         let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut registry = self.registry();
         let mut plugin = registry.plugins.remove(&name).unwrap_or_default();
@@ -152,6 +153,7 @@ impl Host {
         let kept = {
             let registry = self.registry();
             let kept = registry.find(&document.check()?)?;
+            check_hook(&document, &kept.revision)?;
             if !registry.policies.contains_key(name) && registry.policies.len() >= self.options.policies_max {
                 return Err(self.no_capacity());
             }
@@ -227,6 +229,7 @@ impl Host {
         let plan = document.check()?;
         let parts = Parts {
             name: name.into(),
+            hook: document.hook,
             order: document.order,
             on_failure: document.on_failure,
             limits: document.limits,
@@ -264,6 +267,16 @@ impl Host {
     const fn no_capacity(&self) -> PutError {
         PutError::NoCapacity { policies_max: self.options.policies_max }
     }
+}
+
+fn check_hook(document: &PolicyDocument, revision: &Revision) -> Result<(), PutError> {
+    if revision.hooks.contains(&document.hook) {
+        return Ok(());
+    }
+    let has: Vec<&str> = revision.hooks.iter().map(|hook| hook.as_str()).collect();
+    let (hook, has) = (document.hook.as_str(), has.join(", "));
+    let reason = format!("{}@{} has no hook {hook}, it has {has}", revision.name, revision.revision);
+    Err(PutError::Invalid { field: "hook", reason })
 }
 
 impl From<BadDocument> for PutError {

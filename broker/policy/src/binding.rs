@@ -12,6 +12,7 @@
 
 use crate::document::{OnFailure, PolicyLimits};
 use crate::engine::Ticker;
+use crate::hook::Hook;
 use crate::instance::{Instance, Recipe, Setup, SetupError, SharedCompiled};
 use crate::limits;
 use crate::queues::Changes;
@@ -31,9 +32,14 @@ pub(crate) struct Generation {
     kinds: u8,
 }
 
+/// The bindings of each hook that decide messages to one address, as masks of their indexes in the generation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Masks([u64; Hook::ALL.len()]);
+
 #[derive(Debug)]
 pub(crate) struct Binding {
     pub(crate) name: Arc<str>,
+    pub(crate) hook: Hook,
     pub(crate) order: i32,
     pub(crate) on_failure: OnFailure,
     pub(crate) limits: PolicyLimits,
@@ -49,6 +55,7 @@ pub(crate) struct Binding {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) name: Arc<str>,
+    pub(crate) hook: Hook,
     pub(crate) order: i32,
     pub(crate) on_failure: OnFailure,
     pub(crate) limits: PolicyLimits,
@@ -87,15 +94,37 @@ impl Generation {
         Self { number, bindings, kinds }
     }
 
-    /// The bindings that decide messages to `to`, as a mask of their indexes.
-    pub(crate) fn bound_to(&self, to: &Address) -> u64 {
-        let bound = |binding: &Binding| binding.patterns.iter().any(|pattern| pattern.matches(to));
-        self.bindings.iter().enumerate().fold(0, |mask, (i, b)| mask | u64::from(bound(b)) << i)
+    /// The bindings that decide messages to `to`.
+    pub(crate) fn bound_to(&self, to: &Address) -> Masks {
+        let mut masks = Masks::default();
+        if !self.has_kind(to.kind()) {
+            return masks;
+        }
+        for (index, binding) in self.bindings.iter().enumerate() {
+            if binding.patterns.iter().any(|pattern| pattern.matches(to)) {
+                masks.add(binding.hook, index);
+            }
+        }
+        masks
     }
 
     /// Whether any pattern is of this kind; most traffic of other kinds needs no look-up then.
-    pub(crate) const fn has_kind(&self, kind: Kind) -> bool {
+    const fn has_kind(&self, kind: Kind) -> bool {
         self.kinds & kind_bit(kind) != 0
+    }
+}
+
+impl Masks {
+    /// The bindings of one hook.
+    #[inline]
+    pub(crate) fn of(&self, hook: Hook) -> u64 {
+        self.0.get(hook as usize).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, hook: Hook, index: usize) {
+        if let Some(mask) = self.0.get_mut(hook as usize) {
+            *mask |= 1 << index;
+        }
     }
 }
 
@@ -108,6 +137,7 @@ impl Binding {
         let cell = || Cell { serving_seen: AtomicU64::new(NOT_SERVING), ..Cell::default() };
         Self {
             name: parts.name,
+            hook: parts.hook,
             order: parts.order,
             on_failure: parts.on_failure,
             limits: parts.limits,
@@ -129,7 +159,8 @@ impl Binding {
     ) -> Result<Instance, SetupError> {
         let context = Context { name: Arc::clone(&self.name), worker, stats: Arc::clone(&self.stats) };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
-        let recipe = Recipe { ticker, compiled: &self.compiled, context, memory_bytes_max };
+        let hook = Some(self.hook);
+        let recipe = Recipe { ticker, compiled: &self.compiled, hook, context, memory_bytes_max };
         Setup { recipe, config: &self.config, changes }.run()
     }
 

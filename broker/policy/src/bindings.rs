@@ -1,6 +1,7 @@
-//! The WIT world as Rust types, and the functions of its `host` interface.
+//! The WIT package as Rust types, and the functions of its `host` interface.
 //!
-//! The world's types are generated from `plugin-sdk/wit`. Host functions are written by hand because they read
+//! The types are generated once, from a world that has all hooks; a component has some of them, so its functions are
+//! looked up one by one (`guest.rs`). Host functions are written by hand because they read
 //! strings in the guest's memory in place. None of them fails: what is over a bound is cut or ignored.
 //! Deliberately not here: anything of WASI.
 
@@ -13,14 +14,29 @@ use wasmtime::component::{Linker, WasmStr};
 mod generated {
     wasmtime::component::bindgen!({
         path: "../../plugin-sdk/wit",
-        world: "routing",
+        inline: "
+            package waspmq:host;
+            world all-hooks {
+                include waspmq:policy/lifecycle@0.1.0;
+                include waspmq:policy/route-hook@0.1.0;
+                include waspmq:policy/ack-hook@0.1.0;
+                include waspmq:policy/admission-hook@0.1.0;
+                include waspmq:policy/overflow-hook@0.1.0;
+            }
+        ",
+        world: "waspmq:host/all-hooks",
         ownership: Borrowing { duplicate_if_necessary: false },
     });
 }
 
 pub(crate) use generated::waspmq::policy::host::Level;
-pub(crate) use generated::waspmq::policy::types::{Kind, Message, QueueMembers, Route, Verdict};
-pub(crate) use generated::{Routing, RoutingPre};
+pub(crate) use generated::waspmq::policy::types::{
+    AckPlan, Action, Admission, Cause, Decision, Exhausted, Failure, Kind, Level as AckLevel, Message,
+    Overflowing, QueueMembers, Quorum, Route, Verdict,
+};
+
+#[cfg(test)]
+pub(crate) use generated::waspmq::policy::types::Refusal;
 
 /// The only interfaces a component may import.
 pub(crate) const TYPES: &str = "waspmq:policy/types@0.1.0";

@@ -2,6 +2,7 @@
 //!
 //! An unknown key is an error; a key of the contract that this version does not serve is an error that says so.
 
+use crate::hook::Hook;
 use crate::limits;
 use serde::{Deserialize, Serialize};
 use waspmq_core::address::Pattern;
@@ -10,8 +11,8 @@ use waspmq_core::address::Pattern;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyDocument {
-    /// `routing` is the only hook of this version.
-    pub hook: String,
+    /// What the policy decides; the plugin has to have this hook.
+    pub hook: Hook,
     /// `name@revision`, or `name` for its latest revision at the time of the call.
     pub plugin: String,
     /// Patterns of the addresses whose messages are decided; also `user/*` and `group/*`.
@@ -53,7 +54,8 @@ pub enum OnFailure {
     /// As if the policy had said `continue`.
     #[default]
     Open,
-    /// The message is refused with `policy_failed`.
+    /// The message is refused with `policy_failed`; where a policy cannot refuse (hooks `ack` and `overflow`), what
+    /// is configured is done and no further policy asked.
     Closed,
     /// Not served in this version.
     Builtin,
@@ -130,7 +132,6 @@ impl PolicyDocument {
 
     fn check_supported(&self) -> Result<(), BadDocument> {
         let refused = [
-            (self.hook != "routing", "a hook other than \"routing\""),
             (self.mode == Mode::Shadow, "mode \"shadow\""),
             (self.canary_percent.is_some(), "canary_percent"),
             (self.on_failure == OnFailure::Builtin, "on_failure \"builtin\""),
@@ -197,7 +198,8 @@ mod tests {
         check(&with(r#","canary_percent":5"#), "canary_percent is not supported");
         check(&with(r#","on_failure":"previous""#), "on_failure \"previous\" is not supported");
         check(&with(r#","config":[]"#), "expected a map");
-        check(r#"{"hook":"ack","plugin":"m","match":["all"]}"#, "a hook other than");
+        check(r#"{"hook":"ack","plugin":"m","match":["all"]}"#, "revision: None");
+        check(r#"{"hook":"compression","plugin":"m","match":["all"]}"#, "unknown variant `compression`");
         check(r#"{"hook":"routing","plugin":"m@x","match":["all"]}"#, "plugin: must be");
         check(r#"{"hook":"routing","plugin":"m","match":[]}"#, "match: must have 1 to 64");
         check(r#"{"hook":"routing","plugin":"m","match":["user/a*"]}"#, "names may not contain");

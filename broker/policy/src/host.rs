@@ -10,7 +10,7 @@ use crate::queues::Queues;
 use crate::registry::{Policy, Registry};
 use crate::shared::Shared;
 use crate::stats::LatencyBuckets;
-use crate::worker::WorkerRouting;
+use crate::worker::WorkerPolicies;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -114,8 +114,8 @@ impl Host {
 
     /// The hooks of worker `worker` (from 0). To be asked for once per worker: its counters have one writer,
     /// and its warm instances are there once.
-    pub fn routing(&self, worker: usize) -> WorkerRouting {
-        WorkerRouting::new(Arc::clone(&self.shared), worker)
+    pub fn worker(&self, worker: usize) -> WorkerPolicies {
+        WorkerPolicies::new(Arc::clone(&self.shared), worker)
     }
 
     /// The number of the current set of policies; 0 before the first change.
@@ -142,7 +142,7 @@ impl Host {
         let registry = self.registry();
         let of = |(name, policy): (&String, &Policy)| PolicyMetrics {
             policy: name.clone(),
-            hook: "routing",
+            hook: policy.current.document.hook.as_str(),
             outcomes: policy.stats.outcomes(),
             latency: policy.stats.latency_buckets(),
         };

@@ -1,23 +1,28 @@
-//! One live instance of a component: set up, told its queues, asked for verdicts.
+//! One live instance of a component: set up, told its queues, asked for decisions.
 //!
 //! An instance is used by one thread at a time. After a failure that breaks it (all but a verdict that is readable
 //! and out of bounds) its owner discards it. Every entry into guest code has a deadline, a memory limit and bounded host calls.
 
-use crate::bindings::{self, Routing, RoutingPre};
+use crate::answers;
+use crate::bindings;
 use crate::engine::{Live, Ticker};
+use crate::guest::{Exports, Guest};
+use crate::hook::Hook;
 use crate::limits;
 use crate::queues::Changes;
 use crate::state::{Context, Pulls, State};
 use crate::stats::CallOutcome;
 use crate::verdict;
 use std::sync::Arc;
+use wasmtime::component::InstancePre;
 use wasmtime::{PoolConcurrencyLimitError, Store, StoreContextMut, Trap};
-use waspmq_core::address::Kind;
-use waspmq_core::policy::{Message, Verdict};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Verdict};
+use waspmq_core::settings::{Overflow, Settings};
 
 /// A validated, compiled and linked component.
 pub(crate) struct Compiled {
-    pub(crate) pre: RoutingPre<State>,
+    pub(crate) pre: InstancePre<State>,
+    pub(crate) exports: Exports,
     pub(crate) pulls: Pulls,
 }
 
@@ -37,13 +42,16 @@ pub(crate) struct Failure {
 pub(crate) struct Recipe<'a> {
     pub(crate) ticker: &'a Ticker,
     pub(crate) compiled: &'a Compiled,
+    /// What it will be asked; nothing for one that is only tried out.
+    pub(crate) hook: Option<Hook>,
     pub(crate) context: Context,
     pub(crate) memory_bytes_max: usize,
 }
 
 pub(crate) struct Instance {
-    guest: Routing,
+    guest: Guest,
     store: Store<State>,
+    hook: Option<Hook>,
     pulls: Pulls,
     /// The number of the last member change it was told of.
     pub(crate) members_seen: u64,
@@ -67,9 +75,12 @@ impl Instance {
         store
             .epoch_deadline_callback(|mut store: StoreContextMut<'_, State>| Ok(store.data_mut().on_epoch()));
         arm(&mut store);
-        match recipe.compiled.pre.instantiate(&mut store) {
+        let compiled = recipe.compiled;
+        let instance = compiled.pre.instantiate(&mut store);
+        match instance.and_then(|instance| compiled.exports.load(&mut store, &instance)) {
             Ok(guest) => {
-                Ok(Self { guest, store, pulls: recipe.compiled.pulls, members_seen: 0, _live: live })
+                let (hook, pulls) = (recipe.hook, compiled.pulls);
+                Ok(Self { guest, store, hook, pulls, members_seen: 0, _live: live })
             }
             Err(error) => Err(failure(&error, store.data())),
         }
@@ -78,19 +89,24 @@ impl Instance {
     /// Hands the instance its configuration; the inner error is the guest's own answer.
     pub(crate) fn configure(&mut self, config: &str) -> Result<Result<(), String>, Failure> {
         arm(&mut self.store);
-        let answer = self.guest.call_configure(&mut self.store, config);
-        answer.map_err(|error| failure(&error, self.store.data()))
+        let answer = self.guest.configure.call(&mut self.store, (config,));
+        answer.map(|(answer,)| answer).map_err(|error| failure(&error, self.store.data()))
     }
 
     /// Lets the guest test itself; the inner error is the guest's own answer.
     pub(crate) fn self_test(&mut self) -> Result<Result<(), String>, Failure> {
         arm(&mut self.store);
-        let answer = self.guest.call_self_test(&mut self.store);
-        answer.map_err(|error| failure(&error, self.store.data()))
+        let answer = self.guest.self_test.call(&mut self.store, ());
+        answer.map(|(answer,)| answer).map_err(|error| failure(&error, self.store.data()))
     }
 
-    /// Tells the guest the queues that changed; all of them share one deadline.
+    /// Tells a guest that routes the queues that changed; all of them share one deadline.
     pub(crate) fn members_changed(&mut self, changes: &Changes) -> Result<(), Failure> {
+        let hears = self.guest.members_changed.filter(|_| self.hook == Some(Hook::Routing));
+        let Some(hears) = hears else {
+            self.members_seen = changes.sequence;
+            return Ok(());
+        };
         arm(&mut self.store);
         for members in &changes.queues {
             let names: Vec<&str> = members.members.iter().map(String::as_str).collect();
@@ -100,7 +116,7 @@ impl Instance {
                 version: members.version,
                 members: &names,
             };
-            let answer = self.guest.call_members_changed(&mut self.store, told);
+            let answer = hears.call(&mut self.store, (told,));
             answer.map_err(|error| failure(&error, self.store.data()))?;
         }
         self.members_seen = changes.sequence;
@@ -114,32 +130,98 @@ impl Instance {
         set: &[(String, String)],
         deadline_ms: u32,
     ) -> Result<Verdict, Failure> {
+        let Some(route) = self.guest.route else { return Err(Failure::no_hook()) };
+        self.begin(Some((message, set)), deadline_ms);
+        match route.call(&mut self.store, (answers::message(message),)) {
+            Ok((answer,)) => verdict::check(answer).map_err(|bad| Failure::bad_verdict(&bad)),
+            Err(error) => Err(failure(&error, self.store.data())),
+        }
+    }
+
+    /// Asks for the plan of one message; nothing when it is left to others.
+    pub(crate) fn plan(
+        &mut self,
+        message: &Message<'_>,
+        settings: &Settings,
+        deadline_ms: u32,
+    ) -> Result<Option<Acknowledgement>, Failure> {
+        let Some(plan) = self.guest.plan else { return Err(Failure::no_hook()) };
+        self.begin(Some((message, &[])), deadline_ms);
+        match plan.call(&mut self.store, (answers::message(message), answers::configured(settings))) {
+            Ok((answer,)) => answer
+                .map(|plan| answers::ack_plan(plan, settings.keep))
+                .transpose()
+                .map_err(|bad| Failure::bad_verdict(&bad)),
+            Err(error) => Err(failure(&error, self.store.data())),
+        }
+    }
+
+    /// Asks what is done about a failed attempt; nothing when it is left to others.
+    pub(crate) fn failed(
+        &mut self,
+        told: bindings::Failure<'_>,
+        deadline_ms: u32,
+    ) -> Result<Option<Decision>, Failure> {
+        let Some(failed) = self.guest.failed else { return Err(Failure::no_hook()) };
+        self.begin(None, deadline_ms);
+        match failed.call(&mut self.store, (told,)) {
+            Ok((answer,)) => answers::decision(answer).map_err(|bad| Failure::bad_verdict(&bad)),
+            Err(error) => Err(failure(&error, self.store.data())),
+        }
+    }
+
+    /// Asks whether a message is taken in; nothing when it is left to others.
+    pub(crate) fn admit(
+        &mut self,
+        message: &Message<'_>,
+        deadline_ms: u32,
+    ) -> Result<Option<Admittance>, Failure> {
+        let Some(admit) = self.guest.admit else { return Err(Failure::no_hook()) };
+        self.begin(Some((message, &[])), deadline_ms);
+        match admit.call(&mut self.store, (answers::message(message),)) {
+            Ok((answer,)) => answers::admittance(answer).map_err(|bad| Failure::bad_verdict(&bad)),
+            Err(error) => Err(failure(&error, self.store.data())),
+        }
+    }
+
+    /// Asks what is done about a full queue; nothing when it is left to others.
+    pub(crate) fn overflow(
+        &mut self,
+        what: &Overflowed<'_>,
+        deadline_ms: u32,
+    ) -> Result<Option<Overflow>, Failure> {
+        let Some(overflow) = self.guest.overflow else { return Err(Failure::no_hook()) };
+        self.begin(None, deadline_ms);
+        match overflow.call(&mut self.store, (answers::overflowing(what),)) {
+            Ok((answer,)) => Ok(answers::action(answer)),
+            Err(error) => Err(failure(&error, self.store.data())),
+        }
+    }
+
+    /// Starts the bounds of a decision, with the message it is about and the headers set so far.
+    fn begin(&mut self, message: Option<(&Message<'_>, &[(String, String)])>, deadline_ms: u32) {
         let state = self.store.data_mut();
         state.arm(deadline_ms);
         if self.pulls.headers || self.pulls.payload {
-            state.show(message, set, self.pulls);
+            match message {
+                Some((message, set)) => state.show(message, set, self.pulls),
+                None => state.hide(),
+            }
         }
         self.store.set_epoch_deadline(1);
-        let asked = bindings::Message {
-            sender: message.from,
-            address: message.to,
-            kind: kind(message.kind),
-            key: message.key,
-            size: u32::try_from(message.payload.len()).unwrap_or(u32::MAX),
-            priority: message.priority,
-            ts: message.unix_ms,
-        };
-        match self.guest.call_route(&mut self.store, asked) {
-            Ok(answer) => verdict::check(answer).map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
-        }
     }
 }
 
 impl Failure {
-    pub(crate) fn bad_verdict(bad: &verdict::BadVerdict) -> Self {
+    pub(crate) fn bad_verdict(bad: &impl ToString) -> Self {
         let outcome = CallOutcome::BadVerdict;
         Self { outcome, text: bad.to_string(), broke_instance: false, no_capacity: false }
+    }
+
+    /// For a policy of a hook that its plugin does not have, which no document may ask for.
+    fn no_hook() -> Self {
+        let text = "the plugin does not have the policy's hook".to_owned();
+        Self { outcome: CallOutcome::Unavailable, text, broke_instance: false, no_capacity: false }
     }
 }
 
@@ -164,15 +246,6 @@ fn failure(error: &wasmtime::Error, state: &State) -> Failure {
     };
     let no_capacity = error.downcast_ref::<PoolConcurrencyLimitError>().is_some();
     Failure { outcome, text, broke_instance: true, no_capacity }
-}
-
-const fn kind(kind: Kind) -> bindings::Kind {
-    match kind {
-        Kind::User => bindings::Kind::User,
-        Kind::Group => bindings::Kind::Group,
-        Kind::Topic => bindings::Kind::Topic,
-        Kind::All => bindings::Kind::All,
-    }
 }
 
 /// What every instance of one policy has in common, and the way from nothing to an instance that may serve.

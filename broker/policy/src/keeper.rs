@@ -4,6 +4,7 @@
 //! which is what bounds the harm of a policy that always fails.
 
 use crate::binding::{Binding, Cell, Upkeep};
+use crate::hook::Hook;
 use crate::instance::{Failure, Instance};
 use crate::limits;
 use crate::shared::Shared;
@@ -64,7 +65,9 @@ impl Keeper {
 
     /// Does what one cell needs now; returns when to look again.
     fn look_after(&self, binding: &Binding, worker: usize, cell: &Cell) -> Option<Instant> {
-        match cell.inspect(self.members_told) {
+        // Other hooks do not hear of members, so nothing is new to them.
+        let target = if binding.hook == Hook::Routing { self.members_told } else { 0 };
+        match cell.inspect(target) {
             Upkeep::Nothing => None,
             Upkeep::Tell { mut spare, worker_is_behind } => {
                 let told = match self.shared.queues.since(spare.members_seen) {

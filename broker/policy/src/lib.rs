@@ -1,9 +1,9 @@
-//! The host of routing policies: sandboxed WebAssembly components, put in place, swapped and rolled back while
+//! The host of policies: sandboxed WebAssembly components, put in place, swapped and rolled back while
 //! messages flow.
 //!
 //! The story: a component is uploaded and becomes a *revision* ([`Host::upload`]); a document binds a revision
 //! to address patterns ([`Host::put_policy`]), which makes instances for every worker and then replaces the
-//! whole set of policies, a *generation*, at once; each worker asks its own instances ([`WorkerRouting`]).
+//! whole set of policies, a *generation*, at once; each worker asks its own instances ([`WorkerPolicies`]).
 //! The contract with guests is `plugin-sdk/wit`, told in `docs/PLUGINS.md`.
 //!
 //! Invariants: no message waits for a change or meets half of one; every call into a guest has a deadline, a
@@ -12,10 +12,13 @@
 //! plugins and documents, HTTP, metric names.
 
 mod admin;
+mod answers;
 mod binding;
 mod bindings;
 mod document;
 mod engine;
+mod guest;
+mod hook;
 mod host;
 mod instance;
 mod keeper;
@@ -23,6 +26,7 @@ pub mod limits;
 mod plugin;
 mod queues;
 mod registry;
+mod seat;
 mod shared;
 mod state;
 mod stats;
@@ -31,8 +35,9 @@ mod worker;
 
 pub use admin::{PutError, RemoveError, RollbackError};
 pub use document::{Mode, OnFailure, PolicyDocument, PolicyLimits};
+pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
 pub use plugin::{Revision, Unfit};
 pub use registry::{Instances, PolicyState, PolicyVersion};
 pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
-pub use worker::WorkerRouting;
+pub use worker::WorkerPolicies;

@@ -59,6 +59,9 @@ pub const COUNTER_NAME_BYTES_MAX: usize = 48;
 /// Bytes of a drop reason. More: a bad verdict.
 pub const DROP_REASON_BYTES_MAX: usize = 1024;
 
+/// Bytes of the reason of a refusal. More: cut.
+pub const REASON_BYTES_MAX: usize = 1024;
+
 /// Shortest time between two replacements of one worker's instance of one policy, and the same as a multiple
 /// of the policy's deadline; the longer one holds. So a policy whose every call runs into its deadline burns
 /// at most one part in [`REPLACEMENT_DEADLINES`] of a worker.

@@ -3,8 +3,10 @@
 //! A component is validated, compiled, instantiated and self-tested before it is shelved; a refused one leaves
 //! no trace. Deliberately not here: policies, which bind a revision to addresses.
 
-use crate::bindings::{self, ABI, HOST, RoutingPre, TYPES};
+use crate::bindings::{self, ABI, HOST, TYPES};
 use crate::engine::Ticker;
+use crate::guest::Exports;
+use crate::hook::Hook;
 use crate::instance::{Compiled, Instance, Recipe, SharedCompiled};
 use crate::limits;
 use crate::state::{Context, Pulls, State};
@@ -12,7 +14,7 @@ use crate::stats::{CallOutcome, PolicyStats};
 use serde::Serialize;
 use std::sync::Arc;
 use wasmtime::Engine;
-use wasmtime::component::types::{self, ComponentFunc, ComponentInstance, ComponentItem};
+use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, Linker};
 
 /// One upload of a plugin.
@@ -23,7 +25,8 @@ pub struct Revision {
     pub revision: u32,
     /// BLAKE3 of the component, as 64 hexadecimal digits.
     pub digest: String,
-    pub hooks: Vec<&'static str>,
+    /// The hooks it exports.
+    pub hooks: Vec<Hook>,
     pub abi: &'static str,
     /// Bytes of the component.
     pub size: usize,
@@ -50,8 +53,10 @@ pub enum Unfit {
     UnknownImport { import: String },
     #[error("the component imports `{import}` with another type than {ABI} gives it: {reason}")]
     IllTypedImport { import: String, reason: String },
-    #[error("the component does not export `{export}`, which the world `routing` of {ABI} asks for{hint}")]
-    MissingExport { export: &'static str, hint: &'static str },
+    #[error("the component does not export `{export}`, which the world `{world}` of {ABI} asks for{hint}")]
+    MissingExport { export: &'static str, world: &'static str, hint: &'static str },
+    #[error("the component exports no hook: `route`, `plan` and `failed`, `admit` or `overflow`{hint}")]
+    NoHook { hint: &'static str },
     #[error("the component exports `{export}` with another type than {ABI} asks for: {reason}")]
     IllTypedExport { export: &'static str, reason: String },
     #[error("the component failed in {stage}: {reason}")]
@@ -126,13 +131,12 @@ impl Workbench<'_> {
         let component = Component::from_binary(self.engine, bytes)
             .map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
         let pulls = self.check_imports(&component)?;
-        self.check_exports(&component)?;
-        let linked = self.linker.instantiate_pre(&component).map_err(|error| Unfit::IllTypedImport {
+        let exports = Exports::of(self.engine, &component)?;
+        let pre = self.linker.instantiate_pre(&component).map_err(|error| Unfit::IllTypedImport {
             import: HOST.to_owned(),
             reason: format!("{error:#}"),
         })?;
-        let pre = RoutingPre::new(linked).map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
-        let compiled = Compiled { pre, pulls };
+        let compiled = Compiled { pre, exports, pulls };
         self.try_out(name, &compiled)?;
         Ok(compiled)
     }
@@ -165,38 +169,11 @@ impl Workbench<'_> {
         Ok(pulls)
     }
 
-    fn check_exports(&self, component: &Component) -> Result<(), Unfit> {
-        let ty = component.component_type();
-        for (name, check) in EXPORTS {
-            match ty.get_export(self.engine, name).map(|export| export.ty) {
-                Some(ComponentItem::ComponentFunc(function)) => check(&function, &ty)
-                    .map_err(|error| Unfit::IllTypedExport { export: name, reason: format!("{error:#}") })?,
-                Some(_) => {
-                    return Err(Unfit::IllTypedExport {
-                        export: name,
-                        reason: "it is not a function".to_owned(),
-                    });
-                }
-                None => return Err(Unfit::MissingExport { export: name, hint: self.hint(component, name) }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Says so when the function is there, but inside of an exported interface.
-    fn hint(&self, component: &Component, wanted: &str) -> &'static str {
-        let ty = component.component_type();
-        let inside = ty.exports(self.engine).any(|(_, export)| match export.ty {
-            ComponentItem::ComponentInstance(instance) => instance.get_export(self.engine, wanted).is_some(),
-            _ => false,
-        });
-        if inside { "; it is there inside of an interface, but has to be an export of the world" } else { "" }
-    }
-
     fn try_out(&self, name: &str, compiled: &Compiled) -> Result<(), Unfit> {
         let recipe = Recipe {
             ticker: self.ticker,
             compiled,
+            hook: None,
             context: Context { name: name.into(), worker: 0, stats: Arc::new(PolicyStats::new(1)) },
             memory_bytes_max: limits::MEMORY_MB_DEFAULT as usize * 1024 * 1024,
         };
@@ -213,16 +190,6 @@ impl Workbench<'_> {
         })
     }
 }
-
-type ExportCheck = fn(&ComponentFunc, &types::Component) -> wasmtime::Result<()>;
-
-/// The exports of the world `routing` with their types.
-const EXPORTS: [(&str, ExportCheck); 4] = [
-    ("configure", |f, ty| f.typecheck::<(&str,), (Result<(), String>,)>(&ty.instance_type())),
-    ("self-test", |f, ty| f.typecheck::<(), (Result<(), String>,)>(&ty.instance_type())),
-    ("members-changed", |f, ty| f.typecheck::<(bindings::QueueMembers<'_>,), ()>(&ty.instance_type())),
-    ("route", |f, ty| f.typecheck::<(bindings::Message<'_>,), (bindings::Verdict,)>(&ty.instance_type())),
-];
 
 /// Tells apart what is not WebAssembly, a core module, and a component, without parsing.
 fn check_form(bytes: &[u8]) -> Result<(), Unfit> {
@@ -244,13 +211,13 @@ pub(crate) fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// A revision that is not numbered yet.
+/// A revision that is not numbered yet, and whose hooks are not known.
 pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
     Revision {
         name: name.to_owned(),
         revision: 0,
         digest: blake3::hash(bytes).to_hex().to_string(),
-        hooks: vec!["routing"],
+        hooks: Vec::new(),
         abi: ABI,
         size: bytes.len(),
         lane: "component",

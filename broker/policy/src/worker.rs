@@ -1,43 +1,53 @@
-//! The routing hooks of one I/O worker: its own instances, its own memory of which policies an address has.
+//! The policies of one I/O worker: its own instances, its own memory of which policies an address has.
 //!
-//! No lock and no wait on the way of a message: a newer generation is one pointer comparison, a spare is taken
-//! with a `try_lock`. Instances of bindings that a newer generation keeps stay where they are.
+//! No lock and no wait on the way of a message: a newer generation is one pointer comparison. The look-up at the
+//! beginning of a message's pass settles its generation, and the hooks behind it do not look again. Instances of
+//! bindings that a newer generation keeps stay where they are.
 
-use crate::binding::{Binding, Generation};
+use crate::answers;
+use crate::binding::{Generation, Masks};
 use crate::document::OnFailure;
-use crate::instance::{Failure, Instance};
+use crate::hook::Hook;
+use crate::instance::Failure;
 use crate::limits;
+use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
 use crate::state::set_header;
-use crate::stats::{CallOutcome, now};
+use crate::stats::CallOutcome;
 use crate::verdict;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::collections::HashMap;
 use std::sync::Arc;
 use waspmq_core::address::Address;
-use waspmq_core::policy::{Message, Outcome, Route, Routing, Verdict};
+use waspmq_core::policy::{
+    self, Acking, Acknowledgement, Admission, Admittance, Bound, BySettings, Decision, Message, Outcome,
+    Overflowed, Overflowing, Policies, Route, Routing, Verdict,
+};
+use waspmq_core::settings::{Overflow, Settings};
 
-/// The policies of one worker. Made by [`crate::Host::routing`], once per worker.
+/// The policies of one worker. Made by [`crate::Host::worker`], once per worker.
 #[derive(Debug)]
-pub struct WorkerRouting {
+pub struct WorkerPolicies {
     shared: Arc<Shared>,
     worker: usize,
     cache: Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>,
     generation: Arc<Generation>,
     seats: Vec<Seat>,
-    matches: HashMap<Box<str>, u64, foldhash::fast::RandomState>,
+    matches: HashMap<Box<str>, Masks, foldhash::fast::RandomState>,
 }
 
-/// One binding of the current generation with this worker's instance of it.
-#[derive(Debug)]
-struct Seat {
-    binding: Arc<Binding>,
-    serving: Option<Instance>,
-    calls: u32,
+/// What came of asking the policies of a hook one after the other.
+enum Asked<T> {
+    /// One decided.
+    Decided(T),
+    /// All passed.
+    Passed,
+    /// One failed that is set to end the matter then; the text says which.
+    Failed(String),
 }
 
-impl WorkerRouting {
+impl WorkerPolicies {
     pub(crate) fn new(shared: Arc<Shared>, worker: usize) -> Self {
         Self {
             cache: Cache::new(Arc::clone(&shared.active)),
@@ -86,123 +96,160 @@ impl WorkerRouting {
         }
     }
 
-    /// The policies bound to `to`, as a mask of seats.
-    fn bound_to(&mut self, to: &str) -> u64 {
+    /// The policies bound to `to` in the generation at hand.
+    fn masks(&mut self, to: &str) -> Masks {
+        if self.seats.is_empty() {
+            return Masks::default();
+        }
         if let Some(&known) = self.matches.get(to) {
             return known;
         }
-        let Ok(address) = Address::parse(to) else { return 0 };
-        let bound =
-            if self.generation.has_kind(address.kind()) { self.generation.bound_to(&address) } else { 0 };
+        let Ok(address) = Address::parse(to) else { return Masks::default() };
+        let bound = self.generation.bound_to(&address);
         if self.matches.len() >= limits::MATCH_CACHE_MAX {
             self.matches.clear();
         }
         self.matches.insert(to.into(), bound);
         bound
     }
-}
 
-impl Routing for WorkerRouting {
-    fn applies(&mut self, to: &str) -> bool {
-        self.refresh();
-        !self.seats.is_empty() && self.bound_to(to) != 0
-    }
-
-    fn route(&mut self, message: &Message<'_>) -> Outcome {
-        self.refresh();
-        let mut decided = Verdict::default();
-        let mut asked = if self.seats.is_empty() { 0 } else { self.bound_to(message.to) };
+    /// Asks the policies of `hook` for `to` in their order, until one decides.
+    fn first<T>(
+        &mut self,
+        (hook, to): (Hook, &str),
+        mut ask: impl FnMut(&mut Seat, Desk<'_>) -> Result<Option<T>, CallOutcome>,
+    ) -> Asked<T> {
+        let mut asked = self.masks(to).of(hook);
+        let desk = Desk { shared: &self.shared, worker: self.worker };
         while asked != 0 {
             let seat = self.seats.get_mut(asked.trailing_zeros() as usize);
             asked &= asked - 1;
             let Some(seat) = seat else { continue };
-            match seat.ask(&self.shared, self.worker, message, &mut decided) {
-                Ok(Route::Continue) => {}
-                Ok(route) => {
-                    decided.route = route;
-                    break;
-                }
+            match ask(seat, desk) {
+                Ok(Some(answer)) => return Asked::Decided(answer),
                 Err(outcome) if seat.binding.on_failure == OnFailure::Closed => {
-                    return Outcome::Refused(format!(
-                        "policy {} failed ({})",
-                        seat.binding.name,
-                        outcome.as_str()
-                    ));
+                    let (name, outcome) = (&seat.binding.name, outcome.as_str());
+                    return Asked::Failed(format!("policy {name} failed ({outcome})"));
                 }
-                Err(_) => {}
+                Ok(None) | Err(_) => {}
             }
         }
-        Outcome::Decided(decided)
+        Asked::Passed
     }
 }
 
-impl Seat {
-    fn new(binding: &Arc<Binding>, worker: usize) -> Self {
-        let serving = binding.cells.get(worker).and_then(|cell| cell.take_warm());
-        Self { binding: Arc::clone(binding), serving, calls: 0 }
+impl Policies for WorkerPolicies {
+    fn bound(&mut self, to: &str) -> Bound {
+        self.refresh();
+        let masks = self.masks(to);
+        let has = |hook| masks.of(hook) != 0;
+        Bound {
+            admission: has(Hook::Admission),
+            routing: has(Hook::Routing),
+            acking: has(Hook::Ack),
+            overflow: has(Hook::Overflow),
+        }
+    }
+}
+
+impl Admission for WorkerPolicies {
+    fn admit(&mut self, message: &Message<'_>) -> Admittance {
+        let asked = self.first((Hook::Admission, message.to), |seat, desk| {
+            seat.ask(desk, |instance, deadline_ms| instance.admit(message, deadline_ms))
+        });
+        match asked {
+            Asked::Decided(admittance) => admittance,
+            Asked::Passed => Admittance::Admitted,
+            Asked::Failed(reason) => Admittance::Failed(reason),
+        }
+    }
+}
+
+impl Routing for WorkerPolicies {
+    fn route(&mut self, message: &Message<'_>) -> Outcome {
+        let mut set_headers = Vec::new();
+        let asked = self.first((Hook::Routing, message.to), |seat, desk| {
+            let route = seat.ask(desk, |instance, deadline_ms| {
+                let answer = instance.route(message, &set_headers, deadline_ms);
+                answer.and_then(|verdict| merge(verdict, message, &mut set_headers))
+            })?;
+            Ok((route != Route::Continue).then_some(route))
+        });
+        let route = match asked {
+            Asked::Decided(route) => route,
+            Asked::Passed => Route::Continue,
+            Asked::Failed(reason) => return Outcome::Refused(reason),
+        };
+        Outcome::Decided(Verdict { route, set_headers })
+    }
+}
+
+impl Acking for WorkerPolicies {
+    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement {
+        let asked = self.first((Hook::Ack, message.to), |seat, desk| {
+            seat.ask(desk, |instance, deadline_ms| instance.plan(message, settings, deadline_ms))
+        });
+        match asked {
+            Asked::Decided(acknowledgement) => acknowledgement,
+            Asked::Passed | Asked::Failed(_) => BySettings.plan(message, settings),
+        }
     }
 
-    /// Asks this policy and adds the headers it sets to `so_far`; counts the call either way.
-    fn ask(
-        &mut self,
-        shared: &Shared,
-        worker: usize,
-        message: &Message<'_>,
-        so_far: &mut Verdict,
-    ) -> Result<Route, CallOutcome> {
-        let binding = &*self.binding;
-        let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
-        if (cell.has_newer() || self.serving.is_none()) && cell.exchange(&mut self.serving) {
-            shared.wake_keeper();
+    fn failed(&mut self, failure: &policy::Failure<'_>) -> Decision {
+        self.refresh();
+        let to = failure.to.as_str();
+        if self.masks(to).of(Hook::Ack) == 0 {
+            return BySettings.failed(failure);
         }
-        let Some(instance) = self.serving.as_mut() else {
-            binding.stats.record(worker, CallOutcome::Unavailable, None);
-            return Err(CallOutcome::Unavailable);
-        };
-        self.calls = self.calls.wrapping_add(1);
-        let started = (self.calls & (limits::SAMPLE_EVERY - 1) == 1).then(now);
-        let answer = instance.route(message, &so_far.set_headers, binding.limits.deadline_ms);
-        let answer = answer.and_then(|verdict| merge(verdict, message, so_far));
-        let timed = started.map(|started| started.elapsed());
-        let failure = match answer {
-            Ok(route) => {
-                binding.stats.record(worker, CallOutcome::Ok, timed);
-                return Ok(route);
-            }
-            Err(failure) => failure,
-        };
-        binding.stats.record(worker, failure.outcome, timed);
-        if binding.stats.log_line_allowed() {
-            let outcome = failure.outcome.as_str();
-            tracing::warn!(target: "plugin", policy = &*binding.name, outcome, error = %failure, "a call failed");
+        let recipient = answers::recipient(failure.recipient);
+        let Some(told) = answers::told(failure, &recipient) else { return BySettings.failed(failure) };
+        let asked = self.first((Hook::Ack, to), |seat, desk| {
+            seat.ask(desk, |instance, deadline_ms| instance.failed(told.clone(), deadline_ms))
+        });
+        match asked {
+            Asked::Decided(decision) => decision,
+            Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
         }
-        if failure.broke_instance {
-            self.serving.take().into_iter().for_each(|failed| shared.discard(failed));
-            cell.stopped_serving();
-            cell.exchange(&mut self.serving);
-            shared.wake_keeper();
+    }
+}
+
+impl Overflowing for WorkerPolicies {
+    fn has_overflow(&mut self, to: &str) -> bool {
+        self.refresh();
+        self.masks(to).of(Hook::Overflow) != 0
+    }
+
+    fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
+        let asked = self.first((Hook::Overflow, what.to.as_str()), |seat, desk| {
+            seat.ask(desk, |instance, deadline_ms| instance.overflow(what, deadline_ms))
+        });
+        match asked {
+            Asked::Decided(action) => action,
+            Asked::Passed | Asked::Failed(_) => what.configured,
         }
-        Err(failure.outcome)
     }
 }
 
 /// Adds a verdict's headers to those set so far, unless the message would have too many then.
-fn merge(verdict: Verdict, message: &Message<'_>, so_far: &mut Verdict) -> Result<Route, Failure> {
-    if verdict.set_headers.is_empty() {
-        return Ok(verdict.route);
+fn merge(
+    verdict: Verdict,
+    message: &Message<'_>,
+    so_far: &mut Vec<(String, String)>,
+) -> Result<Route, Failure> {
+    let Verdict { route, set_headers } = verdict;
+    if set_headers.is_empty() {
+        return Ok(route);
     }
-    let lists = [message.headers, &so_far.set_headers, &verdict.set_headers];
-    if !verdict::fit_together(lists) {
+    if !verdict::fit_together([message.headers, so_far, &set_headers]) {
         // Some may replace others, so only the list as it would be tells.
         let mut all = message.headers.to_vec();
-        let set = so_far.set_headers.iter().chain(&verdict.set_headers);
-        set.for_each(|(name, value)| set_header(&mut all, name, value));
+        so_far.iter().chain(&set_headers).for_each(|(name, value)| set_header(&mut all, name, value));
         verdict::check_headers(&all).map_err(|bad| Failure::bad_verdict(&bad))?;
     }
-    if so_far.set_headers.is_empty() {
-        so_far.set_headers = verdict.set_headers;
+    if so_far.is_empty() {
+        *so_far = set_headers;
     } else {
-        verdict.set_headers.iter().for_each(|(name, value)| set_header(&mut so_far.set_headers, name, value));
+        set_headers.iter().for_each(|(name, value)| set_header(so_far, name, value));
     }
-    Ok(verdict.route)
+    Ok(route)
 }

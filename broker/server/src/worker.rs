@@ -74,7 +74,7 @@ use waspmq_core::policy::BySettings;
 use waspmq_core::publish::Plan;
 use waspmq_core::registry::Registry;
 use waspmq_core::settings::Rules;
-use waspmq_policy::{Host, WorkerRouting};
+use waspmq_policy::{Host, WorkerPolicies};
 use waspmq_store::Journal;
 
 /// Bytes read from a connection at once, into a buffer that all connections of the worker share.
@@ -134,7 +134,7 @@ pub(crate) struct Worker {
     number: u8,
     shared: Arc<Shared>,
     access: AccessWork,
-    routing: WorkerRouting,
+    policies: WorkerPolicies,
     connections: Slab<Option<Box<Connection>>>,
     /// Connections by their session.
     numbers: HashMap<SessionId, u32, foldhash::fast::RandomState>,
@@ -190,7 +190,7 @@ impl Worker {
         Self {
             number,
             access: AccessWork::default(),
-            routing: shared.policies.routing(number.into()),
+            policies: shared.policies.worker(number.into()),
             connections: Slab::new(),
             numbers: HashMap::default(),
             recipients: Recipients::default(),

@@ -1,50 +1,59 @@
-//! Write a WaspMQ policy in Rust: implement [`Routing`], name the type in [`export_routing!`], build for
-//! `wasm32-unknown-unknown`.
+//! Write a WaspMQ policy in Rust: implement [`Policy`] and one or more hooks, name the type and its hooks in
+//! [`export_policy!`], build for `wasm32-unknown-unknown`.
 //!
 //! ```
-//! use waspmq_plugin_sdk::{Message, Routing, Verdict, export_routing};
+//! use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy};
 //!
 //! struct Audit;
 //!
-//! impl Routing for Audit {
+//! impl Policy for Audit {
 //!     fn configure(_config: &str) -> Result<Self, String> {
 //!         Ok(Self)
 //!     }
+//! }
 //!
+//! impl Routing for Audit {
 //!     fn route(&mut self, message: &Message) -> Verdict {
 //!         Verdict::fan_out([message.address.as_str(), "topic/audit"]).with_header("seen-by", "audit")
 //!     }
 //! }
 //!
-//! export_routing!(Audit);
+//! export_policy!(Audit: routing);
 //! ```
 //!
-//! Everything here also compiles for the host, so that a policy's logic has ordinary unit tests; the exports
-//! exist only in a component. Deliberately not here: reading JSON, which is the plugin's choice.
+//! The hooks are [`Routing`], [`Ack`], [`Admission`] and [`Overflow`], written `routing`, `ack`, `admission` and
+//! `overflow`. A plugin with several is bound to addresses by one policy for each hook, and each of these has
+//! instances of its own. Everything here also compiles for the host, so that a policy's logic has ordinary unit tests;
+//! the exports exist only in a component. Deliberately not here: reading JSON, which is the plugin's choice.
 
 #[doc(hidden)]
 pub mod bindings;
+mod export;
 pub mod host;
 mod pattern;
 mod verdict;
 
-pub use bindings::waspmq::policy::types::{Kind, Message, Pick, QueueMembers, Route, Verdict};
+pub use bindings::waspmq::policy::types::{
+    AckPlan, Action, Admission as Admittance, Cache, Cause, Decision, Exhausted, Failure, Kind, Level,
+    Message, Overflowing, Pick, QueueMembers, Quorum, Refusal, Route, Verdict,
+};
 pub use pattern::matches;
 
-/// A routing policy. Each worker of the broker has an instance of its own; an instance may be replaced at any
-/// time by a new one, so its memory is a cache.
-pub trait Routing {
+/// What every policy is. Each worker of the broker has an instance of its own; an instance may be replaced at any
+/// time by a new one, so its memory is a cache. What has to stay is kept with the host.
+pub trait Policy: Sized {
     /// Makes the policy from its configuration, one JSON object. An error is shown to the operator, and the
     /// policy is not put in place.
-    fn configure(config: &str) -> Result<Self, String>
-    where
-        Self: Sized;
+    fn configure(config: &str) -> Result<Self, String>;
 
     /// Tries out what can be tried without a message, behind `configure`. Not called while nothing is configured.
     fn self_test(&self) -> Result<(), String> {
         Ok(())
     }
+}
 
+/// Decides where messages go.
+pub trait Routing: Policy {
     /// Hears of every queue before the first message, and of changes later; no members: the queue is gone.
     fn members_changed(&mut self, members: QueueMembers) {
         let _ = members;
@@ -54,60 +63,30 @@ pub trait Routing {
     fn route(&mut self, message: &Message) -> Verdict;
 }
 
-/// Makes the component's exports from a type that implements [`Routing`]. Once per crate; nothing outside of
-/// WebAssembly.
-#[rustfmt::skip]
-#[macro_export]
-macro_rules! export_routing {
-    ($policy:ty) => {
-        #[cfg(target_arch = "wasm32")]
-        const _: () = {
-            use $crate::bindings;
+/// Decides how messages are acknowledged, and what is done when one is not.
+pub trait Ack: Policy {
+    /// The plan of one message, such as `AckPlan { attempts: 2, ..*configured }`. `None`: the next policy's, or what
+    /// is configured.
+    fn plan(&mut self, message: &Message, configured: &AckPlan) -> Option<AckPlan> {
+        let _ = (message, configured);
+        None
+    }
 
-            ::std::thread_local! {
-                static POLICY: ::core::cell::RefCell<::core::option::Option<$policy>> =
-                    const { ::core::cell::RefCell::new(::core::option::Option::None) };
-            }
+    /// What is done about a failed attempt. By default, what the plan says.
+    fn failed(&mut self, failure: &Failure) -> Decision {
+        let _ = failure;
+        Decision::Continue
+    }
+}
 
-            struct Exports;
+/// Decides which messages are taken in.
+pub trait Admission: Policy {
+    /// Decides one message, before it is routed.
+    fn admit(&mut self, message: &Message) -> Admittance;
+}
 
-            impl bindings::Guest for Exports {
-                fn configure(
-                    config: ::std::string::String,
-                ) -> ::core::result::Result<(), ::std::string::String> {
-                    $crate::host::log_panics();
-                    let policy = <$policy as $crate::Routing>::configure(&config)?;
-                    POLICY.set(::core::option::Option::Some(policy));
-                    ::core::result::Result::Ok(())
-                }
-
-                fn self_test() -> ::core::result::Result<(), ::std::string::String> {
-                    POLICY.with_borrow(|policy| match policy {
-                        ::core::option::Option::Some(policy) => $crate::Routing::self_test(policy),
-                        ::core::option::Option::None => ::core::result::Result::Ok(()),
-                    })
-                }
-
-                fn members_changed(members: $crate::QueueMembers) {
-                    POLICY.with_borrow_mut(|policy| {
-                        if let ::core::option::Option::Some(policy) = policy {
-                            $crate::Routing::members_changed(policy, members);
-                        }
-                    });
-                }
-
-                fn route(message: $crate::Message) -> $crate::Verdict {
-                    POLICY.with_borrow_mut(|policy| match policy {
-                        ::core::option::Option::Some(policy) => $crate::Routing::route(policy, &message),
-                        ::core::option::Option::None => $crate::Verdict::pass(),
-                    })
-                }
-            }
-
-            $crate::bindings::export_world!(Exports with_types_in $crate::bindings);
-        };
-        #[cfg(not(target_arch = "wasm32"))]
-        const _: fn(&str) -> ::core::result::Result<$policy, ::std::string::String> =
-            <$policy as $crate::Routing>::configure;
-    };
+/// Decides what is done when a recipient does not keep up.
+pub trait Overflow: Policy {
+    /// Decides about messages that do not fit their recipient's queue.
+    fn overflow(&mut self, what: &Overflowing) -> Action;
 }

@@ -1,6 +1,6 @@
-//! Short ways to write a verdict.
+//! Short ways to write an answer.
 
-use crate::{Pick, Route, Verdict};
+use crate::{Admittance, Cache, Pick, Refusal, Route, Verdict};
 
 impl Verdict {
     /// Ask the next policy; behind the last one, deliver as addressed.
@@ -40,7 +40,21 @@ impl Verdict {
         self
     }
 
+    /// Also holds for later messages: see [`Cache`].
+    #[must_use]
+    pub fn cached(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
     const fn to(route: Route) -> Self {
-        Self { route, set_headers: Vec::new() }
+        Self { route, set_headers: Vec::new(), cache: Cache::Never }
+    }
+}
+
+impl Admittance {
+    /// Do not take the message in; it may be tried again in `retry_ms` milliseconds, or never when that is 0.
+    pub fn refuse(reason: impl Into<String>, retry_ms: u32) -> Self {
+        Self::Refuse(Refusal { reason: reason.into(), retry_ms })
     }
 }

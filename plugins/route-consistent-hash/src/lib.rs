@@ -10,7 +10,7 @@ mod ring;
 use ring::Ring;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use waspmq_plugin_sdk::{Message, QueueMembers, Routing, Verdict, export_routing, matches};
+use waspmq_plugin_sdk::{Message, Policy, QueueMembers, Routing, Verdict, export_policy, matches};
 
 /// Places of one member on the ring: enough that shares differ by about a tenth.
 pub const VIRTUAL_NODES: u32 = 150;
@@ -35,7 +35,7 @@ struct Versioned {
     ring: Ring,
 }
 
-impl Routing for ConsistentHash {
+impl Policy for ConsistentHash {
     fn configure(config: &str) -> Result<Self, String> {
         let config: Config = serde_json::from_str(config).map_err(|error| error.to_string())?;
         if config.queue.is_empty() {
@@ -43,7 +43,9 @@ impl Routing for ConsistentHash {
         }
         Ok(Self { queue: config.queue, rings: BTreeMap::new() })
     }
+}
 
+impl Routing for ConsistentHash {
     fn members_changed(&mut self, members: QueueMembers) {
         if members.queue != self.queue {
             return;
@@ -66,7 +68,7 @@ impl Routing for ConsistentHash {
     }
 }
 
-export_routing!(ConsistentHash);
+export_policy!(ConsistentHash: routing);
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 //! not routed again, so a mirror cannot loop.
 
 use serde::Deserialize;
-use waspmq_plugin_sdk::{Message, Routing, Verdict, export_routing};
+use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy};
 
 /// `{"to": "topic/audit"}`
 #[derive(Debug, Deserialize)]
@@ -13,13 +13,15 @@ pub struct Mirror {
     to: String,
 }
 
-impl Routing for Mirror {
+impl Policy for Mirror {
     fn configure(config: &str) -> Result<Self, String> {
         let mirror: Self = serde_json::from_str(config).map_err(|error| error.to_string())?;
         check_target(&mirror.to)?;
         Ok(mirror)
     }
+}
 
+impl Routing for Mirror {
     fn route(&mut self, message: &Message) -> Verdict {
         if message.address == self.to {
             return Verdict::pass();
@@ -28,7 +30,7 @@ impl Routing for Mirror {
     }
 }
 
-export_routing!(Mirror);
+export_policy!(Mirror: routing);
 
 /// Refuses at configuration what would make every verdict a bad one.
 fn check_target(to: &str) -> Result<(), String> {

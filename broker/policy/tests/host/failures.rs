@@ -4,7 +4,7 @@ use crate::guests::Guest;
 use crate::{decide, document, eventually, host, message, now, outcome, serving};
 use serde_json::json;
 use std::time::Duration;
-use waspmq_core::policy::{Outcome, Routing, Verdict};
+use waspmq_core::policy::{Outcome, Verdict};
 use waspmq_policy::limits;
 
 const LOOP: &str = "(loop $l (br $l)) (i32.const 1024)";
@@ -13,7 +13,7 @@ const LOOP: &str = "(loop $l (br $l)) (i32.const 1024)";
 fn failures_have_names_and_open_serves() {
     let check = |component: Vec<u8>, expected: &str| {
         let host = serving(&component, json!({}));
-        let mut routing = host.routing(0);
+        let mut routing = host.worker(0);
         assert_eq!(decide(&mut routing, "topic/a"), Verdict::default(), "{expected}");
         assert_eq!(outcome(&host, "p", expected), 1, "{:?}", host.policy("p").unwrap().outcomes);
         let state = eventually("a new spare", || {
@@ -44,7 +44,7 @@ fn failures_have_names_and_open_serves() {
 fn bad_verdicts_are_failures_of_the_policy_and_keep_the_instance() {
     let check = |component: Vec<u8>| {
         let host = serving(&component, json!({}));
-        let mut routing = host.routing(0);
+        let mut routing = host.worker(0);
         for _ in 0..50 {
             assert_eq!(decide(&mut routing, "topic/a"), Verdict::default());
         }
@@ -69,14 +69,14 @@ fn bad_verdicts_are_failures_of_the_policy_and_keep_the_instance() {
 #[test]
 fn closed_refuses() {
     let host = serving(&Guest::routing("unreachable"), json!({ "on_failure": "closed" }));
-    let outcome = host.routing(0).route(&message("topic/a", &[]));
+    let outcome = crate::route(&mut host.worker(0), &message("topic/a", &[]));
     assert_eq!(outcome, Outcome::Refused("policy p failed (trap)".to_owned()));
 }
 
 #[test]
 fn a_failing_policy_is_paced() {
     let host = serving(&Guest::routing(LOOP), json!({}));
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     let started = now();
     let mut messages = 0u64;
     while started.elapsed() < Duration::from_millis(1_050) {
@@ -99,7 +99,7 @@ fn a_good_policy_serves_beside_a_failing_one() {
     host.upload("good", &Guest::answering(1, &[], ""), "test").unwrap();
     host.put_policy("bad", document("bad", &["topic/>"], json!({ "order": 1 })), "test").unwrap();
     host.put_policy("good", document("good", &["topic/>"], json!({ "order": 2 })), "test").unwrap();
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     for _ in 0..1_000 {
         assert_eq!(decide(&mut routing, "topic/a").route, waspmq_core::policy::Route::Deliver);
     }
@@ -115,7 +115,7 @@ fn a_loop_is_cut_in_time() {
     host.put_policy("p", document("p", &["topic/>"], json!({})), "test").unwrap();
     let (mut wall, mut cpu) = (Vec::new(), Vec::new());
     for worker in 0..WORKERS {
-        let mut routing = host.routing(worker);
+        let mut routing = host.worker(worker);
         for call in 0..2 {
             // Calls begin at all phases of the tick.
             let begin = now() + Duration::from_micros(37 * (2 * worker as u64 + call));
@@ -153,7 +153,7 @@ fn host_calls_are_bounded_and_counted() {
         ..Guest::default()
     };
     let host = serving(&spam.build(), json!({}));
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     (0..10).for_each(|_| assert_eq!(decide(&mut routing, "topic/a"), Verdict::default()));
     let state = host.policy("p").unwrap();
     assert_eq!(state.counters["calls"], 10 * u64::from(limits::HOSTCALLS_MAX / 2), "the other half are logs");
@@ -165,7 +165,7 @@ fn memory_within_the_limit_is_granted() {
     let grow =
         "(if (i32.eq (memory.grow (i32.const 128)) (i32.const -1)) (then unreachable)) (i32.const 1024)";
     let host = serving(&Guest::routing(grow), json!({ "limits": { "memory_mb": 9 } }));
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     decide(&mut routing, "topic/a");
     assert_eq!(
         (outcome(&host, "p", "ok"), outcome(&host, "p", "memory")),

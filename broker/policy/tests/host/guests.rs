@@ -15,7 +15,7 @@ pub(crate) fn built(name: &str) -> Vec<u8> {
 ///
 /// Memory below 4096 belongs to the bodies, the allocator's heap begins there and is emptied by each call.
 /// `route` has the parameters `$sender $sender_len $address $address_len $kind $key $key_len $size $priority $ts`
-/// and answers a pointer to a verdict of 32 bytes: case at 0, its value at 8, headers (pointer, count) at 24.
+/// and answers a pointer to a verdict of 40 bytes: case at 0, its value at 8, headers (pointer, count) at 24, cache at 32.
 #[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) pages: u32,
@@ -98,7 +98,10 @@ const TEMPLATE: &str = r#"
     (type $route-of (variant (case "continue") (case "deliver") (case "redirect" string)
       (case "fan-out" (list string)) (case "pick" $pick) (case "drop" string)))
     (export "route" (type $route (eq $route-of)))
-    (type $verdict-of (record (field "route" $route) (field "set-headers" (list (tuple string string)))))
+    (type $cache-of (enum "never" "address" "connection"))
+    (export "cache" (type $cache (eq $cache-of)))
+    (type $verdict-of (record (field "route" $route) (field "set-headers" (list (tuple string string)))
+      (field "cache" $cache)))
     (export "verdict" (type (eq $verdict-of)))))
   (alias export $types "message" (type $message))
   (alias export $types "queue-members" (type $members))

@@ -5,7 +5,7 @@ use crate::{decide, document, host, now, outcome};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use waspmq_core::policy::Routing;
+use waspmq_core::policy::Policies;
 
 #[test]
 fn swaps_under_load_meet_every_message_with_one_whole_generation() {
@@ -24,11 +24,11 @@ fn swaps_under_load_meet_every_message_with_one_whole_generation() {
     let messages: u64 = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..2)
             .map(|worker| {
-                let (mut routing, done, seen) = (host.routing(worker), &done, &seen);
+                let (mut routing, done, seen) = (host.worker(worker), &done, &seen);
                 scope.spawn(move || {
                     let (mut messages, mut generation) = (0, 0);
                     while !done.load(Relaxed) {
-                        assert!(routing.applies("topic/a"));
+                        assert!(routing.bound("topic/a").routing);
                         let headers = decide(&mut routing, "topic/a").set_headers;
                         assert_eq!(
                             headers[0].1, headers[1].1,
@@ -84,7 +84,7 @@ fn a_healthy_call_is_never_cut_however_long_the_system_sets_it_aside() {
                 }
             });
         }
-        let mut routing = host.routing(0);
+        let mut routing = host.worker(0);
         let (started, mut longest, mut last) = (now(), Duration::ZERO, now());
         let mut calls = 0;
         while calls < CALLS && started.elapsed() < Duration::from_secs(6) {

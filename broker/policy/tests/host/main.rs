@@ -14,7 +14,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use waspmq_core::address::Kind;
-use waspmq_core::policy::{Message, Outcome, Routing, Verdict};
+use waspmq_core::policy::{Message, Outcome, Policies, Verdict};
 use waspmq_policy::{Host, HostOptions, PolicyDocument};
 
 fn host(workers: usize) -> Arc<Host> {
@@ -57,8 +57,14 @@ fn message<'a>(to: &'a str, headers: &'a [(String, String)]) -> Message<'a> {
     }
 }
 
-fn decide(routing: &mut impl Routing, to: &str) -> Verdict {
-    match routing.route(&message(to, &[])) {
+/// One pass: the look-up settles by which policies, and then they are asked.
+fn route(policies: &mut impl Policies, message: &Message<'_>) -> Outcome {
+    policies.bound(message.to);
+    policies.route(message)
+}
+
+fn decide(policies: &mut impl Policies, to: &str) -> Verdict {
+    match route(policies, &message(to, &[])) {
         Outcome::Decided(verdict) => verdict,
         Outcome::Refused(reason) => panic!("{to}: {reason}"),
     }

@@ -4,7 +4,7 @@ use crate::guests::{Guest, built};
 use crate::{decide, document, eventually, host, outcome, serving};
 use serde_json::json;
 use waspmq_core::address::Name;
-use waspmq_core::policy::{QueueMembers, Route, Routing};
+use waspmq_core::policy::{Policies, QueueMembers, Route};
 
 fn members(queue: &str, version: u64, count: usize) -> QueueMembers {
     QueueMembers {
@@ -15,7 +15,7 @@ fn members(queue: &str, version: u64, count: usize) -> QueueMembers {
     }
 }
 
-fn picked(routing: &mut impl Routing) -> Option<(u64, u32)> {
+fn picked(routing: &mut impl Policies) -> Option<(u64, u32)> {
     match decide(routing, "topic/jobs.1").route {
         Route::Pick { version, index } => Some((version, index)),
         Route::Continue => None,
@@ -30,7 +30,7 @@ fn the_shipped_consistent_hash_follows_its_queue() {
     host.queue_changed(members("workers", 5, 3));
     let config = json!({ "config": { "queue": "workers" } });
     host.put_policy("hash", document("hash", &["topic/jobs.>"], config), "test").unwrap();
-    let mut workers = [host.routing(0), host.routing(1)];
+    let mut workers = [host.worker(0), host.worker(1)];
     for routing in &mut workers {
         let (version, index) = picked(routing).expect("instances know the queues before they serve");
         assert!(version == 5 && index < 3);
@@ -58,7 +58,7 @@ fn a_replacement_knows_the_members_too() {
     host.upload("stamp", &built("route-consistent-hash"), "test").unwrap();
     let config = json!({ "config": { "queue": "workers" } });
     host.put_policy("hash", document("stamp", &["topic/jobs.>"], config.clone()), "test").unwrap();
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     assert_eq!(picked(&mut routing), None);
     host.queue_changed(members("workers", 1, 2));
     host.put_policy("hash", document("stamp", &["topic/jobs.*"], config), "test").unwrap();
@@ -73,7 +73,7 @@ fn a_replacement_knows_the_members_too() {
 fn a_guest_that_fails_in_members_changed_does_not_take_the_worker_down() {
     let guest = Guest { members_changed: "(loop $l (br $l))", ..Guest::default() };
     let host = serving(&guest.build(), json!({}));
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     host.queue_changed(members("workers", 1, 2));
     eventually("the failure", || {
         decide(&mut routing, "topic/a");

@@ -3,7 +3,7 @@
 use crate::guests::{Guest, built};
 use crate::host;
 use serde_json::json;
-use waspmq_policy::{RemoveError, Unfit, limits};
+use waspmq_policy::{Hook, RemoveError, Unfit, limits};
 
 #[test]
 fn a_component_becomes_a_revision() {
@@ -11,7 +11,7 @@ fn a_component_becomes_a_revision() {
     let first = host.upload("stamp", &built("stamp-a"), "test").unwrap();
     assert_eq!(
         (first.revision, first.hooks.as_slice(), first.lane),
-        (1, ["routing"].as_slice(), "component")
+        (1, [Hook::Routing].as_slice(), "component")
     );
     assert_eq!(
         (first.abi, first.digest.len(), first.size),
@@ -61,6 +61,10 @@ fn what_is_unfit_is_refused_with_a_reason_and_leaves_no_trace() {
             r#"(func (export "selftest") (result (result"#,
         ),
         "does not export `self-test`",
+    );
+    check(
+        &edited(r#"(export "route") (param "message""#, r#"(export "rout") (param "message""#),
+        "does not export `route`, which the world `routing`",
     );
     check(&edited(r#"(field "size" u32)"#, r#"(field "size" s32)"#), "exports `route` with another type");
     let trapping = Guest { self_test: "unreachable", ..Guest::default() };

@@ -4,7 +4,7 @@ use crate::guests::{Guest, built};
 use crate::{decide, document, host, message, serving, sized_host};
 use serde_json::json;
 use waspmq_core::address::Address;
-use waspmq_core::policy::{Outcome, Route, Routing, Verdict};
+use waspmq_core::policy::{Outcome, Policies, Route, Verdict};
 use waspmq_policy::{PutError, RollbackError};
 
 fn address(text: &str) -> Address {
@@ -19,17 +19,17 @@ fn header(name: &str, value: &str) -> (String, String) {
 fn the_shipped_mirror_mirrors() {
     let host = host(1);
     host.upload("mirror", &built("route-mirror"), "test").unwrap();
-    let mut routing = host.routing(0);
-    assert!(!routing.applies("topic/orders.1"));
+    let mut routing = host.worker(0);
+    assert!(!routing.bound("topic/orders.1").routing);
     let config = json!({ "config": { "to": "topic/audit" } });
     host.put_policy("mirror", document("mirror@1", &["topic/>"], config), "test").unwrap();
-    assert!(routing.applies("topic/orders.1") && !routing.applies("user/alice"));
+    assert!(routing.bound("topic/orders.1").routing && !routing.bound("user/alice").routing);
     let both = vec![address("topic/orders.1"), address("topic/audit")];
     assert_eq!(decide(&mut routing, "topic/orders.1").route, Route::FanOut(both));
     assert_eq!(decide(&mut routing, "topic/audit"), Verdict::default());
     assert_eq!(routing.generation(), 1);
     host.remove_policy("mirror", "test").unwrap();
-    assert!(!routing.applies("topic/orders.1"));
+    assert!(!routing.bound("topic/orders.1").routing);
     assert_eq!(decide(&mut routing, "topic/orders.1"), Verdict::default());
 }
 
@@ -38,7 +38,7 @@ fn every_verdict_arrives_as_it_was_given() {
     let text = |at: u32, text: &str| format!("(data (i32.const {at}) \"{text}\")");
     let check = |component: Vec<u8>, expected: Route| {
         let host = serving(&component, json!({}));
-        assert_eq!(decide(&mut host.routing(0), "topic/a").route, expected);
+        assert_eq!(decide(&mut host.worker(0), "topic/a").route, expected);
         assert_eq!(crate::outcome(&host, "p", "ok"), 1);
     };
     check(Guest::answering(0, &[], ""), Route::Continue);
@@ -81,7 +81,7 @@ fn policies_run_by_order_and_headers_are_kept() {
         host.put_policy(name, document(plugin, &["topic/>"], more), "test").unwrap();
     };
     put("b-see", "seeing", 20, json!({}));
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     assert_eq!(decide(&mut routing, "topic/a"), Verdict::default(), "nobody set the header");
     put("a-stamp", "stamp", 10, json!({ "stamp": "x" }));
     put("c-drop", "dropping", 30, json!({}));
@@ -91,7 +91,7 @@ fn policies_run_by_order_and_headers_are_kept() {
     put("b-see", "seeing", 40, json!({}));
     assert_eq!(decide(&mut routing, "topic/a").route, Route::Drop(String::new()), "the order changed");
     let own = [header("stamp", "publisher")];
-    let Outcome::Decided(verdict) = routing.route(&message("topic/a", &own)) else { panic!() };
+    let Outcome::Decided(verdict) = crate::route(&mut routing, &message("topic/a", &own)) else { panic!() };
     assert_eq!(verdict.set_headers[0], header("stamp", "x"), "replaces the publisher's");
 }
 
@@ -101,9 +101,11 @@ fn headers_of_message_and_verdict_together_are_bounded() {
     host.upload("stamp", &built("stamp-a"), "test").unwrap();
     host.put_policy("s", document("stamp", &["topic/>"], json!({ "config": { "stamp": "x" } })), "test")
         .unwrap();
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     let mut check = |own: Vec<(String, String)>, expected: usize| {
-        let Outcome::Decided(verdict) = routing.route(&message("topic/a", &own)) else { panic!() };
+        let Outcome::Decided(verdict) = crate::route(&mut routing, &message("topic/a", &own)) else {
+            panic!()
+        };
         assert_eq!(verdict.set_headers.len(), expected, "with {} own headers", own.len());
     };
     let many = |n: usize| (0..n).map(|i| header(&format!("h{i}"), "")).collect::<Vec<_>>();
@@ -120,10 +122,10 @@ fn the_payload_is_there_for_a_guest_that_asks() {
     host.upload("stamp", &built("stamp-a"), "test").unwrap();
     host.put_policy("s", document("stamp", &["topic/>"], json!({ "config": { "stamp": "x" } })), "test")
         .unwrap();
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     let mut panics = |payload: &[u8]| {
         let before = crate::outcome(&host, "s", "trap");
-        routing.route(&waspmq_core::policy::Message { payload, ..message("topic/a", &[]) });
+        crate::route(&mut routing, &waspmq_core::policy::Message { payload, ..message("topic/a", &[]) });
         crate::outcome(&host, "s", "trap") - before == 1
     };
     assert!(!panics(b"quiet"));
@@ -169,7 +171,7 @@ fn a_failed_put_changes_nothing() {
 fn rollback_goes_back_and_forth() {
     let host = host(1);
     host.upload("stamp", &built("stamp-a"), "test").unwrap();
-    let mut routing = host.routing(0);
+    let mut routing = host.worker(0);
     let mut stamped =
         || decide(&mut routing, "topic/a").set_headers.into_iter().map(|(_, v)| v).collect::<Vec<_>>();
     let unknown = RollbackError::UnknownPolicy { name: "s".to_owned() };
@@ -201,20 +203,20 @@ fn rollback_goes_back_and_forth() {
 #[test]
 fn off_is_kept_but_bound_to_nothing() {
     let host = serving(&Guest::answering(1, &[], ""), json!({}));
-    let mut routing = host.routing(0);
-    assert!(routing.applies("topic/a"));
+    let mut routing = host.worker(0);
+    assert!(routing.bound("topic/a").routing);
     let state = host.put_policy("p", document("p", &["topic/>"], json!({ "mode": "off" })), "test").unwrap();
-    assert!(!routing.applies("topic/a"));
+    assert!(!routing.bound("topic/a").routing);
     assert_eq!((state.instances.serving, state.instances.spare), (0, 0));
     host.rollback("p", "test").unwrap();
-    assert!(routing.applies("topic/a"));
+    assert!(routing.bound("topic/a").routing);
 }
 
 #[test]
 fn an_idle_worker_does_not_use_up_the_room() {
     let host = sized_host(2, 2);
     host.upload("p", &Guest::default().build(), "test").unwrap();
-    let mut idle = host.routing(0);
+    let mut idle = host.worker(0);
     for round in 0..30 {
         for name in ["a", "b"] {
             host.put_policy(name, document("p", &["topic/>"], json!({})), "test").unwrap();

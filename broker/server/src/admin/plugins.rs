@@ -34,7 +34,7 @@ impl From<waspmq_policy::Revision> for Revision {
             name: revision.name,
             revision: revision.revision,
             digest: revision.digest,
-            hooks: revision.hooks,
+            hooks: revision.hooks.iter().map(|hook| hook.as_str()).collect(),
             abi: revision.abi,
             size_bytes: revision.size,
             lane: revision.lane,

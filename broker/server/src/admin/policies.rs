@@ -110,7 +110,8 @@ impl From<PolicyVersion> for Version {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PolicyDocument)]
 pub(super) struct Document {
-    /// `routing`.
+    /// What is decided: `routing`, `ack`, `admission` or `overflow`. The plugin has to have the hook.
+    #[schema(example = "routing")]
     hook: String,
     /// `name@revision`, or `name` for its latest revision at the time of the call.
     #[schema(example = "route-mirror@1")]
@@ -128,7 +129,8 @@ pub(super) struct Document {
     /// `active` or `off`.
     #[schema(required = false, default = "active")]
     mode: String,
-    /// `open` (as if the policy had said `continue`) or `closed` (the message is refused).
+    /// `open` (as if the policy had said `continue`) or `closed` (the message is refused; where a policy cannot refuse,
+    /// what is configured is done).
     #[schema(required = false, default = "open")]
     on_failure: String,
     #[schema(required = false)]

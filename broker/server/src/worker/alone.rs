@@ -362,7 +362,7 @@ impl Worker {
             unix_ms: now.unix_ms,
             now_us: now.us,
         };
-        let plan = publish::plan_for_operator(&request, &mut self.routing)?;
+        let plan = publish::plan_for_operator(&request, &mut self.policies)?;
         let content = if publication.is_json { Content::Json } else { Content::Bytes };
         let mut publish = Publish::new(to.as_str(), content, publication.payload.as_slice());
         publish.headers = headers;

@@ -117,7 +117,7 @@ impl Worker {
             unix_ms: now.unix_ms,
             now_us: now.us,
         };
-        publish::plan(&mut connection.session, &request, &mut self.routing)
+        publish::plan(&mut connection.session, &request, &mut self.policies)
     }
 
     /// Publishes a message that is not batched.

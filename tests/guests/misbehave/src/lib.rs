@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use std::hint::black_box;
-use waspmq_plugin_sdk::{Message, Routing, Verdict, export_routing};
+use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy};
 
 /// `{"how": "loop"}`
 #[derive(Debug, Deserialize)]
@@ -26,11 +26,13 @@ enum How {
     Nowhere,
 }
 
-impl Routing for Misbehave {
+impl Policy for Misbehave {
     fn configure(config: &str) -> Result<Self, String> {
         serde_json::from_str(config).map_err(|error| error.to_string())
     }
+}
 
+impl Routing for Misbehave {
     fn route(&mut self, _message: &Message) -> Verdict {
         match self.how {
             How::Loop => loop {
@@ -49,4 +51,4 @@ impl Routing for Misbehave {
     }
 }
 
-export_routing!(Misbehave);
+export_policy!(Misbehave: routing);

@@ -4,7 +4,7 @@
 //! tests have two revisions of one plugin. The payload `panic` makes it panic.
 
 use serde::Deserialize;
-use waspmq_plugin_sdk::{Message, Routing, Verdict, export_routing, host};
+use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy, host};
 
 /// `{"stamp": "text"}`
 #[derive(Debug, Deserialize)]
@@ -15,11 +15,13 @@ pub struct Stamp {
 
 const BUILD: &str = if cfg!(feature = "second") { "2" } else { "1" };
 
-impl Routing for Stamp {
+impl Policy for Stamp {
     fn configure(config: &str) -> Result<Self, String> {
         serde_json::from_str(config).map_err(|error| error.to_string())
     }
+}
 
+impl Routing for Stamp {
     fn route(&mut self, message: &Message) -> Verdict {
         // Most messages are not of that size, so the payload is rarely pulled.
         assert!(message.size != 5 || host::payload() != b"panic", "asked to");
@@ -27,4 +29,4 @@ impl Routing for Stamp {
     }
 }
 
-export_routing!(Stamp);
+export_policy!(Stamp: routing);
