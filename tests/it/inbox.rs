@@ -516,6 +516,38 @@ async fn an_acknowledged_cursor_is_worth_nothing_for_others() {
 }
 
 #[tokio::test]
+async fn a_session_is_sent_a_window_and_the_rest_as_it_acknowledges() {
+    const MESSAGES: usize = 5_000;
+    let broker = Broker::start();
+    let mut alice = broker.connect("alice").await;
+    let publishes: Vec<_> =
+        (0..MESSAGES).map(|i| publish(i as u64, "user/bob", i as u64, "delivered")).collect();
+    for some in publishes.chunks(500) {
+        alice.send_all(some).await;
+    }
+    alice.expect_quiet().await;
+    let mut bob = broker.connect("bob").await;
+    let mut positions = Vec::new();
+    while positions.len() < waspmq_core::limits::WINDOW_MESSAGES_MAX {
+        let message = bob.expect_message(positions.len() as u64).await;
+        assert_eq!(message["ack"], true);
+        positions.push(message["pos"].clone());
+    }
+    bob.expect_quiet().await;
+    bob.ask_ok(json!({"type": "ack", "ref": 1, "to": "user/bob", "upto": positions[2_000]})).await;
+    bob.expect_quiet().await;
+    bob.send(&json!({"type": "ack", "to": "user/bob", "upto": positions[2_100]})).await;
+    while positions.len() < MESSAGES {
+        let message = bob.expect_message(positions.len() as u64).await;
+        positions.push(message["pos"].clone());
+    }
+    bob.ask_ok(json!({"type": "ack", "ref": 2, "to": "user/bob", "upto": positions[MESSAGES - 1]})).await;
+    for i in 0..MESSAGES {
+        alice.expect_receipt(i as u64, "delivered").await;
+    }
+}
+
+#[tokio::test]
 async fn a_connection_waits_for_few_pages_at_once() {
     let broker = Broker::start_with_config(KEEPS);
     for profile in PROFILES {

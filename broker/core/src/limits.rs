@@ -117,7 +117,7 @@ pub const SEGMENT_BYTES: usize = 16 * 1024;
 pub const OUTBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Messages one session may have in flight, and the memory of batches they may keep alive. More: nothing is sent to
-/// it, and the attempt fails with `queue_full`.
+/// it, and the attempt fails with `queue_full`; what is read from the store for it waits until half of the window is free.
 pub const WINDOW_MESSAGES_MAX: usize = 4_096;
 pub const WINDOW_BYTES_MAX: usize = 4 * 1024 * 1024;
 

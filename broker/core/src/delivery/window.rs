@@ -106,6 +106,27 @@ impl Window {
                 && self.bytes + bytes <= self.bounds.bytes_max)
     }
 
+    /// How many of these may be sent, one behind the other: each with its messages and the bytes of its batch.
+    pub fn fits(&self, batches: impl IntoIterator<Item = (usize, usize)>) -> usize {
+        let mut ahead =
+            Self { bounds: self.bounds, messages: self.messages, bytes: self.bytes, ..Self::default() };
+        let fit = |(messages, bytes)| {
+            let has_room = messages == 0 || ahead.has_room(messages, bytes);
+            (ahead.messages, ahead.bytes) = (ahead.messages + messages, ahead.bytes + bytes);
+            has_room
+        };
+        batches.into_iter().map(fit).take_while(|has_room| *has_room).count()
+    }
+
+    /// Whether a window that was full is worth filling again: half of it is free, and there is room for a batch of
+    /// `bytes`.
+    pub const fn is_half_free(&self, bytes: usize) -> bool {
+        self.messages == 0
+            || self.messages <= self.bounds.messages_max / 2
+                && self.bytes <= self.bounds.bytes_max / 2
+                && self.has_room(1, bytes)
+    }
+
     /// Notes that messages of `batch` are on their way to the session. `range` must lie within the batch.
     pub fn sent(&mut self, batch: &Arc<Batch>, range: Range<u16>, sending: Sending<'_>) {
         let Some(first) = batch.messages.get(usize::from(range.start)) else { return };

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
-use waspmq_core::delivery::{Acked, Cause, Failed, Recipient, Report, Sending, Turn};
+use waspmq_core::delivery::{Acked, Cause, Failed, Recipient, Report, Sending, Turn, Window};
 use waspmq_core::message::Batch;
 use waspmq_core::outbound::Segment as _;
 use waspmq_core::registry;
@@ -101,6 +101,7 @@ impl Worker {
         }
         self.answers.scratch = acked;
         self.note_moved(connection);
+        self.read_behind_window(connection);
         if missing == 0 {
             return Ok(());
         }
@@ -346,6 +347,15 @@ pub(super) fn has_room(connection: &Connection, run: &[Arc<Batch>]) -> bool {
     messages == 0 || connection.window.has_room(messages, bytes)
 }
 
+/// How many of these batches, which were read for a session, may be sent to it.
+pub(super) fn fits(window: &Window, run: &[Arc<Batch>]) -> usize {
+    let tracked = |batch: &Arc<Batch>| match batch.level {
+        Level::Delivered => (batch.messages.len(), batch.size_bytes()),
+        _ => (0, 0),
+    };
+    window.fits(run.iter().map(tracked))
+}
+
 /// Notes that batches are on their way to a connection.
 pub(super) fn note_sent(connection: &mut Connection, run: &[Arc<Batch>], now_ms: u64) {
     for batch in run {
@@ -353,7 +363,7 @@ pub(super) fn note_sent(connection: &mut Connection, run: &[Arc<Batch>], now_ms:
         if batch.is_kept {
             connection.cursors.sent(batch, 0..count);
         }
-        // More is sent only when it was read from the store; without a place in the window it is a repeat's turn to
+        // What was held back while an address was read may find no place in the window; then it is a repeat's turn to
         // be acknowledged.
         if batch.level == Level::Delivered && connection.window.has_room(count, batch.size_bytes()) {
             let range = 0..u16::try_from(count).unwrap_or(u16::MAX);

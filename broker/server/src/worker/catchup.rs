@@ -6,13 +6,17 @@
 //! | waiting for its turn | stored: left to the store, else held | – | reading, when the outbound queue is short |
 //! | reading | as above | sent, with what was held before it | waiting, or live |
 //! | reading | as above | no room for it: thrown away | waiting, until the outbound queue is empty |
+//! | reading | as above | sent up to where the session's window is full | parked |
+//! | parked | as above | – | waiting, when half of the window is free |
 //! | reading | as above | the store failed | waiting, until the next sweep |
 //!
 //! Invariants: an address is sent in the order of its positions; one page is read at a time per session and only into
-//! a short outbound queue, so a replay of any length costs one page of memory and drops nothing that waits there. What
-//! was read is sent completely or read again. Held messages are bounded; beyond that they are dropped and counted as
-//! those of a slow consumer. Not here: what of a session is still to be read (`state`), the reader's side (`read`).
+//! a short outbound queue, so a replay of any length costs one page of memory and drops nothing that waits there. Of
+//! tracked messages no more are on their way than the session's window holds. What was read is sent or read again. Held
+//! messages are bounded; beyond that they are dropped and counted as those of a slow consumer. Not here: what of a session
+//! is still to be read (`state`), what of a page is sent (`portion`), the reader's side (`read`).
 
+mod portion;
 mod read;
 mod state;
 
@@ -25,6 +29,7 @@ use super::resume::Seen;
 use super::segment::Shared;
 use super::{Worker, acks};
 use crate::resumes::Begin;
+use portion::Portion;
 use state::Listed;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -126,6 +131,11 @@ impl Start {
 
 const fn place(position: Position) -> (u32, u64) {
     (position.stream.epoch, position.offset)
+}
+
+/// The position in front of one.
+const fn before(position: Position) -> Position {
+    Position { offset: position.offset.saturating_sub(1), ..position }
 }
 
 impl Worker {
@@ -287,7 +297,8 @@ impl Worker {
         (to, number): (&Address, u64),
         (start, page): (Start, Page),
     ) {
-        let Some(reading) = connection.catching.reading(to, number) else { return };
+        let Connection { catching, window, session_id, former, .. } = connection;
+        let Some(reading) = catching.reading(to, number) else { return };
         let last = page.messages.last().map(|batch| batch.first);
         if let (Start::Last, Some((first, _))) = (&reading.start, reading.live)
             && last.is_none_or(|last| place(first) <= place(last))
@@ -295,25 +306,28 @@ impl Worker {
             reading.start = Start::LastBefore(first);
             return;
         }
-        // Without a message to go on behind, the next page begins as this one did.
-        let next = last.map_or(start, Start::After);
-        let is_over = !page.more && !reading.is_behind(next.after());
-        let held = if is_over { reading.held.len() } else { reading.held_upto(last) };
-        let messages = page.messages.into_iter().map(Arc::new);
-        let run = in_order(messages.chain(reading.held.iter().take(held).cloned()).collect());
-        let Replay { run, segments, expired } = self.lay_out(connection, run);
+        let has_gap = page.gap;
+        let own = [*session_id, *former];
+        let Portion { run, held, next, has_stored, is_over, left } =
+            Portion::of(reading, (start, page), own, window);
+        if let Some(left) = left
+            && run.is_empty()
+        {
+            return connection.catching.park(number, left);
+        }
+        let (segments, expired) = self.lay_out(connection, &run);
         let bytes = segments.iter().map(|segment| segment.len()).sum();
         if !self.outbox.has_room_for_replay(connection, bytes) {
             connection.catching.wants_empty = true;
             return;
         }
         connection.catching.wants_empty = false;
-        if page.gap {
+        if has_gap {
             self.tell_gap(connection, to);
         }
         if let Some(reading) = connection.catching.reading(to, number) {
             reading.start = next;
-            reading.has_sent |= last.is_some();
+            reading.has_sent |= has_stored;
             let sent = reading.held.drain(..held).collect();
             connection.catching.release(&sent);
         }
@@ -324,8 +338,19 @@ impl Worker {
         acks::note_sent(connection, &run, self.shared.clock.now_us() / 1_000);
         if is_over {
             self.end_catching(connection, to);
+        } else if let Some(left) = left {
+            connection.catching.park(number, left);
         } else {
             connection.catching.pass_turn(number);
+        }
+    }
+
+    /// Acks, or losses, may have made room for what did not fit the session's window.
+    pub(super) fn read_behind_window(&mut self, connection: &mut Connection) {
+        let Connection { catching, window, .. } = connection;
+        if catching.parked_bytes().is_some_and(|bytes| window.is_half_free(bytes)) {
+            catching.unpark();
+            self.read_on(connection);
         }
     }
 
@@ -377,6 +402,7 @@ impl Worker {
                         tracing::debug!("no room to list stored messages; asked again later");
                     }
                 }
+                self.read_behind_window(&mut connection);
                 self.read_on(&mut connection);
                 self.put_back(number, connection);
             }
@@ -404,33 +430,17 @@ impl Worker {
         }
     }
 
-    /// Encodes what was read for one connection.
-    fn lay_out(&mut self, connection: &Connection, mut run: Vec<Arc<Batch>>) -> Replay {
-        run.retain(|batch| !(batch.exclude_origin && connection.has_id(batch.origin)));
+    /// Encodes what was read for one connection. Gives how many messages are left out, too, because they have expired.
+    fn lay_out(&mut self, connection: &Connection, run: &[Arc<Batch>]) -> (Vec<Shared>, u64) {
         let mut segments = Vec::new();
         let mut expired = 0;
         if let Some(first) = run.first() {
             let shared = self.shared.clone();
-            let terms = shared.terms(&run, &first.to);
-            expired = self.encoder.segments(&run, connection.encoding, terms, &mut segments);
+            let terms = shared.terms(run, &first.to);
+            expired = self.encoder.segments(run, connection.encoding, terms, &mut segments);
         }
-        Replay { run, segments, expired }
+        (segments, expired)
     }
-}
-
-/// What goes to one connection at once.
-struct Replay {
-    run: Vec<Arc<Batch>>,
-    segments: Vec<Shared>,
-    /// Messages that are left out.
-    expired: u64,
-}
-
-/// In the order of positions, each message once.
-fn in_order(mut messages: Vec<Arc<Batch>>) -> Vec<Arc<Batch>> {
-    messages.sort_by_key(|batch| place(batch.first));
-    messages.dedup_by_key(|batch| place(batch.first));
-    messages
 }
 
 /// Whether the same reading may work later. A store that has been stopped ends its sessions anyway.
@@ -441,3 +451,6 @@ const fn passes(error: &StoreError) -> bool {
 pub(super) fn busy() -> Reject {
     Reject::new(Code::Overloaded, "more reads wait for the store than it takes").retry_after(200)
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,40 @@ fn cumulative_acks_take_whole_batches_and_parts() {
 }
 
 #[test]
+fn what_fits_is_what_could_be_sent_one_by_one() {
+    let bounds = Bounds { messages_max: 4, bytes_max: 1_000 };
+    let check = |sent: usize, batches: &[(usize, usize)], expected: usize| {
+        let mut window = Window::new(bounds);
+        (0..sent as u64).for_each(|i| window.sent(&batch(10 * i, 1), 0..1, PHONE));
+        assert_eq!(window.fits(batches.iter().copied()), expected, "{batches:?} behind {sent}");
+    };
+    check(0, &[(1, 10); 9], 4);
+    check(0, &[(9, 9_999), (1, 10)], 1);
+    check(0, &[(0, 0), (9, 9_999), (0, 0), (1, 10), (0, 0)], 3);
+    check(2, &[(1, 10), (0, 0), (1, 10), (0, 0), (1, 10), (0, 0)], 4);
+    check(2, &[(1, 1_000)], 0);
+    check(4, &[(0, 0), (1, 1)], 1);
+    check(4, &[], 0);
+}
+
+#[test]
+fn a_window_is_filled_again_when_half_of_it_is_free() {
+    let size = batch(1, 1).size_bytes();
+    let mut window = Window::new(Bounds { messages_max: 4, bytes_max: 8 * size });
+    (1..=4).for_each(|i| window.sent(&batch(10 * i, 1), 0..1, PHONE));
+    let to = Address::parse("user/bob").unwrap();
+    for (upto, expected) in [(10, false), (20, true), (40, true)] {
+        window.ack_upto(&to, position(upto), &mut Vec::new()).unwrap();
+        assert_eq!(window.is_half_free(size), expected, "{upto}");
+    }
+    window.sent(&batch(50, 1), 0..1, PHONE);
+    assert!(
+        window.is_half_free(7 * size) && !window.is_half_free(8 * size),
+        "a large one waits for more room"
+    );
+}
+
+#[test]
 fn a_refused_message_holds_the_cursor() {
     let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
     let batch = batch(10, 4);

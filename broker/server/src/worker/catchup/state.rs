@@ -27,6 +27,9 @@ pub(in crate::worker) struct Catching {
     turns: BTreeMap<u64, Address>,
     /// The page that is on its way.
     asked: Option<Asked>,
+    /// Those that wait for room in the session's window, without a turn, and the bytes that the largest asks for.
+    parked: Vec<Address>,
+    parked_bytes: usize,
     /// Whether the store failed; nothing is asked before the next sweep.
     pub(super) is_stalled: bool,
     /// Whether a page found no room: the next one is asked for when nothing waits in front of it.
@@ -75,6 +78,7 @@ pub(super) struct Reading {
     shard: u16,
     pub(super) has_sent: bool,
     pub(super) has_failed: bool,
+    is_parked: bool,
     /// Whether it depends on when the user was seen last.
     begins_when_seen: bool,
     /// Live messages that are not stored.
@@ -173,6 +177,7 @@ impl Catching {
             shard,
             has_sent: false,
             has_failed: false,
+            is_parked: false,
             held: VecDeque::new(),
             is_behind: false,
             live: None,
@@ -195,6 +200,12 @@ impl Catching {
             return None;
         }
         self.turns.first_key_value().map(|(number, to)| (*number, to))
+    }
+
+    /// Whether a page is on its way.
+    #[cfg(test)]
+    pub(super) const fn is_asked(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// A page was asked for.
@@ -222,6 +233,34 @@ impl Catching {
         if let Some(reading) = self.addresses.get_mut(&to) {
             reading.number = number;
             self.turns.insert(number, to);
+        }
+    }
+
+    /// A reading waits for room in the session's window: it has no turn until then. `bytes` is what it asks for.
+    pub(super) fn park(&mut self, number: u64, bytes: usize) {
+        let Some(to) = self.turns.remove(&number) else { return };
+        if let Some(reading) = self.addresses.get_mut(&to) {
+            reading.is_parked = true;
+            self.parked.push(to);
+            self.parked_bytes = self.parked_bytes.max(bytes);
+        }
+    }
+
+    /// The bytes for which the readings that are parked wait, if any are.
+    pub(super) fn parked_bytes(&self) -> Option<usize> {
+        (!self.parked.is_empty()).then_some(self.parked_bytes)
+    }
+
+    /// Those that are parked go on under new numbers.
+    pub(super) fn unpark(&mut self) {
+        self.parked_bytes = 0;
+        for to in std::mem::take(&mut self.parked) {
+            let number = self.next_number();
+            // One that was begun anew meanwhile has its turn.
+            if let Some(reading) = self.addresses.get_mut(&to).filter(|reading| reading.is_parked) {
+                (reading.number, reading.is_parked) = (number, false);
+                self.turns.insert(number, to);
+            }
         }
     }
 
@@ -407,6 +446,36 @@ mod tests {
         assert!(catching.next_turn().is_none());
         catching.handle_time(1);
         assert!(catching.next_turn().is_some_and(|(_, to)| *to == of[0]));
+    }
+
+    #[test]
+    fn what_is_parked_has_no_turn_and_goes_on_behind_the_others() {
+        let (mut catching, of) = reading(&["topic/a", "topic/b"]);
+        let turn = |catching: &Catching| catching.next_turn().map(|(number, to)| (number, to.clone()));
+        let (first, _) = turn(&catching).unwrap();
+        catching.park(first, 70);
+        assert!(turn(&catching).is_some_and(|(_, to)| to == of[1]));
+        let (second, _) = turn(&catching).unwrap();
+        catching.park(second, 50);
+        assert_eq!((turn(&catching), catching.parked_bytes()), (None, Some(70)));
+        assert!(!catching.is_idle());
+        catching.unpark();
+        assert_eq!(catching.parked_bytes(), None);
+        let (number, to) = turn(&catching).unwrap();
+        assert!(to == of[0] && number > second && catching.reading(&of[0], first).is_none());
+    }
+
+    #[test]
+    fn what_was_parked_and_begun_anew_has_one_turn() {
+        let (mut catching, of) = reading(&["topic/a"]);
+        let (first, _) = catching.next_turn().unwrap();
+        catching.park(first, 1);
+        catching.stop(&Pattern::from(&of[0]), |_| false);
+        catching.begin(&of[0], 1, (Start::Earliest, Begin::Earliest));
+        catching.unpark();
+        assert_eq!(catching.turns.len(), 1);
+        let (number, _) = catching.next_turn().unwrap();
+        assert!(catching.reading(&of[0], number).is_some());
     }
 
     #[test]

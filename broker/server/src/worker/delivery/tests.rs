@@ -28,11 +28,15 @@ pub(in crate::worker) struct Bench {
 impl Bench {
     /// A worker on which `topic/t` has these settings.
     pub(in crate::worker) fn new(overflow: Overflow, keep: Keep) -> Self {
-        Self::of(control(), overflow, keep)
+        Self::of(control(), (overflow, keep), QUEUE_BYTES)
     }
 
-    /// The same as a part of a broker.
-    pub(in crate::worker) fn of(control: Control, overflow: Overflow, keep: Keep) -> Self {
+    /// The same as a part of a broker, with outbound queues of so many bytes.
+    pub(in crate::worker) fn of(
+        control: Control,
+        (overflow, keep): (Overflow, Keep),
+        outbound_bytes_max: usize,
+    ) -> Self {
         let of_topic =
             settings::Settings { overflow, keep, ..settings::Settings::of_kind(waspmq_core::Kind::Topic) };
         let shared = WorkerShared {
@@ -44,7 +48,7 @@ impl Bench {
                 allowed_origins: Vec::new(),
                 connections_max: 10,
                 message_bytes_max: 1_000,
-                outbound_bytes_max: QUEUE_BYTES,
+                outbound_bytes_max,
                 worker_outbound_bytes_max: 1_000_000,
                 inbound_bytes_max: 1_000_000,
                 publishes_per_second: 0,

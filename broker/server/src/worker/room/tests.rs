@@ -41,7 +41,7 @@ struct Publisher {
 impl Publisher {
     fn new() -> Self {
         let (control, gate) = behind_gate();
-        let mut bench = Bench::of(control, Overflow::DropOldest, Keep::Always);
+        let mut bench = Bench::of(control, (Overflow::DropOldest, Keep::Always), 1_000);
         let (number, client) = bench.connect();
         let mut publisher = Self { bench, gate, number, client };
         publisher.read();
