@@ -78,6 +78,15 @@ pub const WATCHED_PER_SHARD_MAX: usize = 16_384;
 /// left first is forgotten.
 pub const LEFT_USERS_PER_SHARD_MAX: usize = 4_096;
 
+/// Addresses without a listener of which one registry shard remembers what was published last. More: that of the one
+/// left first is forgotten, and a session that comes back to it is told that something may be missing as soon as
+/// anything was published unstored in the shard. About 150 bytes each.
+pub const LEFT_ADDRESSES_PER_SHARD_MAX: usize = 4_096;
+
+/// Patterns with wildcards without a subscriber that are remembered in the same way. More: as above. About 500 bytes
+/// each, and 80 for each shard in which something was published that matches.
+pub const LEFT_PATTERNS_MAX: usize = 4_096;
+
 /// Patterns that the per-shard cache of wildcard matches remembers. More: the cache is emptied and refilled.
 pub const MATCH_CACHE_MAX: usize = 1_024;
 

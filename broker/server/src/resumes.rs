@@ -32,12 +32,32 @@ pub(crate) const ALIVE: TokenHash = [0; 32];
 /// Random bytes of a token, twice as many hexadecimal digits in text.
 const TOKEN_BYTES: usize = 16;
 
-/// A subscription, and the last position of each of its streams before it began: one for an address, one for each
-/// shard for a pattern with wildcards.
+/// A subscription, with positions of its streams: one for an address, one for each shard for a pattern with wildcards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscribed {
     pub(crate) subscription: Subscription,
-    pub(crate) since: Box<[Position]>,
+    /// The last ones before it began.
+    pub(crate) since: Arc<[Position]>,
+    /// The last ones before it began in this connection: whoever has the token was told what was missed before. Not in
+    /// the journal.
+    pub(crate) told: Arc<[Position]>,
+    /// The registry's number of a pattern with wildcards then. Not in the journal.
+    pub(crate) number: Option<u64>,
+}
+
+/// An address that a session has by itself, with the last position before it had it, and before it had it in this
+/// connection, as above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Implied {
+    pub(crate) to: Address,
+    pub(crate) since: Position,
+    pub(crate) told: Position,
+}
+
+impl Implied {
+    pub(crate) const fn new(to: Address, since: Position) -> Self {
+        Self { to, since, told: since }
+    }
 }
 
 /// Where reading of stored messages began.
@@ -71,8 +91,7 @@ pub(crate) struct Record {
     pub(crate) device: Option<Name>,
     pub(crate) is_generated: bool,
     pub(crate) subscriptions: Vec<Subscribed>,
-    /// The addresses that the session has by itself, each with the last position before it had it.
-    pub(crate) implied: Vec<(Address, Position)>,
+    pub(crate) implied: Vec<Implied>,
     pub(crate) watched: Vec<Name>,
     pub(crate) replays: Vec<Replay>,
     /// What was sent and is not acknowledged. Not in the journal.
@@ -251,7 +270,7 @@ impl Resumes {
             record.left_unix_ms = Some(now_unix_ms);
             record.has_missed = true;
             // Whether what was there before the session was read is known of a client that has seen something since.
-            record.replays.extend(record.implied.iter().map(|(to, since)| Replay {
+            record.replays.extend(record.implied.iter().map(|Implied { to, since, .. }| Replay {
                 of: Pattern::from(to),
                 begin: Begin::Cursor,
                 until: Some((*since, *since)),

@@ -28,8 +28,10 @@ fn record(user: &str) -> Record {
                 queue: Some(name("q")),
             },
             since: [at(0, 4), at(1, 5)].into(),
+            told: [at(0, 4), at(1, 5)].into(),
+            number: None,
         }],
-        implied: vec![(Address::all(), at(7, 2))],
+        implied: vec![Implied::new(Address::all(), at(7, 2))],
         watched: vec![name("bob")],
         replays: vec![
             Replay {

@@ -47,9 +47,9 @@ impl Worker {
     }
 
     fn change(&mut self, change: Change) {
-        let Change { session, address, attach } = change;
+        let Change { session, address, attach, last } = change;
         self.with_session(session, |worker, connection| {
-            worker.note_group(connection, &address, attach);
+            worker.note_group(connection, &address, (attach, last));
             if attach {
                 worker.recipients.attach(&address, connection.number);
                 connection.groups.push(address);
