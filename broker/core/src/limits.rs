@@ -155,7 +155,8 @@ pub const RETRY_WAIT_MS_MAX: u64 = 24 * 3_600_000;
 /// Deliveries of one message to one recipient, whatever a plan or a policy says. More: the plan is exhausted.
 pub const ATTEMPTS_MAX: u16 = 1_000;
 
-/// Publishes one worker holds back for their time, and their bytes. More: `overloaded`.
+/// Publishes one worker holds back for their time, and their bytes. More: `overloaded`. Those stored by an earlier run
+/// are read as room becomes free, and beyond this by a page when they are due.
 pub const DELAYED_MESSAGES_MAX: usize = 10_000;
 pub const DELAYED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Pairs of address and action that one connection's client is told of apart when messages were dropped. More:

@@ -364,6 +364,7 @@ impl Worker {
         self.settle();
         self.save_resumes();
         self.read_on_all();
+        self.read_delayed();
         self.catch_up_watchers();
         self.publish_gauges();
     }
