@@ -565,3 +565,119 @@ async fn receipts_go_to_the_connection_that_asked() {
     assert_eq!((&receipt["type"], &receipt["ref"]), (&json!("receipt"), &json!(2)), "{receipt}");
     alice.peer.expect_quiet().await;
 }
+
+/// Publishes unstored to thousands of addresses that none of alice's patterns matches: several in every shard.
+async fn publish_elsewhere(broker: &Broker) {
+    let mut noise = broker.connect("noise").await;
+    let _listener = listener(broker, "topic/else.>").await;
+    for round in 0..8 {
+        let publish = |i: u32| {
+            let to = match i % 3 {
+                0 => format!("topic/else.r{round}.t{i}"),
+                1 => format!("topic/mine.t{i}"),
+                _ => format!("user/else{i}"),
+            };
+            json!({"type": "publish", "to": to, "payload": i, "ack": "accepted", "ref": i})
+        };
+        let frames: Vec<_> = (0..600).map(publish).collect();
+        noise.send_all(&frames).await;
+        for _ in frames {
+            assert_eq!(noise.receive().await["type"], "receipt");
+        }
+    }
+}
+
+async fn listener(broker: &Broker, to: &str) -> Peer {
+    let mut peer = broker.connect("listener").await;
+    assert_eq!(peer.ask(json!({"type": "subscribe", "ref": 1, "to": to})).await["type"], "ok");
+    peer
+}
+
+/// Addresses of users keep what nobody is there to get, so that only what alice has is not stored.
+const NEVER: &str = "[[address]]\nmatch = \"user/*\"\nkeep = \"never\"\n";
+
+/// A session with one of everything.
+async fn begin_with_everything(broker: &Broker) -> Session {
+    let mut alice = Session::begin(broker, "alice").await;
+    alice.subscribe("topic/a").await;
+    alice.subscribe("topic/mine.*.b").await;
+    alice.subscribe("topic/*.c").await;
+    alice.ok(json!({"type": "subscribe", "ref": 2, "to": "topic/jobs", "queue": "q"})).await;
+    alice.ok(json!({"type": "subscribe", "ref": 2, "to": "topic/jobs.>", "queue": "q"})).await;
+    alice.ok(json!({"type": "join", "ref": 3, "group": "eng"})).await;
+    alice
+}
+
+#[tokio::test]
+async fn what_others_were_sent_is_not_missed() {
+    let broker = Broker::start_with_config(NEVER);
+    let mut sender = broker.connect("sender").await;
+    let mut alice = begin_with_everything(&broker).await;
+    publish(&mut sender, "topic/a", &[1], "stored").await;
+    let seen = alice.expect(&[1]).await;
+    publish_elsewhere(&broker).await;
+    let token = alice.token().to_owned();
+    alice.lose(&broker).await;
+    publish_elsewhere(&broker).await;
+    publish(&mut sender, "topic/a", &[2], "stored").await;
+    let mut alice = Session::resume(&broker, "alice", &token, &[&seen]).await;
+    alice.says(true, true);
+    alice.expect(&[2]).await;
+    // The same once more, with a client that saw nothing at all in the connection before.
+    publish_elsewhere(&broker).await;
+    let token = alice.token().to_owned();
+    alice.lose(&broker).await;
+    publish_elsewhere(&broker).await;
+    let mut alice = Session::resume(&broker, "alice", &token, &[]).await;
+    alice.says(true, true);
+    alice.expect(&[2]).await;
+    alice.peer.expect_quiet().await;
+}
+
+#[tokio::test]
+async fn one_message_among_many_is_missed_wherever_it_was_sent() {
+    let broker = Broker::start_with_config(NEVER);
+    let mut sender = broker.connect("sender").await;
+    let mut alice = begin_with_everything(&broker).await;
+    for to in ["user/alice", "all", "group/eng", "topic/a", "topic/mine.x.b", "topic/z.c"] {
+        let token = alice.token().to_owned();
+        alice.lose(&broker).await;
+        let frame = json!({"type": "publish", "ref": 5, "to": to, "payload": 1, "exclude_self": true});
+        assert_eq!(sender.ask(frame).await["type"], "receipt");
+        publish_elsewhere(&broker).await;
+        alice = Session::resume(&broker, "alice", &token, &[]).await;
+        assert_eq!(alice.welcome["recovered"], json!(false), "{to}");
+        // It was said, and is not said again.
+        let token = alice.token().to_owned();
+        alice.lose(&broker).await;
+        alice = Session::resume(&broker, "alice", &token, &[]).await;
+        assert_eq!(alice.welcome["recovered"], json!(true), "{to}");
+    }
+    // What a queue was sent went to others, stored or not.
+    let _listener = listener(&broker, "topic/>").await;
+    for to in ["topic/jobs", "topic/jobs.x"] {
+        let token = alice.token().to_owned();
+        alice.lose(&broker).await;
+        publish(&mut sender, to, &[1], "stored").await;
+        alice = Session::resume(&broker, "alice", &token, &[]).await;
+        assert_eq!(alice.welcome["recovered"], json!(false), "{to}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_session_left_itself_out_of_is_not_missed() {
+    let broker = Broker::start();
+    let mut other = listener(&broker, "topic/>").await;
+    let mut alice = Session::begin(&broker, "alice").await;
+    alice.subscribe("topic/a").await;
+    alice.subscribe("topic/*.b").await;
+    for to in ["topic/a", "topic/a.b"] {
+        let frame = json!({"type": "publish", "ref": 5, "to": to, "payload": 1, "exclude_self": true});
+        assert_eq!(alice.peer.ask(frame).await["type"], "receipt");
+        assert_eq!(other.receive().await["to"], to);
+    }
+    let token = alice.token().to_owned();
+    alice.lose(&broker).await;
+    let alice = Session::resume(&broker, "alice", &token, &[]).await;
+    alice.says(true, true);
+}

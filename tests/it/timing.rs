@@ -3,7 +3,12 @@
 use crate::harness::Broker;
 use crate::levels::{PROFILES, publish, with};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use waspmq_core::message::{Batch, Envelope, Slice};
+use waspmq_core::{Address, Level, MessageId, Position, Stream};
+use waspmq_store::{DataDir, Durability, FjallStore, Store, StoreOptions, Write};
 
 #[tokio::test]
 async fn what_has_expired_is_not_in_the_inbox() {
@@ -108,6 +113,63 @@ async fn a_delayed_message_that_was_stored_is_not_lost_for_want_of_a_reader() {
         page = alice.ask(json!({"type": "history", "ref": 2, "of": "topic/t"})).await;
     }
     assert_eq!(page["messages"][0]["payload"], 1);
+}
+
+/// A message of the run that made the directory.
+fn delayed(to: &str, number: u64) -> Arc<Batch> {
+    let mut batch = Batch {
+        to: Address::parse(to).unwrap(),
+        from: None,
+        origin: None,
+        exclude_origin: false,
+        level: Level::Stored,
+        is_kept: false,
+        unix_ms: 1,
+        published_us: 0,
+        first: Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 },
+        messages: Vec::new(),
+        bytes: Vec::new(),
+    };
+    let payload = batch.store(number.to_string().as_bytes());
+    batch.messages.push(Envelope {
+        id: MessageId::new(1, 0, 0, number),
+        is_json: true,
+        priority: 0,
+        expires_unix_ms: 0,
+        payload,
+        headers: Slice::default(),
+        key: Slice::default(),
+        reply_to: Slice::default(),
+    });
+    Arc::new(batch)
+}
+
+#[tokio::test]
+async fn more_delayed_messages_than_workers_hold_all_come_at_their_time() {
+    const COUNT: u64 = 25_000;
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    let store_path = DataDir::open(data.path()).unwrap().store_path();
+    let (store, _) = FjallStore::open(StoreOptions::new(store_path), &mut |_| {}).unwrap();
+    let now_unix_ms =
+        u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let due_unix_ms = |number| now_unix_ms - number;
+    let write =
+        |number| Write::Delayed { due_unix_ms: due_unix_ms(number), batch: delayed("user/bob", number) };
+    let writes: Vec<_> = (1..=COUNT).map(write).collect();
+    for writes in writes.chunks(1_000) {
+        store.commit(writes, Durability::Buffered).unwrap();
+    }
+    store.commit(&[], Durability::Synced).unwrap();
+    drop(store);
+    let broker = Broker::start_on(&data, &[]);
+    let mut bob = broker.connect("bob").await;
+    let mut found = HashSet::new();
+    while found.len() < usize::try_from(COUNT).unwrap() {
+        let frame = bob.receive().await;
+        assert_eq!(frame["type"], "message", "{frame}");
+        assert!(found.insert(frame["payload"].as_u64().unwrap()), "twice: {frame}");
+    }
+    bob.expect_quiet().await;
 }
 
 #[tokio::test]

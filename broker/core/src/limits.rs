@@ -78,6 +78,15 @@ pub const WATCHED_PER_SHARD_MAX: usize = 16_384;
 /// left first is forgotten.
 pub const LEFT_USERS_PER_SHARD_MAX: usize = 4_096;
 
+/// Addresses without a listener of which one registry shard remembers what was published last. More: that of the one
+/// left first is forgotten, and a session that comes back to it is told that something may be missing as soon as
+/// anything was published unstored in the shard. About 150 bytes each.
+pub const LEFT_ADDRESSES_PER_SHARD_MAX: usize = 4_096;
+
+/// Patterns with wildcards without a subscriber that are remembered in the same way. More: as above. About 500 bytes
+/// each, and 80 for each shard in which something was published that matches.
+pub const LEFT_PATTERNS_MAX: usize = 4_096;
+
 /// Patterns that the per-shard cache of wildcard matches remembers. More: the cache is emptied and refilled.
 pub const MATCH_CACHE_MAX: usize = 1_024;
 
@@ -150,7 +159,8 @@ pub const RETRY_WAIT_MS_MAX: u64 = 24 * 3_600_000;
 /// Deliveries of one message to one recipient, whatever a plan or a policy says. More: the plan is exhausted.
 pub const ATTEMPTS_MAX: u16 = 1_000;
 
-/// Publishes one worker holds back for their time, and their bytes. More: `overloaded`.
+/// Publishes one worker holds back for their time, and their bytes. More: `overloaded`. Those stored by an earlier run
+/// are read as room becomes free, and beyond this by a page when they are due.
 pub const DELAYED_MESSAGES_MAX: usize = 10_000;
 pub const DELAYED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Pairs of address and action that one connection's client is told of apart when messages were dropped. More:

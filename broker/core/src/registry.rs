@@ -10,13 +10,16 @@
 //! the registry's. Not here: the workers' own recipient lists, and any queue of messages.
 
 mod directory;
+mod marks;
 mod membership;
 mod presence;
 mod queue;
 mod recipients;
 mod shard;
+mod wildcards;
 
 pub use directory::{Connected, LoginPolicy, Session, SessionEntry};
+pub use marks::{Attached, Mark};
 pub use presence::{Presence, PresenceChange, PresencePage};
 pub use queue::{InFlight, Member, Pick, Queue};
 pub use recipients::Recipients;
@@ -27,12 +30,13 @@ use crate::dedup;
 use crate::id::{Position, SessionId, Stream};
 use crate::limits;
 use crate::reject::{Code, Reject};
-use crate::trie::Trie;
 use shard::{Audience, CachedMatch, Shard};
+use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
+use wildcards::Wildcards;
 
 /// A set of workers by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +72,8 @@ pub struct Change {
     pub address: Address,
     /// Attach when true, detach when false.
     pub attach: bool,
+    /// The address's last position before.
+    pub last: Position,
 }
 
 /// The way to the workers, for changes of membership and presence. Called under a lock of the registry: it must
@@ -84,15 +90,6 @@ pub trait Workers {
     fn presence(&self, worker: u8, change: PresenceChange);
 }
 
-/// How far a stream is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamEnd {
-    /// Of the last message; offset 0 when there was none.
-    pub last: Position,
-    /// The offset of the last message that was not stored, 0 when there was none.
-    pub unstored_upto: u64,
-}
-
 /// The registry of one broker.
 #[derive(Debug)]
 pub struct Registry {
@@ -101,7 +98,7 @@ pub struct Registry {
     hasher: foldhash::fast::FixedState,
     directory: Box<[Mutex<directory::Directory>]>,
     shards: Box<[Mutex<Shard>]>,
-    wildcards: RwLock<Trie<Audience>>,
+    wildcards: RwLock<Wildcards>,
     /// Changes with every change of `wildcards`, under its write lock; 0 while there never was one.
     wildcard_version: AtomicU64,
     queue_version: AtomicU64,
@@ -137,21 +134,18 @@ impl Registry {
         self.index(address.as_str())
     }
 
-    /// How far the stream of a shard is in this epoch. A shard there is not has an empty stream.
-    pub fn stream_end(&self, shard: u16) -> StreamEnd {
+    /// The last position of a shard's stream in this epoch; offset 0 when there was none, or no such shard.
+    pub fn stream_end(&self, shard: u16) -> Position {
         let stream = Stream { shard, epoch: self.epoch };
-        if usize::from(shard) >= limits::SHARD_COUNT {
-            return StreamEnd { last: Position { stream, offset: 0 }, unstored_upto: 0 };
-        }
-        let shard = self.shard(shard);
-        StreamEnd { last: Position { stream, offset: shard.next_offset }, unstored_upto: shard.unstored_upto }
+        let is_known = usize::from(shard) < limits::SHARD_COUNT;
+        Position { stream, offset: if is_known { self.shard(shard).next_offset } else { 0 } }
     }
 
     /// The last position of every stream of this epoch, in the order of shards. Each is taken by itself.
     pub fn stream_ends(&self) -> Box<[Position]> {
         (0..limits::SHARD_COUNT)
             .map_while(|shard| u16::try_from(shard).ok())
-            .map(|shard| self.stream_end(shard).last)
+            .map(|shard| self.stream_end(shard))
             .collect()
     }
 
@@ -167,24 +161,25 @@ impl Registry {
     }
 
     /// Adds a plain subscription of a session.
-    pub fn subscribe(&self, pattern: &Pattern, session: &Session) {
+    pub fn subscribe(&self, pattern: &Pattern, session: &Session) -> Attached {
         match pattern.to_address() {
-            Some(address) => self.lock(&address).shard.attach(&address, session),
-            None => self.change_wildcards(|trie| trie.entry(pattern).add(session)),
+            Some(address) => {
+                let mut locked = self.lock(&address);
+                locked.shard.attach(&address, session);
+                Attached::To(locked.last())
+            }
+            None => self.change_wildcards(|wildcards| {
+                let (audience, number) = wildcards.entry(pattern);
+                audience.add(session);
+                Attached::Number(number)
+            }),
         }
     }
 
     pub fn unsubscribe(&self, pattern: &Pattern, session: &Session) {
         match pattern.to_address() {
             Some(address) => self.lock(&address).shard.detach(&address, session),
-            None => self.change_wildcards(|trie| {
-                if let Some(audience) = trie.get_mut(pattern) {
-                    audience.remove(session);
-                    if audience.is_unused() {
-                        trie.remove(pattern);
-                    }
-                }
-            }),
+            None => _ = self.change_wildcard(pattern, |audience| audience.remove(session)),
         }
     }
 
@@ -194,16 +189,20 @@ impl Registry {
         pattern: &Pattern,
         name: &Name,
         session: &Session,
-    ) -> Result<Arc<Queue>, Reject> {
+    ) -> Result<(Arc<Queue>, Attached), Reject> {
         let version = self.next_queue_version();
         match pattern.to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
-                let audience = locked.shard.audiences.entry(address).or_default();
-                audience.add_member((pattern, name), session, version)
+                let audience = locked.shard.audience(&address);
+                let queue = audience.add_member((pattern, name), session, version)?;
+                Ok((queue, Attached::To(locked.last())))
             }
-            None => self
-                .change_wildcards(|trie| trie.entry(pattern).add_member((pattern, name), session, version)),
+            None => self.change_wildcards(|wildcards| {
+                let (audience, number) = wildcards.entry(pattern);
+                let queue = audience.add_member((pattern, name), session, version)?;
+                Ok((queue, Attached::Number(number)))
+            }),
         }
     }
 
@@ -215,26 +214,31 @@ impl Registry {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audiences.get_mut(&address)?;
                 let told = audience.remove_member(name, session, version);
-                if audience.is_unused() {
-                    locked.shard.audiences.remove(&address);
-                }
+                locked.shard.tidy(&address);
                 told
             }
-            None => self.change_wildcards(|trie| {
-                let audience = trie.get_mut(pattern)?;
-                let told = audience.remove_member(name, session, version);
-                if audience.is_unused() {
-                    trie.remove(pattern);
-                }
-                told
-            }),
+            None => {
+                self.change_wildcard(pattern, |audience| audience.remove_member(name, session, version))?
+            }
         }
     }
 
-    fn change_wildcards<T>(&self, change: impl FnOnce(&mut Trie<Audience>) -> T) -> T {
-        let mut trie = self.wildcards.write().unwrap();
-        let result = change(&mut trie);
+    fn change_wildcards<T>(&self, change: impl FnOnce(&mut Wildcards) -> T) -> T {
+        let mut wildcards = self.wildcards.write().unwrap();
+        let result = change(&mut wildcards);
         self.wildcard_version.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    /// Changes the audience of one pattern, which ends when nobody is left.
+    fn change_wildcard<T>(&self, pattern: &Pattern, change: impl FnOnce(&mut Audience) -> T) -> Option<T> {
+        let (result, forgotten) = self.change_wildcards(|wildcards| wildcards.change(pattern, change));
+        if let Some(number) = forgotten {
+            // Whoever matched the pattern before has noted what was published by the time its shard's lock is free.
+            for shard in &self.shards {
+                shard.lock().unwrap().patterns.remove(&number);
+            }
+        }
         result
     }
 
@@ -275,13 +279,17 @@ impl Locked<'_> {
         targets
     }
 
-    /// Takes `count` offsets for messages that are or are not stored; gives the position of the first.
-    pub fn take(&mut self, count: usize, is_stored: bool) -> Position {
+    /// Takes `count` offsets for messages to `to` that are or are not stored, and that leave the session out which
+    /// published them or nobody; gives the position of the first. `targets` are those of the address.
+    pub fn take(
+        &mut self,
+        (to, targets): (&Address, &Targets),
+        count: usize,
+        (is_stored, excluded): (bool, Option<SessionId>),
+    ) -> Position {
         let offset = self.shard.next_offset + 1;
         self.shard.next_offset += count as u64;
-        if !is_stored {
-            self.shard.unstored_upto = self.shard.next_offset;
-        }
+        self.shard.note((to, targets), (is_stored, excluded));
         Position { stream: Stream { shard: self.index, epoch: self.registry.epoch }, offset }
     }
 
@@ -300,15 +308,16 @@ impl Locked<'_> {
         if let Some(found) = self.shard.matches.get(to)
             && found.version == version
         {
-            *targets = found.targets.clone();
+            let Targets { workers, recipients, queues, patterns } = &found.targets;
+            (targets.workers, targets.recipients) = (*workers, *recipients);
+            targets.queues.clone_from(queues);
+            targets.patterns = SmallVec::from_slice(patterns);
             return;
         }
-        let trie = self.registry.wildcards.read().unwrap();
+        let wildcards = self.registry.wildcards.read().unwrap();
         let version = self.registry.wildcard_version.load(Ordering::Acquire);
-        for audience in trie.matches(to) {
-            audience.extend(targets);
-        }
-        drop(trie);
+        wildcards.extend(to, targets);
+        drop(wildcards);
         self.shard.remember_match(to, CachedMatch { version, targets: targets.clone() });
     }
 }

@@ -18,7 +18,6 @@ use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
 use crate::resumes::Resumes;
 use crate::storage;
-use crate::worker::alone::PutOff;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, Settings, Shared};
@@ -34,7 +33,7 @@ use waspmq_core::registry::LoginPolicy;
 use waspmq_core::registry::Registry;
 use waspmq_core::settings::Rules;
 use waspmq_policy::{Host, HostOptions};
-use waspmq_store::{DataDir, Delayed, JournalThreads};
+use waspmq_store::{DataDir, JournalThreads};
 
 /// A running broker. Dropping it without [`Broker::stop`] ends it at once.
 #[derive(Debug)]
@@ -98,7 +97,6 @@ impl Broker {
         let registry =
             Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
         let storage = storage::open(&data_dir, &config.store, (clock, &registry, &mailboxes))?;
-        put_off(storage.delayed, &mailboxes);
         let control = Control {
             clock,
             node: data_dir.node_id().into(),
@@ -215,6 +213,7 @@ impl Broker {
             rules,
             journal: control.journal.clone(),
             kept,
+            unread: Arc::default(),
             access: control.access.clone(),
             resumes,
         });
@@ -289,17 +288,6 @@ fn login(config: &Config) -> LoginPolicy {
         Login::Coexist => LoginPolicy::Coexist,
         Login::Limit => LoginPolicy::Limit(sessions),
         Login::Replace => LoginPolicy::ReplaceOldest(sessions),
-    }
-}
-
-/// Hands delayed messages of an earlier run to the workers, before they begin.
-fn put_off(delayed: Vec<Delayed>, mailboxes: &Mailboxes) {
-    for (index, Delayed { due_unix_ms, batch }) in delayed.into_iter().enumerate() {
-        let worker = u8::try_from(index % mailboxes.len()).unwrap_or_default();
-        let put_off = PutOff::stored(due_unix_ms, Arc::unwrap_or_clone(batch));
-        if mailboxes.send(worker, Entry::PutOff(Box::new(put_off))).is_err() {
-            tracing::warn!("a delayed message has no room now and waits for the next start");
-        }
     }
 }
 

@@ -5,8 +5,9 @@
 //! | live | is there, or is not known to be lost | its client's `disconnect`, a kick, or being taken over |
 //! | left | is lost | being resumed, the window's end, or lack of room: who left first is forgotten first |
 //!
-//! Invariants: a token is taken once; what the journal has of a record is written and removed under the table's lock,
-//! so a token that was taken never comes back. At most [`limits::RESUMABLE_SESSIONS_MAX`] records; when all are live,
+//! Invariants: a token is taken once; what the journal has of a record is handed over and removed under the table's lock,
+//! so a token that was taken never comes back. The stored form is made without the lock, of a record that others see
+//! unchanged, and is not handed over when the record has changed or gone meanwhile. At most [`limits::RESUMABLE_SESSIONS_MAX`] records; when all are live,
 //! one more session gets no token. Tokens are kept as hashes only. Not here: what resuming does (`worker::resume`).
 
 mod body;
@@ -15,7 +16,7 @@ pub(crate) use body::Alive;
 
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use waspmq_core::delivery::Cursors;
 use waspmq_core::session::Subscription;
 use waspmq_core::trie::Trie;
@@ -31,12 +32,32 @@ pub(crate) const ALIVE: TokenHash = [0; 32];
 /// Random bytes of a token, twice as many hexadecimal digits in text.
 const TOKEN_BYTES: usize = 16;
 
-/// A subscription, and the last position of each of its streams before it began: one for an address, one for each
-/// shard for a pattern with wildcards.
+/// A subscription, with positions of its streams: one for an address, one for each shard for a pattern with wildcards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscribed {
     pub(crate) subscription: Subscription,
-    pub(crate) since: Box<[Position]>,
+    /// The last ones before it began.
+    pub(crate) since: Arc<[Position]>,
+    /// The last ones before it began in this connection: whoever has the token was told what was missed before. Not in
+    /// the journal.
+    pub(crate) told: Arc<[Position]>,
+    /// The registry's number of a pattern with wildcards then. Not in the journal.
+    pub(crate) number: Option<u64>,
+}
+
+/// An address that a session has by itself, with the last position before it had it, and before it had it in this
+/// connection, as above.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Implied {
+    pub(crate) to: Address,
+    pub(crate) since: Position,
+    pub(crate) told: Position,
+}
+
+impl Implied {
+    pub(crate) const fn new(to: Address, since: Position) -> Self {
+        Self { to, since, told: since }
+    }
 }
 
 /// Where reading of stored messages began.
@@ -61,7 +82,7 @@ pub(crate) struct Replay {
 }
 
 /// What a session is resumed from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) session: SessionId,
     /// The worker that has, or had, its connection.
@@ -70,8 +91,7 @@ pub(crate) struct Record {
     pub(crate) device: Option<Name>,
     pub(crate) is_generated: bool,
     pub(crate) subscriptions: Vec<Subscribed>,
-    /// The addresses that the session has by itself, each with the last position before it had it.
-    pub(crate) implied: Vec<(Address, Position)>,
+    pub(crate) implied: Vec<Implied>,
     pub(crate) watched: Vec<Name>,
     pub(crate) replays: Vec<Replay>,
     /// What was sent and is not acknowledged. Not in the journal.
@@ -95,14 +115,15 @@ pub(crate) struct Peek {
 
 #[derive(Debug, Default)]
 struct Table {
-    records: HashMap<TokenHash, Box<Record>, foldhash::fast::RandomState>,
+    /// Copied before a change only while somebody writes one down.
+    records: HashMap<TokenHash, Arc<Record>, foldhash::fast::RandomState>,
     /// Records whose session has left, in the order of leaving.
     left: BTreeSet<(u64, TokenHash)>,
     /// How many of those subscribed to a topic, queues left out.
     absent: Trie<u32>,
 }
 
-/// The table. Its lock is held for a look-up, a change, or the writing of one record to the journal's queue.
+/// The table. Its lock is held for a look-up, a change, or the hand-over of one record to the journal's queue.
 #[derive(Debug)]
 pub(crate) struct Resumes {
     window_ms: u64,
@@ -147,14 +168,14 @@ impl Resumes {
         if let Some(left_unix_ms) = record.left_unix_ms {
             table.note_left(&record, (left_unix_ms, hash));
         }
-        table.records.insert(hash, Box::new(record));
+        table.records.insert(hash, Arc::new(record));
         true
     }
 
     /// Changes a record, if there is one.
     pub(crate) fn update(&self, hash: &TokenHash, change: impl FnOnce(&mut Record)) {
         if let Some(record) = self.table().records.get_mut(hash) {
-            change(record);
+            change(Arc::make_mut(record));
         }
     }
 
@@ -201,9 +222,11 @@ impl Resumes {
         let Some(mut record) = table.remove(hash) else { return };
         change(&mut record);
         record.left_unix_ms = Some(now_unix_ms);
-        self.push(hash, &mut record, (now_unix_ms, journal));
+        let record = Arc::new(record);
         table.note_left(&record, (now_unix_ms, *hash));
-        table.records.insert(*hash, Box::new(record));
+        table.records.insert(*hash, record.clone());
+        drop(table);
+        self.write(hash, record, (now_unix_ms, journal));
     }
 
     /// Whether a session that was lost and can be resumed reads later what is stored for this address, which is a
@@ -227,8 +250,9 @@ impl Resumes {
 
     /// Hands a record to the journal.
     pub(crate) fn save(&self, hash: &TokenHash, now_unix_ms: u64, journal: &Journal) {
-        if let Some(record) = self.table().records.get_mut(hash) {
-            self.push(hash, record, (now_unix_ms, journal));
+        let record = self.table().records.get(hash).cloned();
+        if let Some(record) = record {
+            self.write(hash, record, (now_unix_ms, journal));
         }
     }
 
@@ -246,7 +270,7 @@ impl Resumes {
             record.left_unix_ms = Some(now_unix_ms);
             record.has_missed = true;
             // Whether what was there before the session was read is known of a client that has seen something since.
-            record.replays.extend(record.implied.iter().map(|(to, since)| Replay {
+            record.replays.extend(record.implied.iter().map(|Implied { to, since, .. }| Replay {
                 of: Pattern::from(to),
                 begin: Begin::Cursor,
                 until: Some((*since, *since)),
@@ -265,11 +289,18 @@ impl Resumes {
         Ok(restored)
     }
 
-    fn push(&self, hash: &TokenHash, record: &mut Record, (now_unix_ms, journal): (u64, &Journal)) {
-        if journal.push(self.record(*hash, record, now_unix_ms), None).is_ok() {
-            record.is_saved = true;
+    /// Writes a record down and hands it to the journal. Whoever has changed or taken it meanwhile has the last word.
+    fn write(&self, hash: &TokenHash, record: Arc<Record>, (now_unix_ms, journal): (u64, &Journal)) {
+        let write = self.record(*hash, &record, now_unix_ms);
+        let mut table = self.table();
+        let current = table.records.get_mut(hash);
+        let Some(current) = current.filter(|current| Arc::ptr_eq(current, &record)) else { return };
+        // With this the table has the only one again, and the flag is set without a copy.
+        drop(record);
+        if journal.push(write, None).is_ok() {
+            Arc::make_mut(current).is_saved = true;
         } else {
-            tracing::debug!(session = %record.session, "the journal has no room for what a session is resumed from");
+            tracing::debug!(session = %current.session, "the journal has no room for what a session is resumed from");
         }
     }
 
@@ -302,7 +333,7 @@ pub(crate) struct Restored {
 
 impl Table {
     fn remove(&mut self, hash: &TokenHash) -> Option<Record> {
-        let record = *self.records.remove(hash)?;
+        let record = Arc::unwrap_or_clone(self.records.remove(hash)?);
         if let Some(left_unix_ms) = record.left_unix_ms {
             self.left.remove(&(left_unix_ms, *hash));
             for pattern in topics(&record) {

@@ -8,11 +8,11 @@ use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::storage_error;
 use anyhow::Context;
 use std::sync::Arc;
+use waspmq_core::Pattern;
 use waspmq_core::registry::Registry;
-use waspmq_core::{Pattern, limits};
 use waspmq_store::{
-    Answers, Bounds, DataDir, Delayed, Durability, FjallStore, Journal, JournalOptions, JournalThreads,
-    LogOptions, Progress, Store, StoreError, StoreOptions, Write,
+    Answers, Bounds, DataDir, Durability, FjallStore, Journal, JournalOptions, JournalThreads, LogOptions,
+    Progress, Store, StoreError, StoreOptions, Write,
 };
 
 /// What was sent this shortly before the broker was known to be alive may not have been received.
@@ -26,8 +26,6 @@ pub(crate) struct Storage {
     pub(crate) threads: JournalThreads,
     pub(crate) kept: Arc<Kept>,
     pub(crate) resumes: Arc<Resumes>,
-    /// Messages that wait for their time since an earlier run.
-    pub(crate) delayed: Vec<Delayed>,
 }
 
 /// Opens the store and starts its threads. Says on the log what was found, and how far a long opening is.
@@ -62,27 +60,12 @@ pub(crate) fn open(
     let resumes = Resumes::new(config.resume_window_ms);
     restore_sessions(&*store, &resumes, clock.now().unix_ms)
         .context("cannot read what sessions are resumed from")?;
-    let delayed = delayed(&*store, mailboxes.len()).context("cannot read delayed messages")?;
     let options =
         JournalOptions { log: Some(log), ..JournalOptions::new(Arc::new(move || clock.now().unix_ms)) };
     let answers = Arc::new(ToWorkers(mailboxes.clone()));
     let (journal, threads) =
         Journal::start(store.clone(), options, answers).context("cannot start the journal")?;
-    Ok(Storage { store, journal, threads, kept, resumes: Arc::new(resumes), delayed })
-}
-
-/// The delayed messages of an earlier run, as many as the workers hold; those due later wait for the next start.
-fn delayed(store: &dyn Store, workers: usize) -> Result<Vec<Delayed>, StoreError> {
-    let most = limits::DELAYED_MESSAGES_MAX.saturating_mul(workers);
-    let mut delayed = store.delayed(most.saturating_add(1))?;
-    if delayed.len() > most {
-        tracing::error!(
-            most,
-            "there are more delayed messages than the workers hold; the rest waits for the next start"
-        );
-        delayed.truncate(most);
-    }
-    Ok(delayed)
+    Ok(Storage { store, journal, threads, kept, resumes: Arc::new(resumes) })
 }
 
 /// Brings back groups, their members, and which addresses have messages.

@@ -16,6 +16,7 @@ mod batch;
 mod catchup;
 mod connection;
 pub mod counters;
+mod delayed;
 mod delivery;
 mod enqueue;
 mod history;
@@ -37,6 +38,7 @@ mod subscribe;
 mod tasks;
 mod tracking;
 
+pub(crate) use delayed::Unread;
 pub(crate) use history::storage as storage_error;
 pub(crate) use tasks::run;
 
@@ -124,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) rules: Arc<Rules>,
     pub(crate) journal: Journal,
     pub(crate) kept: Arc<Kept>,
+    pub(crate) unread: Arc<Unread>,
     pub(crate) access: Arc<AccessControl>,
     pub(crate) resumes: Arc<Resumes>,
 }

@@ -92,8 +92,8 @@ impl Store for Bare {
     fn ledger(&self, _: MessageId) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(None)
     }
-    fn delayed(&self, _: usize) -> Result<Vec<Delayed>, StoreError> {
-        Ok(Vec::new())
+    fn delayed(&self, _: Option<(u64, MessageId)>, _: (usize, usize)) -> Result<DelayedPage, StoreError> {
+        Ok(DelayedPage::default())
     }
     fn last_seen(&self, _: &Name) -> Result<Option<u64>, StoreError> {
         Ok(None)

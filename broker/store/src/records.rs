@@ -12,8 +12,8 @@ mod tally;
 use crate::disk::Disk;
 use crate::shelf::{Memory, Shelf};
 use crate::store::{
-    DeadLetter, Delayed, Durability, Maintained, Member, Page, Query, ResumeRecord, Store, StoreError, Usage,
-    Write,
+    DeadLetter, DelayedPage, Durability, Maintained, Member, Page, Query, ResumeRecord, Store, StoreError,
+    Usage, Write,
 };
 pub(crate) use read::{describe_run, parse_address, parse_delayed, parse_run};
 use std::sync::Mutex;
@@ -211,8 +211,12 @@ impl<S: Shelf> Store for Records<S> {
         read::ledger(&self.shelf.view()?, id)
     }
 
-    fn delayed(&self, most: usize) -> Result<Vec<Delayed>, StoreError> {
-        read::delayed(&self.shelf.view()?, most)
+    fn delayed(
+        &self,
+        after: Option<(u64, MessageId)>,
+        bounds: (usize, usize),
+    ) -> Result<DelayedPage, StoreError> {
+        read::delayed(&self.shelf.view()?, after, bounds)
     }
 
     fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {

@@ -75,6 +75,14 @@ pub struct Delayed {
     pub batch: Arc<Batch>,
 }
 
+/// A page of delayed messages.
+#[derive(Debug, Default)]
+pub struct DelayedPage {
+    pub messages: Vec<Delayed>,
+    /// When the one behind these is due, if there is one.
+    pub next_due_unix_ms: Option<u64>,
+}
+
 /// One change.
 #[derive(Debug, Clone)]
 pub enum Write {
@@ -311,8 +319,13 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     fn ledger(&self, id: MessageId) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Delayed messages, those due first, up to `most`.
-    fn delayed(&self, most: usize) -> Result<Vec<Delayed>, StoreError>;
+    /// Delayed messages behind this time and id, in that order: up to `most`, with records of up to `max_bytes` in all,
+    /// and one even if it is larger.
+    fn delayed(
+        &self,
+        after: Option<(u64, MessageId)>,
+        bounds: (usize, usize),
+    ) -> Result<DelayedPage, StoreError>;
 
     fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError>;
 

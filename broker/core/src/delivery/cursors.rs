@@ -24,7 +24,7 @@ use std::ops::Range;
 /// when its messages are acknowledged.
 type Ids = BTreeMap<(u32, u64), Sent>;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sent {
     to: Address,
     first: Position,
@@ -32,7 +32,7 @@ struct Sent {
 }
 
 /// The progress of one session in every address.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Cursors {
     addresses: HashMap<Address, Progress, foldhash::fast::RandomState>,
     /// New addresses until it is looked for those that can be forgotten.

@@ -30,20 +30,28 @@ impl<T> Default for Delays<T> {
 }
 
 impl<T> Delays<T> {
-    /// Whether `bytes` more fit, see [`limits::DELAYED_MESSAGES_MAX`] and [`limits::DELAYED_BYTES_MAX`].
-    pub fn has_room(&self, bytes: usize) -> bool {
-        self.heap.len() < limits::DELAYED_MESSAGES_MAX && self.bytes + bytes <= limits::DELAYED_BYTES_MAX
+    /// Whether `count` more with `bytes` in all fit, see [`limits::DELAYED_MESSAGES_MAX`] and
+    /// [`limits::DELAYED_BYTES_MAX`].
+    pub fn has_room(&self, count: usize, bytes: usize) -> bool {
+        self.heap.len() + count <= limits::DELAYED_MESSAGES_MAX
+            && self.bytes + bytes <= limits::DELAYED_BYTES_MAX
     }
 
     /// Keeps `item` until `due_ms`; without room it comes back.
     pub fn push(&mut self, due_ms: u64, bytes: usize, item: T) -> Result<(), T> {
-        if !self.has_room(bytes) {
+        if !self.has_room(1, bytes) {
             return Err(item);
         }
+        self.put_back(due_ms, bytes, item);
+        Ok(())
+    }
+
+    /// Keeps `item` also where there is no room, for a caller that bounds these: one that was taken out, or one of a
+    /// page read from where they are kept.
+    pub fn put_back(&mut self, due_ms: u64, bytes: usize, item: T) {
         self.bytes += bytes;
         self.arrivals += 1;
         self.heap.push(Reverse(Delayed { due_ms, arrival: self.arrivals, bytes, item }));
-        Ok(())
     }
 
     /// One that is due at `now_ms`, earliest first.
@@ -123,5 +131,10 @@ mod tests {
             delays.push(1, 1, i).unwrap();
         }
         assert_eq!(delays.push(1, 1, 7), Err(7));
+        assert!(!delays.has_room(1, 0) && delays.has_room(0, 0));
+        delays.pop_due(1);
+        assert!(delays.has_room(1, 1) && !delays.has_room(2, 1));
+        (0..2).for_each(|i| delays.put_back(1, 1, i));
+        assert_eq!(delays.len(), limits::DELAYED_MESSAGES_MAX + 1);
     }
 }

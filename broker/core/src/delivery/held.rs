@@ -5,7 +5,7 @@ use crate::limits;
 use smallvec::SmallVec;
 
 /// Stretches (from, behind) in ascending order, without overlap; at most [`limits::WINDOW_HELD_MAX`].
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Held(SmallVec<[(Key, Key); 1]>);
 
 impl Held {

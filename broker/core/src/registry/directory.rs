@@ -2,7 +2,7 @@
 
 use super::presence::{Left, Watchers};
 use crate::address::{Address, Name};
-use crate::id::SessionId;
+use crate::id::{Position, SessionId};
 use crate::limits;
 use crate::reject::{Code, Reject};
 use hashbrown::HashMap;
@@ -45,8 +45,8 @@ pub enum LoginPolicy {
 /// What a new session is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
-    /// The addresses the session listens to by itself.
-    pub addresses: Vec<Address>,
+    /// The addresses the session listens to by itself, each with its last position before.
+    pub addresses: Vec<(Address, Position)>,
     /// Sessions whose place it took, oldest first: the caller has their workers close them. Until then they
     /// are known like any other, and the next new session names them again.
     pub replaced: Vec<Session>,

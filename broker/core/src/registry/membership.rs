@@ -2,7 +2,7 @@
 
 use super::directory::{Connected, Directory, LoginPolicy, Session, SessionEntry};
 use super::shard::Audience;
-use super::{Change, Registry, Workers, overloaded};
+use super::{Change, Locked, Registry, Workers, overloaded};
 use crate::address::{Address, Name};
 use crate::id::{Position, SessionId};
 use crate::limits;
@@ -27,11 +27,16 @@ impl Registry {
         let is_first = sessions.is_empty();
         let user = directory.users.entry(session.user.clone()).or_default();
         user.sessions.push(entry);
-        let mut addresses = vec![Address::user(&session.user), Address::all()];
-        addresses.extend(user.groups.iter().map(Address::group));
-        for address in &addresses {
-            self.lock(address).shard.attach(address, &session);
-        }
+        let own = [Address::user(&session.user), Address::all()];
+        let addresses = own.into_iter().chain(user.groups.iter().map(Address::group));
+        let attach = |address: Address| {
+            let mut locked = self.lock(&address);
+            locked.shard.attach(&address, &session);
+            let last = locked.last();
+            drop(locked);
+            (address, last)
+        };
+        let addresses = addresses.map(attach).collect();
         if is_first {
             self.come(&mut directory, &session.user, workers);
         }
@@ -104,7 +109,7 @@ impl Registry {
         locked.shard.groups.entry(group.clone()).or_default().members.insert(user.clone());
         for SessionEntry { session, .. } in &entry.sessions {
             locked.shard.attach(&address, session);
-            workers.notify(session.worker, change(session, &address, true));
+            workers.notify(session.worker, change(session, &locked, (&address, true)));
         }
         Ok(Some(locked.last()))
     }
@@ -124,7 +129,7 @@ impl Registry {
         let mut locked = self.lock(&address);
         for SessionEntry { session, .. } in &entry.sessions {
             locked.shard.detach(&address, session);
-            workers.notify(session.worker, change(session, &address, false));
+            workers.notify(session.worker, change(session, &locked, (&address, false)));
         }
         locked.shard.remove_member(group, user);
         drop(locked);
@@ -265,8 +270,8 @@ fn admit(login: LoginPolicy, user: &Name, sessions: &[SessionEntry]) -> Result<V
     Ok(sessions.iter().take(excess).map(|entry| entry.session.clone()).collect())
 }
 
-fn change(session: &Session, address: &Address, attach: bool) -> Change {
-    Change { session: session.id, address: address.clone(), attach }
+fn change(session: &Session, locked: &Locked<'_>, (address, attach): (&Address, bool)) -> Change {
+    Change { session: session.id, address: address.clone(), attach, last: locked.last() }
 }
 
 const _: () = assert!(size_of::<Audience>() <= 128, "there is one per connected user");

@@ -101,8 +101,8 @@ impl Locked<'_> {
         excluded: Option<&Name>,
         found: &mut Recipients,
     ) -> Result<(), Reject> {
-        let trie = self.registry.wildcards.read().unwrap();
-        let mut audiences = trie.matches(to);
+        let wildcards = self.registry.wildcards.read().unwrap();
+        let mut audiences: SmallVec<[_; 8]> = wildcards.matches(to).collect();
         audiences.extend(self.shard.audiences.get(to));
         let mut users: HashMap<&Name, u32, foldhash::fast::RandomState> = HashMap::default();
         for audience in &audiences {

@@ -1,9 +1,11 @@
 //! One registry shard: audiences of addresses, group members, the shard's stream of offsets.
 
+use super::marks::{LeftMarks, Mark};
 use super::queue::{Member, Queue};
 use super::{Session, WorkerSet};
 use crate::address::{Address, Name, Pattern};
 use crate::dedup;
+use crate::id::SessionId;
 use crate::limits;
 use crate::reject::{Code, Reject};
 use hashbrown::HashMap;
@@ -11,7 +13,7 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+pub(super) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Who listens to one address or pattern.
 #[derive(Debug, Default)]
@@ -21,6 +23,8 @@ pub(super) struct Audience {
     /// Distinct users among the plain subscribers, with their sessions.
     pub(super) users: Map<Name, u32>,
     pub(super) queues: Vec<Arc<Queue>>,
+    /// Of an address, and not of a pattern with wildcards.
+    pub(super) mark: Mark,
 }
 
 /// What a message to an address reaches.
@@ -31,6 +35,8 @@ pub struct Targets {
     /// Recipient users, per matching pattern, without those of queues.
     pub recipients: u32,
     pub queues: SmallVec<[Arc<Queue>; 1]>,
+    /// The numbers of the patterns with wildcards that match, also of those without an audience.
+    pub(super) patterns: SmallVec<[u64; 2]>,
 }
 
 impl Audience {
@@ -140,26 +146,62 @@ pub(super) struct Shard {
     /// The offset of the last message that was not stored.
     pub(super) unstored_upto: u64,
     pub(super) audiences: Map<Address, Audience>,
+    /// Of addresses that have no audience any more.
+    pub(super) left: LeftMarks,
+    /// Of patterns with wildcards, by their number, since something was published here that matches.
+    pub(super) patterns: Map<u64, Mark>,
     pub(super) groups: Map<Name, Group>,
     pub(super) matches: Map<Address, CachedMatch>,
     pub(super) dedup: dedup::Window,
 }
 
 impl Shard {
-    pub(super) fn attach(&mut self, address: &Address, session: &Session) {
-        if let Some(audience) = self.audiences.get_mut(address) {
-            audience.add(session);
-        } else {
-            self.audiences.entry(address.clone()).or_default().add(session);
+    /// The audience of an address, made when there is none.
+    pub(super) fn audience(&mut self, address: &Address) -> &mut Audience {
+        let of_shard = Mark::of_shard(self);
+        let Self { audiences, left, .. } = self;
+        audiences.entry(address.clone()).or_insert_with(|| {
+            let mark = left.take(address).unwrap_or(of_shard);
+            Audience { mark, ..Audience::default() }
+        })
+    }
+
+    /// Ends an audience that has nobody any more.
+    pub(super) fn tidy(&mut self, address: &Address) {
+        if self.audiences.get(address).is_some_and(Audience::is_unused)
+            && let Some((address, audience)) = self.audiences.remove_entry(address)
+        {
+            self.left.insert(address, audience.mark);
         }
+    }
+
+    pub(super) fn attach(&mut self, address: &Address, session: &Session) {
+        self.audience(address).add(session);
     }
 
     pub(super) fn detach(&mut self, address: &Address, session: &Session) {
         if let Some(audience) = self.audiences.get_mut(address) {
             audience.remove(session);
-            if audience.is_unused() {
-                self.audiences.remove(address);
-            }
+            self.tidy(address);
+        }
+    }
+
+    /// Takes down that something was published, up to the last offset that was taken.
+    pub(super) fn note(
+        &mut self,
+        (to, targets): (&Address, &Targets),
+        (is_stored, excluded): (bool, Option<SessionId>),
+    ) {
+        let offset = self.next_offset;
+        if !is_stored {
+            self.unstored_upto = offset;
+        }
+        let mark = self.audiences.get_mut(to).map(|audience| &mut audience.mark);
+        if let Some(mark) = mark.or_else(|| self.left.get_mut(to)) {
+            mark.note(offset, is_stored, excluded);
+        }
+        for number in &targets.patterns {
+            self.patterns.entry(*number).or_default().note(offset, is_stored, excluded);
         }
     }
 

@@ -121,8 +121,12 @@ fn groups_can_be_made_listed_and_removed() {
 fn offsets_of_an_address_strictly_increase() {
     let registry = Registry::new(9, 0);
     let to = Address::parse("topic/a").unwrap();
-    let first = registry.lock(&to).take(3, false);
-    let second = registry.lock(&to).take(1, true);
+    let take = |count, is_stored| {
+        let mut locked = registry.lock(&to);
+        let targets = locked.targets(&to);
+        locked.take((&to, &targets), count, (is_stored, None))
+    };
+    let (first, second) = (take(3, false), take(1, true));
     assert_eq!((first.offset, second.offset), (1, 4));
     assert_eq!(first.stream, second.stream);
     assert_eq!(first.stream.epoch, 9);
@@ -134,8 +138,8 @@ fn queue_versions_are_unique_and_end_with_the_last_member() {
     let (a, b) = (session(1, 0, "a"), session(2, 1, "b"));
     for text in ["topic/jobs", "topic/jobs.*"] {
         let pattern = Pattern::parse(text).unwrap();
-        let one = registry.join_queue(&pattern, &name("q"), &a).unwrap();
-        let two = registry.join_queue(&pattern, &name("q"), &b).unwrap();
+        let (one, _) = registry.join_queue(&pattern, &name("q"), &a).unwrap();
+        let (two, _) = registry.join_queue(&pattern, &name("q"), &b).unwrap();
         assert_eq!((one.members.len(), two.members.len()), (1, 2));
         assert!(one.version < two.version);
         let three = registry.leave_queue(&pattern, &name("q"), &a).unwrap();

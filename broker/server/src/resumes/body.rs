@@ -1,11 +1,12 @@
 //! The stored form of a record: JSON, so that a later version reads what an earlier one wrote. Fields that are not
 //! known are skipped.
 
-use super::{Begin, Record, Replay, Subscribed};
+use super::{Begin, Implied, Record, Replay, Subscribed};
 use serde::de::Error;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 use waspmq_core::session::Subscription;
 use waspmq_core::{Address, Name, Pattern, Position};
 
@@ -63,7 +64,7 @@ pub(super) fn to_json(record: &Record, now_unix_ms: u64) -> Vec<u8> {
         device: record.device.as_ref().map(Name::to_string),
         is_generated: record.is_generated,
         subscriptions: record.subscriptions.iter().map(subscribed_body).collect(),
-        implied: record.implied.iter().map(|(to, since)| (to.to_string(), since.to_string())).collect(),
+        implied: record.implied.iter().map(|had| (had.to.to_string(), had.since.to_string())).collect(),
         watched: record.watched.iter().map(Name::to_string).collect(),
         replays: record.replays.iter().map(replay_body).collect(),
         left_unix_ms: record.left_unix_ms,
@@ -80,7 +81,7 @@ pub(super) fn parse(body: &[u8]) -> Result<(Record, u64), serde_json::Error> {
     let implied = body
         .implied
         .iter()
-        .map(|(to, since)| Ok((Address::parse(to).map_err(Error::custom)?, from_text(since)?)));
+        .map(|(to, since)| Ok(Implied::new(Address::parse(to).map_err(Error::custom)?, from_text(since)?)));
     let record = Record {
         session: from_text(&body.session)?,
         worker: body.worker,
@@ -112,8 +113,10 @@ fn subscribed_body(subscribed: &Subscribed) -> SubscribedBody {
 fn subscribed(body: &SubscribedBody) -> Result<Subscribed, serde_json::Error> {
     let pattern = Pattern::parse(&body.to).map_err(Error::custom)?;
     let queue = body.queue.as_deref().map(name).transpose()?;
-    let since = body.since.iter().map(|since| from_text(since)).collect::<Result<_, _>>()?;
-    Ok(Subscribed { subscription: Subscription { pattern, queue }, since })
+    let since: Arc<[_]> = body.since.iter().map(|since| from_text(since)).collect::<Result<_, _>>()?;
+    // The streams of an earlier run say nothing about what was missed in this one.
+    let (told, number) = (since.clone(), None);
+    Ok(Subscribed { subscription: Subscription { pattern, queue }, since, told, number })
 }
 
 fn replay_body(replay: &Replay) -> ReplayBody {

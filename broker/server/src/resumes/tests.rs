@@ -28,8 +28,10 @@ fn record(user: &str) -> Record {
                 queue: Some(name("q")),
             },
             since: [at(0, 4), at(1, 5)].into(),
+            told: [at(0, 4), at(1, 5)].into(),
+            number: None,
         }],
-        implied: vec![(Address::all(), at(7, 2))],
+        implied: vec![Implied::new(Address::all(), at(7, 2))],
         watched: vec![name("bob")],
         replays: vec![
             Replay {
@@ -90,6 +92,40 @@ fn who_left_reads_later() {
     assert!(!table.reads_later(&address("topic/a.b"), 120));
     let table = table.table();
     assert!(table.absent.is_empty() && table.left.is_empty() && table.records.is_empty());
+}
+
+/// The records that the store has when everything was written.
+fn stored(journal: &Journal) -> Vec<ResumeRecord> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let read = move |store: &dyn waspmq_store::Store| {
+        let mut found = Vec::new();
+        store.resumes(&mut |record| found.push(record)).unwrap();
+        sender.send(found).unwrap();
+    };
+    journal.read(Box::new(read)).unwrap();
+    receiver.recv().unwrap()
+}
+
+#[test]
+fn what_was_taken_or_changed_while_it_was_written_down_is_not_handed_over() {
+    let (table, journal) = (Resumes::new(100), journal());
+    table.insert(key(1), left("a", 5), 5);
+    let written = table.table().records[&key(1)].clone();
+    assert!(table.take(&key(1), (&name("a"), Some(&name("phone"))), (5, &journal)).is_some());
+    table.write(&key(1), written, (5, &journal));
+    assert_eq!(stored(&journal), [], "a token that was taken does not come back");
+    table.insert(key(2), record("b"), 5);
+    let written = table.table().records[&key(2)].clone();
+    table.update(&key(2), |record| record.watched.clear());
+    assert!(!written.watched.is_empty(), "what is written down does not change");
+    table.write(&key(2), written, (5, &journal));
+    assert_eq!(stored(&journal), []);
+    table.save(&key(2), 6, &journal);
+    let saved = stored(&journal);
+    let [saved] = &saved[..] else { panic!("{saved:?}") };
+    assert!(body::parse(&saved.body).unwrap().0.watched.is_empty());
+    table.remove(&key(2), &journal);
+    assert_eq!(stored(&journal), [], "one that was handed over is forgotten with its session");
 }
 
 #[test]

@@ -42,8 +42,16 @@ pub(crate) struct PutOff {
 
 impl PutOff {
     /// Of an earlier run, whose receipts nobody waits for.
-    pub(crate) fn stored(due_unix_ms: u64, batch: Batch) -> Self {
+    pub(super) fn stored(due_unix_ms: u64, batch: Batch) -> Self {
         Self { batches: vec![batch], due_unix_ms, token: None, is_stored: true }
+    }
+
+    pub(super) fn batches(&self) -> &[Batch] {
+        &self.batches
+    }
+
+    pub(super) const fn due_unix_ms(&self) -> u64 {
+        self.due_unix_ms
     }
 }
 
@@ -214,7 +222,9 @@ impl Worker {
         };
         let batches = addresses.iter().map(batch_for).collect::<Result<Vec<_>, _>>()?;
         let bytes = batches.iter().map(Batch::size_bytes).sum();
-        if !self.delays.has_room(bytes) || level == Level::Stored && !self.shared.journal.has_room() {
+        if !self.delays.has_room(batches.len(), bytes)
+            || level == Level::Stored && !self.shared.journal.has_room()
+        {
             let message = "as many messages wait for their time as this worker may hold";
             return Err(Reject::new(Code::Overloaded, message).retry_after(1_000));
         }
@@ -265,6 +275,7 @@ impl Worker {
                 }
             }
         }
+        self.read_delayed();
     }
 
     fn publish_put_off(&mut self, batch: Batch, token: Option<u64>) {
@@ -294,9 +305,7 @@ impl Worker {
             self.count_refused(&to, &reject);
             if reject.code.is_retryable() {
                 let bytes = again.batches.iter().map(Batch::size_bytes).sum();
-                if self.delays.push(now_ms + u64::from(reject.retry_ms.max(1)), bytes, again).is_err() {
-                    tracing::warn!(%to, "a delayed message has no room now and waits for the next start");
-                }
+                self.delays.put_back(now_ms + u64::from(reject.retry_ms.max(1)), bytes, again);
                 return;
             }
         }
@@ -377,18 +386,7 @@ impl Worker {
         let alone = Alone { target: &target, plan: &plan, publish: &publish, id, source };
         self.publish_alone(&alone, asker)
     }
-
-    /// Takes a delayed message of an earlier run over.
-    pub(super) fn handle_put_off(&mut self, put_off: PutOff) {
-        let now = self.shared.clock.now();
-        let due_ms = (now.us / 1_000).saturating_add(put_off.due_unix_ms.saturating_sub(now.unix_ms));
-        let bytes = put_off.batches.iter().map(Batch::size_bytes).sum();
-        if self.delays.push(due_ms, bytes, put_off).is_err() {
-            tracing::warn!("a delayed message has no room now and waits for the next start");
-        }
-        self.timers.notify_one();
-    }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -94,7 +94,8 @@ impl Worker {
         queues.keys().for_each(|&worker| workers.insert(worker));
         self.check_room(workers, is_kept)?;
         batch.is_kept = is_kept;
-        batch.first = locked.take(batch.messages.len(), is_kept);
+        let excluded = batch.origin.filter(|_| batch.exclude_origin);
+        batch.first = locked.take((&batch.to, &targets), batch.messages.len(), (is_kept, excluded));
         let batch = Arc::new(batch);
         if is_kept {
             self.store(&batch, settings, token)?;

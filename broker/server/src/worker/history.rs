@@ -196,7 +196,7 @@ impl Worker {
     /// Refuses a position that the address cannot have had yet: a read mark there would hide what comes.
     fn check_position(&self, of: &Address, position: Position) -> Result<(), Reject> {
         let registry = &self.shared.registry;
-        let end = registry.stream_end(registry.shard_of(of)).last;
+        let end = registry.stream_end(registry.shard_of(of));
         let place = |position: Position| (position.stream.epoch, position.offset);
         if position.stream.shard != end.stream.shard || place(position) > place(end) {
             return Err(Reject::new(Code::InvalidFrame, format!("{position} is no position of {of}")));

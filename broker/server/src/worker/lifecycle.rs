@@ -58,7 +58,6 @@ impl Worker {
         let resumed =
             claim.and_then(|claim| self.take_claimed(connect, &claim, (&user, device.as_ref()), now));
         let id = resumed.as_ref().and_then(Resumed::id).unwrap_or(fresh);
-        let before = self.ends_before(&user);
         let identity = registry::Session { id, worker: self.number, user, device };
         let entry = SessionEntry {
             session: identity.clone(),
@@ -72,10 +71,11 @@ impl Worker {
         };
         let (connected, resumed) = self.register(entry, resumed, now)?;
         self.close_replaced(&connected.replaced);
-        for address in connected.addresses {
-            self.recipients.attach(&address, connection.number);
+        let before = connected.addresses;
+        for (address, _) in &before {
+            self.recipients.attach(address, connection.number);
             if address.kind() == Kind::Group {
-                connection.groups.push(address);
+                connection.groups.push(address.clone());
             }
         }
         for known_as in [id, fresh] {
@@ -86,7 +86,7 @@ impl Worker {
         self.begin_access(connection, admitted.into_access());
         connection.encoding.batch = connect.batch;
         self.counters().sessions.add(1);
-        let resume_token = self.issue_token(connection, before.clone(), now);
+        let resume_token = self.issue_token(connection, &before, now);
         self.welcome(connection, (resume_token, resumed), &before);
         self.tell_online(connection);
         Ok(())
@@ -371,6 +371,7 @@ impl Worker {
         self.settle();
         self.save_resumes();
         self.read_on_all();
+        self.read_delayed();
         self.catch_up_watchers();
         self.publish_gauges();
     }

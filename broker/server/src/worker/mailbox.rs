@@ -69,8 +69,8 @@ pub(crate) enum Entry {
     Read(Box<ReadOf>),
     /// The answer about users of whom only the store knows when they were seen.
     PresenceOf(Box<PresenceOf>),
-    /// Delayed messages of an earlier run.
-    PutOff(Box<PutOff>),
+    /// A page of delayed messages of earlier runs.
+    PutOff(Vec<PutOff>),
     /// Asks what is known about the delivery of a message.
     Ledger {
         id: MessageId,
@@ -95,6 +95,7 @@ impl Entry {
             Self::Redeliver(redelivery) => redelivery.size_bytes(),
             Self::Page(page) => page.size_bytes(),
             Self::History(history) => history.size_bytes(),
+            Self::PutOff(page) => page.iter().flat_map(PutOff::batches).map(Batch::size_bytes).sum(),
             _ => 0,
         }
     }
@@ -124,7 +125,7 @@ pub(crate) struct Mailbox {
     room: Notify,
     /// Changes of presence that found no room: the worker's watchers have to look again.
     presence_lost: AtomicU64,
-    /// Answers of the journal that found no room. At most those of the tickets that the journal holds.
+    /// Answers of the journal that found no room. At most those of the tickets that the journal holds, and a page.
     late: Mutex<VecDeque<Entry>>,
     has_late: AtomicBool,
     pub(crate) counters: Counters,

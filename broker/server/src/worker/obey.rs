@@ -34,7 +34,7 @@ impl Worker {
             Entry::History(history) => self.handle_history(*history),
             Entry::Read(read) => self.handle_read(*read),
             Entry::PresenceOf(presence) => self.handle_presence_of(*presence),
-            Entry::PutOff(put_off) => self.handle_put_off(*put_off),
+            Entry::PutOff(page) => self.handle_put_off(page),
             Entry::Ledger { id, answer } => {
                 if answer.try_send(self.find_delivery(id)).is_err() {
                     tracing::debug!(%id, "a question about a message ended before its answer");
@@ -48,9 +48,9 @@ impl Worker {
     }
 
     fn change(&mut self, change: Change) {
-        let Change { session, address, attach } = change;
+        let Change { session, address, attach, last } = change;
         self.with_session(session, |worker, connection| {
-            worker.note_group(connection, &address, attach);
+            worker.note_group(connection, &address, (attach, last));
             if attach {
                 worker.recipients.attach(&address, connection.number);
                 connection.groups.push(address);

@@ -1,25 +1,30 @@
 //! Resuming: a session whose connection was lost goes on in another one.
 //!
 //! The table (`crate::resumes`) knows what the session had; the client says how far it has read each stream. What was
-//! stored behind that is read again per address, see [`Seen::start`]. The session keeps its id when its old connection
+//! stored behind that is read again per address, see [`Seen::start`]. What was not stored is missed where the registry's
+//! [`Mark`] of an address or a pattern lies behind what the client has seen of the stream; what was missed before the
+//! session's last `welcome` was said there, to the client that has the token which came with it. The session keeps its id when its old connection
 //! has ended; one that is taken over from a connection that still seems to live gets a new one.
 //!
 //! Invariants: everything the session had is attached before it is judged whether something was missed, so what is
 //! missed is missed on one side only: `recovered` may be false without a loss, never true with one. Records are
 //! written to the journal by the sweep, one to two seconds after a change, so short sessions write nothing.
 
+mod seen;
+
+pub(super) use seen::Seen;
+
 use super::Worker;
 use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use crate::clock::Moment;
-use crate::resumes::{self, ALIVE, Alive, Begin, Record, Replay, Subscribed, TokenHash};
-use hashbrown::HashMap;
+use crate::resumes::{self, ALIVE, Alive, Implied, Record, Subscribed, TokenHash};
 use std::sync::Arc;
-use waspmq_core::registry::{self, SessionEntry};
+use waspmq_core::registry::{self, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
-use waspmq_core::{Address, Kind, Name, Pattern, Position, Reject, SessionId};
+use waspmq_core::{Address, Name, Pattern, Position, Reject, SessionId};
 use waspmq_protocol::Secret;
 use waspmq_protocol::client::Connect;
 use waspmq_store::{ResumeRecord, Write};
@@ -29,11 +34,6 @@ use waspmq_store::{ResumeRecord, Write};
 const ALIVE_EVERY_US: u64 = 30_000_000;
 /// Addresses of which a session's record says how far they were read. More: the session has missed something.
 const REPLAYS_MAX: usize = 1_024;
-
-/// A place in the order of one address's messages.
-const fn place(position: Position) -> (u32, u64) {
-    (position.stream.epoch, position.offset)
-}
 
 /// A token that may be taken.
 pub(super) struct Claim {
@@ -47,88 +47,6 @@ pub(super) struct Resumed {
     hash: TokenHash,
     record: Record,
     seen: Arc<Seen>,
-}
-
-/// What the client has seen of what its session had.
-#[derive(Debug)]
-pub(super) struct Seen {
-    /// The client's latest position in each shard.
-    positions: HashMap<u16, Position>,
-    /// The last positions before the session had these.
-    since: Vec<(Pattern, Box<[Position]>)>,
-    replays: Vec<Replay>,
-    /// Whose stored cursors tell what was not acknowledged; without, the session's own cursors go on.
-    cursors_of: Option<(Name, Option<Name>)>,
-}
-
-impl Seen {
-    fn new(record: &Record, positions: &[Position]) -> Self {
-        let mut latest: HashMap<u16, Position> = HashMap::new();
-        for &position in positions {
-            let known = latest.entry(position.stream.shard).or_insert(position);
-            if place(*known) < place(position) {
-                *known = position;
-            }
-        }
-        let implied = record.implied.iter().map(|(to, since)| (Pattern::from(to), [*since].into()));
-        let plain = record.subscriptions.iter().filter(|subscribed| subscribed.subscription.queue.is_none());
-        let plain =
-            plain.map(|subscribed| (subscribed.subscription.pattern.clone(), subscribed.since.clone()));
-        Self {
-            positions: latest,
-            since: implied.chain(plain).collect(),
-            replays: record.replays.clone(),
-            cursors_of: (!record.has_cursors).then(|| (record.user.clone(), record.device.clone())),
-        }
-    }
-
-    /// The later of a position and what the client has seen of its shard.
-    fn later(&self, since: Position) -> Position {
-        let seen = self.positions.get(&since.stream.shard).copied();
-        seen.filter(|seen| place(*seen) > place(since)).unwrap_or(since)
-    }
-
-    /// The last position before the session had an address; `None` for one it did not have.
-    fn had_since(&self, to: &Address, shard: u16) -> Option<Position> {
-        let had = self.since.iter().filter(|(pattern, _)| pattern.matches(to));
-        let since = had.filter_map(|(_, since)| since.iter().find(|since| since.stream.shard == shard));
-        since.min_by_key(|since| place(**since)).copied()
-    }
-
-    /// The position behind which the client has seen nothing of an address; `None` for one the session did not have.
-    fn upto(&self, to: &Address, shard: u16) -> Option<Position> {
-        self.had_since(to, shard).map(|since| self.later(since))
-    }
-
-    /// Where reading an address begins again; `None` for one the session did not have, or of which only the store
-    /// knows. The flag says whether all that is read lies behind what the client has seen of the stream. One that may
-    /// not go back any more begins no earlier than it had the address.
-    pub(super) fn start(&self, to: &Address, shard: u16, may_go_back: bool) -> Option<(Start, bool)> {
-        let since = self.had_since(to, shard)?;
-        let upto = self.later(since);
-        let seen = self.positions.get(&shard).map(|seen| place(*seen)).unwrap_or_default();
-        let is_read = |(last, end)| seen == place(last) || seen > place(end);
-        let is_open = |replay: &&Replay| replay.of.matches(to) && !replay.until.is_some_and(is_read);
-        let mut from = upto;
-        for replay in self.replays.iter().filter(is_open) {
-            match replay.begin {
-                Begin::Cursor => return None,
-                Begin::Earliest | Begin::Last | Begin::Time(_) if !may_go_back => from = since,
-                Begin::After(position) if !may_go_back && place(position) < place(since) => from = since,
-                Begin::Earliest => return Some((Start::Earliest, false)),
-                Begin::Last => return Some((Start::Last, false)),
-                Begin::Time(unix_ms) => return Some((Start::Time(unix_ms), false)),
-                Begin::After(position) if place(position) < place(from) => from = position,
-                Begin::After(_) => {}
-            }
-        }
-        Some(match &self.cursors_of {
-            Some((user, device)) if to.kind() != Kind::Topic => {
-                (Start::CursorUpTo { user: user.clone(), device: device.clone(), upto: from }, false)
-            }
-            _ => (Start::After(from), from == upto),
-        })
-    }
 }
 
 impl Resumed {
@@ -192,44 +110,21 @@ impl Worker {
         }
     }
 
-    /// The last positions of the addresses that a user's session has by itself, taken before it has them.
-    pub(super) fn ends_before(&self, user: &Name) -> Vec<(Address, Position)> {
-        let groups = self.shared.registry.groups_of(user);
-        let groups = groups.iter().map(Address::group);
-        [Address::user(user), Address::all()]
-            .into_iter()
-            .chain(groups)
-            .map(|to| {
-                let since = self.end_of(&to);
-                (to, since)
-            })
-            .collect()
-    }
-
-    /// The last position of an address before the session had it, of what [`Self::ends_before`] gave.
+    /// The last position of an address before the session had it, of what the registry gave.
     pub(super) fn end_before(&self, to: &Address, before: &[(Address, Position)]) -> Position {
         let known = before.iter().find(|(address, _)| address == to);
         known.map_or_else(|| self.end_of(to), |(_, end)| *end)
     }
 
     pub(super) fn end_of(&self, to: &Address) -> Position {
-        self.shared.registry.stream_end(self.shared.registry.shard_of(to)).last
-    }
-
-    /// The last positions of a pattern's streams, for the record of a session that can be resumed.
-    pub(super) fn since_of(&self, connection: &Connection, pattern: &Pattern) -> Option<Box<[Position]>> {
-        connection.resume_hash?;
-        Some(match pattern.to_address() {
-            Some(address) => [self.end_of(&address)].into(),
-            None => self.shared.registry.stream_ends(),
-        })
+        self.shared.registry.stream_end(self.shared.registry.shard_of(to))
     }
 
     /// Gives the session a token. Without room, or when sessions cannot be resumed, there is none.
     pub(super) fn issue_token(
         &mut self,
         connection: &mut Connection,
-        implied: Vec<(Address, Position)>,
+        before: &[(Address, Position)],
         now: Moment,
     ) -> Option<Secret<'static>> {
         let identity = connection.session.identity().filter(|_| self.shared.resumes.is_on())?;
@@ -242,7 +137,7 @@ impl Worker {
             device: identity.device.clone(),
             is_generated: connection.access.is_unnamed(),
             subscriptions: Vec::new(),
-            implied,
+            implied: before.iter().map(|(to, last)| Implied::new(to.clone(), *last)).collect(),
             watched: Vec::new(),
             replays: Vec::new(),
             cursors: None,
@@ -273,7 +168,7 @@ impl Worker {
         }
         connection.former = record.left_unix_ms.is_none().then_some(record.session);
         let mut refused = Vec::new();
-        for Subscribed { subscription, since } in &record.subscriptions {
+        for Subscribed { subscription, since, .. } in &record.subscriptions {
             let since = since.iter().map(|since| seen.later(*since)).collect();
             if let Err(reject) = self.resubscribe(connection, subscription, since) {
                 let pattern = &subscription.pattern;
@@ -282,9 +177,11 @@ impl Worker {
                 refused.push(Reject { message, ..reject });
             }
         }
-        let implied =
-            |(to, now): &(Address, Position)| (to.clone(), seen.upto(to, now.stream.shard).unwrap_or(*now));
-        self.note(connection, |record| record.implied = record.implied.iter().map(implied).collect());
+        self.note(connection, |record| {
+            for Implied { to, since, .. } in &mut record.implied {
+                *since = seen.upto(to, since.stream.shard).unwrap_or(*since);
+            }
+        });
         let is_complete = refused.is_empty() && self.is_recovered(record, &seen);
         let is_read = self.read_missed(connection, &seen, before);
         (is_complete && is_read, refused)
@@ -300,7 +197,7 @@ impl Worker {
         &mut self,
         connection: &mut Connection,
         wanted: &Subscription,
-        since: Box<[Position]>,
+        since: Arc<[Position]>,
     ) -> Result<(), Reject> {
         Self::check_subscribe(connection, wanted)?;
         if connection.session.handle_subscribe(wanted, |_| false)? == Subscribe::New {
@@ -309,23 +206,32 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether nothing was published unstored while the session was away, in what it had.
+    /// Whether nothing was published unstored in what the session had, behind what its client has seen.
     fn is_recovered(&self, record: &Record, seen: &Seen) -> bool {
         let registry = &self.shared.registry;
-        let is_seen = |since: &Position, has_queue: bool| {
-            let (upto, end) = (seen.later(*since), registry.stream_end(since.stream.shard));
+        let unclear = seen.unclear_shards(|to| registry.shard_of(to));
+        let is_seen = |told: Position, mark: Mark, has_queue: bool| {
+            let is_clear = unclear & (1 << (told.stream.shard % 64)) == 0;
+            let upto = if is_clear { seen.later(told) } else { told };
             // What went to a queue meanwhile went to others.
-            let lost_upto = if has_queue { end.last.offset } else { end.unstored_upto };
+            let lost_upto = if has_queue { mark.last() } else { mark.unstored_upto(record.session) };
             upto.stream.epoch == registry.epoch() && lost_upto <= upto.offset
         };
         let is_kept = |address: &Address| self.shared.rules.of(address).keep == Keep::Always;
+        let has_all = |Subscribed { subscription, told, number, .. }: &Subscribed| {
+            let has_queue = subscription.queue.is_some();
+            if let Some(to) = subscription.pattern.to_address() {
+                let is_kept = !has_queue && is_kept(&to);
+                return is_kept || told.iter().all(|told| is_seen(*told, registry.mark_of(&to), has_queue));
+            }
+            let number = number.filter(|number| registry.number_of(&subscription.pattern) == Some(*number));
+            told.iter().all(|told| is_seen(*told, registry.mark_in(told.stream.shard, number), has_queue))
+        };
+        let has_implied =
+            |Implied { to, told, .. }: &Implied| is_kept(to) || is_seen(*told, registry.mark_of(to), false);
         !record.has_missed
-            && record.implied.iter().all(|(to, since)| is_kept(to) || is_seen(since, false))
-            && record.subscriptions.iter().all(|Subscribed { subscription, since }| {
-                let has_queue = subscription.queue.is_some();
-                let is_kept = !has_queue && subscription.pattern.to_address().is_some_and(|to| is_kept(&to));
-                is_kept || since.iter().all(|since| is_seen(since, has_queue))
-            })
+            && record.implied.iter().all(has_implied)
+            && record.subscriptions.iter().all(has_all)
     }
 
     /// Begins to read what was stored and not seen. False when there is no room to do so.
@@ -395,13 +301,17 @@ impl Worker {
         }
     }
 
-    /// A membership of the session's user began or ended.
-    pub(super) fn note_group(&mut self, connection: &mut Connection, group: &Address, is_member: bool) {
-        let since = self.end_of(group);
+    /// A membership of the session's user began or ended, behind this position of the group.
+    pub(super) fn note_group(
+        &mut self,
+        connection: &mut Connection,
+        group: &Address,
+        (is_member, last): (bool, Position),
+    ) {
         self.note(connection, |record| {
-            record.implied.retain(|(other, _)| other != group);
+            record.implied.retain(|implied| implied.to != *group);
             if is_member {
-                record.implied.push((group.clone(), since));
+                record.implied.push(Implied::new(group.clone(), last));
             }
         });
     }
@@ -447,8 +357,10 @@ impl Worker {
         }
         let cursors = std::mem::take(&mut connection.cursors);
         let mut replays = connection.catching.take_replays();
-        let has_missed =
-            connection.out.has_reports() || connection.catching.has_gap || replays.len() > REPLAYS_MAX;
+        let has_missed = connection.out.has_reports()
+            || connection.catching.has_gap
+            || connection.catching.holds_unstored()
+            || replays.len() > REPLAYS_MAX;
         replays.truncate(REPLAYS_MAX);
         let now_unix_ms = self.shared.clock.now().unix_ms;
         resumes.leave(&hash, (now_unix_ms, journal), |record| {

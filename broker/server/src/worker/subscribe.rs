@@ -5,7 +5,9 @@ use super::catchup::Start;
 use super::connection::Connection;
 use super::inbound::name;
 use crate::resumes::Subscribed;
+use std::sync::Arc;
 use waspmq_core::access::Action;
+use waspmq_core::registry::Attached;
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::{Code, Name, Pattern, Position, Reject};
 use waspmq_protocol::From;
@@ -26,8 +28,7 @@ impl Worker {
         let is_new = connection.session.handle_subscribe(&wanted, is_member)? == Subscribe::New;
         let start = self.start_of(connection, &wanted, from)?;
         if is_new {
-            let since = self.since_of(connection, &wanted.pattern);
-            self.add_subscription(connection, wanted.clone(), since)?;
+            self.add_subscription(connection, wanted.clone(), None)?;
         }
         // What is published from here on waits in the mailbox until this turn ends, so that what is read begins
         // before it and nothing lies between.
@@ -44,28 +45,36 @@ impl Worker {
         begun
     }
 
-    /// Adds a subscription that the session may have and does not have yet. `since` is for its record.
+    /// Adds a subscription that the session may have and does not have yet. `since` is where a resumed one goes on.
     pub(super) fn add_subscription(
         &mut self,
         connection: &mut Connection,
         wanted: Subscription,
-        since: Option<Box<[Position]>>,
+        since: Option<Arc<[Position]>>,
     ) -> Result<(), Reject> {
         let Some(identity) = connection.session.identity() else { return Ok(()) };
         let registry = &self.shared.registry;
-        match &wanted.queue {
+        let has_record = connection.resume_hash.is_some();
+        let ends = (has_record && wanted.pattern.is_wildcard()).then(|| registry.stream_ends());
+        let attached = match &wanted.queue {
             Some(name) => {
-                let queue = registry.join_queue(&wanted.pattern, name, identity)?;
+                let (queue, attached) = registry.join_queue(&wanted.pattern, name, identity)?;
                 self.shared.policies.queue_changed(queue.to_members());
+                attached
             }
             None => {
                 self.recipients.subscribe(&wanted.pattern, connection.number);
-                registry.subscribe(&wanted.pattern, identity);
+                registry.subscribe(&wanted.pattern, identity)
             }
-        }
-        if let Some(since) = since {
-            let subscription = wanted.clone();
-            self.note(connection, |record| record.subscriptions.push(Subscribed { subscription, since }));
+        };
+        if has_record {
+            let (told, number): (Arc<[_]>, _) = match attached {
+                Attached::To(last) => ([last].into(), None),
+                Attached::Number(number) => (ends.unwrap_or_default().into(), Some(number)),
+            };
+            let since = since.unwrap_or_else(|| told.clone());
+            let subscribed = Subscribed { subscription: wanted.clone(), since, told, number };
+            self.note(connection, |record| record.subscriptions.push(subscribed));
         }
         connection.session.handle_subscribed(wanted);
         Ok(())

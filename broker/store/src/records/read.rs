@@ -4,7 +4,7 @@ use crate::key::{self, Place, place};
 use crate::record::{self, AddressRecord, HEAD_BYTES, describe};
 use crate::run::{self, Run};
 use crate::shelf::{Space, View};
-use crate::store::{DeadLetter, Delayed, Member, Page, Query, ResumeRecord, StoreError};
+use crate::store::{DeadLetter, Delayed, DelayedPage, Member, Page, Query, ResumeRecord, StoreError};
 use std::sync::Arc;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, Stream};
 
@@ -390,20 +390,41 @@ pub(super) fn ledger(view: &impl View, id: MessageId) -> Result<Option<Vec<u8>>,
     Ok(Some(reader.rest.to_vec()))
 }
 
-pub(super) fn delayed(view: &impl View, most: usize) -> Result<Vec<Delayed>, StoreError> {
-    tagged(view, key::DELAYED)
-        .take(most)
-        .map(|entry| entry.and_then(|(key, value)| parse_delayed(&key, &value)))
-        .collect()
+pub(super) fn delayed(
+    view: &impl View,
+    after: Option<(u64, MessageId)>,
+    (most, max_bytes): (usize, usize),
+) -> Result<DelayedPage, StoreError> {
+    let mut from = vec![key::DELAYED];
+    if let Some((due_unix_ms, id)) = after {
+        from = key::delayed(due_unix_ms, id);
+        from.push(0);
+    }
+    let (mut page, mut bytes) = (DelayedPage::default(), 0);
+    for entry in view.range(Space::State, &from, &[key::DELAYED + 1]) {
+        let (key, value) = entry?;
+        bytes += value.len();
+        if page.messages.len() >= most || bytes > max_bytes && !page.messages.is_empty() {
+            page.next_due_unix_ms = due_unix_ms(&key);
+            break;
+        }
+        page.messages.push(parse_delayed(&key, &value)?);
+    }
+    Ok(page)
+}
+
+/// The time in a delayed message's key.
+fn due_unix_ms(key: &[u8]) -> Option<u64> {
+    let (due, _) = key.get(1..)?.split_first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*due))
 }
 
 pub(crate) fn parse_delayed(key: &[u8], value: &[u8]) -> Result<Delayed, StoreError> {
     let (_, mut reader) = record::open(key, value)?;
     let parse = || {
-        let (due, _) = key.get(1..)?.split_first_chunk::<8>()?;
         let address = Address::parse(reader.text()?).ok()?;
         let batch = Run::parse(reader)?.to_batch(&address)?;
-        Some(Delayed { due_unix_ms: u64::from_be_bytes(*due), batch: Arc::new(batch) })
+        Some(Delayed { due_unix_ms: due_unix_ms(key)?, batch: Arc::new(batch) })
     };
     parse().ok_or_else(|| StoreError::Corrupt { what: describe(key) })
 }

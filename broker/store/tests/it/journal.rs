@@ -131,8 +131,12 @@ impl Store for Trying {
     fn ledger(&self, id: MessageId) -> Result<Option<Vec<u8>>, StoreError> {
         self.inner.ledger(id)
     }
-    fn delayed(&self, most: usize) -> Result<Vec<Delayed>, StoreError> {
-        self.inner.delayed(most)
+    fn delayed(
+        &self,
+        after: Option<(u64, MessageId)>,
+        bounds: (usize, usize),
+    ) -> Result<DelayedPage, StoreError> {
+        self.inner.delayed(after, bounds)
     }
     fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {
         self.inner.last_seen(user)

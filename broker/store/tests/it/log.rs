@@ -180,11 +180,11 @@ fn every_kind_of_write_reads_back() {
             store.resume(&[2; 32]).unwrap(),
             store.dead_letters(None, 9).unwrap(),
             store.ledger(id(1, 1)).unwrap(),
-            store.delayed(9).unwrap(),
+            store.delayed(None, (9, usize::MAX)).unwrap().messages,
             store.last_seen(&alice).unwrap(),
             store.usage(),
         );
-        (text, groups.len(), members.len(), store.delayed(9).unwrap().len())
+        (text, groups.len(), members.len(), store.delayed(None, (9, usize::MAX)).unwrap().messages.len())
     };
     let told = tell(&store);
     assert_eq!(told, tell(&plain));

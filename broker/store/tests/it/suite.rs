@@ -4,7 +4,7 @@ use crate::support::*;
 use std::sync::Arc;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Name, Pattern};
-use waspmq_store::{DeadLetter, Durability, Member, Query, ResumeRecord, Write};
+use waspmq_store::{DeadLetter, Delayed, Durability, Member, Query, ResumeRecord, Write};
 
 #[test]
 fn messages_read_back_as_published() {
@@ -344,11 +344,17 @@ fn dead_letters_ledgers_and_delays() {
         assert_eq!(store.dead_letters(Some((id(1_000, 1), "queue/q")), 1).unwrap()[0].recipient, "user/bob");
         assert_eq!(store.dead_letter(id(1_000, 1)).unwrap().len(), 2);
         assert_eq!(store.ledger(id(1_000, 1)).unwrap().as_deref(), Some(&b"state"[..]));
-        let delayed = store.delayed(10).unwrap();
-        assert_eq!(
-            delayed.iter().map(|d| (d.due_unix_ms, d.batch.to.as_str())).collect::<Vec<_>>(),
-            [(200, "user/d"), (300, "user/c")]
-        );
+        let delayed = |after, bounds| {
+            let page = store.delayed(after, bounds).unwrap();
+            let of = |delayed: &Delayed| (delayed.due_unix_ms, delayed.batch.to.to_string());
+            (page.messages.iter().map(of).collect::<Vec<_>>(), page.next_due_unix_ms)
+        };
+        let (first, second) = ((200, "user/d".to_owned()), (300, "user/c".to_owned()));
+        assert_eq!(delayed(None, (10, 10_000)), (vec![first.clone(), second.clone()], None));
+        assert_eq!(delayed(None, (1, 10_000)), (vec![first.clone()], Some(300)));
+        assert_eq!(delayed(None, (10, 1)), (vec![first], Some(300)), "one that is larger is given");
+        assert_eq!(delayed(Some((200, id(1_000, 1))), (10, 1)), (vec![second], None));
+        assert_eq!(delayed(Some((300, id(1_000, 0))), (10, 1)), (vec![], None));
         assert_eq!(store.last_seen(&name("bob")).unwrap(), Some(77));
         assert!(store.usage().bytes > 0);
         let gone = [
@@ -358,7 +364,7 @@ fn dead_letters_ledgers_and_delays() {
             Write::NoDelayed { due_unix_ms: 200, id: id(1_000, 1) },
         ];
         store.commit(&gone, Durability::Buffered).unwrap();
-        assert_eq!(store.delayed(10).unwrap().len(), 0);
+        assert_eq!(delayed(None, (10, 10_000)).0, []);
         assert_eq!(
             store.maintain(31 * 24 * 3_600_000).unwrap().records,
             2,

@@ -16,7 +16,7 @@ pub(super) struct Run {
     pub(super) messages: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Progress {
     pub(super) runs: VecDeque<Run>,
     /// The last message that was sent.
@@ -35,7 +35,7 @@ pub(super) struct Progress {
 }
 
 /// What was dropped on its way.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Losses {
     held: Held,
     /// What of it was sent again, with the last place that was sent before.

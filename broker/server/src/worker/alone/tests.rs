@@ -9,7 +9,7 @@ use waspmq_core::{Kind, Pattern};
 use waspmq_store::{Query, Store};
 
 /// A worker on which `topic/kept` keeps everything for a second, and `topic/never` nothing.
-fn worker() -> (Worker, Arc<dyn Store>) {
+pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
     let control = control();
     let keeping = |keep| {
         let retention = Retention { age_ms: 1_000, ..Retention::default() };
@@ -40,6 +40,7 @@ fn worker() -> (Worker, Arc<dyn Store>) {
         access: control.access,
         journal: control.journal,
         kept: Arc::default(),
+        unread: Arc::default(),
         resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
         mailboxes: control.mailboxes,
         rules: Arc::new(Rules::new(rules.into())),
@@ -68,7 +69,7 @@ fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -
 }
 
 /// Asks again until there is something, for at most a few seconds.
-fn wait<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+pub(in crate::worker) fn wait<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     for _ in 0..5_000 {
         if let Some(found) = ask() {
             return found;

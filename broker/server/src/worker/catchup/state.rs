@@ -143,6 +143,7 @@ impl Catching {
             let listed = listings.iter_mut().find(|listed| listed.pattern.matches(to))?;
             run.iter().for_each(|batch| keep(&mut listed.held, batch));
         }
+        self.has_gap |= dropped > 0;
         Some(dropped)
     }
 
@@ -343,6 +344,13 @@ impl Catching {
         replays
     }
 
+    /// Whether messages are held that the store does not have: a session that is lost now has missed them.
+    pub(in crate::worker) fn holds_unstored(&self) -> bool {
+        let of_readings = self.addresses.values().flat_map(|reading| &reading.held);
+        let of_listings = self.listings.iter().flat_map(|listed| &listed.held);
+        of_readings.chain(of_listings).any(|batch| !batch.is_kept)
+    }
+
     /// Whether it is still read what came since the user was seen last.
     pub(in crate::worker) fn reads_since_seen(&self) -> bool {
         self.addresses.values().any(|reading| reading.begins_when_seen)
@@ -399,6 +407,8 @@ const fn bit(shard: u16) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waspmq_core::message::{Envelope, Slice};
+    use waspmq_core::{Level, MessageId, Stream};
 
     fn reading(addresses: &[&str]) -> (Catching, Vec<Address>) {
         let mut catching = Catching::new(1_000);
@@ -437,6 +447,45 @@ mod tests {
         catching.handle_asked(&to, ANSWER_WAIT_US);
         catching.handle_page(lost);
         assert!(catching.next_turn().is_none() && catching.reading(&to, lost).is_none());
+    }
+
+    /// One message.
+    fn batch(to: &Address, is_kept: bool, bytes: usize) -> Arc<Batch> {
+        let nothing = Slice::default();
+        let message = Envelope {
+            id: MessageId::new(1, 1, 0, 1),
+            is_json: false,
+            priority: 0,
+            expires_unix_ms: 0,
+            payload: nothing,
+            headers: nothing,
+            key: nothing,
+            reply_to: nothing,
+        };
+        Arc::new(Batch {
+            to: to.clone(),
+            from: None,
+            origin: None,
+            exclude_origin: false,
+            level: Level::Accepted,
+            is_kept,
+            unix_ms: 1,
+            published_us: 0,
+            first: Position { stream: Stream { shard: 1, epoch: 1 }, offset: 1 },
+            messages: vec![message],
+            bytes: vec![0; bytes],
+        })
+    }
+
+    #[test]
+    fn who_is_lost_while_it_holds_what_is_not_stored_has_missed_it() {
+        let (mut catching, of) = reading(&["topic/a"]);
+        assert_eq!(catching.hold(&[batch(&of[0], true, 10)]), Some(0));
+        assert!(!catching.holds_unstored(), "the store brings it");
+        assert_eq!(catching.hold(&[batch(&of[0], false, 10)]), Some(0));
+        assert!(catching.holds_unstored() && !catching.has_gap);
+        assert_eq!(catching.hold(&[batch(&of[0], false, HELD_BYTES_MAX)]), Some(1));
+        assert!(catching.has_gap, "what was dropped was not said");
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Bench {
             access: control.access,
             journal: control.journal,
             kept: Arc::default(),
+            unread: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
             mailboxes: control.mailboxes,
             rules: Arc::new(Rules::new(vec![(Pattern::parse("topic/t").unwrap(), of_topic)])),

@@ -51,6 +51,7 @@ impl Workers {
             rules: Arc::default(),
             journal: control.journal.clone(),
             kept: Arc::default(),
+            unread: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(60_000)),
             mailboxes: control.mailboxes.clone(),
         });

@@ -1,6 +1,7 @@
 //! Where reading begins again, by what the session had and what its client has seen.
 
 use super::*;
+use crate::resumes::{Begin, Replay};
 use waspmq_core::Stream;
 
 fn at(epoch: u32, offset: u64) -> Position {
@@ -14,6 +15,8 @@ fn record(replays: Vec<Replay>) -> Record {
             queue: queue.map(|queue| Name::parse(queue).unwrap()),
         },
         since: [since].into(),
+        told: [since].into(),
+        number: None,
     };
     Record {
         session: SessionId::new(3, 1, 9),
@@ -26,7 +29,7 @@ fn record(replays: Vec<Replay>) -> Record {
             subscribed("topic/>", None, at(3, 40)),
             subscribed("topic/a", Some("q"), at(3, 1)),
         ],
-        implied: vec![(Address::all(), at(3, 30))],
+        implied: vec![Implied::new(Address::all(), at(3, 30))],
         watched: Vec::new(),
         replays,
         cursors: None,
@@ -71,6 +74,19 @@ fn what_was_being_read_is_read_again() {
     check(&ended, &[at(3, 20)], "topic/b", Some((40, true)));
     let by_cursor = record(vec![replay(Begin::Cursor, None)]);
     check(&by_cursor, &[at(3, 60)], "topic/b", None);
+}
+
+#[test]
+fn what_was_read_beside_other_messages_leaves_its_shard_unclear() {
+    let replay = |of, until| Replay { of: Pattern::parse(of).unwrap(), begin: Begin::Earliest, until };
+    let unclear = |replays, seen: &[Position]| Seen::new(&record(replays), seen).unclear_shards(|_| 5);
+    assert_eq!(unclear(vec![], &[at(3, 60)]), 0);
+    assert_eq!(unclear(vec![replay("topic/b", None)], &[at(3, 60)]), 1 << 5);
+    let ended = || vec![replay("topic/b", Some((at(3, 20), at(3, 60))))];
+    for (seen, expected) in [(19, 1 << 5), (20, 0), (21, 1 << 5), (60, 1 << 5), (61, 0)] {
+        assert_eq!(unclear(ended(), &[at(3, seen)]), expected, "{seen}");
+    }
+    assert_eq!(unclear(vec![replay("topic/>", None)], &[at(3, 60)]), u64::MAX, "not known which");
 }
 
 #[test]
