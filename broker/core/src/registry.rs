@@ -22,10 +22,11 @@ pub use queue::{InFlight, Member, Pick, Queue};
 pub use recipients::Recipients;
 pub use shard::Targets;
 
-use crate::address::{Address, Kind, Name, Pattern};
+use crate::address::{Address, Kind, Pattern};
 use crate::dedup;
 use crate::id::{Position, SessionId, Stream};
 use crate::limits;
+use crate::queue::QueueId;
 use crate::reject::{Code, Reject};
 use crate::trie::Trie;
 use shard::{Audience, CachedMatch, Shard};
@@ -188,43 +189,37 @@ impl Registry {
         }
     }
 
-    /// Adds a session to the queue `name` of `pattern` and gives the queue's new state.
-    pub fn join_queue(
-        &self,
-        pattern: &Pattern,
-        name: &Name,
-        session: &Session,
-    ) -> Result<Arc<Queue>, Reject> {
-        let version = self.next_queue_version();
-        match pattern.to_address() {
+    /// Adds a session to a queue and gives the queue's new state.
+    pub fn join_queue(&self, id: &QueueId, session: &Session) -> Result<Arc<Queue>, Reject> {
+        match id.pattern().to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audiences.entry(address).or_default();
-                audience.add_member((pattern, name), session, version)
+                audience.add_member(id, session, self.next_queue_version())
             }
-            None => self
-                .change_wildcards(|trie| trie.entry(pattern).add_member((pattern, name), session, version)),
+            None => self.change_wildcards(|trie| {
+                trie.entry(id.pattern()).add_member(id, session, self.next_queue_version())
+            }),
         }
     }
 
     /// Takes a session out of a queue and gives the queue's new state, without members when it ended.
-    pub fn leave_queue(&self, pattern: &Pattern, name: &Name, session: &Session) -> Option<Arc<Queue>> {
-        let version = self.next_queue_version();
-        match pattern.to_address() {
+    pub fn leave_queue(&self, id: &QueueId, session: &Session) -> Option<Arc<Queue>> {
+        match id.pattern().to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audiences.get_mut(&address)?;
-                let told = audience.remove_member(name, session, version);
+                let told = audience.remove_member(id, session, self.next_queue_version());
                 if audience.is_unused() {
                     locked.shard.audiences.remove(&address);
                 }
                 told
             }
             None => self.change_wildcards(|trie| {
-                let audience = trie.get_mut(pattern)?;
-                let told = audience.remove_member(name, session, version);
+                let audience = trie.get_mut(id.pattern())?;
+                let told = audience.remove_member(id, session, self.next_queue_version());
                 if audience.is_unused() {
-                    trie.remove(pattern);
+                    trie.remove(id.pattern());
                 }
                 told
             }),
@@ -238,6 +233,7 @@ impl Registry {
         result
     }
 
+    /// Taken under the queue's lock, so that a later state has a higher version.
     fn next_queue_version(&self) -> u64 {
         self.queue_version.fetch_add(1, Ordering::Relaxed) + 1
     }

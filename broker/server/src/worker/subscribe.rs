@@ -7,7 +7,7 @@ use super::inbound::name;
 use crate::resumes::Subscribed;
 use waspmq_core::access::Action;
 use waspmq_core::session::{Subscribe, Subscription};
-use waspmq_core::{Code, Name, Pattern, Position, Reject};
+use waspmq_core::{Code, Name, Pattern, Position, QueueId, Reject};
 use waspmq_protocol::From;
 
 impl Worker {
@@ -55,7 +55,8 @@ impl Worker {
         let registry = &self.shared.registry;
         match &wanted.queue {
             Some(name) => {
-                let queue = registry.join_queue(&wanted.pattern, name, identity)?;
+                let id = QueueId::new(wanted.pattern.clone(), name.clone());
+                let queue = registry.join_queue(&id, identity)?;
                 self.shared.policies.queue_changed(queue.to_members());
             }
             None => {
