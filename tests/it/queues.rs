@@ -290,3 +290,62 @@ async fn a_member_that_subscribes_plainly_too_gets_both() {
     one.ask_ok(json!({"type": "ack", "ref": 4, "ids": [first["id"]], "queue": "w"})).await;
     assert_eq!(alice.expect_receipt(1, "delivered").await["recipients"], 2);
 }
+
+#[tokio::test]
+async fn queues_of_one_name_on_two_patterns_are_two() {
+    let broker = Broker::start();
+    for profile in PROFILES {
+        let mut alice = broker.connect_as("alice", "a", profile).await;
+        let mut rest = member(&broker, "rest", profile).await;
+        let mut token = broker.connect_as("token", "d", profile).await;
+        token.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/jobs.*", "queue": "w"})).await;
+        alice.send(&publish(1, "topic/jobs.x", 1, "delivered")).await;
+        let (first, second) = (rest.expect_message(1).await, token.expect_message(1).await);
+        assert_eq!((&first["queue"], &second["queue"]), (&json!("w"), &json!("w")));
+        token
+            .ask_ok(json!({"type": "nack", "ref": 2, "id": second["id"], "queue": "w", "retry_ms": 1}))
+            .await;
+        let again = token.expect_message(1).await;
+        assert_eq!(again["attempt"], 2, "to its own queue, which has no other member");
+        rest.ask_ok(json!({"type": "ack", "ref": 2, "ids": [first["id"]], "queue": "w"})).await;
+        alice.expect_quiet().await;
+        token.ask_ok(json!({"type": "ack", "ref": 3, "ids": [again["id"]], "queue": "w"})).await;
+        assert_eq!(alice.expect_receipt(1, "delivered").await["recipients"], 2);
+        rest.expect_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn one_ack_is_for_all_deliveries_of_a_message_that_say_the_same_queue() {
+    let broker = Broker::start();
+    for profile in PROFILES {
+        let mut alice = broker.connect_as("alice", "a", profile).await;
+        let mut both = member(&broker, "both", profile).await;
+        both.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/jobs.*", "queue": "w"})).await;
+        alice.send(&publish(1, "topic/jobs.x", 1, "delivered")).await;
+        let (first, second) = (both.expect_message(1).await, both.expect_message(1).await);
+        assert_eq!((&first["id"], &first["queue"]), (&second["id"], &second["queue"]));
+        both.ask_ok(json!({"type": "ack", "ref": 2, "ids": [first["id"]], "queue": "w"})).await;
+        assert_eq!(alice.expect_receipt(1, "delivered").await["recipients"], 2);
+        both.expect_quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_says_which_queue() {
+    let broker = Broker::start_with_config(IMPATIENT);
+    let mut alice = broker.connect("alice").await;
+    let mut both = member(&broker, "both", PROFILES[0]).await;
+    both.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/jobs.*", "queue": "w"})).await;
+    alice.send(&publish(1, "topic/jobs.x", 1, "delivered")).await;
+    alice.expect_error(1511).await;
+    let recipients = |query: &str| {
+        let (status, page) = broker.admin("GET", &format!("/v1/dead-letters{query}"), None);
+        assert_eq!(status, 200, "{page}");
+        let letters = page["dead_letters"].as_array().unwrap().clone();
+        letters.iter().map(|letter| letter["recipient"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    broker.eventually("both queues gave it up", |_| recipients("").len() == 2);
+    assert_eq!(recipients("?recipient=queue/w"), ["queue/w/topic/jobs.*", "queue/w/topic/jobs.>"]);
+    assert_eq!(recipients("?recipient=queue/w/topic/jobs.*"), ["queue/w/topic/jobs.*"]);
+}

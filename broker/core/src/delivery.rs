@@ -31,14 +31,26 @@ pub use tracker::{Bounds, Failed, Flight, Report, Stats, Tracker, Turn};
 pub use window::{Acked, NotInFlight, Sending, Window};
 
 use crate::address::Name;
+use crate::queue::QueueId;
+use std::fmt;
 
 /// Who a message is for, as far as its delivery is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Recipient {
     /// A user; one device's ack counts for all.
     User(Name),
-    /// A queue, by its name: one of its members at a time.
-    Queue(Name),
+    /// A queue: one of its members at a time.
+    Queue(QueueId),
+}
+
+impl fmt::Display for Recipient {
+    /// `user/<name>` or `queue/<name>/<pattern>`: how ledgers and dead letters name it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user/{user}"),
+            Self::Queue(queue) => write!(f, "queue/{queue}"),
+        }
+    }
 }
 
 #[cfg(test)]

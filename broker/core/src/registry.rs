@@ -25,10 +25,11 @@ pub use queue::{InFlight, Member, Pick, Queue};
 pub use recipients::Recipients;
 pub use shard::Targets;
 
-use crate::address::{Address, Kind, Name, Pattern};
+use crate::address::{Address, Kind, Pattern};
 use crate::dedup;
 use crate::id::{Position, SessionId, Stream};
 use crate::limits;
+use crate::queue::QueueId;
 use crate::reject::{Code, Reject};
 use shard::{Audience, CachedMatch, Shard};
 use smallvec::SmallVec;
@@ -183,43 +184,36 @@ impl Registry {
         }
     }
 
-    /// Adds a session to the queue `name` of `pattern` and gives the queue's new state.
-    pub fn join_queue(
-        &self,
-        pattern: &Pattern,
-        name: &Name,
-        session: &Session,
-    ) -> Result<(Arc<Queue>, Attached), Reject> {
-        let version = self.next_queue_version();
-        match pattern.to_address() {
+    /// Adds a session to a queue and gives the queue's new state.
+    pub fn join_queue(&self, id: &QueueId, session: &Session) -> Result<(Arc<Queue>, Attached), Reject> {
+        match id.pattern().to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audience(&address);
-                let queue = audience.add_member((pattern, name), session, version)?;
+                let queue = audience.add_member(id, session, self.next_queue_version())?;
                 Ok((queue, Attached::To(locked.last())))
             }
             None => self.change_wildcards(|wildcards| {
-                let (audience, number) = wildcards.entry(pattern);
-                let queue = audience.add_member((pattern, name), session, version)?;
+                let (audience, number) = wildcards.entry(id.pattern());
+                let queue = audience.add_member(id, session, self.next_queue_version())?;
                 Ok((queue, Attached::Number(number)))
             }),
         }
     }
 
     /// Takes a session out of a queue and gives the queue's new state, without members when it ended.
-    pub fn leave_queue(&self, pattern: &Pattern, name: &Name, session: &Session) -> Option<Arc<Queue>> {
-        let version = self.next_queue_version();
-        match pattern.to_address() {
+    pub fn leave_queue(&self, id: &QueueId, session: &Session) -> Option<Arc<Queue>> {
+        match id.pattern().to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audiences.get_mut(&address)?;
-                let told = audience.remove_member(name, session, version);
+                let told = audience.remove_member(id, session, self.next_queue_version());
                 locked.shard.tidy(&address);
                 told
             }
-            None => {
-                self.change_wildcard(pattern, |audience| audience.remove_member(name, session, version))?
-            }
+            None => self.change_wildcard(id.pattern(), |audience| {
+                audience.remove_member(id, session, self.next_queue_version())
+            })?,
         }
     }
 
@@ -242,6 +236,7 @@ impl Registry {
         result
     }
 
+    /// Taken under the queue's lock, so that a later state has a higher version.
     fn next_queue_version(&self) -> u64 {
         self.queue_version.fetch_add(1, Ordering::Relaxed) + 1
     }

@@ -8,7 +8,7 @@
 use crate::worker::ledger::InFlight;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use waspmq_core::delivery::{DeviceRow, LedgerEntry, Quorum, Recipient, RecipientRow, State};
+use waspmq_core::delivery::{DeviceRow, LedgerEntry, Quorum, RecipientRow, State};
 use waspmq_core::{Address, MessageId, Name, Position};
 use waspmq_store::DeadLetter;
 
@@ -55,7 +55,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Recipient)]
 pub(crate) struct RecipientDocument {
-    /// `user/<name>` or `queue/<name>`.
+    /// `user/<name>` or `queue/<name>/<pattern>`.
     pub(crate) recipient: String,
     /// `planned`, `sent`, `retrying`, `acked`, `expired`, `dead_lettered` or `dropped`; `stored` where it waits in the
     /// history.
@@ -239,10 +239,7 @@ impl Ledger {
 impl RecipientDocument {
     fn of(row: &RecipientRow) -> Self {
         let mut document = Self {
-            recipient: match &row.recipient {
-                Recipient::User(user) => format!("user/{user}"),
-                Recipient::Queue(queue) => format!("queue/{queue}"),
-            },
+            recipient: row.recipient.to_string(),
             state: row.state.as_str().to_owned(),
             attempts: Some(row.attempts),
             cause: row.cause.map(|cause| cause.as_str().to_owned()),

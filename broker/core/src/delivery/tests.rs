@@ -1,7 +1,7 @@
 //! The tracker and the window by example: each cause, each quorum, the ledger and the bounds.
 
 use super::*;
-use crate::address::Address;
+use crate::address::{Address, Pattern};
 use crate::id::{MessageId, Position, SessionId, Stream};
 use crate::level::Level;
 use crate::limits;
@@ -161,7 +161,8 @@ fn report(counts: Range<u64>, recipient: &Recipient, attempt: u16) -> Report<'_>
 
 fn show(event: &Event) -> String {
     let to = |recipient: &Recipient| match recipient {
-        Recipient::User(name) | Recipient::Queue(name) => name.to_string(),
+        Recipient::User(name) => name.to_string(),
+        Recipient::Queue(queue) => queue.name().to_string(),
     };
     match event {
         Event::Reached { reference, range, recipients, .. } => {
@@ -359,7 +360,7 @@ fn after_the_quorum_failed_an_ack_tells_nothing() {
 #[test]
 fn a_queue_avoids_the_member_that_failed_last() {
     let mut bench = Bench::new();
-    let jobs = Recipient::Queue(name("jobs"));
+    let jobs = Recipient::Queue(QueueId::new(Pattern::parse("topic/jobs").unwrap(), name("jobs")));
     bench.begin(&batch(1, 3), std::slice::from_ref(&jobs), PLAN);
     let member = SessionId::new(1, 0, 9);
     let of_member = Report { session: Some(member), ..report(2..3, &jobs, 1) };

@@ -10,7 +10,9 @@ use crate::address::{Address, Name};
 use crate::id::{MessageId, Position, Stream};
 use crate::limits;
 use crate::message::Batch;
+use crate::queue::QueueId;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ impl Default for Bounds {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sending<'a> {
     /// The queue they were chosen for.
-    pub queue: Option<&'a Name>,
+    pub queue: Option<&'a QueueId>,
     /// 1 for the first delivery.
     pub attempt: u16,
     pub now_ms: u64,
@@ -45,7 +47,7 @@ pub struct Acked {
     pub batch: Arc<Batch>,
     /// Indexes of the messages in the batch; never empty.
     pub range: Range<u16>,
-    pub queue: Option<Name>,
+    pub queue: Option<QueueId>,
     pub attempt: u16,
     pub sent_ms: u64,
 }
@@ -73,6 +75,9 @@ pub(super) const fn origin(id: MessageId) -> u32 {
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
+/// The lanes of queues of one name.
+type OfName = SmallVec<[(QueueId, Lane); 1]>;
+
 /// What was sent in one go, by (origin, count) of its first message: an unchanging fact, so an entry may stay
 /// when its messages are gone.
 type Ids = BTreeMap<(u32, u64), Sent>;
@@ -88,7 +93,8 @@ struct Sent {
 pub struct Window {
     bounds: Bounds,
     lanes: Map<Address, Lane>,
-    queues: Map<(Name, u32), Lane>,
+    /// By the queue's name and by who numbered the messages: one lane for each pattern with a queue of this name.
+    queues: Map<(Name, u32), OfName>,
     ids: Option<Ids>,
     messages: usize,
     bytes: usize,
@@ -150,7 +156,7 @@ impl Window {
         let sent = (origin(first.id), first.id.count(), run.len());
         let lane = match sending.queue {
             None => lane(&mut self.lanes, &batch.to),
-            Some(queue) => lane(&mut self.queues, &(queue.clone(), sent.0)),
+            Some(queue) => queue_lane(&mut self.queues, queue, sent.0),
         };
         lane.shard = position.stream.shard;
         let before = (lane.messages, lane.bytes);
@@ -207,26 +213,17 @@ impl Window {
         self.bytes -= before.1 - lane.bytes;
     }
 
-    /// Acknowledges single messages, of `queue` or plain ones. Gives how many were not in flight.
+    /// Acknowledges single messages, plain ones or those of all queues with this name. Gives how many were not in
+    /// flight.
     pub fn ack_ids(&mut self, ids: &[MessageId], queue: Option<&Name>, out: &mut Vec<Acked>) -> usize {
-        let mut missing = 0;
-        for &id in ids {
-            let Some(taken) = self.take(id, queue, false) else {
-                missing += 1;
-                continue;
-            };
-            match out.last_mut() {
-                Some(last) if continues(last, &taken, queue) => last.range.end = taken.range.end,
-                _ => out.push(acked(taken, queue)),
-            }
-        }
-        missing
+        let is_missing = |id: &&MessageId| !self.take(**id, queue, false, out);
+        ids.iter().filter(is_missing).count()
     }
 
-    /// Takes a message back that the session refused. Its cursor stays before it until it is sent again and
-    /// acknowledged, or released.
-    pub fn nack(&mut self, id: MessageId, queue: Option<&Name>) -> Option<Acked> {
-        self.take(id, queue, true).map(|run| acked(run, queue))
+    /// Takes a message back that the session refused, plain or of all queues with this name. Its cursor stays before it
+    /// until it is sent again and acknowledged, or released. False when it was not in flight.
+    pub fn nack(&mut self, id: MessageId, queue: Option<&Name>, out: &mut Vec<Acked>) -> bool {
+        self.take(id, queue, true, out)
     }
 
     /// Takes messages of `to` outside queues back that were dropped before they reached the session: `first` and
@@ -245,8 +242,11 @@ impl Window {
     }
 
     /// Takes a message of a queue back that was dropped before it reached the session.
-    pub fn lose_of_queue(&mut self, id: MessageId, queue: &Name) -> Option<Acked> {
-        self.take(id, Some(queue), false).map(|run| acked(run, Some(queue)))
+    pub fn lose_of_queue(&mut self, id: MessageId, queue: &QueueId) -> Option<Acked> {
+        let lanes = self.queues.get_mut(&(queue.name().clone(), origin(id)))?;
+        let (_, lane) = lanes.iter_mut().find(|(of, _)| of == queue)?;
+        let run = take_of_queue(lane, id, (&mut self.messages, &mut self.bytes))?;
+        Some(acked(run, Some(queue)))
     }
 
     /// Lets the cursor pass messages that were refused or passed over and came to their end elsewhere.
@@ -270,10 +270,9 @@ impl Window {
     pub fn drain(&mut self) -> impl Iterator<Item = Acked> + use<> {
         let Self { lanes, queues, .. } = std::mem::replace(self, Self::new(self.bounds));
         let plain = sorted(lanes).flat_map(|(_, lane)| lane.into_runs().map(|run| acked(run, None)));
-        plain.chain(
-            sorted(queues)
-                .flat_map(|((queue, _), lane)| lane.into_runs().map(move |run| acked(run, Some(&queue)))),
-        )
+        let queues = sorted(queues).flat_map(|(_, lanes)| lanes);
+        plain
+            .chain(queues.flat_map(|(queue, lane)| lane.into_runs().map(move |run| acked(run, Some(&queue)))))
     }
 
     /// Messages in flight.
@@ -299,28 +298,42 @@ impl Window {
     /// When a message was sent, and the number of the attempt, if it is in flight in any way. Looks at all runs:
     /// for the ledger, not for the message path.
     pub fn find(&self, id: MessageId) -> Option<(u64, u16)> {
-        let mut runs = self.lanes.values().chain(self.queues.values()).flat_map(Lane::runs);
+        let queues = self.queues.values().flatten().map(|(_, lane)| lane);
+        let mut runs = self.lanes.values().chain(queues).flat_map(Lane::runs);
         let run = runs.find(|run| index_of(run, id).is_some())?;
         Some((run.sent_ms, run.attempt))
     }
 
-    fn take(&mut self, id: MessageId, queue: Option<&Name>, refused: bool) -> Option<Run> {
-        let (lane, key) = match queue {
-            Some(queue) => (self.queues.get_mut(&(queue.clone(), origin(id)))?, (0, id.count())),
-            None => {
-                let lanes = &self.lanes;
-                let sent = covering(self.ids.get_or_insert_with(|| index(lanes)), id)?;
-                let key = (sent.1.key.0, sent.1.key.1 + (id.count() - sent.0));
-                (self.lanes.get_mut(&sent.1.to)?, key)
-            }
+    /// Takes a message out of flight; false when it is not.
+    fn take(&mut self, id: MessageId, queue: Option<&Name>, refused: bool, out: &mut Vec<Acked>) -> bool {
+        let Some(name) = queue else {
+            let Some(run) = self.take_plain(id, refused) else { return false };
+            push(out, run, None);
+            return true;
         };
+        let Some(lanes) = self.queues.get_mut(&(name.clone(), origin(id))) else { return false };
+        let mut is_taken = false;
+        for (queue, lane) in lanes {
+            if let Some(run) = take_of_queue(lane, id, (&mut self.messages, &mut self.bytes)) {
+                push(out, run, Some(queue));
+                is_taken = true;
+            }
+        }
+        is_taken
+    }
+
+    fn take_plain(&mut self, id: MessageId, refused: bool) -> Option<Run> {
+        let lanes = &self.lanes;
+        let (count, sent) = covering(self.ids.get_or_insert_with(|| index(lanes)), id)?;
+        let key = (sent.key.0, sent.key.1 + (id.count() - count));
+        let lane = self.lanes.get_mut(&sent.to)?;
         // Counts alone could be forged.
         index_of(lane.find(key)?, id)?;
         let before = lane.bytes;
         let run = lane.take(key)?;
         self.messages -= 1;
         self.bytes = self.bytes + lane.bytes - before;
-        if refused && queue.is_none() {
+        if refused {
             lane.hold(key, (key.0, key.1 + 1));
         }
         Some(run)
@@ -358,7 +371,46 @@ const fn keys(batch: &Batch, range: &Range<u16>) -> (Key, Key) {
     ((from.stream.epoch, from.offset), (behind.stream.epoch, behind.offset))
 }
 
-fn sorted<K: Ord>(lanes: Map<K, Lane>) -> impl Iterator<Item = (K, Lane)> {
+/// The lane of a queue for messages of one origin; as above.
+fn queue_lane<'a>(queues: &'a mut Map<(Name, u32), OfName>, queue: &QueueId, origin: u32) -> &'a mut Lane {
+    let key = (queue.name().clone(), origin);
+    if queues.len() >= limits::WINDOW_IDLE_LANES_MAX && !queues.contains_key(&key) {
+        queues.retain(|_, lanes| !lanes.iter().all(|(_, lane)| lane.is_idle()));
+    }
+    let lanes = queues.entry(key).or_default();
+    let index = match lanes.iter().position(|(of, _)| of == queue) {
+        Some(index) => index,
+        None => {
+            lanes.retain(|(_, lane)| !lane.is_idle());
+            lanes.push((queue.clone(), Lane::default()));
+            lanes.len() - 1
+        }
+    };
+    #[expect(clippy::indexing_slicing, reason = "found or pushed right above")]
+    &mut lanes[index].1
+}
+
+/// Takes a message of a queue out of its lane; `of` are the window's messages and bytes.
+fn take_of_queue(lane: &mut Lane, id: MessageId, of: (&mut usize, &mut usize)) -> Option<Run> {
+    let key = (0, id.count());
+    // Counts alone could be forged.
+    index_of(lane.find(key)?, id)?;
+    let before = lane.bytes;
+    let run = lane.take(key)?;
+    *of.0 -= 1;
+    *of.1 = *of.1 + lane.bytes - before;
+    Some(run)
+}
+
+/// Adds what was taken; to the last one, if it goes on where that ends.
+fn push(out: &mut Vec<Acked>, run: Run, queue: Option<&QueueId>) {
+    match out.last_mut() {
+        Some(last) if continues(last, &run, queue) => last.range.end = run.range.end,
+        _ => out.push(acked(run, queue)),
+    }
+}
+
+fn sorted<K: Ord, V>(lanes: Map<K, V>) -> impl Iterator<Item = (K, V)> {
     let mut lanes: Vec<_> = lanes.into_iter().collect();
     lanes.sort_by(|a, b| a.0.cmp(&b.0));
     lanes.into_iter()
@@ -388,13 +440,13 @@ fn index_of(run: &Run, id: MessageId) -> Option<u16> {
     (run.range.contains(&index) && envelope.id == id).then_some(index)
 }
 
-fn acked(run: Run, queue: Option<&Name>) -> Acked {
+fn acked(run: Run, queue: Option<&QueueId>) -> Acked {
     let Run { batch, range, attempt, sent_ms, .. } = run;
     Acked { batch, range, queue: queue.cloned(), attempt, sent_ms }
 }
 
 /// Whether `run` goes on where `last` ends, so that both are one.
-fn continues(last: &Acked, run: &Run, queue: Option<&Name>) -> bool {
+fn continues(last: &Acked, run: &Run, queue: Option<&QueueId>) -> bool {
     Arc::ptr_eq(&last.batch, &run.batch)
         && last.range.end == run.range.start
         && (last.attempt, last.sent_ms) == (run.attempt, run.sent_ms)

@@ -1,8 +1,9 @@
 //! Queues: sessions that share the messages of a pattern, each message going to one of them.
 
-use crate::address::{Name, Pattern};
+use crate::address::Name;
 use crate::id::SessionId;
 use crate::policy::QueueMembers;
+use crate::queue::QueueId;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,8 +62,7 @@ pub struct Pick {
 /// The members of one queue at one moment; changes make a new value.
 #[derive(Debug)]
 pub struct Queue {
-    pub pattern: Pattern,
-    pub name: Name,
+    pub id: QueueId,
     /// Unique over all queues and all their states, ascending.
     pub version: u64,
     pub members: Vec<Member>,
@@ -71,8 +71,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(super) const fn new(pattern: Pattern, name: Name, version: u64, members: Vec<Member>) -> Self {
-        Self { pattern, name, version, members, turn: AtomicU32::new(0) }
+    pub(super) const fn new(id: QueueId, version: u64, members: Vec<Member>) -> Self {
+        Self { id, version, members, turn: AtomicU32::new(0) }
     }
 
     /// The member for one message: the policy's pick if it names this state, else by key hash if there is a
@@ -109,8 +109,8 @@ impl Queue {
     /// The state as told to policies.
     pub fn to_members(&self) -> QueueMembers {
         QueueMembers {
-            pattern: self.pattern.to_string(),
-            queue: self.name.clone(),
+            pattern: self.id.pattern().to_string(),
+            queue: self.id.name().clone(),
             version: self.version,
             members: self.members.iter().map(ToString::to_string).collect(),
         }
@@ -134,12 +134,14 @@ const fn mix(mut x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Pattern;
 
     fn queue(members: u32) -> Queue {
         let user = Name::parse("u").unwrap();
         let members =
             (0..members).map(|i| Member::new(SessionId::new(1, 0, i), 0, user.clone(), None)).collect();
-        Queue::new(Pattern::parse("topic/a").unwrap(), Name::parse("q").unwrap(), 7, members)
+        let id = QueueId::new(Pattern::parse("topic/a").unwrap(), Name::parse("q").unwrap());
+        Queue::new(id, 7, members)
     }
 
     #[test]

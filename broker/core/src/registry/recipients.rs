@@ -121,10 +121,7 @@ impl Locked<'_> {
             }
         }
         for queue in audiences.iter().flat_map(|audience| &audience.queues) {
-            let recipient = Recipient::Queue(queue.name.clone());
-            if !found.online.contains(&recipient) {
-                found.online.push(recipient);
-            }
+            found.online.push(Recipient::Queue(queue.id.clone()));
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 use super::marks::{LeftMarks, Mark};
 use super::queue::{Member, Queue};
 use super::{Session, WorkerSet};
-use crate::address::{Address, Name, Pattern};
+use crate::address::{Address, Name};
 use crate::dedup;
 use crate::id::SessionId;
 use crate::limits;
+use crate::queue::QueueId;
 use crate::reject::{Code, Reject};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -65,25 +66,25 @@ impl Audience {
         }
     }
 
-    /// Adds a member to the queue `name`, which begins with its first member.
+    /// Adds a member to a queue, which begins with its first member.
     pub(super) fn add_member(
         &mut self,
-        (pattern, name): (&Pattern, &Name),
+        id: &QueueId,
         session: &Session,
         version: u64,
     ) -> Result<Arc<Queue>, Reject> {
-        let index = self.queues.iter().position(|queue| queue.name == *name);
+        let index = self.queues.iter().position(|queue| queue.id == *id);
         let mut members = index.and_then(|i| self.queues.get(i)).map_or_else(Vec::new, |q| q.members.clone());
         if members.len() >= limits::QUEUE_MEMBERS_MAX {
-            let message = format!("queue {name} has {} members already", members.len());
+            let message = format!("queue {} has {} members already", id.name(), members.len());
             return Err(Reject::new(Code::QueueFull, message));
         }
         if index.is_none() && self.queues.len() >= limits::QUEUES_PER_ADDRESS_MAX {
-            let message = format!("{pattern} has {} queues already", self.queues.len());
+            let message = format!("{} has {} queues already", id.pattern(), self.queues.len());
             return Err(Reject::new(Code::QueueFull, message));
         }
         members.push(Member::new(session.id, session.worker, session.user.clone(), session.device.clone()));
-        let queue = Arc::new(Queue::new(pattern.clone(), name.clone(), version, members));
+        let queue = Arc::new(Queue::new(id.clone(), version, members));
         match index.and_then(|i| self.queues.get_mut(i)) {
             Some(slot) => *slot = queue.clone(),
             None => self.queues.push(queue.clone()),
@@ -94,15 +95,15 @@ impl Audience {
     /// Takes a member out; the queue ends with its last member.
     pub(super) fn remove_member(
         &mut self,
-        name: &Name,
+        id: &QueueId,
         session: &Session,
         version: u64,
     ) -> Option<Arc<Queue>> {
-        let index = self.queues.iter().position(|queue| queue.name == *name)?;
+        let index = self.queues.iter().position(|queue| queue.id == *id)?;
         let slot = self.queues.get_mut(index)?;
         let mut members = slot.members.clone();
         members.retain(|member| member.session != session.id);
-        let queue = Arc::new(Queue::new(slot.pattern.clone(), name.clone(), version, members));
+        let queue = Arc::new(Queue::new(id.clone(), version, members));
         if queue.members.is_empty() {
             self.queues.swap_remove(index);
         } else {

@@ -1,6 +1,8 @@
 //! The registry against its invariants: nothing is left behind, and a naive model agrees on who is reached.
 
 use super::*;
+use crate::address::Name;
+use crate::delivery::Recipient;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -137,18 +139,34 @@ fn queue_versions_are_unique_and_end_with_the_last_member() {
     let registry = Registry::new(1, 0);
     let (a, b) = (session(1, 0, "a"), session(2, 1, "b"));
     for text in ["topic/jobs", "topic/jobs.*"] {
-        let pattern = Pattern::parse(text).unwrap();
-        let (one, _) = registry.join_queue(&pattern, &name("q"), &a).unwrap();
-        let (two, _) = registry.join_queue(&pattern, &name("q"), &b).unwrap();
+        let queue = QueueId::new(Pattern::parse(text).unwrap(), name("q"));
+        let (one, _) = registry.join_queue(&queue, &a).unwrap();
+        let (two, _) = registry.join_queue(&queue, &b).unwrap();
         assert_eq!((one.members.len(), two.members.len()), (1, 2));
         assert!(one.version < two.version);
-        let three = registry.leave_queue(&pattern, &name("q"), &a).unwrap();
-        let four = registry.leave_queue(&pattern, &name("q"), &b).unwrap();
+        let three = registry.leave_queue(&queue, &a).unwrap();
+        let four = registry.leave_queue(&queue, &b).unwrap();
         assert_eq!((three.members.len(), four.members.len()), (1, 0));
         assert!(two.version < three.version && three.version < four.version);
-        assert!(registry.leave_queue(&pattern, &name("q"), &b).is_none());
+        assert!(registry.leave_queue(&queue, &b).is_none());
     }
     assert_eq!((registry.audience_count(), registry.wildcard_count()), (0, 0));
+}
+
+#[test]
+fn queues_of_one_name_on_two_patterns_are_two_recipients() {
+    let registry = Registry::new(1, 0);
+    let to = Address::parse("topic/jobs.x").unwrap();
+    let queues = ["topic/jobs.*", "topic/jobs.>", "topic/jobs.x"]
+        .map(|text| QueueId::new(Pattern::parse(text).unwrap(), name("q")));
+    for (queue, count) in queues.iter().zip(1..) {
+        registry.join_queue(queue, &session(count, 0, "a")).unwrap();
+    }
+    let mut locked = registry.lock(&to);
+    assert_eq!(locked.targets(&to).queues.len(), 3);
+    let mut found = locked.recipients(&to, None).unwrap().online;
+    found.sort();
+    assert_eq!(*found, queues.map(Recipient::Queue));
 }
 
 #[test]

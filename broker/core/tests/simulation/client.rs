@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use waspmq_core::message::Batch;
-use waspmq_core::{MessageId, Name, Position};
+use waspmq_core::{MessageId, Name, Pattern, Position, QueueId};
 
 /// Messages on their way to a device.
 #[derive(Debug, Clone)]
@@ -129,6 +129,6 @@ pub(crate) fn devices(random: &mut Random) -> Vec<Device> {
     [0, 0, 1, 2, 2].into_iter().enumerate().map(device).collect()
 }
 
-pub(crate) fn queue_name() -> Name {
-    Name::parse(QUEUE).unwrap()
+pub(crate) fn queue_name() -> QueueId {
+    QueueId::new(Pattern::parse("topic/jobs").unwrap(), Name::parse(QUEUE).unwrap())
 }

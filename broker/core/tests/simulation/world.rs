@@ -13,7 +13,7 @@ use waspmq_core::delivery::{
 };
 use waspmq_core::message::{Batch, Envelope, Slice};
 use waspmq_core::policy::BySettings;
-use waspmq_core::{Address, Level, MessageId, Name, Position, SessionId, Stream};
+use waspmq_core::{Address, Level, MessageId, Name, Position, QueueId, SessionId, Stream};
 
 pub(crate) const USERS: usize = 3;
 /// Three users, a group of all of them, and a topic with a queue.
@@ -455,7 +455,7 @@ impl World {
         &mut self,
         index: usize,
         (batch, range): (&Arc<Batch>, Range<u16>),
-        queue: Option<&Name>,
+        queue: Option<&QueueId>,
         (attempt, delay): (u16, u64),
     ) -> bool {
         let now_ms = self.now_ms;
@@ -560,11 +560,13 @@ impl World {
             }
             Answer::Ids(ids, queue) => {
                 let queue = queue.then(queue_name);
-                let missing = session.window.ack_ids(&ids, queue.as_ref(), &mut acked);
+                let queue = queue.as_ref().map(QueueId::name);
+                let missing = session.window.ack_ids(&ids, queue, &mut acked);
                 self.checks.counts.not_in_flight += missing as u64;
             }
             Answer::Nack(id, queue, retry_ms) => {
-                acked.extend(session.window.nack(id, queue.then(queue_name).as_ref()));
+                let queue = queue.then(queue_name);
+                session.window.nack(id, queue.as_ref().map(QueueId::name), &mut acked);
                 failed = Some(Failed { cause: Cause::Nack, retry_ms });
             }
         }

@@ -18,7 +18,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use requeue::Requeued;
-use selection::{Key, Selection, Wanted, page, parse_key};
+use selection::{Key, Selection, Wanted, is_for, page, parse_key};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
@@ -31,7 +31,7 @@ use waspmq_store::{DeadLetter, StoreError};
 struct Letter {
     /// The message's id, 32 hexadecimal digits.
     id: String,
-    /// For whom it was given up: `user/<name>`, or `queue/<name>` for the members of a queue.
+    /// For whom it was given up: `user/<name>`, or `queue/<name>/<pattern>` for the members of a queue.
     recipient: String,
     /// The address it was published to.
     to: String,
@@ -93,7 +93,7 @@ struct Purged {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct OfMessage {
-    /// `user/<name>` or `queue/<name>`; without it, all letters of the message.
+    /// `user/<name>`, `queue/<name>/<pattern>`, or `queue/<name>` for all patterns; without it, all letters of the message.
     recipient: Option<String>,
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct Filter {
     cause: Option<String>,
     /// The address they were published to, or a pattern such as `topic/orders.>` or `user/*`.
     to: Option<String>,
-    /// `user/<name>` or `queue/<name>`.
+    /// `user/<name>`, `queue/<name>/<pattern>`, or `queue/<name>` for all patterns.
     recipient: Option<String>,
 }
 
@@ -299,7 +299,7 @@ async fn of_message(shared: &Shared, id: &str, uri: &Uri) -> Result<Vec<DeadLett
     let id: MessageId = message_id(id)?;
     let mut letters = read(shared, move |control| control.settled_store().dead_letter(id)).await?;
     if let Some(recipient) = recipient {
-        letters.retain(|letter| letter.recipient == recipient);
+        letters.retain(|letter| is_for(letter, &recipient));
     }
     if letters.is_empty() {
         return Err(Problem::not_found(format!("there is no dead letter of message {id}")));

@@ -121,7 +121,9 @@ impl Worker {
         retry_ms: Option<u64>,
     ) -> Result<(), Reject> {
         let queue = queue.map(super::inbound::name).transpose()?;
-        let Some(taken) = connection.window.nack(id, queue.as_ref()) else {
+        let mut refused = std::mem::take(&mut self.answers.scratch);
+        if !connection.window.nack(id, queue.as_ref(), &mut refused) {
+            self.answers.scratch = refused;
             // Nothing repeats what is only stored: the cursor stays before it, so that the device's next session
             // is sent it again.
             if queue.is_none() && connection.cursors.nack(id) {
@@ -129,11 +131,14 @@ impl Worker {
             }
             self.counters().acks_not_in_flight.add(1);
             return Err(Reject::new(Code::NotInFlight, format!("message {id} is not in flight here")));
-        };
+        }
         let retry_ms = retry_ms.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
         if let Some(identity) = connection.session.identity() {
-            self.answer_taken(identity, taken, Some(Failed { cause: Cause::Nack, retry_ms }));
+            for taken in refused.drain(..) {
+                self.answer_taken(identity, taken, Some(Failed { cause: Cause::Nack, retry_ms }));
+            }
         }
+        self.answers.scratch = refused;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::{DELIVERED_BYTES_PER_TURN, ENTRIES_PER_TURN, FRAME_OVERHEAD_BYTES, Wo
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Recipient, Sending};
 use waspmq_core::message::Batch;
-use waspmq_core::{Address, Level, Name, Position};
+use waspmq_core::{Address, Level, Position, QueueId};
 
 impl Worker {
     /// Takes a bounded number of entries; true when more may wait.
@@ -217,23 +217,23 @@ impl Worker {
     }
 
     /// The chosen member left before it was reached: the message goes to another one, while there is one.
-    fn choose_again(&mut self, batch: &Arc<Batch>, message: usize, (name, attempt): (&Name, u16)) {
+    fn choose_again(&mut self, batch: &Arc<Batch>, message: usize, (id, attempt): (&QueueId, u16)) {
         let targets = self.shared.registry.lock(&batch.to).targets(&batch.to);
-        let queue = targets.queues.iter().find(|queue| queue.name == *name);
+        let queue = targets.queues.iter().find(|queue| queue.id == *id);
         let key =
             batch.messages.get(message).map_or_else(Default::default, |envelope| batch.slice(envelope.key));
         let excluded = batch.origin.filter(|_| batch.exclude_origin);
         let Some(member) = queue.and_then(|queue| queue.choose(key, None, excluded)) else {
             if batch.level == Level::Delivered {
                 let message = u16::try_from(message).unwrap_or(u16::MAX);
-                let recipient = Recipient::Queue(name.clone());
+                let recipient = Recipient::Queue(id.clone());
                 return self.answer_unsent(batch, message..message + 1, recipient, (attempt, Cause::Offline));
             }
             self.counters().dropped_no_member.add(1);
             return;
         };
         let (session, in_flight) = (member.session, member.begin());
-        let delivery = QueueDelivery { message, session, queue: name.clone(), attempt, in_flight };
+        let delivery = QueueDelivery { message, session, queue: id.clone(), attempt, in_flight };
         let entry = Entry::Deliver { batch: batch.clone(), plain: false, queues: vec![delivery] };
         if self.shared.mailboxes.send(member.worker, entry).is_err() {
             self.counters().dropped_no_member.add(1);

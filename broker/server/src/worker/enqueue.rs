@@ -10,7 +10,7 @@ use std::sync::Arc;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Locked, Pick, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
-use waspmq_core::{Address, Code, Kind, Level, Name, Reject, SessionId};
+use waspmq_core::{Address, Code, Kind, Level, Name, QueueId, Reject, SessionId};
 use waspmq_store::{Ticket, Write};
 
 /// A batch on its way into the mailboxes.
@@ -37,7 +37,7 @@ pub(super) struct Enqueued {
     /// What to track, for level `delivered`.
     pub(super) tracked: Option<(Arc<Batch>, Recipients)>,
     /// Of what is tracked, which member of which queue each message went to.
-    pub(super) members: Vec<(usize, Name, SessionId)>,
+    pub(super) members: Vec<(usize, QueueId, SessionId)>,
 }
 
 impl Worker {
@@ -179,7 +179,7 @@ impl Worker {
                 chosen.entry(member.worker).or_default().push(QueueDelivery {
                     message,
                     session: member.session,
-                    queue: queue.name.clone(),
+                    queue: queue.id.clone(),
                     attempt: 1,
                     in_flight: member.begin(),
                 });

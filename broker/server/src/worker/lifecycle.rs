@@ -16,7 +16,7 @@ use waspmq_core::admission::Rate;
 use waspmq_core::registry::{self, SessionEntry};
 use waspmq_core::session::{Session, State, Subscription};
 use waspmq_core::settings::Overflow;
-use waspmq_core::{Address, Close, Code, Kind, Position, Reject, SessionId};
+use waspmq_core::{Address, Close, Code, Kind, Position, QueueId, Reject, SessionId};
 use waspmq_protocol::client::Connect;
 use waspmq_protocol::server::{HistoryHead, MessageFrame};
 use waspmq_protocol::{Profile, Secret, server};
@@ -329,7 +329,8 @@ impl Worker {
             self.recipients.unsubscribe(&subscription.pattern, number);
             return;
         };
-        if let Some(queue) = registry.leave_queue(&subscription.pattern, queue, identity) {
+        let id = QueueId::new(subscription.pattern.clone(), queue.clone());
+        if let Some(queue) = registry.leave_queue(&id, identity) {
             self.shared.policies.queue_changed(queue.to_members());
         }
     }

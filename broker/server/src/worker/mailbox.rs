@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc};
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Change, InFlight, PresenceChange, Workers};
-use waspmq_core::{Close, MessageId, Name, Reject, SessionId};
+use waspmq_core::{Close, MessageId, Name, QueueId, Reject, SessionId};
 
 /// One message of a batch for one queue member of the receiving worker.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct QueueDelivery {
     /// Index of the message in the batch.
     pub(crate) message: usize,
     pub(crate) session: SessionId,
-    pub(crate) queue: Name,
+    pub(crate) queue: QueueId,
     /// 1 for the first delivery.
     pub(crate) attempt: u16,
     pub(crate) in_flight: InFlight,

@@ -12,7 +12,7 @@ use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::outbound::{self, Class};
 use waspmq_core::registry::InFlight;
 use waspmq_core::settings::{Overflow, Settings};
-use waspmq_core::{Kind, Level, MessageId, Name, limits};
+use waspmq_core::{Kind, Level, MessageId, Name, QueueId, limits};
 use waspmq_protocol::server::MessageFrame;
 use waspmq_protocol::{Content, HeaderBlock, Profile, encode};
 use waspmq_transport::websocket::{self, Opcode};
@@ -61,7 +61,7 @@ pub(crate) struct Segment {
     pub(crate) published_us: u64,
     class: Class,
     /// The queue for which its one message was chosen, when it is tracked.
-    of_queue: Option<(Name, MessageId)>,
+    of_queue: Option<(QueueId, MessageId)>,
     /// Held until a queue delivery is written or dropped.
     _in_flight: Option<InFlight>,
 }
@@ -78,7 +78,7 @@ impl Shared {
 
 impl Segment {
     /// The queue for which its one message was chosen, and the message, when it is tracked.
-    pub(crate) const fn of_queue(&self) -> Option<&(Name, MessageId)> {
+    pub(crate) const fn of_queue(&self) -> Option<&(QueueId, MessageId)> {
         self.of_queue.as_ref()
     }
 }
@@ -192,7 +192,7 @@ impl Encoder {
     pub(crate) fn queue_segment(
         &mut self,
         (batch, index): (&Batch, usize),
-        (queue, attempt): (&Name, u16),
+        (queue, attempt): (&QueueId, u16),
         (encoding, terms): (Encoding, Terms<'_>),
         in_flight: InFlight,
     ) -> Option<Shared> {
@@ -204,7 +204,7 @@ impl Encoder {
         open.append(
             &mut self.scratch,
             message,
-            (Some(queue.as_str()), Some(attempt).filter(|&attempt| attempt > 1)),
+            (Some(queue.name().as_str()), Some(attempt).filter(|&attempt| attempt > 1)),
         );
         let is_tracked = batch.level == Level::Delivered;
         let of_queue = is_tracked.then(|| (queue.clone(), message.2.id));
@@ -216,7 +216,7 @@ impl Encoder {
 type Message<'a> = (&'a Batch, usize, &'a Envelope);
 
 /// What a queue delivery holds until it is written or dropped, and what it is when it is tracked.
-type Chosen = (InFlight, Option<(Name, MessageId)>);
+type Chosen = (InFlight, Option<(QueueId, MessageId)>);
 
 /// The segment being laid out.
 struct Open {

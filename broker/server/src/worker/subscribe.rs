@@ -9,7 +9,7 @@ use std::sync::Arc;
 use waspmq_core::access::Action;
 use waspmq_core::registry::Attached;
 use waspmq_core::session::{Subscribe, Subscription};
-use waspmq_core::{Code, Name, Pattern, Position, Reject};
+use waspmq_core::{Code, Name, Pattern, Position, QueueId, Reject};
 use waspmq_protocol::From;
 
 impl Worker {
@@ -58,7 +58,8 @@ impl Worker {
         let ends = (has_record && wanted.pattern.is_wildcard()).then(|| registry.stream_ends());
         let attached = match &wanted.queue {
             Some(name) => {
-                let (queue, attached) = registry.join_queue(&wanted.pattern, name, identity)?;
+                let id = QueueId::new(wanted.pattern.clone(), name.clone());
+                let (queue, attached) = registry.join_queue(&id, identity)?;
                 self.shared.policies.queue_changed(queue.to_members());
                 attached
             }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Event, Flight, Recipient, Report, Sending, Turn};
 use waspmq_core::message::Batch;
-use waspmq_core::{Code, Level, Name, Reject, SessionId};
+use waspmq_core::{Code, Level, Name, QueueId, Reject, SessionId};
 use waspmq_protocol::server;
 use waspmq_store::{DeadLetter, Write};
 
@@ -195,7 +195,7 @@ impl Worker {
         &mut self,
         batch: &Batch,
         message: usize,
-        (queue, session, attempt): (Name, SessionId, u16),
+        (queue, session, attempt): (QueueId, SessionId, u16),
     ) {
         let Some(envelope) = batch.messages.get(message) else { return };
         self.tracker.handle_sent(&Report {
@@ -213,11 +213,11 @@ impl Worker {
         &mut self,
         batch: &Arc<Batch>,
         range: Range<u16>,
-        name: &Name,
+        id: &QueueId,
         (attempt, avoid): (u16, Option<SessionId>),
     ) {
         let targets = self.shared.registry.lock(&batch.to).targets(&batch.to);
-        let queue = targets.queues.iter().find(|queue| queue.name == *name);
+        let queue = targets.queues.iter().find(|queue| queue.id == *id);
         for index in range {
             let message = usize::from(index);
             let key =
@@ -229,13 +229,13 @@ impl Worker {
                 queue.choose_but(key, None, is_left_out).or_else(|| queue.choose(key, None, excluded))
             });
             let Some(member) = member else {
-                let recipient = Recipient::Queue(name.clone());
+                let recipient = Recipient::Queue(id.clone());
                 self.answer_unsent(batch, index..index + 1, recipient, (attempt, Cause::Offline));
                 continue;
             };
             let (worker, session, in_flight) = (member.worker, member.session, member.begin());
-            self.note_member(batch, message, (name.clone(), session, attempt));
-            let delivery = QueueDelivery { message, session, queue: name.clone(), attempt, in_flight };
+            self.note_member(batch, message, (id.clone(), session, attempt));
+            let delivery = QueueDelivery { message, session, queue: id.clone(), attempt, in_flight };
             let entry = Entry::Deliver { batch: batch.clone(), plain: false, queues: vec![delivery] };
             if self.shared.mailboxes.send(worker, entry).is_err() {
                 tracing::debug!(worker, "a repeat found no room");
@@ -252,10 +252,7 @@ impl Worker {
         (cause, attempts): (Cause, u16),
     ) {
         self.counters().dead_letters(cause).add(u64::from(range.end - range.start));
-        let recipient = match recipient {
-            Recipient::User(user) => format!("user/{user}"),
-            Recipient::Queue(queue) => format!("queue/{queue}"),
-        };
+        let recipient = recipient.to_string();
         let unix_ms = self.shared.clock.now().unix_ms;
         for index in indexes(&range) {
             let Some(alone) = batch.message_alone(index) else { continue };

@@ -1,6 +1,7 @@
 //! The window against a naive model, and by example.
 
 use super::*;
+use crate::address::Pattern;
 use crate::delivery::tests::{batch_to, id, name, position};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -9,6 +10,10 @@ const PHONE: Sending<'_> = Sending { queue: None, attempt: 1, now_ms: 5 };
 
 fn window() -> Window {
     Window::new(Bounds { messages_max: 1_000, bytes_max: 1 << 20 })
+}
+
+fn queue(pattern: &str, text: &str) -> QueueId {
+    QueueId::new(Pattern::parse(pattern).unwrap(), name(text))
 }
 
 fn batch(first: u64, messages: usize) -> Arc<Batch> {
@@ -80,8 +85,9 @@ fn a_refused_message_holds_the_cursor() {
     let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
     let batch = batch(10, 4);
     window.sent(&batch, 0..4, PHONE);
-    assert_eq!(window.nack(id(12), None).unwrap().range, 2..3);
-    assert!(window.nack(id(12), None).is_none() && window.nack(id(99), None).is_none());
+    assert!(window.nack(id(12), None, &mut out));
+    assert_eq!(out[0].range, 2..3);
+    assert!(!window.nack(id(12), None, &mut out) && !window.nack(id(99), None, &mut out));
     window.ack_ids(&[10, 11, 13].map(id), None, &mut out);
     assert_eq!((window.len(), window.cursor(&to)), (0, Some(position(11))));
     window.sent(&batch, 2..3, Sending { attempt: 2, ..PHONE });
@@ -89,7 +95,7 @@ fn a_refused_message_holds_the_cursor() {
     window.ack_ids(&[id(12)], None, &mut out);
     assert_eq!(window.cursor(&to), Some(position(13)));
     window.sent(&batch, 1..2, PHONE);
-    window.nack(id(11), None);
+    window.nack(id(11), None, &mut Vec::new());
     assert_eq!(window.cursor(&to), Some(position(10)));
     window.release(&batch, &(1..2));
     assert_eq!(window.cursor(&to), Some(position(13)));
@@ -100,7 +106,7 @@ fn a_cumulative_ack_covers_a_repeat_only_when_it_may_have_been_seen() {
     let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
     let (early, late) = (batch(10, 4), batch(20, 2));
     window.sent(&early, 0..4, PHONE);
-    window.nack(id(11), None);
+    window.nack(id(11), None, &mut Vec::new());
     window.sent(&early, 1..2, PHONE);
     assert_eq!(window.ack_upto(&to, position(12), &mut out), Ok(()));
     assert_eq!(shown(&out), [(10, 1), (12, 1)], "the ack may be older than the repeat");
@@ -147,12 +153,12 @@ fn what_was_passed_over_holds_the_cursor() {
 #[test]
 fn plain_and_queues_are_apart() {
     let (mut window, batch, mut out) = (window(), batch(10, 4), Vec::new());
-    let [jobs, more] = ["jobs", "more"].map(name);
+    let [jobs, more] = ["jobs", "more"].map(|name| queue("user/bob", name));
     window.sent(&batch, 0..4, PHONE);
     window.sent(&batch, 1..2, Sending { queue: Some(&jobs), ..PHONE });
     window.sent(&batch, 1..2, Sending { queue: Some(&more), ..PHONE });
     assert_eq!(window.len(), 6);
-    assert_eq!(window.ack_ids(&[id(11), id(12)], Some(&jobs), &mut out), 1);
+    assert_eq!(window.ack_ids(&[id(11), id(12)], Some(jobs.name()), &mut out), 1);
     assert_eq!(out[0].queue.as_ref(), Some(&jobs));
     assert_eq!(window.ack_ids(&[10, 11, 13, 14].map(id), None, &mut out), 1);
     assert_eq!(shown(&out), [(11, 1), (10, 2), (13, 1)]);
@@ -160,6 +166,28 @@ fn plain_and_queues_are_apart() {
     assert_eq!(window.ack_ids(&[forged], None, &mut out), 1);
     let rest: Vec<_> = window.drain().collect();
     assert_eq!((rest.len(), window.len(), window.pinned_bytes()), (2, 0, 0));
+}
+
+#[test]
+fn a_name_is_for_the_queues_of_all_patterns() {
+    let (mut window, batch, mut out) = (window(), batch(10, 4), Vec::new());
+    let [token, rest, other] = [("topic/a.*", "jobs"), ("topic/a.>", "jobs"), ("topic/a.*", "more")]
+        .map(|(of, name)| queue(of, name));
+    for queue in [&token, &rest, &other] {
+        window.sent(&batch, 0..3, Sending { queue: Some(queue), ..PHONE });
+    }
+    let of = |out: &[Acked]| out.iter().map(|acked| acked.queue.clone().unwrap()).collect::<Vec<_>>();
+    assert_eq!(window.ack_ids(&[id(10)], Some(token.name()), &mut out), 0);
+    assert_eq!((of(&out), window.len()), (vec![token.clone(), rest.clone()], 7));
+    out.clear();
+    assert_eq!(window.lose_of_queue(id(11), &rest).unwrap().queue.as_ref(), Some(&rest));
+    assert!(window.lose_of_queue(id(11), &rest).is_none() && window.lose_of_queue(id(10), &token).is_none());
+    assert!(window.nack(id(11), Some(token.name()), &mut out));
+    assert_eq!((of(&out), window.len()), (vec![token.clone()], 5));
+    assert!(!window.nack(id(11), Some(token.name()), &mut out));
+    let rest: Vec<_> = window.drain().map(|acked| (acked.queue.unwrap(), acked.range)).collect();
+    assert_eq!(rest, [(token, 2..3), (queue("topic/a.>", "jobs"), 2..3), (other, 0..3)]);
+    assert_eq!((window.len(), window.pinned_bytes()), (0, 0));
 }
 
 #[test]
@@ -210,7 +238,7 @@ proptest! {
     fn like_the_model(
         steps in prop::collection::vec((0u8..8, 0usize..6, 0u16..9, 1u16..9, 0usize..3), 1..120),
     ) {
-        let (batches, jobs, mut window) = (batches(), name("jobs"), window());
+        let (batches, jobs, mut window) = (batches(), queue("topic/>", "jobs"), window());
         let (mut model, mut high, mut attempt) = (Model::new(), BTreeMap::<String, u64>::new(), 0);
         for (kind, batch, from, messages, queue) in steps {
             let batch = &batches[batch];
@@ -249,14 +277,14 @@ proptest! {
                 }
                 5 => {
                     let ids: Vec<_> = range.clone().map(|index| batch.messages[usize::from(index)].id).collect();
-                    let missing = window.ack_ids(&ids, queue, &mut out);
+                    let missing = window.ack_ids(&ids, queue.map(QueueId::name), &mut out);
                     for index in range {
                         expected.extend(model.remove_entry(&(lane.clone(), count(index))));
                     }
                     prop_assert_eq!(missing, ids.len() - expected.len());
                 }
                 6 => {
-                    out.extend(window.nack(batch.messages[usize::from(from)].id, queue));
+                    window.nack(batch.messages[usize::from(from)].id, queue.map(QueueId::name), &mut out);
                     expected.extend(model.remove_entry(&(lane, count(from))));
                 }
                 _ if messages == 8 => {

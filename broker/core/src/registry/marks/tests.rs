@@ -3,6 +3,7 @@
 use super::super::tests::{name, session};
 use super::super::{Attached, Registry, Session};
 use super::*;
+use crate::queue::QueueId;
 use proptest::prelude::*;
 
 struct Published {
@@ -175,8 +176,8 @@ fn a_forgotten_pattern_leaves_nothing_behind() {
     assert_eq!(registry.lock(&to).shard.patterns.len(), 1);
     for i in 1..=limits::LEFT_PATTERNS_MAX {
         assert!(registry.number_of(&pattern(0)).is_some(), "{i}");
-        registry.join_queue(&pattern(i), &name("q"), &alice).unwrap();
-        registry.leave_queue(&pattern(i), &name("q"), &alice).unwrap();
+        registry.join_queue(&QueueId::new(pattern(i), name("q")), &alice).unwrap();
+        registry.leave_queue(&QueueId::new(pattern(i), name("q")), &alice).unwrap();
     }
     assert_eq!(registry.number_of(&pattern(0)), None);
     assert_eq!(registry.lock(&to).shard.patterns.len(), 0);

@@ -29,7 +29,7 @@ pub(crate) struct Wanted {
     cause: Option<String>,
     /// The address they were published to, or a pattern such as `topic/orders.>` or `user/*`.
     to: Option<String>,
-    /// `user/<name>` or `queue/<name>`.
+    /// `user/<name>`, `queue/<name>/<pattern>`, or `queue/<name>` for all patterns.
     recipient: Option<String>,
 }
 
@@ -72,9 +72,17 @@ impl Selection {
     fn takes(&self, letter: &DeadLetter) -> bool {
         self.cause.is_none_or(|cause| letter.cause == cause.as_str())
             && self.to.as_ref().is_none_or(|to| to.matches(&letter.batch.to))
-            && self.recipient.as_ref().is_none_or(|recipient| letter.recipient == *recipient)
+            && self.recipient.as_ref().is_none_or(|recipient| is_for(letter, recipient))
             && self.until_unix_ms.is_none_or(|until| letter.id.unix_ms() <= until)
     }
+}
+
+/// Whether a letter is for this recipient, or for a queue of this name whatever its pattern.
+pub(super) fn is_for(letter: &DeadLetter, recipient: &str) -> bool {
+    let behind = letter.recipient.strip_prefix(recipient);
+    let is_name =
+        || recipient.strip_prefix("queue/").is_some_and(|name| !name.is_empty() && !name.contains('/'));
+    behind.is_some_and(|behind| behind.is_empty() || behind.starts_with('/') && is_name())
 }
 
 /// What a walk found.

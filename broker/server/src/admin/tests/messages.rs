@@ -9,7 +9,7 @@ use waspmq_core::delivery::{
 };
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, Code, Position, Reject, Stream};
+use waspmq_core::{Address, Code, Pattern, Position, QueueId, Reject, Stream};
 use waspmq_protocol::HeaderBlock;
 use waspmq_store::{DeadLetter, Durability, Write};
 
@@ -141,7 +141,7 @@ fn entry(device: State) -> LedgerEntry {
                 }],
             },
             RecipientRow {
-                recipient: Recipient::Queue(name("pool")),
+                recipient: Recipient::Queue(QueueId::new(Pattern::parse("topic/a.>").unwrap(), name("pool"))),
                 state: State::Sent,
                 attempts: 1,
                 cause: None,
@@ -254,7 +254,7 @@ async fn letters_are_filtered_and_paged() {
         letter("user/bob", "user/bob", 1, Cause::Timeout),
         letter("topic/a.b", "user/bob", 2, Cause::Nack),
         letter("topic/a.b", "user/carol", 2, Cause::Nack),
-        letter("topic/a.c", "queue/pool", 3, Cause::Timeout),
+        letter("topic/a.c", "queue/pool/topic/a.*", 3, Cause::Timeout),
     ]);
     let found = async |query: &str| {
         let page = api.call("GET", &format!("/v1/dead-letters{query}")).await.json();
@@ -272,7 +272,12 @@ async fn letters_are_filtered_and_paged() {
     assert_eq!(found("").await.0.len(), 4);
     assert_eq!(found("?cause=nack").await.0, [key(2, "user/bob"), key(2, "user/carol")]);
     assert_eq!(found("?to=topic/a.%3E&recipient=user/bob").await.0, [key(2, "user/bob")]);
-    assert_eq!(found("?to=topic/a.*&cause=timeout").await.0, [key(3, "queue/pool")]);
+    assert_eq!(found("?to=topic/a.*&cause=timeout").await.0, [key(3, "queue/pool/topic/a.*")]);
+    for (recipient, letters) in
+        [("queue/pool", 1), ("queue/pool/topic/a.*", 1), ("queue/poo", 0), ("queue", 0)]
+    {
+        assert_eq!(found(&format!("?recipient={recipient}")).await.0.len(), letters, "{recipient}");
+    }
     let (page, next) = found("?limit=2").await;
     assert_eq!(
         (page, &next),
@@ -280,9 +285,9 @@ async fn letters_are_filtered_and_paged() {
     );
     assert_eq!(
         found(&format!("?after={}", next.as_str().unwrap())).await,
-        (vec![key(2, "user/carol"), key(3, "queue/pool")], Value::Null)
+        (vec![key(2, "user/carol"), key(3, "queue/pool/topic/a.*")], Value::Null)
     );
-    assert_eq!(found(&format!("?after={}", id(2))).await.0, [key(3, "queue/pool")]);
+    assert_eq!(found(&format!("?after={}", id(2))).await.0, [key(3, "queue/pool/topic/a.*")]);
     assert_eq!(found("?limit=4").await.1, Value::Null);
     for query in ["?cause=boredom", "?limit=0", "?colour=red"] {
         api.call("GET", &format!("/v1/dead-letters{query}")).await.problem(400, "invalid_query");

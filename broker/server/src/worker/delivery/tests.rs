@@ -13,7 +13,7 @@ use waspmq_core::delivery::window::{Bounds, Window};
 use waspmq_core::message::Envelope;
 use waspmq_core::registry::Member;
 use waspmq_core::settings::{self, Keep, Overflow, Rules};
-use waspmq_core::{Address, Level, MessageId, Pattern, Position, Stream};
+use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, QueueId, Stream};
 use waspmq_protocol::client::Connect;
 
 const QUEUE_BYTES: usize = 1_000;
@@ -351,8 +351,9 @@ impl Bench {
     /// Sends the latest message to a session that was chosen for it.
     fn deliver_to_member(&mut self, batch: &Arc<Batch>, number: u32) {
         let session = self.connection(number).session_id.unwrap();
-        let queue = Name::parse("q").unwrap();
-        let in_flight = Member::new(session, 0, Name::parse("reader").unwrap(), None).begin();
+        let name = |text| Name::parse(text).unwrap();
+        let queue = QueueId::new(Pattern::parse("topic/>").unwrap(), name("q"));
+        let in_flight = Member::new(session, 0, name("reader"), None).begin();
         let delivery = QueueDelivery { message: 0, session, queue, attempt: 1, in_flight };
         self.worker.deliver_to_members(batch, vec![delivery]);
     }
