@@ -68,7 +68,6 @@ use tokio::sync::Notify;
 use waspmq_core::SessionId;
 use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
-use waspmq_core::policy::BySettings;
 use waspmq_core::registry::Registry;
 use waspmq_core::settings::Rules;
 use waspmq_policy::{Host, WorkerPolicies};
@@ -147,7 +146,6 @@ pub(crate) struct Worker {
     open: Option<OpenBatch>,
     receipts: Receipts,
     tracker: Tracker,
-    acking: BySettings,
     /// What the tracker asks for, until it is carried out.
     events: Vec<Event>,
     answers: Answers,
@@ -196,7 +194,6 @@ impl Worker {
             open: None,
             receipts: Receipts::default(),
             tracker: Tracker::new(Bounds::default(), u64::from(number) + 1),
-            acking: BySettings,
             events: Vec::new(),
             answers: Answers::default(),
             delays: Delays::default(),
