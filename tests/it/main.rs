@@ -17,6 +17,7 @@ mod binary;
 mod crash;
 mod disk_full;
 mod harness;
+mod hooks;
 mod inbox;
 mod kills;
 mod ledger;

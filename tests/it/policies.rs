@@ -19,14 +19,24 @@ fn plugins() -> PathBuf {
     binary.ancestors().nth(2).unwrap().join("plugins")
 }
 
-fn upload(broker: &Broker, plugin: &str, file: &str) {
+pub(crate) fn upload(broker: &Broker, plugin: &str, file: &str) {
     let path = format!("/v1/plugins/{plugin}/revisions");
     let (status, body) = broker.admin("POST", &path, Some(("application/wasm", component(file))));
     assert_eq!(status, 201, "{body}");
 }
 
 fn set(broker: &Broker, policy: &str, plugin: &str, pattern: &str, config: &serde_json::Value) {
-    let document = json!({"hook": "routing", "plugin": plugin, "match": [pattern], "config": config});
+    set_hook(broker, "routing", (policy, plugin), pattern, config);
+}
+
+pub(crate) fn set_hook(
+    broker: &Broker,
+    hook: &str,
+    (policy, plugin): (&str, &str),
+    pattern: &str,
+    config: &serde_json::Value,
+) {
+    let document = json!({"hook": hook, "plugin": plugin, "match": [pattern], "config": config});
     let (status, body) = broker.put_json(&format!("/v1/policies/{policy}"), &document);
     assert!(status < 300, "{status} {body}");
 }

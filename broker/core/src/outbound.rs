@@ -1,7 +1,8 @@
 //! One connection's outbound queue: what is written next, what is done when it is full.
 //!
 //! Segments are encoded bytes, shared between connections or owned by this one. The queue is bounded by the
-//! bytes it pins. What happens to a shared segment that does not fit is said by its own [`Class::overflow`]:
+//! bytes it pins. What happens to a shared segment that does not fit is said by its own [`Class::overflow`] or by
+//! who pushes it:
 //!
 //! | action | done |
 //! | --- | --- |
@@ -114,16 +115,36 @@ impl<S: Segment> Queue<S> {
     /// larger. What is lost by that, which may be the segment itself, is appended to `lost`. After a loss by
     /// [`Overflow::Close`] the connection is to be closed.
     pub fn push_shared(&mut self, segment: S, bound_bytes: usize, lost: &mut Vec<Lost<S>>) {
+        let action = segment.class().overflow;
+        self.push_shared_or(action, segment, bound_bytes, lost);
+    }
+
+    /// As [`Self::push_shared`], but does `action` with the segment when it does not fit. One that is not in the store
+    /// cannot be left to it; room is made for it instead.
+    #[inline]
+    pub fn push_shared_or(
+        &mut self,
+        action: Overflow,
+        segment: S,
+        bound_bytes: usize,
+        lost: &mut Vec<Lost<S>>,
+    ) {
         let bytes = self.shared_bytes + segment.len();
         if self.rare.is_none() && bytes <= bound_bytes && segment.class().is_plain() {
             // Nearly every push; the rest would come to the same.
             self.shared_bytes = bytes;
             return self.items.push_back(Item::Shared(segment));
         }
-        self.push_special(segment, bound_bytes, lost);
+        self.push_special(action, segment, bound_bytes, lost);
     }
 
-    fn push_special(&mut self, segment: S, bound_bytes: usize, lost: &mut Vec<Lost<S>>) {
+    /// Whether a segment needs no decision: it fits, or its address is spilled and it follows the others.
+    pub fn has_room_for(&self, segment: &S, bound_bytes: usize) -> bool {
+        let fits = self.shared_bytes == 0 || self.shared_bytes + segment.len() <= bound_bytes;
+        fits || self.rare.as_ref().is_some_and(|rare| rare.spilled.has(segment.class()))
+    }
+
+    fn push_special(&mut self, action: Overflow, segment: S, bound_bytes: usize, lost: &mut Vec<Lost<S>>) {
         if let Some(rare) = &mut self.rare {
             if let Some(action) = rare.spilled.extend(segment.class()) {
                 return self.lose(segment, action, lost);
@@ -133,7 +154,7 @@ impl<S: Segment> Queue<S> {
         let need = (self.shared_bytes + segment.len()).saturating_sub(bound_bytes);
         if need > 0
             && self.shared_bytes > 0
-            && let Err(action) = self.make_room(&segment, bound_bytes, lost)
+            && let Err(action) = self.make_room(action, &segment, bound_bytes, lost)
         {
             return self.lose(segment, action, lost);
         }

@@ -7,10 +7,11 @@
 use serde_json::json;
 use std::error::Error;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use waspmq_core::address::{Address, Kind, Name};
 use waspmq_core::policy::{Message, Outcome, Policies, QueueMembers, Route, Routing, Verdict};
-use waspmq_policy::{Host, HostOptions, PolicyDocument};
+use waspmq_policy::{Host, HostOptions, Nobody, PolicyDocument};
 
 const CALLS: u32 = 1_000;
 const SAMPLES: usize = 401;
@@ -63,7 +64,7 @@ fn compare(
     config: serde_json::Value,
     native: fn(&Message<'_>) -> Verdict,
 ) -> Result<(), Box<dyn Error>> {
-    let host = Host::start(HostOptions { workers: 1, policies_max: 1 })?;
+    let host = Host::start(HostOptions { workers: 1, policies_max: 1 }, Arc::new(Nobody))?;
     if let Some(plugin) = plugin {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/plugins");
         host.upload("p", &std::fs::read(format!("{file}/{plugin}.wasm"))?, "bench")?;
@@ -128,7 +129,7 @@ fn median(mut samples: Vec<f64>) -> f64 {
 /// One panic on each of many workers, until the message is served without the policy.
 fn panics() -> Result<(), Box<dyn Error>> {
     const WORKERS: usize = 64;
-    let host = Host::start(HostOptions { workers: WORKERS, policies_max: 1 })?;
+    let host = Host::start(HostOptions { workers: WORKERS, policies_max: 1 }, Arc::new(Nobody))?;
     let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/plugins/stamp-a.wasm");
     host.upload("p", &std::fs::read(plugins)?, "bench")?;
     put(&host, json!({ "stamp": "x" }))?;

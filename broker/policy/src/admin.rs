@@ -7,6 +7,7 @@ use crate::document::{BadDocument, Mode, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SetupError;
 use crate::limits;
+use crate::memory::Memory;
 use crate::plugin::{self, Revision, Unfit, Workbench};
 use crate::registry::{Policy, PolicyState, Version};
 use crate::stats::PolicyStats;
@@ -202,15 +203,17 @@ impl Host {
         who: &str,
         what: &'static str,
     ) -> Result<PolicyState, PutError> {
-        let stats = self.registry().policies.get(name).map(|policy| Arc::clone(&policy.stats));
-        let stats = stats.unwrap_or_else(|| Arc::new(PolicyStats::new(self.shared.workers)));
-        let binding = self.prepare(name, &version, &stats)?;
+        let lasting = |policy: &Policy| (Arc::clone(&policy.stats), Arc::clone(&policy.memory));
+        let known = self.registry().policies.get(name).map(lasting);
+        let fresh = || (Arc::new(PolicyStats::new(self.shared.workers)), Arc::default());
+        let (stats, memory) = known.unwrap_or_else(fresh);
+        let binding = self.prepare(name, &version, (&stats, &memory))?;
         let generation = self.swap(name, binding.clone());
         let to = version.label();
         let mut registry = self.registry();
         let previous = registry.policies.remove(name).map(|policy| policy.current);
         let from = previous.as_ref().map_or_else(String::new, Version::label);
-        let policy = Policy { current: version, previous, generation, binding, stats };
+        let policy = Policy { current: version, previous, generation, binding, stats, memory };
         let state = policy.show(name);
         registry.policies.insert(name.to_owned(), policy);
         drop(registry);
@@ -223,7 +226,7 @@ impl Host {
         &self,
         name: &str,
         version: &Version,
-        stats: &Arc<PolicyStats>,
+        (stats, memory): (&Arc<PolicyStats>, &Arc<Memory>),
     ) -> Result<Option<Arc<Binding>>, PutError> {
         let document = &version.document;
         let plan = document.check()?;
@@ -235,6 +238,8 @@ impl Host {
             limits: document.limits,
             patterns: plan.patterns,
             stats: Arc::clone(stats),
+            memory: Arc::clone(memory),
+            surroundings: Arc::clone(&self.shared.surroundings),
             config: plan.config,
             compiled: Arc::clone(&version.kept.compiled),
         };

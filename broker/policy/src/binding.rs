@@ -13,8 +13,10 @@
 use crate::document::{OnFailure, PolicyLimits};
 use crate::engine::Ticker;
 use crate::hook::Hook;
+use crate::hostcalls::Surroundings;
 use crate::instance::{Instance, Recipe, Setup, SetupError, SharedCompiled};
 use crate::limits;
+use crate::memory::Memory;
 use crate::queues::Changes;
 use crate::state::Context;
 use crate::stats::PolicyStats;
@@ -45,6 +47,8 @@ pub(crate) struct Binding {
     pub(crate) limits: PolicyLimits,
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) stats: Arc<PolicyStats>,
+    memory: Arc<Memory>,
+    surroundings: Arc<dyn Surroundings>,
     pub(crate) cells: Box<[Cell]>,
     config: String,
     compiled: SharedCompiled,
@@ -61,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) limits: PolicyLimits,
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) stats: Arc<PolicyStats>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) config: String,
     pub(crate) compiled: SharedCompiled,
 }
@@ -143,6 +149,8 @@ impl Binding {
             limits: parts.limits,
             patterns: parts.patterns,
             stats: parts.stats,
+            memory: parts.memory,
+            surroundings: parts.surroundings,
             cells: (0..workers).map(|_| cell()).collect(),
             config: parts.config,
             compiled: parts.compiled,
@@ -157,7 +165,14 @@ impl Binding {
         worker: usize,
         changes: &Changes,
     ) -> Result<Instance, SetupError> {
-        let context = Context { name: Arc::clone(&self.name), worker, stats: Arc::clone(&self.stats) };
+        let context = Context {
+            name: Arc::clone(&self.name),
+            worker,
+            stats: Arc::clone(&self.stats),
+            memory: Arc::clone(&self.memory),
+            clock: ticker.clock(),
+            surroundings: Arc::clone(&self.surroundings),
+        };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
         let hook = Some(self.hook);
         let recipe = Recipe { ticker, compiled: &self.compiled, hook, context, memory_bytes_max };
@@ -261,7 +276,10 @@ impl Cell {
                     return Upkeep::Nothing;
                 }
                 self.offer.store(NOTHING, Ordering::Relaxed);
-                slot.take().map_or(Upkeep::Nothing, |spare| Upkeep::Tell { spare, worker_is_behind })
+                slot.take().map_or(Upkeep::Nothing, |spare| {
+                    let spare = Box::new(spare);
+                    Upkeep::Tell { spare, worker_is_behind }
+                })
             }
         }
     }
@@ -277,7 +295,7 @@ pub(crate) enum Upkeep {
     },
     /// The spare has to be told of changes, or offered again.
     Tell {
-        spare: Instance,
+        spare: Box<Instance>,
         worker_is_behind: bool,
     },
 }

@@ -3,6 +3,7 @@
 //! One engine for all policies: pooled slots reserved at start, so that starting an instance maps nothing new,
 //! and a policy that does not fit is refused before anything changes. No WASI, no async, no fuel.
 
+use crate::clock::Clock;
 use crate::limits::{MEMORY_MB_MAX, TABLE_ELEMENTS_MAX, TICK_MS};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -50,11 +51,12 @@ fn config(instances: usize, reservation: u64) -> Config {
     config
 }
 
-/// Advances the epoch every [`TICK_MS`] while there are instances, and rests otherwise.
+/// Advances the epoch and the guests' clock every [`TICK_MS`] while there are instances, and rests otherwise.
 #[derive(Debug)]
 pub(crate) struct Ticker {
     thread: Thread,
     live: Arc<AtomicUsize>,
+    clock: Arc<Clock>,
 }
 
 /// Held by each instance: while one exists, epochs advance.
@@ -67,9 +69,12 @@ impl Ticker {
         let weak = engine.weak();
         let live = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&live);
+        let clock = Arc::new(Clock::new());
+        let advanced = Arc::clone(&clock);
         let thread = std::thread::Builder::new().name("policy-epoch".to_owned()).spawn(move || {
             while let Some(engine) = weak.upgrade() {
                 engine.increment_epoch();
+                advanced.advance();
                 drop(engine);
                 if seen.load(Relaxed) > 0 {
                     std::thread::sleep(Duration::from_millis(u64::from(TICK_MS)));
@@ -78,12 +83,17 @@ impl Ticker {
                 }
             }
         })?;
-        Ok(Self { thread: thread.thread().clone(), live })
+        Ok(Self { thread: thread.thread().clone(), live, clock })
+    }
+
+    pub(crate) fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
     }
 
     /// Wakes the ticker when this is the first instance.
     pub(crate) fn live(&self) -> Live {
         if self.live.fetch_add(1, Relaxed) == 0 {
+            self.clock.advance();
             self.thread.unpark();
         }
         Live(Arc::clone(&self.live))

@@ -2,10 +2,12 @@
 //!
 //! Deliberately not here: how plugins and policies change (`admin.rs`), and storing them.
 
-use crate::bindings;
 use crate::engine::{self, Ticker};
+use crate::hostcalls::Surroundings;
 use crate::keeper::Keeper;
 use crate::limits;
+use crate::linker;
+use crate::memory::Kept;
 use crate::queues::Queues;
 use crate::registry::{Policy, Registry};
 use crate::shared::Shared;
@@ -53,6 +55,7 @@ pub struct PolicyMetrics {
     /// Calls by [`crate::CallOutcome`].
     pub outcomes: Vec<(&'static str, u64)>,
     pub latency: LatencyBuckets,
+    pub kept: Kept,
 }
 
 /// The policies of one broker. All methods are synchronous; changes may take as long as compiling takes, and
@@ -70,8 +73,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts the engine, its epoch thread and the policy thread.
-    pub fn start(options: HostOptions) -> Result<Arc<Self>, StartError> {
+    /// Starts the engine, its epoch thread and the policy thread. What policies ask about the broker, `surroundings` answers.
+    pub fn start(options: HostOptions, surroundings: Arc<dyn Surroundings>) -> Result<Arc<Self>, StartError> {
         let in_range = (1..=WORKERS_MAX).contains(&options.workers)
             && (1..=limits::POLICIES_MAX).contains(&options.policies_max);
         if !in_range {
@@ -83,13 +86,14 @@ impl Host {
         let instances = options.workers * (options.policies_max * 3 + 2) + 3;
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
-        let linker = bindings::linker(&engine).map_err(failed)?;
+        let linker = linker::linker(&engine).map_err(failed)?;
         let ticker = Ticker::start(&engine)?;
         let (sender, retired) = std::sync::mpsc::sync_channel(limits::RETIRED_MAX);
         let shared = Arc::new(Shared {
             engine,
             linker,
             ticker,
+            surroundings,
             workers: options.workers,
             active: Arc::new(ArcSwap::default()),
             queues: Queues::default(),
@@ -145,6 +149,7 @@ impl Host {
             hook: policy.current.document.hook.as_str(),
             outcomes: policy.stats.outcomes(),
             latency: policy.stats.latency_buckets(),
+            kept: policy.memory.kept(),
         };
         registry.policies.iter().map(of).collect()
     }

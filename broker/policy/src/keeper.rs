@@ -75,7 +75,7 @@ impl Keeper {
                     None => false,
                 };
                 if told {
-                    binding.offer(cell, spare, worker_is_behind);
+                    binding.offer(cell, *spare, worker_is_behind);
                     return None;
                 }
                 drop(spare);

@@ -45,7 +45,7 @@ pub const CALL_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of payload buffer an instance keeps between messages. A larger buffer is given back.
 pub const PAYLOAD_KEPT_BYTES: usize = 64 * 1024;
 
-/// `log` and `counter` calls of one call into a guest. More: ignored.
+/// Calls of the host in one call into a guest. More: ignored, and they answer nothing.
 pub const HOSTCALLS_MAX: u32 = 64;
 
 /// Bytes of one log line (cut), and lines a second of one policy (dropped).
@@ -55,6 +55,20 @@ pub const LOG_LINES_PER_SECOND: u32 = 10;
 /// Counters of one policy, and bytes of a counter's name. More: ignored.
 pub const COUNTERS_MAX: usize = 32;
 pub const COUNTER_NAME_BYTES_MAX: usize = 48;
+
+/// Histograms of one policy; their names are as those of counters. More: ignored.
+pub const HISTOGRAMS_MAX: usize = 8;
+
+/// Bytes of the name of a value or a bucket, and of a value. More: refused.
+pub const KEY_BYTES_MAX: usize = 128;
+pub const VALUE_BYTES_MAX: usize = 4 * 1024;
+
+/// Values of one policy, and bytes of them and their names. More: refused, unless some have ended.
+pub const VALUES_MAX: usize = 4_096;
+pub const VALUES_BYTES_MAX: usize = 1024 * 1024;
+
+/// Token buckets of one policy. More: refused, unless some are full, which are forgotten.
+pub const BUCKETS_MAX: usize = 1_024;
 
 /// Bytes of a drop reason. More: a bad verdict.
 pub const DROP_REASON_BYTES_MAX: usize = 1024;

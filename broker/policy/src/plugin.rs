@@ -7,6 +7,7 @@ use crate::bindings::{self, ABI, HOST, TYPES};
 use crate::engine::Ticker;
 use crate::guest::Exports;
 use crate::hook::Hook;
+use crate::hostcalls::Nobody;
 use crate::instance::{Compiled, Instance, Recipe, SharedCompiled};
 use crate::limits;
 use crate::state::{Context, Pulls, State};
@@ -160,7 +161,8 @@ impl Workbench<'_> {
         let mut pulls = Pulls::default();
         for (name, item) in host.exports(self.engine) {
             match (name, item.ty) {
-                (_, ComponentItem::Type(_)) | ("log" | "counter", ComponentItem::ComponentFunc(_)) => {}
+                (_, ComponentItem::Type(_)) => {}
+                (name, ComponentItem::ComponentFunc(_)) if WITHOUT_MESSAGE.contains(&name) => {}
                 ("header" | "headers", ComponentItem::ComponentFunc(_)) => pulls.headers = true,
                 ("payload", ComponentItem::ComponentFunc(_)) => pulls.payload = true,
                 _ => return Err(Unfit::UnknownImport { import: format!("{HOST}#{name}") }),
@@ -174,7 +176,14 @@ impl Workbench<'_> {
             ticker: self.ticker,
             compiled,
             hook: None,
-            context: Context { name: name.into(), worker: 0, stats: Arc::new(PolicyStats::new(1)) },
+            context: Context {
+                name: name.into(),
+                worker: 0,
+                stats: Arc::new(PolicyStats::new(1)),
+                memory: Arc::default(),
+                clock: self.ticker.clock(),
+                surroundings: Arc::new(Nobody),
+            },
             memory_bytes_max: limits::MEMORY_MB_DEFAULT as usize * 1024 * 1024,
         };
         let unfit = |stage| {
@@ -190,6 +199,23 @@ impl Workbench<'_> {
         })
     }
 }
+
+/// The functions of the host that need nothing of the message under decision.
+const WITHOUT_MESSAGE: [&str; 13] = [
+    "log",
+    "counter",
+    "histogram",
+    "kv-get",
+    "kv-set",
+    "kv-delete",
+    "kv-compare-and-set",
+    "kv-add",
+    "take",
+    "now",
+    "random",
+    "is-online",
+    "group-size",
+];
 
 /// Tells apart what is not WebAssembly, a core module, and a component, without parsing.
 fn check_form(bytes: &[u8]) -> Result<(), Unfit> {

@@ -5,7 +5,9 @@
 use crate::admin::PutError;
 use crate::binding::Binding;
 use crate::document::{Mode, Plan, PolicyDocument};
-use crate::plugin::{Kept, Plugin};
+use crate::measures::Distribution;
+use crate::memory::{Kept, Memory};
+use crate::plugin::{self, Plugin};
 use crate::stats::{Latency, PolicyStats};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -40,6 +42,9 @@ pub struct PolicyState {
     pub instances: Instances,
     /// What the plugin counts.
     pub counters: BTreeMap<String, u64>,
+    pub histograms: BTreeMap<String, Distribution>,
+    /// What the host keeps for it.
+    pub kept: Kept,
 }
 
 /// Instances of one policy.
@@ -67,12 +72,13 @@ pub(crate) struct Policy {
     /// None while the mode is off.
     pub(crate) binding: Option<Arc<Binding>>,
     pub(crate) stats: Arc<PolicyStats>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     pub(crate) document: PolicyDocument,
-    pub(crate) kept: Kept,
+    pub(crate) kept: plugin::Kept,
 }
 
 impl Version {
@@ -103,7 +109,7 @@ impl Registry {
         user.map(|(name, _)| name.as_str())
     }
 
-    pub(crate) fn find(&self, plan: &Plan<'_>) -> Result<Kept, PutError> {
+    pub(crate) fn find(&self, plan: &Plan<'_>) -> Result<plugin::Kept, PutError> {
         let plugin = self.plugins.get(plan.plugin);
         let plugin = plugin.ok_or_else(|| PutError::UnknownPlugin { plugin: plan.plugin.to_owned() })?;
         let kept = match plan.revision {
@@ -137,6 +143,8 @@ impl Policy {
             latency: self.stats.latency(),
             instances: Instances { replaced: self.stats.replaced.load(Ordering::Relaxed), ..instances },
             counters: self.stats.counters.totals(),
+            histograms: self.stats.histograms.totals(),
+            kept: self.memory.kept(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::binding::Generation;
 use crate::engine::Ticker;
+use crate::hostcalls::Surroundings;
 use crate::instance::Instance;
 use crate::queues::Queues;
 use crate::state::State;
@@ -17,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) ticker: Ticker,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) workers: usize,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,

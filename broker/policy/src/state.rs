@@ -4,7 +4,10 @@
 //! Headers and payload are copied in before a call, and only for components that import the functions to read
 //! them: a copy into a kept buffer is cheaper than a call's own cost and needs no unsafe borrow.
 
+use crate::clock::Clock;
+use crate::hostcalls::{Random, Surroundings};
 use crate::limits;
+use crate::memory::Memory;
 use crate::stats::PolicyStats;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
@@ -18,6 +21,9 @@ pub(crate) struct Context {
     pub(crate) name: Arc<str>,
     pub(crate) worker: usize,
     pub(crate) stats: Arc<PolicyStats>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
 }
 
 /// What a component imports of the message, and hence has to be given.
@@ -35,6 +41,7 @@ pub(crate) struct State {
     pub(crate) payload: Arc<Vec<u8>>,
     memory_bytes_max: usize,
     growth_denied: bool,
+    pub(crate) random: Random,
     hostcalls_left: u32,
     deadline: Deadline,
 }
@@ -47,6 +54,7 @@ impl State {
             payload: Arc::default(),
             memory_bytes_max,
             growth_denied: false,
+            random: Random::seeded(),
             hostcalls_left: limits::HOSTCALLS_MAX,
             deadline: Deadline::default(),
         }
@@ -81,15 +89,11 @@ impl State {
         }
     }
 
-    /// Whether one more `log` or `counter` call is within the bounds of this call.
+    /// Whether one more call of the host is within the bounds of this call.
     pub(crate) const fn spend_hostcall(&mut self) -> bool {
         let allowed = self.hostcalls_left > 0;
         self.hostcalls_left = self.hostcalls_left.saturating_sub(1);
         allowed
-    }
-
-    pub(crate) fn count(&self, name: &str, delta: u64) {
-        self.context.stats.counters.add(self.context.worker, name, delta);
     }
 
     pub(crate) fn on_epoch(&mut self) -> UpdateDeadline {

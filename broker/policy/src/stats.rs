@@ -1,12 +1,11 @@
-//! What one policy did: outcomes and latencies per worker, counters of the guest, lines of its log.
+//! What one policy did: outcomes and latencies per worker, what the guest measures, lines of its log.
 //!
 //! Each column has one writer, its worker (the last one: the policy thread), so a count is a plain load and
 //! store; readers add the columns up. Deliberately not here: names of metrics, which the server gives.
 
 use crate::limits;
+use crate::measures::{Counters, Histograms};
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -85,6 +84,7 @@ pub const LATENCY_BOUNDS: [f64; 12] = [
 pub(crate) struct PolicyStats {
     columns: Box<[Column]>,
     pub(crate) counters: Counters,
+    pub(crate) histograms: Histograms,
     pub(crate) replaced: AtomicU64,
     started: Instant,
     log_window: AtomicU64,
@@ -115,6 +115,7 @@ impl PolicyStats {
         Self {
             columns: (0..=workers).map(|_| column()).collect(),
             counters: Counters::new(workers),
+            histograms: Histograms::new(workers),
             replaced: AtomicU64::new(0),
             started: now(),
             log_window: AtomicU64::new(0),
@@ -231,64 +232,6 @@ fn quantile(counts: &[u64], total: u64, share: f64) -> u64 {
     0
 }
 
-/// The counters a guest keeps, by name. Names are claimed without a lock and never given back.
-#[derive(Debug)]
-pub(crate) struct Counters {
-    names: [OnceLock<Box<str>>; limits::COUNTERS_MAX],
-    values: Box<[[AtomicU64; limits::COUNTERS_MAX]]>,
-}
-
-impl Counters {
-    fn new(workers: usize) -> Self {
-        Self {
-            names: [const { OnceLock::new() }; limits::COUNTERS_MAX],
-            values: (0..workers.max(1))
-                .map(|_| [const { AtomicU64::new(0) }; limits::COUNTERS_MAX])
-                .collect(),
-        }
-    }
-
-    /// Adds to a counter; ignored when the name is not valid or all places are taken.
-    pub(crate) fn add(&self, worker: usize, name: &str, delta: u64) {
-        let row = self.values.get(worker).and_then(|row| row.get(self.place_of(name)?));
-        // An instance is set up on another thread than its worker's, so this one may have two writers.
-        if let Some(value) = row {
-            value.fetch_add(delta, Relaxed);
-        }
-    }
-
-    pub(crate) fn totals(&self) -> BTreeMap<String, u64> {
-        let named = self.names.iter().enumerate().filter_map(|(place, name)| Some((place, name.get()?)));
-        named
-            .map(|(place, name)| {
-                let total =
-                    self.values.iter().filter_map(|row| row.get(place)).map(|v| v.load(Relaxed)).sum();
-                (name.to_string(), total)
-            })
-            .collect()
-    }
-
-    fn place_of(&self, name: &str) -> Option<usize> {
-        for (place, slot) in self.names.iter().enumerate() {
-            match slot.get() {
-                Some(known) if **known == *name => return Some(place),
-                Some(_) => continue,
-                None if !is_counter_name(name) => return None,
-                None => {}
-            }
-            if **slot.get_or_init(|| name.into()) == *name {
-                return Some(place);
-            }
-        }
-        None
-    }
-}
-
-fn is_counter_name(name: &str) -> bool {
-    (1..=limits::COUNTER_NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-}
-
 /// The host's clock: it times calls and paces replacements, and no decision of the domain depends on it.
 #[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads a clock")]
 pub(crate) fn now() -> Instant {
@@ -323,18 +266,5 @@ mod tests {
         assert_eq!(buckets.counts.iter().sum::<u64>(), 1_001);
         assert_eq!(stats.outcomes()[0], ("ok", 1_000));
         assert_eq!(stats.outcomes()[2], ("deadline", 1));
-    }
-
-    #[test]
-    fn counters_are_bounded() {
-        let counters = Counters::new(2);
-        for index in 0..100 {
-            counters.add(index % 2, &format!("c{index}"), 1);
-            counters.add(0, "c0", 1);
-            counters.add(0, "Not a name", 1);
-        }
-        let totals = counters.totals();
-        assert_eq!(totals.len(), limits::COUNTERS_MAX);
-        assert_eq!(totals["c0"], 101);
     }
 }

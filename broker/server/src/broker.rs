@@ -18,6 +18,7 @@ use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
 use crate::resumes::Resumes;
 use crate::storage;
+use crate::surroundings::Surroundings;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, Settings, Shared};
@@ -81,9 +82,11 @@ impl Broker {
         };
         let gate = access::gate(&config.access)?;
         let worker_count = worker_count(config.workers);
-        let policies =
-            Host::start(HostOptions { workers: worker_count, policies_max: config.policy.max_policies })
-                .context("cannot start the policy host")?;
+        let registry =
+            Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
+        let options = HostOptions { workers: worker_count, policies_max: config.policy.max_policies };
+        let policies = Host::start(options, Arc::new(Surroundings(registry.clone())))
+            .context("cannot start the policy host")?;
         let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listeners.first().context("no listener")?.local_addr()?;
@@ -94,8 +97,6 @@ impl Broker {
         let admin_address = admin_listener.local_addr()?;
 
         let (clock, mailboxes) = (Clock::new(), Arc::new(Mailboxes::new(worker_count)));
-        let registry =
-            Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
         let storage = storage::open(&data_dir, &config.store, (clock, &registry, &mailboxes))?;
         let control = Control {
             clock,

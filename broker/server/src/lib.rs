@@ -15,4 +15,5 @@ pub mod metrics;
 pub mod phase;
 mod resumes;
 mod storage;
+mod surroundings;
 pub mod worker;

@@ -72,7 +72,6 @@ use tokio::sync::Notify;
 use waspmq_core::SessionId;
 use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
-use waspmq_core::policy::BySettings;
 use waspmq_core::publish::Plan;
 use waspmq_core::registry::Registry;
 use waspmq_core::settings::Rules;
@@ -157,7 +156,6 @@ pub(crate) struct Worker {
     waiting: BTreeSet<u32>,
     receipts: Receipts,
     tracker: Tracker,
-    acking: BySettings,
     /// What the tracker asks for, until it is carried out.
     events: Vec<Event>,
     answers: Answers,
@@ -208,7 +206,6 @@ impl Worker {
             waiting: BTreeSet::new(),
             receipts: Receipts::default(),
             tracker: Tracker::new(Bounds::default(), u64::from(number) + 1),
-            acking: BySettings,
             events: Vec::new(),
             answers: Answers::default(),
             delays: Delays::default(),

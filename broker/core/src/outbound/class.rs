@@ -20,18 +20,21 @@ pub trait Segment: Deref<Target = [u8]> {
 #[derive(Debug, Clone)]
 pub struct Class {
     pub to: Address,
-    /// What is done when the segment does not fit. For `Spill` its messages must be in the store.
+    /// What is done when the segment does not fit, unless the caller decides otherwise. For `Spill` its messages
+    /// must be in the store.
     pub overflow: Overflow,
     pub priority: u8,
     /// Of the first message.
     pub first: Position,
     /// Offset of the last message, in the same stream.
     pub last_offset: u64,
-    /// What a newer segment of the same address must have for this one to be of no more use. A segment with a
-    /// key holds one message.
+    /// What a newer segment of the same address must have for this one to be of no more use, where that is how
+    /// room is made. A segment with a key holds one message.
     pub key: Option<Box<[u8]>>,
     /// When all its messages are of no more use, milliseconds since 1970; 0 is never.
     pub expires_unix_ms: u64,
+    /// Whether all its messages are in the store, so that it may be left to it.
+    pub is_stored: bool,
     /// Whether the connection was chosen for it as a member of a queue. Such a segment is not read from the
     /// store again: where it would be spilled it is dropped.
     pub of_queue: bool,

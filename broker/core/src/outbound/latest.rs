@@ -7,7 +7,7 @@
 
 use super::{Class, Item, Lost, Queue, Segment};
 use crate::settings::Overflow;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
 /// Numbers of items by the hash of address and key.
@@ -73,6 +73,25 @@ impl<S: Segment> Queue<S> {
                 latest.note(segment.class(), index);
             }
             self.drop_at(older, lost);
+        }
+        self.tidy();
+    }
+
+    /// Drops the waiting segments of the address of `segment` of which that or another one is newer with the same key,
+    /// and keeps nothing in mind.
+    pub(super) fn conflate_once(&mut self, segment: &S, lost: &mut Vec<Lost<S>>) {
+        let of_address = |class: &Class| class.to == segment.class().to;
+        let mut seen: HashSet<Box<[u8]>, foldhash::fast::RandomState> = HashSet::default();
+        seen.extend(segment.class().key.clone());
+        for index in (self.first_waiting()..self.items.len()).rev() {
+            let Some(Item::Shared(waiting)) = self.items.get(index) else { continue };
+            let class = waiting.class();
+            let Some(key) = class.key.as_deref().filter(|_| of_address(class)) else { continue };
+            if seen.contains(key) {
+                self.drop_at(Some(index), lost);
+            } else {
+                seen.insert(key.into());
+            }
         }
         self.tidy();
     }

@@ -14,13 +14,23 @@ impl<S: Segment> Queue<S> {
     /// What is to be done with the segment itself instead.
     pub(super) fn make_room(
         &mut self,
+        action: Overflow,
         segment: &S,
         bound_bytes: usize,
         lost: &mut Vec<Lost<S>>,
     ) -> Result<(), Overflow> {
         let class = segment.class();
-        match class.overflow {
+        match action {
             Overflow::DropOldest => {}
+            Overflow::Spill if !class.is_stored => {}
+            Overflow::Conflate if class.overflow != Overflow::Conflate => {
+                self.conflate_once(segment, lost);
+                if self.shared_bytes + segment.len() > bound_bytes {
+                    // Another such pass is far off then.
+                    let bound_bytes = bound_bytes - bound_bytes / SWEEP_SHARE;
+                    return self.drop_least(segment, bound_bytes, lost);
+                }
+            }
             Overflow::Conflate => {
                 if self.rare.as_ref().is_none_or(|rare| rare.latest.is_none()) {
                     self.begin_conflation(lost);

@@ -33,6 +33,11 @@ impl Marks {
         true
     }
 
+    /// Whether the segment's address is spilled, and the segment with it.
+    pub(super) fn has(&self, class: &Class) -> bool {
+        !class.of_queue && self.0.iter().any(|spilled| spilled.to == class.to)
+    }
+
     /// What is to be done with a segment because its address is spilled: messages that the store has come
     /// from there in their turn, others are dropped, because they must not pass those before them.
     pub(super) fn extend(&mut self, class: &Class) -> Option<Overflow> {
@@ -40,7 +45,7 @@ impl Marks {
             return None;
         }
         let spilled = self.0.iter_mut().find(|spilled| spilled.to == class.to)?;
-        if class.overflow != Overflow::Spill {
+        if !class.is_stored {
             return Some(Overflow::DropNewest);
         }
         spilled.last = class.last();

@@ -48,6 +48,7 @@ fn block_of(to: &str, shard: u16, offset: u64, len: usize) -> Block {
         last_offset: offset,
         key: None,
         expires_unix_ms: 0,
+        is_stored: false,
         of_queue: false,
     };
     Block { bytes: vec![u8::try_from(offset % 251).unwrap(); len].into(), class }
@@ -60,6 +61,7 @@ fn block(tag: u8, len: usize) -> Block {
 impl Block {
     fn overflow(mut self, overflow: Overflow) -> Self {
         self.class.overflow = overflow;
+        self.class.is_stored = overflow == Overflow::Spill;
         self
     }
 
@@ -587,4 +589,71 @@ proptest! {
         }
         run.end()?;
     }
+}
+
+/// As [`push`], with another action than the segment's own.
+fn push_or(queue: &mut Queue<Block>, action: Overflow, block: Block, bound: usize) -> Vec<(u64, Overflow)> {
+    let mut lost = Vec::new();
+    queue.push_shared_or(action, block, bound, &mut lost);
+    lost.iter().map(|lost| (lost.segment.class.first.offset, lost.action)).collect()
+}
+
+#[test]
+fn who_pushes_may_decide_what_is_done() {
+    for action in [Overflow::DropNewest, Overflow::Close] {
+        let mut queue = Queue::default();
+        assert!(queue.has_room_for(&block(1, 50), 30), "an empty queue takes any one");
+        assert_eq!(push_or(&mut queue, action, block(1, 20), 30), []);
+        assert!(!queue.has_room_for(&block(2, 20), 30));
+        assert_eq!(push_or(&mut queue, action, block(2, 20), 30), [(2, action)]);
+        assert_eq!(push_or(&mut queue, action, block(3, 10), 30), [], "what fits is queued");
+        assert_eq!(drain(&mut queue), [1, 3]);
+    }
+    let mut queue = Queue::default();
+    push(&mut queue, block(1, 20), 30);
+    let closing = block(2, 20).overflow(Overflow::Close);
+    assert_eq!(push_or(&mut queue, Overflow::DropOldest, closing, 30), [(1, Overflow::DropOldest)]);
+}
+
+#[test]
+fn only_what_is_stored_is_spilled_by_decision() {
+    let stored = |offset| {
+        let mut block = block(offset, 10);
+        block.class.is_stored = true;
+        block
+    };
+    let mut queue = Queue::default();
+    push(&mut queue, stored(1), 10);
+    assert_eq!(push_or(&mut queue, Overflow::Spill, block(2, 10), 10), [(1, Overflow::DropOldest)]);
+    assert_eq!(push_or(&mut queue, Overflow::Spill, stored(3), 10), [(3, Overflow::Spill)]);
+    assert!(queue.has_room_for(&stored(4), 10), "it follows without a decision");
+    assert_eq!(push(&mut queue, stored(4), 10), [(4, Overflow::Spill)]);
+    assert_eq!(push(&mut queue, block(5, 10), 10), [(5, Overflow::DropNewest)]);
+}
+
+#[test]
+fn a_decision_to_conflate_holds_for_its_address_and_that_moment() {
+    let keyed = |offset, key: &str| block(offset, 10).key(key).overflow(Overflow::DropOldest);
+    let mut queue = Queue::default();
+    push(&mut queue, keyed(1, "a"), 70);
+    push(&mut queue, keyed(2, "b"), 70);
+    push(&mut queue, keyed(3, "a"), 70);
+    push(&mut queue, block(4, 10), 70);
+    push(&mut queue, block_of("topic/other", 0, 5, 10).key("a").overflow(Overflow::DropOldest), 70);
+    push(&mut queue, keyed(6, "c"), 70);
+    push(&mut queue, keyed(7, "b"), 70);
+    let mut lost = push_or(&mut queue, Overflow::Conflate, keyed(8, "c"), 70);
+    lost.sort_unstable_by_key(|&(offset, _)| offset);
+    assert_eq!(lost, [1, 2, 6].map(|offset| (offset, Overflow::Conflate)));
+    assert_eq!(push(&mut queue, keyed(9, "a"), 70), [], "nothing is kept in mind");
+    assert_eq!(drain(&mut queue), [3, 4, 5, 7, 8, 9]);
+
+    push(&mut queue, keyed(1, "a"), 30);
+    push(&mut queue, keyed(2, "b"), 30);
+    push(&mut queue, keyed(3, "c"), 30);
+    assert_eq!(
+        push_or(&mut queue, Overflow::Conflate, keyed(4, "d"), 30).len(),
+        2,
+        "room for one more as well"
+    );
 }

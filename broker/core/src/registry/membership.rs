@@ -174,6 +174,17 @@ impl Registry {
         Some(locked.shard.groups.get(group)?.members.iter().cloned().collect())
     }
 
+    /// The members of a group, 0 when there is no such group.
+    pub fn group_size(&self, group: &Name) -> usize {
+        let locked = self.lock(&Address::group(group));
+        locked.shard.groups.get(group).map_or(0, |entry| entry.members.len())
+    }
+
+    /// Whether a user has a session.
+    pub fn is_online(&self, user: &Name) -> bool {
+        self.directory(user).users.get(user).is_some_and(|entry| !entry.sessions.is_empty())
+    }
+
     /// The sessions of one user.
     pub fn sessions_of(&self, user: &Name) -> Vec<Session> {
         let directory = self.directory(user);

@@ -5,8 +5,10 @@
 mod audit;
 mod failures;
 mod guests;
+mod hooks;
 mod load;
 mod members;
+mod memory;
 mod plugins;
 mod policies;
 
@@ -15,7 +17,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use waspmq_core::address::Kind;
 use waspmq_core::policy::{Message, Outcome, Policies, Verdict};
-use waspmq_policy::{Host, HostOptions, PolicyDocument};
+use waspmq_policy::{Host, HostOptions, PolicyDocument, Surroundings};
+
+/// Surroundings in which alice is online and the group `eng` has three members.
+#[derive(Debug)]
+struct Somebody;
+
+impl Surroundings for Somebody {
+    fn is_online(&self, user: &str) -> bool {
+        user == "alice"
+    }
+
+    fn group_size(&self, group: &str) -> u32 {
+        if group == "eng" { 3 } else { 0 }
+    }
+}
 
 fn host(workers: usize) -> Arc<Host> {
     sized_host(workers, 4)
@@ -23,7 +39,7 @@ fn host(workers: usize) -> Arc<Host> {
 
 fn sized_host(workers: usize, policies_max: usize) -> Arc<Host> {
     audit::record();
-    Host::start(HostOptions { workers, policies_max }).unwrap()
+    Host::start(HostOptions { workers, policies_max }, Arc::new(Somebody)).unwrap()
 }
 
 /// A host with one plugin `p` and the policy `p` for all topics, changed by `more`.

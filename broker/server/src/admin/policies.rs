@@ -31,6 +31,33 @@ struct Policy {
     instances: Instances,
     /// What the plugin counts.
     counters: BTreeMap<String, u64>,
+    /// What the plugin measures.
+    histograms: BTreeMap<String, Distribution>,
+    kept: Kept,
+}
+
+/// A histogram of the plugin. Quantiles are upper bounds of buckets a quarter of an octave wide.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyDistribution)]
+struct Distribution {
+    count: u64,
+    sum: u64,
+    p50: u64,
+    p99: u64,
+    max: u64,
+}
+
+/// What the broker keeps for the policy.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyKept)]
+struct Kept {
+    values: usize,
+    /// Bytes of the values and their keys.
+    value_bytes: usize,
+    /// Token buckets.
+    buckets: usize,
+    /// Values and buckets refused because they are over a bound.
+    refused: u64,
 }
 
 /// What a policy is made of, now or before its last change.
@@ -96,7 +123,20 @@ impl From<PolicyState> for Policy {
                 replaced: state.instances.replaced,
             },
             counters: state.counters,
+            histograms: state.histograms.into_iter().map(|(name, of)| (name, of.into())).collect(),
+            kept: Kept {
+                values: state.kept.values,
+                value_bytes: state.kept.value_bytes,
+                buckets: state.kept.buckets,
+                refused: state.kept.refused,
+            },
         }
+    }
+}
+
+impl From<waspmq_policy::Distribution> for Distribution {
+    fn from(of: waspmq_policy::Distribution) -> Self {
+        Self { count: of.count, sum: of.sum, p50: of.p50, p99: of.p99, max: of.max }
     }
 }
 

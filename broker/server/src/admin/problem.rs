@@ -148,6 +148,7 @@ impl From<Reject> for Problem {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::RefusedByPolicy if reject.retry_ms > 0 => StatusCode::TOO_MANY_REQUESTS,
             Code::NotSupported => StatusCode::NOT_IMPLEMENTED,
             Code::Overloaded | Code::Draining | Code::PolicyFailed | Code::StorageFailed => {
                 StatusCode::SERVICE_UNAVAILABLE

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
 use waspmq_core::registry::{Registry, Session, SessionEntry};
 use waspmq_core::{Close, Level, MessageId, Name, SessionId};
-use waspmq_policy::{Host, HostOptions};
+use waspmq_policy::{Host, HostOptions, Nobody};
 
 const TOKEN: &str = "test-token";
 const LOOPBACK: &str = "127.0.0.1:50000";
@@ -32,7 +32,7 @@ pub(crate) fn control() -> Control {
         node: "node-1".into(),
         phase: Arc::new(PhaseCell::default()),
         registry: Arc::new(Registry::new(7, 0)),
-        policies: Host::start(HostOptions { workers: 2, policies_max: 2 }).unwrap(),
+        policies: Host::start(HostOptions { workers: 2, policies_max: 2 }, Arc::new(Nobody)).unwrap(),
         access: Arc::default(),
         mailboxes,
         store,

@@ -38,6 +38,9 @@ enum Command {
 #[derive(Debug, Args)]
 struct Set {
     name: String,
+    /// What it decides; the plugin has to have this hook
+    #[arg(long, value_enum, default_value_t = Hook::Routing)]
+    hook: Hook,
     /// `name@revision`, or `name` for its latest revision
     #[arg(long)]
     plugin: String,
@@ -65,6 +68,14 @@ struct Set {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum Hook {
+    Routing,
+    Ack,
+    Admission,
+    Overflow,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Mode {
     Active,
     Off,
@@ -80,7 +91,9 @@ impl Set {
     /// The document of the admin API; what is not given is left to the API's defaults.
     fn document(&self) -> Result<Value, Failure> {
         let mut document = Map::new();
-        document.insert("hook".to_owned(), "routing".into());
+        let word =
+            |value: Option<clap::builder::PossibleValue>| value.map(|value| value.get_name().to_owned());
+        document.insert("hook".to_owned(), word(self.hook.to_possible_value()).into());
         document.insert("plugin".to_owned(), self.plugin.as_str().into());
         document.insert("match".to_owned(), self.patterns.clone().into());
         if let Some(config) = &self.config {
@@ -89,8 +102,6 @@ impl Set {
         if let Some(order) = self.order {
             document.insert("order".to_owned(), order.into());
         }
-        let word =
-            |value: Option<clap::builder::PossibleValue>| value.map(|value| value.get_name().to_owned());
         if let Some(mode) = self.mode.and_then(|mode| word(mode.to_possible_value())) {
             document.insert("mode".to_owned(), mode.into());
         }
@@ -199,6 +210,7 @@ mod tests {
     fn set(config: Option<&str>) -> Set {
         Set {
             name: "audit".to_owned(),
+            hook: Hook::Routing,
             plugin: "p@1".to_owned(),
             patterns: vec!["topic/a".to_owned(), "all".to_owned()],
             config: config.map(str::to_owned),

@@ -148,11 +148,12 @@ impl Broker {
 /// A label's value with the counts behind it.
 type Outcome = (&'static str, fn(&Published) -> &ByKind);
 
-const OUTCOMES: [Outcome; 6] = [
+const OUTCOMES: [Outcome; 7] = [
     ("accepted", |p| &p.accepted),
     ("rejected", |p| &p.rejected),
     ("dropped_by_policy", |p| &p.dropped_by_policy),
     ("policy_failed", |p| &p.policy_failed),
+    ("refused_by_policy", |p| &p.refused_by_policy),
     ("duplicate", |p| &p.duplicate),
     ("overloaded", |p| &p.overloaded),
 ];

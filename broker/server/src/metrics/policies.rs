@@ -6,7 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt::Error;
 use std::sync::Arc;
-use waspmq_policy::{Host, PolicyMetrics};
+use waspmq_policy::{Host, Kept, PolicyMetrics};
 
 #[derive(Debug)]
 pub(crate) struct Policies {
@@ -37,6 +37,15 @@ impl Collector for Policies {
             (labels(policy), Observed::new(bounds, &latency.counts, latency.sum_seconds))
         });
         histogram(&mut encoder, metric, latencies)?;
+        let metric = described("policy_values", "Values kept for the policy");
+        gauge(&mut encoder, metric, kept(&policies, |kept| kept.values as u64))?;
+        let metric = described("policy_value_bytes", "Bytes of these values and their keys");
+        gauge(&mut encoder, metric, kept(&policies, |kept| kept.value_bytes as u64))?;
+        let metric = described("policy_buckets", "Token buckets kept for the policy");
+        gauge(&mut encoder, metric, kept(&policies, |kept| kept.buckets as u64))?;
+        let metric =
+            described("policy_kept_refused", "Values and buckets refused because they are over a bound");
+        counter(&mut encoder, metric, kept(&policies, |kept| kept.refused))?;
         const NO_LABELS: [(&str, &str); 0] = [];
         let metric = described("policy_generation", "The number of the active set of policies");
         gauge(&mut encoder, metric, [(NO_LABELS, self.host.generation())])?;
@@ -48,6 +57,13 @@ impl Collector for Policies {
     }
 }
 
-fn labels(policy: &PolicyMetrics) -> [(&'static str, &str); 2] {
+/// One figure of what is kept for each policy.
+fn kept(policies: &[PolicyMetrics], of: fn(&Kept) -> u64) -> impl Iterator<Item = Labelled<'_>> {
+    policies.iter().map(move |policy| (labels(policy), of(&policy.kept)))
+}
+
+type Labelled<'a> = ([(&'a str, &'a str); 2], u64);
+
+fn labels(policy: &PolicyMetrics) -> [(&str, &str); 2] {
     [("policy", &policy.policy), ("hook", policy.hook)]
 }

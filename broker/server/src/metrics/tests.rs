@@ -9,7 +9,14 @@ use waspmq_core::delivery::Cause;
 use waspmq_store::Write;
 
 /// Metrics of which a fresh broker has no series yet, because there is one for every policy.
-const WITHOUT_SERIES: [&str; 2] = ["waspmq_policy_calls_total", "waspmq_policy_call_seconds"];
+const WITHOUT_SERIES: [&str; 6] = [
+    "waspmq_policy_calls_total",
+    "waspmq_policy_call_seconds",
+    "waspmq_policy_values",
+    "waspmq_policy_value_bytes",
+    "waspmq_policy_buckets",
+    "waspmq_policy_kept_refused_total",
+];
 
 /// A metric's type and label names.
 type Listed = BTreeMap<String, (String, BTreeSet<String>)>;

@@ -274,7 +274,7 @@ impl Worker {
             attempt: answer.attempt,
             sent_ms: answer.sent_ms,
         };
-        let Self { tracker, acking, events, .. } = self;
+        let Self { tracker, policies, events, .. } = self;
         match answer.failed {
             None => {
                 tracker.handle_acked(&report, now_ms, events);
@@ -282,7 +282,7 @@ impl Worker {
                 self.counters().ack_latency.observe(waited_us, u64::from(answer.messages));
             }
             Some(failed) => {
-                tracker.handle_failed(&report, failed, &mut Turn { now_ms, acking, out: events });
+                tracker.handle_failed(&report, failed, &mut Turn { now_ms, acking: policies, out: events });
                 // The next attempt may be due before anything that was waited for.
                 self.timers.notify_one();
             }

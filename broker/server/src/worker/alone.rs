@@ -10,6 +10,7 @@ use crate::control::{Publication, Published};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use waspmq_core::dedup::{Begin, Remembered, scoped_key};
+use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
 use waspmq_core::registry::WorkerSet;
@@ -34,6 +35,8 @@ pub(super) struct Alone<'a> {
 pub(crate) struct PutOff {
     batches: Vec<Batch>,
     due_unix_ms: u64,
+    /// Its plan, where a policy made one.
+    ack: Option<AckPlan>,
     /// The receipt that waits for it.
     token: Option<u64>,
     /// Whether the journal has it and must forget it.
@@ -43,7 +46,7 @@ pub(crate) struct PutOff {
 impl PutOff {
     /// Of an earlier run, whose receipts nobody waits for.
     pub(super) fn stored(due_unix_ms: u64, batch: Batch) -> Self {
-        Self { batches: vec![batch], due_unix_ms, token: None, is_stored: true }
+        Self { batches: vec![batch], due_unix_ms, ack: None, token: None, is_stored: true }
     }
 
     pub(super) fn batches(&self) -> &[Batch] {
@@ -179,7 +182,7 @@ impl Worker {
             if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
                 pending.waits += 1;
             }
-            match self.send_out(batch, (&[pick], settings), (excluded, token), (None, &[])) {
+            match self.send_out(batch, (&[pick], settings, plan.ack), (excluded, token), (None, &[])) {
                 Ok(more) => (accepted, recipients) = (true, recipients.saturating_add(more)),
                 Err(reject) => {
                     if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
@@ -241,7 +244,7 @@ impl Worker {
             for (due_unix_ms, batch) in (due_unix_ms..).zip(batches) {
                 let bytes = batch.size_bytes();
                 let write = Write::Delayed { due_unix_ms, batch: Arc::new(batch.clone()) };
-                let waiting = PutOff { batches: vec![batch], due_unix_ms, token: None, is_stored: true };
+                let waiting = PutOff::stored(due_unix_ms, batch);
                 if self.shared.journal.push(write, ticket).is_err() {
                     if let Some(token) = token {
                         self.handle_reached(token, Err(journal_full()));
@@ -252,7 +255,7 @@ impl Worker {
             }
         } else if self
             .delays
-            .push(due_ms, bytes, PutOff { batches, due_unix_ms, token, is_stored: false })
+            .push(due_ms, bytes, PutOff { batches, due_unix_ms, ack: plan.ack, token, is_stored: false })
             .is_err()
         {
             lost();
@@ -263,7 +266,7 @@ impl Worker {
 
     /// Publishes what has waited for its time.
     pub(super) fn publish_due(&mut self, now_ms: u64) {
-        while let Some(PutOff { batches, due_unix_ms, token, is_stored }) = self.delays.pop_due(now_ms) {
+        while let Some(PutOff { batches, due_unix_ms, ack, token, is_stored }) = self.delays.pop_due(now_ms) {
             for mut batch in batches {
                 // To its address it is as old as its arrival there; its time to live began with the publish.
                 let now = self.shared.clock.now();
@@ -271,20 +274,20 @@ impl Worker {
                 if is_stored {
                     self.publish_promised(batch, due_unix_ms, now_ms);
                 } else {
-                    self.publish_put_off(batch, token);
+                    self.publish_put_off(batch, ack, token);
                 }
             }
         }
         self.read_delayed();
     }
 
-    fn publish_put_off(&mut self, batch: Batch, token: Option<u64>) {
+    fn publish_put_off(&mut self, batch: Batch, ack: Option<AckPlan>, token: Option<u64>) {
         let (to, level) = (batch.to.clone(), batch.level);
         let settings = self.shared.rules.of(&to).clone();
         let from = batch.from.clone();
         let (origin, exclude_origin, now) = (batch.origin, batch.exclude_origin, self.shared.clock.now());
         let excluded = self.excluded(Source { from: from.as_ref(), origin, exclude_origin, now }, &to);
-        if let Err(reject) = self.send_out(batch, (&[], &settings), (excluded, token), (None, &[])) {
+        if let Err(reject) = self.send_out(batch, (&[], &settings, ack), (excluded, token), (None, &[])) {
             self.count_refused(&to, &reject);
             if let Some(token) = token.filter(|_| level == Level::Delivered) {
                 self.handle_reached(token, Err(reject));
@@ -298,7 +301,7 @@ impl Worker {
         let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return };
         let to = batch.to.clone();
         let settings = self.shared.rules.of(&to).clone();
-        let again = PutOff { batches: vec![batch.clone()], due_unix_ms, token: None, is_stored: true };
+        let again = PutOff::stored(due_unix_ms, batch.clone());
         let (settings, excluded, token) = (&*settings, None, None);
         let sent = self.enqueue(Outgoing { batch, picks: &[], settings, excluded, token, is_promised: true });
         if let Err(reject) = sent {

@@ -3,11 +3,12 @@
 use super::connection::Connection;
 use crate::clock::Moment;
 use std::sync::Arc;
+use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::publish::Plan;
 use waspmq_core::registry::{self, Pick};
 use waspmq_core::settings::Settings;
-use waspmq_core::{Address, Code, Level, MessageId, Name, Position, Reject, SessionId, Stream, limits};
+use waspmq_core::{Address, Code, MessageId, Name, Position, Reject, SessionId, Stream, limits};
 use waspmq_protocol::client::Publish;
 use waspmq_protocol::{Content, HeaderBlock};
 
@@ -16,6 +17,8 @@ use waspmq_protocol::{Content, HeaderBlock};
 pub(super) struct OpenBatch {
     pub(super) batch: Batch,
     pub(super) settings: Arc<Settings>,
+    /// The plan of its messages, where a policy made one.
+    pub(super) ack: Option<AckPlan>,
     /// By index of the message; shorter than the batch when the rest has none.
     pub(super) picks: Vec<Option<Pick>>,
     /// References to answer, with the index of their message.
@@ -49,13 +52,13 @@ impl<'a> Source<'a> {
 const BATCH_BYTES: usize = 64 * 1024;
 
 impl OpenBatch {
-    pub(super) fn new((to, settings): (Address, Arc<Settings>), level: Level, source: Source<'_>) -> Self {
+    pub(super) fn new((to, settings): (Address, Arc<Settings>), plan: &Plan, source: Source<'_>) -> Self {
         let batch = Batch {
             to,
             from: source.from.cloned(),
             origin: source.origin,
             exclude_origin: source.exclude_origin,
-            level,
+            level: plan.level,
             is_kept: false,
             unix_ms: source.now.unix_ms,
             published_us: source.now.us,
@@ -63,12 +66,15 @@ impl OpenBatch {
             messages: Vec::new(),
             bytes: Vec::new(),
         };
-        Self { batch, settings, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
+        let ack = plan.ack;
+        Self { batch, settings, ack, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
     }
 
-    pub(super) fn takes(&self, to: &Address, exclude_origin: bool, level: Level) -> bool {
+    /// Whether a message belongs to this batch: what is tracked together has one level and one plan.
+    pub(super) fn takes(&self, to: &Address, exclude_origin: bool, plan: &Plan) -> bool {
         self.batch.to == *to
-            && self.batch.level == level
+            && self.batch.level == plan.level
+            && self.ack == plan.ack
             && self.batch.exclude_origin == exclude_origin
             && self.batch.messages.len() < limits::BATCH_MESSAGES_MAX
             && self.batch.bytes.len() < BATCH_BYTES
@@ -114,7 +120,7 @@ pub(super) fn single(
     (id, publish): (MessageId, &Publish<'_>),
     source: Source<'_>,
 ) -> Result<Batch, Reject> {
-    let mut open = OpenBatch::new((to.clone(), settings.clone()), plan.level, source);
+    let mut open = OpenBatch::new((to.clone(), settings.clone()), plan, source);
     open.push(id, publish, plan.headers.as_deref())?;
     Ok(open.batch)
 }

@@ -144,6 +144,7 @@ pub struct Published {
     pub rejected: ByKind,
     pub dropped_by_policy: ByKind,
     pub policy_failed: ByKind,
+    pub refused_by_policy: ByKind,
     pub duplicate: ByKind,
     pub overloaded: ByKind,
 }

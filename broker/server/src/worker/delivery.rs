@@ -9,6 +9,7 @@ use super::{DELIVERED_BYTES_PER_TURN, ENTRIES_PER_TURN, FRAME_OVERHEAD_BYTES, Wo
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Recipient, Sending};
 use waspmq_core::message::Batch;
+use waspmq_core::policy::Overflowing;
 use waspmq_core::{Address, Level, Position, QueueId};
 
 impl Worker {
@@ -65,11 +66,12 @@ impl Worker {
         let Some(first) = run.first() else { return };
         self.delivery += 1;
         let excluded = first.origin.filter(|_| first.exclude_origin);
-        let terms = self.shared.terms(run, &first.to);
+        let is_decided = self.policies.has_overflow(first.to.as_str());
+        let terms = Terms { is_decided, ..self.shared.terms(run, &first.to) };
         let counters = &self.shared.mailboxes.of(self.number).counters;
         let wants_ack = run.iter().any(|batch| batch.wants_ack());
         let now_ms = self.shared.clock.now_us() / 1_000;
-        let Self { recipients, connections, outbox, encoder, encoded, full, .. } = self;
+        let Self { recipients, connections, outbox, encoder, encoded, full, policies, .. } = self;
         for listeners in recipients.of(&first.to) {
             for &number in listeners {
                 let Some(connection) = connections.get_mut(number as usize).and_then(Option::as_mut) else {
@@ -100,7 +102,7 @@ impl Worker {
                     counters.dropped_expired.add(expired);
                 }
                 for segment in segments {
-                    if !outbox.push(connection, segment.clone()) {
+                    if !outbox.push(connection, segment.clone(), is_decided.then_some(&mut *policies)) {
                         break;
                     }
                 }
@@ -151,12 +153,13 @@ impl Worker {
         if connection.is_closing() {
             return;
         }
-        let terms = shared.terms(&run, &first.to);
+        let is_decided = self.policies.has_overflow(first.to.as_str());
+        let terms = Terms { is_decided, ..shared.terms(&run, &first.to) };
         let mut segments = Vec::new();
         let expired = self.encoder.segments(&run, connection.encoding, terms, &mut segments);
         self.counters().dropped_expired.add(expired);
         for segment in segments {
-            if !self.outbox.push(connection, segment) {
+            if !self.outbox.push(connection, segment, is_decided.then_some(&mut self.policies)) {
                 break;
             }
         }
@@ -179,6 +182,7 @@ impl Worker {
 
     fn deliver_to_members(&mut self, batch: &Arc<Batch>, deliveries: Vec<QueueDelivery>) {
         let shared = self.shared.clone();
+        let is_decided = self.policies.has_overflow(batch.to.as_str());
         let terms = shared.terms(std::slice::from_ref(batch), &batch.to);
         let now_ms = shared.clock.now_us() / 1_000;
         for QueueDelivery { message, session, queue, attempt, in_flight } in deliveries {
@@ -205,7 +209,7 @@ impl Worker {
             let terms = (connection.encoding, terms);
             let segment = self.encoder.queue_segment((batch, message), (&queue, attempt), terms, in_flight);
             if let Some(segment) = segment {
-                self.outbox.push(connection, segment);
+                self.outbox.push(connection, segment, is_decided.then_some(&mut self.policies));
             }
             if is_tracked {
                 let sending = Sending { queue: Some(&queue), attempt, now_ms };
@@ -246,7 +250,7 @@ impl super::Shared {
     pub(super) fn terms(&self, batches: &[Arc<Batch>], to: &Address) -> Terms<'_> {
         let expires = |batch: &Arc<Batch>| batch.messages.iter().any(|message| message.expires_unix_ms != 0);
         let now_unix_ms = if batches.iter().any(expires) { self.clock.now().unix_ms } else { 0 };
-        Terms { settings: self.rules.of(to), now_unix_ms }
+        Terms { settings: self.rules.of(to), is_decided: false, now_unix_ms }
     }
 }
 

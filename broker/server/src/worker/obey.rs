@@ -65,8 +65,8 @@ impl Worker {
 
     fn handle_online(&mut self, user: Name) {
         let now_ms = self.shared.clock.now_us() / 1_000;
-        let Self { tracker, acking, events, .. } = self;
-        let turn = &mut Turn { now_ms, acking, out: events };
+        let Self { tracker, policies, events, .. } = self;
+        let turn = &mut Turn { now_ms, acking: policies, out: events };
         tracker.handle_online(&Recipient::User(user), turn);
         self.timers.notify_one();
     }

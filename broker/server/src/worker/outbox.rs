@@ -6,8 +6,11 @@ use super::segment::Shared;
 use std::io::{ErrorKind, IoSlice};
 use tokio::sync::Notify;
 use waspmq_core::outbound::{Lost, Segment};
+use waspmq_core::policy::{Overflowed, Overflowing};
+use waspmq_core::registry;
 use waspmq_core::settings::Overflow;
 use waspmq_core::{Address, Kind, Position};
+use waspmq_policy::WorkerPolicies;
 
 /// The dirty list and the accounts of all outbound queues of a worker.
 #[derive(Debug)]
@@ -74,10 +77,23 @@ impl Outbox {
 
     /// Queues a shared segment, or does what its address says about a full queue. False when the connection is
     /// to be closed, see [`Self::take_slow`], and gets nothing more.
-    pub(super) fn push(&mut self, connection: &mut Connection, segment: Shared) -> bool {
+    ///
+    /// `policies` are asked first when the segment does not fit; there are none where none is bound to the address.
+    pub(super) fn push(
+        &mut self,
+        connection: &mut Connection,
+        segment: Shared,
+        policies: Option<&mut WorkerPolicies>,
+    ) -> bool {
         let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
         let before = connection.out.pinned_bytes();
-        connection.out.push_shared(segment, bound, &mut self.lost);
+        match policies {
+            Some(policies) if !connection.out.has_room_for(&segment, bound) => {
+                let action = decided(policies, connection, (&segment, bound));
+                connection.out.push_shared_or(action, segment, bound, &mut self.lost);
+            }
+            _ => connection.out.push_shared(segment, bound, &mut self.lost),
+        }
         self.settle(before, connection);
         self.mark(connection);
         self.lost.is_empty() || self.handle_lost(connection)
@@ -257,6 +273,28 @@ impl Outbox {
     fn settle(&mut self, before: usize, connection: &Connection) {
         self.pinned_bytes = self.pinned_bytes + connection.out.pinned_bytes() - before;
     }
+}
+
+/// What a policy says about a segment that does not fit.
+fn decided(
+    policies: &mut WorkerPolicies,
+    connection: &Connection,
+    (segment, bound): (&Shared, usize),
+) -> Overflow {
+    let class = segment.class();
+    let name = |of: &registry::Session| {
+        format!("{}/{}/{}", of.user, of.device.as_ref().map_or("", |device| device.as_str()), of.id)
+    };
+    let recipient = connection.identity().map(name).unwrap_or_default();
+    policies.overflow(&Overflowed {
+        to: &class.to,
+        recipient: &recipient,
+        priority: class.priority,
+        size_bytes: segment.len(),
+        queued_bytes: connection.out.shared_bytes(),
+        queued_bytes_max: bound,
+        configured: class.overflow,
+    })
 }
 
 fn count_delivered(counters: &Counters, delivered: Option<(Kind, u64, u64)>, now_us: u64) {

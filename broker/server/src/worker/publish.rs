@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::control::Published;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
-use waspmq_core::delivery::{Flight, References};
+use waspmq_core::delivery::{AckPlan, Flight, References};
 use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
 use waspmq_core::registry::{Pick, Recipients, WorkerSet};
@@ -82,7 +82,7 @@ impl Worker {
             Destination::AsAddressed(pick) if publish.dedup.is_none() && publish.delay_ms == 0 => Some(*pick),
             _ => None,
         };
-        let is_open = |open: &OpenBatch| open.takes(&target.0, publish.exclude_self, plan.level);
+        let is_open = |open: &OpenBatch| open.takes(&target.0, publish.exclude_self, &plan);
         if as_addressed.is_none() || !self.open.as_ref().is_some_and(is_open) {
             self.finish_batch(connection);
             if self.waits_for_journal(connection, (target, publish), &plan, now)? {
@@ -157,7 +157,7 @@ impl Worker {
     ) -> Result<(), Reject> {
         if self.open.is_none() {
             let source = Source::of(connection, connection.session.identity(), publish.exclude_self, now);
-            self.open = Some(OpenBatch::new((to.clone(), settings.clone()), plan.level, source));
+            self.open = Some(OpenBatch::new((to.clone(), settings.clone()), plan, source));
         }
         // An id is taken only by a message that enters the batch: the ids of a batch have no gaps.
         let id = self.message_id(self.message_count + 1, now);
@@ -179,7 +179,7 @@ impl Worker {
     /// Sends the open batch on its way and answers its publishers.
     pub(super) fn finish_batch(&mut self, connection: &mut Connection) {
         let Some(open) = self.open.take() else { return };
-        let OpenBatch { batch, settings, picks, receipts, unanswered } = open;
+        let OpenBatch { batch, settings, ack, picks, receipts, unanswered } = open;
         let (to, level, count) = (batch.to.clone(), batch.level, batch.messages.len() as u64);
         if count == 0 {
             return;
@@ -206,7 +206,8 @@ impl Worker {
         } else {
             SmallVec::new()
         };
-        match self.send_out(batch, (&picks, &settings), (excluded, token), (connection.asker, &references)) {
+        let asked = (connection.asker, &*references);
+        match self.send_out(batch, (&picks, &settings, ack), (excluded, token), asked) {
             Ok(recipients) => {
                 self.counters().published.accepted.of(to.kind()).add(count);
                 match token.and_then(|token| self.receipts.get_mut(token)) {
@@ -240,7 +241,7 @@ impl Worker {
     pub(super) fn send_out(
         &mut self,
         batch: Batch,
-        (picks, settings): (&[Option<Pick>], &Settings),
+        (picks, settings, ack): (&[Option<Pick>], &Settings, Option<AckPlan>),
         (excluded, token): (Option<&Name>, Option<u64>),
         asked: Asked<'_>,
     ) -> Result<u32, Reject> {
@@ -249,7 +250,7 @@ impl Worker {
         let outgoing = Outgoing { batch, picks, settings, excluded, token: token_of_disk, is_promised };
         let Enqueued { recipients, tracked, members, .. } = self.enqueue(outgoing)?;
         if let Some((batch, waiting_for)) = tracked {
-            self.track(batch.clone(), waiting_for, settings, (token, asked));
+            self.track(batch.clone(), waiting_for, ack.unwrap_or(settings.ack), (token, asked));
             for (message, queue, session) in members {
                 self.note_member(&batch, message, (queue, session, 1));
             }
@@ -261,7 +262,7 @@ impl Worker {
         &mut self,
         batch: Arc<Batch>,
         Recipients { online, offline }: Recipients,
-        settings: &Settings,
+        plan: AckPlan,
         (token, asked): (Option<u64>, Asked<'_>),
     ) {
         // Without a connection the reference is the token of the receipt that waits.
@@ -271,8 +272,7 @@ impl Worker {
         };
         let mut refs = References::default();
         references.iter().for_each(|&(reference, index)| refs.push(reference, index));
-        let flight =
-            Flight { batch, recipients: online, offline, plan: settings.ack, publisher, references: refs };
+        let flight = Flight { batch, recipients: online, offline, plan, publisher, references: refs };
         self.begin_flight(flight);
     }
 
@@ -305,6 +305,7 @@ impl Worker {
         let by_kind: &ByKind = match reject.code {
             Code::DroppedByPolicy => &published.dropped_by_policy,
             Code::PolicyFailed => &published.policy_failed,
+            Code::RefusedByPolicy => &published.refused_by_policy,
             Code::Overloaded => &published.overloaded,
             _ => &published.rejected,
         };

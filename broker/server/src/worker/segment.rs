@@ -106,6 +106,8 @@ impl outbound::Segment for Shared {
 pub(crate) struct Terms<'a> {
     /// Of the address.
     pub(crate) settings: &'a Settings,
+    /// Whether a policy decides what is done with messages that do not fit.
+    pub(crate) is_decided: bool,
     /// 0 when none of the messages can expire.
     pub(crate) now_unix_ms: u64,
 }
@@ -157,13 +159,14 @@ impl Encoder {
                     expired += 1;
                     continue;
                 }
-                if let Some(other) = open.take_if(|open| !open.takes(envelope, overflow)) {
+                if let Some(other) = open.take_if(|open| !open.takes(batch, envelope, (overflow, terms))) {
                     out.push(other.finish(scratch, None));
                 }
                 let message = (&**batch, index, envelope);
-                let current = open.get_or_insert_with(|| Open::new(encoding, message, overflow));
+                let current = open.get_or_insert_with(|| Open::new(encoding, message, (overflow, terms)));
                 current.append(scratch, message, (None, None));
-                if overflow == Overflow::Conflate || scratch.len() >= limits::SEGMENT_BYTES {
+                let is_alone = overflow == Overflow::Conflate || current.class.key.is_some();
+                if is_alone || scratch.len() >= limits::SEGMENT_BYTES {
                     out.extend(open.take().map(|open| open.finish(scratch, None)));
                 }
             }
@@ -181,7 +184,7 @@ impl Encoder {
         (encoding, terms): (Encoding, Terms<'_>),
     ) -> Option<Shared> {
         let message = (batch, index, batch.messages.get(index)?);
-        let mut open = Open::new(encoding, message, terms.overflow(batch));
+        let mut open = Open::new(encoding, message, (terms.overflow(batch), terms));
         open.class.key = None;
         self.scratch.clear();
         open.append(&mut self.scratch, message, (None, Some(attempt).filter(|&attempt| attempt > 1)));
@@ -197,7 +200,7 @@ impl Encoder {
         in_flight: InFlight,
     ) -> Option<Shared> {
         let message = (batch, index, batch.messages.get(index)?);
-        let mut open = Open::new(encoding, message, terms.overflow(batch));
+        let mut open = Open::new(encoding, message, (terms.overflow(batch), terms));
         open.class.key = None;
         open.class.of_queue = true;
         self.scratch.clear();
@@ -230,9 +233,14 @@ struct Open {
 
 impl Open {
     /// A segment that begins with `message`, which is still to be appended.
-    fn new(encoding: Encoding, (batch, index, envelope): Message<'_>, overflow: Overflow) -> Self {
+    fn new(
+        encoding: Encoding,
+        (batch, index, envelope): Message<'_>,
+        (overflow, terms): (Overflow, Terms<'_>),
+    ) -> Self {
         let first = batch.position(index);
-        let is_conflated = overflow == Overflow::Conflate && !envelope.key.is_empty();
+        let may_conflate = overflow == Overflow::Conflate || terms.is_decided;
+        let is_conflated = may_conflate && !envelope.key.is_empty();
         let class = Class {
             to: batch.to.clone(),
             overflow,
@@ -241,13 +249,18 @@ impl Open {
             last_offset: first.offset,
             key: is_conflated.then(|| batch.slice(envelope.key).into()),
             expires_unix_ms: envelope.expires_unix_ms,
+            is_stored: batch.is_kept,
             of_queue: false,
         };
         Self { encoding, published_us: batch.published_us, class, frames: 0, start: None }
     }
 
-    fn takes(&self, envelope: &Envelope, overflow: Overflow) -> bool {
-        self.class.priority == envelope.priority && self.class.overflow == overflow
+    fn takes(&self, batch: &Batch, envelope: &Envelope, (overflow, terms): (Overflow, Terms<'_>)) -> bool {
+        let has_key = terms.is_decided && !envelope.key.is_empty();
+        self.class.priority == envelope.priority
+            && self.class.overflow == overflow
+            && self.class.is_stored == batch.is_kept
+            && !has_key
     }
 
     fn append(&mut self, scratch: &mut Vec<u8>, message: Message<'_>, named: Named<'_>) {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Event, Flight, Recipient, Report, Sending, Turn};
 use waspmq_core::message::Batch;
+use waspmq_core::policy::Overflowing;
 use waspmq_core::{Code, Level, Name, QueueId, Reject, SessionId};
 use waspmq_protocol::server;
 use waspmq_store::{DeadLetter, Write};
@@ -35,8 +36,8 @@ impl Redelivery {
 impl Worker {
     pub(super) fn begin_flight(&mut self, flight: Flight) {
         let now_ms = self.shared.clock.now_us() / 1_000;
-        let Self { tracker, acking, events, .. } = self;
-        tracker.begin(flight, &mut Turn { now_ms, acking, out: events });
+        let Self { tracker, policies, events, .. } = self;
+        tracker.begin(flight, &mut Turn { now_ms, acking: policies, out: events });
         self.count_tracked();
         self.timers.notify_one();
     }
@@ -44,8 +45,8 @@ impl Worker {
     /// Handles everything that is due. Gives when to call again, on the broker's clock.
     pub(super) fn advance(&mut self) -> Option<u64> {
         let now_ms = self.shared.clock.now_us() / 1_000;
-        let Self { tracker, acking, events, .. } = self;
-        tracker.advance(&mut Turn { now_ms, acking, out: events });
+        let Self { tracker, policies, events, .. } = self;
+        tracker.advance(&mut Turn { now_ms, acking: policies, out: events });
         self.publish_due(now_ms);
         self.settle();
         let due = [self.tracker.next_due_ms(), self.delays.next_due_ms()];
@@ -144,6 +145,7 @@ impl Worker {
         let now_ms = self.shared.clock.now_us() / 1_000;
         let shared = self.shared.clone();
         let terms = shared.terms(std::slice::from_ref(batch), &batch.to);
+        let is_decided = self.policies.has_overflow(batch.to.as_str());
         let (mut sent, mut is_full) = (false, false);
         for session in sessions {
             self.with_session(*session, |worker, connection| {
@@ -171,7 +173,8 @@ impl Worker {
                         (connection.encoding, terms),
                     );
                     if let Some(segment) = segment {
-                        worker.outbox.push(connection, segment);
+                        let policies = is_decided.then_some(&mut worker.policies);
+                        worker.outbox.push(connection, segment, policies);
                     }
                 }
                 let sending = Sending { queue: None, attempt: *attempt, now_ms };

@@ -1,0 +1,150 @@
+//! Buckets of tokens, as the generic cell rate algorithm: of each only the moment at which it is full again.
+//!
+//! A bucket that is full is the same as none, so it can be forgotten, and the rate may differ from call to call.
+
+use super::{Map, Outcome, Shards, is_key};
+use crate::limits;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The buckets of one policy.
+#[derive(Debug, Default)]
+pub(crate) struct Buckets {
+    shards: Shards<Shard>,
+    count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Shard {
+    /// When each is full, in picoseconds.
+    full_at: Map<u128>,
+    /// No bucket is full before this moment.
+    quiet_until: u128,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { full_at: Map::default(), quiet_until: u128::MAX }
+    }
+}
+
+/// How many tokens a bucket gains and holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    pub(crate) per_second: u32,
+    pub(crate) burst: u32,
+}
+
+const SECOND: u128 = 1_000_000_000_000;
+
+impl Buckets {
+    /// Takes tokens out of a bucket, all of them or none.
+    pub(crate) fn take(&self, bucket: &str, amount: u32, rate: Rate, now_ms: u64) -> Outcome<()> {
+        if !is_key(bucket) {
+            return Outcome::OverBounds;
+        }
+        if rate.per_second == 0 || amount > rate.burst {
+            return Outcome::Not;
+        }
+        let now = u128::from(now_ms) * (SECOND / 1_000);
+        let token = SECOND / u128::from(rate.per_second);
+        let mut shard = self.shards.of(bucket);
+        let known = shard.full_at.get(bucket).copied();
+        let full_at = known.unwrap_or(0).max(now) + token * u128::from(amount);
+        if full_at - now > token * u128::from(rate.burst) {
+            return Outcome::Not;
+        }
+        if known.is_none() && !self.add_one() {
+            drop(shard);
+            if !self.forget_full(now) || !self.add_one() {
+                return Outcome::OverBounds;
+            }
+            shard = self.shards.of(bucket);
+            if shard.full_at.contains_key(bucket) {
+                // Another worker began it meanwhile; the next call finds it.
+                self.count.fetch_sub(1, Relaxed);
+                return Outcome::OverBounds;
+            }
+        }
+        shard.quiet_until = shard.quiet_until.min(full_at);
+        match shard.full_at.get_mut(bucket) {
+            Some(known) => *known = full_at,
+            None => {
+                shard.full_at.insert(bucket.into(), full_at);
+            }
+        }
+        Outcome::Done(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    fn add_one(&self) -> bool {
+        let one_more = |count| Some(count + 1).filter(|&count| count <= limits::BUCKETS_MAX);
+        self.count.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// Forgets the buckets that are full; false when that is none.
+    fn forget_full(&self, now: u128) -> bool {
+        let mut count = 0;
+        for mut shard in self.shards.all() {
+            if shard.quiet_until > now {
+                continue;
+            }
+            let mut quiet_until = u128::MAX;
+            shard.full_at.retain(|_, full_at| {
+                let stays = *full_at > now;
+                if stays {
+                    quiet_until = quiet_until.min(*full_at);
+                } else {
+                    count += 1;
+                }
+                stays
+            });
+            shard.quiet_until = quiet_until;
+        }
+        self.count.fetch_sub(count, Relaxed);
+        count > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10, burst: 3 };
+
+    #[test]
+    fn a_bucket_begins_full_and_gains_its_rate() {
+        let buckets = Buckets::default();
+        let take = |amount, now_ms| buckets.take("b", amount, RATE, now_ms) == Outcome::Done(());
+        assert_eq!([1, 1, 1, 1].map(|amount| take(amount, 5_000)), [true, true, true, false]);
+        assert!(!take(1, 5_099), "a tenth of a second for each");
+        assert!(take(1, 5_100) && !take(1, 5_100));
+        assert!(!take(3, 5_399) && take(3, 5_400), "all or none");
+        assert!(take(3, 100_000) && !take(1, 100_000), "holds no more than its burst");
+        assert!(!take(4, 200_000), "never that many");
+        assert!(take(0, 200_000));
+    }
+
+    #[test]
+    fn without_a_rate_or_a_name_there_is_nothing() {
+        let buckets = Buckets::default();
+        assert_eq!(buckets.take("b", 1, Rate { per_second: 0, burst: 1 }, 0), Outcome::Not);
+        assert_eq!(buckets.take("b", 1, Rate { per_second: 1, burst: 0 }, 0), Outcome::Not);
+        assert_eq!(buckets.take("", 1, RATE, 0), Outcome::OverBounds);
+        let fastest = Rate { per_second: u32::MAX, burst: u32::MAX };
+        assert_eq!(buckets.take("b", u32::MAX, fastest, u64::MAX), Outcome::Done(()), "no overflow");
+    }
+
+    #[test]
+    fn full_buckets_give_way_to_new_ones() {
+        let buckets = Buckets::default();
+        let take = |name: usize, now_ms| buckets.take(&format!("b{name}"), 1, RATE, now_ms);
+        (0..limits::BUCKETS_MAX).for_each(|name| assert_eq!(take(name, 0), Outcome::Done(())));
+        assert_eq!(take(limits::BUCKETS_MAX, 99), Outcome::OverBounds);
+        assert_eq!(take(0, 99), Outcome::Done(()), "one that is there goes on");
+        assert_eq!(take(limits::BUCKETS_MAX, 100), Outcome::Done(()));
+        assert_eq!(buckets.len(), 2, "the first one is not full yet");
+    }
+}
