@@ -5,7 +5,7 @@
 
 use crate::address::{Address, Kind, Name};
 use crate::delivery::{AckPlan, Cause, Recipient};
-use crate::id::MessageId;
+use crate::id::{MessageId, SessionId};
 use crate::level::Level;
 use crate::settings::{Overflow, Settings};
 
@@ -37,6 +37,8 @@ pub trait Policies: Admission + Routing + Acking {
 pub struct Message<'a> {
     /// The publishing user.
     pub from: &'a str,
+    /// The publishing session; none for the admin API.
+    pub session: Option<SessionId>,
     pub to: &'a str,
     pub kind: Kind,
     /// The partition key, empty when there is none.

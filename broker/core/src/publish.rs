@@ -6,6 +6,7 @@
 
 use crate::address::Address;
 use crate::delivery::AckPlan;
+use crate::id::SessionId;
 use crate::level::Level;
 use crate::limits;
 use crate::policy::{Admittance, Bound, Message, Outcome, Policies, Route, Verdict};
@@ -66,14 +67,14 @@ pub fn plan(
     session.handle_request(session::Request::Publish)?;
     check(request)?;
     session.handle_publish(request.now_us)?;
-    let from = session.identity().map_or("", |identity| identity.user.as_str());
-    decide(from, request, policies)
+    let publisher = session.identity().map_or(("", None), |of| (of.user.as_str(), Some(of.id)));
+    decide(publisher, request, policies)
 }
 
 /// Decides about a message of the admin API, which has no session.
 pub fn plan_for_operator(request: &Request<'_>, policies: &mut impl Policies) -> Result<Plan, Reject> {
     check(request)?;
-    decide("", request, policies)
+    decide(("", None), request, policies)
 }
 
 fn check(request: &Request<'_>) -> Result<(), Reject> {
@@ -109,10 +110,17 @@ fn level_of(request: &Request<'_>) -> Level {
     request.level.max(request.settings.level)
 }
 
-fn decide(from: &str, request: &Request<'_>, policies: &mut impl Policies) -> Result<Plan, Reject> {
+/// The user who publishes, and the session.
+type Publisher<'a> = (&'a str, Option<SessionId>);
+
+fn decide(
+    publisher: Publisher<'_>,
+    request: &Request<'_>,
+    policies: &mut impl Policies,
+) -> Result<Plan, Reject> {
     let bound = policies.bound(request.to.as_str());
     if bound.on_publish() {
-        return ask(from, request, (policies, bound));
+        return ask(publisher, request, (policies, bound));
     }
     let destination = Destination::AsAddressed(None);
     Ok(Plan { destination, headers: None, level: level_of(request), ack: None })
@@ -120,7 +128,7 @@ fn decide(from: &str, request: &Request<'_>, policies: &mut impl Policies) -> Re
 
 /// Asks the policies that are bound to the address.
 fn ask(
-    from: &str,
+    publisher: Publisher<'_>,
     request: &Request<'_>,
     (policies, bound): (&mut impl Policies, Bound),
 ) -> Result<Plan, Reject> {
@@ -133,7 +141,7 @@ fn ask(
         ack: None,
     };
     if bound.admission {
-        match policies.admit(&message(from, request, &headers)) {
+        match policies.admit(&message(publisher, request, &headers)) {
             Admittance::Admitted => {}
             Admittance::Refused { reason, retry_ms } => {
                 return Err(Reject::new(Code::RefusedByPolicy, reason).retry_after(retry_ms));
@@ -143,7 +151,7 @@ fn ask(
     }
     let mut is_changed = false;
     if bound.routing {
-        let verdict = match policies.route(&message(from, request, &headers)) {
+        let verdict = match policies.route(&message(publisher, request, &headers)) {
             Outcome::Decided(verdict) => verdict,
             Outcome::Refused(reason) => return Err(policy_failed(reason)),
         };
@@ -151,7 +159,7 @@ fn ask(
         plan.destination = destination(verdict, &mut headers)?;
     }
     if bound.acking {
-        let asked = policies.plan(&message(from, request, &headers), request.settings);
+        let asked = policies.plan(&message(publisher, request, &headers), request.settings);
         plan.level = plan.level.max(asked.level);
         plan.ack = (asked.plan != request.settings.ack).then_some(asked.plan);
         check_level(request, plan.level)?;
@@ -160,9 +168,14 @@ fn ask(
     Ok(plan)
 }
 
-fn message<'a>(from: &'a str, request: &Request<'a>, headers: &'a [(String, String)]) -> Message<'a> {
+fn message<'a>(
+    (from, session): Publisher<'a>,
+    request: &Request<'a>,
+    headers: &'a [(String, String)],
+) -> Message<'a> {
     Message {
         from,
+        session,
         to: request.to.as_str(),
         kind: request.to.kind(),
         key: request.key,

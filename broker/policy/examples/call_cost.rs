@@ -105,6 +105,7 @@ fn put(host: &Host, config: serde_json::Value) -> Result<(), Box<dyn Error>> {
 fn sample(ask: &mut dyn FnMut(&Message<'_>)) -> f64 {
     let message = Message {
         from: "alice@example.org",
+        session: None,
         to: "topic/orders.eu.created",
         kind: Kind::Topic,
         key: "customer-4711",
@@ -138,6 +139,7 @@ fn panics() -> Result<(), Box<dyn Error>> {
         let mut policies = host.worker(worker);
         let message = Message {
             from: "a",
+            session: None,
             to: "topic/a",
             kind: Kind::Topic,
             key: "",

@@ -23,7 +23,7 @@ mod generated {
 
 pub(crate) use generated::waspmq::policy::host::Level;
 pub(crate) use generated::waspmq::policy::types::{
-    AckPlan, Action, Admission, Cause, Decision, Exhausted, Failure, Kind, Level as AckLevel, Message,
+    AckPlan, Action, Admission, Cache, Cause, Decision, Exhausted, Failure, Kind, Level as AckLevel, Message,
     Overflowing, QueueMembers, Quorum, Route, Verdict,
 };
 

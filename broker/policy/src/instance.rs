@@ -16,7 +16,7 @@ use crate::verdict;
 use std::sync::Arc;
 use wasmtime::component::InstancePre;
 use wasmtime::{PoolConcurrencyLimitError, Store, StoreContextMut, Trap};
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Verdict};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
 use waspmq_core::settings::{Overflow, Settings};
 
 /// A validated, compiled and linked component.
@@ -129,7 +129,7 @@ impl Instance {
         message: &Message<'_>,
         set: &[(String, String)],
         deadline_ms: u32,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<verdict::Routed, Failure> {
         let Some(route) = self.guest.route else { return Err(Failure::no_hook()) };
         self.begin(Some((message, set)), deadline_ms);
         match route.call(&mut self.store, (answers::message(message),)) {

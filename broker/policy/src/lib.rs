@@ -16,6 +16,7 @@ mod answers;
 mod binding;
 mod bindings;
 mod clock;
+mod decisions;
 mod document;
 mod engine;
 mod guest;

@@ -96,13 +96,12 @@ pub const GONE_QUEUES_MAX: usize = 256;
 /// Addresses one worker remembers the bound policies of. More: forgotten all at once.
 pub const MATCH_CACHE_MAX: usize = 1_024;
 
-/// One call in this many is timed; a power of two.
-pub const SAMPLE_EVERY: u32 = 16;
+/// Verdicts one worker remembers because they hold for more than one message. More: forgotten all at once.
+pub const DECISIONS_MAX: usize = 4_096;
 
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
 
-const _: () = assert!(SAMPLE_EVERY.is_power_of_two(), "the sample is chosen with a mask");
 const _: () = assert!(POLICIES_MAX <= u64::BITS as usize, "bound policies are a 64-bit mask");
 const _: () = assert!(
     REPLACEMENT_INTERVAL_MS >= DEADLINE_MS_DEFAULT * REPLACEMENT_DEADLINES,

@@ -8,7 +8,7 @@ use crate::document::{Mode, Plan, PolicyDocument};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
-use crate::stats::{Latency, PolicyStats};
+use crate::stats::{CallOutcome, Latency, PolicyStats};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct PolicyState {
     pub generation: u64,
     /// What a rollback goes back to.
     pub previous: Option<PolicyVersion>,
-    /// Calls of all outcomes but `unavailable`, which is none.
+    /// Calls of all outcomes but `unavailable` and `cached`, which are none.
     pub calls: u64,
     /// Calls by outcome, in the order of [`crate::CallOutcome::ALL`].
     #[serde(serialize_with = "as_map")]
@@ -126,7 +126,8 @@ impl Registry {
 impl Policy {
     pub(crate) fn show(&self, name: &str) -> PolicyState {
         let outcomes = self.stats.outcomes();
-        let calls = outcomes.iter().filter(|(outcome, _)| *outcome != "unavailable").map(|(_, n)| n).sum();
+        let calls =
+            outcomes.iter().filter(|(outcome, _)| CallOutcome::is_call(outcome)).map(|(_, n)| n).sum();
         let cells = self.binding.iter().flat_map(|binding| &binding.cells);
         let instances = cells.fold(Instances::default(), |count, cell| Instances {
             serving: count.serving + usize::from(cell.is_serving()),

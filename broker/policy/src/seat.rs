@@ -5,7 +5,6 @@
 
 use crate::binding::Binding;
 use crate::instance::{Failure, Instance};
-use crate::limits;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use std::sync::Arc;
 pub(crate) struct Seat {
     pub(crate) binding: Arc<Binding>,
     pub(crate) serving: Option<Instance>,
-    calls: u32,
 }
 
 /// Who asks.
@@ -28,10 +26,26 @@ pub(crate) struct Desk<'a> {
 impl Seat {
     pub(crate) fn new(binding: &Arc<Binding>, worker: usize) -> Self {
         let serving = binding.cells.get(worker).and_then(|cell| cell.take_warm());
-        Self { binding: Arc::clone(binding), serving, calls: 0 }
+        Self { binding: Arc::clone(binding), serving }
     }
 
-    /// Calls this policy; `question` is handed the instance and the deadline in milliseconds.
+    /// Takes the spare where it ought to; true when another instance serves now, which may decide otherwise.
+    #[inline]
+    pub(crate) fn renew(&mut self, desk: Desk<'_>) -> bool {
+        let Some(cell) = self.binding.cells.get(desk.worker) else { return false };
+        let renewed = (cell.has_newer() || self.serving.is_none()) && cell.exchange(&mut self.serving);
+        if renewed {
+            desk.shared.wake_keeper();
+        }
+        renewed
+    }
+
+    /// Counts a decision that was made before.
+    pub(crate) fn note_cached(&self, desk: Desk<'_>) {
+        self.binding.stats.record(desk.worker, CallOutcome::Cached, None);
+    }
+
+    /// Calls this policy, behind [`Self::renew`]; `question` is handed the instance and the deadline in milliseconds.
     pub(crate) fn ask<T>(
         &mut self,
         desk: Desk<'_>,
@@ -40,17 +54,13 @@ impl Seat {
         let Desk { shared, worker } = desk;
         let binding = &*self.binding;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
-        if (cell.has_newer() || self.serving.is_none()) && cell.exchange(&mut self.serving) {
-            shared.wake_keeper();
-        }
         let Some(instance) = self.serving.as_mut() else {
             binding.stats.record(worker, CallOutcome::Unavailable, None);
             return Err(CallOutcome::Unavailable);
         };
-        self.calls = self.calls.wrapping_add(1);
-        let started = (self.calls & (limits::SAMPLE_EVERY - 1) == 1).then(now);
+        let started = now();
         let answer = question(instance, binding.limits.deadline_ms);
-        let timed = started.map(|started| started.elapsed());
+        let timed = Some(started.elapsed());
         let failure = match answer {
             Ok(answer) => {
                 binding.stats.record(worker, CallOutcome::Ok, timed);

@@ -25,11 +25,25 @@ pub enum CallOutcome {
     BadVerdict,
     /// There was no instance ready to ask, since replacements are paced.
     Unavailable,
+    /// An earlier verdict said that it holds for this message, too.
+    Cached,
 }
 
 impl CallOutcome {
-    pub const ALL: [Self; 6] =
-        [Self::Ok, Self::Trap, Self::Deadline, Self::Memory, Self::BadVerdict, Self::Unavailable];
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Trap,
+        Self::Deadline,
+        Self::Memory,
+        Self::BadVerdict,
+        Self::Unavailable,
+        Self::Cached,
+    ];
+
+    /// Whether the guest was called.
+    pub(crate) fn is_call(name: &str) -> bool {
+        name != Self::Unavailable.as_str() && name != Self::Cached.as_str()
+    }
 
     /// The closed label of metrics.
     pub const fn as_str(self) -> &'static str {
@@ -40,21 +54,22 @@ impl CallOutcome {
             Self::Memory => "memory",
             Self::BadVerdict => "bad_verdict",
             Self::Unavailable => "unavailable",
+            Self::Cached => "cached",
         }
     }
 }
 
-/// Latencies of the timed calls (one in [`limits::SAMPLE_EVERY`]) as a histogram of fixed buckets.
+/// Latencies of the calls as a histogram of fixed buckets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyBuckets {
     /// Upper bounds in seconds; the last bucket of `counts` has none.
     pub bounds: &'static [f64],
-    /// Timed calls per bucket, not cumulative; one more than `bounds`.
+    /// Calls per bucket, not cumulative; one more than `bounds`.
     pub counts: Vec<u64>,
     pub sum_seconds: f64,
 }
 
-/// Quantiles of the timed calls in nanoseconds, each the upper bound of a bucket a quarter of an octave wide.
+/// Quantiles of the calls in nanoseconds, each the upper bound of a bucket a quarter of an octave wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Latency {
     pub timed_calls: u64,

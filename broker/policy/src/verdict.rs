@@ -24,8 +24,15 @@ pub(crate) enum BadVerdict {
     HeaderName,
 }
 
+/// A checked verdict, and what it holds for.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) verdict: Verdict,
+    pub(crate) cache: bindings::Cache,
+}
+
 /// Checks one verdict by itself; the sum of all headers of a message is checked where they come together.
-pub(crate) fn check(verdict: bindings::Verdict) -> Result<Verdict, BadVerdict> {
+pub(crate) fn check(verdict: bindings::Verdict) -> Result<Routed, BadVerdict> {
     check_headers(&verdict.set_headers)?;
     let route = match verdict.route {
         bindings::Route::Continue => Route::Continue,
@@ -38,7 +45,7 @@ pub(crate) fn check(verdict: bindings::Verdict) -> Result<Verdict, BadVerdict> {
         }
         bindings::Route::Drop(reason) => Route::Drop(reason),
     };
-    Ok(Verdict { route, set_headers: verdict.set_headers })
+    Ok(Routed { verdict: Verdict { route, set_headers: verdict.set_headers }, cache: verdict.cache })
 }
 
 /// Checks count and bytes of a set of headers.

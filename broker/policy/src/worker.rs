@@ -6,6 +6,7 @@
 
 use crate::answers;
 use crate::binding::{Generation, Masks};
+use crate::decisions::Decisions;
 use crate::document::OnFailure;
 use crate::hook::Hook;
 use crate::instance::Failure;
@@ -14,7 +15,7 @@ use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
 use crate::state::set_header;
 use crate::stats::CallOutcome;
-use crate::verdict;
+use crate::verdict::{self, Routed};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::collections::HashMap;
@@ -35,6 +36,14 @@ pub struct WorkerPolicies {
     generation: Arc<Generation>,
     seats: Vec<Seat>,
     matches: HashMap<Box<str>, Masks, foldhash::fast::RandomState>,
+    decisions: Decisions,
+}
+
+/// What a policy is asked with.
+struct Asking<'a> {
+    desk: Desk<'a>,
+    number: usize,
+    decisions: &'a mut Decisions,
 }
 
 /// What came of asking the policies of a hook one after the other.
@@ -56,6 +65,7 @@ impl WorkerPolicies {
             generation: Arc::default(),
             seats: Vec::new(),
             matches: HashMap::default(),
+            decisions: Decisions::default(),
         }
     }
 
@@ -88,6 +98,7 @@ impl WorkerPolicies {
             old.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             self.generation = newest;
             self.matches.clear();
+            self.decisions.clear();
             // A binding is retired behind the store of the generation without it, so the next turn finds that one.
             let overtaken = |seat: &Seat| seat.serving.is_none() && seat.binding.is_retired();
             if !self.seats.iter().any(overtaken) {
@@ -113,19 +124,28 @@ impl WorkerPolicies {
         bound
     }
 
-    /// Asks the policies of `hook` for `to` in their order, until one decides.
+    /// Asks the policies of `hook` for `to` in their order, until one decides. They are told apart by the number of
+    /// their seat.
     fn first<T>(
         &mut self,
         (hook, to): (Hook, &str),
-        mut ask: impl FnMut(&mut Seat, Desk<'_>) -> Result<Option<T>, CallOutcome>,
+        mut ask: impl FnMut(&mut Seat, Asking<'_>) -> Result<Option<T>, CallOutcome>,
     ) -> Asked<T> {
         let mut asked = self.masks(to).of(hook);
         let desk = Desk { shared: &self.shared, worker: self.worker };
         while asked != 0 {
-            let seat = self.seats.get_mut(asked.trailing_zeros() as usize);
+            let number = asked.trailing_zeros() as usize;
             asked &= asked - 1;
-            let Some(seat) = seat else { continue };
-            match ask(seat, desk) {
+            let Some(seat) = self.seats.get_mut(number) else { continue };
+            if seat.renew(desk) {
+                self.decisions.clear();
+            }
+            let answer = ask(seat, Asking { desk, number, decisions: &mut self.decisions });
+            if answer.is_err() {
+                // Another instance may serve now.
+                self.decisions.clear();
+            }
+            match answer {
                 Ok(Some(answer)) => return Asked::Decided(answer),
                 Err(outcome) if seat.binding.on_failure == OnFailure::Closed => {
                     let (name, outcome) = (&seat.binding.name, outcome.as_str());
@@ -154,8 +174,8 @@ impl Policies for WorkerPolicies {
 
 impl Admission for WorkerPolicies {
     fn admit(&mut self, message: &Message<'_>) -> Admittance {
-        let asked = self.first((Hook::Admission, message.to), |seat, desk| {
-            seat.ask(desk, |instance, deadline_ms| instance.admit(message, deadline_ms))
+        let asked = self.first((Hook::Admission, message.to), |seat, asking| {
+            seat.ask(asking.desk, |instance, deadline_ms| instance.admit(message, deadline_ms))
         });
         match asked {
             Asked::Decided(admittance) => admittance,
@@ -168,10 +188,18 @@ impl Admission for WorkerPolicies {
 impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
         let mut set_headers = Vec::new();
-        let asked = self.first((Hook::Routing, message.to), |seat, desk| {
+        let asked = self.first((Hook::Routing, message.to), |seat, asking| {
+            let Asking { desk, number, decisions } = asking;
+            if let Some(verdict) = decisions.find(number, message)
+                && let Ok(route) = merge(verdict.clone(), message, &mut set_headers)
+            {
+                seat.note_cached(desk);
+                return Ok((route != Route::Continue).then_some(route));
+            }
             let route = seat.ask(desk, |instance, deadline_ms| {
-                let answer = instance.route(message, &set_headers, deadline_ms);
-                answer.and_then(|verdict| merge(verdict, message, &mut set_headers))
+                let Routed { verdict, cache } = instance.route(message, &set_headers, deadline_ms)?;
+                decisions.keep(number, message, (&verdict, cache));
+                merge(verdict, message, &mut set_headers)
             })?;
             Ok((route != Route::Continue).then_some(route))
         });
@@ -186,8 +214,8 @@ impl Routing for WorkerPolicies {
 
 impl Acking for WorkerPolicies {
     fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement {
-        let asked = self.first((Hook::Ack, message.to), |seat, desk| {
-            seat.ask(desk, |instance, deadline_ms| instance.plan(message, settings, deadline_ms))
+        let asked = self.first((Hook::Ack, message.to), |seat, asking| {
+            seat.ask(asking.desk, |instance, deadline_ms| instance.plan(message, settings, deadline_ms))
         });
         match asked {
             Asked::Decided(acknowledgement) => acknowledgement,
@@ -203,8 +231,8 @@ impl Acking for WorkerPolicies {
         }
         let recipient = answers::recipient(failure.recipient);
         let Some(told) = answers::told(failure, &recipient) else { return BySettings.failed(failure) };
-        let asked = self.first((Hook::Ack, to), |seat, desk| {
-            seat.ask(desk, |instance, deadline_ms| instance.failed(told.clone(), deadline_ms))
+        let asked = self.first((Hook::Ack, to), |seat, asking| {
+            seat.ask(asking.desk, |instance, deadline_ms| instance.failed(told.clone(), deadline_ms))
         });
         match asked {
             Asked::Decided(decision) => decision,
@@ -220,8 +248,8 @@ impl Overflowing for WorkerPolicies {
     }
 
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
-        let asked = self.first((Hook::Overflow, what.to.as_str()), |seat, desk| {
-            seat.ask(desk, |instance, deadline_ms| instance.overflow(what, deadline_ms))
+        let asked = self.first((Hook::Overflow, what.to.as_str()), |seat, asking| {
+            seat.ask(asking.desk, |instance, deadline_ms| instance.overflow(what, deadline_ms))
         });
         match asked {
             Asked::Decided(action) => action,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod audit;
+mod cached;
 mod failures;
 mod guests;
 mod hooks;
@@ -15,6 +16,7 @@ mod policies;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use waspmq_core::SessionId;
 use waspmq_core::address::Kind;
 use waspmq_core::policy::{Message, Outcome, Policies, Verdict};
 use waspmq_policy::{Host, HostOptions, PolicyDocument, Surroundings};
@@ -62,6 +64,7 @@ fn document(plugin: &str, patterns: &[&str], more: serde_json::Value) -> PolicyD
 fn message<'a>(to: &'a str, headers: &'a [(String, String)]) -> Message<'a> {
     Message {
         from: "alice",
+        session: Some(SessionId::new(1, 0, 1)),
         to,
         kind: Kind::Topic,
         key: "",

@@ -21,7 +21,7 @@ struct Policy {
     current: Version,
     /// What a rollback goes back to.
     previous: Option<Version>,
-    /// Calls into the plugin since the policy was first put.
+    /// Calls into the plugin since the policy was first put; decisions that were cached are none.
     calls: u64,
     /// Calls that did not end in a decision.
     failures: u64,
@@ -72,7 +72,7 @@ struct Version {
     digest: String,
 }
 
-/// Quantiles of the timed calls (one in 16), each the upper bound of a bucket a quarter of an octave wide.
+/// Quantiles of the calls, each the upper bound of a bucket a quarter of an octave wide.
 #[derive(Debug, Serialize, ToSchema)]
 struct Latency {
     timed_calls: u64,

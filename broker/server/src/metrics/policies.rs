@@ -30,7 +30,7 @@ impl Collector for Policies {
             })
         });
         counter(&mut encoder, metric, calls)?;
-        let metric = described("policy_call", "Time of the timed calls, one in 16");
+        let metric = described("policy_call", "Time of the calls");
         let latencies = policies.iter().map(|policy| {
             let latency = &policy.latency;
             let bounds = latency.bounds.iter().copied();
