@@ -72,7 +72,7 @@ use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
 use waspmq_core::policy::BySettings;
 use waspmq_core::registry::Registry;
-use waspmq_core::settings::Rules;
+use waspmq_core::settings::{Rules, Settled};
 use waspmq_policy::{Host, WorkerRouting};
 use waspmq_store::Journal;
 
@@ -134,6 +134,8 @@ pub(crate) struct Worker {
     number: u8,
     shared: Arc<Shared>,
     access: AccessWork,
+    /// What holds for an address: the shared rules, and what they said last.
+    settled: Settled,
     routing: WorkerRouting,
     connections: Slab<Option<Box<Connection>>>,
     /// Connections by their session.
@@ -186,6 +188,7 @@ impl Worker {
         Self {
             number,
             access: AccessWork::default(),
+            settled: Settled::new(shared.rules.clone()),
             routing: shared.policies.routing(number.into()),
             connections: Slab::new(),
             numbers: HashMap::default(),

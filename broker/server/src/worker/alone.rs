@@ -172,7 +172,7 @@ impl Worker {
         };
         let (mut recipients, mut accepted, mut refused) = (0_u32, false, Vec::new());
         for address in addresses {
-            let own = (address != to).then(|| self.shared.rules.of(address).clone());
+            let own = (address != to).then(|| self.settled.of(address).clone());
             let settings = own.as_ref().unwrap_or(settings);
             let batch = single((address, settings), plan, (id, publish), source)?;
             let excluded = self.excluded(source, address);
@@ -280,7 +280,7 @@ impl Worker {
 
     fn publish_put_off(&mut self, batch: Batch, token: Option<u64>) {
         let (to, level) = (batch.to.clone(), batch.level);
-        let settings = self.shared.rules.of(&to).clone();
+        let settings = self.settled.of(&to).clone();
         let from = batch.from.clone();
         let (origin, exclude_origin, now) = (batch.origin, batch.exclude_origin, self.shared.clock.now());
         let excluded = self.excluded(Source { from: from.as_ref(), origin, exclude_origin, now }, &to);
@@ -297,7 +297,7 @@ impl Worker {
     fn publish_promised(&mut self, batch: Batch, due_unix_ms: u64, now_ms: u64) {
         let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return };
         let to = batch.to.clone();
-        let settings = self.shared.rules.of(&to).clone();
+        let settings = self.settled.of(&to).clone();
         let again = PutOff { batches: vec![batch.clone()], due_unix_ms, token: None, is_stored: true };
         let (settings, excluded, token) = (&*settings, None, None);
         let sent = self.enqueue(Outgoing { batch, picks: &[], settings, excluded, token, is_promised: true });
@@ -351,7 +351,7 @@ impl Worker {
         asker: Asker,
     ) -> Result<Option<Published>, Reject> {
         let to = &publication.to;
-        let target = (to.clone(), self.shared.rules.of(to).clone());
+        let target = (to.clone(), self.settled.of(to).clone());
         let headers: Vec<_> = publication
             .headers
             .iter()
