@@ -94,6 +94,14 @@ pub const MATCH_CACHE_MAX: usize = 1_024;
 pub const DEDUP_KEYS_PER_SHARD: usize = 4_096;
 pub const DEDUP_WINDOW_MS: u64 = 120_000;
 
+/// Topics of which one worker remembers what the settings by address say, where those have wildcards. More: all are
+/// forgotten and asked for again. About 100 bytes each.
+pub const SETTLED_TOPICS_MAX: usize = 4_096;
+
+/// Addresses to which one session was allowed to publish and that it need not be judged for again. More: all are
+/// forgotten and judged again.
+pub const ALLOWED_ADDRESSES_MAX: usize = 64;
+
 /// Addresses one policy verdict may fan out to. More: the verdict counts as a failure of the policy.
 pub const FANOUT_MAX: usize = 64;
 

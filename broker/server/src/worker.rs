@@ -74,7 +74,7 @@ use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
 use waspmq_core::publish::Plan;
 use waspmq_core::registry::Registry;
-use waspmq_core::settings::Rules;
+use waspmq_core::settings::{Rules, Settled};
 use waspmq_policy::{Host, WorkerPolicies};
 use waspmq_store::Journal;
 
@@ -136,6 +136,8 @@ pub(crate) struct Worker {
     number: u8,
     shared: Arc<Shared>,
     access: AccessWork,
+    /// What holds for an address: the shared rules, and what they said last.
+    settled: Settled,
     policies: WorkerPolicies,
     connections: Slab<Option<Box<Connection>>>,
     /// Connections by their session.
@@ -191,6 +193,7 @@ impl Worker {
         Self {
             number,
             access: AccessWork::default(),
+            settled: Settled::new(shared.rules.clone()),
             policies: shared.policies.worker(number.into()),
             connections: Slab::new(),
             numbers: HashMap::default(),

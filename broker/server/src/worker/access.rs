@@ -11,11 +11,12 @@ use super::counters::Ended;
 use super::inbound::name;
 use crate::access::{Gate, Token, unauthorized};
 use crate::clock::Moment;
+use hashbrown::HashSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use waspmq_core::access::{Action, Rights};
 use waspmq_core::session::{State, Subscription};
-use waspmq_core::{Address, Close, Code, Kind, Name, Pattern, Reject, SessionId};
+use waspmq_core::{Address, Close, Code, Kind, Name, Pattern, Reject, SessionId, limits};
 use waspmq_protocol::client::Connect;
 
 /// Connections looked at, and sessions closed, before others run.
@@ -32,6 +33,8 @@ pub(crate) struct SessionAccess {
     version: u64,
     /// Whether the address published to last may be published to.
     last_publish: Option<bool>,
+    /// Addresses that may be published to, as far as that was asked. Empty without rules.
+    allowed: HashSet<Address, foldhash::fast::RandomState>,
     /// Groups that this session joined: it leaves them when it may no longer join them.
     joined: Vec<Address>,
 }
@@ -89,13 +92,7 @@ impl Worker {
         to: &Address,
         is_last: bool,
     ) -> Result<(), Reject> {
-        let access = &mut connection.access;
-        if matches!(access.rights, Rights::Everything) || is_last && access.last_publish == Some(true) {
-            return Ok(());
-        }
-        let checked = access.rights.check(Action::Publish, to);
-        access.last_publish = Some(checked.is_ok());
-        checked
+        connection.access.check_publish(to, is_last)
     }
 
     /// Who a stranger is, before anything of a session exists.
@@ -247,8 +244,7 @@ impl Worker {
         };
         match rights {
             Ok(rights) => {
-                let access = &mut connection.access;
-                (access.rights, access.version, access.last_publish) = (rights, version, None);
+                connection.access.replace(rights, version);
                 self.end_what_is_not_allowed(connection);
             }
             Err(message) => self.refuse(connection, None, Reject::new(Code::TokenExpired, message)),
@@ -330,6 +326,28 @@ impl Worker {
 }
 
 impl SessionAccess {
+    fn check_publish(&mut self, to: &Address, is_last: bool) -> Result<(), Reject> {
+        if matches!(self.rights, Rights::Everything) || is_last && self.last_publish == Some(true) {
+            return Ok(());
+        }
+        if !self.allowed.contains(to) {
+            self.last_publish = Some(false);
+            self.rights.check(Action::Publish, to)?;
+            if self.allowed.len() >= limits::ALLOWED_ADDRESSES_MAX {
+                self.allowed.clear();
+            }
+            self.allowed.insert(to.clone());
+        }
+        self.last_publish = Some(true);
+        Ok(())
+    }
+
+    /// Other rights, of a later gate: what was allowed before says nothing.
+    fn replace(&mut self, rights: Rights, version: u64) {
+        (self.rights, self.version, self.last_publish) = (rights, version, None);
+        self.allowed.clear();
+    }
+
     /// Whether the broker gave the user's name, which ends with the session.
     pub(super) const fn is_unnamed(&self) -> bool {
         self.is_unnamed
@@ -353,4 +371,53 @@ impl Admitted {
 
 fn forbidden(message: impl Into<String>) -> Reject {
     Reject::new(Code::Forbidden, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waspmq_core::access::{Grants, Rule, Subject, Template};
+
+    fn rights(patterns: &[&str]) -> Rights {
+        let rule = Rule {
+            patterns: patterns.iter().map(|pattern| Template::parse(pattern).unwrap()).collect(),
+            allow: [Action::Publish].into_iter().collect(),
+        };
+        let user = Name::parse("alice").unwrap();
+        Rights::Granted(Grants::new([&rule], &Subject { user: &user, device: None, claims: &[] }))
+    }
+
+    fn topic(text: &str) -> Address {
+        Address::parse(&format!("topic/{text}")).unwrap()
+    }
+
+    #[test]
+    fn what_was_allowed_is_remembered_until_the_rights_change() {
+        let mut access = SessionAccess { rights: rights(&["topic/a.*"]), ..SessionAccess::default() };
+        for _ in 0..2 {
+            access.check_publish(&topic("a.1"), false).unwrap();
+            access.check_publish(&topic("a.2"), false).unwrap();
+            access.check_publish(&topic("a.2"), true).unwrap();
+            assert!(access.check_publish(&topic("b"), false).is_err());
+            assert!(access.check_publish(&topic("b"), true).is_err());
+        }
+        assert_eq!(access.allowed.len(), 2);
+        access.replace(rights(&["topic/a.1", "topic/b"]), 1);
+        assert!(access.check_publish(&topic("a.2"), true).is_err(), "not by what was allowed before");
+        access.check_publish(&topic("b"), false).unwrap();
+        access.check_publish(&topic("a.1"), false).unwrap();
+    }
+
+    #[test]
+    fn answers_are_bounded() {
+        let mut access = SessionAccess { rights: rights(&["topic/>"]), ..SessionAccess::default() };
+        for i in 0..=limits::ALLOWED_ADDRESSES_MAX {
+            access.check_publish(&topic(&format!("t{i}")), false).unwrap();
+            assert!(access.allowed.len() <= limits::ALLOWED_ADDRESSES_MAX);
+        }
+        assert_eq!(access.allowed.len(), 1);
+        let mut free = SessionAccess::default();
+        free.check_publish(&topic("a"), false).unwrap();
+        assert!(free.allowed.is_empty());
+    }
 }

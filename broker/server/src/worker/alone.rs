@@ -175,7 +175,7 @@ impl Worker {
         };
         let (mut recipients, mut accepted, mut refused) = (0_u32, false, Vec::new());
         for address in addresses {
-            let own = (address != to).then(|| self.shared.rules.of(address).clone());
+            let own = (address != to).then(|| self.settled.of(address).clone());
             let settings = own.as_ref().unwrap_or(settings);
             let batch = single((address, settings), plan, (id, publish), source)?;
             let excluded = self.excluded(source, address);
@@ -283,7 +283,7 @@ impl Worker {
 
     fn publish_put_off(&mut self, batch: Batch, ack: Option<AckPlan>, token: Option<u64>) {
         let (to, level) = (batch.to.clone(), batch.level);
-        let settings = self.shared.rules.of(&to).clone();
+        let settings = self.settled.of(&to).clone();
         let from = batch.from.clone();
         let (origin, exclude_origin, now) = (batch.origin, batch.exclude_origin, self.shared.clock.now());
         let excluded = self.excluded(Source { from: from.as_ref(), origin, exclude_origin, now }, &to);
@@ -300,7 +300,7 @@ impl Worker {
     fn publish_promised(&mut self, batch: Batch, due_unix_ms: u64, now_ms: u64) {
         let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return };
         let to = batch.to.clone();
-        let settings = self.shared.rules.of(&to).clone();
+        let settings = self.settled.of(&to).clone();
         let again = PutOff::stored(due_unix_ms, batch.clone());
         let (settings, excluded, token) = (&*settings, None, None);
         let sent = self.enqueue(Outgoing { batch, picks: &[], settings, excluded, token, is_promised: true });
@@ -354,7 +354,7 @@ impl Worker {
         asker: Asker,
     ) -> Result<Option<Published>, Reject> {
         let to = &publication.to;
-        let target = (to.clone(), self.shared.rules.of(to).clone());
+        let target = (to.clone(), self.settled.of(to).clone());
         let headers: Vec<_> = publication
             .headers
             .iter()

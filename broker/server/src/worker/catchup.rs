@@ -435,8 +435,7 @@ impl Worker {
         let mut segments = Vec::new();
         let mut expired = 0;
         if let Some(first) = run.first() {
-            let shared = self.shared.clone();
-            let terms = shared.terms(run, &first.to);
+            let terms = self.terms(run, &first.to);
             expired = self.encoder.segments(run, connection.encoding, terms, &mut segments);
         }
         (segments, expired)

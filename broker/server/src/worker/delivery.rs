@@ -67,7 +67,7 @@ impl Worker {
         self.delivery += 1;
         let excluded = first.origin.filter(|_| first.exclude_origin);
         let is_decided = self.policies.has_overflow(first.to.as_str());
-        let terms = Terms { is_decided, ..self.shared.terms(run, &first.to) };
+        let terms = Terms { is_decided, ..self.terms(run, &first.to) };
         let counters = &self.shared.mailboxes.of(self.number).counters;
         let wants_ack = run.iter().any(|batch| batch.wants_ack());
         let now_ms = self.shared.clock.now_us() / 1_000;
@@ -154,7 +154,7 @@ impl Worker {
             return;
         }
         let is_decided = self.policies.has_overflow(first.to.as_str());
-        let terms = Terms { is_decided, ..shared.terms(&run, &first.to) };
+        let terms = Terms { is_decided, ..self.terms(&run, &first.to) };
         let mut segments = Vec::new();
         let expired = self.encoder.segments(&run, connection.encoding, terms, &mut segments);
         self.counters().dropped_expired.add(expired);
@@ -180,10 +180,17 @@ impl Worker {
         }
     }
 
+    /// What holds for batches to an address. The time is read only when one of their messages can expire.
+    pub(super) fn terms(&mut self, batches: &[Arc<Batch>], to: &Address) -> Terms {
+        let expires = |batch: &Arc<Batch>| batch.messages.iter().any(|message| message.expires_unix_ms != 0);
+        let now_unix_ms = if batches.iter().any(expires) { self.shared.clock.now().unix_ms } else { 0 };
+        Terms { overflow: self.settled.of(to).overflow, is_decided: false, now_unix_ms }
+    }
+
     fn deliver_to_members(&mut self, batch: &Arc<Batch>, deliveries: Vec<QueueDelivery>) {
         let shared = self.shared.clone();
         let is_decided = self.policies.has_overflow(batch.to.as_str());
-        let terms = shared.terms(std::slice::from_ref(batch), &batch.to);
+        let terms = self.terms(std::slice::from_ref(batch), &batch.to);
         let now_ms = shared.clock.now_us() / 1_000;
         for QueueDelivery { message, session, queue, attempt, in_flight } in deliveries {
             let number = self.numbers.get(&session).copied();
@@ -242,15 +249,6 @@ impl Worker {
         if self.shared.mailboxes.send(member.worker, entry).is_err() {
             self.counters().dropped_no_member.add(1);
         }
-    }
-}
-
-impl super::Shared {
-    /// What holds for batches to an address. The time is read only when one of their messages can expire.
-    pub(super) fn terms(&self, batches: &[Arc<Batch>], to: &Address) -> Terms<'_> {
-        let expires = |batch: &Arc<Batch>| batch.messages.iter().any(|message| message.expires_unix_ms != 0);
-        let now_unix_ms = if batches.iter().any(expires) { self.clock.now().unix_ms } else { 0 };
-        Terms { settings: self.rules.of(to), is_decided: false, now_unix_ms }
     }
 }
 

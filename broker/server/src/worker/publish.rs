@@ -61,9 +61,9 @@ impl Worker {
         })
     }
 
-    fn target(&self, to: &str) -> Result<Target, Reject> {
+    fn target(&mut self, to: &str) -> Result<Target, Reject> {
         let to = Address::parse(to)?;
-        let settings = self.shared.rules.of(&to).clone();
+        let settings = self.settled.of(&to).clone();
         Ok((to, settings))
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::outbound::{self, Class};
 use waspmq_core::registry::InFlight;
-use waspmq_core::settings::{Overflow, Settings};
+use waspmq_core::settings::Overflow;
 use waspmq_core::{Kind, Level, MessageId, Name, QueueId, limits};
 use waspmq_protocol::server::MessageFrame;
 use waspmq_protocol::{Content, HeaderBlock, Profile, encode};
@@ -103,19 +103,19 @@ impl outbound::Segment for Shared {
 
 /// What holds for the messages of a run while it is encoded.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct Terms {
     /// Of the address.
-    pub(crate) settings: &'a Settings,
+    pub(crate) overflow: Overflow,
     /// Whether a policy decides what is done with messages that do not fit.
     pub(crate) is_decided: bool,
     /// 0 when none of the messages can expire.
     pub(crate) now_unix_ms: u64,
 }
 
-impl Terms<'_> {
+impl Terms {
     /// What is done with messages of this batch that do not fit. Only what is in the store can be left to it.
     fn overflow(&self, batch: &Batch) -> Overflow {
-        match self.settings.overflow {
+        match self.overflow {
             Overflow::Spill if !batch.is_kept => Overflow::DropOldest,
             overflow => overflow,
         }
@@ -142,7 +142,7 @@ impl Encoder {
         &mut self,
         batches: &[Arc<Batch>],
         encoding: Encoding,
-        terms: Terms<'_>,
+        terms: Terms,
         out: &mut Vec<Shared>,
     ) -> u64 {
         let Self { scratch } = self;
@@ -181,7 +181,7 @@ impl Encoder {
         &mut self,
         (batch, index): (&Batch, usize),
         attempt: u16,
-        (encoding, terms): (Encoding, Terms<'_>),
+        (encoding, terms): (Encoding, Terms),
     ) -> Option<Shared> {
         let message = (batch, index, batch.messages.get(index)?);
         let mut open = Open::new(encoding, message, (terms.overflow(batch), terms));
@@ -196,7 +196,7 @@ impl Encoder {
         &mut self,
         (batch, index): (&Batch, usize),
         (queue, attempt): (&QueueId, u16),
-        (encoding, terms): (Encoding, Terms<'_>),
+        (encoding, terms): (Encoding, Terms),
         in_flight: InFlight,
     ) -> Option<Shared> {
         let message = (batch, index, batch.messages.get(index)?);
@@ -236,7 +236,7 @@ impl Open {
     fn new(
         encoding: Encoding,
         (batch, index, envelope): Message<'_>,
-        (overflow, terms): (Overflow, Terms<'_>),
+        (overflow, terms): (Overflow, Terms),
     ) -> Self {
         let first = batch.position(index);
         let may_conflate = overflow == Overflow::Conflate || terms.is_decided;
@@ -255,7 +255,7 @@ impl Open {
         Self { encoding, published_us: batch.published_us, class, frames: 0, start: None }
     }
 
-    fn takes(&self, batch: &Batch, envelope: &Envelope, (overflow, terms): (Overflow, Terms<'_>)) -> bool {
+    fn takes(&self, batch: &Batch, envelope: &Envelope, (overflow, terms): (Overflow, Terms)) -> bool {
         let has_key = terms.is_decided && !envelope.key.is_empty();
         self.class.priority == envelope.priority
             && self.class.overflow == overflow

@@ -143,8 +143,7 @@ impl Worker {
     pub(super) fn handle_redelivery(&mut self, redelivery: &Redelivery) {
         let Redelivery { batch, range, user, attempt, sessions, is_only } = redelivery;
         let now_ms = self.shared.clock.now_us() / 1_000;
-        let shared = self.shared.clone();
-        let terms = shared.terms(std::slice::from_ref(batch), &batch.to);
+        let terms = self.terms(std::slice::from_ref(batch), &batch.to);
         let is_decided = self.policies.has_overflow(batch.to.as_str());
         let (mut sent, mut is_full) = (false, false);
         for session in sessions {
