@@ -2,7 +2,7 @@
 //!
 //! A device's cursor in an address moves over what it acknowledged without a gap; what lies behind it is read
 //! from the store when the device comes back. It stays before messages that were dropped on their way
-//! ([`Cursors::lose`]) until they are sent again and acknowledged. Nothing here keeps messages. Bounds:
+//! ([`Cursors::lose`]), or could not be sent at all, until they are sent again and acknowledged. Nothing here keeps messages. Bounds:
 //! [`limits::CURSOR_RUNS_MAX`] runs and as many single acks out of order per address; beyond them the oldest is
 //! forgotten, so that only a cumulative ack moves the cursor over it, and what was acknowledged singly is sent
 //! again later. [`limits::CURSOR_ADDRESSES_MAX`] addresses. Acks by id need an index, which is made with the first
@@ -12,7 +12,7 @@ mod progress;
 
 use super::window::origin;
 use crate::address::Address;
-use crate::id::{MessageId, Position};
+use crate::id::{MessageId, Position, Stream};
 use crate::limits;
 use crate::message::Batch;
 use hashbrown::HashMap;
@@ -92,6 +92,21 @@ impl Cursors {
         let (first, behind) = (batch.position(range.start), batch.position(range.end));
         let before = Position { offset: first.offset.saturating_sub(1), ..first };
         let progress = self.addresses.entry(batch.to.clone()).or_insert_with(|| Progress::new(before));
+        progress.pass_over(first, behind);
+    }
+
+    /// Messages of `to` behind `after`, or from the very first on, up to and with `upto`, cannot be sent: the cursor stays
+    /// before them, as for [`Self::lose`].
+    pub fn hold(&mut self, to: &Address, after: Option<Position>, upto: Position) {
+        let start = Position { stream: Stream { epoch: 0, ..upto.stream }, offset: 0 };
+        let (before, first) = after.map_or((start, start), |after| (after, next(after)));
+        let behind = next(upto);
+        if (first.stream.epoch, first.offset) >= (behind.stream.epoch, behind.offset)
+            || !self.addresses.contains_key(to) && !self.has_room()
+        {
+            return;
+        }
+        let progress = self.addresses.entry(to.clone()).or_insert_with(|| Progress::new(before));
         progress.pass_over(first, behind);
     }
 
@@ -218,6 +233,11 @@ impl Cursors {
         self.ids_max = 2 * ids.len() + IDS_SPARE;
         self.ids = Some(ids);
     }
+}
+
+/// The position behind one.
+const fn next(position: Position) -> Position {
+    Position { offset: position.offset.saturating_add(1), ..position }
 }
 
 /// Adds to the index, so that no entry lies within another: the last one that begins at or before a message holds

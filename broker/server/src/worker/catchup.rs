@@ -9,6 +9,7 @@
 //! | reading | as above | sent up to where the session's window is full | parked |
 //! | parked | as above | – | waiting, when half of the window is free |
 //! | reading | as above | the store failed | waiting, until the next sweep |
+//! | reading | as above | a record is damaged | live; the cursor stays before it |
 //!
 //! Invariants: an address is sent in the order of its positions; one page is read at a time per session and only into
 //! a short outbound queue, so a replay of any length costs one page of memory and drops nothing that waits there. Of
@@ -284,7 +285,7 @@ impl Worker {
             if connection.catching.reading(&to, number).is_some() && !connection.is_closing() {
                 match page {
                     Ok(page) => worker.take_page(connection, (&to, number), (start, page)),
-                    Err(error) => worker.handle_unread(connection, (&to, number), &error),
+                    Err(error) => worker.handle_unread(connection, (&to, number), (&start, &error)),
                 }
             }
             worker.read_on(connection);
@@ -354,12 +355,13 @@ impl Worker {
         }
     }
 
-    /// The store gave no page. What passes is waited for: live messages go on behind what is stored.
+    /// The store gave no page. What passes is waited for: live messages go on behind what is stored. What does not is told,
+    /// and holds the cursor back, so that the device is sent it when the store is whole again.
     fn handle_unread(
         &mut self,
         connection: &mut Connection,
         (to, number): (&Address, u64),
-        error: &StoreError,
+        (start, error): (&Start, &StoreError),
     ) {
         if passes(error) {
             connection.catching.is_stalled = true;
@@ -371,13 +373,15 @@ impl Worker {
             return;
         }
         tracing::warn!(%to, %error, "stored messages cannot be read");
-        connection.catching.has_gap = true;
+        connection.cursors.hold(to, start.after(), self.end_of(to));
+        connection.catching.note_unread(to);
+        self.tell_gap(connection, to);
         self.end_catching(connection, to);
         let message = format!("stored messages of {to} cannot be read");
         self.refuse(connection, None, Reject::new(Code::StorageFailed, message).retry_after(1_000));
     }
 
-    /// Tells the client that messages which it had not seen were removed before they could be sent.
+    /// Tells the client that messages which it had not seen cannot be sent: they were removed, or cannot be read.
     fn tell_gap(&mut self, connection: &mut Connection, to: &Address) {
         connection.catching.has_gap = true;
         let overflow = server::Overflow { to: to.to_string(), dropped: 0, action: None };

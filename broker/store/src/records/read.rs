@@ -51,7 +51,11 @@ pub(super) fn messages(view: &impl View, query: &Query) -> Result<Page, StoreErr
     if let Some(count) = query.last {
         reader.skip_to_last(count)?;
     }
-    reader.fill(&mut page)?;
+    match reader.fill(&mut page) {
+        // What lies in front of the damage is whole, and the next page begins with that.
+        Err(StoreError::Corrupt { .. }) if !page.messages.is_empty() => page.more = true,
+        filled => filled?,
+    }
     Ok(page)
 }
 
@@ -440,3 +444,6 @@ pub(super) fn last_seen(view: &impl View, user: &Name) -> Result<Option<u64>, St
     let key = key::named(key::LAST_SEEN, user);
     view.get(Space::State, &key)?.map(|value| record::parse_number(&key, &value)).transpose()
 }
+
+#[cfg(test)]
+mod tests;

@@ -236,7 +236,9 @@ impl Progress {
         if let Some((epoch, offset)) = self.losses.as_ref().and_then(|losses| losses.held.first())
             && (epoch, offset) <= place(upto)
         {
-            upto = Position { stream: Stream { epoch, ..upto.stream }, offset: offset.saturating_sub(1) };
+            // What begins at the very first has nothing before it.
+            let Some(offset) = offset.checked_sub(1) else { return false };
+            upto = Position { stream: Stream { epoch, ..upto.stream }, offset };
         }
         if self.cursor.is_some_and(|cursor| place(cursor) >= place(upto)) {
             return false;

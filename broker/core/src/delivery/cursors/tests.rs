@@ -246,6 +246,31 @@ fn what_is_refused_or_passed_over_holds_the_cursor() {
 }
 
 #[test]
+fn what_cannot_be_read_holds_the_cursor() {
+    let to = Address::parse("user/a").unwrap();
+    for (after, expected) in [(Some(4), Some(4)), (Some(9), Some(9)), (Some(12), Some(21)), (None, None)] {
+        let mut cursors = Cursors::default();
+        cursors.hold(&to, after.map(at), at(12));
+        cursors.sent(&batch("user/a", 20, 1, 2), 0..2);
+        assert_eq!(cursors.ack_upto(&to, at(21)), Ok(()));
+        assert_eq!(moved(&mut cursors), expected, "behind {after:?}");
+        assert_eq!(cursors.is_settled(), expected == Some(21));
+    }
+    // Behind what was sent and acknowledged, and what of it comes after all.
+    let mut cursors = Cursors::default();
+    cursors.sent(&batch("user/a", 1, 1, 4), 0..4);
+    cursors.hold(&to, Some(at(4)), at(12));
+    assert_eq!(cursors.ack_upto(&to, at(4)), Ok(()));
+    cursors.sent(&batch("user/a", 11, 5, 3), 0..3);
+    assert_eq!(cursors.ack_upto(&to, at(13)), Ok(()));
+    assert_eq!(moved(&mut cursors), Some(4));
+    cursors.sent(&batch("user/a", 5, 8, 6), 0..6);
+    assert_eq!(moved(&mut cursors), None);
+    assert!((8..14).all(|count| cursors.ack_id(MessageId::new(7, 1, 0, count))));
+    assert_eq!(moved(&mut cursors), Some(13));
+}
+
+#[test]
 fn an_ack_may_name_a_message_that_is_not_stored() {
     let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
     cursors.ack_before(&to, at(9));

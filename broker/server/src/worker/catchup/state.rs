@@ -41,6 +41,8 @@ pub(in crate::worker) struct Catching {
     begun: u64,
     /// Whether messages were missing that the session had not seen.
     pub(in crate::worker) has_gap: bool,
+    /// Whether some of what came since the user was seen last could not be read.
+    has_unseen: bool,
     /// Shards, as bits, of what is read, and of what went to the session past the reading: there the session's
     /// latest position does not say how far it got in an address that is read.
     reading_shards: u64,
@@ -351,9 +353,14 @@ impl Catching {
         of_readings.chain(of_listings).any(|batch| !batch.is_kept)
     }
 
-    /// Whether it is still read what came since the user was seen last.
+    /// What is left of an address cannot be read.
+    pub(super) fn note_unread(&mut self, to: &Address) {
+        self.has_unseen |= self.addresses.get(to).is_some_and(|reading| reading.begins_when_seen);
+    }
+
+    /// Whether it is still to be read what came since the user was seen last.
     pub(in crate::worker) fn reads_since_seen(&self) -> bool {
-        self.addresses.values().any(|reading| reading.begins_when_seen)
+        self.has_unseen || self.addresses.values().any(|reading| reading.begins_when_seen)
     }
 
     /// Keeps one message of which a live delivery is not known back while the session catches up in its address; it

@@ -84,6 +84,29 @@ impl Reader {
         self.with(|worker, connection| worker.take_ack(connection, what, None)).unwrap();
     }
 
+    /// The page that is on its way comes as a damaged one.
+    fn damage_page(&mut self) {
+        self.bench.read(self.number, &mut self.client);
+        for _ in 0..100_000 {
+            match self.bench.worker.shared.mailboxes.of(0).pop() {
+                Some(Entry::Page(page)) => {
+                    let what = "a record".to_owned();
+                    let page = PageOf { page: Err(StoreError::Corrupt { what }), ..*page };
+                    return self.bench.worker.handle_page(page);
+                }
+                Some(other) => drop(self.bench.worker.obey(other)),
+                None => std::thread::yield_now(),
+            }
+        }
+        panic!("no page comes");
+    }
+
+    /// Where the cursor is to be moved to.
+    fn cursor(&mut self) -> Option<u64> {
+        let moved = self.bench.connection(self.number).cursors.take_moved();
+        moved.map(|(_, upto)| upto.offset).last()
+    }
+
     fn is_idle(&mut self) -> bool {
         self.bench.connection(self.number).catching.is_idle()
     }
@@ -160,4 +183,94 @@ fn messages_larger_than_the_window_go_one_by_one() {
         reader.ack("topic/t", offset);
     }
     assert!(reader.is_idle());
+}
+
+#[test]
+fn a_cursor_stays_before_a_damaged_page_and_the_client_is_told() {
+    // Pages of one message.
+    let mut reader = Reader::new(1_000);
+    reader.store("topic/t", Level::Stored, 5);
+    reader.catch_up("topic/t");
+    while reader
+        .bench
+        .connection(reader.number)
+        .catching
+        .addresses
+        .values()
+        .any(|of| of.start.after().is_none())
+    {
+        reader.bench.read(reader.number, &mut reader.client);
+        reader.bench.worker.take_mail();
+    }
+    reader.ack("topic/t", 1);
+    assert_eq!(reader.cursor(), Some(1));
+    reader.damage_page();
+    let errors = reader.bench.worker.counters().errors_sent.load();
+    let (numbers, overflows) = reader.bench.read(reader.number, &mut reader.client);
+    assert_eq!(
+        (numbers, overflows, errors),
+        (vec![], vec!["\"to\":\"topic/t\",\"dropped\":0".to_owned()], 1)
+    );
+    assert!(reader.is_idle(), "it goes on live");
+    let live = reader.batches("topic/t", Level::Stored, 2);
+    live.into_iter().for_each(|batch| reader.deliver(batch));
+    assert_eq!(reader.read(), [6, 7]);
+    reader.ack("topic/t", 7);
+    assert_eq!(reader.cursor(), None, "2 to 5 were not delivered");
+    assert!(reader.bench.connection(reader.number).catching.has_gap, "a resume says so");
+}
+
+#[test]
+fn a_cursor_does_not_move_at_all_when_the_first_page_is_damaged() {
+    let mut reader = Reader::new(1_000);
+    reader.store("topic/t", Level::Stored, 2);
+    reader.catch_up("topic/t");
+    reader.damage_page();
+    let live = reader.batches("topic/t", Level::Stored, 1);
+    live.into_iter().for_each(|batch| reader.deliver(batch));
+    assert_eq!(reader.read(), [3]);
+    reader.ack("topic/t", 3);
+    assert_eq!(reader.cursor(), None, "where it should be is not known");
+}
+
+#[test]
+fn what_was_left_to_a_store_that_is_damaged_is_not_acknowledged_by_what_follows() {
+    let mut reader = Reader::new(1_000);
+    let (first, live) =
+        (reader.store("topic/t", Level::Stored, 1), reader.batches("topic/t", Level::Stored, 1));
+    first.into_iter().for_each(|batch| reader.deliver(batch));
+    assert_eq!(reader.read(), [1]);
+    let after = Position { offset: 1, ..live[0].first };
+    let to = live[0].to.clone();
+    // As a session does whose outbound queue was full.
+    reader.with(|worker, connection| {
+        acks::note_sent(connection, &live, 0);
+        worker.catch_up(connection, &to, Start::After(after));
+    });
+    reader.damage_page();
+    let next = reader.batches("topic/t", Level::Stored, 1);
+    next.into_iter().for_each(|batch| reader.deliver(batch));
+    assert_eq!(reader.read(), [3]);
+    reader.ack("topic/t", 3);
+    assert_eq!(reader.cursor(), Some(1));
+}
+
+#[test]
+fn who_was_seen_last_stays_so_when_what_came_since_cannot_be_read() {
+    for is_damaged in [false, true] {
+        let mut reader = Reader::new(1_000);
+        reader.store("all", Level::Stored, 1);
+        let to = Address::all();
+        let (user, before) = (Name::parse("reader").unwrap(), reader.bench.worker.end_of(&to));
+        let start = Start::CursorOrSeen { user: user.clone(), device: None, before };
+        reader.with(|worker, connection| worker.catch_up(connection, &to, start));
+        assert!(reader.bench.connection(reader.number).catching.reads_since_seen());
+        if is_damaged {
+            reader.damage_page();
+        } else {
+            reader.read();
+        }
+        let catching = &reader.bench.connection(reader.number).catching;
+        assert_eq!((catching.is_idle(), catching.reads_since_seen()), (true, is_damaged));
+    }
 }
