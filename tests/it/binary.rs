@@ -1,7 +1,7 @@
 //! The binary profile for raw peers: tests write and read frames as JSON, whatever goes over the wire.
 
 use serde_json::{Value, json};
-use waspmq_protocol::server::{Message, Received};
+use waspmq_protocol::server::{Message, Received, UserPresence};
 use waspmq_protocol::{Content, Profile, decode, encode};
 
 /// The bytes of a client frame.
@@ -32,6 +32,16 @@ pub(crate) fn from_binary(bytes: &[u8]) -> Value {
             "type": "history", "ref": frame.reference, "of": frame.of, "more": frame.more, "gap": frame.gap,
             "unread": frame.unread, "messages": frame.messages.iter().map(message).collect::<Vec<_>>(),
         }),
+        Received::Presence(frame) => {
+            let user = |user: &UserPresence| {
+                without_nulls(json!({
+                    "user": user.user, "online": user.online, "sessions": user.sessions,
+                    "last_seen": user.last_seen_unix_ms, "seq": user.seq,
+                }))
+            };
+            let users: Vec<_> = frame.users.iter().map(user).collect();
+            json!({"type": "presence", "ref": frame.reference, "of": frame.of, "users": users, "more": frame.more})
+        }
         Received::Read(frame) => json!({
             "type": "read", "of": frame.of, "upto": frame.upto.to_string(), "unread": frame.unread,
         }),

@@ -151,6 +151,43 @@ async fn members_see_their_group() {
 }
 
 #[tokio::test]
+async fn a_large_group_is_asked_for_page_by_page() {
+    let broker = Broker::start();
+    let mut expected: Vec<_> = (0..1_204).map(|i| format!("member-{i:04}")).collect();
+    for user in &expected {
+        assert_eq!(broker.admin("PUT", &format!("/v1/groups/eng/members/{user}"), None).0, 201);
+    }
+    let mut alice = broker.connect("alice").await;
+    assert_eq!(alice.ask(json!({"type": "join", "group": "eng"})).await["type"], "ok");
+    expected.insert(0, "alice".to_owned());
+    for profile in ["waspmq.v1.json", "waspmq.v1.bin"] {
+        let mut alice = broker.connect_as("alice", "other", profile).await;
+        let mut found: Vec<String> = Vec::new();
+        for more in [true, false] {
+            let mut ask = json!({"type": "presence", "ref": 7, "of": "group/eng"});
+            if let Some(last) = found.last() {
+                ask["after"] = json!(last);
+            }
+            let answer = alice.ask(ask).await;
+            assert_eq!(answer["more"], json!(more));
+            let users = answer["users"].as_array().unwrap().iter();
+            found.extend(users.map(|user| user["user"].as_str().unwrap().to_owned()));
+        }
+        assert_eq!(found, expected);
+        // Behind a name that is no member's, and behind the last.
+        for (after, count) in [("member-12", 4), ("zz", 0)] {
+            let ask = json!({"type": "presence", "ref": 8, "of": "group/eng", "after": after});
+            let answer = alice.ask(ask).await;
+            assert_eq!((answer["users"].as_array().unwrap().len(), &answer["more"]), (count, &json!(false)));
+        }
+        alice.send(&json!({"type": "presence", "of": "group/eng", "after": "a b"})).await;
+        alice.expect_error(1411).await;
+        alice.send(&json!({"type": "presence", "of": "user/bob", "after": "a"})).await;
+        alice.expect_error(1400).await;
+    }
+}
+
+#[tokio::test]
 async fn operators_see_a_user() {
     let broker = Broker::start();
     assert_eq!(broker.admin("GET", "/v1/users/alice", None).0, 404);

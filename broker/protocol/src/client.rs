@@ -61,6 +61,8 @@ pub enum Frame<'a> {
     Presence {
         reference: Option<u64>,
         of: Cow<'a, str>,
+        /// The members of a group behind this name.
+        after: Option<Cow<'a, str>>,
     },
     Watch {
         reference: Option<u64>,

@@ -128,6 +128,12 @@ pub(crate) struct PresenceV1<'a> {
     pub(crate) of: &'a str,
 }
 
+/// Appended to [`PresenceV1`]; not there when the client is older.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct PresenceMoreV1<'a> {
+    pub(crate) after: Option<&'a str>,
+}
+
 #[derive(Encode, BorrowDecode)]
 pub(crate) struct WatchV1<'a> {
     pub(crate) reference: Option<u64>,

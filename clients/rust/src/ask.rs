@@ -66,10 +66,26 @@ impl Client {
         self.request_ok(reference, bytes, Change::Nothing).await
     }
 
-    /// Who of a group, or whether a user, is there: `of` is `group/<name>` or `user/<name>`.
+    /// Who of a group, or whether a user, is there: `of` is `group/<name>` or `user/<name>`. Of a large group the first
+    /// page; where it says `more`, [`Self::presence_after`] its last user brings the next one.
     pub async fn presence(&self, of: &str) -> Result<Presence, Error> {
+        self.ask_presence(of, None).await
+    }
+
+    /// Who of a group is there, of the members behind this user in the order of their names. From a broker that knows
+    /// no pages nobody.
+    pub async fn presence_after(&self, group: &str, user: &str) -> Result<Presence, Error> {
+        let mut page = self.ask_presence(group, Some(user)).await?;
+        // Such a broker answers with the first page again, for ever.
+        page.users.retain(|found| found.user.as_str() > user);
+        page.more &= !page.users.is_empty();
+        Ok(page)
+    }
+
+    async fn ask_presence(&self, of: &str, after: Option<&str>) -> Result<Presence, Error> {
         let reference = self.shared().reference();
-        let bytes = self.encode(&Frame::Presence { reference: Some(reference), of: of.into() })?;
+        let after = after.map(Into::into);
+        let bytes = self.encode(&Frame::Presence { reference: Some(reference), of: of.into(), after })?;
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting::Presence { answer, _slot: self.slot().await? };
         self.ask(reference, bytes, waiting, answered).await

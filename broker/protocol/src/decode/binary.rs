@@ -5,7 +5,7 @@ use crate::client::{Acked, Connect, Frame, Publish, Resume};
 use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceV1, ReadV1, RefreshV1};
-use crate::meta::{SubscribeV1, UnsubscribeV1, WatchV1};
+use crate::meta::{PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use crate::wire::{self, BODY_VERSION, Raw, Reader, flag, kind};
@@ -83,8 +83,12 @@ fn control(kind: u8, body: &[u8]) -> Result<Frame<'_>, Problem> {
             Frame::Read { reference, of: of.into(), upto: check::position("upto", upto)? }
         }
         kind::PRESENCE => {
-            let PresenceV1 { reference, of } = meta::read(body)?;
-            Frame::Presence { reference, of: of.into() }
+            let (PresenceV1 { reference, of }, rest) = meta::read_front(body)?;
+            let after = match rest {
+                [] => None,
+                rest => meta::read::<PresenceMoreV1<'_>>(rest)?.after,
+            };
+            Frame::Presence { reference, of: of.into(), after: after.map(Cow::from) }
         }
         kind::WATCH => {
             let WatchV1 { reference, users } = meta::read(body)?;

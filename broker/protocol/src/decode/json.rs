@@ -174,7 +174,10 @@ fn build(fields: Fields<'_>) -> Result<Frame<'_>, Problem> {
             let upto = check::position("upto", &text(fields.upto, "upto")?)?;
             Frame::Read { reference, of: text(fields.of, "of")?, upto }
         }
-        "presence" => Frame::Presence { reference, of: text(fields.of, "of")? },
+        "presence" => {
+            let after = maybe_text(fields.after, "after")?;
+            Frame::Presence { reference, of: text(fields.of, "of")?, after }
+        }
         "watch" => Frame::Watch { reference, users: need(maybe_list(fields.users, "users")?, "users")? },
         "refresh" => Frame::Refresh { reference, token: Secret::new(text(fields.token, "token")?) },
         "ping" => Frame::Ping,

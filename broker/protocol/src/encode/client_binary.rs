@@ -2,8 +2,8 @@
 
 use crate::client::{Acked, Connect, Frame, Publish};
 use crate::meta::{
-    self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceV1, ReadV1, RefreshV1, ResumeV1,
-    SubscribeV1, UnsubscribeV1, WatchV1,
+    self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceMoreV1, PresenceV1, ReadV1, RefreshV1,
+    ResumeV1, SubscribeV1, UnsubscribeV1, WatchV1,
 };
 use crate::secret::Secret;
 use crate::wire::{begin_frame, end_frame, flag, kind, len16, put_text16};
@@ -43,7 +43,10 @@ pub(super) fn frame(frame: &Frame<'_>, out: &mut Vec<u8>) {
         Frame::Read { reference, of, upto } => {
             meta::write(ReadV1 { reference: *reference, of, upto: &upto.to_string() }, out);
         }
-        Frame::Presence { reference, of } => meta::write(PresenceV1 { reference: *reference, of }, out),
+        Frame::Presence { reference, of, after } => {
+            meta::write(PresenceV1 { reference: *reference, of }, out);
+            meta::write(PresenceMoreV1 { after: after.as_deref() }, out);
+        }
         Frame::Watch { reference, users } => {
             meta::write(WatchV1 { reference: *reference, users: borrowed(users) }, out);
         }

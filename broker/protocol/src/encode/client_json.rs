@@ -48,7 +48,10 @@ pub(super) fn frame(frame: &Frame<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(br#","upto":"#);
             put_position(out, *upto);
         }
-        Frame::Presence { of, .. } => put_field(out, br#","of":"#, of),
+        Frame::Presence { of, after, .. } => {
+            put_field(out, br#","of":"#, of);
+            put_maybe(out, br#","after":"#, after.as_deref());
+        }
         Frame::Watch { users, .. } => {
             out.extend_from_slice(br#","users":"#);
             put_list(out, users.iter().map(AsRef::as_ref));

@@ -111,7 +111,8 @@ fn client_frame() -> impl Strategy<Value = Frame<'static>> {
             .prop_map(|(reference, of, after, limit)| Frame::History { reference, of, after, limit }),
         1 => (reference(), text(), position())
             .prop_map(|(reference, of, upto)| Frame::Read { reference, of, upto }),
-        1 => (reference(), text()).prop_map(|(reference, of)| Frame::Presence { reference, of }),
+        1 => (reference(), text(), of(text()))
+            .prop_map(|(reference, of, after)| Frame::Presence { reference, of, after }),
         1 => (reference(), prop::collection::vec(text(), 0..4))
             .prop_map(|(reference, users)| Frame::Watch { reference, users }),
         1 => (reference(), text())

@@ -243,6 +243,7 @@ fn json_faults() {
     );
     check_bad(r#"{"type":"read","of":"all"}"#, InvalidFrame, None, "missing field `upto`");
     check_bad(r#"{"type":"presence"}"#, InvalidFrame, None, "missing field `of`");
+    check_bad(r#"{"type":"presence","of":"group/a","after":1}"#, InvalidFrame, None, "`after`");
     check_bad(r#"{"type":"watch"}"#, InvalidFrame, None, "missing field `users`");
     check_bad(r#"{"type":"refresh"}"#, InvalidFrame, None, "missing field `token`");
     check_bad(r#"{"type":"connect","resume":{}}"#, InvalidFrame, None, "missing field `resume.token`");

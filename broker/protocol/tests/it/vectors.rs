@@ -106,7 +106,11 @@ fn other_examples() -> Vec<(&'static str, Frame<'static>)> {
             },
         ),
         ("read", Frame::Read { reference: None, of: "group/eng".into(), upto: POSITION }),
-        ("presence", Frame::Presence { reference: Some(7), of: "group/eng".into() }),
+        ("presence", Frame::Presence { reference: Some(7), of: "group/eng".into(), after: None }),
+        (
+            "presence after",
+            Frame::Presence { reference: Some(8), of: "group/eng".into(), after: text("bob") },
+        ),
         ("watch", Frame::Watch { reference: Some(8), users: vec!["bob".into(), "carol".into()] }),
         ("refresh", Frame::Refresh { reference: Some(9), token: Secret::new("t-2") }),
         ("ping", Frame::Ping),
@@ -386,6 +390,24 @@ fn appended_fields_of_a_history_answer_are_skipped() {
         seen += 1;
     }
     assert_eq!(seen, 2);
+}
+
+/// A question as clients wrote it before groups had pages, and as later ones may.
+#[test]
+fn a_presence_question_is_read_with_fewer_and_with_more_fields() {
+    let question = |after| Frame::Presence { reference: Some(7), of: "all".into(), after };
+    let check = |body: &[u8], expected: Frame<'_>| {
+        let mut bytes = vec![0x0b, 1];
+        bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+        bytes.extend(body);
+        assert_eq!(decode::binary(&bytes), Ok(expected));
+    };
+    check(b"\x01\x07\x03all", question(None));
+    check(b"\x01\x07\x03all\0", question(None));
+    check(b"\x01\x07\x03all\x01\x03bob", question(text("bob")));
+    check(b"\x01\x07\x03all\x01\x03bobmore", question(text("bob")));
+    let cut = decode::binary(b"\x0b\x01\x08\0\0\0\x01\x07\x03all\x01\x03").unwrap_err();
+    assert_eq!(cut.reference, Some(7));
 }
 
 /// An overflow as brokers wrote it before it had an action.

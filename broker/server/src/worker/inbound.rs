@@ -343,7 +343,9 @@ impl Worker {
             Frame::Unsubscribe { to, queue, .. } => self.unsubscribe(connection, &to, queue.as_deref())?,
             Frame::Join { group, .. } => self.change_membership(connection, &group, true)?,
             Frame::Leave { group, .. } => self.change_membership(connection, &group, false)?,
-            Frame::Presence { of, .. } => return self.answer_presence(connection, reference, &of),
+            Frame::Presence { of, after, .. } => {
+                return self.answer_presence(connection, reference, (&of, after.as_deref()));
+            }
             Frame::Watch { users, .. } => return self.watch(connection, reference, &users),
             Frame::Refresh { token, .. } => self.refresh(connection, token.expose(), now)?,
             Frame::Ack { what, queue, .. } => {

@@ -114,23 +114,28 @@ fn set_behind(connection: &mut Connection, behind: &mut VecDeque<u32>) {
 }
 
 impl Worker {
-    /// Answers who of a group is online, or whether one user is.
+    /// Answers who of a group is online, behind a name, or whether one user is.
     pub(super) fn answer_presence(
         &mut self,
         connection: &mut Connection,
         reference: Option<u64>,
-        of: &str,
+        (of, after): (&str, Option<&str>),
     ) -> Result<(), Reject> {
         let address = Address::parse(of)?;
+        let after = after.map(name).transpose()?;
         let Some(asker) = connection.asker else { return Ok(()) };
         self.may_see_presence(connection, &address)?;
         let name = name(address.name())?;
         let registry = &self.shared.registry;
         let (users, more) = if address.kind() == Kind::User {
+            if after.is_some() {
+                let message = "`after` is for the members of a group";
+                return Err(Reject::new(Code::InvalidFrame, message));
+            }
             let presence = registry.presence(&name);
             (vec![(name, presence)], false)
         } else {
-            let page = registry.group_presence(&name, None, PRESENCE_USERS_MAX);
+            let page = registry.group_presence(&name, after.as_ref(), PRESENCE_USERS_MAX);
             let page = page.ok_or_else(|| Reject::new(Code::NotFound, format!("there is no {address}")))?;
             (page.users, page.more)
         };

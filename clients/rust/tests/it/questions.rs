@@ -96,6 +96,43 @@ async fn presence_reading_and_their_events() {
 }
 
 #[tokio::test]
+async fn pages_of_a_group() {
+    let user = |user: &str| UserPresence {
+        user: user.to_owned(),
+        online: true,
+        sessions: 1,
+        last_seen_unix_ms: None,
+        seq: 1,
+    };
+    for profile in Profile::ALL {
+        let server = Server::start(profile).await;
+        let (client, _messages, mut peer) = pair(&server, profile).await;
+        let answering = async {
+            // The last one is of a broker that knows no `after`.
+            for (asked, users) in
+                [("None", ["a", "b"]), ("Some(\"b\")", ["c", "d"]), ("Some(\"d\")", ["a", "b"])]
+            {
+                let got = peer.expect("presence").await;
+                assert!(got.text.contains(&format!("after: {asked}")), "{}", got.text);
+                let (of, users) = ("group/eng".to_owned(), users.map(user).into());
+                let page = Presence { reference: got.reference, of, users, more: true };
+                peer.send(&Frame::Presence(page)).await;
+            }
+        };
+        let asking = async {
+            let names = |page: &Presence| page.users.iter().map(|user| user.user.clone()).collect::<Vec<_>>();
+            let page = client.presence("group/eng").await.unwrap();
+            assert_eq!((names(&page), page.more), (vec!["a".to_owned(), "b".to_owned()], true));
+            let page = client.presence_after("group/eng", "b").await.unwrap();
+            assert_eq!((names(&page), page.more), (vec!["c".to_owned(), "d".to_owned()], true));
+            let page = client.presence_after("group/eng", "d").await.unwrap();
+            assert_eq!((names(&page), page.more), (vec![], false));
+        };
+        tokio::join!(asking, answering);
+    }
+}
+
+#[tokio::test]
 async fn events_that_nobody_takes_are_counted() {
     let server = Server::start(Profile::Binary).await;
     let (client, _messages, mut peer) = pair(&server, Profile::Binary).await;
