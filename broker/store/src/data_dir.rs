@@ -9,6 +9,7 @@
 //!   admin-token          mode 0600, see `token`
 //!   store/               the store, see `disk`
 //!   policies/            plugins and policies, see `policies`
+//!   audit.log            what was changed by whom, see `audit`
 //! ```
 
 use crate::error::OpenError;
@@ -88,6 +89,11 @@ impl DataDir {
     /// Where plugins and policies are.
     pub fn policies_path(&self) -> PathBuf {
         self.path.join("policies")
+    }
+
+    /// Where it is noted what was changed by whom.
+    pub fn audit_path(&self) -> PathBuf {
+        self.path.join("audit.log")
     }
 }
 

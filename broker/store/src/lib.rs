@@ -4,9 +4,10 @@
 //! the few values that must outlive the process. [`Store`] keeps messages and what belongs to them; [`FjallStore`] does
 //! so on disk, [`MemoryStore`] in memory, both by the same code over ordered records. [`Journal`] is the thread that
 //! writes: it gathers what waits into one commit with one sync, in a log before the store where it has one. [`PolicyFiles`] keeps
-//! plugins and policies. The layouts are in `docs/STORE.md`.
+//! plugins and policies, [`AuditLog`] what was changed by whom. The layouts are in `docs/STORE.md`.
 //! Deliberately not here: when something is stored, and who may read it.
 
+mod audit;
 mod check;
 mod data_dir;
 mod disk;
@@ -23,6 +24,7 @@ mod shelf;
 mod store;
 mod token;
 
+pub use audit::{AUDIT_FILE_BYTES_MAX, AUDIT_FILES_KEPT, AuditLog};
 pub use check::{Report, check, repair};
 pub use data_dir::DataDir;
 pub use disk::{Cut, Disk, DiskView, Progress, Recovered, StoreOptions};
