@@ -7,7 +7,7 @@ use crate::harness::Broker;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-fn component(name: &str) -> Vec<u8> {
+pub(crate) fn component(name: &str) -> Vec<u8> {
     let path = plugins().join(format!("{name}.wasm"));
     std::fs::read(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", path.display()))
@@ -19,13 +19,13 @@ fn plugins() -> PathBuf {
     binary.ancestors().nth(2).unwrap().join("plugins")
 }
 
-fn upload(broker: &Broker, plugin: &str, file: &str) {
+pub(crate) fn upload(broker: &Broker, plugin: &str, file: &str) {
     let path = format!("/v1/plugins/{plugin}/revisions");
     let (status, body) = broker.admin("POST", &path, Some(("application/wasm", component(file))));
     assert_eq!(status, 201, "{body}");
 }
 
-fn set(broker: &Broker, policy: &str, plugin: &str, pattern: &str, config: &serde_json::Value) {
+pub(crate) fn set(broker: &Broker, policy: &str, plugin: &str, pattern: &str, config: &serde_json::Value) {
     let document = json!({"hook": "routing", "plugin": plugin, "match": [pattern], "config": config});
     let (status, body) = broker.put_json(&format!("/v1/policies/{policy}"), &document);
     assert!(status < 300, "{status} {body}");

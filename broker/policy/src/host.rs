@@ -1,7 +1,8 @@
 //! The host of all policies: what the server starts, asks about, and hands its workers' hooks out of.
 //!
-//! Deliberately not here: how plugins and policies change (`admin.rs`), and storing them.
+//! Deliberately not here: how plugins and policies change (`admin.rs`), and how they come back (`restore.rs`).
 
+use crate::archive::Archive;
 use crate::bindings;
 use crate::engine::{self, Ticker};
 use crate::keeper::Keeper;
@@ -66,6 +67,8 @@ pub struct Host {
     /// the order uploading, changing, registry.
     pub(crate) changing: Mutex<()>,
     pub(crate) uploading: Mutex<()>,
+    /// Where changes are written down; nowhere before it is opened.
+    pub(crate) archive: OnceLock<Arc<dyn Archive>>,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -108,6 +111,7 @@ impl Host {
             registry: Mutex::default(),
             changing: Mutex::default(),
             uploading: Mutex::default(),
+            archive: OnceLock::new(),
             keeper: Some(keeper),
         }))
     }

@@ -37,6 +37,7 @@ pub(crate) fn control() -> Control {
         mailboxes,
         store,
         journal,
+        audit: None,
     }
 }
 

@@ -147,14 +147,14 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
         return Ok(output::json(document)?);
     }
     let headings =
-        ["NAME", "PLUGIN", "REVISION", "MATCH", "ORDER", "MODE", "GENERATION", "CALLS", "FAILURES"];
+        ["NAME", "PLUGIN", "REVISION", "MATCH", "ORDER", "STATE", "GENERATION", "CALLS", "FAILURES"];
     let columns = [
         "/name",
         "/document/plugin",
         "/revision",
         "/document/match",
         "/document/order",
-        "/document/mode",
+        "/state",
         "/generation",
         "/calls",
         "/failures",
@@ -168,6 +168,8 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
 fn describe(state: &Value) -> String {
     let facts = [
         ("name", "/name"),
+        ("state", "/state"),
+        ("reason", "/reason"),
         ("plugin", "/document/plugin"),
         ("revision", "/revision"),
         ("digest", "/digest"),
