@@ -37,6 +37,12 @@ fn stamp(broker: &Broker, policy: &str, plugin: &str, text: &str) {
     set(broker, policy, plugin, &format!("topic/{policy}"), &json!({"stamp": text}));
 }
 
+fn changes(broker: &Broker, query: &str) -> Vec<Value> {
+    let (status, page) = broker.admin("GET", &format!("/v1/audit{query}"), None);
+    assert_eq!(status, 200, "{page}");
+    page["changes"].as_array().unwrap().clone()
+}
+
 /// Where the component of a revision is.
 fn file_of(broker: &Broker, plugin: &str, revision: usize) -> PathBuf {
     let (_, shown) = broker.admin("GET", &format!("/v1/plugins/{plugin}"), None);
@@ -118,6 +124,11 @@ async fn a_kill_between_changes_leaves_one_of_them() {
         let found = stamped(&broker, "a").await.0.as_str().unwrap().to_owned();
         let expected = [format!("{round}/{answered}"), format!("{round}/{}", answered + 1)];
         assert!(expected.contains(&found), "{found}, answered was {}", expected[0]);
+        // Every change that is in force has its line; the last may have one without being in force.
+        let (_, shown) = broker.admin("GET", "/v1/policies/a", None);
+        let noted =
+            changes(&broker, "?limit=2").iter().any(|change| change["generation"] == shown["generation"]);
+        assert!(noted, "{shown}");
     }
 }
 
@@ -192,4 +203,62 @@ fn a_damaged_manifest_stops_the_start_and_is_named() {
     std::fs::write(&file, &whole).unwrap();
     broker.restart();
     assert_eq!(generation(&broker), 1);
+}
+
+#[test]
+fn every_change_is_in_the_audit_log_and_outlives_the_broker() {
+    let mut broker = Broker::start();
+    upload(&broker, "stamp", "stamp-a");
+    stamp(&broker, "a", "stamp", "1");
+    assert_eq!(
+        broker.put_json("/v1/policies/a", &json!({"hook": "routing", "plugin": "x", "match": ["all"]})).0,
+        422
+    );
+    assert_eq!(broker.admin("PUT", "/v1/groups/eng", None).0, 201);
+    broker.restart();
+    assert_eq!(broker.admin("DELETE", "/v1/policies/a", None).0, 204);
+    let lines = changes(&broker, "");
+    let show = |line: &Value| {
+        assert!(
+            line["who"].as_str().unwrap().starts_with("admin 127.0.0.1:") && line["unix_ms"].is_u64(),
+            "{line}"
+        );
+        let text = |key: &str| line[key].as_str().unwrap().to_owned();
+        (
+            line["seq"].as_u64().unwrap(),
+            text("what"),
+            text("name"),
+            text("from"),
+            text("to"),
+            line["generation"].clone(),
+        )
+    };
+    let expected = [
+        (1, "plugin upload", "stamp", "0", "1", 0),
+        (2, "policy put", "a", "", "stamp@1", 1),
+        (3, "group create", "eng", "", "eng", 1),
+        (4, "policy remove", "a", "stamp@1", "", 2),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    for (line, (seq, what, name, from, to, generation)) in lines.iter().zip(expected) {
+        let expected =
+            (seq, what.to_owned(), name.to_owned(), from.to_owned(), to.to_owned(), json!(generation));
+        assert_eq!(show(line), expected);
+    }
+    assert_eq!(lines[0]["details"]["digest"].as_str().map(str::len), Some(64));
+    let page = broker.admin("GET", "/v1/audit?after=1&limit=2", None).1;
+    assert_eq!((page["changes"].as_array().unwrap().len(), &page["next"]), (2, &json!("3")), "{page}");
+    assert_eq!(changes(&broker, "?limit=1")[0]["seq"], 4, "without `after`, the last ones");
+    assert_eq!(broker.admin("GET", "/v1/audit?limit=0", None).0, 400);
+    assert_eq!(broker.http("GET", "/v1/audit", &[], None).0, 401);
+    let kept = std::fs::read_to_string(broker.data.path().join("audit.log")).unwrap();
+    let kept: Vec<Value> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(kept.len(), 4);
+    let printed = std::process::Command::new(env!("CARGO_BIN_EXE_waspmq"))
+        .args(["policy", "audit", "--after", "2", "--admin", &broker.admin, "--token", &broker.token()])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert_eq!(printed.lines().count(), 2, "{printed}");
+    assert!(printed.ends_with(": policy remove a, stamp@1 -> -\n"), "{printed}");
 }

@@ -41,6 +41,14 @@ pub(crate) fn open(data_dir: &DataDir, host: &Host, clock: Clock) -> anyhow::Res
     Ok(audit)
 }
 
+/// Notes a change that is not one of plugins or policies.
+pub(crate) fn note(audit: &AuditLog, entry: &AuditEntry) {
+    let noted = line(entry).and_then(|line| audit.append(&line).map_err(failed));
+    if let Err(error) = noted {
+        tracing::error!(%error, what = entry.what, "a change is in no audit log but this");
+    }
+}
+
 #[derive(Debug)]
 struct OnDisk {
     files: PolicyFiles,
