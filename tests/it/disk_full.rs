@@ -19,14 +19,14 @@ const DISK_BYTES: u64 = 48 * 1024 * 1024;
 const RESERVE_BYTES: &str = "8388608";
 
 /// A file system of its own; unmounted when dropped.
-struct SmallDisk {
-    path: PathBuf,
+pub(crate) struct SmallDisk {
+    pub(crate) path: PathBuf,
     _parent: tempfile::TempDir,
 }
 
 impl SmallDisk {
     /// `None` where this process may not mount.
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("disk");
         std::fs::create_dir(&path).unwrap();
@@ -38,13 +38,13 @@ impl SmallDisk {
     }
 
     /// Takes all space but so many bytes.
-    fn fill_but(&self, left: u64) {
+    pub(crate) fn fill_but(&self, left: u64) {
         let free = free_bytes(&self.path);
         let mut ballast = File::create(self.ballast()).unwrap();
         ballast.write_all(&vec![0_u8; usize::try_from(free.saturating_sub(left)).unwrap()]).unwrap();
     }
 
-    fn ballast(&self) -> PathBuf {
+    pub(crate) fn ballast(&self) -> PathBuf {
         self.path.join("ballast")
     }
 }

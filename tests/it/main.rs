@@ -25,6 +25,8 @@ mod levels;
 mod lifecycle;
 mod messages;
 mod policies;
+mod policy_disk;
+mod policy_restart;
 mod presence;
 mod queues;
 mod resume;

@@ -7,7 +7,7 @@ use crate::harness::Broker;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-fn component(name: &str) -> Vec<u8> {
+pub(crate) fn component(name: &str) -> Vec<u8> {
     let path = plugins().join(format!("{name}.wasm"));
     std::fs::read(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", path.display()))
@@ -25,7 +25,7 @@ pub(crate) fn upload(broker: &Broker, plugin: &str, file: &str) {
     assert_eq!(status, 201, "{body}");
 }
 
-fn set(broker: &Broker, policy: &str, plugin: &str, pattern: &str, config: &serde_json::Value) {
+pub(crate) fn set(broker: &Broker, policy: &str, plugin: &str, pattern: &str, config: &serde_json::Value) {
     set_hook(broker, "routing", (policy, plugin), pattern, config);
 }
 

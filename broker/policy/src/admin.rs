@@ -1,17 +1,19 @@
 //! How plugins and policies change: everything is prepared first, then one generation replaces another.
 //!
-//! A change that fails leaves no trace. Every change that succeeds is one event of the target `audit`.
+//! A change that fails leaves no trace. Where there is an archive, a change is written down just before it becomes visible.
+//! Every change that succeeds is one event of the target `audit`.
 
+use crate::archive::{ArchiveError, Change};
 use crate::binding::{Binding, Generation, Parts};
 use crate::document::{BadDocument, Mode, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SetupError;
 use crate::limits;
 use crate::memory::Memory;
-use crate::plugin::{self, Revision, Unfit, Workbench};
-use crate::registry::{Policy, PolicyState, Version};
+use crate::plugin::{self, Kept, Revision, Unfit, Workbench};
+use crate::registry::{Policy, PolicyState, RefusedPolicy, RefusedRevision, Version};
 use crate::stats::PolicyStats;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 /// Why a policy is not put in place. Nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +32,10 @@ pub enum PutError {
     Guest { reason: String },
     #[error("there is room for {policies_max} policies, and all of it is taken")]
     NoCapacity { policies_max: usize },
+    #[error("the plugin's component cannot be read: {0}")]
+    Component(ArchiveError),
+    #[error("the change cannot be kept: {0}")]
+    NotKept(#[from] ArchiveError),
 }
 
 /// Why a policy is not rolled back. Nothing changed.
@@ -39,6 +45,8 @@ pub enum RollbackError {
     UnknownPolicy { name: String },
     #[error("policy {name:?} has nothing to go back to: it was put once")]
     NoPrevious { name: String },
+    #[error("policy {name:?} was not brought back at the start: {reason}; put it anew or remove it")]
+    Refused { name: String, reason: String },
     #[error(transparent)]
     Put(#[from] PutError),
 }
@@ -52,6 +60,8 @@ pub enum RemoveError {
     UnknownPlugin { name: String },
     #[error("plugin {name:?} is used by policy {policy:?}; remove that first")]
     InUse { name: String, policy: String },
+    #[error("the change cannot be kept: {0}")]
+    NotKept(#[from] ArchiveError),
 }
 
 impl Host {
@@ -63,25 +73,12 @@ impl Host {
         let latest = self.registry().plugins.get(name).and_then(|plugin| plugin.kept.last()).cloned();
         match latest {
             Some(kept) if kept.revision.digest == revision.digest => Ok(kept.revision),
-            _ => self.take_in(revision, bytes, (who, "plugin upload")),
+            _ => self.take_in(revision, bytes, who),
         }
     }
 
-    /// Takes a component in under the number it had, as when a broker starts again. Numbers of one plugin have
-    /// to ascend.
-    pub fn restore(&self, name: &str, number: u32, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
-        let _one_at_a_time = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
-        let revision = Revision { revision: number, ..plugin::unnumbered(name, bytes) };
-        self.take_in(revision, bytes, (who, "plugin restore"))
-    }
-
-    /// Checks and compiles a component and shelves it; the number 0 stands for the next one.
-    fn take_in(
-        &self,
-        revision: Revision,
-        bytes: &[u8],
-        (who, what): (&str, &str),
-    ) -> Result<Revision, Unfit> {
+    /// Checks and compiles a component, and shelves it under the next number.
+    fn take_in(&self, revision: Revision, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
         let name = revision.name.clone();
         if !plugin::is_name(&name) {
             return Err(Unfit::Name { name });
@@ -92,23 +89,55 @@ impl Host {
                 return Err(Unfit::TooManyPlugins);
             }
         }
-        let shared = &self.shared;
-        let bench = Workbench { engine: &shared.engine, linker: &shared.linker, ticker: &shared.ticker };
-        let compiled = Arc::new(bench.compile(&name, bytes)?);
+        let compiled = Arc::new(self.workbench().compile(&name, bytes)?);
         let revision = Revision { hooks: compiled.exports.hooks(), ..revision };
+        let taken = (who.into(), self.now_unix_ms());
+        let kept = Kept { revision, compiled: Arc::new(OnceLock::from(compiled)), taken };
         let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut registry = self.registry();
-        let mut plugin = registry.plugins.remove(&name).unwrap_or_default();
-        let from = plugin.kept.last().map_or(0, |kept| kept.revision.revision);
-        let shelved = plugin.shelve(revision, compiled, |n| registry.user_of(&name, Some(n)).is_some());
-        if !plugin.kept.is_empty() {
-            registry.plugins.insert(name.clone(), plugin);
+        self.shelve(&name, kept, bytes, who)
+    }
+
+    /// Puts a checked revision on its plugin's shelf, and lets go of what that pushes off.
+    fn shelve(&self, name: &str, kept: Kept, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
+        let (before, plugin, revision) = {
+            let registry = self.registry();
+            let before = registry.plugins.get(name).cloned().unwrap_or_default();
+            let mut plugin = before.clone();
+            let revision = plugin.shelve(kept, |n| registry.user_of(name, Some(n)).is_some())?;
+            let others = registry.plugins.iter().filter(|(other, _)| *other != name);
+            let bytes: usize = others.map(|(_, plugin)| plugin.bytes()).sum();
+            if bytes + plugin.bytes() > limits::COMPONENTS_BYTES_MAX {
+                return Err(Unfit::TooManyBytes);
+            }
+            (before, plugin, revision)
+        };
+        let change = Change {
+            who,
+            what: "plugin upload",
+            name,
+            from: before.kept.last().map_or(0, |kept| kept.revision.revision).to_string(),
+            to: revision.revision.to_string(),
+            generation: self.generation(),
+            digest: Some(&revision.digest),
+        };
+        self.keep_component(&revision.digest, bytes)?;
+        let kept = self.write_down(&change, |manifest| {
+            manifest.plugins.insert(name.to_owned(), plugin.saved());
+            Ok(())
+        });
+        if let Err(error) = kept {
+            self.forget_unused([revision.digest.clone()]);
+            return Err(error.into());
         }
-        drop(registry);
-        let revision = shelved?;
-        let (to, digest, generation) = (revision.revision, &revision.digest, self.generation());
-        tracing::info!(target: "audit", who, what, name, from, to, generation, digest);
+        self.registry().plugins.insert(name.to_owned(), plugin);
+        self.forget_unused(before.digests());
+        change.log();
         Ok(revision)
+    }
+
+    pub(crate) fn workbench(&self) -> Workbench<'_> {
+        let shared = &self.shared;
+        Workbench { engine: &shared.engine, linker: &shared.linker, ticker: &shared.ticker }
     }
 
     /// The latest revision of every plugin.
@@ -124,18 +153,39 @@ impl Host {
         Some(plugin.kept.iter().map(|kept| kept.revision.clone()).collect())
     }
 
+    /// Revisions of one plugin that could not be brought back, the oldest first.
+    pub fn refused_revisions(&self, name: &str) -> Vec<RefusedRevision> {
+        let registry = self.registry();
+        let refused = registry.plugins.get(name).into_iter().flat_map(|plugin| &plugin.refused);
+        let show = |refused: &plugin::Refused| RefusedRevision {
+            revision: refused.saved.revision,
+            digest: refused.saved.digest.clone(),
+            reason: refused.reason.clone(),
+        };
+        refused.map(show).collect()
+    }
+
     /// Removes a plugin with all its revisions, unless a policy uses one or could roll back to it.
     pub fn remove_plugin(&self, name: &str, who: &str) -> Result<(), RemoveError> {
         let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut registry = self.registry();
-        if let Some(policy) = registry.user_of(name, None) {
-            return Err(RemoveError::InUse { name: name.to_owned(), policy: policy.to_owned() });
-        }
-        let removed = registry.plugins.remove(name);
-        let removed = removed.ok_or_else(|| RemoveError::UnknownPlugin { name: name.to_owned() })?;
-        drop(registry);
-        let from = removed.kept.last().map_or(0, |kept| kept.revision.revision);
-        tracing::info!(target: "audit", who, what = "plugin remove", name, from, to = 0, generation = self.generation());
+        let (from, digests) = {
+            let registry = self.registry();
+            if let Some(policy) = registry.user_of(name, None) {
+                return Err(RemoveError::InUse { name: name.to_owned(), policy: policy.to_owned() });
+            }
+            let plugin = registry.plugins.get(name);
+            let plugin = plugin.ok_or_else(|| RemoveError::UnknownPlugin { name: name.to_owned() })?;
+            (plugin.kept.last().map_or(0, |kept| kept.revision.revision), plugin.digests())
+        };
+        let (from, to, generation) = (from.to_string(), "0".to_owned(), self.generation());
+        let change = Change { who, what: "plugin remove", name, from, to, generation, digest: None };
+        self.write_down(&change, |manifest| {
+            manifest.plugins.remove(name);
+            Ok(())
+        })?;
+        self.registry().plugins.remove(name);
+        self.forget_unused(digests);
+        change.log();
         Ok(())
     }
 
@@ -168,6 +218,9 @@ impl Host {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = {
             let registry = self.registry();
+            if let Some((_, reason)) = registry.refused.get(name) {
+                return Err(RollbackError::Refused { name: name.to_owned(), reason: reason.clone() });
+            }
             let policy = registry.policies.get(name);
             let policy = policy.ok_or_else(|| RollbackError::UnknownPolicy { name: name.to_owned() })?;
             policy.previous.clone().ok_or_else(|| RollbackError::NoPrevious { name: name.to_owned() })?
@@ -178,11 +231,24 @@ impl Host {
     /// Removes a policy; messages in the hands of its instances are decided by them.
     pub fn remove_policy(&self, name: &str, who: &str) -> Result<(), RemoveError> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = self.registry().policies.remove(name);
-        let removed = removed.ok_or_else(|| RemoveError::UnknownPolicy { name: name.to_owned() })?;
-        let generation = self.swap(name, None);
-        let from = removed.current.label();
-        tracing::info!(target: "audit", who, what = "policy remove", name, from, to = "", generation);
+        let from = {
+            let registry = self.registry();
+            let label = registry.policies.get(name).map(|policy| policy.current.label());
+            label.or_else(|| registry.refused.get(name).map(|_| "(refused)".to_owned()))
+        };
+        let from = from.ok_or_else(|| RemoveError::UnknownPolicy { name: name.to_owned() })?;
+        let (to, generation) = (String::new(), self.generation() + 1);
+        let change = Change { who, what: "policy remove", name, from, to, generation, digest: None };
+        self.write_down(&change, |manifest| {
+            manifest.policies.remove(name);
+            Ok(())
+        })?;
+        let mut registry = self.registry();
+        registry.policies.remove(name);
+        registry.refused.remove(name);
+        drop(registry);
+        self.swap(name, None);
+        change.log();
         Ok(())
     }
 
@@ -195,6 +261,12 @@ impl Host {
         self.registry().policies.get(name).map(|policy| policy.show(name))
     }
 
+    /// Policies of an earlier run that could not be brought back, in the order of their names.
+    pub fn refused_policies(&self) -> Vec<RefusedPolicy> {
+        let registry = self.registry();
+        registry.refused.keys().filter_map(|name| registry.refused(name)).collect()
+    }
+
     /// Prepares a version, swaps it in, and keeps what it replaces for a rollback.
     fn replace(
         &self,
@@ -203,26 +275,36 @@ impl Host {
         who: &str,
         what: &'static str,
     ) -> Result<PolicyState, PutError> {
-        let lasting = |policy: &Policy| (Arc::clone(&policy.stats), Arc::clone(&policy.memory));
-        let known = self.registry().policies.get(name).map(lasting);
+        let (lasting, previous) = {
+            let registry = self.registry();
+            let policy = registry.policies.get(name);
+            let lasting = |policy: &Policy| (Arc::clone(&policy.stats), Arc::clone(&policy.memory));
+            (policy.map(lasting), policy.map(|policy| policy.current.clone()))
+        };
         let fresh = || (Arc::new(PolicyStats::new(self.shared.workers)), Arc::default());
-        let (stats, memory) = known.unwrap_or_else(fresh);
+        let (stats, memory) = lasting.unwrap_or_else(fresh);
         let binding = self.prepare(name, &version, (&stats, &memory))?;
-        let generation = self.swap(name, binding.clone());
-        let to = version.label();
-        let mut registry = self.registry();
-        let previous = registry.policies.remove(name).map(|policy| policy.current);
+        let generation = self.generation() + 1;
         let from = previous.as_ref().map_or_else(String::new, Version::label);
+        let to = version.label();
         let policy = Policy { current: version, previous, generation, binding, stats, memory };
+        let change = Change { who, what, name, from, to, generation, digest: None };
+        self.write_down(&change, |manifest| {
+            manifest.policies.insert(name.to_owned(), policy.saved()?);
+            Ok(())
+        })?;
+        self.swap(name, policy.binding.clone());
         let state = policy.show(name);
+        let mut registry = self.registry();
+        registry.refused.remove(name);
         registry.policies.insert(name.to_owned(), policy);
         drop(registry);
-        tracing::info!(target: "audit", who, what, name, from, to, generation);
+        change.log();
         Ok(state)
     }
 
     /// A binding whose workers may start at once, or none for a version that is off (tried out all the same).
-    fn prepare(
+    pub(crate) fn prepare(
         &self,
         name: &str,
         version: &Version,
@@ -241,7 +323,7 @@ impl Host {
             memory: Arc::clone(memory),
             surroundings: Arc::clone(&self.shared.surroundings),
             config: plan.config,
-            compiled: Arc::clone(&version.kept.compiled),
+            compiled: self.compiled(&version.kept)?,
         };
         let binding = Binding::new(parts, self.shared.workers);
         let changes = self.shared.queues.all();
@@ -256,20 +338,18 @@ impl Host {
         Ok(Some(Arc::new(binding)))
     }
 
-    /// Makes the generation in which `binding` is what `name` stands for; returns its number.
-    fn swap(&self, name: &str, binding: Option<Arc<Binding>>) -> u64 {
+    /// Makes the generation in which `binding` is what `name` stands for.
+    fn swap(&self, name: &str, binding: Option<Arc<Binding>>) {
         let old = self.shared.active.load_full();
         let others = old.bindings.iter().filter(|other| *other.name != *name).cloned();
         let generation = Generation::new(old.number + 1, others.chain(binding).collect());
-        let number = generation.number;
         self.shared.active.store(Arc::new(generation));
         old.bindings.iter().filter(|gone| *gone.name == *name).for_each(|gone| gone.retire());
         // Members may have changed while instances were made.
         self.shared.wake_keeper();
-        number
     }
 
-    const fn no_capacity(&self) -> PutError {
+    pub(crate) const fn no_capacity(&self) -> PutError {
         PutError::NoCapacity { policies_max: self.options.policies_max }
     }
 }

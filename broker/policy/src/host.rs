@@ -1,7 +1,8 @@
 //! The host of all policies: what the server starts, asks about, and hands its workers' hooks out of.
 //!
-//! Deliberately not here: how plugins and policies change (`admin.rs`), and storing them.
+//! Deliberately not here: how plugins and policies change (`admin.rs`), and how they come back (`restore.rs`).
 
+use crate::archive::Archive;
 use crate::engine::{self, Ticker};
 use crate::hostcalls::Surroundings;
 use crate::keeper::Keeper;
@@ -69,6 +70,8 @@ pub struct Host {
     /// the order uploading, changing, registry.
     pub(crate) changing: Mutex<()>,
     pub(crate) uploading: Mutex<()>,
+    /// Where changes are written down; nowhere before it is opened.
+    pub(crate) archive: OnceLock<Arc<dyn Archive>>,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -112,6 +115,7 @@ impl Host {
             registry: Mutex::default(),
             changing: Mutex::default(),
             uploading: Mutex::default(),
+            archive: OnceLock::new(),
             keeper: Some(keeper),
         }))
     }

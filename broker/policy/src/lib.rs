@@ -8,11 +8,12 @@
 //!
 //! Invariants: no message waits for a change or meets half of one; every call into a guest has a deadline, a
 //! memory limit, bounded output and bounded host calls; a guest's failure is counted and costs that guest its
-//! instance, nothing else. Nothing outside of this crate knows wasmtime. Deliberately not here: storing
-//! plugins and documents, HTTP, metric names.
+//! instance, nothing else; where there is an [`Archive`], a change is kept before it becomes visible. Nothing outside of
+//! this crate knows wasmtime. Deliberately not here: files, HTTP, metric names.
 
 mod admin;
 mod answers;
+mod archive;
 mod binding;
 mod bindings;
 mod clock;
@@ -27,11 +28,13 @@ mod instance;
 mod keeper;
 pub mod limits;
 mod linker;
+mod manifest;
 mod measures;
 mod memory;
 mod plugin;
 mod queues;
 mod registry;
+mod restore;
 mod seat;
 mod shared;
 mod state;
@@ -40,13 +43,16 @@ mod verdict;
 mod worker;
 
 pub use admin::{PutError, RemoveError, RollbackError};
+pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use document::{Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
 pub use hostcalls::{Nobody, Surroundings};
+pub use manifest::BadManifest;
 pub use measures::Distribution;
 pub use memory::Kept;
 pub use plugin::{Revision, Unfit};
-pub use registry::{Instances, PolicyState, PolicyVersion};
+pub use registry::{Instances, PolicyState, PolicyVersion, RefusedPolicy, RefusedRevision};
+pub use restore::{RestoreError, Restored};
 pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
 pub use worker::WorkerPolicies;

@@ -10,6 +10,9 @@ pub const PLUGINS_MAX: usize = 64;
 /// Revisions kept of one plugin. More: the oldest one that no policy uses is dropped; none: `Unfit::TooManyRevisions`.
 pub const REVISIONS_KEPT: usize = 16;
 
+/// Bytes of all kept revisions of all plugins, on disk. More: `Unfit::TooManyBytes`.
+pub const COMPONENTS_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
 /// Bytes of a plugin's or a policy's name.
 pub const NAME_BYTES_MAX: usize = 64;
 

@@ -3,6 +3,7 @@
 //! A component is validated, compiled, instantiated and self-tested before it is shelved; a refused one leaves
 //! no trace. Deliberately not here: policies, which bind a revision to addresses.
 
+use crate::archive::ArchiveError;
 use crate::bindings::{self, ABI, HOST, TYPES};
 use crate::engine::Ticker;
 use crate::guest::Exports;
@@ -10,10 +11,12 @@ use crate::hook::Hook;
 use crate::hostcalls::Nobody;
 use crate::instance::{Compiled, Instance, Recipe, SharedCompiled};
 use crate::limits;
+use crate::manifest::{SavedPlugin, SavedRevision};
 use crate::state::{Context, Pulls, State};
 use crate::stats::{CallOutcome, PolicyStats};
 use serde::Serialize;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, Linker};
@@ -73,48 +76,93 @@ pub enum Unfit {
         limits::REVISIONS_KEPT
     )]
     TooManyRevisions,
-    #[error("revision {revision} or a later one is there already")]
-    RevisionTaken { revision: u32 },
+    #[error(
+        "the kept revisions of all plugins would have more than {} bytes; remove a plugin first",
+        limits::COMPONENTS_BYTES_MAX
+    )]
+    TooManyBytes,
     #[error("no instance is free to test the component; remove a policy first")]
     NoCapacity,
+    #[error("the component cannot be kept: {0}")]
+    NotKept(#[from] ArchiveError),
 }
 
 /// A revision with its code.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
     pub(crate) revision: Revision,
-    pub(crate) compiled: SharedCompiled,
+    /// Not there yet when the revision is of an earlier run and nothing has needed it.
+    pub(crate) compiled: Arc<OnceLock<SharedCompiled>>,
+    /// Who uploaded it, and when.
+    pub(crate) taken: (Arc<str>, u64),
+}
+
+/// A revision of an earlier run whose component is not what it was, or not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) saved: SavedRevision,
+    pub(crate) reason: String,
 }
 
 /// All revisions kept of one plugin, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Plugin {
     pub(crate) kept: Vec<Kept>,
-    last: u32,
+    pub(crate) refused: Vec<Refused>,
+    pub(crate) last: u32,
 }
 
 impl Plugin {
-    /// Adds a revision, with the next number unless it has one; when all places are taken, the oldest one goes for which `is_used` is false.
+    /// Adds a revision under the next number; when all places are taken, the oldest one goes for which `is_used` is
+    /// false.
     pub(crate) fn shelve(
         &mut self,
-        mut revision: Revision,
-        compiled: SharedCompiled,
+        mut kept: Kept,
         is_used: impl Fn(u32) -> bool,
     ) -> Result<Revision, Unfit> {
-        let next = self.last.saturating_add(1);
-        if revision.revision == 0 {
-            revision.revision = next;
-        }
-        if revision.revision < next {
-            return Err(Unfit::RevisionTaken { revision: revision.revision });
-        }
         if self.kept.len() >= limits::REVISIONS_KEPT {
             let unused = self.kept.iter().position(|kept| !is_used(kept.revision.revision));
             self.kept.remove(unused.ok_or(Unfit::TooManyRevisions)?);
         }
-        self.last = revision.revision;
-        self.kept.push(Kept { revision: revision.clone(), compiled });
+        // What was refused takes no place from what serves, and may come back with its file.
+        let unused = |refused: &Refused| !is_used(refused.saved.revision);
+        if self.kept.len() + self.refused.len() >= limits::REVISIONS_KEPT
+            && let Some(unused) = self.refused.iter().position(unused)
+        {
+            self.refused.remove(unused);
+        }
+        self.last = self.last.saturating_add(1);
+        kept.revision.revision = self.last;
+        let revision = kept.revision.clone();
+        self.kept.push(kept);
         Ok(revision)
+    }
+
+    /// The digests of all its components.
+    pub(crate) fn digests(&self) -> BTreeSet<String> {
+        let kept = self.kept.iter().map(|kept| &kept.revision.digest);
+        kept.chain(self.refused.iter().map(|refused| &refused.saved.digest)).cloned().collect()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let kept = self.kept.iter().map(|kept| kept.revision.size);
+        kept.chain(self.refused.iter().map(|refused| refused.saved.size)).sum()
+    }
+
+    /// What the manifest says of it.
+    pub(crate) fn saved(&self) -> SavedPlugin {
+        let kept = self.kept.iter().map(|kept| SavedRevision {
+            revision: kept.revision.revision,
+            digest: kept.revision.digest.clone(),
+            size: kept.revision.size,
+            hooks: kept.revision.hooks.clone(),
+            who: kept.taken.0.to_string(),
+            unix_ms: kept.taken.1,
+        });
+        let mut revisions: Vec<_> =
+            kept.chain(self.refused.iter().map(|refused| refused.saved.clone())).collect();
+        revisions.sort_by_key(|saved| saved.revision);
+        SavedPlugin { last: self.last, revisions }
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::admin::PutError;
 use crate::binding::Binding;
 use crate::document::{Mode, Plan, PolicyDocument};
+use crate::manifest::{Manifest, SavedPolicy, SavedVersion};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
@@ -62,6 +63,30 @@ pub struct Instances {
 pub(crate) struct Registry {
     pub(crate) plugins: BTreeMap<String, Plugin>,
     pub(crate) policies: BTreeMap<String, Policy>,
+    /// Of an earlier run, by name: what could not be brought back, until it is put anew or removed.
+    pub(crate) refused: BTreeMap<String, (SavedPolicy, String)>,
+}
+
+/// A policy of an earlier run that could not be brought back; it decides nothing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RefusedPolicy {
+    pub name: String,
+    /// The generation it came with.
+    pub generation: u64,
+    /// As it was kept.
+    pub document: serde_json::Value,
+    pub revision: u32,
+    /// BLAKE3 of the component that it needs.
+    pub digest: String,
+    pub reason: String,
+}
+
+/// A revision of an earlier run whose component was changed or is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefusedRevision {
+    pub revision: u32,
+    pub digest: String,
+    pub reason: String,
 }
 
 #[derive(Debug)]
@@ -90,6 +115,16 @@ impl Version {
         }
     }
 
+    fn saved(&self) -> serde_json::Result<SavedVersion> {
+        let revision = &self.kept.revision;
+        Ok(SavedVersion {
+            plugin: revision.name.clone(),
+            revision: revision.revision,
+            digest: revision.digest.clone(),
+            document: serde_json::to_value(&self.document)?,
+        })
+    }
+
     pub(crate) fn label(&self) -> String {
         let revision = &self.kept.revision;
         let off = if self.document.mode == Mode::Off { " (off)" } else { "" };
@@ -106,7 +141,39 @@ impl Registry {
         };
         let mut policies = self.policies.iter();
         let user = policies.find(|(_, policy)| uses(&policy.current) || policy.previous.iter().any(uses));
-        user.map(|(name, _)| name.as_str())
+        let needs = |saved: &SavedVersion| {
+            saved.plugin == plugin && revision.is_none_or(|revision| saved.revision == revision)
+        };
+        let mut refused = self.refused.iter();
+        let user = user.map(|(name, _)| name);
+        let user = user
+            .or_else(|| refused.find(|(_, (saved, _))| saved.versions().any(needs)).map(|(name, _)| name));
+        user.map(String::as_str)
+    }
+
+    /// What is kept of all this.
+    pub(crate) fn manifest(&self, generation: u64) -> serde_json::Result<Manifest> {
+        let plugins = self.plugins.iter().map(|(name, plugin)| (name.clone(), plugin.saved()));
+        let refused = self.refused.iter().map(|(name, (saved, _))| Ok((name.clone(), saved.clone())));
+        let policies = self.policies.iter().map(|(name, policy)| Ok((name.clone(), policy.saved()?)));
+        Ok(Manifest {
+            generation,
+            plugins: plugins.collect(),
+            policies: refused.chain(policies).collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(crate) fn refused(&self, name: &str) -> Option<RefusedPolicy> {
+        let (saved, reason) = self.refused.get(name)?;
+        let version = saved.versions().next();
+        Some(RefusedPolicy {
+            name: name.to_owned(),
+            generation: saved.generation,
+            document: version.map(|version| version.document.clone()).unwrap_or_default(),
+            revision: version.map_or(0, |version| version.revision),
+            digest: version.map(|version| version.digest.clone()).unwrap_or_default(),
+            reason: reason.clone(),
+        })
     }
 
     pub(crate) fn find(&self, plan: &Plan<'_>) -> Result<plugin::Kept, PutError> {
@@ -124,6 +191,16 @@ impl Registry {
 }
 
 impl Policy {
+    /// What the manifest says of it.
+    pub(crate) fn saved(&self) -> serde_json::Result<SavedPolicy> {
+        Ok(SavedPolicy {
+            generation: self.generation,
+            active: Some(self.current.saved()?),
+            candidate: None,
+            previous: self.previous.as_ref().map(Version::saved).transpose()?,
+        })
+    }
+
     pub(crate) fn show(&self, name: &str) -> PolicyState {
         let outcomes = self.stats.outcomes();
         let calls =

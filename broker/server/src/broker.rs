@@ -3,7 +3,7 @@
 //! | start | stop |
 //! | --- | --- |
 //! | 1. data directory: lock, epoch | 6. data directory: unlock |
-//! | 2. policy host | 5. policy host |
+//! | 2. policy host, with the plugins and policies of the last run | 5. policy host |
 //! | 3. listeners bound | 4. admin listener |
 //! | 4. workers | 3. workers stop, late ones are named |
 //! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
@@ -16,6 +16,7 @@ use crate::config::{self, Config, Login};
 use crate::control::Control;
 use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
+use crate::policies;
 use crate::resumes::Resumes;
 use crate::storage;
 use crate::surroundings::Surroundings;
@@ -87,6 +88,8 @@ impl Broker {
         let options = HostOptions { workers: worker_count, policies_max: config.policy.max_policies };
         let policies = Host::start(options, Arc::new(Surroundings(registry.clone())))
             .context("cannot start the policy host")?;
+        let clock = Clock::new();
+        let audit = policies::open(&data_dir, &policies, clock)?;
         let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listeners.first().context("no listener")?.local_addr()?;
@@ -96,7 +99,7 @@ impl Broker {
             .context("no admin listener")?;
         let admin_address = admin_listener.local_addr()?;
 
-        let (clock, mailboxes) = (Clock::new(), Arc::new(Mailboxes::new(worker_count)));
+        let mailboxes = Arc::new(Mailboxes::new(worker_count));
         let storage = storage::open(&data_dir, &config.store, (clock, &registry, &mailboxes))?;
         let control = Control {
             clock,
@@ -108,6 +111,7 @@ impl Broker {
             mailboxes,
             store: storage.store,
             journal: storage.journal,
+            audit: Some(audit),
         };
         let (cut, cut_seen) = watch::channel(false);
         let mut broker = Self {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use waspmq_core::registry::{Registry, SessionEntry};
 use waspmq_core::{Address, Close, Code, Level, MessageId, Name, Reject, SessionId};
 use waspmq_policy::Host;
-use waspmq_store::{Journal, Store, StoreError, Write};
+use waspmq_store::{AuditLog, Journal, Store, StoreError, Write};
 
 /// How long workers may take to say what they know of a message. Longer: refused, as a worker that is so busy must
 /// not be asked more.
@@ -62,6 +62,8 @@ pub struct Control {
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub store: Arc<dyn Store>,
     pub journal: Journal,
+    /// Where changes are noted; nowhere in a broker that keeps nothing.
+    pub audit: Option<Arc<AuditLog>>,
 }
 
 impl Control {

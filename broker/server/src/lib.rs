@@ -13,6 +13,7 @@ mod ledger;
 mod listeners;
 pub mod metrics;
 pub mod phase;
+mod policies;
 mod resumes;
 mod storage;
 mod surroundings;

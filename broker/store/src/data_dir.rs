@@ -8,6 +8,8 @@
 //!   shard-seed           mode 0600, 16 hexadecimal digits, made once
 //!   admin-token          mode 0600, see `token`
 //!   store/               the store, see `disk`
+//!   policies/            plugins and policies, see `policies`
+//!   audit.log            what was changed by whom, see `audit`
 //! ```
 
 use crate::error::OpenError;
@@ -82,6 +84,16 @@ impl DataDir {
     /// Where the store is.
     pub fn store_path(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    /// Where plugins and policies are.
+    pub fn policies_path(&self) -> PathBuf {
+        self.path.join("policies")
+    }
+
+    /// Where it is noted what was changed by whom.
+    pub fn audit_path(&self) -> PathBuf {
+        self.path.join("audit.log")
     }
 }
 

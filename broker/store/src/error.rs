@@ -1,4 +1,4 @@
-//! Why the data directory cannot be used.
+//! Why the data directory, or a file in it, cannot be used.
 
 use std::io;
 use std::path::PathBuf;
@@ -33,5 +33,42 @@ impl OpenError {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+/// Why a small file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{} is missing", path.display())]
+    Missing { path: PathBuf },
+    #[error("{} was changed: its BLAKE3 ought to be {expected} and is {found}", path.display())]
+    Changed { path: PathBuf, expected: String, found: String },
+    #[error("{} has more than {bytes_max} bytes, so it is not what was written", path.display())]
+    TooLarge { path: PathBuf, bytes_max: u64 },
+    #[error("{digest:?} is not a digest of 64 hexadecimal digits")]
+    NoDigest { digest: String },
+}
+
+impl FileError {
+    /// For `map_err`: an I/O error with what was being done to which file.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether there was no space left.
+    pub fn is_full(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// The text with that of the operating system behind it.
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
     }
 }

@@ -3,9 +3,11 @@
 //! [`DataDir`] is the directory of one running broker. It holds a lock, so that two brokers never share it, and
 //! the few values that must outlive the process. [`Store`] keeps messages and what belongs to them; [`FjallStore`] does
 //! so on disk, [`MemoryStore`] in memory, both by the same code over ordered records. [`Journal`] is the thread that
-//! writes: it gathers what waits into one commit with one sync, in a log before the store where it has one. The layouts are in `docs/STORE.md`.
+//! writes: it gathers what waits into one commit with one sync, in a log before the store where it has one. [`PolicyFiles`] keeps
+//! plugins and policies, [`AuditLog`] what was changed by whom. The layouts are in `docs/STORE.md`.
 //! Deliberately not here: when something is stored, and who may read it.
 
+mod audit;
 mod check;
 mod data_dir;
 mod disk;
@@ -14,6 +16,7 @@ mod file;
 mod journal;
 mod key;
 mod log;
+mod policies;
 mod record;
 mod records;
 mod run;
@@ -21,15 +24,17 @@ mod shelf;
 mod store;
 mod token;
 
+pub use audit::{AUDIT_FILE_BYTES_MAX, AUDIT_FILES_KEPT, AuditLog};
 pub use check::{Report, check, repair};
 pub use data_dir::DataDir;
 pub use disk::{Cut, Disk, DiskView, Progress, Recovered, StoreOptions};
-pub use error::OpenError;
+pub use error::{FileError, OpenError};
 pub use journal::{
     Answers, BATCH_BUCKETS, Clock, Full, Histogram, Journal, JournalMetrics, JournalOptions, JournalThreads,
     Late, Reading, SECONDS_BUCKETS, Ticket,
 };
 pub use log::LogOptions;
+pub use policies::PolicyFiles;
 pub use records::{Bounds, FjallStore, MemoryStore, Records};
 pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
 pub use store::{

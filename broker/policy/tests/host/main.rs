@@ -2,6 +2,7 @@
 //! what a swap under load looks like.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod archive;
 mod audit;
 mod cached;
 mod failures;

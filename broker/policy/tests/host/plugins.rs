@@ -117,18 +117,6 @@ fn old_revisions_go_unless_a_policy_uses_them() {
 }
 
 #[test]
-fn restored_revisions_keep_their_numbers() {
-    let host = host(1);
-    assert_eq!(host.restore("stamp", 3, &built("stamp-a"), "test").unwrap().revision, 3);
-    assert_eq!(host.restore("stamp", 7, &built("stamp-b"), "test").unwrap().revision, 7);
-    let taken = Unfit::RevisionTaken { revision: 7 };
-    assert_eq!(host.restore("stamp", 7, &built("stamp-a"), "test"), Err(taken));
-    assert_eq!(host.upload("stamp", &built("stamp-a"), "test").unwrap().revision, 8);
-    let kept: Vec<u32> = host.plugin("stamp").unwrap().iter().map(|revision| revision.revision).collect();
-    assert_eq!(kept, [3, 7, 8]);
-}
-
-#[test]
 fn a_used_plugin_is_not_removed() {
     let host = host(1);
     host.upload("p", &Guest::default().build(), "test").unwrap();

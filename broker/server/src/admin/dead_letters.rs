@@ -182,7 +182,7 @@ pub(crate) async fn requeue(
         return Err(reject.into());
     }
     let to = requeued.to_string();
-    audit::record(&shared, who, Change { what: "dead letter requeue", name: &id, from: &"", to: &to });
+    audit::record(&shared, who, Change { what: "dead letter requeue", name: &id, from: &"", to: &to }).await;
     Ok(problem::json(StatusCode::OK, &requeued))
 }
 
@@ -227,7 +227,8 @@ pub(crate) async fn requeue_all(
             &shared,
             who,
             Change { what: "dead letter requeue", name: &filter, from: &"", to: &to },
-        );
+        )
+        .await;
     }
     Ok(problem::json(StatusCode::OK, &requeued))
 }
@@ -251,7 +252,7 @@ pub(crate) async fn purge(
     shared.state.control.forget_letters(keys).await?;
     drop(changing);
     let from = format!("{purged} letters");
-    audit::record(&shared, who, Change { what: "dead letter purge", name: &id, from: &from, to: &"" });
+    audit::record(&shared, who, Change { what: "dead letter purge", name: &id, from: &from, to: &"" }).await;
     Ok(problem::json(StatusCode::OK, &Purged { purged, more: false }))
 }
 
@@ -288,7 +289,8 @@ pub(crate) async fn purge_all(State(shared): Handlers, who: Who, uri: Uri) -> Re
             &shared,
             who,
             Change { what: "dead letter purge", name: &filter, from: &from, to: &"" },
-        );
+        )
+        .await;
     }
     Ok(problem::json(StatusCode::OK, &purged))
 }

@@ -95,7 +95,7 @@ pub(crate) async fn create(
     if let Some(members) = existing {
         return Ok(problem::json(StatusCode::OK, &Group { group, member_count: members.len() }));
     }
-    audit::record(&shared, who, Change { what: "group create", name: &name, from: &"", to: &name });
+    audit::record(&shared, who, Change { what: "group create", name: &name, from: &"", to: &name }).await;
     Ok(problem::json(StatusCode::CREATED, &Group { group, member_count: 0 }))
 }
 
@@ -115,7 +115,7 @@ pub(crate) async fn remove(
         })
         .await??;
     let from = format!("{removed} members");
-    audit::record(&shared, who, Change { what: "group remove", name: &name, from: &from, to: &"" });
+    audit::record(&shared, who, Change { what: "group remove", name: &name, from: &from, to: &"" }).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -166,7 +166,8 @@ pub(crate) async fn add(
         &shared,
         who,
         Change { what: "group member add", name: &group_name, from: &"", to: &user_name },
-    );
+    )
+    .await;
     Ok(problem::json(StatusCode::CREATED, &Member { group, user }))
 }
 
@@ -179,7 +180,8 @@ pub(crate) async fn take_out(
 ) -> Result<StatusCode, Problem> {
     let (group, user) = (body::name("group", &group)?, body::name("user", &user)?);
     shared.state.control.remove_member(&group, &user)?;
-    audit::record(&shared, who, Change { what: "group member remove", name: &group, from: &user, to: &"" });
+    audit::record(&shared, who, Change { what: "group member remove", name: &group, from: &user, to: &"" })
+        .await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -53,6 +53,24 @@ struct Plugins {
 struct Plugin {
     name: String,
     revisions: Vec<Revision>,
+    /// Revisions of an earlier run that cannot be used.
+    refused: Vec<RefusedRevision>,
+}
+
+/// A revision of an earlier run whose component was changed on disk, or is not there.
+#[derive(Debug, Serialize, ToSchema)]
+struct RefusedRevision {
+    revision: u32,
+    /// BLAKE3 of the component as it was uploaded.
+    digest: String,
+    /// What was expected and what was found.
+    reason: String,
+}
+
+impl From<waspmq_policy::RefusedRevision> for RefusedRevision {
+    fn from(refused: waspmq_policy::RefusedRevision) -> Self {
+        Self { revision: refused.revision, digest: refused.digest, reason: refused.reason }
+    }
 }
 
 /// All plugins.
@@ -65,17 +83,19 @@ pub(crate) async fn list(State(shared): Handlers) -> Response {
 /// One plugin with its kept revisions.
 #[utoipa::path(get, operation_id = "show_plugin", path = "/v1/plugins/{name}", tag = "plugins", params(("name" = String, Path)), responses((status = 200, body = Plugin), (status = 404)))]
 pub(crate) async fn show(State(shared): Handlers, Path(name): Path<String>) -> Result<Response, Problem> {
-    let revisions = shared.state.control.policies.plugin(&name);
+    let host = &shared.state.control.policies;
+    let revisions = host.plugin(&name);
     let revisions = revisions.ok_or_else(|| Problem::not_found(format!("there is no plugin {name:?}")))?;
     let revisions = revisions.into_iter().map(Revision::from).collect();
-    Ok(problem::json(StatusCode::OK, &Plugin { name, revisions }))
+    let refused = host.refused_revisions(&name).into_iter().map(RefusedRevision::from).collect();
+    Ok(problem::json(StatusCode::OK, &Plugin { name, revisions, refused }))
 }
 
 /// Uploads a component as the next revision of a plugin. The bytes of the latest revision again give that one again.
 #[utoipa::path(
     post, operation_id = "upload_revision", path = "/v1/plugins/{name}/revisions", tag = "plugins", params(("name" = String, Path)),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "the component; application/octet-stream is taken, too"),
-    responses((status = 201, body = Revision), (status = 413), (status = 422), (status = 507))
+    responses((status = 201, body = Revision), (status = 413), (status = 422), (status = 503), (status = 507))
 )]
 pub(crate) async fn upload(
     State(shared): Handlers,
@@ -91,7 +111,7 @@ pub(crate) async fn upload(
 }
 
 /// Removes a plugin with all its revisions. Refused while a policy uses one, or could roll back to it.
-#[utoipa::path(delete, operation_id = "remove_plugin", path = "/v1/plugins/{name}", tag = "plugins", params(("name" = String, Path)), responses((status = 204), (status = 404), (status = 409)))]
+#[utoipa::path(delete, operation_id = "remove_plugin", path = "/v1/plugins/{name}", tag = "plugins", params(("name" = String, Path)), responses((status = 204), (status = 404), (status = 409), (status = 503), (status = 507)))]
 pub(crate) async fn remove(
     State(shared): Handlers,
     who: Who,
@@ -107,9 +127,10 @@ impl From<Unfit> for Problem {
         match unfit {
             Unfit::Name { .. } => Self::bad_request("invalid_name", detail).key("name"),
             Unfit::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail),
-            Unfit::TooManyPlugins | Unfit::TooManyRevisions | Unfit::NoCapacity => {
+            Unfit::TooManyPlugins | Unfit::TooManyRevisions | Unfit::TooManyBytes | Unfit::NoCapacity => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_capacity", detail)
             }
+            Unfit::NotKept(error) => error.into(),
             _ => Self::unprocessable("unfit_plugin", detail),
         }
     }
@@ -121,6 +142,7 @@ impl From<RemoveError> for Problem {
         match error {
             RemoveError::UnknownPolicy { .. } | RemoveError::UnknownPlugin { .. } => Self::not_found(detail),
             RemoveError::InUse { .. } => Self::new(StatusCode::CONFLICT, "in_use", detail),
+            RemoveError::NotKept(error) => error.into(),
         }
     }
 }

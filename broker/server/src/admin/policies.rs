@@ -9,12 +9,18 @@ use axum::response::Response;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
-use waspmq_policy::{PolicyDocument, PolicyState, PolicyVersion, PutError, RollbackError};
+use waspmq_core::Code;
+use waspmq_policy::{
+    Mode, PolicyDocument, PolicyState, PolicyVersion, PutError, RefusedPolicy, RollbackError,
+};
 
 /// A policy as it is now.
 #[derive(Debug, Serialize, ToSchema)]
 struct Policy {
     name: String,
+    /// `active` or `off`, as the document says.
+    #[schema(example = "active")]
+    state: &'static str,
     /// The generation it came with.
     generation: u64,
     #[serde(flatten)]
@@ -91,20 +97,65 @@ struct Instances {
     replaced: u64,
 }
 
+/// A policy of an earlier run that could not be brought back at the start, and decides nothing until it is put anew.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RefusedPolicy)]
+struct Refused {
+    name: String,
+    /// `refused`.
+    #[schema(example = "refused")]
+    state: &'static str,
+    /// Why, such as what was expected of the plugin's component and what was found.
+    reason: String,
+    /// The generation it came with.
+    generation: u64,
+    /// As it was put.
+    document: serde_json::Value,
+    revision: u32,
+    /// BLAKE3 of the component that it needs.
+    digest: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ListedPolicy)]
+enum Listed {
+    There(Box<Policy>),
+    Refused(Refused),
+}
+
 /// All policies, in the order of their names.
 #[derive(Debug, Serialize, ToSchema)]
 struct Policies {
     /// The number of the active set.
     generation: u64,
-    policies: Vec<Policy>,
+    policies: Vec<Listed>,
+}
+
+impl From<RefusedPolicy> for Refused {
+    fn from(refused: RefusedPolicy) -> Self {
+        let RefusedPolicy { name, generation, document, revision, digest, reason } = refused;
+        Self { name, state: "refused", reason, generation, document, revision, digest }
+    }
+}
+
+impl Listed {
+    fn name(&self) -> &str {
+        match self {
+            Self::There(policy) => &policy.name,
+            Self::Refused(refused) => &refused.name,
+        }
+    }
 }
 
 impl From<PolicyState> for Policy {
     fn from(state: PolicyState) -> Self {
         let outcomes: BTreeMap<_, _> = state.outcomes.into_iter().collect();
         let decided = outcomes.get("ok").copied().unwrap_or(0);
+        let is_off = state.current.document.mode == Mode::Off;
         Self {
             name: state.name,
+            state: if is_off { "off" } else { "active" },
             generation: state.generation,
             current: state.current.into(),
             previous: state.previous.map(Version::from),
@@ -192,22 +243,28 @@ pub(super) struct DocumentLimits {
 #[utoipa::path(get, operation_id = "list_policies", path = "/v1/policies", tag = "policies", responses((status = 200, body = Policies)))]
 pub(crate) async fn list(State(shared): Handlers) -> Response {
     let host = &shared.state.control.policies;
-    let policies = host.policies().into_iter().map(Policy::from).collect();
+    let there = host.policies().into_iter().map(|state| Listed::There(Box::new(state.into())));
+    let refused = host.refused_policies().into_iter().map(|policy| Listed::Refused(policy.into()));
+    let mut policies: Vec<Listed> = there.chain(refused).collect();
+    policies.sort_by(|a, b| a.name().cmp(b.name()));
     problem::json(StatusCode::OK, &Policies { generation: host.generation(), policies })
 }
 
 /// One policy.
-#[utoipa::path(get, operation_id = "show_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 200, body = Policy), (status = 404)))]
+#[utoipa::path(get, operation_id = "show_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 200, body = Listed), (status = 404)))]
 pub(crate) async fn show(State(shared): Handlers, Path(name): Path<String>) -> Result<Response, Problem> {
-    let state = shared.state.control.policies.policy(&name);
-    let state = state.ok_or_else(|| Problem::not_found(format!("there is no policy {name:?}")))?;
-    Ok(problem::json(StatusCode::OK, &Policy::from(state)))
+    let host = &shared.state.control.policies;
+    let there = host.policy(&name).map(|state| Listed::There(Box::new(state.into())));
+    let refused = || host.refused_policies().into_iter().find(|refused| refused.name == name);
+    let found = there.or_else(|| refused().map(|refused| Listed::Refused(refused.into())));
+    let found = found.ok_or_else(|| Problem::not_found(format!("there is no policy {name:?}")))?;
+    Ok(problem::json(StatusCode::OK, &found))
 }
 
 /// Puts a policy in place, new or instead of the one of that name. Answers once messages are decided by it.
 #[utoipa::path(
     put, operation_id = "put_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), request_body = Document,
-    responses((status = 200, body = Policy), (status = 422), (status = 507))
+    responses((status = 200, body = Policy), (status = 422), (status = 503), (status = 507))
 )]
 pub(crate) async fn put(
     State(shared): Handlers,
@@ -223,7 +280,7 @@ pub(crate) async fn put(
 }
 
 /// Removes a policy.
-#[utoipa::path(delete, operation_id = "remove_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 204), (status = 404)))]
+#[utoipa::path(delete, operation_id = "remove_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), responses((status = 204), (status = 404), (status = 503), (status = 507)))]
 pub(crate) async fn remove(
     State(shared): Handlers,
     who: Who,
@@ -236,7 +293,7 @@ pub(crate) async fn remove(
 /// Goes back to what the policy was before its last change; a second time returns from there.
 #[utoipa::path(
     post, operation_id = "roll_policy_back", path = "/v1/policies/{name}/rollback", tag = "policies", params(("name" = String, Path)),
-    responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 507))
+    responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 503), (status = 507))
 )]
 pub(crate) async fn rollback(
     State(shared): Handlers,
@@ -259,6 +316,10 @@ impl From<PutError> for Problem {
             }
             PutError::Guest { .. } => Self::unprocessable("refused_by_plugin", detail),
             PutError::NoCapacity { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_capacity", detail),
+            PutError::Component(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::StorageFailed.name(), detail).key("plugin")
+            }
+            PutError::NotKept(error) => error.into(),
         }
     }
 }
@@ -269,6 +330,7 @@ impl From<RollbackError> for Problem {
         match error {
             RollbackError::UnknownPolicy { .. } => Self::not_found(detail),
             RollbackError::NoPrevious { .. } => Self::new(StatusCode::CONFLICT, "no_previous", detail),
+            RollbackError::Refused { .. } => Self::new(StatusCode::CONFLICT, "refused_policy", detail),
             RollbackError::Put(error) => error.into(),
         }
     }

@@ -10,6 +10,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use waspmq_core::{Code, Reject};
+use waspmq_policy::ArchiveError;
+
+/// When a change that could not be kept is worth another try.
+const STORAGE_RETRY_MS: u32 = 1_000;
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +140,7 @@ impl Problem {
             "invalid_document" => "The document is not what this endpoint takes",
             "unfit_plugin" => "The component cannot be a plugin",
             "no_capacity" => "There is no room for it",
+            "storage_full" => "The disk has no space left",
             _ => self.status.canonical_reason().unwrap_or("Refused"),
         }
     }
@@ -164,6 +169,18 @@ impl From<Reject> for Problem {
         };
         let retry_ms = (reject.retry_ms > 0).then_some(reject.retry_ms);
         Self { retry_ms, ..Self::new(status, reject.code.name(), reject.message) }
+    }
+}
+
+/// What cannot be kept on disk is not done.
+impl From<ArchiveError> for Problem {
+    fn from(error: ArchiveError) -> Self {
+        let (status, code) = match error {
+            ArchiveError::Full { .. } => (StatusCode::INSUFFICIENT_STORAGE, Code::StorageFull),
+            ArchiveError::Failed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Code::StorageFailed),
+        };
+        let detail = format!("nothing was changed, because it cannot be kept: {error}");
+        Self { retry_ms: Some(STORAGE_RETRY_MS), ..Self::new(status, code.name(), detail) }
     }
 }
 

@@ -111,7 +111,8 @@ pub(crate) async fn close(
 ) -> Result<StatusCode, Problem> {
     let id = parse(&id)?;
     shared.blocking(move |control| control.close_session(id)).await??;
-    audit::record(&shared, who, Change { what: "session close", name: &id, from: &"connected", to: &"" });
+    audit::record(&shared, who, Change { what: "session close", name: &id, from: &"connected", to: &"" })
+        .await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn control() -> Control {
         mailboxes,
         store,
         journal,
+        audit: None,
     }
 }
 
@@ -432,7 +433,7 @@ fn operations_have_names_of_their_own() {
     let operations: Vec<&Value> = items.flat_map(|item| item.as_object().unwrap().values()).collect();
     let names: std::collections::BTreeSet<_> =
         operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect();
-    assert_eq!((names.len(), operations.len()), (36, 36), "{names:?}");
+    assert_eq!((names.len(), operations.len()), (37, 37), "{names:?}");
     assert!(api["components"]["schemas"]["Problem"]["properties"]["detail"].is_object());
 }
 
@@ -469,7 +470,10 @@ async fn every_change_is_one_line() {
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let api = Api::new();
+    let directory = tempfile::tempdir().unwrap();
+    let audit = waspmq_store::AuditLog::open(directory.path().join("audit.log")).unwrap();
+    let control = Control { audit: Some(Arc::new(audit)), ..control() };
+    let api = Api { router: router(state(control.clone())), control };
     let id = api.connect("alice", 1);
     for (method, path) in [
         ("PUT", "/v1/groups/eng".to_owned()),
@@ -491,6 +495,44 @@ async fn every_change_is_one_line() {
         assert!(line.contains(&format!("what=\"{what}\"")), "{line}");
         assert!(line.contains(&format!("who=admin {LOOPBACK}")) && line.contains("generation=0"), "{line}");
     }
+    let kept = api.call("GET", "/v1/audit").await.json();
+    let changes = kept["changes"].as_array().unwrap();
+    let kept: Vec<_> = changes.iter().map(|change| change["what"].as_str().unwrap()).collect();
+    assert_eq!(kept, expected);
+    assert_eq!(
+        (&changes[1]["name"], &changes[1]["to"], &changes[1]["seq"]),
+        (&json!("eng"), &json!("alice"), &json!(2))
+    );
+    assert!(changes.iter().all(|change| change["who"] == format!("admin {LOOPBACK}")));
+}
+
+#[tokio::test]
+async fn the_audit_log_is_paged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.log");
+    let audit = Arc::new(waspmq_store::AuditLog::open(&path).unwrap());
+    let control = Control { audit: Some(audit), ..control() };
+    let api = Api { router: router(state(control.clone())), control };
+    for n in 0..5 {
+        api.call("PUT", &format!("/v1/groups/g{n}")).await;
+    }
+    let page = async |query: &str| {
+        let page = api.call("GET", &format!("/v1/audit{query}")).await.json();
+        let changes = page["changes"].as_array().unwrap().iter();
+        (changes.map(|change| change["seq"].as_u64().unwrap()).collect::<Vec<_>>(), page["next"].clone())
+    };
+    assert_eq!(page("").await, (vec![1, 2, 3, 4, 5], Value::Null));
+    assert_eq!(page("?limit=2").await, (vec![4, 5], Value::Null));
+    assert_eq!(page("?limit=2&after=0").await, (vec![1, 2], json!("2")));
+    assert_eq!(page("?limit=2&after=3").await, (vec![4, 5], Value::Null));
+    assert_eq!(page("?after=5").await, (vec![], Value::Null));
+    for query in ["?limit=0", "?limit=1001", "?after=x", "?before=1"] {
+        api.call("GET", &format!("/v1/audit{query}")).await.problem(400, "invalid_query");
+    }
+    // A file that cannot be read is an error, and no empty log.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    api.call("GET", "/v1/audit").await.problem(503, "storage_failed");
 }
 
 /// Serves on loopback while `client` runs; the listener must end by itself afterwards.

@@ -1,6 +1,6 @@
 //! `waspmq policy`: which plugin decides which messages.
 
-use super::api::Access;
+use super::api::{Access, Api};
 use super::failure::Failure;
 use super::output;
 use anyhow::Context;
@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 Examples:
   waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' --config '{\"to\":\"topic/audit\"}'
   waspmq policy show audit
-  waspmq policy rollback audit")]
+  waspmq policy rollback audit
+  waspmq policy audit --limit 20")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +34,18 @@ enum Command {
     Rollback { name: String },
     /// Remove a policy
     Rm { name: String },
+    /// Who changed what, the newest last; not only policies
+    Audit(Audit),
+}
+
+#[derive(Debug, Args)]
+struct Audit {
+    /// Only lines behind this number; without it the last ones
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+    /// Lines at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +159,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             api.delete(&["policies", name])?;
             return Ok(());
         }
+        Command::Audit(audit) => return changes(&api, audit, arguments.access.json),
     };
     if arguments.access.json {
         return Ok(output::json(&state)?);
@@ -153,19 +167,42 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(output::line(format_args!("{}", describe(&state)))?)
 }
 
+fn changes(api: &Api, audit: &Audit, as_json: bool) -> Result<(), Failure> {
+    let after = audit.after.map(|after| after.to_string());
+    let query: Vec<_> = after.iter().map(|after| ("after", after.as_str())).collect();
+    let changes = api.get_pages(&["audit"], &query, "changes", audit.limit)?;
+    if as_json {
+        return Ok(output::json(&changes)?);
+    }
+    for change in changes.as_array().into_iter().flatten() {
+        output::line(format_args!("{}", change_line(change)))?;
+    }
+    Ok(())
+}
+
+/// A line of the audit log for people.
+fn change_line(change: &Value) -> String {
+    let field = |name: &str| output::cell(change.get(name).unwrap_or_default());
+    let time = output::time(change.get("unix_ms").unwrap_or_default());
+    let or_nothing = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let (from, to) = (or_nothing(field("from")), or_nothing(field("to")));
+    let [seq, generation, who, what, name] = ["seq", "generation", "who", "what", "name"].map(field);
+    output::printable(&format!("{seq} {time} generation {generation}, {who}: {what} {name}, {from} -> {to}"))
+}
+
 fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return Ok(output::json(document)?);
     }
     let headings =
-        ["NAME", "PLUGIN", "REVISION", "MATCH", "ORDER", "MODE", "GENERATION", "CALLS", "FAILURES"];
+        ["NAME", "PLUGIN", "REVISION", "MATCH", "ORDER", "STATE", "GENERATION", "CALLS", "FAILURES"];
     let columns = [
         "/name",
         "/document/plugin",
         "/revision",
         "/document/match",
         "/document/order",
-        "/document/mode",
+        "/state",
         "/generation",
         "/calls",
         "/failures",
@@ -179,6 +216,8 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
 fn describe(state: &Value) -> String {
     let facts = [
         ("name", "/name"),
+        ("state", "/state"),
+        ("reason", "/reason"),
         ("plugin", "/document/plugin"),
         ("revision", "/revision"),
         ("digest", "/digest"),
@@ -245,6 +284,16 @@ mod tests {
             assert!(matches!(parse_config(wrong), Err(Failure::Usage(_))), "{wrong:?}");
         }
         assert!(matches!(parse_config("@/nowhere"), Err(Failure::Failed(_))));
+    }
+
+    #[test]
+    fn a_change_is_a_line() {
+        let change = json!({
+            "seq": 7, "unix_ms": 1_790_000_000_000_u64, "who": "admin 127.0.0.1:5", "what": "policy put", "name": "a\n",
+            "from": "", "to": "p@1", "generation": 3
+        });
+        let expected = "7 2026-09-21T14:13:20Z generation 3, admin 127.0.0.1:5: policy put a\\n, - -> p@1";
+        assert_eq!(change_line(&change), expected);
     }
 
     #[test]

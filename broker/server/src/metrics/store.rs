@@ -49,6 +49,9 @@ impl Collector for Stored {
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let metric = described("journal_queue", "Bytes of writes that wait for a commit");
         gauge(encoder, metric.in_unit(&Unit::Bytes), [(NO_LABELS, count(journal.queue_bytes))])?;
+        let metric = described("audit_failures", "Lines of the audit log that could not be written");
+        let failures = self.control.audit.as_ref().map_or(0, |audit| audit.failures());
+        counter(encoder, metric, [(NO_LABELS, failures)])?;
         let usage = self.control.store.usage();
         let metric = described("inbox_messages", "Stored messages, of all addresses");
         gauge(encoder, metric, [(NO_LABELS, usage.messages)])?;

@@ -1,0 +1,208 @@
+//! How plugins and policies outlive the process: what a change writes down, and how a start brings it back.
+//!
+//! A start takes the manifest as it is or not at all. A component that is not what it was costs its revision and the
+//! policies that need it, each by name; everything else serves. What was refused stays in the manifest, so that a file
+//! that is put right brings it back with the next start.
+
+use crate::admin::PutError;
+use crate::archive::{Archive, ArchiveError, Change};
+use crate::binding::Generation;
+use crate::document::{Mode, PolicyDocument};
+use crate::host::Host;
+use crate::instance::SharedCompiled;
+use crate::manifest::{BadManifest, Manifest, SavedPlugin, SavedPolicy, SavedRevision, SavedVersion};
+use crate::plugin::{self, Kept, Plugin, Refused, Revision};
+use crate::registry::{Policy, Version};
+use crate::stats::PolicyStats;
+use std::sync::{Arc, OnceLock, PoisonError};
+
+/// Why a host does not go on where it ended. It has nothing then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    #[error("the host has an archive or was changed already")]
+    NotFresh,
+    #[error("{0}")]
+    Manifest(BadManifest),
+    #[error("{0}")]
+    Archive(ArchiveError),
+}
+
+/// What a start brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Restored {
+    pub revisions: usize,
+    pub refused_revisions: usize,
+    pub policies: usize,
+    pub refused_policies: usize,
+    pub generation: u64,
+}
+
+impl Host {
+    /// Brings back what the archive has, and writes every change to it from now on. To be called once, before anything
+    /// else changes the host.
+    ///
+    /// # Errors
+    /// The manifest cannot be read. What it names and is damaged is no error, see [`Host::refused_policies`].
+    pub fn open_archive(&self, archive: Arc<dyn Archive>) -> Result<Restored, RestoreError> {
+        let _no_uploads = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.archive.get().is_some() || self.generation() > 0 || !self.registry().plugins.is_empty() {
+            return Err(RestoreError::NotFresh);
+        }
+        let manifest = match archive.load_manifest().map_err(RestoreError::Archive)? {
+            Some(bytes) => Manifest::parse(&bytes).map_err(RestoreError::Manifest)?,
+            None => {
+                self.archive.get_or_init(|| archive);
+                return Ok(Restored::default());
+            }
+        };
+        archive.keep_components(&manifest.digests());
+        let archive = self.archive.get_or_init(|| archive);
+        let mut restored = Restored { generation: manifest.generation, ..Restored::default() };
+        for (name, saved) in manifest.plugins {
+            let plugin = restore_plugin(&**archive, &name, saved);
+            restored.revisions += plugin.kept.len();
+            restored.refused_revisions += plugin.refused.len();
+            self.registry().plugins.insert(name, plugin);
+        }
+        let mut bindings = Vec::new();
+        for (name, saved) in manifest.policies {
+            match self.restore_policy(&name, &saved, restored.policies) {
+                Ok(policy) => {
+                    restored.policies += 1;
+                    bindings.extend(policy.binding.clone());
+                    self.registry().policies.insert(name, policy);
+                }
+                Err(reason) => {
+                    tracing::error!(
+                        policy = name,
+                        reason,
+                        "the policy is not brought back and decides nothing"
+                    );
+                    restored.refused_policies += 1;
+                    self.registry().refused.insert(name, (saved, reason));
+                }
+            }
+        }
+        self.shared.active.store(Arc::new(Generation::new(restored.generation, bindings)));
+        self.shared.wake_keeper();
+        Ok(restored)
+    }
+
+    /// Makes a policy as it was; the error is for people.
+    fn restore_policy(&self, name: &str, saved: &SavedPolicy, policies: usize) -> Result<Policy, String> {
+        let active = saved.active.as_ref().ok_or("it has no active version")?;
+        if policies >= self.options.policies_max {
+            return Err(self.no_capacity().to_string());
+        }
+        let current = self.find_saved(active)?;
+        let stats = Arc::new(PolicyStats::new(self.shared.workers));
+        let memory = Arc::default();
+        let binding = match current.document.mode {
+            Mode::Off => None,
+            _ => self.prepare(name, &current, (&stats, &memory)).map_err(|error| error.to_string())?,
+        };
+        let other = |role: &str, saved: Option<&SavedVersion>| {
+            let found = self.find_saved(saved?);
+            let error = |reason: &String| {
+                tracing::error!(policy = name, role, reason, "a version of the policy is not brought back");
+            };
+            found.inspect_err(error).ok()
+        };
+        let previous = other("previous", saved.previous.as_ref());
+        if let Some(candidate) = &saved.candidate {
+            tracing::error!(policy = name, trial = ?candidate.trial, "this version tries nothing out: the candidate is left behind");
+        }
+        Ok(Policy { current, previous, generation: saved.generation, binding, stats, memory })
+    }
+
+    /// A version of the manifest with its revision, which has to be the same component.
+    fn find_saved(&self, saved: &SavedVersion) -> Result<Version, String> {
+        let SavedVersion { plugin, revision, digest, document } = saved;
+        let document: PolicyDocument = serde_json::from_value(document.clone())
+            .map_err(|error| format!("its document is not one of this version: {error}"))?;
+        let registry = self.registry();
+        let shelf = registry.plugins.get(plugin);
+        let kept = shelf.and_then(|shelf| shelf.kept.iter().find(|kept| kept.revision.revision == *revision));
+        if let Some(kept) = kept.filter(|kept| kept.revision.digest == *digest) {
+            return Ok(Version { document, kept: kept.clone() });
+        }
+        let refused =
+            shelf.and_then(|shelf| shelf.refused.iter().find(|refused| refused.saved.revision == *revision));
+        let reason = refused.map_or("it is not in the manifest", |refused| refused.reason.as_str());
+        Err(format!("it needs {plugin}@{revision}, which is refused: {reason}"))
+    }
+
+    /// Writes a change down before it becomes visible; `edit` makes the manifest what it will be. Nothing is written
+    /// without an archive.
+    pub(crate) fn write_down(
+        &self,
+        change: &Change<'_>,
+        edit: impl FnOnce(&mut Manifest) -> serde_json::Result<()>,
+    ) -> Result<(), ArchiveError> {
+        let Some(archive) = self.archive.get() else { return Ok(()) };
+        let write = || {
+            let mut manifest = self.registry().manifest(change.generation)?;
+            edit(&mut manifest)?;
+            manifest.to_bytes()
+        };
+        let bytes =
+            write().map_err(|error: serde_json::Error| ArchiveError::Failed { reason: error.to_string() })?;
+        archive.commit(&bytes, &change.entry(archive.now_unix_ms()))
+    }
+
+    pub(crate) fn keep_component(&self, digest: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
+        self.archive.get().map_or(Ok(()), |archive| archive.save_component(digest, bytes))
+    }
+
+    /// Forgets those of the components that no revision has any more.
+    pub(crate) fn forget_unused(&self, digests: impl IntoIterator<Item = String>) {
+        let Some(archive) = self.archive.get() else { return };
+        let used: std::collections::BTreeSet<_> =
+            self.registry().plugins.values().flat_map(Plugin::digests).collect();
+        digests
+            .into_iter()
+            .filter(|digest| !used.contains(digest))
+            .for_each(|digest| archive.remove_component(&digest));
+    }
+
+    /// 0 without an archive, where nobody asks for it.
+    pub(crate) fn now_unix_ms(&self) -> u64 {
+        self.archive.get().map_or(0, |archive| archive.now_unix_ms())
+    }
+
+    /// The code of a revision; of one of an earlier run, compiled when it is first needed.
+    pub(crate) fn compiled(&self, kept: &Kept) -> Result<SharedCompiled, PutError> {
+        if let Some(compiled) = kept.compiled.get() {
+            return Ok(Arc::clone(compiled));
+        }
+        let gone = || ArchiveError::Failed { reason: "nothing keeps it".to_owned() };
+        let archive = self.archive.get().ok_or_else(|| PutError::Component(gone()))?;
+        let bytes = archive.load_component(&kept.revision.digest).map_err(PutError::Component)?;
+        let compiled = self.workbench().compile(&kept.revision.name, &bytes);
+        let compiled = compiled.map_err(|unfit| PutError::Guest { reason: unfit.to_string() })?;
+        Ok(Arc::clone(kept.compiled.get_or_init(|| Arc::new(compiled))))
+    }
+}
+
+/// A plugin with those of its revisions whose components are what they were.
+fn restore_plugin(archive: &dyn Archive, name: &str, saved: SavedPlugin) -> Plugin {
+    let mut plugin = Plugin { last: saved.last, ..Plugin::default() };
+    for saved in saved.revisions {
+        match archive.load_component(&saved.digest) {
+            Ok(bytes) => plugin.kept.push(restore_revision(name, &saved, &bytes)),
+            Err(error) => {
+                let reason = error.to_string();
+                tracing::error!(plugin = name, revision = saved.revision, reason, "the revision is refused");
+                plugin.refused.push(Refused { saved, reason });
+            }
+        }
+    }
+    plugin
+}
+
+fn restore_revision(name: &str, saved: &SavedRevision, bytes: &[u8]) -> Kept {
+    let revision =
+        Revision { revision: saved.revision, hooks: saved.hooks.clone(), ..plugin::unnumbered(name, bytes) };
+    Kept { revision, compiled: Arc::new(OnceLock::new()), taken: (saved.who.as_str().into(), saved.unix_ms) }
+}
