@@ -10,7 +10,7 @@
 //!
 //! The instance a worker gives up in an exchange becomes the next spare, behind the policy thread's update.
 
-use crate::document::{OnFailure, PolicyLimits};
+use crate::document::{Lane, OnFailure, PolicyLimits};
 use crate::engine::Ticker;
 use crate::instance::{Instance, Recipe, Setup, SetupError, SharedCompiled};
 use crate::limits;
@@ -42,6 +42,7 @@ pub(crate) struct Binding {
     pub(crate) cells: Box<[Cell]>,
     config: String,
     compiled: SharedCompiled,
+    lane: Lane,
     retired: AtomicBool,
 }
 
@@ -56,6 +57,7 @@ pub(crate) struct Parts {
     pub(crate) stats: Arc<PolicyStats>,
     pub(crate) config: String,
     pub(crate) compiled: SharedCompiled,
+    pub(crate) lane: Lane,
 }
 
 /// One worker's place in a binding.
@@ -116,6 +118,7 @@ impl Binding {
             cells: (0..workers).map(|_| cell()).collect(),
             config: parts.config,
             compiled: parts.compiled,
+            lane: parts.lane,
             retired: AtomicBool::new(false),
         }
     }
@@ -129,7 +132,7 @@ impl Binding {
     ) -> Result<Instance, SetupError> {
         let context = Context { name: Arc::clone(&self.name), worker, stats: Arc::clone(&self.stats) };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
-        let recipe = Recipe { ticker, compiled: &self.compiled, context, memory_bytes_max };
+        let recipe = Recipe { ticker, compiled: &self.compiled, lane: self.lane, context, memory_bytes_max };
         Setup { recipe, config: &self.config, changes }.run()
     }
 

@@ -34,12 +34,10 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     let mut linker = Linker::new(engine);
     let mut host = linker.instance(HOST)?;
     host.func_wrap("log", |mut store: StoreContextMut<'_, State>, (level, text): (Level, WasmStr)| {
-        if !store.data_mut().spend_hostcall() || !store.data_mut().context.stats.log_line_allowed() {
-            return Ok(());
+        if store.data_mut().may_log() {
+            let text = text.to_str(&store)?;
+            write_line(&store.data().context.name, level, &text);
         }
-        let text = text.to_str(&store)?;
-        let context = &store.data().context;
-        write_line(&context.name, level, cut(&text, limits::LOG_BYTES_MAX));
         Ok(())
     })?;
     host.func_wrap("counter", |mut store: StoreContextMut<'_, State>, (name, delta): (WasmStr, u64)| {
@@ -64,7 +62,9 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     Ok(linker)
 }
 
-fn write_line(policy: &str, level: Level, text: &str) {
+/// Writes one line of a policy, cut to its bound.
+pub(crate) fn write_line(policy: &str, level: Level, text: &str) {
+    let text = cut(text, limits::LOG_BYTES_MAX);
     match level {
         Level::Debug => tracing::debug!(target: "plugin", policy, text),
         Level::Info => tracing::info!(target: "plugin", policy, text),

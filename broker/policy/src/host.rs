@@ -4,6 +4,7 @@
 
 use crate::bindings;
 use crate::engine::{self, Ticker};
+use crate::fast::Adapters;
 use crate::keeper::Keeper;
 use crate::limits;
 use crate::queues::Queues;
@@ -84,11 +85,13 @@ impl Host {
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
         let linker = bindings::linker(&engine).map_err(failed)?;
+        let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine)?;
         let (sender, retired) = std::sync::mpsc::sync_channel(limits::RETIRED_MAX);
         let shared = Arc::new(Shared {
             engine,
             linker,
+            adapters,
             ticker,
             workers: options.workers,
             active: Arc::new(ArcSwap::default()),

@@ -4,7 +4,9 @@
 //! and out of bounds) its owner discards it. Every entry into guest code has a deadline, a memory limit and bounded host calls.
 
 use crate::bindings::{self, Routing, RoutingPre};
+use crate::document::Lane;
 use crate::engine::{Live, Ticker};
+use crate::fast::{Asked, Hooks, Prepared, Unsuited};
 use crate::limits;
 use crate::queues::Changes;
 use crate::state::{Context, Pulls, State};
@@ -18,7 +20,20 @@ use waspmq_core::policy::{Message, Verdict};
 /// A validated, compiled and linked component.
 pub(crate) struct Compiled {
     pub(crate) pre: RoutingPre<State>,
+    /// The same for the fast lane, or why it does not take it.
+    pub(crate) direct: Result<Prepared, Unsuited>,
     pub(crate) pulls: Pulls,
+}
+
+impl Compiled {
+    /// The lane that calls take unless a policy asks for the other one.
+    pub(crate) const fn lane(&self) -> &'static str {
+        if self.direct.is_ok() { "core" } else { "component" }
+    }
+
+    pub(crate) fn lane_reason(&self) -> Option<&Unsuited> {
+        self.direct.as_ref().err()
+    }
 }
 
 /// Why a guest did not do what it was called for; the text is for people.
@@ -37,17 +52,35 @@ pub(crate) struct Failure {
 pub(crate) struct Recipe<'a> {
     pub(crate) ticker: &'a Ticker,
     pub(crate) compiled: &'a Compiled,
+    pub(crate) lane: Lane,
     pub(crate) context: Context,
     pub(crate) memory_bytes_max: usize,
 }
 
 pub(crate) struct Instance {
-    guest: Routing,
+    guest: Guest,
     store: Store<State>,
     pulls: Pulls,
     /// The number of the last member change it was told of.
     pub(crate) members_seen: u64,
     _live: Live,
+}
+
+/// The hooks by the lane that calls take.
+enum Guest {
+    Component(Routing),
+    Core(Box<Hooks>),
+}
+
+impl Guest {
+    fn start(recipe: &Recipe<'_>, store: &mut Store<State>) -> wasmtime::Result<Self> {
+        match &recipe.compiled.direct {
+            Ok(prepared) if recipe.lane == Lane::Auto => {
+                Hooks::start(store, prepared).map(|hooks| Self::Core(Box::new(hooks)))
+            }
+            _ => recipe.compiled.pre.instantiate(store).map(Self::Component),
+        }
+    }
 }
 
 impl std::fmt::Debug for Instance {
@@ -67,7 +100,7 @@ impl Instance {
         store
             .epoch_deadline_callback(|mut store: StoreContextMut<'_, State>| Ok(store.data_mut().on_epoch()));
         arm(&mut store);
-        match recipe.compiled.pre.instantiate(&mut store) {
+        match Guest::start(recipe, &mut store) {
             Ok(guest) => {
                 Ok(Self { guest, store, pulls: recipe.compiled.pulls, members_seen: 0, _live: live })
             }
@@ -78,14 +111,20 @@ impl Instance {
     /// Hands the instance its configuration; the inner error is the guest's own answer.
     pub(crate) fn configure(&mut self, config: &str) -> Result<Result<(), String>, Failure> {
         arm(&mut self.store);
-        let answer = self.guest.call_configure(&mut self.store, config);
+        let answer = match &mut self.guest {
+            Guest::Component(guest) => guest.call_configure(&mut self.store, config),
+            Guest::Core(guest) => guest.configure(&mut self.store, config),
+        };
         answer.map_err(|error| failure(&error, self.store.data()))
     }
 
     /// Lets the guest test itself; the inner error is the guest's own answer.
     pub(crate) fn self_test(&mut self) -> Result<Result<(), String>, Failure> {
         arm(&mut self.store);
-        let answer = self.guest.call_self_test(&mut self.store);
+        let answer = match &mut self.guest {
+            Guest::Component(guest) => guest.call_self_test(&mut self.store),
+            Guest::Core(guest) => guest.self_test(&mut self.store),
+        };
         answer.map_err(|error| failure(&error, self.store.data()))
     }
 
@@ -93,14 +132,19 @@ impl Instance {
     pub(crate) fn members_changed(&mut self, changes: &Changes) -> Result<(), Failure> {
         arm(&mut self.store);
         for members in &changes.queues {
-            let names: Vec<&str> = members.members.iter().map(String::as_str).collect();
-            let told = bindings::QueueMembers {
-                pattern: &members.pattern,
-                queue: members.queue.as_str(),
-                version: members.version,
-                members: &names,
+            let answer = match &mut self.guest {
+                Guest::Component(guest) => {
+                    let names: Vec<&str> = members.members.iter().map(String::as_str).collect();
+                    let told = bindings::QueueMembers {
+                        pattern: &members.pattern,
+                        queue: members.queue.as_str(),
+                        version: members.version,
+                        members: &names,
+                    };
+                    guest.call_members_changed(&mut self.store, told)
+                }
+                Guest::Core(guest) => guest.members_changed(&mut self.store, members),
             };
-            let answer = self.guest.call_members_changed(&mut self.store, told);
             answer.map_err(|error| failure(&error, self.store.data()))?;
         }
         self.members_seen = changes.sequence;
@@ -120,17 +164,35 @@ impl Instance {
             state.show(message, set, self.pulls);
         }
         self.store.set_epoch_deadline(1);
-        let asked = bindings::Message {
-            sender: message.from,
-            address: message.to,
-            kind: kind(message.kind),
-            key: message.key,
-            size: u32::try_from(message.payload.len()).unwrap_or(u32::MAX),
-            priority: message.priority,
-            ts: message.unix_ms,
+        let size = u32::try_from(message.payload.len()).unwrap_or(u32::MAX);
+        let answer = match &mut self.guest {
+            Guest::Core(guest) => {
+                let asked = Asked {
+                    sender: message.from,
+                    address: message.to,
+                    kind: kind(message.kind) as u32,
+                    key: message.key,
+                    size,
+                    priority: message.priority,
+                    ts: message.unix_ms,
+                };
+                guest.route(&mut self.store, &asked)
+            }
+            Guest::Component(guest) => {
+                let asked = bindings::Message {
+                    sender: message.from,
+                    address: message.to,
+                    kind: kind(message.kind),
+                    key: message.key,
+                    size,
+                    priority: message.priority,
+                    ts: message.unix_ms,
+                };
+                guest.call_route(&mut self.store, asked).map(|answer| verdict::check(answer.into()))
+            }
         };
-        match self.guest.call_route(&mut self.store, asked) {
-            Ok(answer) => verdict::check(answer).map_err(|bad| Failure::bad_verdict(&bad)),
+        match answer {
+            Ok(verdict) => verdict.map_err(|bad| Failure::bad_verdict(&bad)),
             Err(error) => Err(failure(&error, self.store.data())),
         }
     }

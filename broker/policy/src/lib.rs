@@ -16,6 +16,7 @@ mod binding;
 mod bindings;
 mod document;
 mod engine;
+mod fast;
 mod host;
 mod instance;
 mod keeper;
@@ -30,7 +31,7 @@ mod verdict;
 mod worker;
 
 pub use admin::{PutError, RemoveError, RollbackError};
-pub use document::{Mode, OnFailure, PolicyDocument, PolicyLimits};
+pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
 pub use plugin::{Revision, Unfit};
 pub use registry::{Instances, PolicyState, PolicyVersion};

@@ -4,7 +4,9 @@
 //! no trace. Deliberately not here: policies, which bind a revision to addresses.
 
 use crate::bindings::{self, ABI, HOST, RoutingPre, TYPES};
+use crate::document::Lane;
 use crate::engine::Ticker;
+use crate::fast::{Adapters, Prepared, Unsuited};
 use crate::instance::{Compiled, Instance, Recipe, SharedCompiled};
 use crate::limits;
 use crate::state::{Context, Pulls, State};
@@ -27,8 +29,10 @@ pub struct Revision {
     pub abi: &'static str,
     /// Bytes of the component.
     pub size: usize,
-    /// How calls reach it: `component`, through the component API.
+    /// How calls reach it: `core`, directly, or `component`, through the component API.
     pub lane: &'static str,
+    /// Why not directly; completes "the component ...".
+    pub lane_reason: Option<String>,
 }
 
 /// Why an upload is refused. Each message is a sentence for the person who uploaded.
@@ -116,6 +120,7 @@ impl Plugin {
 pub(crate) struct Workbench<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) linker: &'a Linker<State>,
+    pub(crate) adapters: &'a Arc<Adapters>,
     pub(crate) ticker: &'a Ticker,
 }
 
@@ -132,8 +137,16 @@ impl Workbench<'_> {
             reason: format!("{error:#}"),
         })?;
         let pre = RoutingPre::new(linked).map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
-        let compiled = Compiled { pre, pulls };
-        self.try_out(name, &compiled)?;
+        let direct = Prepared::new(self.engine, self.adapters, &component, bytes);
+        let mut compiled = Compiled { pre, direct, pulls };
+        self.try_out(name, &compiled, Lane::Component)?;
+        if compiled.direct.is_ok() {
+            match self.try_out(name, &compiled, Lane::Auto) {
+                Err(Unfit::NoCapacity) => return Err(Unfit::NoCapacity),
+                Err(unfit) => compiled.direct = Err(Unsuited::Start(unfit.to_string())),
+                Ok(()) => {}
+            }
+        }
         Ok(compiled)
     }
 
@@ -193,10 +206,11 @@ impl Workbench<'_> {
         if inside { "; it is there inside of an interface, but has to be an export of the world" } else { "" }
     }
 
-    fn try_out(&self, name: &str, compiled: &Compiled) -> Result<(), Unfit> {
+    fn try_out(&self, name: &str, compiled: &Compiled, lane: Lane) -> Result<(), Unfit> {
         let recipe = Recipe {
             ticker: self.ticker,
             compiled,
+            lane,
             context: Context { name: name.into(), worker: 0, stats: Arc::new(PolicyStats::new(1)) },
             memory_bytes_max: limits::MEMORY_MB_DEFAULT as usize * 1024 * 1024,
         };
@@ -254,5 +268,6 @@ pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
         abi: ABI,
         size: bytes.len(),
         lane: "component",
+        lane_reason: None,
     }
 }

@@ -27,6 +27,8 @@ pub struct WorkerRouting {
     generation: Arc<Generation>,
     seats: Vec<Seat>,
     matches: HashMap<Box<str>, u64, foldhash::fast::RandomState>,
+    /// The address asked about last, with its bound policies: a message's address is looked up twice.
+    last: (String, u64),
 }
 
 /// One binding of the current generation with this worker's instance of it.
@@ -46,6 +48,7 @@ impl WorkerRouting {
             generation: Arc::default(),
             seats: Vec::new(),
             matches: HashMap::default(),
+            last: (String::new(), 0),
         }
     }
 
@@ -78,6 +81,7 @@ impl WorkerRouting {
             old.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             self.generation = newest;
             self.matches.clear();
+            self.last.0.clear();
             // A binding is retired behind the store of the generation without it, so the next turn finds that one.
             let overtaken = |seat: &Seat| seat.serving.is_none() && seat.binding.is_retired();
             if !self.seats.iter().any(overtaken) {
@@ -88,6 +92,15 @@ impl WorkerRouting {
 
     /// The policies bound to `to`, as a mask of seats.
     fn bound_to(&mut self, to: &str) -> u64 {
+        if self.last.0 != to {
+            let bound = self.look_up(to);
+            to.clone_into(&mut self.last.0);
+            self.last.1 = bound;
+        }
+        self.last.1
+    }
+
+    fn look_up(&mut self, to: &str) -> u64 {
         if let Some(&known) = self.matches.get(to) {
             return known;
         }

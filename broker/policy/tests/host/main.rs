@@ -5,6 +5,8 @@
 mod audit;
 mod failures;
 mod guests;
+mod hostile;
+mod lanes;
 mod load;
 mod members;
 mod plugins;
