@@ -93,9 +93,19 @@ impl Host {
             }
         }
         let shared = &self.shared;
-        let bench = Workbench { engine: &shared.engine, linker: &shared.linker, ticker: &shared.ticker };
+        let bench = Workbench {
+            engine: &shared.engine,
+            linker: &shared.linker,
+            adapters: &shared.adapters,
+            ticker: &shared.ticker,
+        };
         let compiled = Arc::new(bench.compile(&name, bytes)?);
-        let revision = Revision { hooks: compiled.exports.hooks(), ..revision };
+        let revision = Revision {
+            hooks: compiled.exports.hooks(),
+            lane: compiled.lane(),
+            lane_reason: compiled.lane_reason().map(ToString::to_string),
+            ..revision
+        };
         let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut registry = self.registry();
         let mut plugin = registry.plugins.remove(&name).unwrap_or_default();
@@ -237,6 +247,7 @@ impl Host {
             on_failure: document.on_failure,
             limits: document.limits,
             patterns: plan.patterns,
+            lane: document.lane,
             stats: Arc::clone(stats),
             memory: Arc::clone(memory),
             surroundings: Arc::clone(&self.shared.surroundings),

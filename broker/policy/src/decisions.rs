@@ -112,7 +112,11 @@ mod tests {
         let deliver = Verdict { route: Route::Deliver, set_headers: Vec::new() };
         for index in 0..=limits::DECISIONS_MAX {
             let cache = if index % 2 == 0 { Cache::Address } else { Cache::Connection };
-            decisions.keep(0, &message(&format!("topic/{index}"), u32::try_from(index).unwrap() + 1), (&deliver, cache));
+            decisions.keep(
+                0,
+                &message(&format!("topic/{index}"), u32::try_from(index).unwrap() + 1),
+                (&deliver, cache),
+            );
             assert!(decisions.count <= limits::DECISIONS_MAX);
         }
         assert_eq!(decisions.count, 1, "forgotten all at once");

@@ -19,6 +19,7 @@ mod clock;
 mod decisions;
 mod document;
 mod engine;
+mod fast;
 mod guest;
 mod hook;
 mod host;
@@ -40,7 +41,7 @@ mod verdict;
 mod worker;
 
 pub use admin::{PutError, RemoveError, RollbackError};
-pub use document::{Mode, OnFailure, PolicyDocument, PolicyLimits};
+pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
 pub use hostcalls::{Nobody, Surroundings};

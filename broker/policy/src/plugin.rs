@@ -4,7 +4,9 @@
 //! no trace. Deliberately not here: policies, which bind a revision to addresses.
 
 use crate::bindings::{self, ABI, HOST, TYPES};
+use crate::document::Lane;
 use crate::engine::Ticker;
+use crate::fast::{Adapters, Prepared, Unsuited};
 use crate::guest::Exports;
 use crate::hook::Hook;
 use crate::hostcalls::Nobody;
@@ -31,8 +33,10 @@ pub struct Revision {
     pub abi: &'static str,
     /// Bytes of the component.
     pub size: usize,
-    /// How calls reach it: `component`, through the component API.
+    /// How calls reach it: `core`, directly, or `component`, through the component API.
     pub lane: &'static str,
+    /// Why not directly; completes "the component ...".
+    pub lane_reason: Option<String>,
 }
 
 /// Why an upload is refused. Each message is a sentence for the person who uploaded.
@@ -122,6 +126,7 @@ impl Plugin {
 pub(crate) struct Workbench<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) linker: &'a Linker<State>,
+    pub(crate) adapters: &'a Arc<Adapters>,
     pub(crate) ticker: &'a Ticker,
 }
 
@@ -137,8 +142,16 @@ impl Workbench<'_> {
             import: HOST.to_owned(),
             reason: format!("{error:#}"),
         })?;
-        let compiled = Compiled { pre, exports, pulls };
-        self.try_out(name, &compiled)?;
+        let direct = Prepared::new(self.engine, self.adapters, &component, bytes);
+        let mut compiled = Compiled { pre, exports, direct, pulls };
+        self.try_out(name, &compiled, Lane::Component)?;
+        if compiled.direct.is_ok() {
+            match self.try_out(name, &compiled, Lane::Auto) {
+                Err(Unfit::NoCapacity) => return Err(Unfit::NoCapacity),
+                Err(unfit) => compiled.direct = Err(Unsuited::Start(unfit.to_string())),
+                Ok(()) => {}
+            }
+        }
         Ok(compiled)
     }
 
@@ -171,11 +184,12 @@ impl Workbench<'_> {
         Ok(pulls)
     }
 
-    fn try_out(&self, name: &str, compiled: &Compiled) -> Result<(), Unfit> {
+    fn try_out(&self, name: &str, compiled: &Compiled, lane: Lane) -> Result<(), Unfit> {
         let recipe = Recipe {
             ticker: self.ticker,
             compiled,
             hook: None,
+            lane,
             context: Context {
                 name: name.into(),
                 worker: 0,
@@ -247,5 +261,6 @@ pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
         abi: ABI,
         size: bytes.len(),
         lane: "component",
+        lane_reason: None,
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::admin::PutError;
 use crate::binding::Binding;
-use crate::document::{Mode, Plan, PolicyDocument};
+use crate::document::{Lane, Mode, Plan, PolicyDocument};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
@@ -29,6 +29,8 @@ pub struct PolicyState {
     pub name: String,
     #[serde(flatten)]
     pub current: PolicyVersion,
+    /// How calls reach the plugin: `core` or `component`.
+    pub lane: &'static str,
     /// The generation it came with.
     pub generation: u64,
     /// What a rollback goes back to.
@@ -90,6 +92,13 @@ impl Version {
         }
     }
 
+    fn lane(&self) -> &'static str {
+        match self.document.lane {
+            Lane::Auto => self.kept.compiled.lane(),
+            Lane::Component => "component",
+        }
+    }
+
     pub(crate) fn label(&self) -> String {
         let revision = &self.kept.revision;
         let off = if self.document.mode == Mode::Off { " (off)" } else { "" };
@@ -137,6 +146,7 @@ impl Policy {
         PolicyState {
             name: name.to_owned(),
             current: self.current.show(),
+            lane: self.current.lane(),
             generation: self.generation,
             previous: self.previous.as_ref().map(Version::show),
             calls,

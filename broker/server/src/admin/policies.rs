@@ -15,6 +15,8 @@ use waspmq_policy::{PolicyDocument, PolicyState, PolicyVersion, PutError, Rollba
 #[derive(Debug, Serialize, ToSchema)]
 struct Policy {
     name: String,
+    /// How calls reach the plugin: `core` or `component`.
+    lane: &'static str,
     /// The generation it came with.
     generation: u64,
     #[serde(flatten)]
@@ -105,6 +107,7 @@ impl From<PolicyState> for Policy {
         let decided = outcomes.get("ok").copied().unwrap_or(0);
         Self {
             name: state.name,
+            lane: state.lane,
             generation: state.generation,
             current: state.current.into(),
             previous: state.previous.map(Version::from),
@@ -175,6 +178,9 @@ pub(super) struct Document {
     on_failure: String,
     #[schema(required = false)]
     limits: DocumentLimits,
+    /// `auto` (directly where the component allows it) or `component` (through the component API in any case).
+    #[schema(required = false, default = "auto")]
+    lane: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
