@@ -40,8 +40,10 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 16] = [
     ("wasmtime", &["waspmq-policy"]),
+    ("wasmparser", &["waspmq-policy"]),
+    ("wasm-encoder", &["waspmq-policy"]),
     ("fjall", &["waspmq-store"]),
     ("quinn", &["waspmq-transport"]),
     ("rustls", &["waspmq-transport"]),

@@ -90,7 +90,12 @@ impl Host {
             }
         }
         let compiled = Arc::new(self.workbench().compile(&name, bytes)?);
-        let revision = Revision { hooks: compiled.exports.hooks(), ..revision };
+        let revision = Revision {
+            hooks: compiled.exports.hooks(),
+            lane: compiled.lane(),
+            lane_reason: compiled.lane_reason().map(ToString::to_string),
+            ..revision
+        };
         let taken = (who.into(), self.now_unix_ms());
         let kept = Kept { revision, compiled: Arc::new(OnceLock::from(compiled)), taken };
         let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +142,12 @@ impl Host {
 
     pub(crate) fn workbench(&self) -> Workbench<'_> {
         let shared = &self.shared;
-        Workbench { engine: &shared.engine, linker: &shared.linker, ticker: &shared.ticker }
+        Workbench {
+            engine: &shared.engine,
+            linker: &shared.linker,
+            adapters: &shared.adapters,
+            ticker: &shared.ticker,
+        }
     }
 
     /// The latest revision of every plugin.
@@ -319,6 +329,7 @@ impl Host {
             on_failure: document.on_failure,
             limits: document.limits,
             patterns: plan.patterns,
+            lane: document.lane,
             stats: Arc::clone(stats),
             memory: Arc::clone(memory),
             surroundings: Arc::clone(&self.shared.surroundings),

@@ -10,7 +10,7 @@
 //!
 //! The instance a worker gives up in an exchange becomes the next spare, behind the policy thread's update.
 
-use crate::document::{OnFailure, PolicyLimits};
+use crate::document::{Lane, OnFailure, PolicyLimits};
 use crate::engine::Ticker;
 use crate::hook::Hook;
 use crate::hostcalls::Surroundings;
@@ -52,6 +52,7 @@ pub(crate) struct Binding {
     pub(crate) cells: Box<[Cell]>,
     config: String,
     compiled: SharedCompiled,
+    lane: Lane,
     retired: AtomicBool,
 }
 
@@ -69,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) config: String,
     pub(crate) compiled: SharedCompiled,
+    pub(crate) lane: Lane,
 }
 
 /// One worker's place in a binding.
@@ -154,6 +156,7 @@ impl Binding {
             cells: (0..workers).map(|_| cell()).collect(),
             config: parts.config,
             compiled: parts.compiled,
+            lane: parts.lane,
             retired: AtomicBool::new(false),
         }
     }
@@ -174,8 +177,14 @@ impl Binding {
             surroundings: Arc::clone(&self.surroundings),
         };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
-        let hook = Some(self.hook);
-        let recipe = Recipe { ticker, compiled: &self.compiled, hook, context, memory_bytes_max };
+        let recipe = Recipe {
+            ticker,
+            compiled: &self.compiled,
+            hook: Some(self.hook),
+            lane: self.lane,
+            context,
+            memory_bytes_max,
+        };
         Setup { recipe, config: &self.config, changes }.run()
     }
 

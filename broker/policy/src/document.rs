@@ -33,6 +33,20 @@ pub struct PolicyDocument {
     pub on_failure: OnFailure,
     #[serde(default)]
     pub limits: PolicyLimits,
+    /// How calls reach the plugin.
+    #[serde(default)]
+    pub lane: Lane,
+}
+
+/// How calls reach a policy's plugin. Both ways decide alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Directly where the component allows it, through the component API otherwise.
+    #[default]
+    Auto,
+    /// Through the component API in any case.
+    Component,
 }
 
 /// Whether a policy decides.
@@ -189,6 +203,8 @@ mod tests {
         check(&with(""), r#"plugin: "m", revision: Some(3)"#);
         check(&with(r#","config":{"to":"topic/b"}"#), r#"config: "{\"to\":\"topic/b\"}""#);
         check(&with(r#","mode":"off","on_failure":"closed""#), "Plan");
+        check(&with(r#","lane":"component""#), "Plan");
+        check(&with(r#","lane":"core""#), "unknown variant `core`, expected `auto` or `component`");
         check(&with(r#","colour":1"#), "unknown field `colour`");
         check(&with(r#","limits":{"deadline":1}"#), "unknown field `deadline`");
         check(&with(r#","limits":{"deadline_ms":1}"#), "limits.deadline_ms: must be 2 to 1000");

@@ -20,8 +20,12 @@ const RESERVATION_FULL: u64 = 4 * 1024 * 1024 * 1024;
 /// As much as the largest memory a policy may ask for.
 const RESERVATION_SMALL: u64 = MEMORY_MB_MAX as u64 * MIB as u64;
 
-/// A component made by the usual tools has one main module and up to three small ones that connect it.
-const CORE_INSTANCES_PER_COMPONENT: usize = 4;
+/// A component made by the usual tools has one main module and up to three small ones that connect it. One that
+/// has more is not called on the fast lane.
+pub(crate) const CORE_INSTANCES_PER_COMPONENT: usize = 4;
+
+/// What the fast lane adds to them: an adapter for imports and one for `route`.
+const ADAPTERS_PER_COMPONENT: usize = 2;
 
 /// An engine with room for `instances` components. Reserves 4 GiB of address space for each, or 64 MiB where
 /// that much is not to be had (guest code then checks bounds itself, 7 to 14 % slower).
@@ -32,12 +36,14 @@ pub(crate) fn engine(instances: usize) -> wasmtime::Result<Engine> {
 
 fn config(instances: usize, reservation: u64) -> Config {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let core_instances = count(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT));
+    let core_instances =
+        count(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT + ADAPTERS_PER_COMPONENT));
+    let tables = count(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT));
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count(instances))
         .total_core_instances(core_instances)
         .total_memories(count(instances))
-        .total_tables(core_instances)
+        .total_tables(tables)
         .max_memories_per_component(1)
         .max_memory_size(MEMORY_MB_MAX as usize * MIB)
         .table_elements(TABLE_ELEMENTS_MAX);

@@ -4,6 +4,7 @@
 
 use crate::archive::Archive;
 use crate::engine::{self, Ticker};
+use crate::fast::Adapters;
 use crate::hostcalls::Surroundings;
 use crate::keeper::Keeper;
 use crate::limits;
@@ -90,11 +91,13 @@ impl Host {
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
         let linker = linker::linker(&engine).map_err(failed)?;
+        let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine)?;
         let (sender, retired) = std::sync::mpsc::sync_channel(limits::RETIRED_MAX);
         let shared = Arc::new(Shared {
             engine,
             linker,
+            adapters,
             ticker,
             surroundings,
             workers: options.workers,

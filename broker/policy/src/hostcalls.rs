@@ -4,6 +4,8 @@
 //! here has spent it before ([`State::spend_hostcall`]). Deliberately not here: how strings and lists get out of a
 //! guest's memory.
 
+use crate::bindings::{Level, cut};
+use crate::limits;
 use crate::memory::Rate;
 use crate::state::State;
 use std::fmt::Debug;
@@ -52,6 +54,17 @@ impl Random {
 }
 
 impl State {
+    /// Writes one line to the log, cut to its bound; [`State::may_log`] was asked before.
+    pub(crate) fn write_line(&self, level: Level, text: &str) {
+        let (policy, text) = (&*self.context.name, cut(text, limits::LOG_BYTES_MAX));
+        match level {
+            Level::Debug => tracing::debug!(target: "plugin", policy, text),
+            Level::Info => tracing::info!(target: "plugin", policy, text),
+            Level::Warn => tracing::warn!(target: "plugin", policy, text),
+            Level::Error => tracing::error!(target: "plugin", policy, text),
+        }
+    }
+
     pub(crate) fn count(&self, name: &str, delta: u64) {
         self.context.stats.counters.add(self.context.worker, name, delta);
     }
@@ -60,8 +73,8 @@ impl State {
         self.context.stats.histograms.add(self.context.worker, name, value);
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<String> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn value(&self, key: &str) -> Option<Vec<u8>> {

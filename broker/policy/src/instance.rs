@@ -5,10 +5,13 @@
 
 use crate::answers;
 use crate::bindings;
+use crate::document::Lane;
 use crate::engine::{Live, Ticker};
+use crate::fast::{Hooks, Prepared, Unsuited};
 use crate::guest::{Exports, Guest};
 use crate::hook::Hook;
 use crate::limits;
+use crate::plugin::{LANE_COMPONENT, LANE_CORE};
 use crate::queues::Changes;
 use crate::state::{Context, Pulls, State};
 use crate::stats::CallOutcome;
@@ -23,7 +26,20 @@ use waspmq_core::settings::{Overflow, Settings};
 pub(crate) struct Compiled {
     pub(crate) pre: InstancePre<State>,
     pub(crate) exports: Exports,
+    /// The same for the fast lane, or why it does not take it.
+    pub(crate) direct: Result<Prepared, Unsuited>,
     pub(crate) pulls: Pulls,
+}
+
+impl Compiled {
+    /// The lane that calls take unless a policy asks for the other one.
+    pub(crate) const fn lane(&self) -> &'static str {
+        if self.direct.is_ok() { LANE_CORE } else { LANE_COMPONENT }
+    }
+
+    pub(crate) fn lane_reason(&self) -> Option<&Unsuited> {
+        self.direct.as_ref().err()
+    }
 }
 
 /// Why a guest did not do what it was called for; the text is for people.
@@ -44,18 +60,47 @@ pub(crate) struct Recipe<'a> {
     pub(crate) compiled: &'a Compiled,
     /// What it will be asked; nothing for one that is only tried out.
     pub(crate) hook: Option<Hook>,
+    pub(crate) lane: Lane,
     pub(crate) context: Context,
     pub(crate) memory_bytes_max: usize,
 }
 
 pub(crate) struct Instance {
-    guest: Guest,
+    callee: Callee,
     store: Store<State>,
     hook: Option<Hook>,
     pulls: Pulls,
     /// The number of the last member change it was told of.
     pub(crate) members_seen: u64,
     _live: Live,
+}
+
+/// What is called, by the lane that calls take.
+enum Callee {
+    Component(Guest),
+    Core(Box<Hooks>),
+}
+
+impl Callee {
+    fn start(recipe: &Recipe<'_>, store: &mut Store<State>) -> wasmtime::Result<Self> {
+        let compiled = recipe.compiled;
+        match &compiled.direct {
+            Ok(prepared) if recipe.lane == Lane::Auto => {
+                Hooks::start(store, prepared).map(|hooks| Self::Core(Box::new(hooks)))
+            }
+            _ => {
+                let instance = compiled.pre.instantiate(&mut *store)?;
+                compiled.exports.load(store, &instance).map(Self::Component)
+            }
+        }
+    }
+
+    const fn component(&self) -> Option<&Guest> {
+        match self {
+            Self::Component(guest) => Some(guest),
+            Self::Core(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Instance {
@@ -75,12 +120,10 @@ impl Instance {
         store
             .epoch_deadline_callback(|mut store: StoreContextMut<'_, State>| Ok(store.data_mut().on_epoch()));
         arm(&mut store);
-        let compiled = recipe.compiled;
-        let instance = compiled.pre.instantiate(&mut store);
-        match instance.and_then(|instance| compiled.exports.load(&mut store, &instance)) {
-            Ok(guest) => {
-                let (hook, pulls) = (recipe.hook, compiled.pulls);
-                Ok(Self { guest, store, hook, pulls, members_seen: 0, _live: live })
+        match Callee::start(recipe, &mut store) {
+            Ok(callee) => {
+                let (hook, pulls) = (recipe.hook, recipe.compiled.pulls);
+                Ok(Self { callee, store, hook, pulls, members_seen: 0, _live: live })
             }
             Err(error) => Err(failure(&error, store.data())),
         }
@@ -89,34 +132,47 @@ impl Instance {
     /// Hands the instance its configuration; the inner error is the guest's own answer.
     pub(crate) fn configure(&mut self, config: &str) -> Result<Result<(), String>, Failure> {
         arm(&mut self.store);
-        let answer = self.guest.configure.call(&mut self.store, (config,));
-        answer.map(|(answer,)| answer).map_err(|error| failure(&error, self.store.data()))
+        let answer = match &mut self.callee {
+            Callee::Component(guest) => {
+                guest.configure.call(&mut self.store, (config,)).map(|(answer,)| answer)
+            }
+            Callee::Core(hooks) => hooks.configure(&mut self.store, config),
+        };
+        answer.map_err(|error| failure(&error, self.store.data()))
     }
 
     /// Lets the guest test itself; the inner error is the guest's own answer.
     pub(crate) fn self_test(&mut self) -> Result<Result<(), String>, Failure> {
         arm(&mut self.store);
-        let answer = self.guest.self_test.call(&mut self.store, ());
-        answer.map(|(answer,)| answer).map_err(|error| failure(&error, self.store.data()))
+        let answer = match &mut self.callee {
+            Callee::Component(guest) => guest.self_test.call(&mut self.store, ()).map(|(answer,)| answer),
+            Callee::Core(hooks) => hooks.self_test(&mut self.store),
+        };
+        answer.map_err(|error| failure(&error, self.store.data()))
     }
 
     /// Tells a guest that routes the queues that changed; all of them share one deadline.
     pub(crate) fn members_changed(&mut self, changes: &Changes) -> Result<(), Failure> {
-        let hears = self.guest.members_changed.filter(|_| self.hook == Some(Hook::Routing));
-        let Some(hears) = hears else {
+        if self.hook != Some(Hook::Routing) {
             self.members_seen = changes.sequence;
             return Ok(());
-        };
+        }
         arm(&mut self.store);
         for members in &changes.queues {
-            let names: Vec<&str> = members.members.iter().map(String::as_str).collect();
-            let told = bindings::QueueMembers {
-                pattern: &members.pattern,
-                queue: members.queue.as_str(),
-                version: members.version,
-                members: &names,
+            let answer = match &mut self.callee {
+                Callee::Core(hooks) => hooks.members_changed(&mut self.store, members),
+                Callee::Component(guest) => {
+                    let Some(hears) = guest.members_changed else { break };
+                    let names: Vec<&str> = members.members.iter().map(String::as_str).collect();
+                    let told = bindings::QueueMembers {
+                        pattern: &members.pattern,
+                        queue: members.queue.as_str(),
+                        version: members.version,
+                        members: &names,
+                    };
+                    hears.call(&mut self.store, (told,))
+                }
             };
-            let answer = hears.call(&mut self.store, (told,));
             answer.map_err(|error| failure(&error, self.store.data()))?;
         }
         self.members_seen = changes.sequence;
@@ -130,12 +186,16 @@ impl Instance {
         set: &[(String, String)],
         deadline_ms: u32,
     ) -> Result<verdict::Routed, Failure> {
-        let Some(route) = self.guest.route else { return Err(Failure::no_hook()) };
         self.begin(Some((message, set)), deadline_ms);
-        match route.call(&mut self.store, (answers::message(message),)) {
-            Ok((answer,)) => verdict::check(answer).map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
-        }
+        let told = answers::message(message);
+        let answer = match &mut self.callee {
+            Callee::Core(hooks) => hooks.route(&mut self.store, &told),
+            Callee::Component(guest) => {
+                let Some(route) = guest.route else { return Err(Failure::no_hook()) };
+                route.call(&mut self.store, (told,)).map(|(answer,)| verdict::check(answer.into()))
+            }
+        };
+        self.concluded(answer)
     }
 
     /// Asks for the plan of one message; nothing when it is left to others.
@@ -145,15 +205,14 @@ impl Instance {
         settings: &Settings,
         deadline_ms: u32,
     ) -> Result<Option<Acknowledgement>, Failure> {
-        let Some(plan) = self.guest.plan else { return Err(Failure::no_hook()) };
         self.begin(Some((message, &[])), deadline_ms);
-        match plan.call(&mut self.store, (answers::message(message), answers::configured(settings))) {
-            Ok((answer,)) => answer
-                .map(|plan| answers::ack_plan(plan, settings.keep))
-                .transpose()
-                .map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
-        }
+        let Some(plan) = self.callee.component().and_then(|guest| guest.plan) else {
+            return Err(Failure::no_hook());
+        };
+        let told = (answers::message(message), answers::configured(settings));
+        let answer = plan.call(&mut self.store, told);
+        let checked = |plan| answers::ack_plan(plan, settings.keep);
+        self.concluded(answer.map(|(answer,)| answer.map(checked).transpose()))
     }
 
     /// Asks what is done about a failed attempt; nothing when it is left to others.
@@ -162,12 +221,12 @@ impl Instance {
         told: bindings::Failure<'_>,
         deadline_ms: u32,
     ) -> Result<Option<Decision>, Failure> {
-        let Some(failed) = self.guest.failed else { return Err(Failure::no_hook()) };
         self.begin(None, deadline_ms);
-        match failed.call(&mut self.store, (told,)) {
-            Ok((answer,)) => answers::decision(answer).map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
-        }
+        let Some(failed) = self.callee.component().and_then(|guest| guest.failed) else {
+            return Err(Failure::no_hook());
+        };
+        let answer = failed.call(&mut self.store, (told,));
+        self.concluded(answer.map(|(answer,)| answers::decision(answer)))
     }
 
     /// Asks whether a message is taken in; nothing when it is left to others.
@@ -176,12 +235,12 @@ impl Instance {
         message: &Message<'_>,
         deadline_ms: u32,
     ) -> Result<Option<Admittance>, Failure> {
-        let Some(admit) = self.guest.admit else { return Err(Failure::no_hook()) };
         self.begin(Some((message, &[])), deadline_ms);
-        match admit.call(&mut self.store, (answers::message(message),)) {
-            Ok((answer,)) => answers::admittance(answer).map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
-        }
+        let Some(admit) = self.callee.component().and_then(|guest| guest.admit) else {
+            return Err(Failure::no_hook());
+        };
+        let answer = admit.call(&mut self.store, (answers::message(message),));
+        self.concluded(answer.map(|(answer,)| answers::admittance(answer)))
     }
 
     /// Asks what is done about a full queue; nothing when it is left to others.
@@ -190,10 +249,18 @@ impl Instance {
         what: &Overflowed<'_>,
         deadline_ms: u32,
     ) -> Result<Option<Overflow>, Failure> {
-        let Some(overflow) = self.guest.overflow else { return Err(Failure::no_hook()) };
         self.begin(None, deadline_ms);
-        match overflow.call(&mut self.store, (answers::overflowing(what),)) {
-            Ok((answer,)) => Ok(answers::action(answer)),
+        let Some(overflow) = self.callee.component().and_then(|guest| guest.overflow) else {
+            return Err(Failure::no_hook());
+        };
+        let answer = overflow.call(&mut self.store, (answers::overflowing(what),));
+        answer.map(|(answer,)| answers::action(answer)).map_err(|error| failure(&error, self.store.data()))
+    }
+
+    /// What came of a call whose answer was read and checked.
+    fn concluded<T, B: ToString>(&self, answer: wasmtime::Result<Result<T, B>>) -> Result<T, Failure> {
+        match answer {
+            Ok(checked) => checked.map_err(|bad| Failure::bad_verdict(&bad)),
             Err(error) => Err(failure(&error, self.store.data())),
         }
     }

@@ -20,6 +20,7 @@ mod clock;
 mod decisions;
 mod document;
 mod engine;
+mod fast;
 mod guest;
 mod hook;
 mod host;
@@ -44,7 +45,7 @@ mod worker;
 
 pub use admin::{PutError, RemoveError, RollbackError};
 pub use archive::{Archive, ArchiveError, AuditEntry};
-pub use document::{Mode, OnFailure, PolicyDocument, PolicyLimits};
+pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
 pub use hostcalls::{Nobody, Surroundings};

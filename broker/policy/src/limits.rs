@@ -4,7 +4,8 @@
 /// Bytes of an uploaded component. Larger: `Unfit::TooLarge`.
 pub const PLUGIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Plugins in one broker. More: `Unfit::TooManyPlugins`. Compiled code costs about three times the upload.
+/// Plugins in one broker. More: `Unfit::TooManyPlugins`. Compiled code costs about three times the upload, for
+/// each lane it may be called on.
 pub const PLUGINS_MAX: usize = 64;
 
 /// Revisions kept of one plugin. More: the oldest one that no policy uses is dropped; none: `Unfit::TooManyRevisions`.

@@ -1,8 +1,7 @@
 //! The functions of the `host` interface for the component API: they read strings and lists in the guest's memory in
 //! place. None of them fails but for a guest that hands over something unreadable.
 
-use crate::bindings::{HOST, Level, cut};
-use crate::limits;
+use crate::bindings::{HOST, Level};
 use crate::memory::Rate;
 use crate::state::State;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ fn offer_message(host: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
             return Ok((None,));
         }
         let name = name.to_str(&guest)?;
-        Ok((guest.data().header(&name),))
+        Ok((guest.data().header(&name).map(str::to_owned),))
     })?;
     host.func_wrap("headers", |mut guest: Guest<'_>, (): ()| {
         let headers = may_call(&mut guest).then(|| Arc::clone(&guest.data().headers));
@@ -44,11 +43,10 @@ fn offer_message(host: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
 /// What a policy leaves for operators.
 fn offer_measures(host: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     host.func_wrap("log", |mut guest: Guest<'_>, (level, text): (Level, WasmStr)| {
-        if !may_call(&mut guest) || !guest.data().context.stats.log_line_allowed() {
-            return Ok(());
+        if guest.data_mut().may_log() {
+            let text = text.to_str(&guest)?;
+            guest.data().write_line(level, &text);
         }
-        let text = text.to_str(&guest)?;
-        write_line(&guest.data().context.name, level, cut(&text, limits::LOG_BYTES_MAX));
         Ok(())
     })?;
     host.func_wrap("counter", |mut guest: Guest<'_>, (name, delta): (WasmStr, u64)| {
@@ -149,13 +147,4 @@ fn offer_surroundings(host: &mut LinkerInstance<'_, State>) -> wasmtime::Result<
 /// Whether one more call is within the bounds; spends it.
 fn may_call(guest: &mut Guest<'_>) -> bool {
     guest.data_mut().spend_hostcall()
-}
-
-fn write_line(policy: &str, level: Level, text: &str) {
-    match level {
-        Level::Debug => tracing::debug!(target: "plugin", policy, text),
-        Level::Info => tracing::info!(target: "plugin", policy, text),
-        Level::Warn => tracing::warn!(target: "plugin", policy, text),
-        Level::Error => tracing::error!(target: "plugin", policy, text),
-    }
 }

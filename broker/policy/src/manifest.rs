@@ -33,6 +33,11 @@ pub(crate) struct SavedRevision {
     pub(crate) digest: String,
     pub(crate) size: usize,
     pub(crate) hooks: Vec<Hook>,
+    /// Whether calls took the fast lane when it was taken in, and why not.
+    #[serde(default)]
+    pub(crate) is_direct: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lane_reason: Option<String>,
     pub(crate) who: String,
     pub(crate) unix_ms: u64,
 }
@@ -156,6 +161,8 @@ mod tests {
             digest: "d".repeat(64),
             size: 9,
             hooks: vec![Hook::Routing],
+            is_direct: true,
+            lane_reason: None,
             who: "ann".to_owned(),
             unix_ms: 5,
         };

@@ -5,7 +5,9 @@
 
 use crate::archive::ArchiveError;
 use crate::bindings::{self, ABI, HOST, TYPES};
+use crate::document::Lane;
 use crate::engine::Ticker;
+use crate::fast::{Adapters, Prepared, Unsuited};
 use crate::guest::Exports;
 use crate::hook::Hook;
 use crate::hostcalls::Nobody;
@@ -34,8 +36,10 @@ pub struct Revision {
     pub abi: &'static str,
     /// Bytes of the component.
     pub size: usize,
-    /// How calls reach it: `component`, through the component API.
+    /// How calls reach it: `core`, directly, or `component`, through the component API.
     pub lane: &'static str,
+    /// Why not directly; completes "the component ...".
+    pub lane_reason: Option<String>,
 }
 
 /// Why an upload is refused. Each message is a sentence for the person who uploaded.
@@ -156,6 +160,8 @@ impl Plugin {
             digest: kept.revision.digest.clone(),
             size: kept.revision.size,
             hooks: kept.revision.hooks.clone(),
+            is_direct: kept.revision.lane == LANE_CORE,
+            lane_reason: kept.revision.lane_reason.clone(),
             who: kept.taken.0.to_string(),
             unix_ms: kept.taken.1,
         });
@@ -170,6 +176,7 @@ impl Plugin {
 pub(crate) struct Workbench<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) linker: &'a Linker<State>,
+    pub(crate) adapters: &'a Arc<Adapters>,
     pub(crate) ticker: &'a Ticker,
 }
 
@@ -185,8 +192,16 @@ impl Workbench<'_> {
             import: HOST.to_owned(),
             reason: format!("{error:#}"),
         })?;
-        let compiled = Compiled { pre, exports, pulls };
-        self.try_out(name, &compiled)?;
+        let direct = Prepared::new(self.engine, self.adapters, &component, bytes);
+        let mut compiled = Compiled { pre, exports, direct, pulls };
+        self.try_out(name, &compiled, Lane::Component)?;
+        if compiled.direct.is_ok() {
+            match self.try_out(name, &compiled, Lane::Auto) {
+                Err(Unfit::NoCapacity) => return Err(Unfit::NoCapacity),
+                Err(unfit) => compiled.direct = Err(Unsuited::Start(unfit.to_string())),
+                Ok(()) => {}
+            }
+        }
         Ok(compiled)
     }
 
@@ -219,11 +234,12 @@ impl Workbench<'_> {
         Ok(pulls)
     }
 
-    fn try_out(&self, name: &str, compiled: &Compiled) -> Result<(), Unfit> {
+    fn try_out(&self, name: &str, compiled: &Compiled, lane: Lane) -> Result<(), Unfit> {
         let recipe = Recipe {
             ticker: self.ticker,
             compiled,
             hook: None,
+            lane,
             context: Context {
                 name: name.into(),
                 worker: 0,
@@ -285,6 +301,10 @@ pub(crate) fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// The words for the ways calls take.
+pub(crate) const LANE_CORE: &str = "core";
+pub(crate) const LANE_COMPONENT: &str = "component";
+
 /// A revision that is not numbered yet, and whose hooks are not known.
 pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
     Revision {
@@ -294,6 +314,7 @@ pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
         hooks: Vec::new(),
         abi: ABI,
         size: bytes.len(),
-        lane: "component",
+        lane: LANE_COMPONENT,
+        lane_reason: None,
     }
 }

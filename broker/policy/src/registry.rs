@@ -4,7 +4,7 @@
 
 use crate::admin::PutError;
 use crate::binding::Binding;
-use crate::document::{Mode, Plan, PolicyDocument};
+use crate::document::{Lane, Mode, Plan, PolicyDocument};
 use crate::manifest::{Manifest, SavedPolicy, SavedVersion};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
@@ -30,6 +30,8 @@ pub struct PolicyState {
     pub name: String,
     #[serde(flatten)]
     pub current: PolicyVersion,
+    /// How calls reach the plugin: `core` or `component`.
+    pub lane: &'static str,
     /// The generation it came with.
     pub generation: u64,
     /// What a rollback goes back to.
@@ -125,6 +127,14 @@ impl Version {
         })
     }
 
+    fn lane(&self) -> &'static str {
+        match (self.document.lane, self.kept.compiled.get()) {
+            (Lane::Auto, Some(compiled)) => compiled.lane(),
+            (Lane::Auto, None) => self.kept.revision.lane,
+            (Lane::Component, _) => plugin::LANE_COMPONENT,
+        }
+    }
+
     pub(crate) fn label(&self) -> String {
         let revision = &self.kept.revision;
         let off = if self.document.mode == Mode::Off { " (off)" } else { "" };
@@ -214,6 +224,7 @@ impl Policy {
         PolicyState {
             name: name.to_owned(),
             current: self.current.show(),
+            lane: self.current.lane(),
             generation: self.generation,
             previous: self.previous.as_ref().map(Version::show),
             calls,

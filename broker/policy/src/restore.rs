@@ -202,7 +202,12 @@ fn restore_plugin(archive: &dyn Archive, name: &str, saved: SavedPlugin) -> Plug
 }
 
 fn restore_revision(name: &str, saved: &SavedRevision, bytes: &[u8]) -> Kept {
-    let revision =
-        Revision { revision: saved.revision, hooks: saved.hooks.clone(), ..plugin::unnumbered(name, bytes) };
+    let revision = Revision {
+        revision: saved.revision,
+        hooks: saved.hooks.clone(),
+        lane: if saved.is_direct { plugin::LANE_CORE } else { plugin::LANE_COMPONENT },
+        lane_reason: saved.lane_reason.clone(),
+        ..plugin::unnumbered(name, bytes)
+    };
     Kept { revision, compiled: Arc::new(OnceLock::new()), taken: (saved.who.as_str().into(), saved.unix_ms) }
 }

@@ -2,6 +2,7 @@
 
 use crate::binding::Generation;
 use crate::engine::Ticker;
+use crate::fast::Adapters;
 use crate::hostcalls::Surroundings;
 use crate::instance::Instance;
 use crate::queues::Queues;
@@ -17,6 +18,7 @@ use wasmtime::component::Linker;
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
+    pub(crate) adapters: Arc<Adapters>,
     pub(crate) ticker: Ticker,
     pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) workers: usize,

@@ -5,6 +5,7 @@
 //! them: a copy into a kept buffer is cheaper than a call's own cost and needs no unsafe borrow.
 
 use crate::clock::Clock;
+use crate::fast::Lane;
 use crate::hostcalls::{Random, Surroundings};
 use crate::limits;
 use crate::memory::Memory;
@@ -39,6 +40,8 @@ pub(crate) struct State {
     pub(crate) context: Context,
     pub(crate) headers: Arc<Vec<(String, String)>>,
     pub(crate) payload: Arc<Vec<u8>>,
+    /// What calls on the fast lane keep here.
+    pub(crate) lane: Lane,
     memory_bytes_max: usize,
     growth_denied: bool,
     pub(crate) random: Random,
@@ -52,6 +55,7 @@ impl State {
             context,
             headers: Arc::default(),
             payload: Arc::default(),
+            lane: Lane::default(),
             memory_bytes_max,
             growth_denied: false,
             random: Random::seeded(),
@@ -77,8 +81,7 @@ impl State {
     pub(crate) fn show(&mut self, message: &Message<'_>, set: &[(String, String)], pulls: Pulls) {
         if pulls.headers {
             let headers = Arc::make_mut(&mut self.headers);
-            headers.clear();
-            headers.extend_from_slice(message.headers);
+            copy_headers(headers, message.headers);
             set.iter().for_each(|(name, value)| set_header(headers, name, value));
         }
         if pulls.payload {
@@ -96,6 +99,11 @@ impl State {
         allowed
     }
 
+    /// Whether one more log line is within the bounds of this call and of the policy.
+    pub(crate) fn may_log(&mut self) -> bool {
+        self.spend_hostcall() && self.context.stats.log_line_allowed()
+    }
+
     pub(crate) fn on_epoch(&mut self) -> UpdateDeadline {
         self.deadline.on_epoch(thread_cpu_time())
     }
@@ -107,6 +115,17 @@ impl State {
     pub(crate) const fn growth_denied(&self) -> bool {
         self.growth_denied
     }
+}
+
+/// Makes one list of headers equal to another and keeps the room its strings have.
+fn copy_headers(to: &mut Vec<(String, String)>, from: &[(String, String)]) {
+    to.truncate(from.len());
+    let (known, more) = from.split_at(to.len());
+    for (old, (name, value)) in to.iter_mut().zip(known) {
+        name.clone_into(&mut old.0);
+        value.clone_into(&mut old.1);
+    }
+    to.extend_from_slice(more);
 }
 
 /// Replaces the header of that name, or adds it.
@@ -206,6 +225,18 @@ mod tests {
         assert!(!is_cut(2, &[100, 110, 120, 130, 140]), "set aside by the operating system");
         assert!(!is_cut(5, &[0, 900, 1_800, 2_700]), "four ticks at 0.9 ms are not over yet");
         assert!(is_cut(5, &[0, 900, 1_800, 2_700, 3_600, 3_900]));
+    }
+
+    #[test]
+    fn headers_are_copied_whole() {
+        let list = |names: &[&str]| -> Vec<(String, String)> {
+            names.iter().map(|name| ((*name).to_owned(), name.repeat(3))).collect()
+        };
+        let mut copy = Vec::new();
+        for names in [&["a", "b", "c"][..], &["long name"], &[], &["x", "y"]] {
+            copy_headers(&mut copy, &list(names));
+            assert_eq!(copy, list(names));
+        }
     }
 
     #[test]

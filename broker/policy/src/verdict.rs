@@ -3,6 +3,7 @@
 
 use crate::bindings;
 use crate::limits::DROP_REASON_BYTES_MAX;
+use std::borrow::Cow;
 use waspmq_core::address::{Address, AddressError};
 use waspmq_core::limits::{FANOUT_MAX, HEADER_BYTES_MAX, HEADERS_MAX};
 use waspmq_core::policy::{Route, Verdict};
@@ -31,35 +32,75 @@ pub(crate) struct Routed {
     pub(crate) cache: bindings::Cache,
 }
 
+/// A verdict as the guest gave it, by whichever lane; text may lie in the guest's memory.
+#[derive(Debug)]
+pub(crate) struct Answer<'a> {
+    pub(crate) route: AnsweredRoute<'a>,
+    pub(crate) set_headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub(crate) cache: bindings::Cache,
+}
+
+/// See [`Answer`].
+#[derive(Debug)]
+pub(crate) enum AnsweredRoute<'a> {
+    Continue,
+    Deliver,
+    Redirect(Cow<'a, str>),
+    FanOut(Vec<Cow<'a, str>>),
+    Pick { version: u64, index: u32 },
+    Drop(Cow<'a, str>),
+}
+
+impl From<bindings::Verdict> for Answer<'_> {
+    fn from(verdict: bindings::Verdict) -> Self {
+        let route = match verdict.route {
+            bindings::Route::Continue => AnsweredRoute::Continue,
+            bindings::Route::Deliver => AnsweredRoute::Deliver,
+            bindings::Route::Redirect(to) => AnsweredRoute::Redirect(Cow::Owned(to)),
+            bindings::Route::FanOut(all) => AnsweredRoute::FanOut(all.into_iter().map(Cow::Owned).collect()),
+            bindings::Route::Pick(pick) => AnsweredRoute::Pick { version: pick.version, index: pick.index },
+            bindings::Route::Drop(reason) => AnsweredRoute::Drop(Cow::Owned(reason)),
+        };
+        let headers = verdict.set_headers.into_iter();
+        let set_headers = headers.map(|(name, value)| (name.into(), value.into())).collect();
+        Self { route, set_headers, cache: verdict.cache }
+    }
+}
+
 /// Checks one verdict by itself; the sum of all headers of a message is checked where they come together.
-pub(crate) fn check(verdict: bindings::Verdict) -> Result<Routed, BadVerdict> {
-    check_headers(&verdict.set_headers)?;
-    let route = match verdict.route {
-        bindings::Route::Continue => Route::Continue,
-        bindings::Route::Deliver => Route::Deliver,
-        bindings::Route::Redirect(to) => Route::Redirect(address(to)?),
-        bindings::Route::FanOut(all) => Route::FanOut(addresses(all)?),
-        bindings::Route::Pick(pick) => Route::Pick { version: pick.version, index: pick.index },
-        bindings::Route::Drop(reason) if reason.len() > DROP_REASON_BYTES_MAX => {
+pub(crate) fn check(answer: Answer<'_>) -> Result<Routed, BadVerdict> {
+    check_headers(&answer.set_headers)?;
+    let route = match answer.route {
+        AnsweredRoute::Continue => Route::Continue,
+        AnsweredRoute::Deliver => Route::Deliver,
+        AnsweredRoute::Redirect(to) => Route::Redirect(address(&to)?),
+        AnsweredRoute::FanOut(all) => Route::FanOut(addresses(&all)?),
+        AnsweredRoute::Pick { version, index } => Route::Pick { version, index },
+        AnsweredRoute::Drop(reason) if reason.len() > DROP_REASON_BYTES_MAX => {
             return Err(BadVerdict::Reason { len: reason.len() });
         }
-        bindings::Route::Drop(reason) => Route::Drop(reason),
+        AnsweredRoute::Drop(reason) => Route::Drop(reason.into_owned()),
     };
-    Ok(Routed { verdict: Verdict { route, set_headers: verdict.set_headers }, cache: verdict.cache })
+    let mut set_headers = Vec::new();
+    if !answer.set_headers.is_empty() {
+        let headers = answer.set_headers.into_iter();
+        set_headers.extend(headers.map(|(name, value)| (name.into_owned(), value.into_owned())));
+    }
+    Ok(Routed { verdict: Verdict { route, set_headers }, cache: answer.cache })
 }
 
 /// Checks count and bytes of a set of headers.
-pub(crate) fn check_headers(headers: &[(String, String)]) -> Result<(), BadVerdict> {
+pub(crate) fn check_headers<S: AsRef<str>>(headers: &[(S, S)]) -> Result<(), BadVerdict> {
     if headers.is_empty() {
         return Ok(());
     }
     if headers.len() > HEADERS_MAX {
         return Err(BadVerdict::Headers { count: headers.len() });
     }
-    if headers.iter().any(|(name, _)| name.is_empty()) {
+    if headers.iter().any(|(name, _)| name.as_ref().is_empty()) {
         return Err(BadVerdict::HeaderName);
     }
-    let len = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let len = headers.iter().map(|(name, value)| name.as_ref().len() + value.as_ref().len()).sum();
     if len > HEADER_BYTES_MAX {
         return Err(BadVerdict::HeaderBytes { len });
     }
@@ -73,12 +114,12 @@ pub(crate) fn fit_together(lists: [&[(String, String)]; 3]) -> bool {
         && all().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= HEADER_BYTES_MAX
 }
 
-fn address(text: String) -> Result<Address, BadVerdict> {
-    Address::parse(&text).map_err(|source| BadVerdict::Address { address: shorten(text), source })
+fn address(text: &str) -> Result<Address, BadVerdict> {
+    Address::parse(text).map_err(|source| BadVerdict::Address { address: shorten(text), source })
 }
 
 /// Each address once, in the order given.
-fn addresses(all: Vec<String>) -> Result<Vec<Address>, BadVerdict> {
+fn addresses(all: &[Cow<'_, str>]) -> Result<Vec<Address>, BadVerdict> {
     if all.is_empty() || all.len() > FANOUT_MAX {
         return Err(BadVerdict::FanOut { count: all.len() });
     }
@@ -92,7 +133,11 @@ fn addresses(all: Vec<String>) -> Result<Vec<Address>, BadVerdict> {
     Ok(checked)
 }
 
-fn shorten(text: String) -> String {
+fn shorten(text: &str) -> String {
     const SHOWN_BYTES_MAX: usize = 80;
-    if text.len() <= SHOWN_BYTES_MAX { text } else { format!("{}…", bindings::cut(&text, SHOWN_BYTES_MAX)) }
+    if text.len() <= SHOWN_BYTES_MAX {
+        text.to_owned()
+    } else {
+        format!("{}…", bindings::cut(text, SHOWN_BYTES_MAX))
+    }
 }

@@ -36,6 +36,8 @@ pub struct WorkerPolicies {
     generation: Arc<Generation>,
     seats: Vec<Seat>,
     matches: HashMap<Box<str>, Masks, foldhash::fast::RandomState>,
+    /// The address asked about last, with its bound policies: each hook looks its message's address up.
+    last: (String, Masks),
     decisions: Decisions,
 }
 
@@ -65,6 +67,7 @@ impl WorkerPolicies {
             generation: Arc::default(),
             seats: Vec::new(),
             matches: HashMap::default(),
+            last: (String::new(), Masks::default()),
             decisions: Decisions::default(),
         }
     }
@@ -98,6 +101,7 @@ impl WorkerPolicies {
             old.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             self.generation = newest;
             self.matches.clear();
+            self.last.0.clear();
             self.decisions.clear();
             // A binding is retired behind the store of the generation without it, so the next turn finds that one.
             let overtaken = |seat: &Seat| seat.serving.is_none() && seat.binding.is_retired();
@@ -112,6 +116,15 @@ impl WorkerPolicies {
         if self.seats.is_empty() {
             return Masks::default();
         }
+        if self.last.0 != to {
+            let bound = self.look_up(to);
+            to.clone_into(&mut self.last.0);
+            self.last.1 = bound;
+        }
+        self.last.1
+    }
+
+    fn look_up(&mut self, to: &str) -> Masks {
         if let Some(&known) = self.matches.get(to) {
             return known;
         }

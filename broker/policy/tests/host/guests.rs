@@ -24,8 +24,8 @@ pub(crate) struct Guest {
     pub(crate) self_test: &'static str,
     pub(crate) members_changed: &'static str,
     pub(crate) route: String,
-    /// Replaces a piece of the component's text.
-    pub(crate) edit: Option<(&'static str, &'static str)>,
+    /// Replaces pieces of the component's text.
+    pub(crate) edits: Vec<(&'static str, &'static str)>,
 }
 
 /// The verdict `continue` without headers lies at 1024, which is zero.
@@ -42,7 +42,7 @@ impl Default for Guest {
             self_test: OK,
             members_changed: "",
             route: CONTINUE.to_owned(),
-            edit: None,
+            edits: Vec::new(),
         }
     }
 }
@@ -70,13 +70,10 @@ impl Guest {
             .replace("@self-test", self.self_test)
             .replace("@members-changed", self.members_changed)
             .replace("@route", &self.route);
-        let text = match self.edit {
-            None => text,
-            Some((from, to)) => {
-                assert!(text.contains(from), "{from} is not in the template");
-                text.replace(from, to)
-            }
-        };
+        let text = self.edits.iter().fold(text, |text, (from, to)| {
+            assert!(text.contains(from), "{from} is not in the template");
+            text.replace(from, to)
+        });
         wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
     }
 }

@@ -8,6 +8,8 @@ mod cached;
 mod failures;
 mod guests;
 mod hooks;
+mod hostile;
+mod lanes;
 mod load;
 mod members;
 mod memory;

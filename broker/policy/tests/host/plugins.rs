@@ -9,10 +9,8 @@ use waspmq_policy::{Hook, RemoveError, Unfit, limits};
 fn a_component_becomes_a_revision() {
     let host = host(1);
     let first = host.upload("stamp", &built("stamp-a"), "test").unwrap();
-    assert_eq!(
-        (first.revision, first.hooks.as_slice(), first.lane),
-        (1, [Hook::Routing].as_slice(), "component")
-    );
+    assert_eq!((first.revision, first.hooks.as_slice()), (1, [Hook::Routing].as_slice()));
+    assert_eq!((first.lane, &first.lane_reason), ("core", &None));
     assert_eq!(
         (first.abi, first.digest.len(), first.size),
         ("waspmq:policy@0.1.0", 64, built("stamp-a").len())
@@ -35,7 +33,7 @@ fn what_is_unfit_is_refused_with_a_reason_and_leaves_no_trace() {
         assert!(reason.contains(expected), "{expected}: {reason}");
         assert!(host.plugins().is_empty());
     };
-    let edited = |from, to| Guest { edit: Some((from, to)), ..Guest::default() }.build();
+    let edited = |from, to| Guest { edits: vec![(from, to)], ..Guest::default() }.build();
     check(b"not wasm at all", "this is not WebAssembly");
     check(b"", "this is not WebAssembly");
     check(&wat::parse_str("(module)").unwrap(), "this is a core module, not a component");

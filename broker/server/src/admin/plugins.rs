@@ -24,8 +24,11 @@ struct Revision {
     abi: &'static str,
     /// Bytes of the component.
     size_bytes: usize,
-    /// How calls reach it.
+    /// How calls reach it: `core`, directly, or `component`, through the component API.
     lane: &'static str,
+    /// Why it is not called directly; completes "the component …".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane_reason: Option<String>,
 }
 
 impl From<waspmq_policy::Revision> for Revision {
@@ -38,6 +41,7 @@ impl From<waspmq_policy::Revision> for Revision {
             abi: revision.abi,
             size_bytes: revision.size,
             lane: revision.lane,
+            lane_reason: revision.lane_reason,
         }
     }
 }

@@ -21,6 +21,8 @@ struct Policy {
     /// `active` or `off`, as the document says.
     #[schema(example = "active")]
     state: &'static str,
+    /// How calls reach the plugin: `core` or `component`.
+    lane: &'static str,
     /// The generation it came with.
     generation: u64,
     #[serde(flatten)]
@@ -156,6 +158,7 @@ impl From<PolicyState> for Policy {
         Self {
             name: state.name,
             state: if is_off { "off" } else { "active" },
+            lane: state.lane,
             generation: state.generation,
             current: state.current.into(),
             previous: state.previous.map(Version::from),
@@ -226,6 +229,9 @@ pub(super) struct Document {
     on_failure: String,
     #[schema(required = false)]
     limits: DocumentLimits,
+    /// `auto` (directly where the component allows it) or `component` (through the component API in any case).
+    #[schema(required = false, default = "auto")]
+    lane: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

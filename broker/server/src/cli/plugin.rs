@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::output;
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Upload, list and remove plugins
@@ -71,15 +72,46 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Ok(output::json(&document)?);
     }
     let items = document.get("plugins").or_else(|| document.get("revisions")).unwrap_or_default();
-    Ok(output::line(format_args!("{}", output::table(&HEADINGS, &output::rows(items, &COLUMNS))))?)
+    output::line(format_args!("{}", output::table(&HEADINGS, &output::rows(items, &COLUMNS))))?;
+    for reason in lane_reasons(items) {
+        output::line(format_args!("{}", output::printable(&reason)))?;
+    }
+    Ok(())
+}
+
+/// Why revisions are not called directly, those that are not.
+fn lane_reasons(revisions: &Value) -> Vec<String> {
+    let reason = |revision: &Value| {
+        let reason = revision.pointer("/lane_reason")?.as_str()?;
+        let [name, number] =
+            ["/name", "/revision"].map(|at| output::cell(revision.pointer(at).unwrap_or_default()));
+        Some(format!("{name}@{number} is called through the component API because it {reason}"))
+    };
+    revisions.as_array().into_iter().flatten().filter_map(reason).collect()
 }
 
 /// Uploads a file; the answer is the revision.
-pub(super) fn push(api: &Api, file: &Path, name: &str) -> anyhow::Result<serde_json::Value> {
+pub(super) fn push(api: &Api, file: &Path, name: &str) -> anyhow::Result<Value> {
     let component = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     api.post(&["plugins", name, "revisions"], "application/wasm", &component)
 }
 
 fn name_of(file: &Path) -> Option<String> {
     Some(file.file_stem()?.to_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn revisions_say_why_they_are_not_called_directly() {
+        let revisions = json!([
+            { "name": "p", "revision": 1, "lane": "component", "lane_reason": "contains a resource" },
+            { "name": "p", "revision": 2, "lane": "core" },
+        ]);
+        let expected = "p@1 is called through the component API because it contains a resource";
+        assert_eq!(lane_reasons(&revisions), [expected]);
+    }
 }

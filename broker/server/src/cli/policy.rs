@@ -78,6 +78,15 @@ struct Set {
     /// Memory of each instance, in MiB
     #[arg(long, value_name = "MIB")]
     memory_mb: Option<u32>,
+    /// How calls reach the plugin: `auto` directly where its component allows it, `component` never
+    #[arg(long, value_enum)]
+    lane: Option<Lane>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Lane {
+    Auto,
+    Component,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -120,6 +129,9 @@ impl Set {
         }
         if let Some(on_failure) = self.on_failure.and_then(|choice| word(choice.to_possible_value())) {
             document.insert("on_failure".to_owned(), on_failure.into());
+        }
+        if let Some(lane) = self.lane.and_then(|lane| word(lane.to_possible_value())) {
+            document.insert("lane".to_owned(), lane.into());
         }
         let limits = [("deadline_ms", self.deadline_ms), ("memory_mb", self.memory_mb)];
         let limits: Map<String, Value> =
@@ -226,6 +238,7 @@ fn describe(state: &Value) -> String {
         ("order", "/document/order"),
         ("mode", "/document/mode"),
         ("on failure", "/document/on_failure"),
+        ("lane", "/lane"),
         ("generation", "/generation"),
         ("calls", "/calls"),
         ("failures", "/failures"),
@@ -258,6 +271,7 @@ mod tests {
             on_failure: Some(OnFailure::Closed),
             deadline_ms: Some(5),
             memory_mb: None,
+            lane: Some(Lane::Component),
         }
     }
 
@@ -271,6 +285,7 @@ mod tests {
             let expected = json!({
                 "hook": "routing", "plugin": "p@1", "match": ["topic/a", "all"], "config": {"to": "topic/b"},
                 "order": -1, "mode": "off", "on_failure": "closed", "limits": {"deadline_ms": 5},
+                "lane": "component",
             });
             assert_eq!(document, expected);
             assert!(serde_json::from_value::<waspmq_policy::PolicyDocument>(document).is_ok());

@@ -1,0 +1,157 @@
+//! From a component that may serve to one that is ready for the fast lane: compiled modules, every import of
+//! theirs resolved, and the adapters that all components share.
+
+use super::adapter;
+use super::broker;
+use super::plan::{Encoding, Hook, Item, Plan, Unsuited};
+use super::types::Function;
+use super::world;
+use crate::bindings::HOST;
+use crate::state::State;
+use std::sync::Arc;
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::{Engine, ExternType, Linker, Module, Result, format_err};
+
+/// The trusted modules, compiled once per broker, and the functions they import.
+pub(crate) struct Adapters {
+    pub(crate) broker: Linker<State>,
+    pub(crate) imports: Module,
+    /// For a guest that leaves results as they are, and for one that frees them.
+    pub(crate) route: [Module; 2],
+}
+
+/// A component ready to be started on the fast lane.
+pub(crate) struct Prepared {
+    pub(crate) adapters: Arc<Adapters>,
+    pub(crate) steps: Vec<Start>,
+    pub(crate) memory: Item,
+    pub(crate) realloc: Option<Item>,
+    /// The adapter of imports needs the guest's allocator.
+    pub(crate) imports_allocate: bool,
+    pub(crate) encoding: Encoding,
+    /// In the order of [`world::HOOKS`].
+    pub(crate) hooks: Vec<Hook>,
+}
+
+/// A module with what its imports are, in their order.
+pub(crate) struct Start {
+    pub(crate) module: Module,
+    pub(crate) imports: Vec<Item>,
+}
+
+impl Adapters {
+    pub(crate) fn new(engine: &Engine) -> Result<Self> {
+        let route = |frees_result| {
+            let bytes = adapter::hook(&world::ROUTE, frees_result);
+            Module::from_binary(engine, &bytes.ok_or_else(|| format_err!("`route` has no adapter"))?)
+        };
+        Ok(Self {
+            broker: broker::functions(engine)?,
+            imports: Module::from_binary(engine, &adapter::imports(&world::IMPORTS))?,
+            route: [route(false)?, route(true)?],
+        })
+    }
+}
+
+impl Prepared {
+    /// `component` is what the component API made of `bytes`, so they are valid and of the contract's types.
+    pub(crate) fn new(
+        engine: &Engine,
+        adapters: &Arc<Adapters>,
+        component: &Component,
+        bytes: &[u8],
+    ) -> Result<Self, Unsuited> {
+        let plan = Plan::read(bytes)?;
+        check_descriptions(engine, component)?;
+        let modules = plan.modules.iter().map(|range| {
+            let module = bytes.get(range.clone()).unwrap_or_default();
+            Module::from_binary(engine, module).map_err(|error| Unsuited::Start(format!("{error:#}")))
+        });
+        let modules: Vec<Module> = modules.collect::<Result<_, _>>()?;
+        let steps = plan.steps.iter().map(|step| {
+            let module = modules.get(step.module).cloned();
+            let module = module.ok_or_else(|| Unsuited::Unread("a module is missing".to_owned()))?;
+            let imports = module.imports().map(|import| {
+                let item = step.import(import.module(), import.name());
+                item.ok_or_else(|| Unsuited::Unread(format!("nothing to import as {}", import.name())))
+            });
+            Ok(Start { imports: imports.collect::<Result<_, Unsuited>>()?, module })
+        });
+        let prepared = Self {
+            adapters: Arc::clone(adapters),
+            steps: steps.collect::<Result<_, Unsuited>>()?,
+            memory: plan.memory,
+            realloc: plan.realloc,
+            imports_allocate: plan.imports_allocate,
+            encoding: plan.encoding,
+            hooks: plan.hooks,
+        };
+        prepared.check_memory()?;
+        prepared.check_order()?;
+        Ok(prepared)
+    }
+
+    fn check_memory(&self) -> Result<(), Unsuited> {
+        let found = match &self.memory {
+            Item::Export { instance, name } => {
+                self.steps.get(*instance).and_then(|step| step.module.get_export(name))
+            }
+            Item::Broker { .. } => None,
+        };
+        match found {
+            Some(ExternType::Memory(memory)) if !memory.is_64() && !memory.is_shared() => Ok(()),
+            _ => Err(Unsuited::Contains("a memory with 64-bit addresses, or one that is shared".to_owned())),
+        }
+    }
+
+    /// The guest's allocator has to be there before the adapter of imports that needs it.
+    fn check_order(&self) -> Result<(), Unsuited> {
+        let calls_broker = |step: &Start| step.imports.iter().any(|item| matches!(item, Item::Broker { .. }));
+        let first = self.steps.iter().position(calls_broker);
+        match (&self.realloc, first) {
+            (Some(Item::Export { instance, .. }), Some(first))
+                if self.imports_allocate && *instance >= first =>
+            {
+                Err(Unsuited::EarlyImports)
+            }
+            (Some(Item::Broker { .. }), _) => Err(Unsuited::EarlyImports),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The descriptions in [`world`] against what the component was type-checked with.
+fn check_descriptions(engine: &Engine, component: &Component) -> Result<(), Unsuited> {
+    let ty = component.component_type();
+    let differs = |function: &Function| {
+        Unsuited::Unread(format!("`{}` is not what the fast lane takes it for", function.name))
+    };
+    let describes = |function: &Function, item: Option<ComponentItem>| match item {
+        Some(ComponentItem::ComponentFunc(theirs)) => function.describes(&theirs),
+        _ => false,
+    };
+    for hook in world::HOOKS {
+        let export = ty.get_export(engine, hook.name).map(|export| export.ty);
+        if !describes(hook, export) {
+            return Err(differs(hook));
+        }
+    }
+    let Some(ComponentItem::ComponentInstance(host)) = ty.get_import(engine, HOST).map(|import| import.ty)
+    else {
+        return Ok(());
+    };
+    for import in world::IMPORTS {
+        let used = host.get_export(engine, import.name).map(|export| export.ty);
+        if used.is_some() && !describes(import, used) {
+            return Err(differs(import));
+        }
+    }
+    Ok(())
+}
+
+impl std::fmt::Debug for Adapters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Adapters").finish_non_exhaustive()
+    }
+}
