@@ -68,9 +68,9 @@ fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -
     (worker.publish_alone(&alone, Asker::Operator { id, answer }), later)
 }
 
-/// Asks again until there is something, for at most a few seconds.
+/// Asks again until there is something, for at most half a minute: the machine may be busy.
 pub(in crate::worker) fn wait<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..5_000 {
+    for _ in 0..30_000 {
         if let Some(found) = ask() {
             return found;
         }
