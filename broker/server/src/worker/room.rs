@@ -67,14 +67,14 @@ impl Worker {
         if !self.is_for_journal((target, publish), plan) {
             return Ok(false);
         }
+        if self.held_bytes >= self.shared.settings.inbound_bytes_max / INBOUND_DIVISOR {
+            return Err(journal_full());
+        }
         let until_us = *connection.waits_until_us.get_or_insert_with(|| {
             self.counters().journal_waits.add(1);
             now.us + JOURNAL_WAIT_US
         });
-        if now.us >= until_us || self.held_bytes >= self.shared.settings.inbound_bytes_max / INBOUND_DIVISOR {
-            return Err(journal_full());
-        }
-        Ok(true)
+        if now.us >= until_us { Err(journal_full()) } else { Ok(true) }
     }
 
     /// Whether something of a publish is to be kept.

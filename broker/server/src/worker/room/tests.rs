@@ -205,6 +205,7 @@ fn what_waits_is_bounded_by_the_workers_memory() {
     publisher.bench.worker.held_bytes = publisher.bench.worker.shared.settings.inbound_bytes_max / 2;
     publisher.say(&[kept(3)]);
     assert_eq!((publisher.held(), publisher.read()), (None, refusals(1)));
+    assert_eq!(publisher.counted(|c| c.journal_waits.load()), 0, "it did not wait");
     publisher.bench.worker.held_bytes = 0;
     publisher.say(&[kept(4)]);
     let held = publisher.bench.worker.held_bytes;
