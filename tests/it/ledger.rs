@@ -98,8 +98,14 @@ async fn a_stored_message_is_found_in_its_history_and_acked_by_a_cursor() {
     let receipt = publish(&mut alice, "user/bob", json!({"n": 1}), "stored").await;
     assert_eq!(receipt["level"], "stored");
     let id = receipt["id"].as_str().unwrap().to_owned();
-    let find = |broker: &Broker| broker.admin("GET", &format!("/v1/messages/{id}?to=user/bob"), None);
+    let find = |broker: &Broker| broker.admin("GET", &format!("/v1/messages/{id}"), None);
     let (status, stored) = find(&broker);
+    assert_eq!(
+        broker.admin("GET", &format!("/v1/messages/{id}?to=user/bob"), None),
+        (200, stored.clone()),
+        "the address may be named"
+    );
+    assert_eq!(broker.admin("GET", &format!("/v1/messages/{id}?to=user/alice"), None).0, 404);
     assert_eq!(
         (status, &stored["source"], &stored["state"]),
         (200, &json!("history"), &json!("stored")),
@@ -118,6 +124,31 @@ async fn a_stored_message_is_found_in_its_history_and_acked_by_a_cursor() {
     bob.send(&json!({"type": "ack", "ids": [id]})).await;
     broker.eventually("the cursor passes the message", |broker| find(broker).1["state"] == "acked");
     assert_eq!(find(&broker).1["recipients"][0]["devices"][0]["device"], "phone");
+}
+
+#[tokio::test]
+async fn stored_messages_are_found_by_their_ids_alone_after_a_restart_too() {
+    let keep = "[[address]]\nmatch = \"topic/>\"\nkeep = \"always\"\n";
+    let mut broker = Broker::start_with_config(keep);
+    let mut published = Vec::new();
+    for run in 0..2 {
+        let mut alice = broker.connect("alice").await;
+        for to in ["topic/a", "topic/a.b", "user/bob", "user/carol", "topic/z"] {
+            for level in ["accepted", "stored"] {
+                let receipt = publish(&mut alice, to, json!(run), level).await;
+                published.push((receipt["id"].as_str().unwrap().to_owned(), to));
+            }
+        }
+        broker.restart_after("TERM");
+    }
+    for (id, to) in published {
+        let found = ledger(&broker, &id);
+        assert_eq!(
+            (&found["source"], &found["to"], &found["id"]),
+            (&json!("history"), &json!(to), &json!(id))
+        );
+        assert!(found["pos"].is_string(), "{found}");
+    }
 }
 
 #[tokio::test]

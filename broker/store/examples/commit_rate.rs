@@ -47,6 +47,9 @@ impl Store for Bare {
     fn messages(&self, _: &Query) -> Result<Page, StoreError> {
         Ok(Page::default())
     }
+    fn find(&self, _: &Search) -> Result<Found, StoreError> {
+        Ok(Found::Nowhere)
+    }
     fn first(&self, _: &Address) -> Result<Option<Position>, StoreError> {
         Ok(None)
     }

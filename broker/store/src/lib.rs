@@ -38,7 +38,7 @@ pub use policies::PolicyFiles;
 pub use records::{Bounds, FjallStore, MemoryStore, Records};
 pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
 pub use store::{
-    DeadLetter, Delayed, DelayedPage, Durability, Maintained, Member, Page, Query, ResumeRecord, Store,
-    StoreError, Usage, Write,
+    DeadLetter, Delayed, DelayedPage, Durability, Found, Maintained, Member, Page, Query, ResumeRecord,
+    Search, Store, StoreError, Usage, Write,
 };
 pub use token::{AdminToken, read_admin_token};

@@ -5,6 +5,7 @@
 //! Deliberately not here: what happens when a commit would not fit (see `journal`).
 
 mod commit;
+mod find;
 mod maintain;
 mod read;
 mod tally;
@@ -12,8 +13,8 @@ mod tally;
 use crate::disk::Disk;
 use crate::shelf::{Memory, Shelf};
 use crate::store::{
-    DeadLetter, DelayedPage, Durability, Maintained, Member, Page, Query, ResumeRecord, Store, StoreError,
-    Usage, Write,
+    DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, ResumeRecord, Search, Store,
+    StoreError, Usage, Write,
 };
 pub(crate) use read::{describe_run, parse_address, parse_delayed, parse_run};
 use std::sync::Mutex;
@@ -130,6 +131,10 @@ impl<S: Shelf> Store for Records<S> {
 
     fn messages(&self, query: &Query) -> Result<Page, StoreError> {
         read::messages(&self.shelf.view()?, query)
+    }
+
+    fn find(&self, search: &Search) -> Result<Found, StoreError> {
+        find::find(&self.shelf.view()?, search)
     }
 
     fn first(&self, address: &Address) -> Result<Option<Position>, StoreError> {

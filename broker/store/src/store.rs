@@ -198,6 +198,26 @@ pub struct Page {
     pub gap: bool,
 }
 
+/// A message of which only the id is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Search {
+    pub id: MessageId,
+    /// Records that are looked at before it is given up.
+    pub looks_max: usize,
+    /// As in a [`Query`].
+    pub now_unix_ms: u64,
+}
+
+/// What came of a [`Search`].
+#[derive(Debug)]
+pub enum Found {
+    /// The message alone; where several addresses have it, of the first of them in order.
+    Message(Box<Batch>),
+    Nowhere,
+    /// As much was looked at as may be, and there is more.
+    Unfinished,
+}
+
 /// A member of a group, and the position of the group since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -257,6 +277,10 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The history of an address.
     fn messages(&self, query: &Query) -> Result<Page, StoreError>;
+
+    /// Looks for a message in all addresses. One that was published a second or more behind the time of its id, because it
+    /// was delayed, is not found.
+    fn find(&self, search: &Search) -> Result<Found, StoreError>;
 
     /// The position of the oldest stored message of an address.
     fn first(&self, address: &Address) -> Result<Option<Position>, StoreError>;

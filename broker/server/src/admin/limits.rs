@@ -65,6 +65,10 @@ pub const HISTORY_SEARCH_BEFORE_MS: u64 = 100;
 /// Pages of a history that are looked through for one message. More: it is not found.
 pub const HISTORY_SEARCH_PAGES_MAX: usize = 8;
 
+/// Records of the store that are looked at for one message of which the address is not named: a few for each address
+/// that has messages. More: it is not found, and the answer says why. Takes seconds.
+pub const SEARCH_LOOKS_MAX: usize = 1_000_000;
+
 /// Devices of a user whose cursors are looked at for one message. More: left out.
 pub const CURSORS_MAX: usize = 64;
 

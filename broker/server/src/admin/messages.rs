@@ -1,8 +1,8 @@
 //! The delivery ledger: how far a message is with each of its recipients.
 //!
 //! The worker that published it knows while it is under way and for a while after; then the store does, for
-//! messages that are kept; then its history and the cursors that have passed it, where the caller names its
-//! address. What is in nobody's memory and was never stored is not known.
+//! messages that are kept; then its history and the cursors that have passed it. A history is named by the caller, or
+//! found by the time in the id. What is in nobody's memory and was never stored is not known.
 
 use super::Handlers;
 use super::body;
@@ -20,14 +20,15 @@ use axum::response::Response;
 use serde::Deserialize;
 use waspmq_core::message::Batch;
 use waspmq_core::{Address, Kind, MessageId, Name};
-use waspmq_store::{Query, Store, StoreError};
+use waspmq_store::{Query, Search, Store, StoreError};
 
 /// Where else to look.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Wanted {
-    /// The message's address: a stored message whose delivery was not tracked is found in its history.
+    /// The message's address, where a stored message whose delivery was not tracked is looked for. Needed for one that
+    /// was delayed, and where more is stored than a search looks at.
     to: Option<String>,
 }
 
@@ -48,14 +49,24 @@ pub(crate) async fn show(
     let found = shared.state.control.find_delivery(id).await?;
     let ledger = shared.blocking(move |control| put_together(control, id, to.as_ref(), &found)).await?;
     let ledger = ledger.map_err(|error| Problem::from(storage_error(&error)))?;
-    let ledger = ledger.ok_or_else(|| {
-        let detail = format!(
-            "nothing is known about the delivery of message {id}; one that was stored and not tracked is found when \
-             `to` names its address"
-        );
-        Problem::not_found(detail)
-    })?;
-    Ok(problem::json(StatusCode::OK, &ledger))
+    match ledger {
+        Known::Ledger(ledger) => Ok(problem::json(StatusCode::OK, &*ledger)),
+        Known::Nothing => {
+            Err(Problem::not_found(format!("nothing is known about the delivery of message {id}")))
+        }
+        Known::Unfinished => Err(Problem::not_found(format!(
+            "nothing was found about the delivery of message {id} among as much of the store as is looked at; name its \
+             address with `to`"
+        ))),
+    }
+}
+
+/// What is known of a message.
+enum Known {
+    Ledger(Box<Ledger>),
+    Nothing,
+    /// Nothing so far, and there is more to look at than a request may.
+    Unfinished,
 }
 
 fn put_together(
@@ -63,7 +74,7 @@ fn put_together(
     id: MessageId,
     to: Option<&Address>,
     found: &[Found],
-) -> Result<Option<Ledger>, StoreError> {
+) -> Result<Known, StoreError> {
     let store = control.settled_store();
     let tracked = found.iter().find_map(|found| found.entry.as_ref());
     let letters = store.dead_letter(id)?;
@@ -71,13 +82,30 @@ fn put_together(
         Some(entry) => Some(Ledger::of(entry)),
         None => kept(store, id)?,
     };
-    if let (None, Some(to)) = (&ledger, to) {
-        ledger = in_history(control, id, to)?;
+    let mut is_unfinished = false;
+    if ledger.is_none() {
+        let batch = match to.or_else(|| letters.first().map(|letter| &letter.batch.to)) {
+            Some(to) => search(control, id, to)?,
+            None => {
+                let now_unix_ms = control.clock.now().unix_ms;
+                match store.find(&Search { id, looks_max: limits::SEARCH_LOOKS_MAX, now_unix_ms })? {
+                    waspmq_store::Found::Message(batch) => Some(*batch),
+                    waspmq_store::Found::Nowhere => None,
+                    waspmq_store::Found::Unfinished => {
+                        is_unfinished = true;
+                        None
+                    }
+                }
+            }
+        };
+        ledger = batch.map(|batch| in_history(store, id, &batch)).transpose()?;
     }
-    let Some(mut ledger) = ledger.or_else(|| Ledger::of_letters(id, &letters)) else { return Ok(None) };
+    let Some(mut ledger) = ledger.or_else(|| Ledger::of_letters(id, &letters)) else {
+        return Ok(if is_unfinished { Known::Unfinished } else { Known::Nothing });
+    };
     found.iter().for_each(|found| ledger.add_in_flight(&found.in_flight));
     ledger.add_letters(&letters);
-    Ok(Some(ledger))
+    Ok(Known::Ledger(Box::new(ledger)))
 }
 
 /// What the store kept of a delivery that has ended.
@@ -88,18 +116,18 @@ fn kept(store: &dyn Store, id: MessageId) -> Result<Option<Ledger>, StoreError> 
     Ok(Some(Ledger { source: "ledger".to_owned(), ..ledger }))
 }
 
-/// Looks for the message in the history of an address, from its publish time on.
-fn in_history(control: &Control, id: MessageId, to: &Address) -> Result<Option<Ledger>, StoreError> {
-    let store = &*control.store;
-    let Some(batch) = search(control, id, to)? else { return Ok(None) };
-    if to.kind() != Kind::User {
-        return Ok(Some(Ledger::of_stored(&batch, id, None, Vec::new())));
-    }
-    let Ok(user) = Name::parse(to.name()) else { return Ok(None) };
-    let cursors = store.cursors(&user, to, limits::CURSORS_MAX)?;
-    Ok(Some(Ledger::of_stored(&batch, id, Some(&user), cursors)))
+/// Of a message that was found in the history of its address.
+fn in_history(store: &dyn Store, id: MessageId, batch: &Batch) -> Result<Ledger, StoreError> {
+    let to = &batch.to;
+    let user = Some(to).filter(|to| to.kind() == Kind::User).and_then(|to| Name::parse(to.name()).ok());
+    let cursors = match &user {
+        Some(user) => store.cursors(user, to, limits::CURSORS_MAX)?,
+        None => Vec::new(),
+    };
+    Ok(Ledger::of_stored(batch, id, user.as_ref(), cursors))
 }
 
+/// Looks for the message in the history of an address, from its publish time on.
 fn search(control: &Control, id: MessageId, to: &Address) -> Result<Option<Batch>, StoreError> {
     let mut query = Query {
         address: to.clone(),

@@ -10,7 +10,8 @@ use serde_json::Value;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The id is in the receipt of the publish. Deliveries of level `delivered` are known while they are under way and for a while
-after; those of stored messages as long as the ledger is kept.
+after; those of stored messages as long as the ledger is kept. Stored messages that were not tracked are looked for by the time
+in their id.
 
 Examples:
   waspmq message show 0196f0c2a4b1000001000000000000a7
@@ -27,7 +28,7 @@ enum Command {
     /// Its state for every recipient and device
     Show {
         id: String,
-        /// Its address: where a stored message that was not tracked is looked for
+        /// Its address, where more is stored than a search looks at, and for a message that was delayed
         #[arg(long, value_name = "ADDRESS")]
         to: Option<String>,
     },

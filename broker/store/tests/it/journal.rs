@@ -67,6 +67,9 @@ impl Store for Trying {
     fn messages(&self, query: &Query) -> Result<Page, StoreError> {
         self.inner.messages(query)
     }
+    fn find(&self, search: &Search) -> Result<Found, StoreError> {
+        self.inner.find(search)
+    }
     fn first(&self, address: &Address) -> Result<Option<Position>, StoreError> {
         self.inner.first(address)
     }
