@@ -189,16 +189,21 @@ impl Registry {
         }
     }
 
-    /// Adds a session to a queue and gives the queue's new state.
-    pub fn join_queue(&self, id: &QueueId, session: &Session) -> Result<Arc<Queue>, Reject> {
+    /// Adds a session to a queue and gives the queue's new state. `home` is the same for all its members.
+    pub fn join_queue(
+        &self,
+        id: &QueueId,
+        session: &Session,
+        home: Option<u8>,
+    ) -> Result<Arc<Queue>, Reject> {
         match id.pattern().to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audiences.entry(address).or_default();
-                audience.add_member(id, session, self.next_queue_version())
+                audience.add_member((id, home), session, self.next_queue_version())
             }
             None => self.change_wildcards(|trie| {
-                trie.entry(id.pattern()).add_member(id, session, self.next_queue_version())
+                trie.entry(id.pattern()).add_member((id, home), session, self.next_queue_version())
             }),
         }
     }
@@ -223,6 +228,15 @@ impl Registry {
                 }
                 told
             }),
+        }
+    }
+
+    /// A queue as it is now; `None` without members.
+    pub fn queue(&self, id: &QueueId) -> Option<Arc<Queue>> {
+        let of = |audience: &Audience| audience.queues.iter().find(|queue| queue.id == *id).cloned();
+        match id.pattern().to_address() {
+            Some(address) => of(self.lock(&address).shard.audiences.get(&address)?),
+            None => of(self.wildcards.read().unwrap().get(id.pattern())?),
         }
     }
 

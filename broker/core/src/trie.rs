@@ -70,6 +70,18 @@ impl<T> Trie<T> {
         slot.get_or_insert_default()
     }
 
+    pub fn get(&self, pattern: &Pattern) -> Option<&T> {
+        let mut node = &self.root;
+        for token in tokens(pattern.as_str()) {
+            match token {
+                ">" => return node.rest.as_ref(),
+                "*" => node = node.any.as_deref()?,
+                literal => node = node.literals.get(literal)?,
+            }
+        }
+        node.here.as_ref()
+    }
+
     pub fn get_mut(&mut self, pattern: &Pattern) -> Option<&mut T> {
         let mut node = &mut self.root;
         for token in tokens(pattern.as_str()) {

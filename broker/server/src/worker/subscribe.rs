@@ -56,7 +56,7 @@ impl Worker {
         match &wanted.queue {
             Some(name) => {
                 let id = QueueId::new(wanted.pattern.clone(), name.clone());
-                let queue = registry.join_queue(&id, identity)?;
+                let queue = registry.join_queue(&id, identity, None)?;
                 self.shared.policies.queue_changed(queue.to_members());
             }
             None => {
