@@ -14,6 +14,7 @@ mod file;
 mod journal;
 mod key;
 mod log;
+mod queue;
 mod record;
 mod records;
 mod run;
@@ -33,7 +34,7 @@ pub use log::LogOptions;
 pub use records::{Bounds, FjallStore, MemoryStore, Records};
 pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
 pub use store::{
-    DeadLetter, Delayed, Durability, Maintained, Member, Page, Query, ResumeRecord, Store, StoreError, Usage,
-    Write,
+    DeadLetter, Delayed, Durability, Maintained, Member, Page, Query, QueueBegin, QueueRecord, ResumeRecord,
+    Store, StoreError, Usage, Write,
 };
 pub use token::{AdminToken, read_admin_token};
