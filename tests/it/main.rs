@@ -26,6 +26,7 @@ mod messages;
 mod policies;
 mod presence;
 mod queues;
+mod queues_kept;
 mod resume;
 mod slow;
 mod timing;

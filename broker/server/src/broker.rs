@@ -16,6 +16,7 @@ use crate::config::{self, Config, Login};
 use crate::control::Control;
 use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
+use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
 use crate::storage;
 use crate::worker::alone::PutOff;
@@ -125,7 +126,7 @@ impl Broker {
         let rules = Arc::new(config::address::rules(&config.address));
         broker.start_workers(
             (&settings(config, address), rules),
-            (storage.kept, storage.resumes),
+            (storage.kept, storage.resumes, storage.queues),
             listeners,
             &cut_seen,
         )?;
@@ -199,7 +200,7 @@ impl Broker {
     fn start_workers(
         &mut self,
         (settings, rules): (&Settings, Arc<Rules>),
-        (kept, resumes): (Arc<Kept>, Arc<Resumes>),
+        (kept, resumes, queues): (Arc<Kept>, Arc<Resumes>, Arc<KeptQueues>),
         listeners: Vec<std::net::TcpListener>,
         cut: &watch::Receiver<bool>,
     ) -> std::io::Result<()> {
@@ -217,6 +218,7 @@ impl Broker {
             kept,
             access: control.access.clone(),
             resumes,
+            queues,
         });
         for (number, listener) in (0..).zip(listeners) {
             let (shared, cut) = (shared.clone(), cut.clone());

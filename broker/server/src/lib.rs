@@ -13,6 +13,7 @@ mod ledger;
 mod listeners;
 pub mod metrics;
 pub mod phase;
+mod queues;
 mod resumes;
 mod storage;
 pub mod worker;

@@ -28,6 +28,7 @@ mod obey;
 mod outbox;
 mod presence;
 mod publish;
+mod queues;
 mod receipts;
 mod recipients;
 mod resume;
@@ -42,6 +43,7 @@ pub(crate) use tasks::run;
 use crate::access::AccessControl;
 use crate::clock::Clock;
 use crate::phase::PhaseCell;
+use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
 use access::AccessWork;
 use acks::{Answers, Moved};
@@ -56,6 +58,7 @@ use lifecycle::{Control, Late};
 use mailbox::Mailboxes;
 use outbox::{Flushed, Outbox};
 use presence::Watchers;
+use queues::Desk;
 use receipts::Receipts;
 use recipients::Recipients;
 use segment::Encoder;
@@ -123,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) kept: Arc<Kept>,
     pub(crate) access: Arc<AccessControl>,
     pub(crate) resumes: Arc<Resumes>,
+    pub(crate) queues: Arc<KeptQueues>,
 }
 
 /// The state of one worker.
@@ -151,6 +155,7 @@ pub(crate) struct Worker {
     /// What the tracker asks for, until it is carried out.
     events: Vec<Event>,
     answers: Answers,
+    desk: Desk,
     delays: Delays<PutOff>,
     /// Told when something may be due earlier than was thought.
     timers: Rc<Notify>,
@@ -199,6 +204,7 @@ impl Worker {
             acking: BySettings,
             events: Vec::new(),
             answers: Answers::default(),
+            desk: Desk::default(),
             delays: Delays::default(),
             timers: Rc::default(),
             full: Vec::new(),

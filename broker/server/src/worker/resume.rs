@@ -20,8 +20,8 @@ use waspmq_core::registry::{self, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
 use waspmq_core::{Address, Kind, Name, Pattern, Position, Reject, SessionId};
-use waspmq_protocol::Secret;
 use waspmq_protocol::client::Connect;
+use waspmq_protocol::{From, Secret};
 use waspmq_store::{ResumeRecord, Write};
 
 /// How often it is written down that the broker is alive. After a crash, what was published since then to `all` and to
@@ -304,7 +304,7 @@ impl Worker {
     ) -> Result<(), Reject> {
         Self::check_subscribe(connection, wanted)?;
         if connection.session.handle_subscribe(wanted, |_| false)? == Subscribe::New {
-            self.add_subscription(connection, wanted.clone(), Some(since))?;
+            self.add_subscription(connection, wanted.clone(), (Some(since), From::Now))?;
         }
         Ok(())
     }

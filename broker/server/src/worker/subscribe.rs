@@ -27,7 +27,7 @@ impl Worker {
         let start = self.start_of(connection, &wanted, from)?;
         if is_new {
             let since = self.since_of(connection, &wanted.pattern);
-            self.add_subscription(connection, wanted.clone(), since)?;
+            self.add_subscription(connection, wanted.clone(), (since, from))?;
         }
         // What is published from here on waits in the mailbox until this turn ends, so that what is read begins
         // before it and nothing lies between.
@@ -44,24 +44,22 @@ impl Worker {
         begun
     }
 
-    /// Adds a subscription that the session may have and does not have yet. `since` is for its record.
+    /// Adds a subscription that the session may have and does not have yet. `since` is for its record, `from` for a
+    /// queue that is new.
     pub(super) fn add_subscription(
         &mut self,
         connection: &mut Connection,
         wanted: Subscription,
-        since: Option<Box<[Position]>>,
+        (since, from): (Option<Box<[Position]>>, From),
     ) -> Result<(), Reject> {
         let Some(identity) = connection.session.identity() else { return Ok(()) };
-        let registry = &self.shared.registry;
         match &wanted.queue {
             Some(name) => {
-                let id = QueueId::new(wanted.pattern.clone(), name.clone());
-                let queue = registry.join_queue(&id, identity, None)?;
-                self.shared.policies.queue_changed(queue.to_members());
+                self.join_queue(&QueueId::new(wanted.pattern.clone(), name.clone()), identity, from)?;
             }
             None => {
                 self.recipients.subscribe(&wanted.pattern, connection.number);
-                registry.subscribe(&wanted.pattern, identity);
+                self.shared.registry.subscribe(&wanted.pattern, identity);
             }
         }
         if let Some(since) = since {
@@ -72,7 +70,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Where a subscription begins to read what is stored; `None` with what is live.
+    /// Where a subscription begins to read what is stored; `None` with what is live. A place in a queue reads nothing: what
+    /// the queue has not given out comes to all its members.
     fn start_of(
         &self,
         connection: &Connection,
@@ -81,10 +80,6 @@ impl Worker {
     ) -> Result<Option<Start>, Reject> {
         let start = match from {
             From::Now => return Ok(None),
-            _ if wanted.queue.is_some() => {
-                let message = "a queue begins with what is published from now on; leave `from` out";
-                return Err(Reject::new(Code::InvalidFrame, message));
-            }
             From::Earliest => Start::Earliest,
             From::Last => Start::Last,
             From::Time(unix_ms) => Start::Time(unix_ms),
@@ -101,7 +96,7 @@ impl Worker {
             }
             None => Self::access_check_pattern(connection, Action::History, &wanted.pattern)?,
         }
-        Ok(Some(start))
+        Ok(Some(start).filter(|_| wanted.queue.is_none()))
     }
 
     pub(super) fn unsubscribe(

@@ -41,6 +41,7 @@ fn worker() -> (Worker, Arc<dyn Store>) {
         journal: control.journal,
         kept: Arc::default(),
         resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
+        queues: Arc::new(crate::queues::KeptQueues::new(2)),
         mailboxes: control.mailboxes,
         rules: Arc::new(Rules::new(rules.into())),
     };

@@ -47,6 +47,7 @@ impl Workers {
             journal: control.journal.clone(),
             kept: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(60_000)),
+            queues: Arc::new(crate::queues::KeptQueues::new(2)),
             mailboxes: control.mailboxes.clone(),
         });
         let listeners = listeners::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
