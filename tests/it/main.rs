@@ -29,6 +29,7 @@ mod policy_disk;
 mod policy_restart;
 mod presence;
 mod queues;
+mod queues_kept;
 mod resume;
 mod slow;
 mod timing;

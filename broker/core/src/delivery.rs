@@ -5,7 +5,11 @@
 //! The origin worker's [`Tracker`] has the messages its publishers wait for, each recipient session's [`Window`]
 //! what it was sent. An ack goes from the window as ranges to the tracker, and from there as a receipt to the
 //! publisher; a timeout, a nack or a lost connection comes back from the tracker as a redelivery or an end.
+//!
+//! Stored messages wait for nobody's receipt: a session's [`Cursors`] and a queue's [`Backlog`] know how far they are
+//! acknowledged.
 
+mod backlog;
 mod backoff;
 mod cursors;
 mod delays;
@@ -21,6 +25,7 @@ mod tracker;
 mod wheel;
 pub mod window;
 
+pub use backlog::{Answered, Backlog, Give, Page, Place, QueueCursor, Read};
 pub use cursors::{Cursors, NotSent};
 pub use delays::Delays;
 pub use event::{Event, References};

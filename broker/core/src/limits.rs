@@ -62,6 +62,44 @@ pub const QUEUE_MEMBERS_MAX: usize = 1_000;
 /// Queues on one pattern. More: `queue_full`. Each message of the pattern is encoded once per queue.
 pub const QUEUES_PER_ADDRESS_MAX: usize = 64;
 
+/// Queues whose progress is kept, with members or without. More: a subscription that would make one is refused with
+/// `queue_full`. About 300 bytes each, and 1 KiB for a pattern with wildcards.
+pub const KEPT_QUEUES_MAX: usize = 16_384;
+
+/// How long a queue without members is known. Longer: it is forgotten, and its messages are in the history only.
+pub const QUEUE_UNATTENDED_MS_MAX: u64 = 30 * 24 * 3_600_000;
+
+/// Stored messages that one queue has given to members or holds for them, and their memory. More: the others stay in the
+/// store until some are acknowledged.
+pub const QUEUE_OPEN_MAX: usize = 16_384;
+pub const QUEUE_OPEN_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The memory of such messages of all queues of one worker. More: as above.
+pub const QUEUES_OPEN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Of these, the messages that wait for a member with room. More: those that come stay in the store.
+pub const QUEUE_READY_MAX: usize = 1_024;
+
+/// Stored messages that one queue reads from the store at once. More: the next page.
+pub const QUEUE_PAGE_MAX: usize = 512;
+
+/// Stored messages that one member of a queue has and has not acknowledged, and their bytes, longer by at most one
+/// message. More: others are given them, or they wait.
+pub const QUEUE_MEMBER_MESSAGES_MAX: usize = 1_024;
+pub const QUEUE_MEMBER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Addresses of which one queue knows that there is something to read. More: they are looked for in the store when these
+/// are read.
+pub const QUEUE_ADDRESSES_MAX: usize = 4_096;
+
+/// Stretches of acknowledged messages behind one that is not, per queue and address, in memory. More: the last ones are
+/// forgotten, and when their messages are read again they are repeated.
+pub const QUEUE_DONE_MAX: usize = 1_024;
+
+/// Such stretches in the record of a queue's cursor. More: the last ones are left out, so that the cursor says less than
+/// was acknowledged: after a crash their messages are repeated, and none is lost.
+pub const QUEUE_STRETCHES_MAX: usize = 256;
+
 /// Users that one shard of the directory knows: those with a session or a membership. More: `overloaded`.
 pub const USERS_PER_SHARD_MAX: usize = 16_384;
 
@@ -197,4 +235,10 @@ const _: () = assert!(
     TRACKED_DELIVERIES_MAX >= 1_000 * BATCH_MESSAGES_MAX,
     "the largest batch to the most recipients that may be asked to acknowledge can be tracked"
 );
+const _: () = assert!(
+    QUEUE_MEMBER_MESSAGES_MAX < WINDOW_MESSAGES_MAX && QUEUE_MEMBER_BYTES_MAX < WINDOW_BYTES_MAX,
+    "a session's window has room for what one queue gives it"
+);
+const _: () = assert!(QUEUE_STRETCHES_MAX <= QUEUE_DONE_MAX, "a record says no more than is known");
+const _: () = assert!(QUEUE_OPEN_BYTES_MAX <= QUEUES_OPEN_BYTES_MAX, "one queue alone may use its bound");
 const _: () = assert!(WINDOW_MESSAGES_MAX >= BATCH_MESSAGES_MAX, "a whole batch fits an empty window");

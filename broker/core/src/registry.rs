@@ -184,18 +184,23 @@ impl Registry {
         }
     }
 
-    /// Adds a session to a queue and gives the queue's new state.
-    pub fn join_queue(&self, id: &QueueId, session: &Session) -> Result<(Arc<Queue>, Attached), Reject> {
+    /// Adds a session to a queue and gives the queue's new state. `home` is the same for all its members.
+    pub fn join_queue(
+        &self,
+        id: &QueueId,
+        session: &Session,
+        home: Option<u8>,
+    ) -> Result<(Arc<Queue>, Attached), Reject> {
         match id.pattern().to_address() {
             Some(address) => {
                 let mut locked = self.lock(&address);
                 let audience = locked.shard.audience(&address);
-                let queue = audience.add_member(id, session, self.next_queue_version())?;
+                let queue = audience.add_member((id, home), session, self.next_queue_version())?;
                 Ok((queue, Attached::To(locked.last())))
             }
             None => self.change_wildcards(|wildcards| {
                 let (audience, number) = wildcards.entry(id.pattern());
-                let queue = audience.add_member(id, session, self.next_queue_version())?;
+                let queue = audience.add_member((id, home), session, self.next_queue_version())?;
                 Ok((queue, Attached::Number(number)))
             }),
         }
@@ -214,6 +219,15 @@ impl Registry {
             None => self.change_wildcard(id.pattern(), |audience| {
                 audience.remove_member(id, session, self.next_queue_version())
             })?,
+        }
+    }
+
+    /// A queue as it is now; `None` without members.
+    pub fn queue(&self, id: &QueueId) -> Option<Arc<Queue>> {
+        let of = |audience: &Audience| audience.queues.iter().find(|queue| queue.id == *id).cloned();
+        match id.pattern().to_address() {
+            Some(address) => of(self.lock(&address).shard.audiences.get(&address)?),
+            None => of(self.wildcards.read().unwrap().get(id.pattern())?),
         }
     }
 

@@ -78,7 +78,7 @@ codes! {
     GroupFull = 1422 "group_full" false false,
     /// The user is in as many groups as one may be in.
     TooManyGroups = 1423 "too_many_groups" false false,
-    /// The queue has as many members as it may have.
+    /// The queue has as many members as it may have, or there are as many queues as there may be.
     QueueFull = 1424 "queue_full" false false,
     /// The session watches as many users as it may watch.
     TooManyWatched = 1425 "too_many_watched" false false,

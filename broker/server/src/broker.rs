@@ -17,6 +17,7 @@ use crate::control::Control;
 use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
 use crate::policies;
+use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
 use crate::storage;
 use crate::surroundings::Surroundings;
@@ -128,7 +129,7 @@ impl Broker {
         let rules = Arc::new(config::address::rules(&config.address));
         broker.start_workers(
             (&settings(config, address), rules),
-            (storage.kept, storage.resumes),
+            (storage.kept, storage.resumes, storage.queues),
             listeners,
             &cut_seen,
         )?;
@@ -202,7 +203,7 @@ impl Broker {
     fn start_workers(
         &mut self,
         (settings, rules): (&Settings, Arc<Rules>),
-        (kept, resumes): (Arc<Kept>, Arc<Resumes>),
+        (kept, resumes, queues): (Arc<Kept>, Arc<Resumes>, Arc<KeptQueues>),
         listeners: Vec<std::net::TcpListener>,
         cut: &watch::Receiver<bool>,
     ) -> std::io::Result<()> {
@@ -221,6 +222,7 @@ impl Broker {
             unread: Arc::default(),
             access: control.access.clone(),
             resumes,
+            queues,
         });
         for (number, listener) in (0..).zip(listeners) {
             let (shared, cut) = (shared.clone(), cut.clone());

@@ -14,6 +14,7 @@ mod listeners;
 pub mod metrics;
 pub mod phase;
 mod policies;
+mod queues;
 mod resumes;
 mod storage;
 mod surroundings;

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::config::StoreConfig;
+use crate::queues::KeptQueues;
 use crate::resumes::{ALIVE, Alive, Resumes};
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
@@ -26,6 +27,7 @@ pub(crate) struct Storage {
     pub(crate) threads: JournalThreads,
     pub(crate) kept: Arc<Kept>,
     pub(crate) resumes: Arc<Resumes>,
+    pub(crate) queues: Arc<KeptQueues>,
 }
 
 /// Opens the store and starts its threads. Says on the log what was found, and how far a long opening is.
@@ -60,12 +62,13 @@ pub(crate) fn open(
     let resumes = Resumes::new(config.resume_window_ms);
     restore_sessions(&*store, &resumes, clock.now().unix_ms)
         .context("cannot read what sessions are resumed from")?;
+    let queues = restore_queues(&*store, mailboxes.len()).context("cannot read which queues there are")?;
     let options =
         JournalOptions { log: Some(log), ..JournalOptions::new(Arc::new(move || clock.now().unix_ms)) };
     let answers = Arc::new(ToWorkers(mailboxes.clone()));
     let (journal, threads) =
         Journal::start(store.clone(), options, answers).context("cannot start the journal")?;
-    Ok(Storage { store, journal, threads, kept, resumes: Arc::new(resumes) })
+    Ok(Storage { store, journal, threads, kept, resumes: Arc::new(resumes), queues })
 }
 
 /// Brings back groups, their members, and which addresses have messages.
@@ -86,6 +89,16 @@ fn restore(store: &dyn Store, registry: &Registry, mailboxes: &Mailboxes) -> Res
         }
     }
     Ok(Arc::new(kept))
+}
+
+/// Brings back the queues whose progress is kept.
+fn restore_queues(store: &dyn Store, workers: usize) -> Result<Arc<KeptQueues>, StoreError> {
+    let (queues, mut refused) = (KeptQueues::new(workers), 0_usize);
+    store.queues(&mut |record| refused += usize::from(!queues.restore(record)))?;
+    if refused > 0 {
+        tracing::error!(refused, "queues of the store do not fit this broker's bounds");
+    }
+    Ok(Arc::new(queues))
 }
 
 /// Brings back what sessions are resumed from. Where the broker ended without ending its sessions, their users were

@@ -29,6 +29,7 @@ mod obey;
 mod outbox;
 mod presence;
 mod publish;
+mod queues;
 mod receipts;
 mod recipients;
 mod resume;
@@ -45,6 +46,7 @@ pub(crate) use tasks::run;
 use crate::access::AccessControl;
 use crate::clock::Clock;
 use crate::phase::PhaseCell;
+use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
 use access::AccessWork;
 use acks::{Answers, Moved};
@@ -59,6 +61,7 @@ use lifecycle::{Control, Late};
 use mailbox::Mailboxes;
 use outbox::{Flushed, Outbox};
 use presence::Watchers;
+use queues::Desk;
 use receipts::Receipts;
 use recipients::Recipients;
 use segment::Encoder;
@@ -128,6 +131,7 @@ pub(crate) struct Shared {
     pub(crate) unread: Arc<Unread>,
     pub(crate) access: Arc<AccessControl>,
     pub(crate) resumes: Arc<Resumes>,
+    pub(crate) queues: Arc<KeptQueues>,
 }
 
 /// The state of one worker.
@@ -161,6 +165,7 @@ pub(crate) struct Worker {
     /// What the tracker asks for, until it is carried out.
     events: Vec<Event>,
     answers: Answers,
+    desk: Desk,
     delays: Delays<PutOff>,
     /// Told when something may be due earlier than was thought.
     timers: Rc<Notify>,
@@ -211,6 +216,7 @@ impl Worker {
             tracker: Tracker::new(Bounds::default(), u64::from(number) + 1),
             events: Vec::new(),
             answers: Answers::default(),
+            desk: Desk::default(),
             delays: Delays::default(),
             timers: Rc::default(),
             full: Vec::new(),

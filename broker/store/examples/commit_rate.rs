@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use waspmq_core::delivery::QueueCursor;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, Stream};
+use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, QueueId, Stream};
 use waspmq_store::*;
 
 /// As in the broker.
@@ -99,6 +100,12 @@ impl Store for Bare {
         Ok(DelayedPage::default())
     }
     fn last_seen(&self, _: &Name) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+    fn queues(&self, _: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn queue_cursor(&self, _: &QueueId, _: u64, _: &Address) -> Result<Option<QueueCursor>, StoreError> {
         Ok(None)
     }
     fn maintain(&self, _: u64) -> Result<Maintained, StoreError> {

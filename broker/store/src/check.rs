@@ -308,6 +308,8 @@ impl<'a> Walk<'a> {
             Some(&key::DEAD_LETTER) => drop(record::parse_dead_letter(key, value)?),
             Some(&key::DELAYED) => drop(parse_delayed(key, value)?),
             Some(&key::RESUME) => drop(record::parse_resume(key, value)?),
+            Some(&key::QUEUE) => drop(record::parse_queue(key, value)?),
+            Some(&key::QUEUE_CURSOR) => drop(record::parse_queue_cursor(key, value)?),
             _ => {}
         }
         Ok(())

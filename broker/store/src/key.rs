@@ -12,13 +12,15 @@
 //!            'l' id(16)                            ledger
 //!            'm' group 0 user                      member
 //!            'n'                                   the last group of the log that was applied
+//!            'p' address 0 pattern 0 name          how far a queue is in an address
+//!            'q' pattern 0 name                    queue
 //!            'r' user 0 address                    read mark
 //!            's' token hash(32)                    what a session is resumed from
 //!            'u' user                              last seen
 //!            'w' due(8) id(16)                     delayed message
 //! ```
 
-use waspmq_core::{Address, MessageId, Name, Position};
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 
 pub(crate) const ADDRESS: u8 = b'a';
 pub(crate) const CURSOR: u8 = b'c';
@@ -27,6 +29,8 @@ pub(crate) const GROUP: u8 = b'g';
 pub(crate) const LEDGER: u8 = b'l';
 pub(crate) const MEMBER: u8 = b'm';
 pub(crate) const APPLIED: u8 = b'n';
+pub(crate) const QUEUE_CURSOR: u8 = b'p';
+pub(crate) const QUEUE: u8 = b'q';
 pub(crate) const READ_MARK: u8 = b'r';
 pub(crate) const RESUME: u8 = b's';
 pub(crate) const LAST_SEEN: u8 = b'u';
@@ -105,6 +109,33 @@ pub(crate) fn member(group: &Name, user: &Name) -> Vec<u8> {
 
 pub(crate) fn named(tag: u8, name: &Name) -> Vec<u8> {
     tagged(tag, &[name.as_str().as_bytes()])
+}
+
+pub(crate) fn queue(id: &QueueId) -> Vec<u8> {
+    tagged(QUEUE, &[id.pattern().as_str().as_bytes(), id.name().as_str().as_bytes()])
+}
+
+pub(crate) fn queue_cursor(id: &QueueId, address: &str) -> Vec<u8> {
+    let (pattern, name) = (id.pattern().as_str().as_bytes(), id.name().as_str().as_bytes());
+    tagged(QUEUE_CURSOR, &[address.as_bytes(), pattern, name])
+}
+
+/// The queue of a key: of itself, or of its cursor in an address.
+pub(crate) fn parse_queue(key: &[u8]) -> Option<QueueId> {
+    let (tag, rest) = key.split_first()?;
+    let mut parts = std::str::from_utf8(rest).ok()?.split('\0');
+    if *tag == QUEUE_CURSOR {
+        parts.next()?;
+    }
+    let (pattern, name) = (parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(())?;
+    Some(QueueId::new(Pattern::parse(pattern).ok()?, Name::parse(name).ok()?))
+}
+
+/// All cursors of queues in an address: the first key, and the first one behind them.
+pub(crate) fn queue_cursors(address: &str) -> (Vec<u8>, Vec<u8>) {
+    let ending = |last| [&[QUEUE_CURSOR], address.as_bytes(), &[last]].concat();
+    (ending(0), ending(1))
 }
 
 pub(crate) fn resume(token_hash: &[u8; 32]) -> Vec<u8> {

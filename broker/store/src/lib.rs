@@ -17,6 +17,7 @@ mod journal;
 mod key;
 mod log;
 mod policies;
+mod queue;
 mod record;
 mod records;
 mod run;
@@ -38,7 +39,7 @@ pub use policies::PolicyFiles;
 pub use records::{Bounds, FjallStore, MemoryStore, Records};
 pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
 pub use store::{
-    DeadLetter, Delayed, DelayedPage, Durability, Found, Maintained, Member, Page, Query, ResumeRecord,
-    Search, Store, StoreError, Usage, Write,
+    DeadLetter, Delayed, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueBegin,
+    QueueRecord, ResumeRecord, Search, Store, StoreError, Usage, Write,
 };
 pub use token::{AdminToken, read_admin_token};

@@ -9,8 +9,9 @@
 //! Bodies are drawn where they are encoded. Deliberately not here: runs of messages (see `run`).
 
 use crate::key::Place;
-use crate::store::{DeadLetter, ResumeRecord, StoreError};
+use crate::store::{DeadLetter, QueueRecord, ResumeRecord, StoreError};
 use std::sync::Arc;
+use waspmq_core::delivery::QueueCursor;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, MessageId, Position, Stream};
 
@@ -143,6 +144,19 @@ pub(crate) fn opaque(key: &[u8], body: &[u8]) -> Vec<u8> {
 pub(crate) fn parse_number(key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
     let (_, mut reader) = open(key, value)?;
     reader.u64().ok_or_else(|| StoreError::Corrupt { what: describe(key) })
+}
+
+/// See [`crate::queue`].
+pub(crate) fn parse_queue(key: &[u8], value: &[u8]) -> Result<QueueRecord, StoreError> {
+    let (_, mut reader) = open(key, value)?;
+    let record = crate::key::parse_queue(key).and_then(|id| crate::queue::parse(id, &mut reader));
+    record.ok_or_else(|| StoreError::Corrupt { what: describe(key) })
+}
+
+/// See [`crate::queue`].
+pub(crate) fn parse_queue_cursor(key: &[u8], value: &[u8]) -> Result<(u64, QueueCursor), StoreError> {
+    let (_, mut reader) = open(key, value)?;
+    crate::queue::parse_cursor(&mut reader).ok_or_else(|| StoreError::Corrupt { what: describe(key) })
 }
 
 /// `expires(8) body`

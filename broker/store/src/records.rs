@@ -13,14 +13,15 @@ mod tally;
 use crate::disk::Disk;
 use crate::shelf::{Memory, Shelf};
 use crate::store::{
-    DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, ResumeRecord, Search, Store,
-    StoreError, Usage, Write,
+    DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueRecord, ResumeRecord,
+    Search, Store, StoreError, Usage, Write,
 };
 pub(crate) use read::{describe_run, parse_address, parse_delayed, parse_run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tally::Tallies;
-use waspmq_core::{Address, MessageId, Name, Pattern, Position};
+use waspmq_core::delivery::QueueCursor;
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 
 /// Messages on disk.
 pub type FjallStore = Records<Disk>;
@@ -226,6 +227,19 @@ impl<S: Shelf> Store for Records<S> {
 
     fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {
         read::last_seen(&self.shelf.view()?, user)
+    }
+
+    fn queues(&self, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {
+        read::queues(&self.shelf.view()?, each)
+    }
+
+    fn queue_cursor(
+        &self,
+        id: &QueueId,
+        born_unix_ms: u64,
+        address: &Address,
+    ) -> Result<Option<QueueCursor>, StoreError> {
+        read::queue_cursor(&self.shelf.view()?, id, born_unix_ms, address)
     }
 
     fn maintain(&self, now_unix_ms: u64) -> Result<Maintained, StoreError> {

@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use waspmq_core::delivery::QueueCursor;
 use waspmq_core::message::Batch;
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, MessageId, Name, Pattern, Position};
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 
 /// When a commit counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,29 @@ pub struct DelayedPage {
     pub next_due_unix_ms: Option<u64>,
 }
 
+/// Where a queue begins in an address in which it has no cursor. Positions are one for each shard at most; an address whose
+/// shard has none is begun at its oldest message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueBegin {
+    Earliest,
+    /// With the newest message at or before these, or behind them.
+    Last(Box<[Position]>),
+    /// With the first message of this time or later.
+    Time(u64),
+    After(Box<[Position]>),
+}
+
+/// A queue whose progress is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueRecord {
+    pub id: QueueId,
+    /// When it was made. Tells its cursors from those of an earlier queue of the same name.
+    pub born_unix_ms: u64,
+    /// When it was last known to have members.
+    pub seen_unix_ms: u64,
+    pub begin: QueueBegin,
+}
+
 /// One change.
 #[derive(Debug, Clone)]
 pub enum Write {
@@ -145,6 +169,18 @@ pub enum Write {
         user: Name,
         unix_ms: u64,
     },
+    Queue(QueueRecord),
+    /// Removes the queue; its cursors go by themselves.
+    NoQueue {
+        id: QueueId,
+    },
+    /// How far a queue is in an address. Who writes it is the only one, so that it may say less than before.
+    QueueCursor {
+        id: QueueId,
+        born_unix_ms: u64,
+        address: Address,
+        cursor: QueueCursor,
+    },
 }
 
 impl Write {
@@ -162,6 +198,11 @@ impl Write {
             }
             Self::Resume(record) => record.body.len(),
             Self::Ledger { body, .. } => body.len(),
+            Self::Queue(QueueRecord {
+                begin: QueueBegin::Last(positions) | QueueBegin::After(positions),
+                ..
+            }) => size_of_val(&**positions),
+            Self::QueueCursor { cursor, .. } => size_of_val(&*cursor.done),
             _ => 0,
         };
         size_of::<Self>() + content
@@ -352,6 +393,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<DelayedPage, StoreError>;
 
     fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError>;
+
+    /// Calls `each` with every queue.
+    fn queues(&self, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError>;
+
+    /// How far the queue that was made then is in an address.
+    fn queue_cursor(
+        &self,
+        id: &QueueId,
+        born_unix_ms: u64,
+        address: &Address,
+    ) -> Result<Option<QueueCursor>, StoreError>;
 
     /// One bounded round of removing what has become too old. The next round goes on where this one ended.
     fn maintain(&self, now_unix_ms: u64) -> Result<Maintained, StoreError>;

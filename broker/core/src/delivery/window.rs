@@ -295,6 +295,15 @@ impl Window {
         lane.is_some_and(|lane| lane.find((position.stream.epoch, position.offset)).is_some())
     }
 
+    /// Whether a message of a queue is in flight that has the id of this one and another address: a policy may give a
+    /// message several, and an ack could not tell them apart.
+    pub fn has_elsewhere(&self, batch: &Batch, queue: &QueueId) -> bool {
+        let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return false };
+        let lanes = self.queues.get(&(queue.name().clone(), origin(id)));
+        let run = lanes.and_then(|lanes| lanes.iter().find(|(of, _)| of == queue)?.1.find((0, id.count())));
+        run.is_some_and(|run| run.batch.to != batch.to)
+    }
+
     /// When a message was sent, and the number of the attempt, if it is in flight in any way. Looks at all runs:
     /// for the ledger, not for the message path.
     pub fn find(&self, id: MessageId) -> Option<(u64, u16)> {

@@ -66,13 +66,15 @@ pub struct Queue {
     /// Unique over all queues and all their states, ascending.
     pub version: u64,
     pub members: Vec<Member>,
+    /// The worker that keeps the queue's progress; `None` where nothing it is sent is stored.
+    pub home: Option<u8>,
     /// Where the search for the least loaded member begins next, so that equals take turns.
     turn: AtomicU32,
 }
 
 impl Queue {
-    pub(super) const fn new(id: QueueId, version: u64, members: Vec<Member>) -> Self {
-        Self { id, version, members, turn: AtomicU32::new(0) }
+    pub(super) const fn new(id: QueueId, version: u64, members: Vec<Member>, home: Option<u8>) -> Self {
+        Self { id, version, members, home, turn: AtomicU32::new(0) }
     }
 
     /// The member for one message: the policy's pick if it names this state, else by key hash if there is a
@@ -141,7 +143,7 @@ mod tests {
         let members =
             (0..members).map(|i| Member::new(SessionId::new(1, 0, i), 0, user.clone(), None)).collect();
         let id = QueueId::new(Pattern::parse("topic/a").unwrap(), Name::parse("q").unwrap());
-        Queue::new(id, 7, members)
+        Queue::new(id, 7, members, None)
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Audience {
     /// Adds a member to a queue, which begins with its first member.
     pub(super) fn add_member(
         &mut self,
-        id: &QueueId,
+        (id, home): (&QueueId, Option<u8>),
         session: &Session,
         version: u64,
     ) -> Result<Arc<Queue>, Reject> {
@@ -84,7 +84,7 @@ impl Audience {
             return Err(Reject::new(Code::QueueFull, message));
         }
         members.push(Member::new(session.id, session.worker, session.user.clone(), session.device.clone()));
-        let queue = Arc::new(Queue::new(id.clone(), version, members));
+        let queue = Arc::new(Queue::new(id.clone(), version, members, home));
         match index.and_then(|i| self.queues.get_mut(i)) {
             Some(slot) => *slot = queue.clone(),
             None => self.queues.push(queue.clone()),
@@ -103,7 +103,7 @@ impl Audience {
         let slot = self.queues.get_mut(index)?;
         let mut members = slot.members.clone();
         members.retain(|member| member.session != session.id);
-        let queue = Arc::new(Queue::new(id.clone(), version, members));
+        let queue = Arc::new(Queue::new(id.clone(), version, members, slot.home));
         if queue.members.is_empty() {
             self.queues.swap_remove(index);
         } else {

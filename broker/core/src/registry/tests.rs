@@ -140,15 +140,16 @@ fn queue_versions_are_unique_and_end_with_the_last_member() {
     let (a, b) = (session(1, 0, "a"), session(2, 1, "b"));
     for text in ["topic/jobs", "topic/jobs.*"] {
         let queue = QueueId::new(Pattern::parse(text).unwrap(), name("q"));
-        let (one, _) = registry.join_queue(&queue, &a).unwrap();
-        let (two, _) = registry.join_queue(&queue, &b).unwrap();
+        let (one, _) = registry.join_queue(&queue, &a, Some(3)).unwrap();
+        let (two, _) = registry.join_queue(&queue, &b, Some(3)).unwrap();
         assert_eq!((one.members.len(), two.members.len()), (1, 2));
         assert!(one.version < two.version);
+        assert_eq!((registry.queue(&queue).unwrap().version, two.home), (two.version, Some(3)));
         let three = registry.leave_queue(&queue, &a).unwrap();
         let four = registry.leave_queue(&queue, &b).unwrap();
         assert_eq!((three.members.len(), four.members.len()), (1, 0));
         assert!(two.version < three.version && three.version < four.version);
-        assert!(registry.leave_queue(&queue, &b).is_none());
+        assert!(registry.leave_queue(&queue, &b).is_none() && registry.queue(&queue).is_none());
     }
     assert_eq!((registry.audience_count(), registry.wildcard_count()), (0, 0));
 }
@@ -160,7 +161,7 @@ fn queues_of_one_name_on_two_patterns_are_two_recipients() {
     let queues = ["topic/jobs.*", "topic/jobs.>", "topic/jobs.x"]
         .map(|text| QueueId::new(Pattern::parse(text).unwrap(), name("q")));
     for (queue, count) in queues.iter().zip(1..) {
-        registry.join_queue(queue, &session(count, 0, "a")).unwrap();
+        registry.join_queue(queue, &session(count, 0, "a"), None).unwrap();
     }
     let mut locked = registry.lock(&to);
     assert_eq!(locked.targets(&to).queues.len(), 3);

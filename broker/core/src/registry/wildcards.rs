@@ -38,6 +38,11 @@ impl Wildcards {
         self.subscribed.len()
     }
 
+    /// The audience of a pattern that somebody subscribes to.
+    pub(super) fn get(&self, pattern: &Pattern) -> Option<&Audience> {
+        self.subscribed.get(pattern).map(|wildcard| &wildcard.audience)
+    }
+
     /// The audience of a pattern, and its number.
     pub(super) fn entry(&mut self, pattern: &Pattern) -> (&mut Audience, u64) {
         let Wildcard { audience, number } = self.subscribed.entry(pattern);

@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     /// Share the messages of the topics with the other members of this queue
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
-    /// Where to begin
+    /// Where to begin; with --queue, where a queue begins that is not known yet
     #[arg(long, value_name = "now|earliest|last|TIME|POSITION", default_value = "now", value_parser = From::parse, hide_default_value = true)]
     from: From,
     /// Answer requests with this payload
@@ -65,9 +65,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             Pattern::parse(address).map_err(|error| Failure::Usage(format!("{address}: {error}")))?;
         if arguments.queue.is_some() && pattern.kind() != Kind::Topic {
             return Err(Failure::Usage(format!("{address}: --queue is only possible with topics")));
-        }
-        if arguments.from != From::Now && arguments.queue.is_some() {
-            return Err(Failure::Usage("a queue begins with what is published from now on".to_owned()));
         }
         if matches!(arguments.from, From::Position(_)) && pattern.is_wildcard() {
             return Err(Failure::Usage(format!("{address}: a position is in one address; begin at a time")));

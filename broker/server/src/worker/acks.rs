@@ -8,6 +8,7 @@
 use super::Worker;
 use super::connection::Connection;
 use super::mailbox::Entry;
+use super::queues::{Done, Told};
 use super::segment::Shared;
 use hashbrown::HashMap;
 use std::ops::Range;
@@ -187,13 +188,20 @@ impl Worker {
         self.answers.scratch = lost;
     }
 
-    /// Tells the publisher's worker about messages that left a window.
+    /// Tells the publisher's worker, or the queue's home, about messages that left a window.
     fn answer_taken(&mut self, identity: &registry::Session, taken: Acked, failed: Option<Failed>) {
         let recipient = match &taken.queue {
             Some(queue) => Recipient::Queue(queue.clone()),
             None => Recipient::User(identity.user.clone()),
         };
         let Some(first) = taken.first() else { return };
+        if let Some(queue) = taken.queue.as_ref().filter(|_| taken.batch.is_kept) {
+            let done = Done::new(queue, &taken.batch, &taken.range).by(identity.id, taken.attempt, failed);
+            self.tell_home(Told::Done(done));
+            if taken.batch.level < Level::Delivered {
+                return;
+            }
+        }
         let (messages, attempt, sent_ms) = (taken.messages(), taken.attempt, taken.sent_ms);
         let (device, session) = (identity.device.clone(), Some(identity.id));
         self.answer(Answer { first, messages, recipient, device, session, attempt, sent_ms, failed });
@@ -248,6 +256,8 @@ impl Worker {
         self.keep_ledgers();
         self.count_tracked();
         self.send_answers();
+        self.pump_queues();
+        self.send_told();
     }
 
     fn send_answers(&mut self) {
@@ -298,8 +308,9 @@ impl Worker {
         self.moved.wake.notify_one();
     }
 
-    /// Saves the cursors of all connections that are remembered.
+    /// Saves the cursors of all connections that are remembered, and of queues.
     pub(super) fn save_moved(&mut self) {
+        self.save_queues();
         for number in std::mem::take(&mut self.moved.numbers) {
             let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take)
             else {

@@ -214,7 +214,8 @@ impl Worker {
             }
             connection.catching.note_passed(batch.first.stream.shard);
             let terms = (connection.encoding, terms);
-            let segment = self.encoder.queue_segment((batch, message), (&queue, attempt), terms, in_flight);
+            let segment =
+                self.encoder.queue_segment((batch, message), (&queue, attempt), terms, Some(in_flight));
             if let Some(segment) = segment {
                 self.outbox.push(connection, segment, is_decided.then_some(&mut self.policies));
             }

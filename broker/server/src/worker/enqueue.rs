@@ -8,7 +8,7 @@ use super::mailbox::{Entry, QueueDelivery};
 use hashbrown::HashMap;
 use std::sync::Arc;
 use waspmq_core::message::Batch;
-use waspmq_core::registry::{Locked, Pick, Recipients, Targets, WorkerSet};
+use waspmq_core::registry::{Locked, Pick, Queue, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
 use waspmq_core::{Address, Code, Kind, Level, Name, QueueId, Reject, SessionId};
 use waspmq_store::{Ticket, Write};
@@ -83,7 +83,7 @@ impl Worker {
         if !is_reached && !is_promised {
             return Err(Reject::new(Code::NoRecipients, format!("{} reaches nobody", batch.to)));
         }
-        let mut queues = self.choose_members(&batch, picks, &targets);
+        let mut queues = self.choose_members(&batch, (picks, is_kept), &targets);
         let of_queue =
             |delivery: &QueueDelivery| (delivery.message, delivery.queue.clone(), delivery.session);
         let members = match &tracked {
@@ -92,6 +92,8 @@ impl Worker {
         };
         let mut workers = targets.workers;
         queues.keys().for_each(|&worker| workers.insert(worker));
+        let homes = if is_kept { homes(&targets) } else { WorkerSet::default() };
+        workers = workers.union(homes);
         self.check_room(workers, is_kept)?;
         batch.is_kept = is_kept;
         let excluded = batch.origin.filter(|_| batch.exclude_origin);
@@ -101,14 +103,17 @@ impl Worker {
             self.store(&batch, settings, token)?;
         }
         for worker in workers.iter() {
-            let entry = Entry::Deliver {
-                batch: batch.clone(),
-                plain: targets.workers.contains(worker),
-                queues: queues.remove(&worker).unwrap_or_default(),
-            };
-            if self.shared.mailboxes.of(worker).push(entry).is_err() {
-                tracing::error!(worker, "a batch found no room after room was promised");
+            let (plain, queues) =
+                (targets.workers.contains(worker), queues.remove(&worker).unwrap_or_default());
+            if plain || !queues.is_empty() {
+                self.push(worker, Entry::Deliver { batch: batch.clone(), plain, queues });
             }
+        }
+        // Behind the deliveries, so that a session has a message by its plain subscription before it has it by a queue.
+        for home in homes.iter() {
+            let is_there = |queue: &&Arc<Queue>| queue.home == Some(home);
+            let queues = targets.queues.iter().filter(is_there).cloned().collect();
+            self.push(home, Entry::Queued { batch: batch.clone(), queues, picks: picks.into() });
         }
         let queue_count = u32::try_from(targets.queues.len()).unwrap_or(u32::MAX);
         let listening = targets.recipients.saturating_add(queue_count);
@@ -120,11 +125,18 @@ impl Worker {
         Ok(Enqueued { workers, recipients, tracked: tracked.map(|recipients| (batch, recipients)), members })
     }
 
+    fn push(&self, worker: u8, entry: Entry) {
+        if self.shared.mailboxes.of(worker).push(entry).is_err() {
+            tracing::error!(worker, "a batch found no room after room was promised");
+        }
+    }
+
     /// Whether somebody reads later what nobody hears now.
     fn is_kept_for_someone(&self, locked: &Locked<'_>, batch: &Batch, settings: &Settings) -> bool {
         locked.is_kept_for_someone(&batch.to, settings.keep)
             || matches!(batch.to.kind(), Kind::Topic | Kind::All)
-                && self.shared.resumes.reads_later(&batch.to, batch.unix_ms)
+                && (self.shared.queues.reads_later(&batch.to)
+                    || self.shared.resumes.reads_later(&batch.to, batch.unix_ms))
     }
 
     fn check_room(&self, workers: WorkerSet, is_kept: bool) -> Result<(), Reject> {
@@ -160,16 +172,20 @@ impl Worker {
         workers.iter().for_each(|worker| self.shared.mailboxes.of(worker).wake());
     }
 
-    /// One member of each queue for each message, by worker.
+    /// One member of each queue for each message, by worker. Those of a stored message are chosen by the queue's home,
+    /// unless the publisher waits for them.
     fn choose_members(
         &self,
         batch: &Batch,
-        picks: &[Option<Pick>],
+        (picks, is_kept): (&[Option<Pick>], bool),
         targets: &Targets,
     ) -> HashMap<u8, Vec<QueueDelivery>> {
         let mut chosen: HashMap<u8, Vec<QueueDelivery>> = HashMap::new();
         let excluded = batch.origin.filter(|_| batch.exclude_origin);
         for queue in &targets.queues {
+            if is_kept && queue.home.is_some() && batch.level < Level::Delivered {
+                continue;
+            }
             for (message, envelope) in batch.messages.iter().enumerate() {
                 let pick = picks.get(message).copied().flatten();
                 let Some(member) = queue.choose(batch.slice(envelope.key), pick, excluded) else {
@@ -210,6 +226,13 @@ pub(super) fn journal_full() -> Reject {
 /// The refusal of level `stored` by an address that keeps nothing.
 pub(super) fn not_stored(to: &Address) -> Reject {
     Reject::new(Code::NotStored, format!("{to} keeps no messages, so level `stored` cannot be reached"))
+}
+
+/// The workers that keep the progress of the queues.
+fn homes(targets: &Targets) -> WorkerSet {
+    let mut homes = WorkerSet::default();
+    targets.queues.iter().filter_map(|queue| queue.home).for_each(|home| homes.insert(home));
+    homes
 }
 
 /// Whether a message is stored; `recipients` counts who listens to its address.

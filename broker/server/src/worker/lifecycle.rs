@@ -329,10 +329,7 @@ impl Worker {
             self.recipients.unsubscribe(&subscription.pattern, number);
             return;
         };
-        let id = QueueId::new(subscription.pattern.clone(), queue.clone());
-        if let Some(queue) = registry.leave_queue(&id, identity) {
-            self.shared.policies.queue_changed(queue.to_members());
-        }
+        self.leave_queue(&QueueId::new(subscription.pattern.clone(), queue.clone()), identity);
     }
 
     /// Once a second: deadlines of hand-shakes, heartbeats and closing connections.
@@ -369,6 +366,7 @@ impl Worker {
             self.handle_late(number, action);
         }
         self.late = late;
+        self.tick_queues();
         self.settle();
         self.save_resumes();
         self.read_on_all();

@@ -12,15 +12,17 @@ use super::counters::Counters;
 use super::history::{HistoryOf, ReadOf};
 use super::ledger::Found;
 use super::presence::PresenceOf;
+use super::queues::{Given, QueueRead, Told};
 use super::tracking::Redelivery;
 use crate::control::{Publication, Published};
 use crossbeam_queue::ArrayQueue;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc};
 use waspmq_core::message::Batch;
-use waspmq_core::registry::{Change, InFlight, PresenceChange, Workers};
+use waspmq_core::registry::{Change, InFlight, Pick, PresenceChange, Queue, Workers};
 use waspmq_core::{Close, MessageId, Name, QueueId, Reject, SessionId};
 
 /// One message of a batch for one queue member of the receiving worker.
@@ -44,6 +46,17 @@ pub(crate) enum Entry {
         plain: bool,
         queues: Vec<QueueDelivery>,
     },
+    /// Stored messages for queues whose home this worker is, with the members that policies picked.
+    Queued {
+        batch: Arc<Batch>,
+        queues: SmallVec<[Arc<Queue>; 1]>,
+        picks: Box<[Option<Pick>]>,
+    },
+    /// What became of such messages, and who joined and left.
+    Told(Vec<Told>),
+    /// Such messages for members of this worker.
+    Given(Vec<Given>),
+    QueueRead(Box<QueueRead>),
     Change(Change),
     /// For those connections that watch the user.
     Presence(PresenceChange),
@@ -90,7 +103,9 @@ impl Entry {
     /// Memory of the messages in it.
     pub(super) fn size_bytes(&self) -> usize {
         match self {
-            Self::Deliver { batch, .. } => batch.size_bytes(),
+            Self::Deliver { batch, .. } | Self::Queued { batch, .. } => batch.size_bytes(),
+            Self::Given(given) => given.iter().map(Given::size_bytes).sum(),
+            Self::QueueRead(read) => read.size_bytes(),
             Self::Publish { publication, .. } => publication.payload.len(),
             Self::Redeliver(redelivery) => redelivery.size_bytes(),
             Self::Page(page) => page.size_bytes(),

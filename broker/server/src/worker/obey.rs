@@ -14,6 +14,10 @@ impl Worker {
         let bytes = entry.size_bytes();
         match entry {
             Entry::Deliver { .. } => {}
+            Entry::Queued { batch, queues, picks } => self.handle_queued(&batch, (&queues, &picks)),
+            Entry::Told(told) => self.handle_told(told),
+            Entry::Given(given) => self.deliver_given(given),
+            Entry::QueueRead(read) => self.handle_queue_read(*read),
             Entry::Change(change) => self.change(change),
             Entry::Presence(change) => return self.tell_watchers(&change),
             Entry::Close { session, close } => {

@@ -25,8 +25,8 @@ use waspmq_core::registry::{self, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
 use waspmq_core::{Address, Name, Pattern, Position, Reject, SessionId};
-use waspmq_protocol::Secret;
 use waspmq_protocol::client::Connect;
+use waspmq_protocol::{From, Secret};
 use waspmq_store::{ResumeRecord, Write};
 
 /// How often it is written down that the broker is alive. After a crash, what was published since then to `all` and to
@@ -201,7 +201,7 @@ impl Worker {
     ) -> Result<(), Reject> {
         Self::check_subscribe(connection, wanted)?;
         if connection.session.handle_subscribe(wanted, |_| false)? == Subscribe::New {
-            self.add_subscription(connection, wanted.clone(), Some(since))?;
+            self.add_subscription(connection, wanted.clone(), (Some(since), From::Now))?;
         }
         Ok(())
     }

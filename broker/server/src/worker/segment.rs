@@ -12,7 +12,7 @@ use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::outbound::{self, Class};
 use waspmq_core::registry::InFlight;
 use waspmq_core::settings::Overflow;
-use waspmq_core::{Kind, Level, MessageId, Name, QueueId, limits};
+use waspmq_core::{Kind, MessageId, Name, QueueId, limits};
 use waspmq_protocol::server::MessageFrame;
 use waspmq_protocol::{Content, HeaderBlock, Profile, encode};
 use waspmq_transport::websocket::{self, Opcode};
@@ -60,7 +60,7 @@ pub(crate) struct Segment {
     /// When the first message was published, on the broker's clock.
     pub(crate) published_us: u64,
     class: Class,
-    /// The queue for which its one message was chosen, when it is tracked.
+    /// The queue for which its one message was chosen, when it is to be acknowledged.
     of_queue: Option<(QueueId, MessageId)>,
     /// Held until a queue delivery is written or dropped.
     _in_flight: Option<InFlight>,
@@ -77,7 +77,7 @@ impl Shared {
 }
 
 impl Segment {
-    /// The queue for which its one message was chosen, and the message, when it is tracked.
+    /// The queue for which its one message was chosen, and the message, when it is to be acknowledged.
     pub(crate) const fn of_queue(&self) -> Option<&(QueueId, MessageId)> {
         self.of_queue.as_ref()
     }
@@ -197,7 +197,7 @@ impl Encoder {
         (batch, index): (&Batch, usize),
         (queue, attempt): (&QueueId, u16),
         (encoding, terms): (Encoding, Terms),
-        in_flight: InFlight,
+        in_flight: Option<InFlight>,
     ) -> Option<Shared> {
         let message = (batch, index, batch.messages.get(index)?);
         let mut open = Open::new(encoding, message, (terms.overflow(batch), terms));
@@ -209,8 +209,7 @@ impl Encoder {
             message,
             (Some(queue.name().as_str()), Some(attempt).filter(|&attempt| attempt > 1)),
         );
-        let is_tracked = batch.level == Level::Delivered;
-        let of_queue = is_tracked.then(|| (queue.clone(), message.2.id));
+        let of_queue = batch.wants_ack().then(|| (queue.clone(), message.2.id));
         Some(open.finish(&mut self.scratch, Some((in_flight, of_queue))))
     }
 }
@@ -218,8 +217,8 @@ impl Encoder {
 /// A message with its batch and its index there.
 type Message<'a> = (&'a Batch, usize, &'a Envelope);
 
-/// What a queue delivery holds until it is written or dropped, and what it is when it is tracked.
-type Chosen = (InFlight, Option<(QueueId, MessageId)>);
+/// What a queue delivery holds until it is written or dropped, and what it is when it is to be acknowledged.
+type Chosen = (Option<InFlight>, Option<(QueueId, MessageId)>);
 
 /// The segment being laid out.
 struct Open {
@@ -299,7 +298,7 @@ impl Open {
             published_us: self.published_us,
             class: self.class,
             of_queue: of_queue.flatten(),
-            _in_flight: in_flight,
+            _in_flight: in_flight.flatten(),
         };
         scratch.clear();
         Shared(Rc::new(segment))

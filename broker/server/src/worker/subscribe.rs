@@ -28,7 +28,7 @@ impl Worker {
         let is_new = connection.session.handle_subscribe(&wanted, is_member)? == Subscribe::New;
         let start = self.start_of(connection, &wanted, from)?;
         if is_new {
-            self.add_subscription(connection, wanted.clone(), None)?;
+            self.add_subscription(connection, wanted.clone(), (None, from))?;
         }
         // What is published from here on waits in the mailbox until this turn ends, so that what is read begins
         // before it and nothing lies between.
@@ -45,27 +45,24 @@ impl Worker {
         begun
     }
 
-    /// Adds a subscription that the session may have and does not have yet. `since` is where a resumed one goes on.
+    /// Adds a subscription that the session may have and does not have yet. `since` is where a resumed one goes on, `from`
+    /// where a queue that is new begins.
     pub(super) fn add_subscription(
         &mut self,
         connection: &mut Connection,
         wanted: Subscription,
-        since: Option<Arc<[Position]>>,
+        (since, from): (Option<Arc<[Position]>>, From),
     ) -> Result<(), Reject> {
         let Some(identity) = connection.session.identity() else { return Ok(()) };
-        let registry = &self.shared.registry;
         let has_record = connection.resume_hash.is_some();
-        let ends = (has_record && wanted.pattern.is_wildcard()).then(|| registry.stream_ends());
+        let ends = (has_record && wanted.pattern.is_wildcard()).then(|| self.shared.registry.stream_ends());
         let attached = match &wanted.queue {
             Some(name) => {
-                let id = QueueId::new(wanted.pattern.clone(), name.clone());
-                let (queue, attached) = registry.join_queue(&id, identity)?;
-                self.shared.policies.queue_changed(queue.to_members());
-                attached
+                self.join_queue(&QueueId::new(wanted.pattern.clone(), name.clone()), identity, from)?
             }
             None => {
                 self.recipients.subscribe(&wanted.pattern, connection.number);
-                registry.subscribe(&wanted.pattern, identity)
+                self.shared.registry.subscribe(&wanted.pattern, identity)
             }
         };
         if has_record {
@@ -81,7 +78,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Where a subscription begins to read what is stored; `None` with what is live.
+    /// Where a subscription begins to read what is stored; `None` with what is live. A place in a queue reads nothing: what
+    /// the queue has not given out comes to all its members.
     fn start_of(
         &self,
         connection: &Connection,
@@ -90,10 +88,6 @@ impl Worker {
     ) -> Result<Option<Start>, Reject> {
         let start = match from {
             From::Now => return Ok(None),
-            _ if wanted.queue.is_some() => {
-                let message = "a queue begins with what is published from now on; leave `from` out";
-                return Err(Reject::new(Code::InvalidFrame, message));
-            }
             From::Earliest => Start::Earliest,
             From::Last => Start::Last,
             From::Time(unix_ms) => Start::Time(unix_ms),
@@ -110,7 +104,7 @@ impl Worker {
             }
             None => Self::access_check_pattern(connection, Action::History, &wanted.pattern)?,
         }
-        Ok(Some(start))
+        Ok(Some(start).filter(|_| wanted.queue.is_none()))
     }
 
     pub(super) fn unsubscribe(

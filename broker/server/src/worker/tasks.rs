@@ -95,6 +95,7 @@ async fn serve(worker: Cell, listener: TcpListener) {
         tracing::warn!(%error, "connections of the backlog are lost");
     }
     drain_connections(&worker).await;
+    drain_acks(&worker).await;
 }
 
 /// Takes what waits in the backlog, which the kernel has told its peers is connected, and closes the listener.
@@ -266,6 +267,21 @@ async fn cursors(worker: Cell) {
         tokio::time::sleep(CURSORS_WAIT).await;
         worker.borrow_mut().save_moved();
     }
+}
+
+/// Waits for the last sessions of the other workers, whose acknowledgements may be for queues that have their home here, and
+/// saves how far these are.
+async fn drain_acks(worker: &Cell) {
+    let shared = worker.borrow().shared.clone();
+    while shared.mailboxes.iter().any(|mailbox| mailbox.counters.connections.load() > 0) {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    // The turn in which a connection ends is over a moment later.
+    tokio::time::sleep(DRAIN_POLL).await;
+    while worker.borrow_mut().take_mail() {
+        yield_now().await;
+    }
+    worker.borrow_mut().save_moved();
 }
 
 /// Sends every session away, evenly over the time given, and waits until the last connection is gone.

@@ -48,8 +48,9 @@ impl Worker {
         let Self { tracker, policies, events, .. } = self;
         tracker.advance(&mut Turn { now_ms, acking: policies, out: events });
         self.publish_due(now_ms);
+        self.advance_queues(now_ms);
         self.settle();
-        let due = [self.tracker.next_due_ms(), self.delays.next_due_ms()];
+        let due = [self.tracker.next_due_ms(), self.delays.next_due_ms(), self.queues_due_ms()];
         due.into_iter().flatten().min()
     }
 
@@ -106,9 +107,11 @@ impl Worker {
                 }
             }
             Event::DeadLetter { batch, range, recipient, cause, attempts } => {
+                self.end_of_queue(&batch, &range, &recipient);
                 self.bury(&batch, range, &recipient, (cause, attempts));
             }
-            Event::Dropped { range, cause, .. } => {
+            Event::Dropped { batch, range, recipient, cause, .. } => {
+                self.end_of_queue(&batch, &range, &recipient);
                 self.counters().given_up(cause).add(u64::from(range.end - range.start));
             }
         }

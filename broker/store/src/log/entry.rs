@@ -17,17 +17,21 @@
 //! 13 delayed         due(8) address(2+n) run
 //! 14 no delayed      due(8) id(16)
 //! 15 last seen       user(2+n) unix_ms(8)
+//! 16 queue           pattern(2+n) name(2+n), then as its record, see `queue`
+//! 17 no queue        pattern(2+n) name(2+n)
+//! 18 queue cursor    pattern(2+n) name(2+n) address(2+n), then as its record
 //! ```
 //! Invariant: what can be written here fits the store's records, so the store never refuses it for its size.
 
 use crate::key;
+use crate::queue;
 use crate::record::{Reader, put_position, put_text, read_position};
 use crate::run::{self, Run};
 use crate::store::{DeadLetter, ResumeRecord, StoreError, Write};
 use std::sync::Arc;
 use waspmq_core::message::Batch;
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, MessageId, Name};
+use waspmq_core::{Address, MessageId, Name, Pattern, QueueId};
 
 /// Bytes of a recipient's name in the key of a dead letter, which must fit 2^16 with what is around it.
 const RECIPIENT_BYTES_MAX: usize = 60_000;
@@ -114,8 +118,31 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
             put_texts(out, 15, &[user.as_str()])?;
             put_numbers(out, &[*unix_ms]);
         }
+        Write::Queue(_) | Write::NoQueue { .. } | Write::QueueCursor { .. } => put_queue(out, write)?,
     }
     Ok(())
+}
+
+/// What is about queues.
+fn put_queue(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
+    match write {
+        Write::Queue(record) => {
+            put_texts(out, 16, &of_queue(&record.id))?;
+            queue::put(out, record);
+        }
+        Write::NoQueue { id } => put_texts(out, 17, &of_queue(id))?,
+        Write::QueueCursor { id, born_unix_ms, address, cursor } => {
+            put_texts(out, 18, &of_queue(id))?;
+            put_text(out, address.as_str(), "an address")?;
+            queue::put_cursor(out, *born_unix_ms, cursor);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn of_queue(id: &QueueId) -> [&str; 2] {
+    [id.pattern().as_str(), id.name().as_str()]
 }
 
 fn put_letter(out: &mut Vec<u8>, letter: &DeadLetter) -> Result<(), StoreError> {
@@ -201,6 +228,13 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
         }
         14 => Write::NoDelayed { due_unix_ms: reader.u64()?, id: id(reader)? },
         15 => Write::LastSeen { user: name(reader)?, unix_ms: reader.u64()? },
+        16 => Write::Queue(queue::parse(queue_id(reader)?, reader)?),
+        17 => Write::NoQueue { id: queue_id(reader)? },
+        18 => {
+            let (id, address) = (queue_id(reader)?, address(reader)?);
+            let (born_unix_ms, cursor) = queue::parse_cursor(reader)?;
+            Write::QueueCursor { id, born_unix_ms, address, cursor }
+        }
         _ => return None,
     })
 }
@@ -230,6 +264,11 @@ fn rest<'a>(reader: &mut Reader<'a>) -> &'a [u8] {
 /// The run that the rest is.
 fn batch(reader: &mut Reader<'_>, to: &Address) -> Option<Batch> {
     Run::parse(Reader { rest: rest(reader) })?.to_batch(to)
+}
+
+fn queue_id(reader: &mut Reader<'_>) -> Option<QueueId> {
+    let pattern = Pattern::parse(reader.text()?).ok()?;
+    Some(QueueId::new(pattern, name(reader)?))
 }
 
 fn name(reader: &mut Reader<'_>) -> Option<Name> {

@@ -3,6 +3,7 @@
 use super::tally::{TALLIES_MAX, Tallies, Tally};
 use super::{Records, read};
 use crate::key;
+use crate::queue;
 use crate::record;
 use crate::run;
 use crate::shelf::{Change, Shelf, Space, View};
@@ -156,6 +157,17 @@ impl<'a, V: View> Stage<'a, V> {
             }
             Write::LastSeen { user, unix_ms } => {
                 self.put(key::named(key::LAST_SEEN, user), &unix_ms.to_be_bytes());
+            }
+            Write::Queue(record) => {
+                let mut body = Vec::new();
+                queue::put(&mut body, record);
+                self.put(key::queue(&record.id), &body);
+            }
+            Write::NoQueue { id } => self.remove(key::queue(id)),
+            Write::QueueCursor { id, born_unix_ms, address, cursor } => {
+                let mut body = Vec::new();
+                queue::put_cursor(&mut body, *born_unix_ms, cursor);
+                self.put(key::queue_cursor(id, address.as_str()), &body);
             }
         }
         Ok(())

@@ -43,9 +43,10 @@ impl<S: Shelf> Records<S> {
         }
         for (address, record) in self.next_addresses(&mut tallies)? {
             done.addresses += 1;
+            done.records += self.remove_queue_cursors(&address)?;
             done.messages += self.maintain_address(&mut tallies, &address, &record, now_unix_ms)?;
         }
-        done.records = self.remove_old_records(&mut tallies, now_unix_ms)?;
+        done.records += self.remove_old_records(&mut tallies, now_unix_ms)?;
         Ok(done)
     }
 
@@ -100,6 +101,30 @@ impl<S: Shelf> Records<S> {
         Ok(removed)
     }
 
+    /// Removes the cursors of queues that are no more.
+    fn remove_queue_cursors(&self, address: &Address) -> Result<usize, StoreError> {
+        let mut changes = Vec::new();
+        {
+            let view = self.shelf.view()?;
+            let (from, to) = key::queue_cursors(address.as_str());
+            for entry in view.range(Space::State, &from, &to).take(ROUND_RECORDS_MAX) {
+                let (key, value) = entry?;
+                let Some(id) = key::parse_queue(&key) else { continue };
+                let queue = key::queue(&id);
+                let queue = view.get(Space::State, &queue)?.map(|value| record::parse_queue(&queue, &value));
+                let (born_unix_ms, _) = record::parse_queue_cursor(&key, &value)?;
+                if queue.transpose()?.is_none_or(|queue| queue.born_unix_ms != born_unix_ms) {
+                    changes.push(removal(&key));
+                }
+            }
+        }
+        let count = changes.len();
+        if count > 0 {
+            self.shelf.write(changes, Durability::Buffered)?;
+        }
+        Ok(count)
+    }
+
     fn remove_if_long_empty(
         &self,
         tallies: &mut Tallies,
@@ -118,8 +143,12 @@ impl<S: Shelf> Records<S> {
         if now_unix_ms < record.emptied_unix_ms.saturating_add(age_ms) {
             return Ok(());
         }
-        let change = Change { space: Space::State, key: key::address(address.as_str()), value: None };
-        self.shelf.write(vec![change], Durability::Buffered)?;
+        let mut changes = vec![removal(&key::address(address.as_str()))];
+        let (from, to) = key::queue_cursors(address.as_str());
+        for entry in self.shelf.view()?.range(Space::State, &from, &to).take(ROUND_RECORDS_MAX) {
+            changes.push(removal(&entry?.0));
+        }
+        self.shelf.write(changes, Durability::Buffered)?;
         tallies.of.remove(address);
         Ok(())
     }

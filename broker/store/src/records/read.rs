@@ -4,9 +4,12 @@ use crate::key::{self, Place, place};
 use crate::record::{self, AddressRecord, HEAD_BYTES, describe};
 use crate::run::{self, Run};
 use crate::shelf::{Space, View};
-use crate::store::{DeadLetter, Delayed, DelayedPage, Member, Page, Query, ResumeRecord, StoreError};
+use crate::store::{
+    DeadLetter, Delayed, DelayedPage, Member, Page, Query, QueueRecord, ResumeRecord, StoreError,
+};
 use std::sync::Arc;
-use waspmq_core::{Address, MessageId, Name, Pattern, Position, Stream};
+use waspmq_core::delivery::QueueCursor;
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId, Stream};
 
 /// Cursors of one user that are looked at to find those in one address. More: the ones behind are not found.
 const CURSORS_READ_MAX: usize = 4_096;
@@ -431,6 +434,26 @@ pub(crate) fn parse_delayed(key: &[u8], value: &[u8]) -> Result<Delayed, StoreEr
         Some(Delayed { due_unix_ms: due_unix_ms(key)?, batch: Arc::new(batch) })
     };
     parse().ok_or_else(|| StoreError::Corrupt { what: describe(key) })
+}
+
+pub(super) fn queues(view: &impl View, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {
+    for entry in tagged(view, key::QUEUE) {
+        let (key, value) = entry?;
+        each(record::parse_queue(&key, &value)?);
+    }
+    Ok(())
+}
+
+pub(super) fn queue_cursor(
+    view: &impl View,
+    id: &QueueId,
+    born_unix_ms: u64,
+    address: &Address,
+) -> Result<Option<QueueCursor>, StoreError> {
+    let key = key::queue_cursor(id, address.as_str());
+    let found =
+        view.get(Space::State, &key)?.map(|value| record::parse_queue_cursor(&key, &value)).transpose()?;
+    Ok(found.filter(|(born, _)| *born == born_unix_ms).map(|(_, cursor)| cursor))
 }
 
 /// The last group of a log that was applied, 0 for none.

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
-use waspmq_core::{Address, MessageId, Name, Pattern, Position};
+use waspmq_core::delivery::QueueCursor;
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 use waspmq_store::*;
 
 /// A memory store that can be made to wait and to fail.
@@ -143,6 +144,17 @@ impl Store for Trying {
     }
     fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {
         self.inner.last_seen(user)
+    }
+    fn queues(&self, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {
+        self.inner.queues(each)
+    }
+    fn queue_cursor(
+        &self,
+        id: &QueueId,
+        born_unix_ms: u64,
+        address: &Address,
+    ) -> Result<Option<QueueCursor>, StoreError> {
+        self.inner.queue_cursor(id, born_unix_ms, address)
     }
     fn usage(&self) -> Usage {
         self.inner.usage()

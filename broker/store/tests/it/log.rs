@@ -152,6 +152,14 @@ fn every_kind() -> Vec<Write> {
         Write::Delayed { due_unix_ms: 60, batch: delayed.clone() },
         Write::NoDelayed { due_unix_ms: 50, id: delayed.messages[0].id },
         Write::LastSeen { user: alice.clone(), unix_ms: 77 },
+        Write::Queue(queue_record("w", QueueBegin::Earliest)),
+        Write::Queue(queue_record("x", QueueBegin::Time(8))),
+        Write::Queue(queue_record("y", QueueBegin::Last([at(1, 1), at(2, 2)].into()))),
+        Write::Queue(queue_record("z", QueueBegin::After([at(1, 1)].into()))),
+        Write::Queue(queue_record("gone", QueueBegin::After([].into()))),
+        Write::NoQueue { id: queue("topic/a.>", "gone") },
+        queue_cursor("w", at(1, 7), &[((1, 9), (1, 12)), ((1, 20), (2, 3))]),
+        queue_cursor("x", at(1, 7), &[]),
     ]
 }
 
@@ -166,12 +174,15 @@ fn every_kind_of_write_reads_back() {
     let (store, recovered) = reopen(&path);
     assert_eq!(recovered.log_writes, count);
     let tell = |store: &dyn Store| {
-        let (mut groups, mut members) = (Vec::new(), Vec::new());
+        let (mut groups, mut members, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+        store.queues(&mut |queue| queues.push(queue)).unwrap();
+        let cursors = ["w", "x", "y"]
+            .map(|name| store.queue_cursor(&queue("topic/a.>", name), 5, &address("topic/a.b")).unwrap());
         store.groups(&mut |group| groups.push(group)).unwrap();
         store.members(&mut |member| members.push(member)).unwrap();
         let cursor = |device| store.cursor(&alice, device, &address("user/a")).unwrap();
         let text = format!(
-            "{:?} {:?} {:?} {:?} {groups:?} {members:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{queues:?} {cursors:?} {:?} {:?} {:?} {:?} {groups:?} {members:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             store.messages(&query("user/a")).unwrap().messages,
             cursor(None),
             cursor(Some(&name("phone"))),
@@ -184,11 +195,17 @@ fn every_kind_of_write_reads_back() {
             store.last_seen(&alice).unwrap(),
             store.usage(),
         );
-        (text, groups.len(), members.len(), store.delayed(None, (9, usize::MAX)).unwrap().messages.len())
+        (
+            text,
+            groups.len(),
+            members.len(),
+            store.delayed(None, (9, usize::MAX)).unwrap().messages.len(),
+            queues.len(),
+        )
     };
     let told = tell(&store);
     assert_eq!(told, tell(&plain));
-    assert_eq!((told.1, told.2, told.3), (1, 1, 1));
+    assert_eq!((told.1, told.2, told.3, told.4), (1, 1, 1, 4));
 }
 
 #[test]

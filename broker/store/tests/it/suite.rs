@@ -2,9 +2,12 @@
 
 use crate::support::*;
 use std::sync::Arc;
+use waspmq_core::delivery::QueueCursor;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Name, Pattern};
-use waspmq_store::{DeadLetter, Delayed, Durability, Member, Query, ResumeRecord, Write};
+use waspmq_store::{
+    DeadLetter, Delayed, Durability, Member, Query, QueueBegin, QueueRecord, ResumeRecord, Write,
+};
 
 #[test]
 fn messages_read_back_as_published() {
@@ -373,5 +376,62 @@ fn dead_letters_ledgers_and_delays() {
         assert_eq!(store.dead_letters(None, 10).unwrap().len(), 0);
         assert_eq!(store.ledger(id(1_000, 1)).unwrap(), None);
         assert_eq!(store.usage().bytes, 0);
+    });
+}
+
+#[test]
+fn queues_and_their_cursors() {
+    on_both(|store| {
+        let found = || {
+            let mut queues = Vec::new();
+            store.queues(&mut |queue| queues.push(queue)).unwrap();
+            queues
+        };
+        let records = [
+            queue_record("a", QueueBegin::Earliest),
+            queue_record("b", QueueBegin::Last([at(1, 1), at(2, 2)].into())),
+            queue_record("c", QueueBegin::Time(7)),
+            queue_record("d", QueueBegin::After([at(1, 1), at(2, 2)].into())),
+        ];
+        store.commit(&records.clone().map(Write::Queue), Durability::Synced).unwrap();
+        assert_eq!(found(), records);
+        let other = QueueRecord { id: queue("topic/a.*", "a"), ..records[0].clone() };
+        let seen = QueueRecord { seen_unix_ms: 99, ..records[0].clone() };
+        store
+            .commit(&[Write::Queue(other.clone()), Write::Queue(seen.clone())], Durability::Buffered)
+            .unwrap();
+        assert_eq!(found()[..2], [other, seen], "another pattern is another queue");
+        let of = |name, born, to| store.queue_cursor(&queue("topic/a.>", name), born, &address(to)).unwrap();
+        let stretches = [((1, 9), (1, 12)), ((1, 20), (2, 3))];
+        store.commit(&[queue_cursor("a", at(1, 7), &stretches)], Durability::Buffered).unwrap();
+        assert_eq!(of("a", 5, "topic/a.b"), Some(QueueCursor { upto: at(1, 7), done: stretches.to_vec() }));
+        store.commit(&[queue_cursor("a", at(1, 3), &[])], Durability::Buffered).unwrap();
+        assert_eq!(of("a", 5, "topic/a.b"), Some(QueueCursor { upto: at(1, 3), done: Vec::new() }));
+        assert_eq!(of("a", 6, "topic/a.b"), None, "of an earlier queue");
+        assert_eq!((of("b", 5, "topic/a.b"), of("a", 5, "topic/a")), (None, None));
+    });
+}
+
+#[test]
+fn cursors_of_queues_that_are_no_more_go() {
+    on_both(|store| {
+        let of = |name| store.queue_cursor(&queue("topic/a.>", name), 5, &address("topic/a.b")).unwrap();
+        let retention = Retention { age_ms: 1_000, ..LONG };
+        let mut writes = vec![messages(batch("topic/a.b", at(1, 1), 1, 0), retention)];
+        for name in ["a", "b", "c"] {
+            writes.push(Write::Queue(queue_record(name, QueueBegin::Earliest)));
+            writes.push(queue_cursor(name, at(1, 1), &[]));
+        }
+        store.commit(&writes, Durability::Buffered).unwrap();
+        assert_eq!(store.maintain(10).unwrap().records, 0);
+        let reborn = QueueRecord { born_unix_ms: 6, ..queue_record("b", QueueBegin::Earliest) };
+        let changes = [Write::NoQueue { id: queue("topic/a.>", "a") }, Write::Queue(reborn)];
+        store.commit(&changes, Durability::Buffered).unwrap();
+        assert_eq!(store.maintain(10).unwrap().records, 2);
+        assert_eq!((of("a"), of("b"), of("c").is_some()), (None, None, true));
+        let month = 30 * 24 * 3_600_000;
+        store.maintain(month).unwrap();
+        store.maintain(2 * month).unwrap();
+        assert_eq!(of("c"), None, "with the address, which has had no messages for long");
     });
 }

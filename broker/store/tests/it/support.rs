@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use waspmq_core::delivery::{Place, QueueCursor};
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, Level, MessageId, Name, Position, SessionId, Stream};
+use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, QueueId, SessionId, Stream};
 use waspmq_store::{
-    Bounds, Durability, FjallStore, MemoryStore, Query, Recovered, Store, StoreOptions, Write,
+    Bounds, Durability, FjallStore, MemoryStore, Query, QueueBegin, QueueRecord, Recovered, Store,
+    StoreOptions, Write,
 };
 
 pub(crate) const LONG: Retention = Retention { age_ms: 1_000_000, count: 1_000_000, bytes: 1 << 40 };
@@ -21,6 +23,26 @@ pub(crate) fn name(text: &str) -> Name {
 
 pub(crate) fn at(epoch: u32, offset: u64) -> Position {
     Position { stream: Stream { shard: 3, epoch }, offset }
+}
+
+pub(crate) fn queue(pattern: &str, text: &str) -> QueueId {
+    QueueId::new(Pattern::parse(pattern).unwrap(), name(text))
+}
+
+/// A queue on `topic/a.>` that was made at 5.
+pub(crate) fn queue_record(name: &str, begin: QueueBegin) -> QueueRecord {
+    QueueRecord { id: queue("topic/a.>", name), born_unix_ms: 5, seen_unix_ms: 6, begin }
+}
+
+/// Its cursor in `topic/a.b`.
+pub(crate) fn queue_cursor(name: &str, upto: Position, done: &[(Place, Place)]) -> Write {
+    let cursor = QueueCursor { upto, done: done.to_vec() };
+    Write::QueueCursor {
+        id: queue("topic/a.>", name),
+        born_unix_ms: 5,
+        address: address("topic/a.b"),
+        cursor,
+    }
 }
 
 pub(crate) fn id(unix_ms: u64, count: u64) -> MessageId {

@@ -142,12 +142,12 @@ fn formats_are_told_apart() {
     drop(open(&path));
     assert_eq!(
         fs::read_to_string(path.join("format")).unwrap(),
-        "2\n",
+        "3\n",
         "the older one does not know the log"
     );
-    fs::write(path.join("format"), "3\n").unwrap();
+    fs::write(path.join("format"), "4\n").unwrap();
     let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
-    assert!(matches!(&error, OpenError::StoreNewer { found, known: 2, .. } if found == "3"), "{error}");
+    assert!(matches!(&error, OpenError::StoreNewer { found, known: 3, .. } if found == "4"), "{error}");
     for bad in ["", "x", "0", "-1"] {
         fs::write(path.join("format"), bad).unwrap();
         let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();

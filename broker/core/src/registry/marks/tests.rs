@@ -176,7 +176,7 @@ fn a_forgotten_pattern_leaves_nothing_behind() {
     assert_eq!(registry.lock(&to).shard.patterns.len(), 1);
     for i in 1..=limits::LEFT_PATTERNS_MAX {
         assert!(registry.number_of(&pattern(0)).is_some(), "{i}");
-        registry.join_queue(&QueueId::new(pattern(i), name("q")), &alice).unwrap();
+        registry.join_queue(&QueueId::new(pattern(i), name("q")), &alice, None).unwrap();
         registry.leave_queue(&QueueId::new(pattern(i), name("q")), &alice).unwrap();
     }
     assert_eq!(registry.number_of(&pattern(0)), None);

@@ -42,6 +42,7 @@ pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
         kept: Arc::default(),
         unread: Arc::default(),
         resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
+        queues: Arc::new(crate::queues::KeptQueues::new(2)),
         mailboxes: control.mailboxes,
         rules: Arc::new(Rules::new(rules.into())),
     };

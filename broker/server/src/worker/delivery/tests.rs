@@ -6,14 +6,16 @@ use crate::admin::tests::control;
 use crate::control::Control;
 use crate::worker::connection::{Connection, Stage};
 use crate::worker::counters::{Counters, Ended};
+use crate::worker::queues::Given;
 use crate::worker::{Settings, Shared as WorkerShared};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use waspmq_core::delivery::Give;
 use waspmq_core::delivery::window::{Bounds, Window};
 use waspmq_core::message::Envelope;
 use waspmq_core::registry::Member;
 use waspmq_core::settings::{self, Keep, Overflow, Rules};
-use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, QueueId, Stream};
+use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, QueueId, SessionId, Stream};
 use waspmq_protocol::client::Connect;
 
 const QUEUE_BYTES: usize = 1_000;
@@ -64,6 +66,7 @@ impl Bench {
             kept: Arc::default(),
             unread: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
+            queues: Arc::new(crate::queues::KeptQueues::new(2)),
             mailboxes: control.mailboxes,
             rules: Arc::new(Rules::new(vec![(Pattern::parse("topic/t").unwrap(), of_topic)])),
         };
@@ -357,6 +360,14 @@ impl Bench {
         let delivery = QueueDelivery { message: 0, session, queue, attempt: 1, in_flight };
         self.worker.deliver_to_members(batch, vec![delivery]);
     }
+
+    /// Gives the latest stored message to a session as a queue's home does; says what the home is told.
+    fn give(&mut self, batch: Batch, session: SessionId) -> Vec<(u64, Cause)> {
+        let queue = QueueId::new(Pattern::parse("topic/>").unwrap(), Name::parse("q").unwrap());
+        let give = Give { worker: 0, session, batch: Arc::new(batch), attempt: 1 };
+        self.worker.deliver_given(vec![Given::new(&queue, give)]);
+        self.worker.desk.take_failed()
+    }
 }
 
 #[test]
@@ -434,4 +445,32 @@ fn members_of_queues_have_a_window_and_lose_what_is_dropped() {
         let told: Vec<_> = bench.told().into_iter().filter(|told| told.0 > 5).collect();
         assert_eq!(told, expected);
     }
+}
+
+#[test]
+fn a_member_is_given_what_it_has_room_for_and_the_rest_goes_back() {
+    let mut bench = Bench::new(Overflow::DropOldest, Keep::Always);
+    let (number, mut client) = bench.connect();
+    let session = bench.connection(number).session_id.unwrap();
+    let full = Cause::QueueFull;
+    bench.connection(number).window = window_of(2);
+    for expected in [vec![], vec![], vec![(3, full)]] {
+        let batch = bench.batch("topic/t", Level::Stored, &[("", 0, 0)]);
+        assert_eq!(bench.give(batch, session), expected);
+    }
+    assert_eq!(bench.read(number, &mut client).0, [1, 2]);
+    // An address of its own for the same id cannot be told apart by an ack.
+    bench.connection(number).window = window_of(9);
+    let batch = bench.batch("topic/t", Level::Stored, &[("", 0, 0)]);
+    assert_eq!(bench.give(batch.clone(), session), []);
+    assert_eq!(bench.give(batch.clone(), session), [], "a repeat");
+    let elsewhere = Batch { to: Address::parse("topic/other").unwrap(), ..batch };
+    assert_eq!(bench.give(elsewhere, session), [(4, full)]);
+    // The outbound queue has no room for one more.
+    let batch = bench.batch("topic/t", Level::Stored, &[("", 0, 0)]);
+    assert_eq!(bench.give(batch, session), [(5, full)]);
+    let expired = bench.batch("topic/t", Level::Stored, &[("", 0, 1)]);
+    assert_eq!(bench.give(expired, session), [(6, Cause::Expired)]);
+    let gone = bench.batch("topic/t", Level::Stored, &[("", 0, 0)]);
+    assert_eq!(bench.give(gone, SessionId::new(7, 0, 999)), [(7, Cause::Offline)]);
 }

@@ -53,6 +53,7 @@ impl Workers {
             kept: Arc::default(),
             unread: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(60_000)),
+            queues: Arc::new(crate::queues::KeptQueues::new(2)),
             mailboxes: control.mailboxes.clone(),
         });
         let listeners = listeners::bind("127.0.0.1:0".parse().unwrap(), 2, 64 * 1024).unwrap();
