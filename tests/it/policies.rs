@@ -19,7 +19,7 @@ fn plugins() -> PathBuf {
     binary.ancestors().nth(2).unwrap().join("plugins")
 }
 
-fn upload(broker: &Broker, plugin: &str, file: &str) {
+pub(crate) fn upload(broker: &Broker, plugin: &str, file: &str) {
     let path = format!("/v1/plugins/{plugin}/revisions");
     let (status, body) = broker.admin("POST", &path, Some(("application/wasm", component(file))));
     assert_eq!(status, 201, "{body}");
@@ -109,7 +109,7 @@ fn what_cannot_serve_is_refused_with_a_reason_and_changes_nothing() {
         document("nobody", json!({})),
         document("stamp@1", json!({"wrong": true})),
         json!({"hook": "routing", "plugin": "stamp@1", "match": ["nonsense"]}),
-        json!({"hook": "routing", "plugin": "stamp@1", "match": ["topic/>"], "mode": "shadow"}),
+        json!({"hook": "routing", "plugin": "stamp@1", "match": ["topic/>"], "mode": "shadow", "canary_percent": 5}),
     ] {
         let (status, problem) = broker.put_json("/v1/policies/stamps", &document);
         assert_eq!(status, 422, "{problem}");

@@ -2,15 +2,13 @@
 //!
 //! A change that fails leaves no trace. Every change that succeeds is one event of the target `audit`.
 
-use crate::binding::{Binding, Generation, Parts};
-use crate::document::{BadDocument, Mode, PolicyDocument};
+use crate::binding::lock;
+use crate::document::{BadDocument, PolicyDocument};
 use crate::host::Host;
-use crate::instance::SetupError;
 use crate::limits;
 use crate::plugin::{self, Revision, Unfit, Workbench};
-use crate::registry::{Policy, PolicyState, Version};
-use crate::stats::PolicyStats;
-use std::sync::{Arc, PoisonError};
+use crate::registry::{PolicyState, Version};
+use std::sync::Arc;
 
 /// Why a policy is not put in place. Nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,8 +17,6 @@ pub enum PutError {
     Name { name: String },
     #[error("{field}: {reason}")]
     Invalid { field: &'static str, reason: String },
-    #[error("{what} is not supported in this version")]
-    NotSupported { what: &'static str },
     #[error("there is no plugin {plugin:?}")]
     UnknownPlugin { plugin: String },
     #[error("plugin {plugin:?} has no revision {revision}; it may have been dropped for newer ones")]
@@ -36,8 +32,19 @@ pub enum PutError {
 pub enum RollbackError {
     #[error("there is no policy {name:?}")]
     UnknownPolicy { name: String },
-    #[error("policy {name:?} has nothing to go back to: it was put once")]
+    #[error("policy {name:?} has nothing to go back to: it has no candidate, and no version before")]
     NoPrevious { name: String },
+    #[error(transparent)]
+    Put(#[from] PutError),
+}
+
+/// Why a candidate does not become what decides. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PromoteError {
+    #[error("there is no policy {name:?}")]
+    UnknownPolicy { name: String },
+    #[error("policy {name:?} has no candidate: put one with mode \"shadow\" or a canary_percent")]
+    NoCandidate { name: String },
     #[error(transparent)]
     Put(#[from] PutError),
 }
@@ -57,7 +64,7 @@ impl Host {
     /// Takes a component in as the next revision of `name`. The bytes of the latest revision again give that
     /// revision again.
     pub fn upload(&self, name: &str, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
-        let _one_at_a_time = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.uploading);
         let revision = plugin::unnumbered(name, bytes);
         let latest = self.registry().plugins.get(name).and_then(|plugin| plugin.kept.last()).cloned();
         match latest {
@@ -69,7 +76,7 @@ impl Host {
     /// Takes a component in under the number it had, as when a broker starts again. Numbers of one plugin have
     /// to ascend.
     pub fn restore(&self, name: &str, number: u32, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
-        let _one_at_a_time = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.uploading);
         let revision = Revision { revision: number, ..plugin::unnumbered(name, bytes) };
         self.take_in(revision, bytes, (who, "plugin restore"))
     }
@@ -95,7 +102,7 @@ impl Host {
         let bench = Workbench { engine: &shared.engine, linker: &shared.linker, ticker: &shared.ticker };
         let compiled = Arc::new(bench.compile(&name, bytes)?);
         let revision = Revision { hooks: compiled.exports.hooks(), ..revision };
-        let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _no_policy_changes = lock(&self.shared.changing);
         let mut registry = self.registry();
         let mut plugin = registry.plugins.remove(&name).unwrap_or_default();
         let from = plugin.kept.last().map_or(0, |kept| kept.revision.revision);
@@ -125,7 +132,7 @@ impl Host {
 
     /// Removes a plugin with all its revisions, unless a policy uses one or could roll back to it.
     pub fn remove_plugin(&self, name: &str, who: &str) -> Result<(), RemoveError> {
-        let _no_policy_changes = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _no_policy_changes = lock(&self.shared.changing);
         let mut registry = self.registry();
         if let Some(policy) = registry.user_of(name, None) {
             return Err(RemoveError::InUse { name: name.to_owned(), policy: policy.to_owned() });
@@ -138,8 +145,8 @@ impl Host {
         Ok(())
     }
 
-    /// Puts a policy in place, new or instead of the one of that name. Its instances are made, configured and
-    /// tested before the swap; messages meet the old set or the new one.
+    /// Puts a policy in place, new or instead of the one of that name, or a candidate beside it. Its instances are made,
+    /// configured and tested before the swap; messages meet the old set or the new one.
     pub fn put_policy(
         &self,
         name: &str,
@@ -149,38 +156,31 @@ impl Host {
         if !plugin::is_name(name) {
             return Err(PutError::Name { name: name.to_owned() });
         }
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = {
+        let _one_at_a_time = lock(&self.shared.changing);
+        let (kept, policy) = {
             let registry = self.registry();
             let kept = registry.find(&document.check()?)?;
             check_hook(&document, &kept.revision)?;
-            if !registry.policies.contains_key(name) && registry.policies.len() >= self.options.policies_max {
-                return Err(self.no_capacity());
+            let policy = registry.policies.get(name).cloned();
+            if policy.is_none() && registry.policies.len() >= self.shared.policies_max {
+                return Err(self.shared.no_capacity());
             }
-            kept
+            (kept, policy)
         };
-        self.replace(name, Version { document, kept }, who, "policy put")
-    }
-
-    /// Goes back to what the policy was before its last change; a second time returns from there.
-    pub fn rollback(&self, name: &str, who: &str) -> Result<PolicyState, RollbackError> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let previous = {
-            let registry = self.registry();
-            let policy = registry.policies.get(name);
-            let policy = policy.ok_or_else(|| RollbackError::UnknownPolicy { name: name.to_owned() })?;
-            policy.previous.clone().ok_or_else(|| RollbackError::NoPrevious { name: name.to_owned() })?
-        };
-        Ok(self.replace(name, previous, who, "policy rollback")?)
+        self.shared.put(name, (policy, Version { document, kept, binding: None }), who)
     }
 
     /// Removes a policy; messages in the hands of its instances are decided by them.
     pub fn remove_policy(&self, name: &str, who: &str) -> Result<(), RemoveError> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = self.registry().policies.remove(name);
+        let _one_at_a_time = lock(&self.shared.changing);
+        let removed = {
+            let mut registry = self.registry();
+            registry.missing.remove(name);
+            registry.policies.remove(name)
+        };
         let removed = removed.ok_or_else(|| RemoveError::UnknownPolicy { name: name.to_owned() })?;
-        let generation = self.swap(name, None);
-        let from = removed.current.label();
+        let generation = self.shared.swap(name, None);
+        let from = removed.active.as_ref().map_or_else(String::new, Version::label);
         tracing::info!(target: "audit", who, what = "policy remove", name, from, to = "", generation);
         Ok(())
     }
@@ -192,80 +192,6 @@ impl Host {
 
     pub fn policy(&self, name: &str) -> Option<PolicyState> {
         self.registry().policies.get(name).map(|policy| policy.show(name))
-    }
-
-    /// Prepares a version, swaps it in, and keeps what it replaces for a rollback.
-    fn replace(
-        &self,
-        name: &str,
-        version: Version,
-        who: &str,
-        what: &'static str,
-    ) -> Result<PolicyState, PutError> {
-        let stats = self.registry().policies.get(name).map(|policy| Arc::clone(&policy.stats));
-        let stats = stats.unwrap_or_else(|| Arc::new(PolicyStats::new(self.shared.workers)));
-        let binding = self.prepare(name, &version, &stats)?;
-        let generation = self.swap(name, binding.clone());
-        let to = version.label();
-        let mut registry = self.registry();
-        let previous = registry.policies.remove(name).map(|policy| policy.current);
-        let from = previous.as_ref().map_or_else(String::new, Version::label);
-        let policy = Policy { current: version, previous, generation, binding, stats };
-        let state = policy.show(name);
-        registry.policies.insert(name.to_owned(), policy);
-        drop(registry);
-        tracing::info!(target: "audit", who, what, name, from, to, generation);
-        Ok(state)
-    }
-
-    /// A binding whose workers may start at once, or none for a version that is off (tried out all the same).
-    fn prepare(
-        &self,
-        name: &str,
-        version: &Version,
-        stats: &Arc<PolicyStats>,
-    ) -> Result<Option<Arc<Binding>>, PutError> {
-        let document = &version.document;
-        let plan = document.check()?;
-        let parts = Parts {
-            name: name.into(),
-            hook: document.hook,
-            order: document.order,
-            on_failure: document.on_failure,
-            limits: document.limits,
-            patterns: plan.patterns,
-            stats: Arc::clone(stats),
-            config: plan.config,
-            compiled: Arc::clone(&version.kept.compiled),
-        };
-        let binding = Binding::new(parts, self.shared.workers);
-        let changes = self.shared.queues.all();
-        let refused = |error: SetupError| match error {
-            SetupError::Failed { failure, .. } if failure.no_capacity => self.no_capacity(),
-            error => PutError::Guest { reason: error.to_string() },
-        };
-        if document.mode == Mode::Off {
-            return binding.set_up(&self.shared.ticker, 0, &changes).map(|_| None).map_err(refused);
-        }
-        binding.warm(&self.shared.ticker, &changes).map_err(refused)?;
-        Ok(Some(Arc::new(binding)))
-    }
-
-    /// Makes the generation in which `binding` is what `name` stands for; returns its number.
-    fn swap(&self, name: &str, binding: Option<Arc<Binding>>) -> u64 {
-        let old = self.shared.active.load_full();
-        let others = old.bindings.iter().filter(|other| *other.name != *name).cloned();
-        let generation = Generation::new(old.number + 1, others.chain(binding).collect());
-        let number = generation.number;
-        self.shared.active.store(Arc::new(generation));
-        old.bindings.iter().filter(|gone| *gone.name == *name).for_each(|gone| gone.retire());
-        // Members may have changed while instances were made.
-        self.shared.wake_keeper();
-        number
-    }
-
-    const fn no_capacity(&self) -> PutError {
-        PutError::NoCapacity { policies_max: self.options.policies_max }
     }
 }
 
@@ -283,7 +209,6 @@ impl From<BadDocument> for PutError {
     fn from(bad: BadDocument) -> Self {
         match bad {
             BadDocument::Invalid { field, reason } => Self::Invalid { field, reason },
-            BadDocument::NotSupported { what } => Self::NotSupported { what },
         }
     }
 }

@@ -72,8 +72,8 @@ impl Exports {
         let [admit] = split(self.admission.as_ref());
         let [overflow] = split(self.overflow.as_ref());
         Ok(Guest {
-            configure: instance.get_typed_func(&mut *store, &self.configure)?,
-            self_test: instance.get_typed_func(&mut *store, &self.self_test)?,
+            configure: instance.get_typed_func(&mut *store, self.configure)?,
+            self_test: instance.get_typed_func(&mut *store, self.self_test)?,
             members_changed: members_changed
                 .map(|at| instance.get_typed_func(&mut *store, at))
                 .transpose()?,

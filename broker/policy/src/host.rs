@@ -3,7 +3,9 @@
 //! Deliberately not here: how plugins and policies change (`admin.rs`), and storing them.
 
 use crate::bindings;
+use crate::breaker::BreakerState;
 use crate::engine::{self, Ticker};
+use crate::hook::Hook;
 use crate::keeper::Keeper;
 use crate::limits;
 use crate::queues::Queues;
@@ -13,7 +15,7 @@ use crate::stats::LatencyBuckets;
 use crate::worker::WorkerPolicies;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use waspmq_core::limits::WORKERS_MAX;
 use waspmq_core::policy::QueueMembers;
@@ -23,8 +25,8 @@ use waspmq_core::policy::QueueMembers;
 pub struct HostOptions {
     /// I/O workers, 1 to [`WORKERS_MAX`].
     pub workers: usize,
-    /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for three
-    /// instances per worker.
+    /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for
+    /// [`limits::INSTANCES_PER_POLICY`] instances per worker.
     pub policies_max: usize,
 }
 
@@ -45,6 +47,12 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+/// How many instances there can be at once, so that a change of any policies always finds room: what they may hold,
+/// two per worker while a version is made, one in which an upload is tested, two in the hands of the policy thread.
+const fn instances(options: HostOptions) -> usize {
+    options.workers * (options.policies_max * limits::INSTANCES_PER_POLICY + 2) + 3
+}
+
 /// Counts of one policy for metrics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyMetrics {
@@ -53,6 +61,14 @@ pub struct PolicyMetrics {
     /// Calls by [`crate::CallOutcome`].
     pub outcomes: Vec<(&'static str, u64)>,
     pub latency: LatencyBuckets,
+    /// The worst breaker of the versions that decide.
+    pub breaker: BreakerState,
+    /// Instances replaced because they served long enough or filled their memory.
+    pub recycled: u64,
+    /// Versions taken back, by reason.
+    pub rollbacks: [(&'static str, u64); 3],
+    /// Messages by how the present shadow compared; empty when there is none.
+    pub shadow: Vec<(&'static str, u64)>,
 }
 
 /// The policies of one broker. All methods are synchronous; changes may take as long as compiling takes, and
@@ -60,11 +76,7 @@ pub struct PolicyMetrics {
 #[derive(Debug)]
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) options: HostOptions,
-    pub(crate) registry: Mutex<Registry>,
-    /// One change of policies at a time, and one upload: each holds its lock while it works. Locks are taken in
-    /// the order uploading, changing, registry.
-    pub(crate) changing: Mutex<()>,
+    /// One upload at a time holds this while it works.
     pub(crate) uploading: Mutex<()>,
     keeper: Option<JoinHandle<()>>,
 }
@@ -77,10 +89,7 @@ impl Host {
         if !in_range {
             return Err(StartError::Options);
         }
-        // Per policy and worker one that serves, a spare, and one of an older generation that an idle worker
-        // holds; two per worker while a policy is replaced; one in which an upload is tested; two in the hands of
-        // the policy thread.
-        let instances = options.workers * (options.policies_max * 3 + 2) + 3;
+        let instances = instances(options);
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
         let linker = bindings::linker(&engine).map_err(failed)?;
@@ -91,6 +100,9 @@ impl Host {
             linker,
             ticker,
             workers: options.workers,
+            policies_max: options.policies_max,
+            registry: Mutex::default(),
+            changing: Mutex::default(),
             active: Arc::new(ArcSwap::default()),
             queues: Queues::default(),
             members_pending: AtomicBool::new(false),
@@ -102,14 +114,7 @@ impl Host {
         let keeper = std::thread::Builder::new().name("policy".to_owned()).spawn(move || keeper.run())?;
         shared.keeper.get_or_init(|| keeper.thread().clone());
         shared.wake_keeper();
-        Ok(Arc::new(Self {
-            shared,
-            options,
-            registry: Mutex::default(),
-            changing: Mutex::default(),
-            uploading: Mutex::default(),
-            keeper: Some(keeper),
-        }))
+        Ok(Arc::new(Self { shared, uploading: Mutex::default(), keeper: Some(keeper) }))
     }
 
     /// The hooks of worker `worker` (from 0). To be asked for once per worker: its counters have one writer,
@@ -142,15 +147,19 @@ impl Host {
         let registry = self.registry();
         let of = |(name, policy): (&String, &Policy)| PolicyMetrics {
             policy: name.clone(),
-            hook: policy.current.document.hook.as_str(),
+            hook: policy.hook().map_or("", Hook::as_str),
             outcomes: policy.stats.outcomes(),
             latency: policy.stats.latency_buckets(),
+            breaker: policy.breaker(),
+            recycled: policy.stats.recycled.load(Ordering::Relaxed),
+            rollbacks: policy.rollbacks.counts(),
+            shadow: policy.comparison(),
         };
         registry.policies.iter().map(of).collect()
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.registry()
     }
 }
 

@@ -1,21 +1,27 @@
-//! One policy of one worker: its instance, and how it is called.
+//! One version of a policy on one worker: its instance, its breaker, and how it is called.
 //!
-//! No lock and no wait on the way of a message: a spare is taken with a `try_lock`. Every call is counted, and a
-//! failed one costs the instance where it broke it; what a failure means for the message is the caller's decision.
+//! No lock and no wait on the way of a message: a spare is taken with a `try_lock`. Every call is timed and counted,
+//! and a failed one costs the instance where it broke it; what a failure means for the message is the caller's decision.
 
-use crate::binding::Binding;
+use crate::binding::{Binding, Cell};
+use crate::breaker::{Breaker, BreakerState, Cause};
 use crate::instance::{Failure, Instance};
-use crate::limits;
+use crate::question::Question;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-/// One binding of the current generation with this worker's instance of it.
+/// One version of the current generation with this worker's instance of it.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) binding: Arc<Binding>,
     pub(crate) serving: Option<Instance>,
-    calls: u32,
+    breaker: Breaker,
+    /// The most that one call is charged: it cannot use more CPU time, and what the operating system does
+    /// meanwhile is not the policy's.
+    charge_max: Duration,
 }
 
 /// Who asks.
@@ -28,47 +34,94 @@ pub(crate) struct Desk<'a> {
 impl Seat {
     pub(crate) fn new(binding: &Arc<Binding>, worker: usize) -> Self {
         let serving = binding.cells.get(worker).and_then(|cell| cell.take_warm());
-        Self { binding: Arc::clone(binding), serving, calls: 0 }
+        Self {
+            serving,
+            breaker: Breaker::new(binding.limits.cpu_share),
+            charge_max: Duration::from_millis(u64::from(binding.limits.deadline_ms)),
+            binding: Arc::clone(binding),
+        }
     }
 
-    /// Calls this policy; `question` is handed the instance and the deadline in milliseconds.
-    pub(crate) fn ask<T>(
+    /// Puts a question to this version.
+    pub(crate) fn ask<Q: Question>(
         &mut self,
         desk: Desk<'_>,
-        question: impl FnOnce(&mut Instance, u32) -> Result<T, Failure>,
-    ) -> Result<T, CallOutcome> {
+        question: &Q,
+    ) -> Result<Q::Answer, CallOutcome> {
         let Desk { shared, worker } = desk;
-        let binding = &*self.binding;
+        let Self { binding, serving, breaker, charge_max } = self;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
-        if (cell.has_newer() || self.serving.is_none()) && cell.exchange(&mut self.serving) {
-            shared.wake_keeper();
+        let started = now();
+        let (permitted, cause) = breaker.permits(started);
+        if let Some(cause) = cause {
+            note(binding, worker, (breaker.state(), cause));
         }
-        let Some(instance) = self.serving.as_mut() else {
-            binding.stats.record(worker, CallOutcome::Unavailable, None);
-            return Err(CallOutcome::Unavailable);
+        if !permitted {
+            return Err(not_asked(binding, worker, CallOutcome::BreakerOpen));
+        }
+        seat_someone(shared, binding, cell, serving);
+        let Some(instance) = serving.as_mut() else {
+            return Err(not_asked(binding, worker, CallOutcome::Unavailable));
         };
-        self.calls = self.calls.wrapping_add(1);
-        let started = (self.calls & (limits::SAMPLE_EVERY - 1) == 1).then(now);
-        let answer = question(instance, binding.limits.deadline_ms);
-        let timed = started.map(|started| started.elapsed());
-        let failure = match answer {
-            Ok(answer) => {
-                binding.stats.record(worker, CallOutcome::Ok, timed);
-                return Ok(answer);
+        let answer = question.put(instance, binding.limits.deadline_ms);
+        let ended = now();
+        let took = ended.saturating_duration_since(started).min(*charge_max);
+        let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
+        binding.stats.record(worker, outcome, Some(took));
+        cell.tally.record(answer.is_err(), took);
+        if let Some(cause) = breaker.record(ended, answer.is_err(), took) {
+            note(binding, worker, (breaker.state(), cause));
+        }
+        answer.map_err(|failure| {
+            report(binding, &failure);
+            if failure.broke_instance {
+                serving.take().into_iter().for_each(|failed| shared.discard(failed));
+                cell.stopped_serving();
+                cell.exchange(serving);
+                shared.wake_keeper();
             }
-            Err(failure) => failure,
-        };
-        binding.stats.record(worker, failure.outcome, timed);
-        if binding.stats.log_line_allowed() {
-            let outcome = failure.outcome.as_str();
-            tracing::warn!(target: "plugin", policy = &*binding.name, outcome, error = %failure, "a call failed");
-        }
-        if failure.broke_instance {
-            self.serving.take().into_iter().for_each(|failed| shared.discard(failed));
-            cell.stopped_serving();
-            cell.exchange(&mut self.serving);
-            shared.wake_keeper();
-        }
-        Err(failure.outcome)
+            failure.outcome
+        })
     }
+}
+
+/// Has an instance that may serve in the seat: the one that is there unless a better one is offered.
+#[inline]
+fn seat_someone(shared: &Shared, binding: &Binding, cell: &Cell, serving: &mut Option<Instance>) {
+    if (cell.has_newer() || serving.is_none()) && cell.exchange(serving) {
+        shared.wake_keeper();
+    }
+    if serving.as_ref().is_some_and(Instance::is_worn) && cell.has_spare() {
+        let worn = serving.take();
+        if cell.exchange(serving) {
+            binding.stats.recycled.fetch_add(1, Ordering::Relaxed);
+            worn.into_iter().for_each(|worn| shared.discard(worn));
+        } else {
+            *serving = worn;
+        }
+    }
+}
+
+fn report(binding: &Binding, failure: &Failure) {
+    if binding.stats.log_line_allowed() {
+        let (policy, outcome) = (&*binding.name, failure.outcome.as_str());
+        tracing::warn!(target: "plugin", policy, outcome, error = %failure, "a call failed");
+    }
+}
+
+/// Shows and logs a change of the breaker.
+#[cold]
+fn note(binding: &Binding, worker: usize, (to, cause): (BreakerState, Cause)) {
+    binding.show_breaker(worker, to);
+    if binding.stats.log_line_allowed() {
+        let (policy, breaker, cause) = (&*binding.name, to.as_str(), cause.as_str());
+        tracing::warn!(target: "plugin", policy, worker, breaker, cause, "the breaker changed");
+    }
+}
+
+/// Counts a question that was not put.
+fn not_asked(binding: &Binding, worker: usize, outcome: CallOutcome) -> CallOutcome {
+    binding.stats.record(worker, outcome, None);
+    binding.cells.get(worker).into_iter().for_each(|cell| cell.tally.pass_by());
+    outcome
 }

@@ -1,14 +1,16 @@
 //! What the host, its policy thread and the workers have in common.
 
-use crate::binding::Generation;
+use crate::binding::lock;
 use crate::engine::Ticker;
 use crate::instance::Instance;
+use crate::lineup::Generation;
 use crate::queues::Queues;
+use crate::registry::Registry;
 use crate::state::State;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -18,6 +20,11 @@ pub(crate) struct Shared {
     pub(crate) linker: Linker<State>,
     pub(crate) ticker: Ticker,
     pub(crate) workers: usize,
+    pub(crate) policies_max: usize,
+    pub(crate) registry: Mutex<Registry>,
+    /// One change of policies at a time holds this while it works. Locks are taken in the order uploading, changing,
+    /// registry.
+    pub(crate) changing: Mutex<()>,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,
     /// Member changes wait for the policy thread.
@@ -39,6 +46,10 @@ impl Shared {
     pub(crate) fn discard(&self, instance: Instance) {
         drop(self.retired.try_send(instance));
         self.wake_keeper();
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        lock(&self.registry)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

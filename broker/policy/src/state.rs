@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) context: Context,
     pub(crate) headers: Arc<Vec<(String, String)>>,
     pub(crate) payload: Arc<Vec<u8>>,
+    /// What its linear memory grew to.
+    pub(crate) memory_bytes: usize,
     memory_bytes_max: usize,
     growth_denied: bool,
     hostcalls_left: u32,
@@ -45,6 +47,7 @@ impl State {
             context,
             headers: Arc::default(),
             payload: Arc::default(),
+            memory_bytes: 0,
             memory_bytes_max,
             growth_denied: false,
             hostcalls_left: limits::HOSTCALLS_MAX,
@@ -100,6 +103,10 @@ impl State {
         self.deadline.missed
     }
 
+    pub(crate) const fn is_nearly_full(&self) -> bool {
+        self.memory_bytes >= self.memory_bytes_max / 100 * limits::INSTANCE_MEMORY_PERCENT
+    }
+
     pub(crate) const fn growth_denied(&self) -> bool {
         self.growth_denied
     }
@@ -117,6 +124,9 @@ impl ResourceLimiter for State {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = desired <= self.memory_bytes_max;
         self.growth_denied |= !allowed;
+        if allowed {
+            self.memory_bytes = desired;
+        }
         Ok(allowed)
     }
 

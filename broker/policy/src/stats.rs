@@ -26,11 +26,25 @@ pub enum CallOutcome {
     BadVerdict,
     /// There was no instance ready to ask, since replacements are paced.
     Unavailable,
+    /// It was not asked, because it failed too often or took too much of its worker.
+    BreakerOpen,
 }
 
 impl CallOutcome {
-    pub const ALL: [Self; 6] =
-        [Self::Ok, Self::Trap, Self::Deadline, Self::Memory, Self::BadVerdict, Self::Unavailable];
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Trap,
+        Self::Deadline,
+        Self::Memory,
+        Self::BadVerdict,
+        Self::Unavailable,
+        Self::BreakerOpen,
+    ];
+
+    /// Whether the guest was called at all.
+    pub(crate) const fn is_call(self) -> bool {
+        !matches!(self, Self::Unavailable | Self::BreakerOpen)
+    }
 
     /// The closed label of metrics.
     pub const fn as_str(self) -> &'static str {
@@ -41,11 +55,12 @@ impl CallOutcome {
             Self::Memory => "memory",
             Self::BadVerdict => "bad_verdict",
             Self::Unavailable => "unavailable",
+            Self::BreakerOpen => "breaker_open",
         }
     }
 }
 
-/// Latencies of the timed calls (one in [`limits::SAMPLE_EVERY`]) as a histogram of fixed buckets.
+/// Latencies of all calls as a histogram of fixed buckets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyBuckets {
     /// Upper bounds in seconds; the last bucket of `counts` has none.
@@ -86,6 +101,7 @@ pub(crate) struct PolicyStats {
     columns: Box<[Column]>,
     pub(crate) counters: Counters,
     pub(crate) replaced: AtomicU64,
+    pub(crate) recycled: AtomicU64,
     started: Instant,
     log_window: AtomicU64,
 }
@@ -116,6 +132,7 @@ impl PolicyStats {
             columns: (0..=workers).map(|_| column()).collect(),
             counters: Counters::new(workers),
             replaced: AtomicU64::new(0),
+            recycled: AtomicU64::new(0),
             started: now(),
             log_window: AtomicU64::new(0),
         }
@@ -139,6 +156,12 @@ impl PolicyStats {
     /// The column of the policy thread.
     pub(crate) fn policy_thread(&self) -> usize {
         self.columns.len() - 1
+    }
+
+    /// Calls into the guest, however they ended.
+    pub(crate) fn calls(&self) -> u64 {
+        let called = CallOutcome::ALL.into_iter().filter(|outcome| outcome.is_call());
+        called.map(|outcome| self.total(|column| column.outcomes.get(outcome as usize))).sum()
     }
 
     pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {

@@ -9,6 +9,9 @@ mod load;
 mod members;
 mod plugins;
 mod policies;
+mod rollout;
+mod taken_back;
+mod versions;
 
 use serde_json::json;
 use std::sync::Arc;

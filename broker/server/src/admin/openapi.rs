@@ -4,7 +4,7 @@
 use super::problem::{self, ProblemDocument};
 use super::{
     Handlers, Shared, dead_letters, groups, health, history, home, messages, plugins, policies, publish,
-    sessions, users,
+    sessions, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -68,6 +68,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(policies::list))
         .routes(routes!(policies::show, policies::put, policies::remove))
         .routes(routes!(policies::rollback))
+        .routes(routes!(trials::promote))
 }
 
 /// The endpoints as they are described: a parameter that takes slashes has the router's asterisk there no more.
