@@ -27,6 +27,7 @@ mod policies;
 mod presence;
 mod queues;
 mod resume;
+mod rollout;
 mod slow;
 mod timing;
 mod tokens;
