@@ -30,6 +30,7 @@ mod policy_restart;
 mod presence;
 mod queues;
 mod resume;
+mod rollout;
 mod slow;
 mod timing;
 mod tokens;
