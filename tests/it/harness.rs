@@ -5,7 +5,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -21,9 +21,13 @@ pub(crate) struct Broker {
     process: Child,
     pub(crate) data: Arc<tempfile::TempDir>,
     environment: Vec<(String, String)>,
+    /// The lines of its log about changes.
+    audit: Audit,
     pub(crate) address: String,
     pub(crate) admin: String,
 }
+
+type Audit = Arc<Mutex<Vec<String>>>;
 
 impl Broker {
     pub(crate) fn start() -> Self {
@@ -46,8 +50,9 @@ impl Broker {
     pub(crate) fn start_on(data: &Arc<tempfile::TempDir>, environment: &[(&str, &str)]) -> Self {
         let environment: Vec<_> =
             environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let (process, address, admin) = Self::launch(data, &environment);
-        Self { process, data: data.clone(), environment, address, admin }
+        let audit = Audit::default();
+        let (process, address, admin) = Self::launch(data, &environment, &audit);
+        Self { process, data: data.clone(), environment, audit, address, admin }
     }
 
     /// Kills the broker unless it has ended, and starts it again on the same directory and other ports.
@@ -61,10 +66,14 @@ impl Broker {
             self.signal(signal);
         }
         self.wait();
-        (self.process, self.address, self.admin) = Self::launch(&self.data, &self.environment);
+        (self.process, self.address, self.admin) = Self::launch(&self.data, &self.environment, &self.audit);
     }
 
-    fn launch(data: &tempfile::TempDir, environment: &[(String, String)]) -> (Child, String, String) {
+    fn launch(
+        data: &tempfile::TempDir,
+        environment: &[(String, String)],
+        audit: &Audit,
+    ) -> (Child, String, String) {
         let mut command = Self::command(data);
         if config_file(data).exists() {
             command.arg("--config").arg(config_file(data));
@@ -85,10 +94,17 @@ impl Broker {
             admin = admin.or_else(|| between(&line, "http://", "/"));
         }
         // The rest of the log is read so that the broker never waits for a full pipe; what matters is shown.
+        let audit = Arc::clone(audit);
         std::thread::spawn(move || {
-            let remarkable =
-                |line: &String| ["WARN", "ERROR", "panicked"].iter().any(|word| line.contains(word));
-            lines.map_while(Result::ok).filter(remarkable).for_each(|line| eprintln!("broker: {line}"));
+            for line in lines.map_while(Result::ok) {
+                if ["WARN", "ERROR", "panicked"].iter().any(|word| line.contains(word)) {
+                    eprintln!("broker: {line}");
+                }
+                let plain = without_colours(&line);
+                if plain.contains(" audit: ") {
+                    audit.lock().unwrap().push(plain);
+                }
+            }
         });
         (process, address.unwrap(), admin.unwrap())
     }
@@ -194,6 +210,14 @@ impl Broker {
         }
     }
 
+    /// Waits until a line of the audit log has all of these words.
+    pub(crate) fn audited(&self, words: &[&str]) {
+        let has = |line: &String| words.iter().all(|word| line.contains(word));
+        self.eventually(&format!("an audit line with {words:?}"), |broker| {
+            broker.audit.lock().unwrap().iter().any(has)
+        });
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let status =
             Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
@@ -214,6 +238,13 @@ impl Drop for Broker {
         _ = self.process.kill();
         _ = self.process.wait();
     }
+}
+
+/// A line of the log without the escape sequences that colour it.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or("", |(_, text)| text))
 }
 
 /// Where a test's configuration lies.

@@ -31,6 +31,7 @@ mod presence;
 mod queues;
 mod queues_kept;
 mod resume;
+mod rollout;
 mod slow;
 mod timing;
 mod tokens;

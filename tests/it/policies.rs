@@ -119,7 +119,7 @@ fn what_cannot_serve_is_refused_with_a_reason_and_changes_nothing() {
         document("nobody", json!({})),
         document("stamp@1", json!({"wrong": true})),
         json!({"hook": "routing", "plugin": "stamp@1", "match": ["nonsense"]}),
-        json!({"hook": "routing", "plugin": "stamp@1", "match": ["topic/>"], "mode": "shadow"}),
+        json!({"hook": "routing", "plugin": "stamp@1", "match": ["topic/>"], "mode": "shadow", "canary_percent": 5}),
     ] {
         let (status, problem) = broker.put_json("/v1/policies/stamps", &document);
         assert_eq!(status, 422, "{problem}");

@@ -207,6 +207,8 @@ fn set_stamp(broker: &Broker, number: u64) {
         "plugin": format!("stamp@{}", 1 + number % 2),
         "match": ["topic/swap.*"],
         "config": {"stamp": number.to_string()},
+        // Every message has to be stamped, however much of an unoptimised broker that takes.
+        "limits": {"cpu_share": 1.0},
     });
     let (status, body) = broker.put_json("/v1/policies/stamps", &document);
     assert!(status < 300, "{status} {body}");

@@ -192,6 +192,17 @@ pub(crate) const fn action(action: bindings::Action) -> Option<Overflow> {
     })
 }
 
+/// An action for people, as settings name it.
+pub(crate) const fn word(action: Overflow) -> &'static str {
+    match action {
+        Overflow::DropOldest => "drop-oldest",
+        Overflow::DropNewest => "drop-newest",
+        Overflow::Conflate => "conflate",
+        Overflow::Spill => "spill",
+        Overflow::Close => "close",
+    }
+}
+
 const fn check(what: &'static str, value: u64, least: u64, most: u64) -> Result<(), BadAnswer> {
     if value < least || value > most {
         return Err(BadAnswer::Number { what, value, least, most });

@@ -66,13 +66,13 @@ pub(crate) struct Change<'a> {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) generation: u64,
-    /// Of a component.
-    pub(crate) digest: Option<&'a str>,
+    /// Of a component: its digest; of an automatic rollback: the reason and its detail.
+    pub(crate) details: &'a [(&'static str, &'a str)],
 }
 
 impl Change<'_> {
     pub(crate) fn entry(&self, unix_ms: u64) -> AuditEntry {
-        let details = self.digest.map(|digest| ("digest".to_owned(), digest.to_owned()));
+        let details = self.details.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
         AuditEntry {
             unix_ms,
             who: self.who.to_owned(),
@@ -81,13 +81,15 @@ impl Change<'_> {
             from: self.from.clone(),
             to: self.to.clone(),
             generation: self.generation,
-            details: details.into_iter().collect(),
+            details: details.collect(),
         }
     }
 
     /// Tells the broker's own log, once the change is made.
     pub(crate) fn log(&self) {
-        let Self { who, what, name, from, to, generation, digest } = self;
-        tracing::info!(target: "audit", who, what, name, from, to, generation, digest);
+        let Self { who, what, name, from, to, generation, details } = self;
+        let of = |wanted| details.iter().find(|(key, _)| *key == wanted).map(|(_, value)| *value);
+        let (digest, reason, detail) = (of("digest"), of("reason"), of("detail"));
+        tracing::info!(target: "audit", who, what, name, from, to, generation, digest, reason, detail);
     }
 }

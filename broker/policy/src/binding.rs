@@ -1,4 +1,4 @@
-//! A policy as it serves: a revision bound to patterns, with its instances, and the set of all of them.
+//! A version of a policy as it serves: a revision bound to patterns, with its instances.
 //!
 //! A binding never changes; a new document makes a new one. Each worker has one cell in it with an instance to
 //! start with and a spare, both made ready on other threads, so that no message waits for one:
@@ -10,6 +10,8 @@
 //!
 //! The instance a worker gives up in an exchange becomes the next spare, behind the policy thread's update.
 
+use crate::breaker::BreakerState;
+use crate::budget::{Budget, Tally, Totals, Window};
 use crate::document::{Lane, OnFailure, PolicyLimits};
 use crate::engine::Ticker;
 use crate::hook::Hook;
@@ -19,24 +21,11 @@ use crate::limits;
 use crate::memory::Memory;
 use crate::queues::Changes;
 use crate::state::Context;
-use crate::stats::PolicyStats;
+use crate::stats::{PolicyStats, now};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use waspmq_core::address::{Address, Kind, Pattern};
-
-/// The set of all bound policies; immutable, replaced as a whole.
-#[derive(Debug, Default)]
-pub(crate) struct Generation {
-    pub(crate) number: u64,
-    /// In the order in which they are asked.
-    pub(crate) bindings: Vec<Arc<Binding>>,
-    kinds: u8,
-}
-
-/// The bindings of each hook that decide messages to one address, as masks of their indexes in the generation.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Masks([u64; Hook::ALL.len()]);
+use std::time::{Duration, Instant};
+use waspmq_core::address::Pattern;
 
 #[derive(Debug)]
 pub(crate) struct Binding {
@@ -50,6 +39,9 @@ pub(crate) struct Binding {
     memory: Arc<Memory>,
     surroundings: Arc<dyn Surroundings>,
     pub(crate) cells: Box<[Cell]>,
+    /// What it did lately; for the policy thread.
+    pub(crate) window: Mutex<Window>,
+    made: Instant,
     config: String,
     compiled: SharedCompiled,
     lane: Lane,
@@ -64,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) order: i32,
     pub(crate) on_failure: OnFailure,
     pub(crate) limits: PolicyLimits,
+    pub(crate) budget: Budget,
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) stats: Arc<PolicyStats>,
     pub(crate) memory: Arc<Memory>,
@@ -81,6 +74,9 @@ pub(crate) struct Cell {
     offer: AtomicU8,
     /// The last member change that the worker's instance knows; `NOT_SERVING` when there is no instance.
     serving_seen: AtomicU64,
+    /// The breaker of the worker's seat: closed, half-open, or until which age of the binding it is open.
+    breaker: AtomicU64,
+    pub(crate) tally: Tally,
     /// Milliseconds on the policy thread's clock before which it makes no new spare; only it uses this.
     pub(crate) refill_at_ms: AtomicU64,
 }
@@ -94,54 +90,12 @@ const NEWER: u8 = 2;
 
 const NOT_SERVING: u64 = u64::MAX;
 
-impl Generation {
-    pub(crate) fn new(number: u64, mut bindings: Vec<Arc<Binding>>) -> Self {
-        bindings.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
-        let patterns = bindings.iter().flat_map(|binding| &binding.patterns);
-        let kinds = patterns.fold(0, |kinds, pattern| kinds | kind_bit(pattern.kind()));
-        Self { number, bindings, kinds }
-    }
-
-    /// The bindings that decide messages to `to`.
-    pub(crate) fn bound_to(&self, to: &Address) -> Masks {
-        let mut masks = Masks::default();
-        if !self.has_kind(to.kind()) {
-            return masks;
-        }
-        for (index, binding) in self.bindings.iter().enumerate() {
-            if binding.patterns.iter().any(|pattern| pattern.matches(to)) {
-                masks.add(binding.hook, index);
-            }
-        }
-        masks
-    }
-
-    /// Whether any pattern is of this kind; most traffic of other kinds needs no look-up then.
-    const fn has_kind(&self, kind: Kind) -> bool {
-        self.kinds & kind_bit(kind) != 0
-    }
-}
-
-impl Masks {
-    /// The bindings of one hook.
-    #[inline]
-    pub(crate) fn of(&self, hook: Hook) -> u64 {
-        self.0.get(hook as usize).copied().unwrap_or(0)
-    }
-
-    fn add(&mut self, hook: Hook, index: usize) {
-        if let Some(mask) = self.0.get_mut(hook as usize) {
-            *mask |= 1 << index;
-        }
-    }
-}
-
-const fn kind_bit(kind: Kind) -> u8 {
-    1 << kind as u8
-}
+const BREAKER_CLOSED: u64 = 0;
+const BREAKER_HALF_OPEN: u64 = 1;
 
 impl Binding {
     pub(crate) fn new(parts: Parts, workers: usize) -> Self {
+        let made = now();
         let cell = || Cell { serving_seen: AtomicU64::new(NOT_SERVING), ..Cell::default() };
         Self {
             name: parts.name,
@@ -154,6 +108,8 @@ impl Binding {
             memory: parts.memory,
             surroundings: parts.surroundings,
             cells: (0..workers).map(|_| cell()).collect(),
+            window: Mutex::new(Window::new(made, &parts.budget)),
+            made,
             config: parts.config,
             compiled: parts.compiled,
             lane: parts.lane,
@@ -214,6 +170,38 @@ impl Binding {
 
     pub(crate) fn is_retired(&self) -> bool {
         self.retired.load(Ordering::SeqCst)
+    }
+
+    /// What all workers did with it.
+    pub(crate) fn totals(&self) -> Totals {
+        self.cells.iter().fold(Totals::default(), |sum, cell| sum.plus(cell.tally.totals()))
+    }
+
+    pub(crate) fn show_breaker(&self, worker: usize, state: BreakerState) {
+        let shown = match state {
+            BreakerState::Closed => BREAKER_CLOSED,
+            BreakerState::HalfOpen => BREAKER_HALF_OPEN,
+            BreakerState::Open => self.age_ms() + limits::BREAKER_OPEN_MS + BREAKER_HALF_OPEN,
+        };
+        if let Some(cell) = self.cells.get(worker) {
+            cell.breaker.store(shown, Ordering::Relaxed);
+        }
+    }
+
+    /// The worst breaker of all workers. An open one whose time is over lets the next call through, so it is half-open.
+    pub(crate) fn breaker(&self) -> BreakerState {
+        let age_ms = self.age_ms();
+        let of = |cell: &Cell| match cell.breaker.load(Ordering::Relaxed) {
+            BREAKER_CLOSED => BreakerState::Closed,
+            until_ms if until_ms > age_ms => BreakerState::Open,
+            _ => BreakerState::HalfOpen,
+        };
+        self.cells.iter().map(of).max().unwrap_or_default()
+    }
+
+    fn age_ms(&self) -> u64 {
+        // More than what stands for states that are not open.
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX / 2) + BREAKER_HALF_OPEN
     }
 
     /// The shortest time between two new spares of one worker.
@@ -296,6 +284,7 @@ impl Cell {
 
 /// See [`Cell::inspect`].
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, by the policy thread alone")]
 pub(crate) enum Upkeep {
     Nothing,
     /// There is no spare.
@@ -309,6 +298,6 @@ pub(crate) enum Upkeep {
     },
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

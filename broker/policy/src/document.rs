@@ -1,10 +1,14 @@
 //! The document that describes a policy, as the admin API takes it, and its checked form.
 //!
-//! An unknown key is an error; a key of the contract that this version does not serve is an error that says so.
+//! An unknown key is an error.
 
+use crate::budget::Budget;
 use crate::hook::Hook;
 use crate::limits;
+use crate::lineup::Trial;
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use waspmq_core::address::Pattern;
 
 /// A policy as an operator writes it.
@@ -26,13 +30,18 @@ pub struct PolicyDocument {
     pub order: i32,
     #[serde(default)]
     pub mode: Mode,
-    /// Not served in this version.
+    /// With mode `active`: it decides for this share of senders, 1 to 99, and the version before for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary_percent: Option<u8>,
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// The broker is not ready while this policy does not serve.
+    #[serde(default)]
+    pub required: bool,
     #[serde(default)]
     pub limits: PolicyLimits,
+    #[serde(default)]
+    pub budget: Budget,
     /// How calls reach the plugin.
     #[serde(default)]
     pub lane: Lane,
@@ -57,7 +66,7 @@ pub enum Mode {
     Active,
     /// Kept, checked, but bound to nothing.
     Off,
-    /// Not served in this version.
+    /// Asked behind the active version, to be compared with it; decides nothing.
     Shadow,
 }
 
@@ -71,9 +80,9 @@ pub enum OnFailure {
     /// The message is refused with `policy_failed`; where a policy cannot refuse (hooks `ack` and `overflow`), what
     /// is configured is done and no further policy asked.
     Closed,
-    /// Not served in this version.
+    /// What is built in is done, and no further policy asked.
     Builtin,
-    /// Not served in this version.
+    /// The version before is asked.
     Previous,
 }
 
@@ -85,9 +94,8 @@ pub struct PolicyLimits {
     pub deadline_ms: u32,
     /// Linear memory of each instance, in MiB: 1 to 64.
     pub memory_mb: u32,
-    /// Not served in this version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_share: Option<f64>,
+    /// Part of each worker that calls may take: 0.01 to 1.0. More opens the breaker.
+    pub cpu_share: f64,
 }
 
 impl Default for PolicyLimits {
@@ -95,7 +103,7 @@ impl Default for PolicyLimits {
         Self {
             deadline_ms: limits::DEADLINE_MS_DEFAULT,
             memory_mb: limits::MEMORY_MB_DEFAULT,
-            cpu_share: None,
+            cpu_share: limits::CPU_SHARE_DEFAULT,
         }
     }
 }
@@ -105,8 +113,6 @@ impl Default for PolicyLimits {
 pub(crate) enum BadDocument {
     #[error("{field}: {reason}")]
     Invalid { field: &'static str, reason: String },
-    #[error("{what} is not supported in this version")]
-    NotSupported { what: &'static str },
 }
 
 /// A checked document.
@@ -121,20 +127,9 @@ pub(crate) struct Plan<'a> {
 
 impl PolicyDocument {
     pub(crate) fn check(&self) -> Result<Plan<'_>, BadDocument> {
-        self.check_supported()?;
-        let bounds = limits::DEADLINE_MS_MIN..=limits::DEADLINE_MS_MAX;
-        if !bounds.contains(&self.limits.deadline_ms) {
-            return Err(invalid(
-                "limits.deadline_ms",
-                format!("must be {} to {}", bounds.start(), bounds.end()),
-            ));
-        }
-        let bounds = limits::MEMORY_MB_MIN..=limits::MEMORY_MB_MAX;
-        if !bounds.contains(&self.limits.memory_mb) {
-            return Err(invalid(
-                "limits.memory_mb",
-                format!("must be {} to {}", bounds.start(), bounds.end()),
-            ));
+        self.check_numbers()?;
+        if self.canary_percent.is_some() && self.mode != Mode::Active {
+            return Err(invalid("canary_percent", "goes with mode \"active\""));
         }
         let config = serde_json::to_string(&self.config).map_err(|e| invalid("config", e.to_string()))?;
         if config.len() > limits::CONFIG_BYTES_MAX {
@@ -144,18 +139,33 @@ impl PolicyDocument {
         Ok(Plan { plugin, revision, patterns: self.parse_patterns()?, config })
     }
 
-    fn check_supported(&self) -> Result<(), BadDocument> {
-        let refused = [
-            (self.mode == Mode::Shadow, "mode \"shadow\""),
-            (self.canary_percent.is_some(), "canary_percent"),
-            (self.on_failure == OnFailure::Builtin, "on_failure \"builtin\""),
-            (self.on_failure == OnFailure::Previous, "on_failure \"previous\""),
-            (self.limits.cpu_share.is_some(), "limits.cpu_share"),
-        ];
-        match refused.iter().find(|(found, _)| *found) {
-            Some(&(_, what)) => Err(BadDocument::NotSupported { what }),
-            None => Ok(()),
+    fn check_numbers(&self) -> Result<(), BadDocument> {
+        let (limits, budget) = (&self.limits, &self.budget);
+        within("limits.deadline_ms", limits.deadline_ms, limits::DEADLINE_MS_MIN..=limits::DEADLINE_MS_MAX)?;
+        within("limits.memory_mb", limits.memory_mb, limits::MEMORY_MB_MIN..=limits::MEMORY_MB_MAX)?;
+        within("limits.cpu_share", limits.cpu_share, limits::CPU_SHARE_MIN..=limits::CPU_SHARE_MAX)?;
+        self.canary_percent.map_or(Ok(()), |percent| within("canary_percent", percent, 1..=99))?;
+        within("budget.failure_percent", budget.failure_percent, 1..=100)?;
+        let factors = 2..=limits::BUDGET_LATENCY_FACTOR_MAX;
+        within("budget.latency_factor", budget.latency_factor, factors)?;
+        within("budget.calls_min", budget.calls_min, 1..=limits::BUDGET_CALLS_MAX)?;
+        within("budget.window_s", budget.window_s, 1..=limits::BUDGET_WINDOW_S_MAX)
+    }
+
+    /// How the document asks to be tried before it decides for everybody.
+    pub(crate) const fn trial(&self) -> Option<Trial> {
+        match (self.mode, self.canary_percent) {
+            (Mode::Shadow, _) => Some(Trial::Shadow),
+            (Mode::Active, Some(percent)) => Some(Trial::Canary { percent }),
+            (Mode::Active | Mode::Off, _) => None,
         }
+    }
+
+    /// The same document, deciding for everybody.
+    pub(crate) fn promoted(mut self) -> Self {
+        self.mode = Mode::Active;
+        self.canary_percent = None;
+        self
     }
 
     fn plugin_and_revision(&self) -> Result<(&str, Option<u32>), BadDocument> {
@@ -175,6 +185,17 @@ impl PolicyDocument {
         };
         self.patterns.iter().map(parse).collect()
     }
+}
+
+fn within<T: PartialOrd + Display>(
+    field: &'static str,
+    value: T,
+    bounds: RangeInclusive<T>,
+) -> Result<(), BadDocument> {
+    if bounds.contains(&value) {
+        return Ok(());
+    }
+    Err(invalid(field, format!("must be {} to {}", bounds.start(), bounds.end())))
 }
 
 fn invalid(field: &'static str, reason: impl Into<String>) -> BadDocument {
@@ -209,10 +230,17 @@ mod tests {
         check(&with(r#","limits":{"deadline":1}"#), "unknown field `deadline`");
         check(&with(r#","limits":{"deadline_ms":1}"#), "limits.deadline_ms: must be 2 to 1000");
         check(&with(r#","limits":{"memory_mb":65}"#), "limits.memory_mb: must be 1 to 64");
-        check(&with(r#","limits":{"cpu_share":0.2}"#), "limits.cpu_share is not supported in this version");
-        check(&with(r#","mode":"shadow""#), "mode \"shadow\" is not supported");
-        check(&with(r#","canary_percent":5"#), "canary_percent is not supported");
-        check(&with(r#","on_failure":"previous""#), "on_failure \"previous\" is not supported");
+        check(&with(r#","limits":{"cpu_share":0.001}"#), "limits.cpu_share: must be 0.01 to 1");
+        check(&with(r#","limits":{"cpu_share":1.0}"#), "Plan");
+        check(&with(r#","mode":"shadow","required":true,"on_failure":"previous""#), "Plan");
+        check(&with(r#","canary_percent":100"#), "canary_percent: must be 1 to 99");
+        check(&with(r#","canary_percent":5"#), "Plan");
+        check(&with(r#","mode":"shadow","canary_percent":5"#), "canary_percent: goes with mode");
+        check(&with(r#","budget":{"failure_percent":0}"#), "budget.failure_percent: must be 1 to 100");
+        check(&with(r#","budget":{"latency_factor":1}"#), "budget.latency_factor: must be 2 to 1000");
+        check(&with(r#","budget":{"calls_min":0}"#), "budget.calls_min: must be 1 to 1000000");
+        check(&with(r#","budget":{"window_s":301}"#), "budget.window_s: must be 1 to 300");
+        check(&with(r#","budget":{"window":1}"#), "unknown field `window`");
         check(&with(r#","config":[]"#), "expected a map");
         check(r#"{"hook":"ack","plugin":"m","match":["all"]}"#, "revision: None");
         check(r#"{"hook":"compression","plugin":"m","match":["all"]}"#, "unknown variant `compression`");

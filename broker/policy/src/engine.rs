@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn the_largest_host_has_an_engine() {
-        engine(waspmq_core::limits::WORKERS_MAX * (crate::limits::POLICIES_MAX * 3 + 2) + 3).unwrap();
+        let per_worker = crate::limits::POLICIES_MAX * crate::limits::INSTANCES_PER_POLICY + 2;
+        engine(waspmq_core::limits::WORKERS_MAX * per_worker + 3).unwrap();
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Deliberately not here: how plugins and policies change (`admin.rs`), and how they come back (`restore.rs`).
 
-use crate::archive::Archive;
+use crate::breaker::BreakerState;
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
+use crate::hook::Hook;
 use crate::hostcalls::Surroundings;
 use crate::keeper::Keeper;
 use crate::limits;
@@ -16,8 +17,8 @@ use crate::shared::Shared;
 use crate::stats::LatencyBuckets;
 use crate::worker::WorkerPolicies;
 use arc_swap::ArcSwap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use waspmq_core::limits::WORKERS_MAX;
 use waspmq_core::policy::QueueMembers;
@@ -27,8 +28,8 @@ use waspmq_core::policy::QueueMembers;
 pub struct HostOptions {
     /// I/O workers, 1 to [`WORKERS_MAX`].
     pub workers: usize,
-    /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for three
-    /// instances per worker.
+    /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for
+    /// [`limits::INSTANCES_PER_POLICY`] instances per worker.
     pub policies_max: usize,
 }
 
@@ -49,6 +50,12 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+/// How many instances there can be at once, so that a change of any policies always finds room: what they may hold,
+/// two per worker while a version is made, one in which an upload is tested, two in the hands of the policy thread.
+const fn instances(options: HostOptions) -> usize {
+    options.workers * (options.policies_max * limits::INSTANCES_PER_POLICY + 2) + 3
+}
+
 /// Counts of one policy for metrics.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyMetrics {
@@ -58,6 +65,14 @@ pub struct PolicyMetrics {
     pub outcomes: Vec<(&'static str, u64)>,
     pub latency: LatencyBuckets,
     pub kept: Kept,
+    /// The worst breaker of the versions that decide.
+    pub breaker: BreakerState,
+    /// Instances replaced because they served long enough or filled their memory.
+    pub recycled: u64,
+    /// Versions taken back, by reason.
+    pub rollbacks: [(&'static str, u64); 3],
+    /// Messages by how the present shadow compared; empty when there is none.
+    pub shadow: Vec<(&'static str, u64)>,
 }
 
 /// The policies of one broker. All methods are synchronous; changes may take as long as compiling takes, and
@@ -65,14 +80,8 @@ pub struct PolicyMetrics {
 #[derive(Debug)]
 pub struct Host {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) options: HostOptions,
-    pub(crate) registry: Mutex<Registry>,
-    /// One change of policies at a time, and one upload: each holds its lock while it works. Locks are taken in
-    /// the order uploading, changing, registry.
-    pub(crate) changing: Mutex<()>,
+    /// One upload at a time holds this while it works.
     pub(crate) uploading: Mutex<()>,
-    /// Where changes are written down; nowhere before it is opened.
-    pub(crate) archive: OnceLock<Arc<dyn Archive>>,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -84,10 +93,7 @@ impl Host {
         if !in_range {
             return Err(StartError::Options);
         }
-        // Per policy and worker one that serves, a spare, and one of an older generation that an idle worker
-        // holds; two per worker while a policy is replaced; one in which an upload is tested; two in the hands of
-        // the policy thread.
-        let instances = options.workers * (options.policies_max * 3 + 2) + 3;
+        let instances = instances(options);
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
         let linker = linker::linker(&engine).map_err(failed)?;
@@ -101,6 +107,11 @@ impl Host {
             ticker,
             surroundings,
             workers: options.workers,
+            policies_max: options.policies_max,
+            registry: Mutex::default(),
+            changing: Mutex::default(),
+            archive: OnceLock::new(),
+            not_kept: AtomicU64::new(0),
             active: Arc::new(ArcSwap::default()),
             queues: Queues::default(),
             members_pending: AtomicBool::new(false),
@@ -112,15 +123,7 @@ impl Host {
         let keeper = std::thread::Builder::new().name("policy".to_owned()).spawn(move || keeper.run())?;
         shared.keeper.get_or_init(|| keeper.thread().clone());
         shared.wake_keeper();
-        Ok(Arc::new(Self {
-            shared,
-            options,
-            registry: Mutex::default(),
-            changing: Mutex::default(),
-            uploading: Mutex::default(),
-            archive: OnceLock::new(),
-            keeper: Some(keeper),
-        }))
+        Ok(Arc::new(Self { shared, uploading: Mutex::default(), keeper: Some(keeper) }))
     }
 
     /// The hooks of worker `worker` (from 0). To be asked for once per worker: its counters have one writer,
@@ -148,21 +151,30 @@ impl Host {
         self.shared.queues.refused()
     }
 
+    /// Automatic rollbacks that were made and could not be written down: a restart does not know of them.
+    pub fn changes_not_kept(&self) -> u64 {
+        self.shared.not_kept.load(Ordering::Relaxed)
+    }
+
     /// Counts of all policies, in the order of their names.
     pub fn metrics(&self) -> Vec<PolicyMetrics> {
         let registry = self.registry();
         let of = |(name, policy): (&String, &Policy)| PolicyMetrics {
             policy: name.clone(),
-            hook: policy.current.document.hook.as_str(),
+            hook: policy.hook().map_or("", Hook::as_str),
             outcomes: policy.stats.outcomes(),
             latency: policy.stats.latency_buckets(),
             kept: policy.memory.kept(),
+            breaker: policy.breaker(),
+            recycled: policy.stats.recycled.load(Ordering::Relaxed),
+            rollbacks: policy.rollbacks.counts(),
+            shadow: policy.comparison(),
         };
         registry.policies.iter().map(of).collect()
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.registry()
     }
 }
 

@@ -70,6 +70,9 @@ pub(crate) struct Instance {
     store: Store<State>,
     hook: Option<Hook>,
     pulls: Pulls,
+    /// Decisions it was asked for, and the bytes of memory it had when it was set up.
+    asked: u32,
+    memory_bytes_at_first: usize,
     /// The number of the last member change it was told of.
     pub(crate) members_seen: u64,
     _live: Live,
@@ -123,7 +126,17 @@ impl Instance {
         match Callee::start(recipe, &mut store) {
             Ok(callee) => {
                 let (hook, pulls) = (recipe.hook, recipe.compiled.pulls);
-                Ok(Self { callee, store, hook, pulls, members_seen: 0, _live: live })
+                let (asked, memory_bytes_at_first) = (0, 0);
+                Ok(Self {
+                    callee,
+                    store,
+                    hook,
+                    pulls,
+                    asked,
+                    memory_bytes_at_first,
+                    members_seen: 0,
+                    _live: live,
+                })
             }
             Err(error) => Err(failure(&error, store.data())),
         }
@@ -265,8 +278,17 @@ impl Instance {
         }
     }
 
+    /// Whether it served long enough, or filled most of the memory it may have since it was set up.
+    #[inline]
+    pub(crate) fn is_worn(&self) -> bool {
+        let memory_bytes = self.store.data().memory_bytes;
+        self.asked >= limits::INSTANCE_CALLS_MAX
+            || (memory_bytes > self.memory_bytes_at_first && self.store.data().is_nearly_full())
+    }
+
     /// Starts the bounds of a decision, with the message it is about and the headers set so far.
     fn begin(&mut self, message: Option<(&Message<'_>, &[(String, String)])>, deadline_ms: u32) {
+        self.asked = self.asked.saturating_add(1);
         let state = self.store.data_mut();
         state.arm(deadline_ms);
         if self.pulls.headers || self.pulls.payload {
@@ -354,6 +376,7 @@ impl Setup<'_> {
         instance.configure(self.config).map_err(failed("configure"))?.map_err(refused("configure"))?;
         instance.self_test().map_err(failed("self-test"))?.map_err(refused("self-test"))?;
         instance.members_changed(self.changes).map_err(failed("members-changed"))?;
+        instance.memory_bytes_at_first = instance.store.data().memory_bytes;
         Ok(instance)
     }
 }

@@ -1,4 +1,5 @@
-//! The policy thread: keeps a spare ready for every worker, tells spares of member changes, frees what failed.
+//! The policy thread: keeps a spare ready for every worker, tells spares of member changes, frees what failed, and
+//! looks after new versions.
 //!
 //! It sleeps until it is woken or something is due. Spares are made at a bounded pace per worker and policy,
 //! which is what bounds the harm of a policy that always fails.
@@ -21,6 +22,7 @@ pub(crate) struct Keeper {
     /// When collected member changes are told, and up to which they were.
     members_due: Option<Instant>,
     members_told: u64,
+    supervision_due: Instant,
 }
 
 /// The longest sleep; work always comes with a wake-up, so this is not how work is found.
@@ -28,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 impl Keeper {
     pub(crate) fn new(shared: Arc<Shared>, retired: Receiver<Instance>) -> Self {
-        Self { shared, retired, started: now(), members_due: None, members_told: 0 }
+        Self { shared, retired, started: now(), members_due: None, members_told: 0, supervision_due: now() }
     }
 
     pub(crate) fn run(mut self) {
@@ -37,15 +39,29 @@ impl Keeper {
             self.collect_members();
             let mut due = self.members_due;
             let active = self.shared.active.load_full();
-            for binding in &active.bindings {
+            for binding in active.bindings() {
                 for (worker, cell) in binding.cells.iter().enumerate() {
                     let cell_due = self.look_after(binding, worker, cell);
                     due = [due, cell_due].into_iter().flatten().min();
                 }
             }
             drop(active);
+            let due = [due, self.supervise()].into_iter().flatten().min();
             std::thread::park_timeout(due.map_or(IDLE, |due| due.saturating_duration_since(now())));
         }
+    }
+
+    /// Compares versions when it is time to; returns when that is again, while there are any.
+    fn supervise(&mut self) -> Option<Instant> {
+        if self.shared.active.load().lineups.is_empty() {
+            return None;
+        }
+        let now = now();
+        if now >= self.supervision_due {
+            self.supervision_due = now + Duration::from_millis(limits::SUPERVISION_MS);
+            self.shared.supervise(now);
+        }
+        Some(self.supervision_due)
     }
 
     /// Starts the delay at the first change, and raises the goal at its end.

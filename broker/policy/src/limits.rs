@@ -102,10 +102,58 @@ pub const MATCH_CACHE_MAX: usize = 1_024;
 
 /// Verdicts one worker remembers because they hold for more than one message. More: forgotten all at once.
 pub const DECISIONS_MAX: usize = 4_096;
+/// Failed calls among the last ones that open a breaker, and how many last ones.
+pub const BREAKER_FAILURES: u32 = 5;
+pub const BREAKER_RECENT_CALLS: u32 = 20;
+
+/// How long a breaker stays open, and the calls that decide behind that.
+pub const BREAKER_OPEN_MS: u64 = 1_000;
+pub const BREAKER_TRIAL_CALLS: u32 = 5;
+
+/// The time in which a policy may use its share of a worker. More: its breaker opens.
+pub const BREAKER_WINDOW_MS: u64 = 100;
+
+/// Part of a worker that a policy may use: what a document may ask for, and what it gets without asking.
+pub const CPU_SHARE_MIN: f64 = 0.01;
+pub const CPU_SHARE_MAX: f64 = 1.0;
+pub const CPU_SHARE_DEFAULT: f64 = 0.2;
+
+/// Messages a shadow decided differently that are kept to be shown. More: one in each interval replaces the oldest.
+pub const DIFFERENCES_KEPT: usize = 32;
+pub const DIFFERENCES_INTERVAL_MS: u64 = 1_000;
+
+/// When a new version is taken back: what a document gets without asking, and the most it may ask for.
+pub const BUDGET_FAILURE_PERCENT_DEFAULT: u8 = 5;
+pub const BUDGET_LATENCY_FACTOR_DEFAULT: u32 = 10;
+pub const BUDGET_LATENCY_FACTOR_MAX: u32 = 1_000;
+pub const BUDGET_CALLS_DEFAULT: u32 = 100;
+pub const BUDGET_CALLS_MAX: u32 = 1_000_000;
+pub const BUDGET_WINDOW_S_DEFAULT: u32 = 10;
+pub const BUDGET_WINDOW_S_MAX: u32 = 300;
+
+/// A version before that was faster than this counts as this fast, so that noise is no reason to go back.
+pub const BUDGET_LATENCY_FLOOR_NS: u64 = 5_000;
+
+/// Windows with enough calls after which a new version is no longer compared with the one before.
+pub const PROBATION_WINDOWS: u32 = 6;
+
+/// How often the policy thread compares versions.
+pub const SUPERVISION_MS: u64 = 100;
+
+/// Calls one instance serves, and how full its memory may get, in percent of its limit. More: it is replaced when a
+/// spare is ready.
+pub const INSTANCE_CALLS_MAX: u32 = 1_000_000;
+pub const INSTANCE_MEMORY_PERCENT: usize = 80;
+
+/// Instances of one policy that one worker and its policy thread have at most: the active version, a candidate and the
+/// version before, each with a spare, and as many as those that an idle worker did not give back yet.
+pub const INSTANCES_PER_POLICY: usize = 9;
 
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
 
+const _: () = assert!(BREAKER_RECENT_CALLS < u32::BITS, "the last calls are bits of a word");
+const _: () = assert!(BREAKER_FAILURES <= BREAKER_RECENT_CALLS, "so many failures can be among them");
 const _: () = assert!(POLICIES_MAX <= u64::BITS as usize, "bound policies are a 64-bit mask");
 const _: () = assert!(
     REPLACEMENT_INTERVAL_MS >= DEADLINE_MS_DEFAULT * REPLACEMENT_DEADLINES,

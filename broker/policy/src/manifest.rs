@@ -5,6 +5,7 @@
 //! ```
 
 use crate::hook::Hook;
+use crate::lineup::Trial;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,16 +62,6 @@ pub(crate) struct SavedCandidate {
     pub(crate) trial: Trial,
     #[serde(flatten)]
     pub(crate) version: SavedVersion,
-}
-
-/// How a candidate is tried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Trial {
-    /// It is asked, and decides nothing.
-    Shadow,
-    /// It decides for this share of senders.
-    Canary { percent: u8 },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,6 +129,12 @@ impl Manifest {
 }
 
 impl SavedPolicy {
+    /// Whether the broker must not be without it.
+    pub(crate) fn is_required(&self) -> bool {
+        let required = |version: &SavedVersion| version.document.get("required")?.as_bool();
+        self.active.as_ref().and_then(required).unwrap_or(false)
+    }
+
     /// Its versions, whatever they are for.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &SavedVersion> {
         let candidate = self.candidate.as_ref().map(|candidate| &candidate.version);

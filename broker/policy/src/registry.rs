@@ -4,18 +4,23 @@
 
 use crate::admin::PutError;
 use crate::binding::Binding;
+use crate::breaker::BreakerState;
 use crate::document::{Lane, Mode, Plan, PolicyDocument};
-use crate::manifest::{Manifest, SavedPolicy, SavedVersion};
+use crate::hook::Hook;
+use crate::lineup::{Candidate, Lineup, Trial};
+use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
-use crate::stats::{CallOutcome, Latency, PolicyStats};
+use crate::shadow::Comparison;
+use crate::stats::{Latency, PolicyStats};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-/// What a policy is made of: now, or before its last change.
+/// What a policy is made of: now, in a trial, or before its last change.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PolicyVersion {
     pub document: PolicyDocument,
@@ -28,15 +33,22 @@ pub struct PolicyVersion {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PolicyState {
     pub name: String,
+    /// What decides; nothing while there is only a candidate.
     #[serde(flatten)]
-    pub current: PolicyVersion,
-    /// How calls reach the plugin: `core` or `component`.
+    pub current: Option<PolicyVersion>,
+    /// How calls reach the plugin of the version that decides, or of the candidate where there is only that: `core` or
+    /// `component`.
     pub lane: &'static str,
     /// The generation it came with.
     pub generation: u64,
     /// What a rollback goes back to.
     pub previous: Option<PolicyVersion>,
-    /// Calls of all outcomes but `unavailable` and `cached`, which are none.
+    pub candidate: Option<CandidateState>,
+    /// Whether the version that decides is new and compared with the one before.
+    pub on_probation: bool,
+    /// The worst breaker of all workers.
+    pub breaker: BreakerState,
+    /// Calls of all outcomes but those in which the plugin was not asked.
     pub calls: u64,
     /// Calls by outcome, in the order of [`crate::CallOutcome::ALL`].
     #[serde(serialize_with = "as_map")]
@@ -48,6 +60,37 @@ pub struct PolicyState {
     pub histograms: BTreeMap<String, Distribution>,
     /// What the host keeps for it.
     pub kept: Kept,
+    /// Versions taken back, by reason.
+    #[serde(serialize_with = "as_map")]
+    pub rollbacks: Vec<(&'static str, u64)>,
+    pub last_rollback: Option<Rollback>,
+}
+
+/// A version on trial.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CandidateState {
+    #[serde(flatten)]
+    pub version: PolicyVersion,
+    pub breaker: BreakerState,
+    pub calls: u64,
+    pub failures: u64,
+    /// Messages it would have decided, had its breaker not been open or its instance missing.
+    pub passed_by: u64,
+    pub mean_ns: Option<u64>,
+    /// Of a shadow.
+    pub comparison: Option<Comparison>,
+}
+
+/// A version that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rollback {
+    /// `failures` and `latency` are automatic, `operator` is not.
+    pub reason: &'static str,
+    /// The figures that were the reason.
+    pub detail: String,
+    pub from: String,
+    pub to: String,
+    pub generation: u64,
 }
 
 /// Instances of one policy.
@@ -57,8 +100,10 @@ pub struct Instances {
     pub serving: usize,
     /// Workers with a spare that is ready.
     pub spare: usize,
-    /// Spares made since the policy was first put, to replace failed or outdated ones.
+    /// Spares made since the policy was first put, to replace failed, outdated and worn ones.
     pub replaced: u64,
+    /// Instances given up because they served long enough or filled their memory.
+    pub recycled: u64,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +112,8 @@ pub(crate) struct Registry {
     pub(crate) policies: BTreeMap<String, Policy>,
     /// Of an earlier run, by name: what could not be brought back, until it is put anew or removed.
     pub(crate) refused: BTreeMap<String, (SavedPolicy, String)>,
+    /// Required policies that ought to be there, and why they are not.
+    pub(crate) missing: BTreeMap<String, String>,
 }
 
 /// A policy of an earlier run that could not be brought back; it decides nothing.
@@ -91,21 +138,66 @@ pub struct RefusedRevision {
     pub reason: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Policy {
-    pub(crate) current: Version,
+    pub(crate) active: Option<Version>,
+    pub(crate) candidate: Option<Tried>,
     pub(crate) previous: Option<Version>,
+    /// While the active version is compared with the one before.
+    pub(crate) probation: Option<Probation>,
     pub(crate) generation: u64,
-    /// None while the mode is off.
-    pub(crate) binding: Option<Arc<Binding>>,
     pub(crate) stats: Arc<PolicyStats>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) rollbacks: Rollbacks,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     pub(crate) document: PolicyDocument,
     pub(crate) kept: plugin::Kept,
+    /// None while the mode is off, and for a previous version whose instances were given back.
+    pub(crate) binding: Option<Arc<Binding>>,
+}
+
+/// A candidate; its binding is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Tried {
+    pub(crate) version: Version,
+    pub(crate) candidate: Candidate,
+}
+
+/// What a new version is measured by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probation {
+    /// Mean time of a call of the version before.
+    pub(crate) before_ns: Option<u64>,
+    /// Windows with enough calls that it passed, and when the next one is over.
+    pub(crate) windows: u32,
+    pub(crate) window_due: Instant,
+}
+
+/// Versions that were taken back.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rollbacks {
+    failures: u64,
+    latency: u64,
+    operator: u64,
+    pub(crate) last: Option<Rollback>,
+}
+
+impl Rollbacks {
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 3] {
+        [("failures", self.failures), ("latency", self.latency), ("operator", self.operator)]
+    }
+
+    pub(crate) fn note(&mut self, rollback: Rollback) {
+        match rollback.reason {
+            "failures" => self.failures += 1,
+            "latency" => self.latency += 1,
+            _ => self.operator += 1,
+        }
+        self.last = Some(rollback);
+    }
 }
 
 impl Version {
@@ -137,8 +229,13 @@ impl Version {
 
     pub(crate) fn label(&self) -> String {
         let revision = &self.kept.revision;
-        let off = if self.document.mode == Mode::Off { " (off)" } else { "" };
-        format!("{}@{}{off}", revision.name, revision.revision)
+        let how = match self.document.trial() {
+            Some(Trial::Shadow) => " (shadow)".to_owned(),
+            Some(Trial::Canary { percent }) => format!(" (canary {percent} %)"),
+            None if self.document.mode == Mode::Off => " (off)".to_owned(),
+            None => String::new(),
+        };
+        format!("{}@{}{how}", revision.name, revision.revision)
     }
 }
 
@@ -150,12 +247,11 @@ impl Registry {
             used.name == plugin && revision.is_none_or(|revision| used.revision == revision)
         };
         let mut policies = self.policies.iter();
-        let user = policies.find(|(_, policy)| uses(&policy.current) || policy.previous.iter().any(uses));
+        let user = policies.find(|(_, policy)| policy.versions().any(uses)).map(|(name, _)| name);
         let needs = |saved: &SavedVersion| {
             saved.plugin == plugin && revision.is_none_or(|revision| saved.revision == revision)
         };
         let mut refused = self.refused.iter();
-        let user = user.map(|(name, _)| name);
         let user = user
             .or_else(|| refused.find(|(_, (saved, _))| saved.versions().any(needs)).map(|(name, _)| name));
         user.map(String::as_str)
@@ -201,39 +297,108 @@ impl Registry {
 }
 
 impl Policy {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self {
+            active: None,
+            candidate: None,
+            previous: None,
+            probation: None,
+            generation: 0,
+            stats: Arc::new(PolicyStats::new(workers)),
+            memory: Arc::default(),
+            rollbacks: Rollbacks::default(),
+        }
+    }
+
     /// What the manifest says of it.
     pub(crate) fn saved(&self) -> serde_json::Result<SavedPolicy> {
+        let candidate = |tried: &Tried| {
+            Ok(SavedCandidate { trial: tried.candidate.trial, version: tried.version.saved()? })
+        };
         Ok(SavedPolicy {
             generation: self.generation,
-            active: Some(self.current.saved()?),
-            candidate: None,
+            active: self.active.as_ref().map(Version::saved).transpose()?,
+            candidate: self.candidate.as_ref().map(candidate).transpose()?,
             previous: self.previous.as_ref().map(Version::saved).transpose()?,
         })
     }
 
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Version> {
+        let candidate = self.candidate.iter().map(|tried| &tried.version);
+        self.active.iter().chain(candidate).chain(&self.previous)
+    }
+
+    pub(crate) fn hook(&self) -> Option<Hook> {
+        self.versions().next().map(|version| version.document.hook)
+    }
+
+    pub(crate) fn active_binding(&self) -> Option<&Arc<Binding>> {
+        self.active.as_ref().and_then(|version| version.binding.as_ref())
+    }
+
+    /// The versions that serve.
+    pub(crate) fn lineup(&self, name: &str) -> Lineup {
+        let of = |version: &Option<Version>| version.as_ref().and_then(|version| version.binding.clone());
+        let candidate = self.candidate.as_ref().map(|tried| tried.candidate.clone());
+        Lineup::new(name, of(&self.active), candidate, of(&self.previous))
+    }
+
+    /// The worst breaker of the versions that decide.
+    pub(crate) fn breaker(&self) -> BreakerState {
+        let canary = self.candidate.as_ref().filter(|tried| tried.candidate.trial != Trial::Shadow);
+        let canary = canary.map(|tried| &tried.candidate.binding);
+        self.active_binding().into_iter().chain(canary).map(|b| b.breaker()).max().unwrap_or_default()
+    }
+
+    pub(crate) fn comparison(&self) -> Vec<(&'static str, u64)> {
+        let shadow = self.candidate.as_ref().filter(|tried| tried.candidate.trial == Trial::Shadow);
+        shadow.map_or_else(Vec::new, |tried| tried.candidate.differences.counts().to_vec())
+    }
+
     pub(crate) fn show(&self, name: &str) -> PolicyState {
-        let outcomes = self.stats.outcomes();
-        let calls =
-            outcomes.iter().filter(|(outcome, _)| CallOutcome::is_call(outcome)).map(|(_, n)| n).sum();
-        let cells = self.binding.iter().flat_map(|binding| &binding.cells);
+        let cells = self.active_binding().into_iter().flat_map(|binding| &binding.cells);
         let instances = cells.fold(Instances::default(), |count, cell| Instances {
             serving: count.serving + usize::from(cell.is_serving()),
             spare: count.spare + usize::from(cell.has_spare()),
             ..count
         });
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (replaced, recycled) = (of(&self.stats.replaced), of(&self.stats.recycled));
         PolicyState {
             name: name.to_owned(),
-            current: self.current.show(),
-            lane: self.current.lane(),
+            current: self.active.as_ref().map(Version::show),
+            lane: self.versions().next().map_or("", Version::lane),
             generation: self.generation,
             previous: self.previous.as_ref().map(Version::show),
-            calls,
-            outcomes,
+            candidate: self.candidate.as_ref().map(Tried::show),
+            on_probation: self.probation.is_some(),
+            breaker: self.breaker(),
+            calls: self.stats.calls(),
+            outcomes: self.stats.outcomes(),
             latency: self.stats.latency(),
-            instances: Instances { replaced: self.stats.replaced.load(Ordering::Relaxed), ..instances },
+            instances: Instances { replaced, recycled, ..instances },
             counters: self.stats.counters.totals(),
             histograms: self.stats.histograms.totals(),
             kept: self.memory.kept(),
+            rollbacks: self.rollbacks.counts().to_vec(),
+            last_rollback: self.rollbacks.last.clone(),
+        }
+    }
+}
+
+impl Tried {
+    fn show(&self) -> CandidateState {
+        let binding = &self.candidate.binding;
+        let totals = binding.totals();
+        let is_shadow = self.candidate.trial == Trial::Shadow;
+        CandidateState {
+            version: self.version.show(),
+            breaker: binding.breaker(),
+            calls: totals.calls,
+            failures: totals.failures,
+            passed_by: totals.passed_by,
+            mean_ns: totals.mean_ns(),
+            comparison: is_shadow.then(|| self.candidate.differences.show()),
         }
     }
 }

@@ -6,15 +6,16 @@
 
 use crate::admin::PutError;
 use crate::archive::{Archive, ArchiveError, Change};
-use crate::binding::Generation;
-use crate::document::{Mode, PolicyDocument};
+use crate::binding::lock;
+use crate::document::{Mode, OnFailure, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SharedCompiled;
+use crate::lineup::Generation;
 use crate::manifest::{BadManifest, Manifest, SavedPlugin, SavedPolicy, SavedRevision, SavedVersion};
-use crate::plugin::{self, Kept, Plugin, Refused, Revision};
+use crate::plugin::{self, Kept, Plugin, Refused, Revision, Workbench};
 use crate::registry::{Policy, Version};
-use crate::stats::PolicyStats;
-use std::sync::{Arc, OnceLock, PoisonError};
+use crate::shared::Shared;
+use std::sync::{Arc, OnceLock};
 
 /// Why a host does not go on where it ended. It has nothing then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,20 +45,21 @@ impl Host {
     /// # Errors
     /// The manifest cannot be read. What it names and is damaged is no error, see [`Host::refused_policies`].
     pub fn open_archive(&self, archive: Arc<dyn Archive>) -> Result<Restored, RestoreError> {
-        let _no_uploads = self.uploading.lock().unwrap_or_else(PoisonError::into_inner);
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.archive.get().is_some() || self.generation() > 0 || !self.registry().plugins.is_empty() {
+        let _no_uploads = lock(&self.uploading);
+        let _one_at_a_time = lock(&self.shared.changing);
+        if self.shared.archive.get().is_some() || self.generation() > 0 || !self.registry().plugins.is_empty()
+        {
             return Err(RestoreError::NotFresh);
         }
         let manifest = match archive.load_manifest().map_err(RestoreError::Archive)? {
             Some(bytes) => Manifest::parse(&bytes).map_err(RestoreError::Manifest)?,
             None => {
-                self.archive.get_or_init(|| archive);
+                self.shared.archive.get_or_init(|| archive);
                 return Ok(Restored::default());
             }
         };
         archive.keep_components(&manifest.digests());
-        let archive = self.archive.get_or_init(|| archive);
+        let archive = self.shared.archive.get_or_init(|| archive);
         let mut restored = Restored { generation: manifest.generation, ..Restored::default() };
         for (name, saved) in manifest.plugins {
             let plugin = restore_plugin(&**archive, &name, saved);
@@ -65,12 +67,12 @@ impl Host {
             restored.refused_revisions += plugin.refused.len();
             self.registry().plugins.insert(name, plugin);
         }
-        let mut bindings = Vec::new();
+        let mut lineups = Vec::new();
         for (name, saved) in manifest.policies {
-            match self.restore_policy(&name, &saved, restored.policies) {
+            match self.shared.restore_policy(&name, &saved, restored.policies) {
                 Ok(policy) => {
                     restored.policies += 1;
-                    bindings.extend(policy.binding.clone());
+                    lineups.push(Arc::new(policy.lineup(&name)));
                     self.registry().policies.insert(name, policy);
                 }
                 Err(reason) => {
@@ -80,40 +82,67 @@ impl Host {
                         "the policy is not brought back and decides nothing"
                     );
                     restored.refused_policies += 1;
+                    if saved.is_required() {
+                        self.note_missing(&name, &reason);
+                    }
                     self.registry().refused.insert(name, (saved, reason));
                 }
             }
         }
-        self.shared.active.store(Arc::new(Generation::new(restored.generation, bindings)));
+        self.shared.active.store(Arc::new(Generation::new(restored.generation, lineups)));
         self.shared.wake_keeper();
         Ok(restored)
     }
+}
 
-    /// Makes a policy as it was; the error is for people.
+impl Shared {
+    /// Makes a policy as it was; the error is for people. A probation does not outlive the run it began in.
     fn restore_policy(&self, name: &str, saved: &SavedPolicy, policies: usize) -> Result<Policy, String> {
-        let active = saved.active.as_ref().ok_or("it has no active version")?;
-        if policies >= self.options.policies_max {
+        if policies >= self.policies_max {
             return Err(self.no_capacity().to_string());
         }
-        let current = self.find_saved(active)?;
-        let stats = Arc::new(PolicyStats::new(self.shared.workers));
-        let memory = Arc::default();
-        let binding = match current.document.mode {
-            Mode::Off => None,
-            _ => self.prepare(name, &current, (&stats, &memory)).map_err(|error| error.to_string())?,
-        };
-        let other = |role: &str, saved: Option<&SavedVersion>| {
-            let found = self.find_saved(saved?);
-            let error = |reason: &String| {
-                tracing::error!(policy = name, role, reason, "a version of the policy is not brought back");
-            };
-            found.inspect_err(error).ok()
-        };
-        let previous = other("previous", saved.previous.as_ref());
-        if let Some(candidate) = &saved.candidate {
-            tracing::error!(policy = name, trial = ?candidate.trial, "this version tries nothing out: the candidate is left behind");
+        let mut policy = Policy { generation: saved.generation, ..Policy::new(self.workers) };
+        if let Some(active) = &saved.active {
+            policy.active = Some(self.restore_version(name, &policy, active)?);
         }
-        Ok(Policy { current, previous, generation: saved.generation, binding, stats, memory })
+        let other = |role: &str, reason: String| {
+            tracing::error!(policy = name, role, reason, "a version of the policy is not brought back");
+        };
+        if let Some(previous) = &saved.previous {
+            let falls_back =
+                policy.active.as_ref().is_some_and(|a| a.document.on_failure == OnFailure::Previous);
+            let previous = match falls_back {
+                true => self.restore_version(name, &policy, previous),
+                false => self.find_saved(previous),
+            };
+            policy.previous = previous.map_err(|reason| other("previous", reason)).ok();
+            policy.give_back_instances();
+        }
+        if let Some(candidate) = &saved.candidate {
+            let tried = self.find_saved(&candidate.version).and_then(|version| {
+                let tried = self.try_out(name, &policy, (version, candidate.trial));
+                tried.map_err(|error| error.to_string())
+            });
+            match tried {
+                Ok(tried) => policy.candidate = tried,
+                Err(reason) if policy.active.is_none() => return Err(reason),
+                Err(reason) => other("candidate", reason),
+            }
+        }
+        match policy.active.is_none() && policy.candidate.is_none() {
+            true => Err("it has no version that could be asked".to_owned()),
+            false => Ok(policy),
+        }
+    }
+
+    /// A version with instances, unless it is off.
+    fn restore_version(&self, name: &str, policy: &Policy, saved: &SavedVersion) -> Result<Version, String> {
+        let mut version = self.find_saved(saved)?;
+        let lasting = (&policy.stats, &policy.memory);
+        if version.document.mode != Mode::Off {
+            version.binding = self.prepare(name, &version, lasting).map_err(|error| error.to_string())?;
+        }
+        Ok(version)
     }
 
     /// A version of the manifest with its revision, which has to be the same component.
@@ -125,7 +154,7 @@ impl Host {
         let shelf = registry.plugins.get(plugin);
         let kept = shelf.and_then(|shelf| shelf.kept.iter().find(|kept| kept.revision.revision == *revision));
         if let Some(kept) = kept.filter(|kept| kept.revision.digest == *digest) {
-            return Ok(Version { document, kept: kept.clone() });
+            return Ok(Version { document, kept: kept.clone(), binding: None });
         }
         let refused =
             shelf.and_then(|shelf| shelf.refused.iter().find(|refused| refused.saved.revision == *revision));
@@ -149,6 +178,23 @@ impl Host {
         let bytes =
             write().map_err(|error: serde_json::Error| ArchiveError::Failed { reason: error.to_string() })?;
         archive.commit(&bytes, &change.entry(archive.now_unix_ms()))
+    }
+
+    /// Writes down what a policy is about to be.
+    pub(crate) fn write_down_policy(&self, change: &Change<'_>, policy: &Policy) -> Result<(), ArchiveError> {
+        self.write_down(change, |manifest| {
+            manifest.policies.insert(change.name.to_owned(), policy.saved()?);
+            Ok(())
+        })
+    }
+
+    pub(crate) const fn workbench(&self) -> Workbench<'_> {
+        Workbench {
+            engine: &self.engine,
+            linker: &self.linker,
+            adapters: &self.adapters,
+            ticker: &self.ticker,
+        }
     }
 
     pub(crate) fn keep_component(&self, digest: &str, bytes: &[u8]) -> Result<(), ArchiveError> {

@@ -1,19 +1,29 @@
-//! One policy of one worker: its instance, and how it is called.
+//! One version of a policy on one worker: its instance, its breaker, and how it is called.
 //!
-//! No lock and no wait on the way of a message: a spare is taken with a `try_lock`. Every call is counted, and a
-//! failed one costs the instance where it broke it; what a failure means for the message is the caller's decision.
+//! No lock and no wait on the way of a message: a spare is taken with a `try_lock`. Every call is timed and counted,
+//! and a failed one costs the instance where it broke it; what a failure means for the message is the caller's decision.
 
-use crate::binding::Binding;
+use crate::binding::{Binding, Cell};
+use crate::breaker::{Breaker, BreakerState, Cause};
 use crate::instance::{Failure, Instance};
+use crate::question::Question;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-/// One binding of the current generation with this worker's instance of it.
+/// One version of the current generation with this worker's instance of it.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) binding: Arc<Binding>,
     pub(crate) serving: Option<Instance>,
+    /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
+    changed: bool,
+    breaker: Breaker,
+    /// The most that one call is charged: it cannot use more CPU time, and what the operating system does
+    /// meanwhile is not the policy's.
+    charge_max: Duration,
 }
 
 /// Who asks.
@@ -26,18 +36,27 @@ pub(crate) struct Desk<'a> {
 impl Seat {
     pub(crate) fn new(binding: &Arc<Binding>, worker: usize) -> Self {
         let serving = binding.cells.get(worker).and_then(|cell| cell.take_warm());
-        Self { binding: Arc::clone(binding), serving }
+        Self {
+            serving,
+            changed: false,
+            breaker: Breaker::new(binding.limits.cpu_share),
+            charge_max: Duration::from_millis(u64::from(binding.limits.deadline_ms)),
+            binding: Arc::clone(binding),
+        }
     }
 
-    /// Takes the spare where it ought to; true when another instance serves now, which may decide otherwise.
+    /// Takes the spare where it ought to.
     #[inline]
-    pub(crate) fn renew(&mut self, desk: Desk<'_>) -> bool {
-        let Some(cell) = self.binding.cells.get(desk.worker) else { return false };
-        let renewed = (cell.has_newer() || self.serving.is_none()) && cell.exchange(&mut self.serving);
-        if renewed {
-            desk.shared.wake_keeper();
+    pub(crate) fn renew(&mut self, desk: Desk<'_>) {
+        if let Some(cell) = self.binding.cells.get(desk.worker) {
+            self.changed |= seat_someone(desk.shared, &self.binding, cell, &mut self.serving);
         }
-        renewed
+    }
+
+    /// Whether another instance serves since this was asked last.
+    #[inline]
+    pub(crate) const fn has_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.changed, false)
     }
 
     /// Counts a decision that was made before.
@@ -45,40 +64,92 @@ impl Seat {
         self.binding.stats.record(desk.worker, CallOutcome::Cached, None);
     }
 
-    /// Calls this policy, behind [`Self::renew`]; `question` is handed the instance and the deadline in milliseconds.
-    pub(crate) fn ask<T>(
+    /// Puts a question to this version.
+    pub(crate) fn ask<Q: Question>(
         &mut self,
         desk: Desk<'_>,
-        question: impl FnOnce(&mut Instance, u32) -> Result<T, Failure>,
-    ) -> Result<T, CallOutcome> {
+        question: &Q,
+    ) -> Result<Q::Answer, CallOutcome> {
         let Desk { shared, worker } = desk;
-        let binding = &*self.binding;
+        let Self { binding, serving, changed, breaker, charge_max } = self;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
-        let Some(instance) = self.serving.as_mut() else {
-            binding.stats.record(worker, CallOutcome::Unavailable, None);
-            return Err(CallOutcome::Unavailable);
-        };
         let started = now();
-        let answer = question(instance, binding.limits.deadline_ms);
-        let timed = Some(started.elapsed());
-        let failure = match answer {
-            Ok(answer) => {
-                binding.stats.record(worker, CallOutcome::Ok, timed);
-                return Ok(answer);
-            }
-            Err(failure) => failure,
+        let (permitted, cause) = breaker.permits(started);
+        if let Some(cause) = cause {
+            note(binding, worker, (breaker.state(), cause));
+        }
+        if !permitted {
+            return Err(not_asked(binding, worker, CallOutcome::BreakerOpen));
+        }
+        *changed |= seat_someone(shared, binding, cell, serving);
+        let Some(instance) = serving.as_mut() else {
+            return Err(not_asked(binding, worker, CallOutcome::Unavailable));
         };
-        binding.stats.record(worker, failure.outcome, timed);
-        if binding.stats.log_line_allowed() {
-            let outcome = failure.outcome.as_str();
-            tracing::warn!(target: "plugin", policy = &*binding.name, outcome, error = %failure, "a call failed");
+        let answer = question.put(instance, binding.limits.deadline_ms);
+        let ended = now();
+        let took = ended.saturating_duration_since(started).min(*charge_max);
+        let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
+        binding.stats.record(worker, outcome, Some(took));
+        cell.tally.record(answer.is_err(), took);
+        if let Some(cause) = breaker.record(ended, answer.is_err(), took) {
+            note(binding, worker, (breaker.state(), cause));
         }
-        if failure.broke_instance {
-            self.serving.take().into_iter().for_each(|failed| shared.discard(failed));
-            cell.stopped_serving();
-            cell.exchange(&mut self.serving);
-            shared.wake_keeper();
-        }
-        Err(failure.outcome)
+        answer.map_err(|failure| {
+            report(binding, &failure);
+            if failure.broke_instance {
+                *changed = true;
+                serving.take().into_iter().for_each(|failed| shared.discard(failed));
+                cell.stopped_serving();
+                cell.exchange(serving);
+                shared.wake_keeper();
+            }
+            failure.outcome
+        })
     }
+}
+
+/// Has an instance that may serve in the seat: the one that is there unless a better one is offered. True when another
+/// one serves now.
+#[inline]
+fn seat_someone(shared: &Shared, binding: &Binding, cell: &Cell, serving: &mut Option<Instance>) -> bool {
+    let mut changed = false;
+    if (cell.has_newer() || serving.is_none()) && cell.exchange(serving) {
+        shared.wake_keeper();
+        changed = true;
+    }
+    if serving.as_ref().is_some_and(Instance::is_worn) && cell.has_spare() {
+        let worn = serving.take();
+        if cell.exchange(serving) {
+            binding.stats.recycled.fetch_add(1, Ordering::Relaxed);
+            worn.into_iter().for_each(|worn| shared.discard(worn));
+            changed = true;
+        } else {
+            *serving = worn;
+        }
+    }
+    changed
+}
+
+fn report(binding: &Binding, failure: &Failure) {
+    if binding.stats.log_line_allowed() {
+        let (policy, outcome) = (&*binding.name, failure.outcome.as_str());
+        tracing::warn!(target: "plugin", policy, outcome, error = %failure, "a call failed");
+    }
+}
+
+/// Shows and logs a change of the breaker.
+#[cold]
+fn note(binding: &Binding, worker: usize, (to, cause): (BreakerState, Cause)) {
+    binding.show_breaker(worker, to);
+    if binding.stats.log_line_allowed() {
+        let (policy, breaker, cause) = (&*binding.name, to.as_str(), cause.as_str());
+        tracing::warn!(target: "plugin", policy, worker, breaker, cause, "the breaker changed");
+    }
+}
+
+/// Counts a question that was not put.
+fn not_asked(binding: &Binding, worker: usize, outcome: CallOutcome) -> CallOutcome {
+    binding.stats.record(worker, outcome, None);
+    binding.cells.get(worker).into_iter().for_each(|cell| cell.tally.pass_by());
+    outcome
 }

@@ -1,16 +1,19 @@
 //! What the host, its policy thread and the workers have in common.
 
-use crate::binding::Generation;
+use crate::archive::Archive;
+use crate::binding::lock;
 use crate::engine::Ticker;
 use crate::fast::Adapters;
 use crate::hostcalls::Surroundings;
 use crate::instance::Instance;
+use crate::lineup::Generation;
 use crate::queues::Queues;
+use crate::registry::Registry;
 use crate::state::State;
 use arc_swap::ArcSwap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -22,6 +25,15 @@ pub(crate) struct Shared {
     pub(crate) ticker: Ticker,
     pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) workers: usize,
+    pub(crate) policies_max: usize,
+    pub(crate) registry: Mutex<Registry>,
+    /// One change of policies at a time holds this while it works. Locks are taken in the order uploading, changing,
+    /// registry.
+    pub(crate) changing: Mutex<()>,
+    /// Where changes are written down; nowhere before it is opened.
+    pub(crate) archive: OnceLock<Arc<dyn Archive>>,
+    /// Changes that the broker made by itself and could not write down.
+    pub(crate) not_kept: AtomicU64,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,
     /// Member changes wait for the policy thread.
@@ -43,6 +55,10 @@ impl Shared {
     pub(crate) fn discard(&self, instance: Instance) {
         drop(self.retired.try_send(instance));
         self.wake_keeper();
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        lock(&self.registry)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -42,6 +42,8 @@ pub(crate) struct State {
     pub(crate) payload: Arc<Vec<u8>>,
     /// What calls on the fast lane keep here.
     pub(crate) lane: Lane,
+    /// What its linear memory grew to.
+    pub(crate) memory_bytes: usize,
     memory_bytes_max: usize,
     growth_denied: bool,
     pub(crate) random: Random,
@@ -56,6 +58,7 @@ impl State {
             headers: Arc::default(),
             payload: Arc::default(),
             lane: Lane::default(),
+            memory_bytes: 0,
             memory_bytes_max,
             growth_denied: false,
             random: Random::seeded(),
@@ -112,6 +115,10 @@ impl State {
         self.deadline.missed
     }
 
+    pub(crate) const fn is_nearly_full(&self) -> bool {
+        self.memory_bytes >= self.memory_bytes_max / 100 * limits::INSTANCE_MEMORY_PERCENT
+    }
+
     pub(crate) const fn growth_denied(&self) -> bool {
         self.growth_denied
     }
@@ -140,6 +147,9 @@ impl ResourceLimiter for State {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = desired <= self.memory_bytes_max;
         self.growth_denied |= !allowed;
+        if allowed {
+            self.memory_bytes = desired;
+        }
         Ok(allowed)
     }
 

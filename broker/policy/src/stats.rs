@@ -27,10 +27,12 @@ pub enum CallOutcome {
     Unavailable,
     /// An earlier verdict said that it holds for this message, too.
     Cached,
+    /// It was not asked, because it failed too often or took too much of its worker.
+    BreakerOpen,
 }
 
 impl CallOutcome {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::Trap,
         Self::Deadline,
@@ -38,11 +40,12 @@ impl CallOutcome {
         Self::BadVerdict,
         Self::Unavailable,
         Self::Cached,
+        Self::BreakerOpen,
     ];
 
-    /// Whether the guest was called.
-    pub(crate) fn is_call(name: &str) -> bool {
-        name != Self::Unavailable.as_str() && name != Self::Cached.as_str()
+    /// Whether the guest was called at all.
+    pub(crate) const fn is_call(self) -> bool {
+        !matches!(self, Self::Unavailable | Self::Cached | Self::BreakerOpen)
     }
 
     /// The closed label of metrics.
@@ -55,6 +58,7 @@ impl CallOutcome {
             Self::BadVerdict => "bad_verdict",
             Self::Unavailable => "unavailable",
             Self::Cached => "cached",
+            Self::BreakerOpen => "breaker_open",
         }
     }
 }
@@ -101,6 +105,7 @@ pub(crate) struct PolicyStats {
     pub(crate) counters: Counters,
     pub(crate) histograms: Histograms,
     pub(crate) replaced: AtomicU64,
+    pub(crate) recycled: AtomicU64,
     started: Instant,
     log_window: AtomicU64,
 }
@@ -132,6 +137,7 @@ impl PolicyStats {
             counters: Counters::new(workers),
             histograms: Histograms::new(workers),
             replaced: AtomicU64::new(0),
+            recycled: AtomicU64::new(0),
             started: now(),
             log_window: AtomicU64::new(0),
         }
@@ -155,6 +161,12 @@ impl PolicyStats {
     /// The column of the policy thread.
     pub(crate) fn policy_thread(&self) -> usize {
         self.columns.len() - 1
+    }
+
+    /// Calls into the guest, however they ended.
+    pub(crate) fn calls(&self) -> u64 {
+        let called = CallOutcome::ALL.into_iter().filter(|outcome| outcome.is_call());
+        called.map(|outcome| self.total(|column| column.outcomes.get(outcome as usize))).sum()
     }
 
     pub(crate) fn outcomes(&self) -> Vec<(&'static str, u64)> {

@@ -5,24 +5,21 @@
 //! bindings that a newer generation keeps stay where they are.
 
 use crate::answers;
-use crate::binding::{Generation, Masks};
 use crate::decisions::Decisions;
-use crate::document::OnFailure;
 use crate::hook::Hook;
-use crate::instance::Failure;
 use crate::limits;
+use crate::lineup::{Generation, Masks};
+use crate::place::{Answered, Concerned, Place};
+use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
-use crate::state::set_header;
-use crate::stats::CallOutcome;
-use crate::verdict::{self, Routed};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::collections::HashMap;
 use std::sync::Arc;
 use waspmq_core::address::Address;
 use waspmq_core::policy::{
-    self, Acking, Acknowledgement, Admission, Admittance, Bound, BySettings, Decision, Message, Outcome,
+    Acking, Acknowledgement, Admission, Admittance, Bound, BySettings, Decision, Failure, Message, Outcome,
     Overflowed, Overflowing, Policies, Route, Routing, Verdict,
 };
 use waspmq_core::settings::{Overflow, Settings};
@@ -34,25 +31,18 @@ pub struct WorkerPolicies {
     worker: usize,
     cache: Cache<Arc<ArcSwap<Generation>>, Arc<Generation>>,
     generation: Arc<Generation>,
-    seats: Vec<Seat>,
+    places: Vec<Place>,
     matches: HashMap<Box<str>, Masks, foldhash::fast::RandomState>,
     /// The address asked about last, with its bound policies: each hook looks its message's address up.
     last: (String, Masks),
     decisions: Decisions,
 }
 
-/// What a policy is asked with.
-struct Asking<'a> {
-    desk: Desk<'a>,
-    number: usize,
-    decisions: &'a mut Decisions,
-}
-
 /// What came of asking the policies of a hook one after the other.
 enum Asked<T> {
     /// One decided.
     Decided(T),
-    /// All passed.
+    /// None decided.
     Passed,
     /// One failed that is set to end the matter then; the text says which.
     Failed(String),
@@ -65,7 +55,7 @@ impl WorkerPolicies {
             shared,
             worker,
             generation: Arc::default(),
-            seats: Vec::new(),
+            places: Vec::new(),
             matches: HashMap::default(),
             last: (String::new(), Masks::default()),
             decisions: Decisions::default(),
@@ -90,13 +80,16 @@ impl WorkerPolicies {
     fn adopt(&mut self) {
         loop {
             let newest = Arc::clone(self.cache.load());
-            let mut old = std::mem::take(&mut self.seats);
-            for binding in &newest.bindings {
-                let seat = match old.iter().position(|seat| Arc::ptr_eq(&seat.binding, binding)) {
-                    Some(known) => old.swap_remove(known),
-                    None => Seat::new(binding, self.worker),
-                };
-                self.seats.push(seat);
+            let places = std::mem::take(&mut self.places);
+            let mut old: Vec<Seat> = places.into_iter().flat_map(Place::into_seats).collect();
+            let worker = self.worker;
+            for lineup in &newest.lineups {
+                self.places.push(Place::new(lineup, |binding| {
+                    match old.iter().position(|seat| Arc::ptr_eq(&seat.binding, binding)) {
+                        Some(known) => old.swap_remove(known),
+                        None => Seat::new(binding, worker),
+                    }
+                }));
             }
             old.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             self.generation = newest;
@@ -104,8 +97,7 @@ impl WorkerPolicies {
             self.last.0.clear();
             self.decisions.clear();
             // A binding is retired behind the store of the generation without it, so the next turn finds that one.
-            let overtaken = |seat: &Seat| seat.serving.is_none() && seat.binding.is_retired();
-            if !self.seats.iter().any(overtaken) {
+            if !self.places.iter().any(Place::is_overtaken) {
                 return;
             }
         }
@@ -113,7 +105,7 @@ impl WorkerPolicies {
 
     /// The policies bound to `to` in the generation at hand.
     fn masks(&mut self, to: &str) -> Masks {
-        if self.seats.is_empty() {
+        if self.places.is_empty() {
             return Masks::default();
         }
         if self.last.0 != to {
@@ -137,34 +129,27 @@ impl WorkerPolicies {
         bound
     }
 
-    /// Asks the policies of `hook` for `to` in their order, until one decides. They are told apart by the number of
-    /// their seat.
-    fn first<T>(
-        &mut self,
-        (hook, to): (Hook, &str),
-        mut ask: impl FnMut(&mut Seat, Asking<'_>) -> Result<Option<T>, CallOutcome>,
-    ) -> Asked<T> {
-        let mut asked = self.masks(to).of(hook);
+    /// Puts a question to the policies of `hook` in their order, until one decides.
+    fn first<Q: Question>(&mut self, hook: Hook, question: &mut Q) -> Asked<Q::Answer> {
+        let masks = self.masks(question.to());
+        let mut asked = masks.of(hook);
         let desk = Desk { shared: &self.shared, worker: self.worker };
         while asked != 0 {
-            let number = asked.trailing_zeros() as usize;
+            let index = asked.trailing_zeros();
             asked &= asked - 1;
-            let Some(seat) = self.seats.get_mut(number) else { continue };
-            if seat.renew(desk) {
-                self.decisions.clear();
-            }
-            let answer = ask(seat, Asking { desk, number, decisions: &mut self.decisions });
-            if answer.is_err() {
-                // Another instance may serve now.
-                self.decisions.clear();
-            }
-            match answer {
-                Ok(Some(answer)) => return Asked::Decided(answer),
-                Err(outcome) if seat.binding.on_failure == OnFailure::Closed => {
-                    let (name, outcome) = (&seat.binding.name, outcome.as_str());
-                    return Asked::Failed(format!("policy {name} failed ({outcome})"));
+            let Some(place) = self.places.get_mut(index as usize) else { continue };
+            let has = |mask: u64| mask >> index & 1 == 1;
+            let concerned = Concerned { active: has(masks.active), candidate: has(masks.candidate) };
+            let decisions = &mut self.decisions;
+            match place.decide(desk, (index as usize, concerned), (question, decisions)) {
+                Answered::With(answer) => {
+                    if let Some(answer) = question.take(answer) {
+                        return Asked::Decided(answer);
+                    }
                 }
-                Ok(None) | Err(_) => {}
+                Answered::Nothing => {}
+                Answered::BuiltIn => return Asked::Passed,
+                Answered::Failed(reason) => return Asked::Failed(reason),
             }
         }
         Asked::Passed
@@ -187,11 +172,8 @@ impl Policies for WorkerPolicies {
 
 impl Admission for WorkerPolicies {
     fn admit(&mut self, message: &Message<'_>) -> Admittance {
-        let asked = self.first((Hook::Admission, message.to), |seat, asking| {
-            seat.ask(asking.desk, |instance, deadline_ms| instance.admit(message, deadline_ms))
-        });
-        match asked {
-            Asked::Decided(admittance) => admittance,
+        match self.first(Hook::Admission, &mut Admitted(message)) {
+            Asked::Decided(admittance) => admittance.unwrap_or(Admittance::Admitted),
             Asked::Passed => Admittance::Admitted,
             Asked::Failed(reason) => Admittance::Failed(reason),
         }
@@ -200,56 +182,34 @@ impl Admission for WorkerPolicies {
 
 impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
-        let mut set_headers = Vec::new();
-        let asked = self.first((Hook::Routing, message.to), |seat, asking| {
-            let Asking { desk, number, decisions } = asking;
-            if let Some(verdict) = decisions.find(number, message)
-                && let Ok(route) = merge(verdict.clone(), message, &mut set_headers)
-            {
-                seat.note_cached(desk);
-                return Ok((route != Route::Continue).then_some(route));
-            }
-            let route = seat.ask(desk, |instance, deadline_ms| {
-                let Routed { verdict, cache } = instance.route(message, &set_headers, deadline_ms)?;
-                decisions.keep(number, message, (&verdict, cache));
-                merge(verdict, message, &mut set_headers)
-            })?;
-            Ok((route != Route::Continue).then_some(route))
-        });
-        let route = match asked {
-            Asked::Decided(route) => route,
+        let mut question = Routed::new(message);
+        let route = match self.first(Hook::Routing, &mut question) {
+            Asked::Decided(verdict) => verdict.route,
             Asked::Passed => Route::Continue,
             Asked::Failed(reason) => return Outcome::Refused(reason),
         };
-        Outcome::Decided(Verdict { route, set_headers })
+        Outcome::Decided(Verdict { route, set_headers: question.set_headers })
     }
 }
 
 impl Acking for WorkerPolicies {
     fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement {
-        let asked = self.first((Hook::Ack, message.to), |seat, asking| {
-            seat.ask(asking.desk, |instance, deadline_ms| instance.plan(message, settings, deadline_ms))
-        });
-        match asked {
-            Asked::Decided(acknowledgement) => acknowledgement,
-            Asked::Passed | Asked::Failed(_) => BySettings.plan(message, settings),
+        match self.first(Hook::Ack, &mut Planned { message, settings }) {
+            Asked::Decided(Some(acknowledgement)) => acknowledgement,
+            Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.plan(message, settings),
         }
     }
 
-    fn failed(&mut self, failure: &policy::Failure<'_>) -> Decision {
+    fn failed(&mut self, failure: &Failure<'_>) -> Decision {
         self.refresh();
-        let to = failure.to.as_str();
-        if self.masks(to).of(Hook::Ack) == 0 {
+        if self.masks(failure.to.as_str()).of(Hook::Ack) == 0 {
             return BySettings.failed(failure);
         }
         let recipient = answers::recipient(failure.recipient);
         let Some(told) = answers::told(failure, &recipient) else { return BySettings.failed(failure) };
-        let asked = self.first((Hook::Ack, to), |seat, asking| {
-            seat.ask(asking.desk, |instance, deadline_ms| instance.failed(told.clone(), deadline_ms))
-        });
-        match asked {
-            Asked::Decided(decision) => decision,
-            Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
+        match self.first(Hook::Ack, &mut Missed { told }) {
+            Asked::Decided(Some(decision)) => decision,
+            Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
         }
     }
 }
@@ -261,36 +221,9 @@ impl Overflowing for WorkerPolicies {
     }
 
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
-        let asked = self.first((Hook::Overflow, what.to.as_str()), |seat, asking| {
-            seat.ask(asking.desk, |instance, deadline_ms| instance.overflow(what, deadline_ms))
-        });
-        match asked {
-            Asked::Decided(action) => action,
-            Asked::Passed | Asked::Failed(_) => what.configured,
+        match self.first(Hook::Overflow, &mut Full(what)) {
+            Asked::Decided(Some(action)) => action,
+            Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => what.configured,
         }
     }
-}
-
-/// Adds a verdict's headers to those set so far, unless the message would have too many then.
-fn merge(
-    verdict: Verdict,
-    message: &Message<'_>,
-    so_far: &mut Vec<(String, String)>,
-) -> Result<Route, Failure> {
-    let Verdict { route, set_headers } = verdict;
-    if set_headers.is_empty() {
-        return Ok(route);
-    }
-    if !verdict::fit_together([message.headers, so_far, &set_headers]) {
-        // Some may replace others, so only the list as it would be tells.
-        let mut all = message.headers.to_vec();
-        so_far.iter().chain(&set_headers).for_each(|(name, value)| set_header(&mut all, name, value));
-        verdict::check_headers(&all).map_err(|bad| Failure::bad_verdict(&bad))?;
-    }
-    if so_far.is_empty() {
-        *so_far = set_headers;
-    } else {
-        set_headers.iter().for_each(|(name, value)| set_header(so_far, name, value));
-    }
-    Ok(route)
 }

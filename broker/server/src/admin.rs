@@ -24,6 +24,7 @@ mod serve;
 mod sessions;
 mod stored;
 mod token;
+mod trials;
 mod users;
 
 pub use serve::serve;

@@ -120,10 +120,10 @@ fn everything_is_as_it_was() {
     assert_eq!((host.plugin("stamp"), host.generation()), (plugins, generation));
     let state = |name: &str| host.policy(name).unwrap();
     assert_eq!((state("a").generation, state("b").generation, state("c").generation), (2, 3, 4));
-    assert_eq!((state("a").current.revision, state("a").current.document.order), (2, 7));
-    assert_eq!(state("a").current.document.plugin, "stamp", "as it was written");
+    assert_eq!((state("a").current.unwrap().revision, state("a").current.unwrap().document.order), (2, 7));
+    assert_eq!(state("a").current.unwrap().document.plugin, "stamp", "as it was written");
     assert_eq!(state("a").previous.unwrap().revision, 1);
-    assert_eq!(state("c").current.document.mode, Mode::Off);
+    assert_eq!(state("c").current.unwrap().document.mode, Mode::Off);
     assert_eq!(
         (stamped(&host, "a"), stamped(&host, "b")),
         (vec!["second".into(), "2".into()], vec!["b".into(), "1".into()])
@@ -131,7 +131,7 @@ fn everything_is_as_it_was() {
     assert!(stamped(&host, "c").is_empty());
     // And goes on from there.
     let state = host.rollback("a", "test").unwrap();
-    assert_eq!((state.current.revision, state.generation), (1, 5));
+    assert_eq!((state.current.unwrap().revision, state.generation), (1, 5));
     assert_eq!(host.upload("stamp", &built("stamp-a"), "test").unwrap().revision, 3);
     assert_eq!(host.upload("stamp", &built("stamp-a"), "test").unwrap().revision, 3);
     let host = next(&shelf, 4);

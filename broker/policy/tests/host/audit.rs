@@ -49,6 +49,13 @@ impl Subscriber for Recorder {
     fn exit(&self, _: &Id) {}
 }
 
+/// The lines about one policy, as far as they are there.
+pub(crate) fn about(policy: &str) -> Vec<String> {
+    let lines = LINES.lock().unwrap();
+    let lines = lines.iter().filter(|line| line["name"] == policy);
+    lines.map(|line| ["who", "what", "from", "to"].map(|field| line[field].clone()).join(" | ")).collect()
+}
+
 #[test]
 fn changes_are_audited_and_failures_are_not() {
     let host = host(1);

@@ -49,7 +49,9 @@ fn bad_verdicts_are_failures_of_the_policy_and_keep_the_instance() {
             assert_eq!(decide(&mut routing, "topic/a"), Verdict::default());
         }
         let state = host.policy("p").unwrap();
-        assert_eq!((outcome(&host, "p", "bad_verdict"), state.instances.replaced), (50, 0), "{state:?}");
+        let asked = u64::from(limits::BREAKER_FAILURES);
+        assert_eq!((outcome(&host, "p", "bad_verdict"), state.instances.replaced), (asked, 0), "{state:?}");
+        assert_eq!(outcome(&host, "p", "breaker_open"), 50 - asked);
     };
     let text = |at: u32, text: &str| format!("(data (i32.const {at}) \"{text}\")");
     check(Guest::answering(2, &[(8, 512), (12, 0)], ""));
@@ -85,11 +87,13 @@ fn a_failing_policy_is_paced() {
     }
     let elapsed_ms = started.elapsed().as_millis();
     let (cut, unavailable) = (outcome(&host, "p", "deadline"), outcome(&host, "p", "unavailable"));
-    assert_eq!(cut + unavailable, messages);
+    let not_asked = outcome(&host, "p", "breaker_open");
+    assert_eq!(cut + unavailable + not_asked, messages);
     // Two that were ready, and one in each interval.
     let bound = 3 + elapsed_ms / u128::from(limits::REPLACEMENT_INTERVAL_MS);
     assert!(u128::from(cut) <= bound && cut >= 4, "{cut} calls of {messages} in {elapsed_ms} ms");
     assert!(unavailable > 1_000, "the other messages passed by: {unavailable}");
+    assert!(not_asked > 1_000, "five failures opened the breaker: {not_asked}");
 }
 
 #[test]
@@ -98,7 +102,8 @@ fn a_good_policy_serves_beside_a_failing_one() {
     host.upload("bad", &Guest::routing("unreachable"), "test").unwrap();
     host.upload("good", &Guest::answering(1, &[], ""), "test").unwrap();
     host.put_policy("bad", document("bad", &["topic/>"], json!({ "order": 1 })), "test").unwrap();
-    host.put_policy("good", document("good", &["topic/>"], json!({ "order": 2 })), "test").unwrap();
+    let whole = json!({ "order": 2, "limits": { "cpu_share": 1.0 } });
+    host.put_policy("good", document("good", &["topic/>"], whole), "test").unwrap();
     let mut routing = host.worker(0);
     for _ in 0..1_000 {
         assert_eq!(decide(&mut routing, "topic/a").route, waspmq_core::policy::Route::Deliver);
@@ -164,7 +169,7 @@ fn host_calls_are_bounded_and_counted() {
 fn memory_within_the_limit_is_granted() {
     let grow =
         "(if (i32.eq (memory.grow (i32.const 128)) (i32.const -1)) (then unreachable)) (i32.const 1024)";
-    let host = serving(&Guest::routing(grow), json!({ "limits": { "memory_mb": 9 } }));
+    let host = serving(&Guest::routing(grow), json!({ "limits": { "memory_mb": 12 } }));
     let mut routing = host.worker(0);
     decide(&mut routing, "topic/a");
     assert_eq!(

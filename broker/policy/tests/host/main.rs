@@ -15,6 +15,9 @@ mod members;
 mod memory;
 mod plugins;
 mod policies;
+mod rollout;
+mod taken_back;
+mod versions;
 
 use serde_json::json;
 use std::sync::Arc;

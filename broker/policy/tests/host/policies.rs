@@ -151,7 +151,8 @@ fn a_failed_put_changes_nothing() {
     check("s", "stamp@2", json!({}), "has no revision 2");
     check("s", "stemp", json!({}), "there is no plugin \"stemp\"");
     check("S", "stamp", json!({}), "is not a policy name");
-    check("s", "stamp", json!({ "mode": "shadow" }), "mode \"shadow\" is not supported");
+    check("s", "stamp", json!({ "mode": "shadow" }), "configure answered: missing field `stamp`");
+    check("s", "stamp", json!({ "canary_percent": 0 }), "canary_percent: must be 1 to 99");
     check(
         "s",
         "stamp",
@@ -185,13 +186,13 @@ fn rollback_goes_back_and_forth() {
     let second = document("stamp", &["topic/>"], json!({ "config": { "stamp": "two" } }));
     let state = host.put_policy("s", second, "test").unwrap();
     assert_eq!(
-        (state.current.revision, state.previous.map(|p| p.revision), state.generation),
+        (state.current.unwrap().revision, state.previous.map(|p| p.revision), state.generation),
         (2, Some(1), 2)
     );
     assert_eq!(stamped(), ["two", "2"]);
     let state = host.rollback("s", "test").unwrap();
     assert_eq!(
-        (state.current.revision, state.previous.map(|p| p.revision), state.generation),
+        (state.current.unwrap().revision, state.previous.map(|p| p.revision), state.generation),
         (1, Some(2), 3)
     );
     assert_eq!(stamped(), ["one", "1"]);

@@ -18,14 +18,23 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether the broker serves clients. No token from loopback.
+/// Whether the broker serves clients, with every policy that is required. No token from loopback.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security((), ("token" = [])),
-    responses((status = 200, description = "`ready`"), (status = 503, description = "starting or draining"))
+    responses((status = 200, description = "`ready`"), (status = 503, description = "starting or draining, or a required policy does not serve"))
 )]
 pub(crate) async fn readyz(State(shared): Handlers) -> Result<&'static str, Problem> {
     match shared.state.control.phase() {
-        Phase::Ready => Ok("ready\n"),
+        Phase::Ready => {
+            let unready = shared.state.control.policies.unready();
+            if unready.is_empty() {
+                return Ok("ready\n");
+            }
+            let each =
+                unready.iter().map(|unready| format!("policy {:?}: {}", unready.policy, unready.reason));
+            let detail = each.collect::<Vec<_>>().join("; ");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "policy_not_ready", detail))
+        }
         phase => {
             let detail = format!("the broker is {}", phase.as_str());
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail))

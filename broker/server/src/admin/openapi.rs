@@ -4,7 +4,7 @@
 use super::problem::{self, ProblemDocument};
 use super::{
     Handlers, Shared, audit, dead_letters, groups, health, history, home, messages, plugins, policies,
-    publish, sessions, users,
+    publish, sessions, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -69,6 +69,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(policies::show, policies::put, policies::remove))
         .routes(routes!(policies::rollback))
         .routes(routes!(audit::list))
+        .routes(routes!(trials::promote))
 }
 
 /// The endpoints as they are described: a parameter that takes slashes has the router's asterisk there no more.

@@ -2,6 +2,7 @@
 
 use super::audit::Who;
 use super::problem::{self, Problem};
+use super::trials::{Candidate, Rollback};
 use super::{Handlers, body, limits};
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -16,20 +17,31 @@ use waspmq_policy::{
 
 /// A policy as it is now.
 #[derive(Debug, Serialize, ToSchema)]
-struct Policy {
+pub(super) struct Policy {
     name: String,
-    /// `active` or `off`, as the document says.
+    /// `active` or `off`, as the document says; `trial` while there is only a candidate.
     #[schema(example = "active")]
     state: &'static str,
     /// How calls reach the plugin: `core` or `component`.
     lane: &'static str,
     /// The generation it came with.
     generation: u64,
-    #[serde(flatten)]
-    current: Version,
-    /// What a rollback goes back to.
+    /// The document of the version that decides; none while there is only a candidate.
+    #[schema(value_type = Option<Document>)]
+    document: Option<PolicyDocument>,
+    /// The revision that `document.plugin` stands for.
+    revision: Option<u32>,
+    /// BLAKE3 of that revision's component.
+    digest: Option<String>,
+    /// What a rollback without a candidate goes back to.
     previous: Option<Version>,
-    /// Calls into the plugin since the policy was first put; decisions that were cached are none.
+    /// The version on trial.
+    candidate: Option<Candidate>,
+    /// Whether the version that decides is new and compared with the one before.
+    on_probation: bool,
+    /// `closed`, `half-open` or `open`: the worst of all workers and of the versions that decide.
+    breaker: &'static str,
+    /// Calls into the plugin since the policy was first put, without those of shadows; decisions that were cached are none.
     calls: u64,
     /// Calls that did not end in a decision.
     failures: u64,
@@ -42,6 +54,9 @@ struct Policy {
     /// What the plugin measures.
     histograms: BTreeMap<String, Distribution>,
     kept: Kept,
+    /// Versions taken back, by reason.
+    rollbacks: BTreeMap<&'static str, u64>,
+    last_rollback: Option<Rollback>,
 }
 
 /// A histogram of the plugin. Quantiles are upper bounds of buckets a quarter of an octave wide.
@@ -68,10 +83,10 @@ struct Kept {
     refused: u64,
 }
 
-/// What a policy is made of, now or before its last change.
+/// What a policy is made of, now, on trial, or before its last change.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PolicyVersion)]
-struct Version {
+pub(super) struct Version {
     #[schema(value_type = Document)]
     document: PolicyDocument,
     /// The revision that `document.plugin` stands for.
@@ -95,8 +110,10 @@ struct Instances {
     serving: usize,
     /// Workers with a spare that is ready.
     spare: usize,
-    /// Spares made since the policy was first put, to replace failed or outdated instances.
+    /// Spares made since the policy was first put, to replace failed, outdated or worn instances.
     replaced: u64,
+    /// Instances given up because they served long enough or filled their memory.
+    recycled: u64,
 }
 
 /// A policy of an earlier run that could not be brought back at the start, and decides nothing until it is put anew.
@@ -154,14 +171,26 @@ impl From<PolicyState> for Policy {
     fn from(state: PolicyState) -> Self {
         let outcomes: BTreeMap<_, _> = state.outcomes.into_iter().collect();
         let decided = outcomes.get("ok").copied().unwrap_or(0);
-        let is_off = state.current.document.mode == Mode::Off;
+        let word = match state.current.as_ref().map(|current| current.document.mode) {
+            Some(Mode::Off) => "off",
+            Some(Mode::Active | Mode::Shadow) => "active",
+            None => "trial",
+        };
+        let current = state.current.map(|current| (current.document, current.revision, current.digest));
+        let (document, revision, digest) = current
+            .map_or((None, None, None), |(document, n, digest)| (Some(document), Some(n), Some(digest)));
         Self {
             name: state.name,
-            state: if is_off { "off" } else { "active" },
+            state: word,
             lane: state.lane,
             generation: state.generation,
-            current: state.current.into(),
+            document,
+            revision,
+            digest,
             previous: state.previous.map(Version::from),
+            candidate: state.candidate.map(Candidate::from),
+            on_probation: state.on_probation,
+            breaker: state.breaker.as_str(),
             calls: state.calls,
             failures: state.calls.saturating_sub(decided),
             outcomes,
@@ -175,6 +204,7 @@ impl From<PolicyState> for Policy {
                 serving: state.instances.serving,
                 spare: state.instances.spare,
                 replaced: state.instances.replaced,
+                recycled: state.instances.recycled,
             },
             counters: state.counters,
             histograms: state.histograms.into_iter().map(|(name, of)| (name, of.into())).collect(),
@@ -184,6 +214,8 @@ impl From<PolicyState> for Policy {
                 buckets: state.kept.buckets,
                 refused: state.kept.refused,
             },
+            rollbacks: state.rollbacks.into_iter().collect(),
+            last_rollback: state.last_rollback.map(Rollback::from),
         }
     }
 }
@@ -220,15 +252,24 @@ pub(super) struct Document {
     /// Lower runs first; equal ones run by name.
     #[schema(required = false, default = 100)]
     order: i32,
-    /// `active` or `off`.
+    /// `active`, `shadow` (asked behind the active version and compared with it, decides nothing) or `off`.
     #[schema(required = false, default = "active")]
     mode: String,
-    /// `open` (as if the policy had said `continue`) or `closed` (the message is refused; where a policy cannot refuse,
-    /// what is configured is done).
+    /// With mode `active`: the version decides for this share of senders, and the one before for the others.
+    #[schema(required = false, minimum = 1, maximum = 99)]
+    canary_percent: Option<u8>,
+    /// `open` (as if the policy had said `continue`), `closed` (the message is refused; where a policy cannot refuse,
+    /// what is configured is done), `builtin` (what is built in is done and no further policy asked) or `previous` (the
+    /// version before is asked).
     #[schema(required = false, default = "open")]
     on_failure: String,
+    /// The broker is not ready while this policy does not serve.
+    #[schema(required = false, default = false)]
+    required: bool,
     #[schema(required = false)]
     limits: DocumentLimits,
+    #[schema(required = false)]
+    budget: DocumentBudget,
     /// `auto` (directly where the component allows it) or `component` (through the component API in any case).
     #[schema(required = false, default = "auto")]
     lane: String,
@@ -243,6 +284,27 @@ pub(super) struct DocumentLimits {
     /// Linear memory of each instance, in MiB.
     #[schema(required = false, default = 16, minimum = 1, maximum = 64)]
     memory_mb: u32,
+    /// Part of each worker that calls may take; more opens the breaker.
+    #[schema(required = false, default = 0.2, minimum = 0.01, maximum = 1.0)]
+    cpu_share: f64,
+}
+
+/// When a new version is taken back without being asked.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyBudget)]
+pub(super) struct DocumentBudget {
+    /// Part of the calls in a window that fails.
+    #[schema(required = false, default = 5, minimum = 1, maximum = 100)]
+    failure_percent: u8,
+    /// Mean time of a call, as a multiple of that of the version before.
+    #[schema(required = false, default = 10, minimum = 2, maximum = 1000)]
+    latency_factor: u32,
+    /// Calls in a window below which nothing is concluded.
+    #[schema(required = false, default = 100, minimum = 1, maximum = 1_000_000)]
+    calls_min: u32,
+    /// Seconds that are looked at.
+    #[schema(required = false, default = 10, minimum = 1, maximum = 300)]
+    window_s: u32,
 }
 
 /// All policies.
@@ -267,7 +329,8 @@ pub(crate) async fn show(State(shared): Handlers, Path(name): Path<String>) -> R
     Ok(problem::json(StatusCode::OK, &found))
 }
 
-/// Puts a policy in place, new or instead of the one of that name. Answers once messages are decided by it.
+/// Puts a policy in place, new or instead of the one of that name, or a shadow or canary beside that. Answers once
+/// messages are decided by it.
 #[utoipa::path(
     put, operation_id = "put_policy", path = "/v1/policies/{name}", tag = "policies", params(("name" = String, Path)), request_body = Document,
     responses((status = 200, body = Policy), (status = 422), (status = 503), (status = 507))
@@ -296,7 +359,8 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Goes back to what the policy was before its last change; a second time returns from there.
+/// Drops the candidate; without one goes back to what the policy was before its last change, and a second time returns
+/// from there.
 #[utoipa::path(
     post, operation_id = "roll_policy_back", path = "/v1/policies/{name}/rollback", tag = "policies", params(("name" = String, Path)),
     responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 503), (status = 507))
@@ -316,7 +380,6 @@ impl From<PutError> for Problem {
         match error {
             PutError::Name { .. } => Self::bad_request("invalid_name", detail).key("name"),
             PutError::Invalid { field, .. } => Self::unprocessable("invalid_document", detail).key(field),
-            PutError::NotSupported { .. } => Self::unprocessable("not_supported", detail),
             PutError::UnknownPlugin { .. } | PutError::UnknownRevision { .. } => {
                 Self::unprocessable("unknown_plugin", detail).key("plugin")
             }
@@ -347,10 +410,10 @@ mod tests {
     use super::*;
     use utoipa::PartialSchema;
 
-    /// The description names the keys that documents have, without those that this version refuses.
+    /// The description names the keys that documents have.
     #[test]
     fn the_description_is_that_of_the_document() {
-        let full = r#"{"hook":"routing","plugin":"p","match":["all"]}"#;
+        let full = r#"{"hook":"routing","plugin":"p","match":["all"],"canary_percent":1}"#;
         let document: PolicyDocument = serde_json::from_str(full).unwrap();
         let mut written = serde_json::to_value(document).unwrap();
         let described = serde_json::to_value(Document::schema()).unwrap();
@@ -358,5 +421,7 @@ mod tests {
         assert_eq!(keys(&described["properties"]), keys(&written));
         let described = serde_json::to_value(DocumentLimits::schema()).unwrap();
         assert_eq!(keys(&described["properties"]), keys(&written["limits"].take()));
+        let described = serde_json::to_value(DocumentBudget::schema()).unwrap();
+        assert_eq!(keys(&described["properties"]), keys(&written["budget"].take()));
     }
 }

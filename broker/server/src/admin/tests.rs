@@ -254,6 +254,9 @@ async fn health_follows_the_phase() {
     assert_eq!(api.call("GET", "/healthz").await.text, "ok\n");
     api.control.phase.advance(Phase::Ready);
     assert_eq!(api.call("GET", "/readyz").await.text, "ready\n");
+    api.control.policies.note_missing("limits", "its component is damaged");
+    let missing = api.call("GET", "/readyz").await.problem(503, "policy_not_ready");
+    assert_eq!(missing["detail"], "policy \"limits\": its component is damaged");
     let status = api.call("GET", "/v1/status").await.json();
     assert_eq!(
         (&status["phase"], &status["node"], &status["epoch"]),
@@ -401,11 +404,11 @@ async fn plugins_and_policies_are_refused_readably() {
     let bounds = put(r#"{"hook":"routing","plugin":"p","match":["all"],"limits":{"deadline_ms":1}}"#).await;
     assert_eq!(bounds.problem(422, "invalid_document")["key"], "limits.deadline_ms");
     put(r#"{"hook":"routing","plugin":"p","match":["all"]}"#).await.problem(422, "unknown_plugin");
-    put(r#"{"hook":"routing","plugin":"p","match":["all"],"mode":"shadow"}"#)
-        .await
-        .problem(422, "not_supported");
+    let share =
+        put(r#"{"hook":"routing","plugin":"p","match":["all"],"mode":"off","canary_percent":5}"#).await;
+    assert_eq!(share.problem(422, "invalid_document")["key"], "canary_percent");
     assert_eq!(api.call("GET", "/v1/policies").await.json(), json!({"generation": 0, "policies": []}));
-    for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/rollback")] {
+    for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/rollback"), ("POST", "/promote")] {
         api.call(method, &format!("/v1/policies/p{path}")).await.problem(404, "not_found");
     }
 }

@@ -7,12 +7,15 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-/// Bind plugins to addresses, and take a change back
+/// Bind plugins to addresses, try new versions, and take a change back
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' --config '{\"to\":\"topic/audit\"}'
   waspmq policy show audit
+  waspmq policy shadow audit --plugin route-mirror@2
+  waspmq policy canary audit 10 --plugin route-mirror@2
+  waspmq policy activate audit
   waspmq policy rollback audit
   waspmq policy audit --limit 20")]
 pub(super) struct Arguments {
@@ -26,11 +29,24 @@ pub(super) struct Arguments {
 enum Command {
     /// Make or replace a policy; it decides from the next message on, and the one before is kept
     Set(Set),
+    /// Ask a version behind the active one and compare them; it decides nothing
+    Shadow(Tried),
+    /// Let a version decide for a share of the senders
+    Canary {
+        name: String,
+        /// The share, 1 to 99
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=99))]
+        percent: u8,
+        #[command(flatten)]
+        changes: Changes,
+    },
+    /// Let the shadow or canary decide for everybody
+    Activate { name: String },
     /// All policies
     List,
     /// One policy: what it is, and how it does
     Show { name: String },
-    /// Go back to what the policy was before its last change
+    /// Drop the shadow or canary; without one go back to what the policy was before its last change
     Rollback { name: String },
     /// Remove a policy
     Rm { name: String },
@@ -69,9 +85,16 @@ struct Set {
     /// Whether it decides
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// What happens to messages when the plugin fails: `open` as if there was no policy, `closed` refused
+    /// With mode `active`: decide for this share of senders only, 1 to 99
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=99))]
+    canary: Option<u8>,
+    /// What happens to messages when the plugin fails: `open` as if it had passed them on, `closed` refused, `builtin` no
+    /// further policy is asked, `previous` the version before is
     #[arg(long, value_enum)]
     on_failure: Option<OnFailure>,
+    /// The broker is not ready while the policy does not serve
+    #[arg(long)]
+    required: bool,
     /// CPU time of one decision, in milliseconds
     #[arg(long, value_name = "MS")]
     deadline_ms: Option<u32>,
@@ -97,9 +120,28 @@ enum Hook {
     Overflow,
 }
 
+/// A version to try: the active one's document, with another plugin or configuration.
+#[derive(Debug, Args)]
+struct Tried {
+    name: String,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Debug, Args)]
+struct Changes {
+    /// `name@revision`, or `name` for its latest revision
+    #[arg(long)]
+    plugin: String,
+    /// The plugin's configuration, when it is another one: a JSON object, or `@file` with one
+    #[arg(long, value_name = "JSON|@FILE")]
+    config: Option<String>,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Mode {
     Active,
+    Shadow,
     Off,
 }
 
@@ -107,6 +149,27 @@ enum Mode {
 enum OnFailure {
     Open,
     Closed,
+    Builtin,
+    Previous,
+}
+
+impl Changes {
+    /// The document of the active version, or of what is tried while there is none, with these changes.
+    fn document(&self, state: &Value, mode: &str, percent: Option<u8>) -> Result<Value, Failure> {
+        let known = [state.get("document"), state.pointer("/candidate/document")];
+        let known = known.into_iter().flatten().find_map(Value::as_object);
+        let mut document = known.cloned().unwrap_or_default();
+        document.insert("plugin".to_owned(), self.plugin.as_str().into());
+        document.insert("mode".to_owned(), mode.into());
+        document.remove("canary_percent");
+        if let Some(percent) = percent {
+            document.insert("canary_percent".to_owned(), percent.into());
+        }
+        if let Some(config) = &self.config {
+            document.insert("config".to_owned(), parse_config(config)?);
+        }
+        Ok(Value::Object(document))
+    }
 }
 
 impl Set {
@@ -132,6 +195,12 @@ impl Set {
         }
         if let Some(lane) = self.lane.and_then(|lane| word(lane.to_possible_value())) {
             document.insert("lane".to_owned(), lane.into());
+        }
+        if let Some(percent) = self.canary {
+            document.insert("canary_percent".to_owned(), percent.into());
+        }
+        if self.required {
+            document.insert("required".to_owned(), true.into());
         }
         let limits = [("deadline_ms", self.deadline_ms), ("memory_mb", self.memory_mb)];
         let limits: Map<String, Value> =
@@ -164,6 +233,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = arguments.access.open()?;
     let state = match &arguments.command {
         Command::Set(set) => api.put(&["policies", &set.name], document.as_ref())?,
+        Command::Shadow(Tried { name, changes }) => {
+            let document = changes.document(&api.get(&["policies", name])?, "shadow", None)?;
+            api.put(&["policies", name], Some(&document))?
+        }
+        Command::Canary { name, percent, changes } => {
+            let document = changes.document(&api.get(&["policies", name])?, "active", Some(*percent))?;
+            api.put(&["policies", name], Some(&document))?
+        }
+        Command::Activate { name } => api.post_empty(&["policies", name, "promote"])?,
         Command::List => return list(&api.get(&["policies"])?, arguments.access.json),
         Command::Show { name } => api.get(&["policies", name])?,
         Command::Rollback { name } => api.post_empty(&["policies", name, "rollback"])?,
@@ -206,8 +284,20 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return Ok(output::json(document)?);
     }
-    let headings =
-        ["NAME", "PLUGIN", "REVISION", "MATCH", "ORDER", "STATE", "GENERATION", "CALLS", "FAILURES"];
+    let headings = [
+        "NAME",
+        "PLUGIN",
+        "REVISION",
+        "MATCH",
+        "ORDER",
+        "STATE",
+        "CANDIDATE",
+        "BREAKER",
+        "TAKEN BACK",
+        "GENERATION",
+        "CALLS",
+        "FAILURES",
+    ];
     let columns = [
         "/name",
         "/document/plugin",
@@ -215,6 +305,9 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
         "/document/match",
         "/document/order",
         "/state",
+        "/candidate/document/plugin",
+        "/breaker",
+        "/last_rollback/from",
         "/generation",
         "/calls",
         "/failures",
@@ -239,13 +332,29 @@ fn describe(state: &Value) -> String {
         ("mode", "/document/mode"),
         ("on failure", "/document/on_failure"),
         ("lane", "/lane"),
+        ("required", "/document/required"),
+        ("breaker", "/breaker"),
+        ("on probation", "/on_probation"),
         ("generation", "/generation"),
         ("calls", "/calls"),
         ("failures", "/failures"),
         ("p50 (ns)", "/latency/p50_ns"),
         ("p99 (ns)", "/latency/p99_ns"),
+        ("candidate", "/candidate/document/plugin"),
+        ("its mode", "/candidate/document/mode"),
+        ("its share (%)", "/candidate/document/canary_percent"),
+        ("its config", "/candidate/document/config"),
+        ("its breaker", "/candidate/breaker"),
+        ("its calls", "/candidate/calls"),
+        ("its failures", "/candidate/failures"),
+        ("decided alike", "/candidate/differences/same"),
+        ("differently", "/candidate/differences/different"),
+        ("an example", "/candidate/differences/samples/0"),
         ("previous", "/previous/document/plugin"),
         ("previous config", "/previous/document/config"),
+        ("taken back", "/last_rollback/from"),
+        ("because of", "/last_rollback/reason"),
+        ("in figures", "/last_rollback/detail"),
         ("counters", "/counters"),
     ];
     let row = |(name, pointer): (&str, &str)| {
@@ -268,7 +377,9 @@ mod tests {
             config: config.map(str::to_owned),
             order: Some(-1),
             mode: Some(Mode::Off),
+            canary: None,
             on_failure: Some(OnFailure::Closed),
+            required: true,
             deadline_ms: Some(5),
             memory_mb: None,
             lane: Some(Lane::Component),
@@ -284,13 +395,26 @@ mod tests {
             let document = set(Some(config)).document().unwrap();
             let expected = json!({
                 "hook": "routing", "plugin": "p@1", "match": ["topic/a", "all"], "config": {"to": "topic/b"},
-                "order": -1, "mode": "off", "on_failure": "closed", "limits": {"deadline_ms": 5},
-                "lane": "component",
+                "order": -1, "mode": "off", "on_failure": "closed", "required": true,
+                "limits": {"deadline_ms": 5}, "lane": "component",
             });
             assert_eq!(document, expected);
             assert!(serde_json::from_value::<waspmq_policy::PolicyDocument>(document).is_ok());
         }
         assert_eq!(set(None).document().unwrap().get("config"), None);
+    }
+
+    #[test]
+    fn what_is_tried_is_the_active_version_with_changes() {
+        let changes = Changes { plugin: "p@2".to_owned(), config: None };
+        let active =
+            json!({"document": {"plugin": "p@1", "match": ["all"], "canary_percent": 3}, "candidate": null});
+        let expected = json!({"plugin": "p@2", "match": ["all"], "mode": "shadow"});
+        assert_eq!(changes.document(&active, "shadow", None).unwrap(), expected);
+        let only_tried =
+            json!({"document": null, "candidate": {"document": {"plugin": "p@1", "match": ["all"]}}});
+        let expected = json!({"plugin": "p@2", "match": ["all"], "mode": "active", "canary_percent": 9});
+        assert_eq!(changes.document(&only_tried, "active", Some(9)).unwrap(), expected);
     }
 
     #[test]

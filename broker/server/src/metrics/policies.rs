@@ -46,6 +46,31 @@ impl Collector for Policies {
         let metric =
             described("policy_kept_refused", "Values and buckets refused because they are over a bound");
         counter(&mut encoder, metric, kept(&policies, |kept| kept.refused))?;
+        let metric =
+            described("policy_breaker_state", "0 closed, 1 half-open, 2 open; the worst of all workers");
+        let states = policies.iter().map(|policy| ([("policy", &*policy.policy)], policy.breaker as u64));
+        gauge(&mut encoder, metric, states)?;
+        let metric = described("policy_rollbacks", "Versions of policies taken back, by reason");
+        let rollbacks = policies.iter().flat_map(|policy| {
+            let of = move |(reason, count)| ([("policy", &*policy.policy), ("reason", reason)], count);
+            policy.rollbacks.into_iter().map(of)
+        });
+        counter(&mut encoder, metric, rollbacks)?;
+        let metric = described(
+            "policy_instances_recycled",
+            "Instances that served long enough or filled their memory",
+        );
+        let recycled = policies.iter().map(|policy| ([("policy", &*policy.policy)], policy.recycled));
+        counter(&mut encoder, metric, recycled)?;
+        let metric =
+            described("policy_shadow", "Decisions of the present shadow beside those of the active version");
+        let compared = policies.iter().flat_map(|policy| {
+            let of = move |&(outcome, count): &(&'static str, u64)| {
+                ([("policy", &*policy.policy), ("outcome", outcome)], count)
+            };
+            policy.shadow.iter().map(of)
+        });
+        counter(&mut encoder, metric, compared)?;
         const NO_LABELS: [(&str, &str); 0] = [];
         let metric = described("policy_generation", "The number of the active set of policies");
         gauge(&mut encoder, metric, [(NO_LABELS, self.host.generation())])?;
@@ -53,7 +78,12 @@ impl Collector for Policies {
             "policy_queues_refused",
             "Changes of queue members that policies were not told of, for want of room",
         );
-        counter(&mut encoder, metric, [(NO_LABELS, self.host.queues_refused())])
+        counter(&mut encoder, metric, [(NO_LABELS, self.host.queues_refused())])?;
+        let metric = described(
+            "policy_rollbacks_not_kept",
+            "Automatic rollbacks that were made and could not be written down",
+        );
+        counter(&mut encoder, metric, [(NO_LABELS, self.host.changes_not_kept())])
     }
 }
 

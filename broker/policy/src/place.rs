@@ -1,0 +1,179 @@
+//! One policy on one worker: which of its versions is asked, and what serves when that one fails.
+
+use crate::decisions::Decisions;
+use crate::document::OnFailure;
+use crate::hook::Hook;
+use crate::lineup::{Lineup, Trial};
+use crate::question::Question;
+use crate::seat::{Desk, Seat};
+use crate::stats::CallOutcome;
+use std::sync::Arc;
+
+/// A policy of the current generation with this worker's seats of its versions.
+#[derive(Debug)]
+pub(crate) struct Place {
+    lineup: Arc<Lineup>,
+    active: Option<Seat>,
+    candidate: Option<Seat>,
+    previous: Option<Seat>,
+}
+
+/// Of which versions the patterns match.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Concerned {
+    pub(crate) active: bool,
+    pub(crate) candidate: bool,
+}
+
+/// What came of asking one policy.
+#[derive(Debug)]
+pub(crate) enum Answered<T> {
+    /// It answered, perhaps that it leaves the matter to the next one.
+    With(T),
+    /// It has nothing to say, or failed and is set to be passed by then.
+    Nothing,
+    /// It failed and is set to leave the matter to what is built in.
+    BuiltIn,
+    /// It failed and is set to end the matter then; the text says which.
+    Failed(String),
+}
+
+impl Place {
+    /// `seat` finds or makes the seat of a version.
+    pub(crate) fn new(
+        lineup: &Arc<Lineup>,
+        mut seat: impl FnMut(&Arc<crate::binding::Binding>) -> Seat,
+    ) -> Self {
+        Self {
+            active: lineup.active.as_ref().map(&mut seat),
+            candidate: lineup.candidate.as_ref().map(|candidate| seat(&candidate.binding)),
+            previous: lineup.previous.as_ref().map(seat),
+            lineup: Arc::clone(lineup),
+        }
+    }
+
+    pub(crate) fn into_seats(self) -> impl Iterator<Item = Seat> {
+        [self.active, self.candidate, self.previous].into_iter().flatten()
+    }
+
+    /// Whether a version lost its instances to a newer generation.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        let mut seats = [&self.active, &self.candidate, &self.previous].into_iter().flatten();
+        seats.any(|seat| seat.serving.is_none() && seat.binding.is_retired())
+    }
+
+    /// Puts a question to the policy, which has this number, or takes what it said before where that holds.
+    ///
+    /// Nothing is remembered beside a candidate, so that each of its messages is compared or decided by its sender; nor
+    /// of a version that fell back on the one before.
+    pub(crate) fn decide<Q: Question>(
+        &mut self,
+        desk: Desk<'_>,
+        (number, concerned): (usize, Concerned),
+        (question, decisions): (&Q, &mut Decisions),
+    ) -> Answered<Q::Answer> {
+        if self.lineup.candidate.is_some() {
+            return self.ask(desk, concerned, question);
+        }
+        let Some(active) = self.active.as_mut() else { return Answered::Nothing };
+        active.renew(desk);
+        if active.has_changed() {
+            decisions.clear();
+        } else if let Some(answer) = question.known(number, decisions) {
+            active.note_cached(desk);
+            return Answered::With(answer);
+        }
+        let outcome = match active.ask(desk, question) {
+            Ok(answer) => {
+                if active.has_changed() {
+                    decisions.clear();
+                }
+                question.remember(number, &answer, decisions);
+                return Answered::With(answer);
+            }
+            Err(outcome) => outcome,
+        };
+        if active.has_changed() {
+            decisions.clear();
+        }
+        fall_back(desk, (active, outcome), self.previous.as_mut(), question)
+    }
+
+    /// Puts a question to the version that decides for its sender, and to a shadow behind that.
+    fn ask<Q: Question>(
+        &mut self,
+        desk: Desk<'_>,
+        concerned: Concerned,
+        question: &Q,
+    ) -> Answered<Q::Answer> {
+        let answered = if self.lineup.is_canary_for(question.sender()) {
+            // Its patterns are part of what is tried.
+            let asked = self.candidate.as_mut().filter(|_| concerned.candidate);
+            return decide(desk, [asked, self.active.as_mut()], question);
+        } else if concerned.active {
+            decide(desk, [self.active.as_mut(), self.previous.as_mut()], question)
+        } else {
+            Answered::Nothing
+        };
+        self.compare(desk, concerned, question, &answered);
+        answered
+    }
+
+    /// Asks a shadow the same; a question that the active version failed to answer is not compared.
+    fn compare<Q: Question>(
+        &mut self,
+        desk: Desk<'_>,
+        concerned: Concerned,
+        question: &Q,
+        answered: &Answered<Q::Answer>,
+    ) {
+        let Some(candidate) = self.lineup.candidate.as_ref() else { return };
+        let Some(seat) = self.candidate.as_mut() else { return };
+        if candidate.trial != Trial::Shadow || !concerned.candidate {
+            return;
+        }
+        let passed = Q::PASSED;
+        let active = match answered {
+            Answered::With(answer) => answer,
+            Answered::Nothing if self.active.is_none() || !concerned.active => &passed,
+            Answered::Nothing | Answered::BuiltIn | Answered::Failed(_) => return,
+        };
+        candidate.differences.compare(question, active, seat.ask(desk, question));
+    }
+}
+
+/// Asks the first version; the second one instead when the first failed and is set to fall back on it.
+fn decide<Q: Question>(
+    desk: Desk<'_>,
+    [first, second]: [Option<&mut Seat>; 2],
+    question: &Q,
+) -> Answered<Q::Answer> {
+    let Some(seat) = first else { return Answered::Nothing };
+    match seat.ask(desk, question) {
+        Ok(answer) => Answered::With(answer),
+        Err(outcome) => fall_back(desk, (seat, outcome), second, question),
+    }
+}
+
+/// What is done about the failure of a version.
+fn fall_back<Q: Question>(
+    desk: Desk<'_>,
+    (seat, outcome): (&Seat, CallOutcome),
+    second: Option<&mut Seat>,
+    question: &Q,
+) -> Answered<Q::Answer> {
+    let hook: Hook = seat.binding.hook;
+    match seat.binding.on_failure {
+        OnFailure::Open => Answered::Nothing,
+        OnFailure::Builtin => Answered::BuiltIn,
+        OnFailure::Closed => {
+            let (name, outcome) = (&seat.binding.name, outcome.as_str());
+            Answered::Failed(format!("policy {name} failed ({outcome})"))
+        }
+        OnFailure::Previous => {
+            let before = second.filter(|before| before.binding.hook == hook);
+            let answer = before.and_then(|before| before.ask(desk, question).ok());
+            answer.map_or(Answered::Nothing, Answered::With)
+        }
+    }
+}

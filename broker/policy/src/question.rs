@@ -1,0 +1,277 @@
+//! The questions of the hooks, each with what its answers mean.
+//!
+//! Who is asked, and what is done when that fails, is the same for all (`place.rs`); here is what differs.
+
+use crate::answers;
+use crate::bindings::{self, Cache};
+use crate::decisions::Decisions;
+use crate::instance::{Failure, Instance};
+use crate::state::set_header;
+use crate::verdict;
+use serde_json::{Value, json};
+use std::cell::Cell;
+use std::fmt::Debug;
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route, Verdict};
+use waspmq_core::settings::{Overflow, Settings};
+
+/// One question to the policies of one hook.
+pub(crate) trait Question {
+    /// What a policy answers, that it leaves the matter to the next one included.
+    type Answer: PartialEq + Debug;
+
+    /// The answer of a policy that leaves the matter to the next one.
+    const PASSED: Self::Answer;
+
+    /// The address the question is about.
+    fn to(&self) -> &str;
+
+    /// Whose question it is; what of a canary's share is decided by.
+    fn sender(&self) -> &str;
+
+    /// Puts the question to one instance. Changes nothing, so that several may be asked.
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure>;
+
+    /// Takes over the answer of a policy that decides; gives it back when it is final.
+    fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer>;
+
+    /// What the policy with this number said before, where that holds for this question, too.
+    fn known(&self, _: usize, _: &Decisions) -> Option<Self::Answer> {
+        None
+    }
+
+    /// Remembers what the policy with this number answered last, for as much as it said that holds for.
+    fn remember(&self, _: usize, _: &Self::Answer, _: &mut Decisions) {}
+
+    /// An answer for people.
+    fn show(answer: &Self::Answer) -> Value;
+}
+
+/// Where a message goes, with the headers that policies set so far.
+#[derive(Debug)]
+pub(crate) struct Routed<'a> {
+    pub(crate) message: &'a Message<'a>,
+    pub(crate) set_headers: Vec<(String, String)>,
+    /// What the last answer holds for.
+    cache: Cell<Cache>,
+}
+
+impl<'a> Routed<'a> {
+    pub(crate) const fn new(message: &'a Message<'a>) -> Self {
+        Self { message, set_headers: Vec::new(), cache: Cell::new(Cache::Never) }
+    }
+
+    /// Checks that the message can have all headers, with those that this verdict sets.
+    fn check_headers(&self, verdict: &Verdict) -> Result<(), verdict::BadVerdict> {
+        let so_far = &self.set_headers;
+        if verdict.set_headers.is_empty()
+            || verdict::fit_together([self.message.headers, so_far, &verdict.set_headers])
+        {
+            return Ok(());
+        }
+        // Some may replace others, so only the list as it would be tells.
+        let mut all = self.message.headers.to_vec();
+        let set = so_far.iter().chain(&verdict.set_headers);
+        set.for_each(|(name, value)| set_header(&mut all, name, value));
+        verdict::check_headers(&all)
+    }
+}
+
+impl Question for Routed<'_> {
+    type Answer = Verdict;
+    const PASSED: Verdict = Verdict { route: Route::Continue, set_headers: Vec::new() };
+
+    fn to(&self) -> &str {
+        self.message.to
+    }
+
+    fn sender(&self) -> &str {
+        self.message.from
+    }
+
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Verdict, Failure> {
+        let verdict::Routed { verdict, cache } =
+            instance.route(self.message, &self.set_headers, deadline_ms)?;
+        self.check_headers(&verdict).map_err(|bad| Failure::bad_verdict(&bad))?;
+        self.cache.set(cache);
+        Ok(verdict)
+    }
+
+    fn known(&self, policy: usize, decisions: &Decisions) -> Option<Verdict> {
+        let verdict = decisions.find(policy, self.message)?;
+        self.check_headers(verdict).ok().map(|()| verdict.clone())
+    }
+
+    fn remember(&self, policy: usize, answer: &Verdict, decisions: &mut Decisions) {
+        decisions.keep(policy, self.message, (answer, self.cache.get()));
+    }
+
+    /// Keeps the headers, whatever the route is.
+    fn take(&mut self, answer: Verdict) -> Option<Verdict> {
+        let Verdict { route, set_headers } = answer;
+        if self.set_headers.is_empty() {
+            self.set_headers = set_headers;
+        } else {
+            set_headers.iter().for_each(|(name, value)| set_header(&mut self.set_headers, name, value));
+        }
+        (route != Route::Continue).then_some(Verdict { route, set_headers: Vec::new() })
+    }
+
+    fn show(answer: &Verdict) -> Value {
+        let route = match &answer.route {
+            Route::Continue => json!("continue"),
+            Route::Deliver => json!("deliver"),
+            Route::Redirect(to) => json!({ "redirect": to.to_string() }),
+            Route::FanOut(all) => {
+                json!({ "fan_out": all.iter().map(ToString::to_string).collect::<Vec<_>>() })
+            }
+            Route::Pick { version, index } => json!({ "pick": { "version": version, "index": index } }),
+            Route::Drop(reason) => json!({ "drop": reason }),
+        };
+        let headers = answer.set_headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+        json!({ "route": route, "set_headers": headers.collect::<serde_json::Map<_, _>>() })
+    }
+}
+
+/// Whether a message is taken in.
+#[derive(Debug)]
+pub(crate) struct Admitted<'a>(pub(crate) &'a Message<'a>);
+
+impl Question for Admitted<'_> {
+    type Answer = Option<Admittance>;
+    const PASSED: Option<Admittance> = None;
+
+    fn to(&self) -> &str {
+        self.0.to
+    }
+
+    fn sender(&self) -> &str {
+        self.0.from
+    }
+
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        instance.admit(self.0, deadline_ms)
+    }
+
+    fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
+        answer.is_some().then_some(answer)
+    }
+
+    fn show(answer: &Self::Answer) -> Value {
+        match answer {
+            None => json!("continue"),
+            Some(Admittance::Admitted) => json!("accept"),
+            Some(Admittance::Refused { reason, retry_ms }) => {
+                json!({ "refuse": { "reason": reason, "retry_ms": retry_ms } })
+            }
+            Some(Admittance::Failed(reason)) => json!({ "failed": reason }),
+        }
+    }
+}
+
+/// How a message is acknowledged.
+#[derive(Debug)]
+pub(crate) struct Planned<'a> {
+    pub(crate) message: &'a Message<'a>,
+    pub(crate) settings: &'a Settings,
+}
+
+impl Question for Planned<'_> {
+    type Answer = Option<Acknowledgement>;
+    const PASSED: Option<Acknowledgement> = None;
+
+    fn to(&self) -> &str {
+        self.message.to
+    }
+
+    fn sender(&self) -> &str {
+        self.message.from
+    }
+
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        instance.plan(self.message, self.settings, deadline_ms)
+    }
+
+    fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
+        answer.is_some().then_some(answer)
+    }
+
+    fn show(answer: &Self::Answer) -> Value {
+        let Some(Acknowledgement { level, plan }) = answer else { return json!("continue") };
+        json!({
+            "level": format!("{level:?}").to_lowercase(),
+            "quorum": format!("{:?}", plan.quorum).to_lowercase(),
+            "timeout_ms": plan.timeout_ms,
+            "attempts": plan.attempts,
+            "initial_ms": plan.backoff.initial_ms,
+            "max_ms": plan.backoff.max_ms,
+            "jitter_percent": plan.backoff.jitter_percent,
+            "exhausted": format!("{:?}", plan.exhausted).to_lowercase(),
+        })
+    }
+}
+
+/// What is done about a failed attempt.
+#[derive(Debug)]
+pub(crate) struct Missed<'a> {
+    pub(crate) told: bindings::Failure<'a>,
+}
+
+impl Question for Missed<'_> {
+    type Answer = Option<Decision>;
+    const PASSED: Option<Decision> = None;
+
+    fn to(&self) -> &str {
+        self.told.address
+    }
+
+    fn sender(&self) -> &str {
+        self.told.sender
+    }
+
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        instance.failed(self.told.clone(), deadline_ms)
+    }
+
+    fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
+        answer.is_some().then_some(answer)
+    }
+
+    fn show(answer: &Self::Answer) -> Value {
+        match answer {
+            None => json!("continue"),
+            Some(Decision::Retry { after_ms }) => json!({ "retry_ms": after_ms }),
+            Some(Decision::Wait { at_most_ms }) => json!({ "wait_ms": at_most_ms }),
+            Some(Decision::GiveUp) => json!("give-up"),
+        }
+    }
+}
+
+/// What is done about a full queue.
+#[derive(Debug)]
+pub(crate) struct Full<'a>(pub(crate) &'a Overflowed<'a>);
+
+impl Question for Full<'_> {
+    type Answer = Option<Overflow>;
+    const PASSED: Option<Overflow> = None;
+
+    fn to(&self) -> &str {
+        self.0.to.as_str()
+    }
+
+    /// The recipient's user: who published is not known where queues are filled.
+    fn sender(&self) -> &str {
+        self.0.recipient.split('/').next().unwrap_or("")
+    }
+
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        instance.overflow(self.0, deadline_ms)
+    }
+
+    fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
+        answer.is_some().then_some(answer)
+    }
+
+    fn show(answer: &Self::Answer) -> Value {
+        answer.map_or_else(|| json!("continue"), |action| json!(answers::word(action)))
+    }
+}

@@ -1,0 +1,274 @@
+//! From one version of a policy to the next: put, try, promote, go back.
+//!
+//! | step | active | candidate | previous |
+//! | --- | --- | --- | --- |
+//! | put (active, off) | the new one | – | the active one |
+//! | put (shadow, canary) | as it was | the new one | as it was |
+//! | promote | the candidate | – | the active one |
+//! | roll back, with a candidate | as it was | – | as it was |
+//! | roll back, without one | the previous one | – | the active one |
+//!
+//! A step is prepared as a whole, and then one generation replaces another. A new active version is on probation
+//! while the one before has instances to go back to.
+
+use crate::admin::{PromoteError, PutError, RollbackError};
+use crate::archive::{ArchiveError, Change};
+use crate::binding::{Binding, Parts, lock};
+use crate::document::{Mode, OnFailure};
+use crate::host::Host;
+use crate::instance::SetupError;
+use crate::lineup::{Candidate, Generation, Trial};
+use crate::memory::Memory;
+use crate::registry::{Policy, PolicyState, Probation, Rollback, Tried, Version};
+use crate::shared::Shared;
+use crate::stats::{PolicyStats, now};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Host {
+    /// Makes the candidate what decides for everybody.
+    pub fn promote(&self, name: &str, who: &str) -> Result<PolicyState, PromoteError> {
+        let _one_at_a_time = lock(&self.shared.changing);
+        let policy = self.registry().policies.get(name).cloned();
+        let mut policy = policy.ok_or_else(|| PromoteError::UnknownPolicy { name: name.to_owned() })?;
+        let tried = policy.candidate.take();
+        let tried = tried.ok_or_else(|| PromoteError::NoCandidate { name: name.to_owned() })?;
+        let from = policy.active.as_ref().map_or_else(String::new, Version::label);
+        let mut version = tried.version;
+        version.document = version.document.promoted();
+        if tried.candidate.trial == Trial::Shadow {
+            // What a shadow counted and kept is not the policy's.
+            version.binding = self.shared.prepare(name, &version, (&policy.stats, &policy.memory))?;
+        }
+        policy.activate(version);
+        let state = self.shared.commit(name, policy, (who, "policy promote", from));
+        Ok(state.map_err(PutError::NotKept)?)
+    }
+
+    /// Drops the candidate; without one goes back to what the policy was before its last change. A second time
+    /// returns from there.
+    pub fn rollback(&self, name: &str, who: &str) -> Result<PolicyState, RollbackError> {
+        let _one_at_a_time = lock(&self.shared.changing);
+        let policy = {
+            let registry = self.registry();
+            if let Some((_, reason)) = registry.refused.get(name) {
+                return Err(RollbackError::Refused { name: name.to_owned(), reason: reason.clone() });
+            }
+            registry.policies.get(name).cloned()
+        };
+        let mut policy = policy.ok_or_else(|| RollbackError::UnknownPolicy { name: name.to_owned() })?;
+        let (why, generation) = (("operator", String::new()), self.generation() + 1);
+        let from = if policy.candidate.is_some() {
+            policy.drop_candidate(why, generation)
+        } else {
+            let previous = policy.previous.as_ref();
+            let previous = previous.ok_or_else(|| RollbackError::NoPrevious { name: name.to_owned() })?;
+            if previous.binding.is_none() {
+                let binding = self.shared.prepare(name, previous, (&policy.stats, &policy.memory))?;
+                policy.previous.iter_mut().for_each(|previous| previous.binding.clone_from(&binding));
+            }
+            policy.go_back(why, generation)
+        };
+        policy.give_back_instances();
+        let state = self.shared.commit(name, policy, (who, "policy rollback", from));
+        Ok(state.map_err(PutError::NotKept)?)
+    }
+}
+
+impl Shared {
+    /// Puts a version, whose binding is to be made yet, into the place that its document asks for.
+    pub(crate) fn put(
+        &self,
+        name: &str,
+        (policy, mut version): (Option<Policy>, Version),
+        who: &str,
+    ) -> Result<PolicyState, PutError> {
+        let mut policy = policy.unwrap_or_else(|| Policy::new(self.workers));
+        check_beside(&policy, &version)?;
+        let from = policy.active.as_ref().map_or_else(String::new, Version::label);
+        let Some(trial) = version.document.trial() else {
+            version.binding = self.prepare(name, &version, (&policy.stats, &policy.memory))?;
+            policy.candidate = None;
+            policy.activate(version);
+            return Ok(self.commit(name, policy, (who, "policy put", from))?);
+        };
+        policy.candidate = self.try_out(name, &policy, (version, trial))?;
+        Ok(self.commit(name, policy, (who, "policy put", from))?)
+    }
+
+    /// A candidate beside the versions of `policy`.
+    pub(crate) fn try_out(
+        &self,
+        name: &str,
+        policy: &Policy,
+        (mut version, trial): (Version, Trial),
+    ) -> Result<Option<Tried>, PutError> {
+        // A shadow counts and keeps apart from the policy it is compared with.
+        let own = (Arc::new(PolicyStats::new(self.workers)), Arc::default());
+        let lasting = if trial == Trial::Shadow { (&own.0, &own.1) } else { (&policy.stats, &policy.memory) };
+        version.binding = self.prepare(name, &version, lasting)?;
+        Ok(version.binding.clone().map(|binding| Tried {
+            version,
+            candidate: Candidate { binding, trial, differences: Arc::default() },
+        }))
+    }
+
+    /// A binding whose workers may start at once, or none for a version that is off (tried out all the same).
+    pub(crate) fn prepare(
+        &self,
+        name: &str,
+        version: &Version,
+        (stats, memory): (&Arc<PolicyStats>, &Arc<Memory>),
+    ) -> Result<Option<Arc<Binding>>, PutError> {
+        let document = &version.document;
+        let plan = document.check()?;
+        let parts = Parts {
+            name: name.into(),
+            hook: document.hook,
+            order: document.order,
+            on_failure: document.on_failure,
+            limits: document.limits,
+            budget: document.budget,
+            patterns: plan.patterns,
+            lane: document.lane,
+            stats: Arc::clone(stats),
+            memory: Arc::clone(memory),
+            surroundings: Arc::clone(&self.surroundings),
+            config: plan.config,
+            compiled: self.compiled(&version.kept)?,
+        };
+        let binding = Binding::new(parts, self.workers);
+        let changes = self.queues.all();
+        let refused = |error: SetupError| match error {
+            SetupError::Failed { failure, .. } if failure.no_capacity => self.no_capacity(),
+            error => PutError::Guest { reason: error.to_string() },
+        };
+        if document.mode == Mode::Off {
+            return binding.set_up(&self.ticker, 0, &changes).map(|_| None).map_err(refused);
+        }
+        binding.warm(&self.ticker, &changes).map_err(refused)?;
+        Ok(Some(Arc::new(binding)))
+    }
+
+    /// Makes `policy` what `name` stands for, in a generation of its own, and says so in the audit log. It is written
+    /// down first, and nothing changes where that fails.
+    pub(crate) fn commit(
+        &self,
+        name: &str,
+        mut policy: Policy,
+        (who, what, from): (&str, &'static str, String),
+    ) -> Result<PolicyState, ArchiveError> {
+        let generation = self.active.load().number + 1;
+        policy.generation = generation;
+        let to = match (&policy.candidate, &policy.active) {
+            (Some(tried), _) => tried.version.label(),
+            (None, Some(active)) => active.label(),
+            (None, None) => String::new(),
+        };
+        let change = Change { who, what, name, from, to, generation, details: &[] };
+        self.write_down_policy(&change, &policy)?;
+        self.swap(name, Some(&policy));
+        let state = policy.show(name);
+        let mut registry = self.registry();
+        registry.missing.remove(name);
+        registry.refused.remove(name);
+        registry.policies.insert(name.to_owned(), policy);
+        drop(registry);
+        change.log();
+        Ok(state)
+    }
+
+    /// Makes the generation in which `policy` is what `name` stands for.
+    pub(crate) fn swap(&self, name: &str, policy: Option<&Policy>) {
+        self.swap_in(name, policy, self.active.load().number + 1);
+    }
+
+    /// Replaces the set of policies by one of this number. Instances of versions that are not in it any more are freed.
+    pub(crate) fn swap_in(&self, name: &str, policy: Option<&Policy>, number: u64) {
+        let old = self.active.load_full();
+        let lineup = policy.map(|policy| Arc::new(policy.lineup(name)));
+        let others = old.lineups.iter().filter(|other| *other.name != *name).cloned();
+        let generation = Arc::new(Generation::new(number, others.chain(lineup).collect()));
+        self.active.store(Arc::clone(&generation));
+        let is_kept = |gone: &Arc<Binding>| generation.bindings().any(|kept| Arc::ptr_eq(kept, gone));
+        old.bindings().filter(|gone| !is_kept(gone)).for_each(|gone| gone.retire());
+        // Members may have changed while instances were made.
+        self.wake_keeper();
+    }
+
+    pub(crate) const fn no_capacity(&self) -> PutError {
+        PutError::NoCapacity { policies_max: self.policies_max }
+    }
+}
+
+impl Policy {
+    /// Makes a version the active one and keeps what it replaces.
+    fn activate(&mut self, version: Version) {
+        self.previous = self.active.take().or_else(|| self.previous.take());
+        self.probation = None;
+        let before = self.previous.as_ref().and_then(|version| version.binding.as_ref());
+        if let (Some(binding), Some(before)) = (&version.binding, before) {
+            let (now, totals) = (now(), before.totals());
+            let lately = lock(&before.window).latest(totals);
+            lock(&binding.window).reset(now, binding.totals());
+            let window_due = now + Duration::from_secs(u64::from(version.document.budget.window_s));
+            let before_ns = lately.mean_ns().or_else(|| totals.mean_ns());
+            self.probation = Some(Probation { before_ns, windows: 0, window_due });
+        }
+        self.active = Some(version);
+        self.give_back_instances();
+    }
+
+    /// Drops the candidate; answers what that was.
+    pub(crate) fn drop_candidate(&mut self, why: (&'static str, String), generation: u64) -> String {
+        let from = self.candidate.take().map_or_else(String::new, |tried| tried.version.label());
+        self.note_rollback(why, from, generation)
+    }
+
+    /// Exchanges the active version for the one before; answers what it was.
+    pub(crate) fn go_back(&mut self, why: (&'static str, String), generation: u64) -> String {
+        std::mem::swap(&mut self.active, &mut self.previous);
+        self.probation = None;
+        let from = self.previous.as_ref().map_or_else(String::new, Version::label);
+        self.note_rollback(why, from, generation)
+    }
+
+    fn note_rollback(
+        &mut self,
+        (reason, detail): (&'static str, String),
+        from: String,
+        generation: u64,
+    ) -> String {
+        let to = self.active.as_ref().map_or_else(String::new, Version::label);
+        self.rollbacks.note(Rollback { reason, detail, from: from.clone(), to, generation });
+        from
+    }
+
+    /// Keeps instances of the version before only while somebody may ask them.
+    pub(crate) fn give_back_instances(&mut self) {
+        let falls_back = self.active.as_ref().is_some_and(|active| {
+            active.binding.is_some() && active.document.on_failure == OnFailure::Previous
+        });
+        if self.probation.is_none() && !falls_back {
+            self.previous.iter_mut().for_each(|previous| previous.binding = None);
+        }
+    }
+}
+
+/// Checks what a version asks of those that are there.
+fn check_beside(policy: &Policy, version: &Version) -> Result<(), PutError> {
+    let (document, serving) = (&version.document, policy.active_binding());
+    let refused = |field, reason: String| Err(PutError::Invalid { field, reason });
+    if document.trial().is_some()
+        && let Some(active) = serving.filter(|active| active.hook != document.hook)
+    {
+        let hook = active.hook.as_str();
+        return refused("hook", format!("a candidate has the hook of the active version, which is {hook}"));
+    }
+    let has_fallback = serving.is_some_and(|active| active.hook == document.hook);
+    if document.on_failure == OnFailure::Previous && document.mode != Mode::Off && !has_fallback {
+        let reason = "there is no version before that decides, and could be asked instead";
+        return refused("on_failure", reason.to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! What the policy thread does about versions that are new: it compares them with the one before, takes back those
+//! that are over their budget, and ends the probation of those that are not.
+//!
+//! Taking back compiles and instantiates nothing: the version before has its instances. Deliberately not here: what a
+//! budget is (`budget.rs`).
+
+use crate::archive::Change;
+use crate::binding::{Binding, lock};
+use crate::budget::{self, Breach, Totals};
+use crate::limits;
+use crate::registry::Policy;
+use crate::shared::Shared;
+use std::sync::TryLockError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// What is to be done about one policy.
+#[derive(Debug)]
+enum Finding {
+    /// Its candidate is over the budget.
+    Candidate(Breach),
+    /// Its active version is.
+    Active(Breach),
+    /// The probation is over.
+    Settled,
+}
+
+impl Shared {
+    /// Looks at all policies once. While somebody changes policies it does not wait, but leaves it to the next time.
+    pub(crate) fn supervise(&self, now: Instant) {
+        let _one_at_a_time = match self.changing.try_lock() {
+            Ok(lock) => lock,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let mut found = Vec::new();
+        for (name, policy) in &mut self.registry().policies {
+            if let Some(finding) = policy.look_after(now) {
+                found.push((name.clone(), policy.clone(), finding));
+            }
+        }
+        for (name, policy, finding) in found {
+            match finding {
+                Finding::Candidate(breach) => self.take_back(&name, policy, (breach, true)),
+                Finding::Active(breach) => self.take_back(&name, policy, (breach, false)),
+                Finding::Settled => self.settle(&name, policy),
+            }
+        }
+    }
+
+    fn take_back(&self, name: &str, mut policy: Policy, (breach, is_candidate): (Breach, bool)) {
+        let (reason, detail) = (breach.as_str(), breach.to_string());
+        let (why, generation) = ((reason, detail.clone()), self.active.load().number + 1);
+        let from = if is_candidate {
+            policy.drop_candidate(why, generation)
+        } else {
+            let from = policy.go_back(why, generation);
+            // Nobody is to ask the version that was taken back.
+            policy.previous.iter_mut().for_each(|back| back.binding = None);
+            from
+        };
+        policy.generation = generation;
+        let to = policy.active.as_ref().map_or_else(String::new, |active| active.label());
+        let details = [("reason", reason), ("detail", detail.as_str())];
+        let (who, what) = ("broker", "automatic rollback");
+        let change = Change { who, what, name, from, to, generation, details: &details };
+        if let Err(error) = self.write_down_policy(&change, &policy) {
+            // Messages are what counts: a restart brings the worse version back, and it is taken back again.
+            self.not_kept.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(policy = name, %error, "an automatic rollback is not written down");
+        }
+        self.swap(name, Some(&policy));
+        self.registry().policies.insert(name.to_owned(), policy);
+        change.log();
+        let (from, to) = (&*change.from, &*change.to);
+        tracing::warn!(target: "plugin", policy = name, from, to, reason, detail, "taken back");
+    }
+
+    /// Frees the instances of the version before. The set of decisions stays what it is, and so does its number.
+    fn settle(&self, name: &str, mut policy: Policy) {
+        policy.probation = None;
+        policy.give_back_instances();
+        self.swap_in(name, Some(&policy), self.active.load().number);
+        self.registry().policies.insert(name.to_owned(), policy);
+    }
+}
+
+impl Policy {
+    fn look_after(&mut self, now: Instant) -> Option<Finding> {
+        let active = self.active_binding().map(|binding| lately(binding, now));
+        if let Some(tried) = &self.candidate {
+            let (seen, _) = lately(&tried.candidate.binding, now);
+            let before_ns = active.and_then(|(seen, ever)| seen.mean_ns().or_else(|| ever.mean_ns()));
+            let breach = budget::judge(&tried.version.document.budget, seen, before_ns);
+            if breach.is_some() {
+                return breach.map(Finding::Candidate);
+            }
+        }
+        let (seen, _) = active?;
+        let budget = self.active.as_ref()?.document.budget;
+        let probation = self.probation.as_mut()?;
+        if let Some(breach) = budget::judge(&budget, seen, probation.before_ns) {
+            return Some(Finding::Active(breach));
+        }
+        if now >= probation.window_due && seen.asked() >= u64::from(budget.calls_min) {
+            probation.windows += 1;
+            probation.window_due = now + Duration::from_secs(u64::from(budget.window_s));
+        }
+        (probation.windows >= limits::PROBATION_WINDOWS).then_some(Finding::Settled)
+    }
+}
+
+/// What a version did in its window, and ever.
+fn lately(binding: &Binding, now: Instant) -> (Totals, Totals) {
+    let totals = binding.totals();
+    (lock(&binding.window).advance(now, totals), totals)
+}

@@ -1,0 +1,93 @@
+//! New versions over their budget are taken back without being asked; good ones are left alone.
+
+use crate::versions::{LONG, host_of, mark, revision};
+use crate::{audit, document, eventually, now};
+use serde_json::{Value, json};
+use std::time::Duration;
+use waspmq_core::policy::Policies;
+use waspmq_policy::{Host, PolicyState};
+
+const ALL: [&str; 1] = ["topic/>"];
+
+fn put(host: &Host, name: &str, plugin: &str, more: &Value) -> PolicyState {
+    let mut fields =
+        json!({ "limits": { "deadline_ms": 200, "cpu_share": 1.0 }, "budget": { "window_s": 1 } });
+    more.as_object().unwrap().iter().for_each(|(key, value)| fields[key] = value.clone());
+    host.put_policy(name, document(plugin, &ALL, fields), "test").unwrap()
+}
+
+/// Publishes until the policy was taken back; one message in `one_in` is one that versions fail on.
+fn until_taken_back(host: &Host, policies: &mut impl Policies, one_in: usize) -> PolicyState {
+    let mut sent = 0;
+    eventually("the rollback", || {
+        sent += 1;
+        let key = if sent % one_in == 0 { "k" } else { "" };
+        mark(policies, &format!("user-{}", sent % 100), key);
+        host.policy("new").filter(|state| state.last_rollback.is_some())
+    })
+}
+
+#[test]
+fn a_version_that_fails_one_call_in_twenty_is_taken_back() {
+    let host = host_of(1, &[0, 0]);
+    put(&host, "new", "p@1", &json!({}));
+    let mut policies = host.worker(0);
+    (0..200).for_each(|_| drop(mark(&mut policies, "a", "")));
+    assert!(put(&host, "new", "p@2", &json!({})).on_probation);
+    let state = until_taken_back(&host, &mut policies, 18);
+    let rollback = state.last_rollback.clone().unwrap();
+    assert_eq!((revision(&state), rollback.reason, state.generation), (Some(1), "failures", 3));
+    assert_eq!((rollback.from.as_str(), rollback.to.as_str(), rollback.generation), ("p@2", "p@1", 3));
+    assert!(rollback.detail.ends_with("calls failed"), "{}", rollback.detail);
+    assert_eq!(state.rollbacks[0], ("failures", 1));
+    assert_eq!(mark(&mut policies, "a", ""), "1");
+    assert_eq!(state.previous.unwrap().revision, 2);
+    let lines = audit::about("new");
+    assert!(lines.contains(&"broker | automatic rollback | p@2 | p@1".to_owned()), "{lines:?}");
+    // Asked for once more it is tried once more, and what it did before does not count.
+    let state = host.rollback("new", "test").unwrap();
+    assert_eq!((revision(&state), state.on_probation), (Some(2), false));
+}
+
+#[test]
+fn a_canary_that_takes_ten_times_as_long_is_dropped() {
+    let host = host_of(1, &[0, LONG]);
+    put(&host, "new", "p@1", &json!({}));
+    put(&host, "new", "p@2", &json!({ "canary_percent": 50 }));
+    let mut policies = host.worker(0);
+    let state = until_taken_back(&host, &mut policies, usize::MAX);
+    let rollback = state.last_rollback.clone().unwrap();
+    assert_eq!((rollback.reason, rollback.from.as_str()), ("latency", "p@2 (canary 50 %)"));
+    assert_eq!((revision(&state), state.candidate), (Some(1), None));
+    assert!((0..100).all(|n| mark(&mut policies, &format!("user-{n}"), "") == "1"));
+}
+
+#[test]
+fn a_version_that_never_answers_is_taken_back_though_its_breaker_is_open() {
+    let host = host_of(1, &[0]);
+    host.upload("bad", &crate::guests::Guest::routing("unreachable"), "test").unwrap();
+    put(&host, "new", "p@1", &json!({}));
+    put(&host, "new", "bad", &json!({ "on_failure": "previous" }));
+    let mut policies = host.worker(0);
+    let state = until_taken_back(&host, &mut policies, usize::MAX);
+    assert_eq!((revision(&state), state.last_rollback.unwrap().reason), (Some(1), "failures"));
+}
+
+#[test]
+fn a_good_version_is_left_alone_and_its_probation_ends() {
+    let host = host_of(1, &[0, 0]);
+    put(&host, "new", "p@1", &json!({}));
+    put(&host, "new", "p@2", &json!({ "budget": { "window_s": 1, "calls_min": 50 } }));
+    let mut policies = host.worker(0);
+    let started = now();
+    let mut sent = 0;
+    let state = eventually("the end of the probation", || {
+        sent += 1;
+        mark(&mut policies, "a", if sent % 60 == 0 { "k" } else { "" });
+        host.policy("new").filter(|state| !state.on_probation)
+    });
+    assert!(started.elapsed() >= Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!((revision(&state), state.generation, state.last_rollback), (Some(2), 2, None));
+    let state = host.rollback("new", "test").unwrap();
+    assert_eq!((revision(&state), mark(&mut policies, "a", "")), (Some(1), "1".to_owned()));
+}
