@@ -9,6 +9,7 @@ mod guests;
 mod hooks;
 mod hostile;
 mod lanes;
+mod lanes_hooks;
 mod load;
 mod members;
 mod memory;
