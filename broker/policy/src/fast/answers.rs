@@ -111,3 +111,75 @@ fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
         None => bail!("pointer out of bounds of memory"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fast::plan::Encoding;
+
+    fn read<'a, T: Lift<'a>>(memory: &'a [u8]) -> Option<T> {
+        Reader::new(memory, Encoding::Utf8).result(0).ok()
+    }
+
+    /// The bytes with another one at a place.
+    fn with(bytes: &[u8], at: usize, value: u8) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        bytes[at] = value;
+        bytes
+    }
+
+    #[test]
+    fn decisions() {
+        let retry = [1, 9, 9, 9, 7, 1, 0, 0];
+        assert!(matches!(read(&retry), Some(Decision::Retry(263))));
+        assert!(matches!(read(&with(&retry, 0, 2)), Some(Decision::Wait(263))));
+        assert!(matches!(read(&with(&retry, 0, 3)), Some(Decision::GiveUp)));
+        assert!(read::<Decision>(&with(&retry, 0, 4)).is_none());
+        assert!(read::<Decision>(&retry[..7]).is_none(), "it ends behind the memory");
+    }
+
+    #[test]
+    fn plans() {
+        // Option at 0; level, quorum with its count, timeout, attempts, initial and largest wait, jitter, exhausted.
+        let plan = [
+            1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7, 1, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0,
+            10, 1, 0, 0,
+        ];
+        let Some(Some(read_plan)) = read::<Option<AckPlan>>(&plan) else { panic!("a good plan") };
+        assert!(matches!(
+            read_plan,
+            AckPlan {
+                level: AckLevel::Delivered,
+                quorum: Quorum::Count(5),
+                timeout_ms: 6,
+                attempts: 263,
+                initial_ms: 8,
+                max_ms: 9,
+                jitter_percent: 10,
+                exhausted: Exhausted::Drop,
+            }
+        ));
+        assert!(matches!(read::<Option<AckPlan>>(&with(&plan, 0, 0)), Some(None)));
+        for (at, value) in [(0, 2), (4, 4), (8, 3), (33, 2)] {
+            assert!(read::<Option<AckPlan>>(&with(&plan, at, value)).is_none(), "{value} at {at}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let mut refusal = vec![2, 0, 0, 0, 16, 0, 0, 0, 3, 0, 0, 0, 7, 0, 0, 0];
+        refusal.extend("nö".bytes());
+        let Some(Admission::Refuse(told)) = read(&refusal) else { panic!("a good refusal") };
+        assert_eq!((told.reason.as_str(), told.retry_ms), ("nö", 7));
+        assert!(read::<Admission>(&with(&refusal, 0, 3)).is_none());
+        assert!(read::<Admission>(&with(&refusal, 4, 17)).is_none(), "it ends behind the memory");
+        assert!(read::<Admission>(&with(&refusal, 8, 2)).is_none(), "half of a code point");
+        assert!(read::<Admission>(&with(&refusal, 16, 0xff)).is_none());
+    }
+
+    #[test]
+    fn actions() {
+        assert!((0..6).all(|case| action(case).is_ok_and(|action| action as u32 == case)));
+        assert!(action(6).is_err() && action(u32::MAX).is_err());
+    }
+}

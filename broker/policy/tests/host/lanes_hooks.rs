@@ -6,12 +6,12 @@ use crate::{message, route};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use waspmq_core::MessageId;
-use waspmq_core::address::{Address, Kind, Name};
+use waspmq_core::address::{Address, Kind, Name, Pattern};
 use waspmq_core::delivery::{AckPlan, Backoff, Cause, Exhausted, Quorum, Recipient};
 use waspmq_core::level::Level;
 use waspmq_core::policy::{Acking, Admission, Failure, Message, Overflowed, Overflowing, Policies};
 use waspmq_core::settings::{Keep, Overflow, Settings};
+use waspmq_core::{MessageId, QueueId};
 use waspmq_policy::WorkerPolicies;
 
 /// Questions for each hook.
@@ -102,7 +102,7 @@ fn failures() {
         let plan = settings(numbers).ack;
         let recipient = match numbers.below(2) {
             0 => Recipient::User(from.clone()),
-            _ => Recipient::User(Name::parse("u").unwrap()),
+            _ => Recipient::Queue(QueueId::new(Pattern::parse("topic/>").unwrap(), from.clone())),
         };
         let failure = Failure {
             to: &to,

@@ -57,7 +57,7 @@ impl Ack for Echo {
         host::counter("levels", configured.level as u64);
         host::counter("timeouts", configured.timeout_ms.into());
         let texts = message.sender.len() + message.address.len() + message.key.len();
-        (message.size % 5 != 0).then(|| AckPlan {
+        (!message.size.is_multiple_of(5)).then(|| AckPlan {
             quorum: if message.size % 5 == 1 {
                 Quorum::Count(u32::try_from(texts + 1).unwrap_or(1))
             } else {
