@@ -24,11 +24,8 @@ mod generated {
 pub(crate) use generated::waspmq::policy::host::Level;
 pub(crate) use generated::waspmq::policy::types::{
     AckPlan, Action, Admission, Cache, Cause, Decision, Exhausted, Failure, Kind, Level as AckLevel, Message,
-    Overflowing, QueueMembers, Quorum, Route, Verdict,
+    Overflowing, QueueMembers, Quorum, Refusal, Route, Verdict,
 };
-
-#[cfg(test)]
-pub(crate) use generated::waspmq::policy::types::Refusal;
 
 /// The only interfaces a component may import.
 pub(crate) const TYPES: &str = "waspmq:policy/types@0.1.0";

@@ -24,8 +24,8 @@ const RESERVATION_SMALL: u64 = MEMORY_MB_MAX as u64 * MIB as u64;
 /// has more is not called on the fast lane.
 pub(crate) const CORE_INSTANCES_PER_COMPONENT: usize = 4;
 
-/// What the fast lane adds to them: an adapter for imports and one for `route`.
-const ADAPTERS_PER_COMPONENT: usize = 2;
+/// What the fast lane adds to them: two adapters for imports and at most two for a hook's functions.
+const ADAPTERS_PER_COMPONENT: usize = 4;
 
 /// An engine with room for `instances` components. Reserves 4 GiB of address space for each, or 64 MiB where
 /// that much is not to be had (guest code then checks bounds itself, 7 to 14 % slower).

@@ -89,19 +89,12 @@ impl Callee {
         let compiled = recipe.compiled;
         match &compiled.direct {
             Ok(prepared) if recipe.lane == Lane::Auto => {
-                Hooks::start(store, prepared).map(|hooks| Self::Core(Box::new(hooks)))
+                Hooks::start(store, prepared, recipe.hook).map(|hooks| Self::Core(Box::new(hooks)))
             }
             _ => {
                 let instance = compiled.pre.instantiate(&mut *store)?;
                 compiled.exports.load(store, &instance).map(Self::Component)
             }
-        }
-    }
-
-    const fn component(&self) -> Option<&Guest> {
-        match self {
-            Self::Component(guest) => Some(guest),
-            Self::Core(_) => None,
         }
     }
 }
@@ -219,13 +212,16 @@ impl Instance {
         deadline_ms: u32,
     ) -> Result<Option<Acknowledgement>, Failure> {
         self.begin(Some((message, &[])), deadline_ms);
-        let Some(plan) = self.callee.component().and_then(|guest| guest.plan) else {
-            return Err(Failure::no_hook());
+        let (message, configured) = (answers::message(message), answers::configured(settings));
+        let answer = match &mut self.callee {
+            Callee::Core(hooks) => hooks.plan(&mut self.store, &message, &configured),
+            Callee::Component(guest) => {
+                let Some(plan) = guest.plan else { return Err(Failure::no_hook()) };
+                plan.call(&mut self.store, (message, configured)).map(|(answer,)| answer)
+            }
         };
-        let told = (answers::message(message), answers::configured(settings));
-        let answer = plan.call(&mut self.store, told);
         let checked = |plan| answers::ack_plan(plan, settings.keep);
-        self.concluded(answer.map(|(answer,)| answer.map(checked).transpose()))
+        self.concluded(answer.map(|answer| answer.map(checked).transpose()))
     }
 
     /// Asks what is done about a failed attempt; nothing when it is left to others.
@@ -235,11 +231,14 @@ impl Instance {
         deadline_ms: u32,
     ) -> Result<Option<Decision>, Failure> {
         self.begin(None, deadline_ms);
-        let Some(failed) = self.callee.component().and_then(|guest| guest.failed) else {
-            return Err(Failure::no_hook());
+        let answer = match &mut self.callee {
+            Callee::Core(hooks) => hooks.failed(&mut self.store, &told),
+            Callee::Component(guest) => {
+                let Some(failed) = guest.failed else { return Err(Failure::no_hook()) };
+                failed.call(&mut self.store, (told,)).map(|(answer,)| answer)
+            }
         };
-        let answer = failed.call(&mut self.store, (told,));
-        self.concluded(answer.map(|(answer,)| answers::decision(answer)))
+        self.concluded(answer.map(answers::decision))
     }
 
     /// Asks whether a message is taken in; nothing when it is left to others.
@@ -249,11 +248,15 @@ impl Instance {
         deadline_ms: u32,
     ) -> Result<Option<Admittance>, Failure> {
         self.begin(Some((message, &[])), deadline_ms);
-        let Some(admit) = self.callee.component().and_then(|guest| guest.admit) else {
-            return Err(Failure::no_hook());
+        let told = answers::message(message);
+        let answer = match &mut self.callee {
+            Callee::Core(hooks) => hooks.admit(&mut self.store, &told),
+            Callee::Component(guest) => {
+                let Some(admit) = guest.admit else { return Err(Failure::no_hook()) };
+                admit.call(&mut self.store, (told,)).map(|(answer,)| answer)
+            }
         };
-        let answer = admit.call(&mut self.store, (answers::message(message),));
-        self.concluded(answer.map(|(answer,)| answers::admittance(answer)))
+        self.concluded(answer.map(answers::admittance))
     }
 
     /// Asks what is done about a full queue; nothing when it is left to others.
@@ -263,11 +266,15 @@ impl Instance {
         deadline_ms: u32,
     ) -> Result<Option<Overflow>, Failure> {
         self.begin(None, deadline_ms);
-        let Some(overflow) = self.callee.component().and_then(|guest| guest.overflow) else {
-            return Err(Failure::no_hook());
+        let told = answers::overflowing(what);
+        let answer = match &mut self.callee {
+            Callee::Core(hooks) => hooks.overflow(&mut self.store, &told),
+            Callee::Component(guest) => {
+                let Some(overflow) = guest.overflow else { return Err(Failure::no_hook()) };
+                overflow.call(&mut self.store, (told,)).map(|(answer,)| answer)
+            }
         };
-        let answer = overflow.call(&mut self.store, (answers::overflowing(what),));
-        answer.map(|(answer,)| answers::action(answer)).map_err(|error| failure(&error, self.store.data()))
+        answer.map(answers::action).map_err(|error| failure(&error, self.store.data()))
     }
 
     /// What came of a call whose answer was read and checked.

@@ -194,9 +194,12 @@ impl Workbench<'_> {
         })?;
         let direct = Prepared::new(self.engine, self.adapters, &component, bytes);
         let mut compiled = Compiled { pre, exports, direct, pulls };
-        self.try_out(name, &compiled, Lane::Component)?;
-        if compiled.direct.is_ok() {
-            match self.try_out(name, &compiled, Lane::Auto) {
+        self.try_out(name, &compiled, (Lane::Component, None))?;
+        for hook in compiled.exports.hooks() {
+            if compiled.direct.is_err() {
+                break;
+            }
+            match self.try_out(name, &compiled, (Lane::Auto, Some(hook))) {
                 Err(Unfit::NoCapacity) => return Err(Unfit::NoCapacity),
                 Err(unfit) => compiled.direct = Err(Unsuited::Start(unfit.to_string())),
                 Ok(()) => {}
@@ -234,11 +237,17 @@ impl Workbench<'_> {
         Ok(pulls)
     }
 
-    fn try_out(&self, name: &str, compiled: &Compiled, lane: Lane) -> Result<(), Unfit> {
+    /// Starts and tests an instance; on the fast lane, for one hook.
+    fn try_out(
+        &self,
+        name: &str,
+        compiled: &Compiled,
+        (lane, hook): (Lane, Option<Hook>),
+    ) -> Result<(), Unfit> {
         let recipe = Recipe {
             ticker: self.ticker,
             compiled,
-            hook: None,
+            hook,
             lane,
             context: Context {
                 name: name.into(),

@@ -126,10 +126,11 @@ pub(crate) fn hook(function: &Function, frees_result: bool) -> Option<Vec<u8>> {
     Some(module.finish())
 }
 
-/// The adapter of all imports.
+/// The adapter of some imports. Without a result that has blocks among them it needs no allocator.
 pub(crate) fn imports(functions: &[&Function]) -> Vec<u8> {
     let mut module = Builder::default();
-    let calls = Calls::import(&mut module);
+    let has_blocks = functions.iter().any(|function| function.result_has_blocks());
+    let calls = has_blocks.then(|| Calls::import(&mut module));
     let refuse = module.import(BROKER, REFUSE, &[], &[]);
     let shapes: Vec<_> = functions.iter().map(|function| Shape::of(function)).collect();
     let raw: Vec<u32> = functions
@@ -146,11 +147,17 @@ pub(crate) fn imports(functions: &[&Function]) -> Vec<u8> {
             code.local_get(param);
         });
         code.call(raw);
-        if function.returns_pointer() {
-            code.local_set(blocks.0);
-            set_may_leave(&mut code, false);
-            place_all(&mut code, &calls, blocks);
-            set_may_leave(&mut code, true);
+        match &calls {
+            Some(calls) if function.result_has_blocks() => {
+                code.local_set(blocks.0);
+                set_may_leave(&mut code, false);
+                place_all(&mut code, calls, blocks);
+                set_may_leave(&mut code, true);
+            }
+            _ if function.returns_pointer() => {
+                code.drop();
+            }
+            _ => {}
         }
         code.end();
         module.define(function.name, &shape.params, &shape.results, &body);

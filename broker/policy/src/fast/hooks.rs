@@ -1,86 +1,172 @@
-//! A started component on the fast lane, and the calls of its hooks.
+//! The calls of a started component on the fast lane.
 //!
-//! `route` goes through its adapter, one crossing into WebAssembly. The other hooks are rare and called step by
-//! step: room for each block, the hook, the reading of its result, the freeing. All of them are functions of the
+//! What is asked about messages goes through adapters, one crossing into WebAssembly. The rest is rare and called step
+//! by step: room for each block, the hook, the reading of its result, the freeing. All of them are functions of the
 //! same core instances, so a guest has one state.
 
-use super::adapter::{BROKER, CALL, GUEST, HOOK, LANE, MAY_LEAVE, POST_RETURN, REALLOC};
-use super::broker::{Lane, NO_REALLOC};
-use super::outbox::{List, Lower, Outbox};
-use super::plan::Item;
-use super::prepare::Prepared;
-use super::types::Type;
+use super::answers;
+use super::broker::Answered;
+use super::outbox::Lower;
 use super::world;
 use crate::bindings;
 use crate::state::State;
 use crate::verdict::{BadVerdict, Routed};
 use std::borrow::Cow;
 use wasmtime::error::Context as _;
-use wasmtime::{
-    Extern, Func, Global, GlobalType, Instance, Module, Mutability, Result, Store, Trap, TypedFunc, Val,
-    ValType, WasmParams, bail, format_err,
-};
+use wasmtime::{Func, Global, Result, Store, Trap, TypedFunc, Val, bail};
 use waspmq_core::policy::QueueMembers;
 
-/// The hooks of one instance. To be used with the store it was started in.
+/// What one instance is called for. To be used with the store it was started in.
 pub(crate) struct Hooks {
-    unit: u32,
-    route: TypedFunc<Route, ()>,
-    configure: Stepwise<(u32, u32), u32>,
-    self_test: Stepwise<(), u32>,
-    members_changed: Stepwise<MembersChanged, ()>,
-    realloc: Option<TypedFunc<(u32, u32, u32, u32), u32>>,
-    may_leave: Global,
+    pub(super) unit: u32,
+    pub(super) configure: Stepwise<(u32, u32), u32>,
+    pub(super) self_test: Stepwise<(), u32>,
+    pub(super) hot: Hot,
+    pub(super) realloc: Option<TypedFunc<(u32, u32, u32, u32), u32>>,
+    pub(super) may_leave: Global,
     /// A call did not come to its end, so the guest is in the middle of something.
-    is_broken: bool,
+    pub(super) is_broken: bool,
+}
+
+/// The functions of the hook that an instance serves.
+pub(super) enum Hot {
+    None,
+    Routing { route: TypedFunc<AboutMessage, ()>, members_changed: Stepwise<MembersChanged, ()> },
+    Ack { plan: TypedFunc<(u32,), ()>, failed: TypedFunc<AboutFailure, ()> },
+    Admission { admit: TypedFunc<AboutMessage, ()> },
+    Overflow { overflow: TypedFunc<AboutQueue, u32> },
 }
 
 /// Unit of strings, lengths of sender and address, kind, length of the key, size, priority, time.
-type Route = (u32, u32, u32, u32, u32, u32, u32, u64);
+type AboutMessage = (u32, u32, u32, u32, u32, u32, u32, u64);
+
+/// Unit of strings, lengths of address, sender and recipient, cause, attempt, messages, time waited, whether there
+/// is a wait asked for and which, attempts, random number.
+type AboutFailure = (u32, u32, u32, u32, u32, u32, u32, u64, u32, u32, u32, u64);
+
+/// Unit of strings, lengths of address and recipient, kind, priority, size, bytes queued and their limit, action.
+type AboutQueue = (u32, u32, u32, u32, u32, u32, u32, u32, u32);
 
 /// Pointer and length of pattern and queue, the version, pointer and count of the members.
 type MembersChanged = (u32, u32, u32, u32, u64, u32, u32);
 
 /// A hook that is called step by step, and what frees its result.
-struct Stepwise<P, R> {
-    function: TypedFunc<P, R>,
-    post_return: Option<Func>,
+pub(super) struct Stepwise<P, R> {
+    pub(super) function: TypedFunc<P, R>,
+    pub(super) post_return: Option<Func>,
 }
 
 impl Hooks {
-    /// Does what the component's instantiation does: its modules in order, with our functions for its imports.
-    pub(crate) fn start(store: &mut Store<State>, prepared: &Prepared) -> Result<Self> {
-        store.data_mut().lane = Lane::new(prepared.encoding);
-        let may_leave = GlobalType::new(ValType::I32, Mutability::Var);
-        let may_leave = Global::new(&mut *store, may_leave, Val::I32(1))?;
-        let mut start = Starting { store, prepared, may_leave, instances: Vec::new(), imports: None };
-        for (index, step) in prepared.steps.iter().enumerate() {
-            let imports = step.imports.iter().map(|item| start.item(item)).collect::<Result<Vec<_>>>()?;
-            start.instances.push(Instance::new(&mut *start.store, &step.module, &imports)?);
-            if matches!(prepared.memory, Item::Export { instance, .. } if instance == index) {
-                let memory = start.item(&prepared.memory)?.into_memory();
-                start.store.data_mut().lane.memory = memory;
-            }
-        }
-        start.hooks()
-    }
-
     pub(crate) fn route(
         &mut self,
         store: &mut Store<State>,
         message: &bindings::Message<'_>,
     ) -> Result<Result<Routed, BadVerdict>> {
         self.enter()?;
+        let Hot::Routing { route, .. } = &self.hot else { return other_hook() };
+        let told = about_message(store, self.unit, message)?;
+        route.call(&mut *store, told)?;
+        match self.answered(store) {
+            Some(Answered::Route(answer)) => Ok(answer),
+            _ => no_answer(),
+        }
+    }
+
+    pub(crate) fn plan(
+        &mut self,
+        store: &mut Store<State>,
+        message: &bindings::Message<'_>,
+        configured: &bindings::AckPlan,
+    ) -> Result<Option<bindings::AckPlan>> {
+        self.enter()?;
+        let Hot::Ack { plan, .. } = &self.hot else { return other_hook() };
+        store.data_mut().lane.outbox.value(&(message, configured))?;
+        plan.call(&mut *store, (self.unit,))?;
+        match self.answered(store) {
+            Some(Answered::Plan(answer)) => Ok(answer),
+            _ => no_answer(),
+        }
+    }
+
+    pub(crate) fn failed(
+        &mut self,
+        store: &mut Store<State>,
+        failure: &bindings::Failure<'_>,
+    ) -> Result<bindings::Decision> {
+        self.enter()?;
+        let Hot::Ack { failed, .. } = &self.hot else { return other_hook() };
         let outbox = &mut store.data_mut().lane.outbox;
         outbox.clear();
-        let sender = outbox.string(message.sender)?;
-        let address = outbox.string(message.address)?;
-        let key = outbox.string(message.key)?;
-        let (kind, priority) = (message.kind as u32, u32::from(message.priority));
-        let told = (self.unit, sender, address, kind, key, message.size, priority, message.ts);
-        self.route.call(&mut *store, told)?;
+        let address = outbox.string(failure.address)?;
+        let sender = outbox.string(failure.sender)?;
+        let recipient = outbox.string(failure.recipient)?;
+        let told = (
+            self.unit,
+            address,
+            sender,
+            recipient,
+            failure.cause as u32,
+            u32::from(failure.attempt),
+            u32::from(failure.messages),
+            failure.waited_ms,
+            u32::from(failure.retry_ms.is_some()),
+            failure.retry_ms.unwrap_or_default(),
+            u32::from(failure.attempts),
+            failure.random,
+        );
+        failed.call(&mut *store, told)?;
+        match self.answered(store) {
+            Some(Answered::Failed(answer)) => Ok(answer),
+            _ => no_answer(),
+        }
+    }
+
+    pub(crate) fn admit(
+        &mut self,
+        store: &mut Store<State>,
+        message: &bindings::Message<'_>,
+    ) -> Result<bindings::Admission> {
+        self.enter()?;
+        let Hot::Admission { admit } = &self.hot else { return other_hook() };
+        let told = about_message(store, self.unit, message)?;
+        admit.call(&mut *store, told)?;
+        match self.answered(store) {
+            Some(Answered::Admit(answer)) => Ok(answer),
+            _ => no_answer(),
+        }
+    }
+
+    pub(crate) fn overflow(
+        &mut self,
+        store: &mut Store<State>,
+        what: &bindings::Overflowing<'_>,
+    ) -> Result<bindings::Action> {
+        self.enter()?;
+        let Hot::Overflow { overflow } = &self.hot else { return other_hook() };
+        let outbox = &mut store.data_mut().lane.outbox;
+        outbox.clear();
+        let address = outbox.string(what.address)?;
+        let recipient = outbox.string(what.recipient)?;
+        let told = (
+            self.unit,
+            address,
+            recipient,
+            what.kind as u32,
+            u32::from(what.priority),
+            what.size,
+            what.queued_bytes,
+            what.queued_bytes_max,
+            what.configured as u32,
+        );
+        let action = answers::action(overflow.call(&mut *store, told)?)?;
         self.is_broken = false;
-        store.data_mut().lane.verdict.take().ok_or_else(|| format_err!("`route` gave no verdict"))
+        Ok(action)
+    }
+
+    /// What the adapter had read in a call that came to its end.
+    fn answered(&mut self, store: &mut Store<State>) -> Option<Answered> {
+        self.is_broken = false;
+        store.data_mut().lane.answer.take()
     }
 
     pub(crate) fn configure(&mut self, store: &mut Store<State>, config: &str) -> Result<Result<(), String>> {
@@ -99,13 +185,14 @@ impl Hooks {
 
     pub(crate) fn members_changed(&mut self, store: &mut Store<State>, members: &QueueMembers) -> Result<()> {
         self.enter()?;
+        let Hot::Routing { members_changed, .. } = &self.hot else { return other_hook() };
         self.lower(store, &members)?;
         let pattern = kept_pair(store, const { world::QUEUE_MEMBERS.field_at("pattern") })?;
         let queue = kept_pair(store, const { world::QUEUE_MEMBERS.field_at("queue") })?;
         let names = kept_pair(store, const { world::QUEUE_MEMBERS.field_at("members") })?;
         let told = (pattern.0, pattern.1, queue.0, queue.1, members.version, names.0, names.1);
-        self.members_changed.function.call(&mut *store, told)?;
-        self.free(store, self.members_changed.post_return, &[])?;
+        members_changed.function.call(&mut *store, told)?;
+        self.free(store, members_changed.post_return, &[])?;
         self.is_broken = false;
         Ok(())
     }
@@ -156,112 +243,31 @@ impl Hooks {
     }
 }
 
-/// A component being started.
-struct Starting<'a> {
-    store: &'a mut Store<State>,
-    prepared: &'a Prepared,
-    may_leave: Global,
-    instances: Vec<Instance>,
-    /// The adapter of imports, once a module needs it.
-    imports: Option<Instance>,
+/// Puts a message's strings into the outbox; the rest of it is passed to adapters as it is.
+#[inline]
+fn about_message(
+    store: &mut Store<State>,
+    unit: u32,
+    message: &bindings::Message<'_>,
+) -> Result<AboutMessage> {
+    let outbox = &mut store.data_mut().lane.outbox;
+    outbox.clear();
+    let sender = outbox.string(message.sender)?;
+    let address = outbox.string(message.address)?;
+    let key = outbox.string(message.key)?;
+    let (kind, priority) = (message.kind as u32, u32::from(message.priority));
+    Ok((unit, sender, address, kind, key, message.size, priority, message.ts))
 }
 
-impl Starting<'_> {
-    fn item(&mut self, item: &Item) -> Result<Extern> {
-        match item {
-            Item::Export { instance, name } => {
-                let instance = self.instances.get(*instance).copied();
-                let export = instance.and_then(|instance| instance.get_export(&mut *self.store, name));
-                export.with_context(|| format!("there is no export {name}"))
-            }
-            Item::Broker { name } => {
-                let imports = match self.imports {
-                    Some(imports) => imports,
-                    None => self.imports()?,
-                };
-                imports
-                    .get_export(&mut *self.store, name)
-                    .with_context(|| format!("there is no import {name}"))
-            }
-        }
-    }
-
-    fn imports(&mut self) -> Result<Instance> {
-        let prepared = self.prepared;
-        let imports = self.adapter(&prepared.adapters.imports, None)?;
-        self.imports = Some(imports);
-        Ok(imports)
-    }
-
-    /// Starts an adapter; `hook` is the function behind it and what frees its result.
-    fn adapter(&mut self, module: &Module, hook: Option<(&Item, Option<&Item>)>) -> Result<Instance> {
-        let prepared = self.prepared;
-        let imports = module.imports().map(|import| match (import.module(), import.name(), hook) {
-            (LANE, MAY_LEAVE, _) => Ok(Extern::Global(self.may_leave)),
-            (GUEST, REALLOC, _) => match &prepared.realloc {
-                Some(realloc) if hook.is_some() || prepared.imports_allocate => self.item(realloc),
-                _ => self.broker(NO_REALLOC),
-            },
-            (GUEST, HOOK, Some((hook, _))) => self.item(hook),
-            (GUEST, POST_RETURN, Some((_, Some(post_return)))) => self.item(post_return),
-            (BROKER, name, _) => self.broker(name),
-            (_, name, _) => Err(format_err!("an adapter imports {name}")),
-        });
-        let imports = imports.collect::<Result<Vec<_>>>()?;
-        Instance::new(&mut *self.store, module, &imports)
-    }
-
-    fn broker(&mut self, name: &str) -> Result<Extern> {
-        let function = self.prepared.adapters.broker.get(&mut *self.store, BROKER, name);
-        function.with_context(|| format!("the broker has no function {name}"))
-    }
-
-    fn hooks(mut self) -> Result<Hooks> {
-        let prepared = self.prepared;
-        let [route, configure, self_test, members_changed] = prepared.hooks.as_slice() else {
-            bail!("the hooks of another world");
-        };
-        let post_return = route.post_return.as_ref();
-        let [leaves, frees] = &prepared.adapters.route;
-        let module = if post_return.is_some() { frees } else { leaves };
-        let adapter = self.adapter(module, Some((&route.function, post_return)))?;
-        let realloc = prepared.realloc.as_ref().map(|realloc| self.function(realloc)).transpose()?;
-        Ok(Hooks {
-            unit: prepared.encoding.unit(),
-            route: adapter.get_typed_func(&mut *self.store, CALL)?,
-            configure: self.stepwise(configure)?,
-            self_test: self.stepwise(self_test)?,
-            members_changed: self.stepwise(members_changed)?,
-            realloc: realloc.map(|realloc| realloc.typed(&*self.store)).transpose()?,
-            may_leave: self.may_leave,
-            is_broken: false,
-        })
-    }
-
-    fn function(&mut self, item: &Item) -> Result<Func> {
-        self.item(item)?.into_func().context("an export is not a function")
-    }
-
-    fn stepwise<P: WasmParams, R: wasmtime::WasmResults>(
-        &mut self,
-        hook: &super::plan::Hook,
-    ) -> Result<Stepwise<P, R>> {
-        let post_return = hook.post_return.as_ref().map(|item| self.function(item)).transpose()?;
-        Ok(Stepwise { function: self.function(&hook.function)?.typed(&*self.store)?, post_return })
-    }
+/// An instance is asked by policies of the hook it was started for and no others.
+#[cold]
+fn other_hook<T>() -> Result<T> {
+    bail!("the instance was started for another hook")
 }
 
-impl Lower for &QueueMembers {
-    const TYPE: Type = world::QUEUE_MEMBERS;
-
-    fn lay_out(&self, outbox: &mut Outbox, block: usize, at: usize) -> Result<()> {
-        let [pattern, queue, version, members] =
-            ["pattern", "queue", "version", "members"].map(|field| at + Self::TYPE.field_at(field));
-        self.pattern.as_str().lay_out(outbox, block, pattern)?;
-        self.queue.as_str().lay_out(outbox, block, queue)?;
-        self.version.lay_out(outbox, block, version)?;
-        List(self.members.iter()).lay_out(outbox, block, members)
-    }
+#[cold]
+fn no_answer<T>() -> Result<T> {
+    bail!("the hook gave no answer")
 }
 
 fn memory_and_state(store: &mut Store<State>) -> Result<(&mut [u8], &mut State)> {

@@ -60,6 +60,15 @@ impl<'a> Reader<'a> {
         Ok(Text { bytes, encoding: self.encoding })
     }
 
+    /// A list of bytes.
+    pub(crate) fn bytes(&mut self, pointer: u32, len: u32) -> Result<&'a [u8]> {
+        let Some(bytes) = self.slice(pointer, len as usize) else {
+            bail!("list pointer/length out of bounds of memory");
+        };
+        self.spend(bytes.len())?;
+        Ok(bytes)
+    }
+
     fn list<T: Lift<'a>>(&mut self, pointer: u32, count: u32) -> Result<Vec<T>> {
         let (size, align, allocated) = const { (T::TYPE.size(), T::TYPE.align(), allocated(&T::TYPE)) };
         let len = (count as usize).checked_mul(size);
@@ -136,21 +145,21 @@ pub(crate) fn level(discriminant: u32) -> Result<Level> {
     })
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
     match bytes.get(at..).and_then(|rest| rest.first_chunk()) {
         Some(bytes) => Ok(u32::from_le_bytes(*bytes)),
         None => bail!("pointer out of bounds of memory"),
     }
 }
 
-fn tag(bytes: &[u8]) -> Result<u8> {
+pub(crate) fn tag(bytes: &[u8]) -> Result<u8> {
     match bytes.first() {
         Some(tag) => Ok(*tag),
         None => bail!("pointer out of bounds of memory"),
     }
 }
 
-fn behind(bytes: &[u8], at: usize) -> &[u8] {
+pub(crate) fn behind(bytes: &[u8], at: usize) -> &[u8] {
     bytes.get(at..).unwrap_or_default()
 }
 
@@ -178,6 +187,18 @@ impl<'a, A: Lift<'a>, B: Lift<'a>> Lift<'a> for (A, B) {
     fn read(reader: &mut Reader<'a>, bytes: &'a [u8]) -> Result<Self> {
         let second = const { Self::TYPE.member_at(1) };
         Ok((A::read(reader, bytes)?, B::read(reader, behind(bytes, second))?))
+    }
+}
+
+impl<'a, T: Lift<'a>> Lift<'a> for Option<T> {
+    const TYPE: Type = Type::Option(&T::TYPE);
+
+    fn read(reader: &mut Reader<'a>, bytes: &'a [u8]) -> Result<Self> {
+        match tag(bytes)? {
+            0 => Ok(None),
+            1 => Ok(Some(T::read(reader, behind(bytes, const { Self::TYPE.payload_at() }))?)),
+            other => bail!("invalid option discriminant: {other}"),
+        }
     }
 }
 

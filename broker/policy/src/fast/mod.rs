@@ -2,9 +2,9 @@
 //!
 //! The story: a component that has passed the component API's checks is read once more ([`plan`]). If its core
 //! level is simple, its modules are compiled and their imports resolved ([`prepare`]); an instance does what the
-//! component's instantiation would do and offers the same hooks ([`hooks`]). Values cross by the canonical ABI,
-//! spoken here: laid out ([`outbox`]) and read ([`lift`]) by layouts computed from the contract's types
-//! ([`types`], [`world`]). Small trusted modules ([`adapter`]) and the functions they call ([`broker`]) make a
+//! component's instantiation would do ([`start`]) and offers the same hooks ([`hooks`]). Values cross by the canonical ABI,
+//! spoken here: laid out ([`outbox`], [`told`]) and read ([`lift`], [`answers`]) by layouts computed from the contract's types
+//! ([`types`], [`world`]). Small trusted modules ([`adapter`]) and the functions they call ([`broker`], [`imports`]) make a
 //! hot hook one crossing into WebAssembly.
 //!
 //! Invariants: what the component API refuses is refused here; bounds, alignment, discriminants and encodings
@@ -13,12 +13,16 @@
 //! API, with the reason told. `docs/adr/0008-adapter-module-fast-lane.md` has the alternatives and the figures.
 
 mod adapter;
+mod answers;
 mod broker;
 mod hooks;
+mod imports;
 mod lift;
 mod outbox;
 mod plan;
 mod prepare;
+mod start;
+mod told;
 mod types;
 mod world;
 

@@ -259,6 +259,14 @@ impl Lower for u8 {
     }
 }
 
+impl Lower for u16 {
+    const TYPE: Type = Type::U16;
+
+    fn lay_out(&self, outbox: &mut Outbox, block: usize, at: usize) -> Result<()> {
+        outbox.set(block, at, &self.to_le_bytes())
+    }
+}
+
 impl Lower for u32 {
     const TYPE: Type = Type::U32;
 
@@ -272,6 +280,27 @@ impl Lower for u64 {
 
     fn lay_out(&self, outbox: &mut Outbox, block: usize, at: usize) -> Result<()> {
         outbox.set(block, at, &self.to_le_bytes())
+    }
+}
+
+impl Lower for i64 {
+    const TYPE: Type = Type::S64;
+
+    fn lay_out(&self, outbox: &mut Outbox, block: usize, at: usize) -> Result<()> {
+        outbox.set(block, at, &self.to_le_bytes())
+    }
+}
+
+impl Lower for &[u8] {
+    const TYPE: Type = Type::List(&Type::U8);
+
+    fn lay_out(&self, outbox: &mut Outbox, block: usize, at: usize) -> Result<()> {
+        outbox.set(block, at + 4, &u32::try_from(self.len())?.to_le_bytes())?;
+        let begin = outbox.bytes.len();
+        outbox.bytes.extend_from_slice(self);
+        let bytes = Bytes::Own(begin..outbox.bytes.len());
+        outbox.blocks.push(Block { align: 1, bytes, parent: Some((block, at)), address: 0 });
+        Ok(())
     }
 }
 

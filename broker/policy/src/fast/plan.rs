@@ -76,6 +76,7 @@ enum Source {
 /// The core function of a hook, and what frees its result.
 #[derive(Debug)]
 pub(crate) struct Hook {
+    pub(crate) name: &'static str,
     pub(crate) function: Item,
     pub(crate) post_return: Option<Item>,
 }
@@ -90,7 +91,7 @@ pub(crate) struct Plan {
     /// Imports return what the guest has to make room for.
     pub(crate) imports_allocate: bool,
     pub(crate) encoding: Encoding,
-    /// In the order of [`world::HOOKS`].
+    /// Those of [`world::exports`] that the component has.
     pub(crate) hooks: Vec<Hook>,
 }
 
@@ -310,9 +311,8 @@ impl Replay {
             ComponentExternalKind::Func => {
                 let function = at(&self.component_functions, export.index)?.clone();
                 let name = export.name.name;
-                match world::HOOKS.iter().find(|hook| hook.name == name) {
-                    Some(hook) => self.hooks.push((hook.name, function.clone())),
-                    None => return Err(contains(&format!("the export `{name}`"))),
+                if let Some(hook) = world::exports().find(|hook| hook.name == name) {
+                    self.hooks.push((hook.name, function.clone()));
                 }
                 self.component_functions.push(function);
                 Ok(())
@@ -326,14 +326,13 @@ impl Replay {
         if self.steps.len() > CORE_INSTANCES_PER_COMPONENT {
             return Err(Unsuited::Instances(self.steps.len()));
         }
-        let hook = |name: &'static str| match self.hooks.iter().find(|(known, _)| *known == name) {
-            Some((
-                _,
-                ComponentFunction::Lifted { function: function @ Item::Export { .. }, post_return },
-            )) => Ok(Hook { function: function.clone(), post_return: post_return.clone() }),
+        let hook = |(name, function): &(&'static str, ComponentFunction)| match function {
+            ComponentFunction::Lifted { function: function @ Item::Export { .. }, post_return } => {
+                Ok(Hook { name, function: function.clone(), post_return: post_return.clone() })
+            }
             _ => Err(Unsuited::Hook(name)),
         };
-        let hooks = world::HOOKS.iter().map(|known| hook(known.name)).collect::<Result<_, _>>()?;
+        let hooks = self.hooks.iter().map(hook).collect::<Result<_, _>>()?;
         Ok(Plan {
             hooks,
             modules: self.modules,

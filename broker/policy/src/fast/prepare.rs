@@ -16,9 +16,11 @@ use wasmtime::{Engine, ExternType, Linker, Module, Result, format_err};
 /// The trusted modules, compiled once per broker, and the functions they import.
 pub(crate) struct Adapters {
     pub(crate) broker: Linker<State>,
-    pub(crate) imports: Module,
-    /// For a guest that leaves results as they are, and for one that frees them.
-    pub(crate) route: [Module; 2],
+    /// For imports whose results the guest has to make room for, and for the others, which a guest may have before
+    /// it has an allocator.
+    pub(crate) imports: [Module; 2],
+    /// In the order of [`world::HOT`], for a guest that leaves results as they are and for one that frees them.
+    hooks: Vec<[Module; 2]>,
 }
 
 /// A component ready to be started on the fast lane.
@@ -30,7 +32,7 @@ pub(crate) struct Prepared {
     /// The adapter of imports needs the guest's allocator.
     pub(crate) imports_allocate: bool,
     pub(crate) encoding: Encoding,
-    /// In the order of [`world::HOOKS`].
+    /// Those of [`world::exports`] that the component has.
     pub(crate) hooks: Vec<Hook>,
 }
 
@@ -42,15 +44,29 @@ pub(crate) struct Start {
 
 impl Adapters {
     pub(crate) fn new(engine: &Engine) -> Result<Self> {
-        let route = |frees_result| {
-            let bytes = adapter::hook(&world::ROUTE, frees_result);
-            Module::from_binary(engine, &bytes.ok_or_else(|| format_err!("`route` has no adapter"))?)
+        let module = |function: &Function, frees_result| {
+            let bytes = adapter::hook(function, frees_result);
+            let bytes = bytes.ok_or_else(|| format_err!("`{}` has no adapter", function.name))?;
+            Module::from_binary(engine, &bytes)
         };
+        let imports = |has_blocks| {
+            let of = |function: &&Function| function.result_has_blocks() == has_blocks;
+            let functions: Vec<&Function> = world::IMPORTS.into_iter().filter(of).collect();
+            Module::from_binary(engine, &adapter::imports(&functions))
+        };
+        let both = |function: &&Function| Ok([module(function, false)?, module(function, true)?]);
         Ok(Self {
             broker: broker::functions(engine)?,
-            imports: Module::from_binary(engine, &adapter::imports(&world::IMPORTS))?,
-            route: [route(false)?, route(true)?],
+            imports: [imports(true)?, imports(false)?],
+            hooks: world::HOT.iter().map(both).collect::<Result<_>>()?,
         })
+    }
+
+    /// The adapter of one hook of a component.
+    pub(crate) fn of(&self, hook: &Hook) -> Option<&Module> {
+        let index = world::HOT.iter().position(|function| function.name == hook.name)?;
+        let [leaves, frees] = self.hooks.get(index)?;
+        Some(if hook.post_return.is_some() { frees } else { leaves })
     }
 }
 
@@ -92,6 +108,12 @@ impl Prepared {
         Ok(prepared)
     }
 
+    /// A function that the component exports.
+    pub(crate) fn hook(&self, function: &Function) -> Result<&Hook> {
+        let hook = self.hooks.iter().find(|hook| hook.name == function.name);
+        hook.ok_or_else(|| format_err!("the component has no `{}`", function.name))
+    }
+
     fn check_memory(&self) -> Result<(), Unsuited> {
         let found = match &self.memory {
             Item::Export { instance, name } => {
@@ -107,8 +129,11 @@ impl Prepared {
 
     /// The guest's allocator has to be there before the adapter of imports that needs it.
     fn check_order(&self) -> Result<(), Unsuited> {
-        let calls_broker = |step: &Start| step.imports.iter().any(|item| matches!(item, Item::Broker { .. }));
-        let first = self.steps.iter().position(calls_broker);
+        let allocates = |item: &Item| match item {
+            Item::Broker { name } => world::has_blocks(name),
+            Item::Export { .. } => false,
+        };
+        let first = self.steps.iter().position(|step| step.imports.iter().any(allocates));
         match (&self.realloc, first) {
             (Some(Item::Export { instance, .. }), Some(first))
                 if self.imports_allocate && *instance >= first =>
@@ -131,9 +156,9 @@ fn check_descriptions(engine: &Engine, component: &Component) -> Result<(), Unsu
         Some(ComponentItem::ComponentFunc(theirs)) => function.describes(&theirs),
         _ => false,
     };
-    for hook in world::HOOKS {
+    for hook in world::exports() {
         let export = ty.get_export(engine, hook.name).map(|export| export.ty);
-        if !describes(hook, export) {
+        if export.is_some() && !describes(hook, export) {
             return Err(differs(hook));
         }
     }

@@ -9,11 +9,12 @@ use wasmtime::component::types::{self, ComponentFunc};
 /// A type of the component model. A type that the contract begins to use is one more case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Type {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the layout rules are complete without a user of each"))]
     Bool,
     U8,
+    U16,
     U32,
     U64,
+    S64,
     String,
     Enum(&'static [&'static str]),
     List(&'static Self),
@@ -54,8 +55,9 @@ impl Type {
     pub(crate) const fn align(&self) -> usize {
         match self {
             Self::Bool | Self::U8 => 1,
+            Self::U16 => 2,
             Self::U32 | Self::String | Self::List(_) => 4,
-            Self::U64 => 8,
+            Self::U64 | Self::S64 => 8,
             Self::Enum(cases) => tag_size(cases.len()),
             Self::Tuple(_) | Self::Record(_) => {
                 let (mut align, mut index) = (1, 0);
@@ -75,8 +77,9 @@ impl Type {
     pub(crate) const fn size(&self) -> usize {
         match self {
             Self::Bool | Self::U8 => 1,
+            Self::U16 => 2,
             Self::U32 => 4,
-            Self::U64 | Self::String | Self::List(_) => 8,
+            Self::U64 | Self::S64 | Self::String | Self::List(_) => 8,
             Self::Enum(cases) => tag_size(cases.len()),
             Self::Tuple(items) => self.member_at(items.len()),
             Self::Record(fields) => self.member_at(fields.len()),
@@ -138,8 +141,8 @@ impl Type {
 
     const fn flatten(&self, flat: &mut Flat) {
         match self {
-            Self::Bool | Self::U8 | Self::U32 | Self::Enum(_) => flat.push(Core::I32),
-            Self::U64 => flat.push(Core::I64),
+            Self::Bool | Self::U8 | Self::U16 | Self::U32 | Self::Enum(_) => flat.push(Core::I32),
+            Self::U64 | Self::S64 => flat.push(Core::I64),
             Self::String | Self::List(_) => {
                 flat.push(Core::I32);
                 flat.push(Core::I32);
@@ -190,7 +193,7 @@ impl Type {
     /// Whether a value of it refers to memory that the guest has to make room for.
     pub(crate) fn has_pointers(&self) -> bool {
         match self {
-            Self::Bool | Self::U8 | Self::U32 | Self::U64 | Self::Enum(_) => false,
+            Self::Bool | Self::U8 | Self::U16 | Self::U32 | Self::U64 | Self::S64 | Self::Enum(_) => false,
             Self::String | Self::List(_) => true,
             Self::Option(inner) | Self::Fallible(inner) => inner.has_pointers(),
             Self::Tuple(items) => items.iter().any(Self::has_pointers),
@@ -219,8 +222,10 @@ impl Type {
         match (self, theirs) {
             (Self::Bool, types::Type::Bool)
             | (Self::U8, types::Type::U8)
+            | (Self::U16, types::Type::U16)
             | (Self::U32, types::Type::U32)
             | (Self::U64, types::Type::U64)
+            | (Self::S64, types::Type::S64)
             | (Self::String, types::Type::String) => true,
             (Self::Enum(cases), types::Type::Enum(theirs)) => theirs.names().eq(cases.iter().copied()),
             (Self::List(item), types::Type::List(theirs)) => item.describes(&theirs.ty()),
@@ -279,6 +284,11 @@ impl Function {
     /// Whether the result is too large for a core value, so that a pointer stands for it.
     pub(crate) fn returns_pointer(&self) -> bool {
         self.result.is_some_and(|result| result.flat().count > 1)
+    }
+
+    /// Whether a result needs room that the guest has to make.
+    pub(crate) fn result_has_blocks(&self) -> bool {
+        self.result.is_some_and(|result| result.has_pointers())
     }
 
     /// Whether this describes a function of a component.
@@ -369,7 +379,9 @@ mod tests {
     fn layouts() {
         check(Type::Bool, 1, 1, "i");
         check(Type::U8, 1, 1, "i");
+        check(Type::U16, 2, 2, "i");
         check(Type::U64, 8, 8, "l");
+        check(Type::S64, 8, 8, "l");
         check(Type::String, 8, 4, "ii");
         check(Type::List(&PAIR), 8, 4, "ii");
         check(PAIR, 16, 4, "iiii");

@@ -1,4 +1,4 @@
-//! The world `routing` of `plugin-sdk/wit/policy.wit`, described for the fast lane.
+//! The functions of `plugin-sdk/wit/policy.wit`, described for the fast lane.
 //!
 //! Compared with the types of each component before it takes the lane, so this copy cannot drift from the
 //! contract unnoticed: the lane would not be taken, and a test would fail.
@@ -53,18 +53,131 @@ pub(crate) const SELF_TEST: Function = Function { name: "self-test", params: &[]
 pub(crate) const MEMBERS_CHANGED: Function =
     Function { name: "members-changed", params: &[("members", QUEUE_MEMBERS)], result: None };
 
-/// What components export; each must be a function of the world itself.
-pub(crate) const HOOKS: [&Function; 4] = [&ROUTE, &CONFIGURE, &SELF_TEST, &MEMBERS_CHANGED];
+pub(crate) const ACK_LEVEL: Type = Type::Enum(&["none", "accepted", "stored", "delivered"]);
+pub(crate) const QUORUM: Type = Type::Variant(&[("any", None), ("count", Some(Type::U32)), ("all", None)]);
+pub(crate) const EXHAUSTED: Type = Type::Enum(&["dead-letter", "drop"]);
+
+pub(crate) const ACK_PLAN: Type = Type::Record(&[
+    ("level", ACK_LEVEL),
+    ("quorum", QUORUM),
+    ("timeout-ms", Type::U32),
+    ("attempts", Type::U16),
+    ("initial-ms", Type::U32),
+    ("max-ms", Type::U32),
+    ("jitter-percent", Type::U8),
+    ("exhausted", EXHAUSTED),
+]);
+
+const CAUSE: Type = Type::Enum(&["timeout", "nack", "queue-full", "offline", "connection-lost"]);
+
+const FAILURE: Type = Type::Record(&[
+    ("address", Type::String),
+    ("sender", Type::String),
+    ("recipient", Type::String),
+    ("cause", CAUSE),
+    ("attempt", Type::U16),
+    ("messages", Type::U16),
+    ("waited-ms", Type::U64),
+    ("retry-ms", Type::Option(&Type::U32)),
+    ("attempts", Type::U16),
+    ("random", Type::U64),
+]);
+
+pub(crate) const DECISION: Type = Type::Variant(&[
+    ("continue", None),
+    ("retry", Some(Type::U32)),
+    ("wait", Some(Type::U32)),
+    ("give-up", None),
+]);
+
+pub(crate) const REFUSAL: Type = Type::Record(&[("reason", Type::String), ("retry-ms", Type::U32)]);
+
+pub(crate) const ADMISSION: Type =
+    Type::Variant(&[("continue", None), ("accept", None), ("refuse", Some(REFUSAL))]);
+
+const ACTION: Type = Type::Enum(&["continue", "drop-oldest", "drop-newest", "conflate", "spill", "close"]);
+
+const OVERFLOWING: Type = Type::Record(&[
+    ("address", Type::String),
+    ("recipient", Type::String),
+    ("kind", KIND),
+    ("priority", Type::U8),
+    ("size", Type::U32),
+    ("queued-bytes", Type::U32),
+    ("queued-bytes-max", Type::U32),
+    ("configured", ACTION),
+]);
+
+pub(crate) const PLAN: Function = Function {
+    name: "plan",
+    params: &[("message", MESSAGE), ("configured", ACK_PLAN)],
+    result: Some(Type::Option(&ACK_PLAN)),
+};
+pub(crate) const FAILED: Function =
+    Function { name: "failed", params: &[("failure", FAILURE)], result: Some(DECISION) };
+pub(crate) const ADMIT: Function =
+    Function { name: "admit", params: &[("message", MESSAGE)], result: Some(ADMISSION) };
+pub(crate) const OVERFLOW: Function =
+    Function { name: "overflow", params: &[("what", OVERFLOWING)], result: Some(ACTION) };
+
+/// What components export, all of it functions of the world itself: these always, ...
+pub(crate) const LIFECYCLE: [&Function; 2] = [&CONFIGURE, &SELF_TEST];
+/// ... this on the way to no message, ...
+pub(crate) const COLD: [&Function; 1] = [&MEMBERS_CHANGED];
+/// ... and these on the way of each. They have adapters.
+pub(crate) const HOT: [&Function; 5] = [&ROUTE, &PLAN, &FAILED, &ADMIT, &OVERFLOW];
+
+/// All of them.
+pub(crate) fn exports() -> impl Iterator<Item = &'static Function> {
+    LIFECYCLE.into_iter().chain(COLD).chain(HOT)
+}
+
+const BYTES: Type = Type::List(&Type::U8);
+const KEY: (&str, Type) = ("key", Type::String);
+const TTL: (&str, Type) = ("ttl-ms", Type::U64);
 
 /// What components may import of the interface `host`.
-pub(crate) const IMPORTS: [&Function; 5] = [
+pub(crate) const IMPORTS: [&Function; 16] = [
     &Function { name: "log", params: &[("level", LEVEL), ("text", Type::String)], result: None },
     &Function { name: "counter", params: &[("name", Type::String), ("delta", Type::U64)], result: None },
+    &Function { name: "histogram", params: &[("name", Type::String), ("value", Type::U64)], result: None },
     &Function {
         name: "header",
         params: &[("name", Type::String)],
         result: Some(Type::Option(&Type::String)),
     },
     &Function { name: "headers", params: &[], result: Some(Type::List(&HEADER)) },
-    &Function { name: "payload", params: &[], result: Some(Type::List(&Type::U8)) },
+    &Function { name: "payload", params: &[], result: Some(BYTES) },
+    &Function { name: "kv-get", params: &[KEY], result: Some(Type::Option(&BYTES)) },
+    &Function { name: "kv-set", params: &[KEY, ("value", BYTES), TTL], result: Some(Type::Bool) },
+    &Function { name: "kv-delete", params: &[KEY], result: None },
+    &Function {
+        name: "kv-compare-and-set",
+        params: &[KEY, ("expected", Type::Option(&BYTES)), ("value", BYTES), TTL],
+        result: Some(Type::Bool),
+    },
+    &Function {
+        name: "kv-add",
+        params: &[KEY, ("delta", Type::S64), TTL],
+        result: Some(Type::Option(&Type::S64)),
+    },
+    &Function {
+        name: "take",
+        params: &[
+            ("bucket", Type::String),
+            ("amount", Type::U32),
+            ("per-second", Type::U32),
+            ("burst", Type::U32),
+        ],
+        result: Some(Type::Bool),
+    },
+    &Function { name: "now", params: &[], result: Some(Type::U64) },
+    &Function { name: "random", params: &[], result: Some(Type::U64) },
+    &Function { name: "is-online", params: &[("user", Type::String)], result: Some(Type::Bool) },
+    &Function { name: "group-size", params: &[("group", Type::String)], result: Some(Type::U32) },
 ];
+
+/// Whether the guest has to make room for the result of an import.
+pub(crate) fn has_blocks(import: &str) -> bool {
+    IMPORTS.iter().any(|known| known.name == import && known.result_has_blocks())
+}

@@ -226,6 +226,80 @@ fn calls_of_the_broker_with_bad_arguments() {
     check(routing("(loop $l (call $log (i32.const 1) (i32.const 0) (i32.const 1)) (br $l))"), "deadline");
 }
 
+/// A guest that imports three of the functions that keep values.
+fn keeping(body: &str) -> Guest {
+    let edits = vec![
+        (
+            "(export \"counter\" (func (param \"name\" string) (param \"delta\" u64)))",
+            "(export \"counter\" (func (param \"name\" string) (param \"delta\" u64)))
+             (export \"kv-get\" (func (param \"key\" string) (result (option (list u8)))))
+             (export \"kv-add\" (func (param \"key\" string) (param \"delta\" s64) (param \"ttl-ms\" u64) (result (option s64))))
+             (export \"kv-compare-and-set\" (func (param \"key\" string) (param \"expected\" (option (list u8)))
+               (param \"value\" (list u8)) (param \"ttl-ms\" u64) (result bool)))",
+        ),
+        (
+            "  (core func $counter (canon lower",
+            "  (core func $get (canon lower (func $host \"kv-get\") (memory (core memory $libc \"memory\")) (realloc (core func $libc \"realloc\"))))
+             (core func $add (canon lower (func $host \"kv-add\") (memory (core memory $libc \"memory\"))))
+             (core func $cas (canon lower (func $host \"kv-compare-and-set\") (memory (core memory $libc \"memory\"))))
+             (core func $counter (canon lower",
+        ),
+        (
+            "(import \"host\" \"log\" (func $log (param i32 i32 i32)))",
+            "(import \"host\" \"log\" (func $log (param i32 i32 i32)))
+             (import \"host\" \"get\" (func $get (param i32 i32 i32)))
+             (import \"host\" \"add\" (func $add (param i32 i32 i64 i64 i32)))
+             (import \"host\" \"cas\" (func $cas (param i32 i32 i32 i32 i32 i32 i32 i64) (result i32)))",
+        ),
+        (
+            "(with \"host\" (instance ",
+            "(with \"host\" (instance (export \"get\" (func $get)) (export \"add\" (func $add)) (export \"cas\" (func $cas)) ",
+        ),
+    ];
+    Guest { edits, pages: 8, ..routing(body) }
+}
+
+#[test]
+fn values_with_bad_arguments() {
+    let end = 8 * 65_536;
+    // Key, whether a value is expected, that value, the value to set.
+    let cas = |[key, key_len]: [u32; 2], some: u32, [at, len]: [u32; 2], [value, value_len]: [u32; 2]| {
+        keeping(&format!(
+            "(drop (call $cas (i32.const {key}) (i32.const {key_len}) (i32.const {some}) (i32.const {at}) (i32.const {len})
+              (i32.const {value}) (i32.const {value_len}) (i64.const 0)))"
+        ))
+    };
+    check(cas([0, 1], 0, [0, 0], [0, 1]), "ok");
+    check(cas([0, 1], 0, [BEYOND, BEYOND], [0, 1]), "ok");
+    check(cas([0, 1], 1, [BEYOND, 1], [0, 1]), "bad_verdict");
+    check(cas([0, 1], 1, [end, 0], [0, 1]), "ok");
+    check(cas([0, 1], 1, [end + 1, 0], [0, 1]), "bad_verdict");
+    check(cas([0, 1], 2, [0, 0], [0, 1]), "bad_verdict");
+    check(cas([0, 1], 0, [0, 0], [BEYOND, 1]), "bad_verdict");
+    check(cas([0, 1], 0, [0, 0], [0, u32::MAX]), "bad_verdict");
+    check(cas([BEYOND, 1], 0, [0, 0], [0, 1]), "bad_verdict");
+    check(cas([0, 1], 0, [0, 0], [8_192, 262_143]), "ok");
+    check(cas([0, 1], 0, [0, 0], [8_192, 262_144]), "bad_verdict");
+    check(cas([0, 1], 1, [8_192, 200_000], [8_192, 200_000]), "bad_verdict");
+    let invalid =
+        Guest { data: "(data (i32.const 512) \"\\ff\")".to_owned(), ..cas([512, 1], 0, [0, 0], [0, 1]) };
+    check(invalid, "bad_verdict");
+    let add = |result: u32| {
+        keeping(&format!(
+            "(call $add (i32.const 0) (i32.const 1) (i64.const 1) (i64.const 0) (i32.const {result}))"
+        ))
+    };
+    check(add(2_048), "ok");
+    check(add(2_052), "bad_verdict");
+    check(add(end - 16), "ok");
+    check(add(end - 8), "bad_verdict");
+    let get = |result: u32| keeping(&format!("(call $get (i32.const 0) (i32.const 1) (i32.const {result}))"));
+    check(get(2_048), "ok");
+    check(get(2_050), "bad_verdict");
+    check(get(end - 12), "ok");
+    check(get(end - 8), "bad_verdict");
+}
+
 #[test]
 fn guests_that_do_not_come_back() {
     check(routing("(loop $l (br $l))"), "deadline");

@@ -10,6 +10,7 @@ mod guests;
 mod hooks;
 mod hostile;
 mod lanes;
+mod lanes_hooks;
 mod load;
 mod members;
 mod memory;

@@ -1,7 +1,10 @@
 //! A policy for measurements and tests: decides in the configured way, as little or as much as a policy can do.
 
 use serde::Deserialize;
-use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy, host};
+use waspmq_plugin_sdk::{
+    Ack, AckPlan, Action, Admission, Admittance, Decision, Failure, Message, Overflow, Overflowing, Policy,
+    Quorum, Routing, Verdict, export_policy, host,
+};
 
 /// `{"how": "redirect", "to": "topic/b"}`
 #[derive(Debug, Deserialize)]
@@ -45,17 +48,97 @@ impl Routing for Echo {
     }
 }
 
-export_policy!(Echo: routing);
+/// Every bit of what it is told comes back in the plan or in a counter.
+impl Ack for Echo {
+    fn plan(&mut self, message: &Message, configured: &AckPlan) -> Option<AckPlan> {
+        count(message);
+        host::counter("attempts", configured.attempts.into());
+        host::counter("jitter", configured.jitter_percent.into());
+        host::counter("levels", configured.level as u64);
+        host::counter("timeouts", configured.timeout_ms.into());
+        let texts = message.sender.len() + message.address.len() + message.key.len();
+        (!message.size.is_multiple_of(5)).then(|| AckPlan {
+            quorum: if message.size % 5 == 1 {
+                Quorum::Count(u32::try_from(texts + 1).unwrap_or(1))
+            } else {
+                configured.quorum
+            },
+            ..*configured
+        })
+    }
 
-/// The kind of verdict follows the message's size, so that messages of all sizes meet all kinds.
-fn echo(message: &Message) -> Verdict {
+    fn failed(&mut self, failure: &Failure) -> Decision {
+        host::counter("failed", failure.messages.into());
+        host::counter("causes", failure.cause as u64);
+        host::counter("attempt", failure.attempt.into());
+        host::counter("attempts", failure.attempts.into());
+        host::counter("waited", failure.waited_ms);
+        host::counter("random", failure.random >> 8);
+        host::counter("texts", sum(&[&failure.address, &failure.sender, &failure.recipient]));
+        match (failure.random % 4, failure.retry_ms) {
+            (0, Some(retry_ms)) => Decision::Retry(retry_ms),
+            (1, Some(retry_ms)) => Decision::Wait(retry_ms),
+            (2, _) => Decision::GiveUp,
+            _ => Decision::Continue,
+        }
+    }
+}
+
+impl Admission for Echo {
+    fn admit(&mut self, message: &Message) -> Admittance {
+        count(message);
+        match message.size % 4 {
+            0 => Admittance::Continue,
+            1 => Admittance::Accept,
+            _ => {
+                let reason = format!("{} to {} by {}", message.sender, message.address, message.key);
+                Admittance::refuse(reason, u32::from(message.priority) * 1_000)
+            }
+        }
+    }
+}
+
+impl Overflow for Echo {
+    fn overflow(&mut self, what: &Overflowing) -> Action {
+        host::counter("texts", sum(&[&what.address, &what.recipient]));
+        host::counter("kinds", what.kind as u64);
+        host::counter("priorities", what.priority.into());
+        host::counter("queued", what.queued_bytes.into());
+        host::counter("limits", what.queued_bytes_max.into());
+        match what.size % 7 {
+            0 => Action::Continue,
+            1 => Action::DropOldest,
+            2 => Action::DropNewest,
+            3 => Action::Conflate,
+            4 => Action::Spill,
+            5 => Action::Close,
+            _ => what.configured,
+        }
+    }
+}
+
+export_policy!(Echo: routing, ack, admission, overflow);
+
+/// A number that differs when a byte or its place does.
+fn sum(texts: &[&str]) -> u64 {
+    let bytes = texts.iter().flat_map(|text| text.bytes().chain([0xff]));
+    (1..).zip(bytes).map(|(place, byte)| place * u64::from(byte)).sum()
+}
+
+fn count(message: &Message) {
     host::counter("messages", 1);
     host::counter("sizes", u64::from(message.size));
     host::counter("times", message.ts);
     host::counter("priorities", u64::from(message.priority));
     host::counter("kinds", message.kind as u64);
+    host::counter("texts", sum(&[&message.sender, &message.address, &message.key]));
     let payload = host::payload();
     host::counter("payload", payload.iter().map(|&byte| u64::from(byte)).sum());
+}
+
+/// The kind of verdict follows the message's size, so that messages of all sizes meet all kinds.
+fn echo(message: &Message) -> Verdict {
+    count(message);
     let headers = host::headers();
     let mut verdict = match message.size % 7 {
         0 => Verdict::pass(),
