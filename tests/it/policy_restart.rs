@@ -16,7 +16,7 @@ fn policies(broker: &Broker) -> Value {
     let (status, mut list) = broker.admin("GET", "/v1/policies", None);
     assert_eq!(status, 200, "{list}");
     for policy in list["policies"].as_array_mut().unwrap() {
-        for counted in ["calls", "failures", "outcomes", "latency", "instances", "counters"] {
+        for counted in ["calls", "failures", "outcomes", "latency", "instances", "counters", "on_probation"] {
             policy.as_object_mut().unwrap().remove(counted);
         }
     }

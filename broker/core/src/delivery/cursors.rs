@@ -163,6 +163,11 @@ impl Cursors {
         is_held
     }
 
+    /// Whether a message of `to` was sent and is acknowledged, as far as that is still known.
+    pub fn is_acked(&self, to: &Address, position: Position) -> bool {
+        self.addresses.get(to).is_some_and(|progress| progress.is_acked(position))
+    }
+
     /// Whether a cursor may have moved since they were last taken.
     pub const fn may_have_moved(&self) -> bool {
         self.is_touched

@@ -207,6 +207,25 @@ impl Worker {
         self.answer(Answer { first, messages, recipient, device, session, attempt, sent_ms, failed });
     }
 
+    /// Messages that a session has acknowledged before their publisher had them sent there: it read them from the store.
+    pub(super) fn answer_read(&mut self, connection: &Connection, batch: &Batch, range: Range<u16>) {
+        let (Some(identity), Some(first)) =
+            (connection.identity(), batch.messages.get(usize::from(range.start)))
+        else {
+            return;
+        };
+        self.answer(Answer {
+            first: first.id,
+            messages: range.end - range.start,
+            recipient: Recipient::User(identity.user.clone()),
+            device: identity.device.clone(),
+            session: Some(identity.id),
+            attempt: 1,
+            sent_ms: self.shared.clock.now_us() / 1_000,
+            failed: None,
+        });
+    }
+
     /// A batch, or a part of it, that could not be sent to a recipient.
     pub(super) fn answer_unsent(
         &mut self,

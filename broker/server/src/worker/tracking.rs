@@ -4,8 +4,11 @@
 //! publisher. Each event is carried out once, in the order in which the tracker gave them.
 
 use super::Worker;
+use super::connection::Connection;
 use super::mailbox::{Entry, QueueDelivery};
 use super::receipts::INTERNAL;
+use super::segment::Terms;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Event, Flight, Recipient, Report, Sending, Turn};
@@ -18,13 +21,13 @@ use waspmq_store::{DeadLetter, Write};
 /// Messages of a batch for the sessions of one user on one worker, again.
 #[derive(Debug)]
 pub(crate) struct Redelivery {
-    batch: Arc<Batch>,
-    range: Range<u16>,
-    user: Name,
-    attempt: u16,
-    sessions: Vec<SessionId>,
+    pub(super) batch: Arc<Batch>,
+    pub(super) range: Range<u16>,
+    pub(super) user: Name,
+    pub(super) attempt: u16,
+    pub(super) sessions: Vec<SessionId>,
     /// Whether no other worker is asked: then it is known here when nobody can be sent the messages.
-    is_only: bool,
+    pub(super) is_only: bool,
 }
 
 impl Redelivery {
@@ -145,9 +148,8 @@ impl Worker {
     /// Sends messages again to sessions of this worker.
     pub(super) fn handle_redelivery(&mut self, redelivery: &Redelivery) {
         let Redelivery { batch, range, user, attempt, sessions, is_only } = redelivery;
-        let now_ms = self.shared.clock.now_us() / 1_000;
-        let terms = self.terms(std::slice::from_ref(batch), &batch.to);
         let is_decided = self.policies.has_overflow(batch.to.as_str());
+        let terms = Terms { is_decided, ..self.terms(std::slice::from_ref(batch), &batch.to) };
         let (mut sent, mut is_full) = (false, false);
         for session in sessions {
             self.with_session(*session, |worker, connection| {
@@ -164,25 +166,12 @@ impl Worker {
                     is_full = true;
                     return;
                 }
-                let is_first = *attempt == 1;
-                for index in range.clone() {
-                    if is_first && connection.replays(batch, index) {
-                        continue;
+                for (part, is_acked) in parts(connection, batch, range, *attempt) {
+                    if is_acked {
+                        worker.answer_read(connection, batch, part);
+                    } else {
+                        worker.send_again(connection, (batch, part), *attempt, terms);
                     }
-                    let segment = worker.encoder.repeat(
-                        (batch, usize::from(index)),
-                        *attempt,
-                        (connection.encoding, terms),
-                    );
-                    if let Some(segment) = segment {
-                        let policies = is_decided.then_some(&mut worker.policies);
-                        worker.outbox.push(connection, segment, policies);
-                    }
-                }
-                let sending = Sending { queue: None, attempt: *attempt, now_ms };
-                connection.window.sent(batch, range.clone(), sending);
-                if batch.is_kept {
-                    connection.cursors.sent(batch, indexes(range));
                 }
                 worker.handle_losses_of(connection);
                 sent = true;
@@ -192,6 +181,30 @@ impl Worker {
         if !sent && *is_only {
             let cause = if is_full { Cause::QueueFull } else { Cause::Offline };
             self.answer_unsent(batch, range.clone(), Recipient::User(user.clone()), (*attempt, cause));
+        }
+    }
+
+    fn send_again(
+        &mut self,
+        connection: &mut Connection,
+        (batch, range): (&Arc<Batch>, Range<u16>),
+        attempt: u16,
+        terms: Terms,
+    ) {
+        for index in range.clone() {
+            if attempt == 1 && connection.replays(batch, index) {
+                continue;
+            }
+            let terms = (connection.encoding, terms);
+            if let Some(segment) = self.encoder.repeat((batch, usize::from(index)), attempt, terms) {
+                let policies = terms.1.is_decided.then_some(&mut self.policies);
+                self.outbox.push(connection, segment, policies);
+            }
+        }
+        let now_ms = self.shared.clock.now_us() / 1_000;
+        connection.window.sent(batch, range.clone(), Sending { queue: None, attempt, now_ms });
+        if batch.is_kept {
+            connection.cursors.sent(batch, indexes(&range));
         }
     }
 
@@ -276,6 +289,30 @@ impl Worker {
             }
         }
     }
+}
+
+/// The parts of a delivery that a session has acknowledged already, or not. A message that waited for its user is read
+/// from the store when the user comes, and may be acknowledged before its publisher's worker has heard of that.
+fn parts(
+    connection: &Connection,
+    batch: &Batch,
+    range: &Range<u16>,
+    attempt: u16,
+) -> SmallVec<[(Range<u16>, bool); 1]> {
+    let is_acked = |index: u16| {
+        attempt == 1
+            && batch.is_kept
+            && connection.cursors.is_acked(&batch.to, batch.position(usize::from(index)))
+    };
+    let mut parts: SmallVec<[(Range<u16>, bool); 1]> = SmallVec::new();
+    for index in range.clone() {
+        let is_acked = is_acked(index);
+        match parts.last_mut() {
+            Some((part, of_part)) if *of_part == is_acked => part.end = index + 1,
+            _ => parts.push((index..index + 1, is_acked)),
+        }
+    }
+    parts
 }
 
 fn indexes(range: &Range<u16>) -> Range<usize> {

@@ -138,6 +138,20 @@ impl Progress {
         is_of_lost || self.run_of(position).is_some() && !self.early.contains(&place(position))
     }
 
+    /// Whether a message is acknowledged, by itself or with those behind it.
+    pub(super) fn is_acked(&self, position: Position) -> bool {
+        let at = place(position);
+        if !self.was_sent(position)
+            || self.losses.as_ref().is_some_and(|losses| losses.held.overlaps(at, (at.0, at.1 + 1)))
+        {
+            return false;
+        }
+        match self.run_of(position) {
+            Some(_) => self.early.contains(&at),
+            None => self.reached.is_some_and(|reached| at <= place(reached)),
+        }
+    }
+
     /// Messages of one stream were dropped on their way.
     pub(super) fn lose(&mut self, first: Position, last_offset: u64) {
         let (from, behind) = (place(first), (first.stream.epoch, last_offset.saturating_add(1)));

@@ -80,6 +80,10 @@ proptest! {
         for index in order {
             prop_assert!(cursors.ack_id(MessageId::new(7, 1, 0, 1 + index)));
             acked.insert(index);
+            let to = Address::parse("user/a").unwrap();
+            for index in 0..12 {
+                prop_assert_eq!(cursors.is_acked(&to, at(offset(index))), acked.contains(&index));
+            }
             let complete = (0..12).take_while(|i| acked.contains(i)).last();
             if let Some(position) = moved(&mut cursors) {
                 prop_assert_eq!(Some(position), complete.map(offset));
@@ -90,6 +94,26 @@ proptest! {
         prop_assert!(cursors.is_settled());
         prop_assert!(!cursors.ack_id(MessageId::new(7, 1, 0, 99)));
     }
+}
+
+#[test]
+fn what_is_acknowledged_is_known() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    let acked = |cursors: &Cursors| -> Vec<u64> {
+        (9..24).filter(|&offset| cursors.is_acked(&to, at(offset))).collect()
+    };
+    assert_eq!(acked(&cursors), [] as [u64; 0], "nothing was sent");
+    cursors.sent(&batch("user/a", 10, 1, 4), 0..4);
+    cursors.sent(&batch("user/a", 20, 5, 2), 0..2);
+    assert!(cursors.ack_id(MessageId::new(7, 1, 0, 6)));
+    assert_eq!(acked(&cursors), [21]);
+    cursors.lose(&to, at(11), 11);
+    assert_eq!(cursors.ack_upto(&to, at(13)), Ok(()));
+    assert!(!cursors.is_acked(&to, at(11)), "it was lost on its way");
+    assert!(cursors.is_acked(&to, at(10)) && cursors.is_acked(&to, at(13)));
+    assert!(!cursors.is_acked(&to, at(20)) && !cursors.is_acked(&to, at(22)));
+    assert!(!cursors.is_acked(&Address::all(), at(10)));
+    assert!(!cursors.is_acked(&to, Position { stream: Stream { shard: 4, epoch: 1 }, offset: 10 }));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::control::Control;
 use crate::worker::connection::{Connection, Stage};
 use crate::worker::counters::{Counters, Ended};
 use crate::worker::queues::Given;
+use crate::worker::tracking::Redelivery;
 use crate::worker::{Settings, Shared as WorkerShared};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -423,6 +424,41 @@ fn a_cursor_stays_before_what_found_the_window_full() {
     assert_eq!(bench.ack_all(number), [(1, 1, None)]);
     let cursors = &mut bench.connection(number).cursors;
     assert_eq!(cursors.take_moved().map(|(_, upto)| upto.offset).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn what_was_read_and_acknowledged_before_its_publisher_sent_it_does_not_come_twice() {
+    let mut bench = Bench::new(Overflow::DropOldest, Keep::Always);
+    let (number, mut client) = bench.connect();
+    let mut batch = bench.batch("topic/t", Level::Delivered, &[("", 0, 0), ("", 0, 0), ("", 0, 0)]);
+    batch.is_kept = true;
+    let batch = Arc::new(batch);
+    let redelivery = |attempt, session| Redelivery {
+        batch: batch.clone(),
+        range: 0..3,
+        user: Name::parse("reader").unwrap(),
+        attempt,
+        sessions: vec![session],
+        is_only: true,
+    };
+    // Read from the store, and the first two are acknowledged.
+    let now_ms = bench.worker.shared.clock.now_us() / 1_000;
+    acks::note_sent(bench.connection(number), std::slice::from_ref(&batch), now_ms);
+    let mut connection = bench.worker.connections[number as usize].take().unwrap();
+    let ids = batch.messages[..2].iter().map(|envelope| envelope.id).collect();
+    bench.worker.take_ack(&mut connection, waspmq_protocol::client::Acked::Ids(ids), None).unwrap();
+    bench.worker.put_back(number, connection);
+    assert_eq!(bench.told(), [(1, 2, None)]);
+    bench.read(number, &mut client);
+    // Only now the publisher's worker has heard that the user is there.
+    let session = bench.connection(number).session_id.unwrap();
+    bench.worker.handle_redelivery(&redelivery(1, session));
+    assert_eq!(bench.read(number, &mut client).0, [] as [u64; 0], "nothing comes a second time");
+    assert_eq!(bench.told(), [(1, 2, None)], "its publisher is told again what it may not have heard");
+    assert_eq!(bench.connection(number).window.len(), 1, "the third is in flight, once");
+    // What is asked for again because no acknowledgement arrived comes in any case.
+    bench.worker.handle_redelivery(&redelivery(2, session));
+    assert_eq!(bench.read(number, &mut client).0, [1, 2, 3]);
 }
 
 #[test]
