@@ -1,12 +1,12 @@
 //! The two lanes: which components take the fast one and why others do not, and that both decide alike.
 
 use crate::guests::{Guest, built};
-use crate::{document, eventually, host, route};
+use crate::{document, eventually, host, outcome, route};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use waspmq_core::address::{Kind, Name};
 use waspmq_core::policy::{Message, Outcome, QueueMembers};
-use waspmq_policy::Host;
+use waspmq_policy::{Host, limits};
 
 /// Messages that every guest decides on both lanes.
 const MESSAGES: u32 = 20_000;
@@ -20,12 +20,18 @@ pub(crate) fn lanes(component: &[u8], config: &Value) -> [Arc<Host>; 2] {
         for version in 1..4 {
             host.queue_changed(members(version));
         }
-        let more = json!({ "lane": lane, "config": config });
-        let patterns = ["topic/>", "user/*", "group/*", "all"];
-        let state = host.put_policy("p", document("p", &patterns, more), "test").unwrap();
-        assert_eq!(state.lane, if lane == "auto" { "core" } else { "component" });
+        put(&host, lane, config);
         host
     })
+}
+
+/// Puts the policy in place. It may take all of its worker and fail as it likes.
+fn put(host: &Host, lane: &str, config: &Value) {
+    let (limits, budget) = (json!({ "cpu_share": 1.0 }), json!({ "calls_min": 1_000_000 }));
+    let more = json!({ "lane": lane, "config": config, "limits": limits, "budget": budget });
+    let patterns = ["topic/>", "user/*", "group/*", "all"];
+    let state = host.put_policy("p", document("p", &patterns, more), "test").unwrap();
+    assert_eq!(state.lane, if lane == "auto" { "core" } else { "component" });
 }
 
 fn members(version: u64) -> QueueMembers {
@@ -95,7 +101,7 @@ fn agree(component: &[u8], config: &Value) -> (u32, u32) {
     let hosts = lanes(component, config);
     let [mut core, mut component] = hosts.each_ref().map(|host| host.worker(0));
     let mut numbers = Numbers(4_711);
-    let mut plain = 0;
+    let (mut plain, mut failures) = (0, 0);
     for index in 0..MESSAGES {
         let (kind, to) = numbers.address();
         let (from, key, headers) = (numbers.text(), numbers.text(), numbers.headers());
@@ -119,7 +125,15 @@ fn agree(component: &[u8], config: &Value) -> (u32, u32) {
             "message {index} from {from:?} to {to:?} with {} bytes and {headers:?}",
             payload.len()
         );
-        plain += u32::from(a == Outcome::Decided(Default::default()));
+        if a == Outcome::Decided(Default::default()) {
+            plain += 1;
+            let failed = outcome(&hosts[0], "p", "bad_verdict");
+            if failed >= failures + u64::from(limits::BREAKER_FAILURES) - 1 {
+                // A new version has a closed breaker.
+                failures = failed;
+                hosts.iter().zip(["auto", "component"]).for_each(|(host, lane)| put(host, lane, config));
+            }
+        }
     }
     let [core, component] = hosts.each_ref().map(|host| host.policy("p").unwrap());
     assert_eq!((core.outcomes, &core.counters), (component.outcomes, &component.counters));
