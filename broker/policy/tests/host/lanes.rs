@@ -246,7 +246,7 @@ fn components_that_are_not_simple_are_served_through_the_component_api() {
         let state = host.put_policy("p", document("p", &["topic/>"], json!({})), "test").unwrap();
         assert_eq!(state.lane, "component");
         assert_eq!(crate::decide(&mut host.worker(0), "topic/a"), Default::default());
-        assert_eq!(crate::outcome(&host, "p", "ok"), 1);
+        assert_eq!(outcome(&host, "p", "ok"), 1);
     };
     let behind = "  (func (export \"configure\") (param \"config\" string)";
     let memory = "(memory (core memory $libc \"memory\"))";
