@@ -284,7 +284,6 @@ impl Cell {
 
 /// See [`Cell::inspect`].
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, by the policy thread alone")]
 pub(crate) enum Upkeep {
     Nothing,
     /// There is no spare.

@@ -13,7 +13,7 @@ use waspmq_policy::{
 
 /// An archive in memory that can be full and damaged.
 #[derive(Debug, Default)]
-struct Shelf(Mutex<Kept>);
+pub(crate) struct Shelf(Mutex<Kept>);
 
 #[derive(Debug, Default, Clone)]
 struct Kept {
@@ -28,6 +28,22 @@ struct Kept {
 impl Shelf {
     fn change<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
         change(&mut self.0.lock().unwrap())
+    }
+
+    pub(crate) fn refuse(&self, refuses_commits: bool) {
+        self.change(|kept| kept.refuses_commits = refuses_commits);
+    }
+
+    pub(crate) fn changes(&self) -> usize {
+        self.change(|kept| kept.changes.len())
+    }
+
+    pub(crate) fn last_change(&self) -> AuditEntry {
+        self.change(|kept| kept.changes.last().cloned().unwrap())
+    }
+
+    pub(crate) fn lose_components(&self) {
+        self.change(|kept| kept.components.clear());
     }
 }
 
@@ -77,7 +93,7 @@ impl Archive for Shelf {
 }
 
 /// Another host that goes on where the archive's last one ended.
-fn next(shelf: &Arc<Shelf>, policies_max: usize) -> Arc<Host> {
+pub(crate) fn next(shelf: &Arc<Shelf>, policies_max: usize) -> Arc<Host> {
     let host = sized_host(1, policies_max);
     host.open_archive(shelf.clone()).unwrap();
     host

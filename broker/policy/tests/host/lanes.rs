@@ -1,12 +1,12 @@
 //! The two lanes: which components take the fast one and why others do not, and that both decide alike.
 
 use crate::guests::{Guest, built};
-use crate::{document, eventually, host, route};
+use crate::{document, eventually, host, outcome, route};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use waspmq_core::address::{Kind, Name};
 use waspmq_core::policy::{Message, Outcome, QueueMembers};
-use waspmq_policy::Host;
+use waspmq_policy::{Host, limits};
 
 /// Messages that every guest decides on both lanes.
 const MESSAGES: u32 = 20_000;
@@ -25,12 +25,18 @@ pub(crate) fn lanes_of(hook: &str, component: &[u8], config: &Value) -> [Arc<Hos
         for version in 1..4 {
             host.queue_changed(members(version));
         }
-        let more = json!({ "lane": lane, "config": config, "hook": hook });
-        let patterns = ["topic/>", "user/*", "group/*", "all"];
-        let state = host.put_policy("p", document("p", &patterns, more), "test").unwrap();
-        assert_eq!(state.lane, if lane == "auto" { "core" } else { "component" });
+        put(&host, hook, lane, config);
         host
     })
+}
+
+/// Puts the policy in place. It may take all of its worker and fail as it likes.
+fn put(host: &Host, hook: &str, lane: &str, config: &Value) {
+    let (limits, budget) = (json!({ "cpu_share": 1.0 }), json!({ "calls_min": 1_000_000 }));
+    let more = json!({ "lane": lane, "config": config, "hook": hook, "limits": limits, "budget": budget });
+    let patterns = ["topic/>", "user/*", "group/*", "all"];
+    let state = host.put_policy("p", document("p", &patterns, more), "test").unwrap();
+    assert_eq!(state.lane, if lane == "auto" { "core" } else { "component" });
 }
 
 fn members(version: u64) -> QueueMembers {
@@ -100,7 +106,7 @@ fn agree(component: &[u8], config: &Value) -> (u32, u32) {
     let hosts = lanes(component, config);
     let [mut core, mut component] = hosts.each_ref().map(|host| host.worker(0));
     let mut numbers = Numbers(4_711);
-    let mut plain = 0;
+    let (mut plain, mut failures) = (0, 0);
     for index in 0..MESSAGES {
         let (kind, to) = numbers.address();
         let (from, key, headers) = (numbers.text(), numbers.text(), numbers.headers());
@@ -124,7 +130,18 @@ fn agree(component: &[u8], config: &Value) -> (u32, u32) {
             "message {index} from {from:?} to {to:?} with {} bytes and {headers:?}",
             payload.len()
         );
-        plain += u32::from(a == Outcome::Decided(Default::default()));
+        if a == Outcome::Decided(Default::default()) {
+            plain += 1;
+            let failed = outcome(&hosts[0], "p", "bad_verdict");
+            if failed >= failures + u64::from(limits::BREAKER_FAILURES) - 1 {
+                // A new version has a closed breaker.
+                failures = failed;
+                hosts
+                    .iter()
+                    .zip(["auto", "component"])
+                    .for_each(|(host, lane)| put(host, "routing", lane, config));
+            }
+        }
     }
     let [core, component] = hosts.each_ref().map(|host| host.policy("p").unwrap());
     assert_eq!((core.outcomes, &core.counters), (component.outcomes, &component.counters));
@@ -237,7 +254,7 @@ fn components_that_are_not_simple_are_served_through_the_component_api() {
         let state = host.put_policy("p", document("p", &["topic/>"], json!({})), "test").unwrap();
         assert_eq!(state.lane, "component");
         assert_eq!(crate::decide(&mut host.worker(0), "topic/a"), Default::default());
-        assert_eq!(crate::outcome(&host, "p", "ok"), 1);
+        assert_eq!(outcome(&host, "p", "ok"), 1);
     };
     let behind = "  (func (export \"configure\") (param \"config\" string)";
     let memory = "(memory (core memory $libc \"memory\"))";

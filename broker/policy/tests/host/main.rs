@@ -9,6 +9,7 @@ mod failures;
 mod guests;
 mod hooks;
 mod hostile;
+mod kept_versions;
 mod lanes;
 mod lanes_hooks;
 mod load;

@@ -12,7 +12,8 @@ fn commanded() -> Arc<Host> {
     let host = host(2);
     host.upload("decide", &built("guest-decide"), "test").unwrap();
     for name in ["p", "q"] {
-        host.put_policy(name, document("decide", &[&format!("topic/{name}")], json!({})), "test").unwrap();
+        let whole = json!({ "limits": { "cpu_share": 1.0 } });
+        host.put_policy(name, document("decide", &[&format!("topic/{name}")], whole), "test").unwrap();
     }
     host
 }

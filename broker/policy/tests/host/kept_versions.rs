@@ -1,0 +1,124 @@
+//! Versions beside each other, and an archive: a restart comes back to them, and no step is taken that is not kept.
+
+use crate::archive::{Shelf, next};
+use crate::document;
+use crate::versions::{mark, revision, version};
+use serde_json::json;
+use std::sync::Arc;
+use waspmq_policy::{Host, PromoteError, PutError, RollbackError};
+
+const ALL: [&str; 1] = ["topic/>"];
+
+/// Revision 2 decides, 3 is tried as `more` says, 1 is what a rollback goes back to.
+fn on_trial(more: serde_json::Value) -> (Arc<Shelf>, Arc<Host>) {
+    let shelf = Arc::new(Shelf::default());
+    let host = next(&shelf, 4);
+    ["1", "2", "3"].into_iter().for_each(|mark| drop(host.upload("p", &version(mark, 0), "test").unwrap()));
+    for (plugin, more) in [("p@1", json!({})), ("p@2", json!({})), ("p@3", more)] {
+        host.put_policy("p", document(plugin, &ALL, more), "test").unwrap();
+    }
+    (shelf, host)
+}
+
+fn marks(host: &Host) -> Vec<String> {
+    let mut policies = host.worker(0);
+    (0..50).map(|n| mark(&mut policies, &format!("user{n}"), "")).collect()
+}
+
+#[test]
+fn a_canary_goes_on_for_the_same_senders() {
+    let (shelf, host) = on_trial(json!({ "canary_percent": 50 }));
+    let (before, generation) = (marks(&host), host.generation());
+    assert!(before.iter().any(|mark| mark == "2") && before.iter().any(|mark| mark == "3"), "{before:?}");
+    drop(host);
+    let lines = shelf.changes();
+    let host = next(&shelf, 4);
+    assert_eq!((marks(&host), host.generation(), shelf.changes()), (before, generation, lines));
+    let state = host.policy("p").unwrap();
+    let tried = state.candidate.as_ref().unwrap();
+    assert_eq!((tried.version.revision, tried.version.document.canary_percent), (3, Some(50)));
+    assert_eq!(
+        (revision(&state), state.previous.unwrap().revision, state.generation),
+        (Some(2), 1, generation)
+    );
+    host.promote("p", "test").unwrap();
+    drop(host);
+    let host = next(&shelf, 4);
+    assert!(marks(&host).iter().all(|mark| mark == "3"));
+    host.rollback("p", "test").unwrap();
+    assert!(marks(&host).iter().all(|mark| mark == "2"));
+}
+
+#[test]
+fn a_shadow_goes_on_comparing() {
+    let (shelf, host) = on_trial(json!({ "mode": "shadow" }));
+    drop(host);
+    let host = next(&shelf, 4);
+    assert!(marks(&host).iter().all(|mark| mark == "2"));
+    let compared = host.policy("p").unwrap().candidate.unwrap().comparison.unwrap();
+    assert_eq!((compared.same, compared.different), (0, 50));
+}
+
+#[test]
+fn the_version_that_is_fallen_back_on_is_there_again() {
+    let (shelf, host) = on_trial(json!({ "on_failure": "previous" }));
+    drop(host);
+    let host = next(&shelf, 4);
+    let mut policies = host.worker(0);
+    assert_eq!(mark(&mut policies, "a", ""), "3");
+    assert_eq!(mark(&mut policies, "a", "fail"), "-", "both fail");
+    assert_eq!(host.policy("p").unwrap().calls, 3, "the one before was asked, too");
+}
+
+#[test]
+fn steps_that_cannot_be_kept_are_not_taken() {
+    let (shelf, host) = on_trial(json!({ "canary_percent": 50 }));
+    let (before, generation) = (marks(&host), host.generation());
+    shelf.refuse(true);
+    let promoted = host.promote("p", "test");
+    assert!(matches!(promoted, Err(PromoteError::Put(PutError::NotKept(_)))), "{promoted:?}");
+    let back = host.rollback("p", "test");
+    assert!(matches!(back, Err(RollbackError::Put(PutError::NotKept(_)))), "{back:?}");
+    assert_eq!((marks(&host), host.generation()), (before, generation));
+    shelf.refuse(false);
+    host.promote("p", "test").unwrap();
+    assert!(marks(&host).iter().all(|mark| mark == "3"));
+}
+
+#[test]
+fn an_automatic_rollback_is_kept_and_goes_on_where_it_cannot_be() {
+    for refuses in [false, true] {
+        let (shelf, host) = on_trial(json!({ "canary_percent": 99, "budget": { "calls_min": 5 } }));
+        shelf.refuse(refuses);
+        let mut policies = host.worker(0);
+        let state = crate::eventually("it is taken back", || {
+            (0..20).for_each(|n| drop(mark(&mut policies, &format!("user{n}"), "fail")));
+            host.policy("p").filter(|state| state.candidate.is_none())
+        });
+        assert_eq!((revision(&state), state.last_rollback.unwrap().reason), (Some(2), "failures"));
+        assert_eq!(host.changes_not_kept(), u64::from(refuses));
+        shelf.refuse(false);
+        drop((policies, host));
+        let again = next(&shelf, 4).policy("p").unwrap();
+        assert_eq!(again.candidate.is_some(), refuses);
+        if !refuses {
+            let last = shelf.last_change();
+            assert_eq!((last.who.as_str(), last.what.as_str()), ("broker", "automatic rollback"));
+            assert_eq!(last.details["reason"], "failures");
+            assert_eq!(last.generation, again.generation);
+        }
+    }
+}
+
+#[test]
+fn a_required_policy_that_is_refused_is_missed() {
+    let (shelf, host) = on_trial(json!({ "required": true }));
+    drop(host);
+    shelf.lose_components();
+    let host = next(&shelf, 4);
+    let unready = host.unready();
+    assert_eq!(unready.len(), 1);
+    assert!(unready[0].policy == "p" && unready[0].reason.contains("p@3"), "{unready:?}");
+    host.remove_policy("p", "test").unwrap();
+    assert_eq!(host.unready(), []);
+}
