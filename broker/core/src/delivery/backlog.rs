@@ -34,7 +34,7 @@ use crate::limits;
 use crate::message::Batch;
 use crate::queue::QueueId;
 use crate::registry::{Pick, Queue};
-use done::place;
+use done::{Done, place};
 use hashbrown::HashMap;
 use loads::Loads;
 use progress::{Open, Progress, State};
@@ -250,6 +250,14 @@ impl Backlog {
                 self.note_moved(&to);
             }
         }
+        if self.members.is_none() {
+            // Nothing else was wanted. A page that does not say where the queue was has nothing of it.
+            if let Some(progress) = self.addresses.get_mut(&to).filter(|progress| progress.reached.is_none())
+            {
+                progress.done = Done::default();
+            }
+            return;
+        }
         for batch in page.messages {
             let Some(progress) = self.addresses.get_mut(&to) else { return };
             let at = place(batch.first);
@@ -289,8 +297,11 @@ impl Backlog {
 
     /// What to ask of the store now.
     pub fn poll_read(&mut self, now_ms: u64) -> Option<Read> {
-        if self.members.is_none() || self.asked.is_some() || self.is_stalled {
+        if self.asked.is_some() || self.is_stalled {
             return None;
+        }
+        if self.members.is_none() {
+            return self.poll_unsaved(now_ms);
         }
         if self.turns.is_empty() {
             // Also when some addresses found no place here: those that had one are level by now.
@@ -310,6 +321,18 @@ impl Backlog {
             return Some(Read::Page { number: self.ask(Some(to.clone()), now_ms), to, after, limit });
         }
         None
+    }
+
+    /// Without members: what was done before it was known where the queue was is saved when that is known.
+    fn poll_unsaved(&mut self, now_ms: u64) -> Option<Read> {
+        let (to, _) = self.addresses.iter().find(|(_, progress)| progress.is_unsaved())?;
+        let (to, limit) = (to.clone(), 1);
+        Some(Read::Page { number: self.ask(Some(to.clone()), now_ms), to, after: None, limit })
+    }
+
+    /// Whether something that is done waits for an answer of the store to be saved.
+    pub fn is_unsaved(&self) -> bool {
+        self.addresses.values().any(Progress::is_unsaved)
     }
 
     /// The question could not be asked: it is asked again by the next tick.

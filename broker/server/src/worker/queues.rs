@@ -244,8 +244,9 @@ impl Worker {
         // Whoever goes next would lose it again, and each time counts as an attempt.
         let is_draining = self.shared.phase.load() > Phase::Ready;
         for id in std::mem::take(&mut self.desk.woken) {
-            let may_read = !is_draining && self.desk.room_bytes() > 0;
+            let room_bytes = self.desk.room_bytes();
             let Some(backlog) = self.desk.backlogs.get_mut(&id) else { continue };
+            let may_read = room_bytes > 0 && !(is_draining && backlog.has_members());
             while !is_draining && let Some(give) = backlog.poll_give(now_ms) {
                 if give.attempt > 1 {
                     self.shared.mailboxes.of(self.number).counters.redeliveries.add(1);
@@ -412,6 +413,11 @@ impl Worker {
         if std::mem::take(&mut self.desk.has_moved) {
             self.moved.wake.notify_one();
         }
+    }
+
+    /// Whether anything that members did is not with the journal yet.
+    pub(super) fn has_unsaved_queues(&self) -> bool {
+        self.desk.backlogs.values().any(|backlog| backlog.is_unsaved() || backlog.has_moved())
     }
 
     /// What the numbers and the jitter of a new backlog begin with.

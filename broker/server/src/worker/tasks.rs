@@ -31,6 +31,8 @@ const ACCESS_EVERY: Duration = Duration::from_millis(200);
 const CURSORS_WAIT: Duration = Duration::from_millis(20);
 /// Connections written before others run.
 const FLUSHES_PER_TURN: usize = 1024;
+/// How often a worker without connections looks whether everything is saved that queues' members acknowledged.
+const DRAIN_SAVES: u32 = 100;
 /// How often a draining worker looks whether its last connection is gone.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -276,12 +278,18 @@ async fn drain_acks(worker: &Cell) {
     while shared.mailboxes.iter().any(|mailbox| mailbox.counters.connections.load() > 0) {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-    // The turn in which a connection ends is over a moment later.
-    tokio::time::sleep(DRAIN_POLL).await;
-    while worker.borrow_mut().take_mail() {
-        yield_now().await;
+    // The turn in which a connection ends is over a moment later, and the store may have to be asked.
+    for _ in 0..DRAIN_SAVES {
+        tokio::time::sleep(DRAIN_POLL).await;
+        while worker.borrow_mut().take_mail() {
+            yield_now().await;
+        }
+        worker.borrow_mut().save_moved();
+        if !worker.borrow().has_unsaved_queues() {
+            return;
+        }
     }
-    worker.borrow_mut().save_moved();
+    tracing::warn!("acknowledgements of queues could not be saved; their messages are given out again");
 }
 
 /// Sends every session away, evenly over the time given, and waits until the last connection is gone.

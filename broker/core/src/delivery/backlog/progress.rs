@@ -140,10 +140,13 @@ impl Progress {
         (self.is_behind, self.is_fresh) = (false, false);
     }
 
+    /// Whether something was done before it was known where the queue was, so that it cannot be saved yet.
+    pub(super) const fn is_unsaved(&self) -> bool {
+        self.reached.is_none() && !self.done.is_empty()
+    }
+
     /// Whether nothing is lost when it is forgotten, where the store has nothing that was not reached.
     pub(super) fn is_settled(&self) -> bool {
-        // Done before it was known what is done cannot be saved yet.
-        let can_be_saved = self.reached.is_some() || self.done.is_empty();
-        self.open.is_empty() && !self.is_behind && !self.is_moved && can_be_saved
+        self.open.is_empty() && !self.is_behind && !self.is_moved && !self.is_unsaved()
     }
 }

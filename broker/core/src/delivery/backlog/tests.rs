@@ -545,6 +545,25 @@ fn what_a_tracker_has_is_not_given_out_beside_it() {
 }
 
 #[test]
+fn what_is_done_before_the_store_has_answered_is_saved_when_it_has() {
+    let mut world = World::new("topic/a.*");
+    world.join(1);
+    world.publish(0, Level::Delivered, &["", "", ""]);
+    world.end_tracked(1);
+    world.save();
+    assert!(world.saved.is_empty() && world.backlog.is_unsaved(), "where the queue was is not known");
+    world.leave(1);
+    world.serve();
+    assert!(!world.backlog.is_unsaved());
+    assert_eq!(world.saved[&address(0)].done, [((1, 2), (1, 3))]);
+    world.crash();
+    world.join(1);
+    world.serve();
+    assert_eq!(world.given(), [(1, 1), (3, 1)]);
+    world.finish();
+}
+
+#[test]
 fn a_store_that_fails_is_asked_again_later() {
     let mut world = World::new("topic/a.*");
     world.publish(0, Level::Stored, &[""]);
