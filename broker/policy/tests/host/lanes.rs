@@ -30,9 +30,10 @@ pub(crate) fn lanes_of(hook: &str, component: &[u8], config: &Value) -> [Arc<Hos
     })
 }
 
-/// Puts the policy in place. It may take all of its worker and fail as it likes.
+/// Puts the policy in place. It may take its time, all of its worker, and fail as it likes.
 fn put(host: &Host, hook: &str, lane: &str, config: &Value) {
-    let (limits, budget) = (json!({ "cpu_share": 1.0 }), json!({ "calls_min": 1_000_000 }));
+    let (limits, budget) =
+        (json!({ "cpu_share": 1.0, "deadline_ms": 1_000 }), json!({ "calls_min": 1_000_000 }));
     let more = json!({ "lane": lane, "config": config, "hook": hook, "limits": limits, "budget": budget });
     let patterns = ["topic/>", "user/*", "group/*", "all"];
     let state = host.put_policy("p", document("p", &patterns, more), "test").unwrap();
