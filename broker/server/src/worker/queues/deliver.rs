@@ -37,6 +37,7 @@ impl Worker {
         let now = shared.clock.now();
         for one in given {
             let Given { queue, session, batch, attempt } = &one;
+            let overflow = self.settled.of(&batch.to).overflow;
             let number = self.numbers.get(session).copied();
             let connection =
                 number.and_then(|number| self.connections.get_mut(number as usize)).and_then(Option::as_mut);
@@ -44,11 +45,7 @@ impl Worker {
                 self.tell_unsent(&one);
                 continue;
             };
-            let terms = Terms {
-                overflow: shared.rules.of(&batch.to).overflow,
-                is_decided: false,
-                now_unix_ms: now.unix_ms,
-            };
+            let terms = Terms { overflow, is_decided: false, now_unix_ms: now.unix_ms };
             let bytes = batch.size_bytes();
             if batch.messages.first().is_none_or(|envelope| terms.has_expired(envelope)) {
                 shared.mailboxes.of(self.number).counters.dropped_expired.add(1);
