@@ -39,7 +39,7 @@ pub(super) struct Queue {
     /// As in `waiting`, for those who only look.
     is_closed: AtomicBool,
     /// Workers, as bits, that are to be told when the queue is not busy any more.
-    awaited: AtomicU64,
+    blocked_workers: AtomicU64,
     entries_max: usize,
     bytes_max: usize,
     readings_max: usize,
@@ -55,7 +55,7 @@ impl Queue {
             bytes: AtomicUsize::new(0),
             readings: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
-            awaited: AtomicU64::new(0),
+            blocked_workers: AtomicU64::new(0),
             entries_max: options.entries_max,
             bytes_max: options.bytes_max,
             readings_max: options.readings_max,
@@ -79,7 +79,7 @@ impl Queue {
 
     /// Has a worker told when the queue is not busy any more. False when it is not busy now.
     pub(super) fn await_room(&self, worker: u8) -> bool {
-        self.awaited.fetch_or(bit(worker), Ordering::Relaxed);
+        self.blocked_workers.fetch_or(bit(worker), Ordering::Relaxed);
         // Either this sees the room that is given back, or whoever gives it back sees the bit.
         fence(Ordering::SeqCst);
         self.is_busy()
@@ -88,11 +88,11 @@ impl Queue {
     /// Tells the workers that wait, when the queue is not busy any more.
     fn offer_room(&self, answers: &dyn Answers) {
         fence(Ordering::SeqCst);
-        if self.awaited.load(Ordering::Relaxed) == 0 || self.is_busy() {
+        if self.blocked_workers.load(Ordering::Relaxed) == 0 || self.is_busy() {
             return;
         }
-        let awaited = self.awaited.swap(0, Ordering::Relaxed);
-        (0..64).filter(|&worker| awaited & bit(worker) != 0).for_each(|worker| answers.room(worker));
+        let blocked = self.blocked_workers.swap(0, Ordering::Relaxed);
+        (0..64).filter(|&worker| blocked & bit(worker) != 0).for_each(|worker| answers.room(worker));
     }
 
     pub(super) fn push(&self, entry: Entry) -> Result<(), Full> {
