@@ -4,8 +4,8 @@
 //! commit that starts with the first of them takes a sync for a handful, and the others wait for the next one, and so on:
 //! the disk is busy with small commits. So a commit waits until a third of those who were seen lately are there: while one
 //! third's commit runs, the others' answers and next messages are on their way. The wait is never longer than a commit
-//! takes, and who is alone does not wait at all. With 64 publishers on two cores, commits of a third gave the most messages
-//! a second; commits of a half left the processors idle while the disk worked, and the other way round.
+//! takes, and who is alone does not wait at all.
+//! `docs/adr/0007-a-commit-waits-for-company.md` has the figures, which were noisy.
 
 use std::time::Duration;
 
