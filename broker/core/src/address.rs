@@ -186,11 +186,17 @@ impl Pattern {
 
     /// Whether a message to `address` belongs to this pattern.
     pub fn matches(&self, address: &Address) -> bool {
+        self.covers(&address.0)
+    }
+
+    /// The same for the text of a checked address.
+    pub fn covers(&self, address: &str) -> bool {
         if !self.wildcard {
-            return *self.text == *address.0;
+            return *self.text == *address;
         }
         let kind = self.kind();
-        address.kind() == kind && (kind != Kind::Topic || tokens_match(name_of(&self.text), address.name()))
+        kind_of(address) == kind
+            && (kind != Kind::Topic || tokens_match(name_of(&self.text), name_of(address)))
     }
 }
 
