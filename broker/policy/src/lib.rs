@@ -43,9 +43,12 @@ mod readiness;
 mod registry;
 mod restore;
 mod rollout;
+mod rules;
 mod seat;
+mod serving;
 mod shadow;
 mod shared;
+mod source;
 mod state;
 mod stats;
 mod supervisor;
@@ -69,6 +72,7 @@ pub use registry::{
     CandidateState, Instances, PolicyState, PolicyVersion, RefusedPolicy, RefusedRevision, Rollback,
 };
 pub use restore::{RestoreError, Restored};
+pub use rules::{BadRule, CheckedRules, check_rules};
 pub use shadow::{Comparison, Difference};
 pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
 pub use worker::WorkerPolicies;

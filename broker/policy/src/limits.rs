@@ -24,6 +24,23 @@ pub const POLICIES_MAX: usize = 64;
 pub const PATTERNS_MAX: usize = 64;
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 
+/// Rules of one policy, bytes of them as JSON, and patterns in all their conditions. More: `PutError::Invalid`. Together
+/// they bound what a message that matches none of them costs.
+pub const RULES_MAX: usize = 256;
+pub const RULES_BYTES_MAX: usize = 64 * 1024;
+pub const RULES_PATTERNS_MAX: usize = 1_024;
+
+/// Headers that one rule looks at; bytes and stars of a pattern for texts. More: `PutError::Invalid`.
+pub const RULE_HEADERS_MAX: usize = 16;
+pub const GLOB_BYTES_MAX: usize = 256;
+pub const GLOB_STARS_MAX: usize = 8;
+
+/// Messages in a second, a minute or an hour, or at once, that a rule may allow. More: `PutError::Invalid`.
+pub const RULE_RATE_MAX: u32 = 1_000_000;
+
+/// The highest priority that a message has.
+pub const PRIORITY_MAX: u8 = 9;
+
 /// What a document may ask for, and what it gets without asking.
 pub const DEADLINE_MS_MIN: u32 = 2;
 pub const DEADLINE_MS_MAX: u32 = 1_000;

@@ -5,7 +5,8 @@
 use crate::answers;
 use crate::bindings::{self, Cache};
 use crate::decisions::Decisions;
-use crate::instance::{Failure, Instance};
+use crate::instance::Failure;
+use crate::serving::Serving;
 use crate::state::set_header;
 use crate::verdict;
 use serde_json::{Value, json};
@@ -28,8 +29,8 @@ pub(crate) trait Question {
     /// Whose question it is; what of a canary's share is decided by.
     fn sender(&self) -> &str;
 
-    /// Puts the question to one instance. Changes nothing, so that several may be asked.
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure>;
+    /// Puts the question to one that serves. Changes nothing, so that several may be asked.
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure>;
 
     /// Takes over the answer of a policy that decides; gives it back when it is final.
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer>;
@@ -88,9 +89,9 @@ impl Question for Routed<'_> {
         self.message.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Verdict, Failure> {
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Verdict, Failure> {
         let verdict::Routed { verdict, cache } =
-            instance.route(self.message, &self.set_headers, deadline_ms)?;
+            serving.route(self.message, &self.set_headers, deadline_ms)?;
         self.check_headers(&verdict).map_err(|bad| Failure::bad_verdict(&bad))?;
         self.cache.set(cache);
         Ok(verdict)
@@ -148,8 +149,8 @@ impl Question for Admitted<'_> {
         self.0.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
-        instance.admit(self.0, deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        serving.admit(self.0, deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
@@ -187,8 +188,8 @@ impl Question for Planned<'_> {
         self.message.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
-        instance.plan(self.message, self.settings, deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        serving.plan(self.message, self.settings, deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
@@ -228,8 +229,8 @@ impl Question for Missed<'_> {
         self.told.sender
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
-        instance.failed(self.told.clone(), deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        serving.failed(self.told.clone(), deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
@@ -263,8 +264,8 @@ impl Question for Full<'_> {
         self.0.recipient.split('/').next().unwrap_or("")
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
-        instance.overflow(self.0, deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+        serving.overflow(self.0, deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {

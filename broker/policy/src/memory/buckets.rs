@@ -28,7 +28,7 @@ impl Default for Shard {
 }
 
 /// How many tokens a bucket gains and holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) per_second: u32,
     pub(crate) burst: u32,

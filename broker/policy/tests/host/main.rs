@@ -18,6 +18,7 @@ mod memory;
 mod plugins;
 mod policies;
 mod rollout;
+mod rules;
 mod taken_back;
 mod versions;
 
