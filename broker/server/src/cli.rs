@@ -17,6 +17,7 @@ mod plugin;
 mod policy;
 mod publish;
 mod request;
+mod rules;
 mod serve;
 mod session;
 mod store;
