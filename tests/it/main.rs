@@ -32,6 +32,7 @@ mod queues;
 mod queues_kept;
 mod resume;
 mod rollout;
+mod rules;
 mod slow;
 mod timing;
 mod tokens;
