@@ -91,7 +91,7 @@ impl Judge {
 fn is_within(limit: &Limit, message: &Message<'_>, (context, bucket): (&Context, &mut String)) -> bool {
     limit.name_bucket((message.from, message.to), bucket);
     let memory = &context.memory;
-    memory.note(memory.buckets.take(bucket, limit.amount, limit.rate, context.clock.ms())).is_some()
+    memory.note(memory.rule_buckets.take(bucket, limit.amount, limit.rate, context.clock.ms())).is_some()
 }
 
 fn facts<'a>(message: &Message<'a>, set: &'a [(String, String)]) -> Facts<'a> {
