@@ -19,6 +19,9 @@ use crate::server::{Server, Site};
 use crate::talk::{Dialect, Level};
 use crate::wire::Wire;
 
+/// Messages per second of the broker over those of the reference without a network.
+const OVER_FSYNC_MIN: f64 = 0.7;
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -133,8 +136,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
 fn print_ratios(samples: &Samples<Sample, Subjects>) {
     use Subjects::{Broker, BrokerOnline, Fsync, FsyncRelay, Nats, NatsAlways};
     let ratio_of = |one, other| samples.ratio_of(one, other, Sample::per_s);
+    println!("messages/s, broker over fsync: {}", report::at_least(ratio_of(Broker, Fsync), OVER_FSYNC_MIN));
     for (one, other) in [
-        (Broker, Fsync),
         (BrokerOnline, Fsync),
         (Broker, FsyncRelay),
         (BrokerOnline, FsyncRelay),
