@@ -196,6 +196,39 @@ then = "deliver"
         assert_eq!(lines, ["r.toml:2:", "r.toml:4:"], "{said}");
     }
 
+    /// What people copy has to work.
+    #[test]
+    fn the_examples_of_the_page_are_good_rules() {
+        let page = include_str!("../../../../docs/RULES.md");
+        let blocks = |kind: &str| -> Vec<&str> {
+            let opening = format!("```{kind}\n");
+            let starts = page.split(opening.as_str()).skip(1);
+            starts.map(|block| block.split("```").next().unwrap()).collect()
+        };
+        let hooks = [Hook::Routing, Hook::Ack, Hook::Overflow];
+        let examples = blocks("toml");
+        assert_eq!(examples.len(), hooks.len());
+        for (text, hook) in examples.iter().zip(hooks) {
+            let (_folder, path) = file("r.toml", text);
+            assert!(read(&path, hook).is_ok(), "{text}");
+        }
+        let (_folder, path) = file("r.toml", examples[0]);
+        let document: waspmq_policy::PolicyDocument = serde_json::from_str(blocks("json")[0]).unwrap();
+        let same = check_rules(document.hook, &document.rules.unwrap()).unwrap();
+        assert_eq!(same.count, read(&path, Hook::Routing).unwrap().1.count);
+        for row in page.lines().filter(|line| line.starts_with("| `{") || line.starts_with("| `\"")) {
+            let codes = row.split(" | ").next().unwrap().split('`').skip(1).step_by(2);
+            let thens: Vec<Value> = codes.filter_map(|code| serde_json::from_str(code).ok()).collect();
+            assert!(!thens.is_empty(), "{row}");
+            for then in thens {
+                let on = json!({ "on": { "timeout": then } });
+                let fits = |hook: Hook, then: &Value| check_rules(hook, &[json!({ "then": then })]).is_ok();
+                let any = Hook::ALL.iter().any(|hook| fits(*hook, &then)) || fits(Hook::Ack, &on);
+                assert!(any, "{then} of {row}");
+            }
+        }
+    }
+
     #[test]
     fn json_is_told_apart_and_has_no_lines() {
         let bad = fault("r.JSON", "[{\"then\": \"x\"}]", Hook::Ack);
