@@ -80,6 +80,8 @@ fn tables_are_bounded() {
     assert!(compile(Hook::Routing, all(256, &plain)).is_ok());
     let wide = json!({"when": {"sender": vec!["a"; 5]}, "then": "continue"});
     assert!(fault(all(256, &wide)).starts_with("rules: have 1280 patterns in their conditions"));
+    let wide = json!({"when": {"header": {"a": vec!["a"; 4], "b": false}}, "then": "continue"});
+    assert!(fault(all(256, &wide)).starts_with("rules: have 1280 patterns in their conditions"));
     let long = json!({"then": {"drop": "x".repeat(1_000)}});
     assert_eq!(fault(all(100, &long)), "rules: have more than 65536 bytes");
 }

@@ -106,8 +106,13 @@ impl When {
         !matches!(self.cache, Cache::Never)
     }
 
-    pub(crate) const fn patterns_count(&self) -> usize {
-        self.addresses.len() + self.users.len() + self.keys.len() + self.headers.len()
+    pub(crate) fn patterns_count(&self) -> usize {
+        let of_header = |(_, header): &(_, Header)| match header {
+            Header::Like(globs) => globs.len(),
+            Header::Present | Header::Absent => 1,
+        };
+        let headers: usize = self.headers.iter().map(of_header).sum();
+        self.addresses.len() + self.users.len() + self.keys.len() + headers
     }
 
     fn holds_for(&self) -> Cache {
