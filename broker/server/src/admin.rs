@@ -7,6 +7,7 @@
 
 mod audit;
 mod body;
+mod capture;
 mod dead_letters;
 mod groups;
 mod guard;
