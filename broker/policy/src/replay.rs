@@ -320,6 +320,9 @@ impl Replay {
 
 fn read_header(line: &[u8]) -> Result<Header, BadLine> {
     let bad = |reason: String| BadLine { line: 1, reason };
+    if line.len() > limits::CAPTURE_LINE_BYTES_MAX {
+        return Err(bad(format!("has more than {} bytes", limits::CAPTURE_LINE_BYTES_MAX)));
+    }
     let not_one = |error| bad(format!("this is not the first line of a capture: {error}"));
     let header: Header = serde_json::from_slice(line).map_err(not_one)?;
     if header.capture != FORM {
