@@ -1,6 +1,7 @@
 //! `waspmq policy`: which plugin decides which messages.
 
 use super::api::{Access, Api};
+use super::capture;
 use super::failure::Failure;
 use super::output;
 use anyhow::Context;
@@ -17,7 +18,8 @@ Examples:
   waspmq policy canary audit 10 --plugin route-mirror@2
   waspmq policy activate audit
   waspmq policy rollback audit
-  waspmq policy audit --limit 20")]
+  waspmq policy audit --limit 20
+  waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -52,6 +54,8 @@ enum Command {
     Rm { name: String },
     /// Who changed what, the newest last; not only policies
     Audit(Audit),
+    /// Take down what policies are asked in live traffic, for `waspmq plugin replay`
+    Capture(capture::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -113,11 +117,22 @@ enum Lane {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Hook {
+pub(super) enum Hook {
     Routing,
     Ack,
     Admission,
     Overflow,
+}
+
+impl From<Hook> for waspmq_policy::Hook {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Routing => Self::Routing,
+            Hook::Ack => Self::Ack,
+            Hook::Admission => Self::Admission,
+            Hook::Overflow => Self::Overflow,
+        }
+    }
 }
 
 /// A version to try: the active one's document, with another plugin or configuration.
@@ -250,6 +265,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             return Ok(());
         }
         Command::Audit(audit) => return changes(&api, audit, arguments.access.json),
+        Command::Capture(capture) => return capture::run(&api, capture, arguments.access.json),
     };
     if arguments.access.json {
         return Ok(output::json(&state)?);
