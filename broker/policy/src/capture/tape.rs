@@ -1,7 +1,7 @@
 //! The lines of a capture as they lie in memory: one tape for each worker, read together in the order of the lines.
 //!
-//! A tape has its own lock, which its worker holds to append a line and a reader to share what is there; neither copies
-//! lines under it. What a reader was given stays as it is, whatever becomes of the capture.
+//! A tape has its own lock, which its worker holds to append a line and a reader to share what is there, which takes no
+//! longer. What a reader was given stays as it is, whatever becomes of the capture.
 
 use crate::binding::lock;
 use crate::limits::{CAPTURE_CHUNK_BYTES, CAPTURE_LINE_BYTES_MAX, CAPTURE_PIECE_BYTES};

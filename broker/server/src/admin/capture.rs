@@ -15,8 +15,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
+use waspmq_core::Code;
 use waspmq_policy::limits::{CAPTURE_MESSAGES_DEFAULT, CAPTURE_SECONDS_DEFAULT};
 use waspmq_policy::{CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
 
@@ -123,11 +126,15 @@ pub(crate) async fn show(State(shared): Handlers) -> Result<Response, Problem> {
     responses((status = 200, description = "JSON lines", content_type = "application/jsonl"), (status = 404))
 )]
 pub(crate) async fn records(State(shared): Handlers, who: Who) -> Result<Response, Problem> {
+    let busy = |_| {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.name(), "nothing is read any more")
+    };
+    let place = Arc::clone(&shared.capture_readers).acquire_owned().await.map_err(busy)?;
     let host = &shared.state.control.policies;
     let (status, records) = host.capture().zip(host.capture_records()).ok_or_else(none)?;
     note(&shared, who, ("capture read", &status)).await;
     let kind = [(header::CONTENT_TYPE, "application/jsonl")];
-    Ok((kind, Body::new(Pieces(records))).into_response())
+    Ok((kind, Body::new(Pieces { records, _place: place })).into_response())
 }
 
 /// Removes the capture with its records, running or complete.
@@ -160,7 +167,10 @@ async fn note(shared: &Shared, who: Who, (what, status): (&'static str, &Capture
 }
 
 /// The records as a body, piece by piece, so that no answer is in memory as a whole.
-struct Pieces(CaptureRecords);
+struct Pieces {
+    records: CaptureRecords,
+    _place: OwnedSemaphorePermit,
+}
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
@@ -170,7 +180,7 @@ impl hyper::body::Body for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(piece.into()))))
+        Poll::Ready(self.records.next().map(|piece| Ok(Frame::data(piece.into()))))
     }
 }
 
