@@ -1,6 +1,7 @@
 //! Captures over the API: what is asked for, one at a time, read as lines, and on the audit log.
 
 use super::*;
+use std::task::Poll;
 use waspmq_core::policy::Policies;
 use waspmq_core::settings::Settings;
 use waspmq_core::{Address, Kind};
@@ -66,6 +67,25 @@ async fn a_complete_one_stays_and_says_what_ended_it() {
     assert!(status["ended_unix_ms"].as_u64() >= status["started_unix_ms"].as_u64());
     assert_eq!(api.call("GET", "/v1/capture/records").await.text.lines().count(), 2);
     assert_eq!(api.call_with("POST", "/v1/capture", r#"{"match":["all"]}"#).await.status, 201);
+}
+
+#[tokio::test]
+async fn only_so_many_read_at_once() {
+    let api = Api::new();
+    api.call_with("POST", "/v1/capture", r#"{"match":["topic/a"]}"#).await;
+    publish(&api.control, "topic/a");
+    let read = || api.router.clone().oneshot(empty(operator("GET", "/v1/capture/records")));
+    let mut answers = Vec::new();
+    for _ in 0..limits::CAPTURE_READERS_MAX {
+        answers.push(read().await.unwrap());
+    }
+    let mut late = std::pin::pin!(read());
+    let polled = std::future::poll_fn(|context| Poll::Ready(late.as_mut().poll(context))).await;
+    assert!(polled.is_pending());
+    api.call("DELETE", "/v1/capture").await;
+    let body = axum::body::to_bytes(answers.remove(0).into_body(), usize::MAX).await.unwrap();
+    assert_eq!(body.split(|&byte| byte == b'\n').count(), 3, "what was begun is read to its end");
+    assert_eq!(late.await.unwrap().status(), 404);
 }
 
 #[tokio::test]
