@@ -14,6 +14,7 @@
 mod access;
 mod bad_input;
 mod binary;
+mod capture;
 mod crash;
 mod disk_full;
 mod harness;

@@ -14,7 +14,7 @@ pub(crate) fn component(name: &str) -> Vec<u8> {
 }
 
 /// Where `cargo xtask plugins` leaves components: beside the build of this test.
-fn plugins() -> PathBuf {
+pub(crate) fn plugins() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_waspmq"));
     binary.ancestors().nth(2).unwrap().join("plugins")
 }

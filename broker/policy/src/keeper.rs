@@ -47,7 +47,7 @@ impl Keeper {
                 }
             }
             drop(active);
-            let due = [due, self.supervise()].into_iter().flatten().min();
+            let due = [due, self.supervise(), self.shared.captures.tend(now())].into_iter().flatten().min();
             std::thread::park_timeout(due.map_or(IDLE, |due| due.saturating_duration_since(now())));
         }
     }

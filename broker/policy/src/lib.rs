@@ -18,6 +18,7 @@ mod binding;
 mod bindings;
 mod breaker;
 mod budget;
+mod capture;
 mod clock;
 mod decisions;
 mod document;
@@ -41,6 +42,7 @@ mod question;
 mod queues;
 mod readiness;
 mod registry;
+mod replay;
 mod restore;
 mod rollout;
 mod rules;
@@ -59,6 +61,7 @@ pub use admin::{PromoteError, PutError, RemoveError, RollbackError};
 pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use breaker::BreakerState;
 pub use budget::Budget;
+pub use capture::{CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
 pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
@@ -70,6 +73,10 @@ pub use plugin::{Revision, Unfit};
 pub use readiness::Unready;
 pub use registry::{
     CandidateState, Instances, PolicyState, PolicyVersion, RefusedPolicy, RefusedRevision, Rollback,
+};
+pub use replay::{
+    BadLine, OnlyHook, Replay, ReplayDifference, ReplayError, ReplaySide, ReplaySummary, ReplayedHook,
+    ReplayedSide,
 };
 pub use restore::{RestoreError, Restored};
 pub use rules::{BadRule, CheckedRules, check_rules};

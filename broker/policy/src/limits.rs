@@ -174,6 +174,38 @@ pub const INSTANCES_PER_POLICY: usize = 9;
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
 
+/// What a capture takes down at most, members of queues not counted: what may be asked for, and what is taken without
+/// asking. More: it ends.
+pub const CAPTURE_MESSAGES_MAX: u64 = 100_000;
+pub const CAPTURE_MESSAGES_DEFAULT: u64 = 10_000;
+
+/// How long a capture takes: what may be asked for, and what it does without asking. Longer: it ends.
+pub const CAPTURE_SECONDS_MAX: u64 = 3_600;
+pub const CAPTURE_SECONDS_DEFAULT: u64 = 60;
+
+/// Bytes of the lines of a capture; their buffers may have twice that. More: the capture ends.
+pub const CAPTURE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How long the records of a capture are kept behind its end. Longer: they are freed.
+pub const CAPTURE_KEPT_S: u64 = 3_600;
+
+/// Bytes of a payload that is taken down. More: the record has none, and says so.
+pub const CAPTURE_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one line of a capture. More: the record is left out and counted; a replay refuses the line.
+pub const CAPTURE_LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes from which lines of a worker are no longer moved, and from which a piece of a capture is handed out.
+pub const CAPTURE_CHUNK_BYTES: usize = 256 * 1024;
+pub const CAPTURE_PIECE_BYTES: usize = 64 * 1024;
+
+/// Decisions that differ which a replay may be asked to show. More: only counted.
+pub const REPLAY_DIFFERENCES_MAX: u64 = 100_000;
+
+const _: () = assert!(
+    (CAPTURE_PAYLOAD_BYTES_MAX + waspmq_core::limits::HEADER_BYTES_MAX) * 6 < CAPTURE_LINE_BYTES_MAX / 2,
+    "a message with its payload and headers fits, however it is escaped"
+);
 const _: () = assert!(BREAKER_RECENT_CALLS < u32::BITS, "the last calls are bits of a word");
 const _: () = assert!(BREAKER_FAILURES <= BREAKER_RECENT_CALLS, "so many failures can be among them");
 const _: () = assert!(POLICIES_MAX <= u64::BITS as usize, "bound policies are a 64-bit mask");

@@ -2,6 +2,7 @@
 
 use crate::archive::Archive;
 use crate::binding::lock;
+use crate::capture::Captures;
 use crate::engine::Ticker;
 use crate::fast::Adapters;
 use crate::hostcalls::Surroundings;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) not_kept: AtomicU64,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,
+    pub(crate) captures: Captures,
     /// Member changes wait for the policy thread.
     pub(crate) members_pending: AtomicBool,
     pub(crate) retired: SyncSender<Serving>,

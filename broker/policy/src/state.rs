@@ -28,7 +28,7 @@ pub(crate) struct Context {
 }
 
 /// What a component imports of the message, and hence has to be given.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Pulls {
     pub(crate) headers: bool,
     pub(crate) payload: bool,
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) context: Context,
     pub(crate) headers: Arc<Vec<(String, String)>>,
     pub(crate) payload: Arc<Vec<u8>>,
+    /// What of them the guest asked for since this was emptied.
+    pub(crate) pulled: Pulls,
     /// What calls on the fast lane keep here.
     pub(crate) lane: Lane,
     /// What its linear memory grew to.
@@ -57,6 +59,7 @@ impl State {
             context,
             headers: Arc::default(),
             payload: Arc::default(),
+            pulled: Pulls::default(),
             lane: Lane::default(),
             memory_bytes: 0,
             memory_bytes_max,

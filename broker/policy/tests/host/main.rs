@@ -5,6 +5,7 @@
 mod archive;
 mod audit;
 mod cached;
+mod capture;
 mod failures;
 mod guests;
 mod hooks;
@@ -17,6 +18,7 @@ mod members;
 mod memory;
 mod plugins;
 mod policies;
+mod replay;
 mod rollout;
 mod rules;
 mod taken_back;

@@ -1,6 +1,7 @@
 //! `waspmq policy`: which plugin or which rules decide which messages.
 
 use super::api::{Access, Api};
+use super::capture;
 use super::failure::Failure;
 use super::output;
 use super::rules;
@@ -21,7 +22,8 @@ Examples:
   waspmq policy canary audit 10 --plugin route-mirror@2
   waspmq policy activate audit
   waspmq policy rollback audit
-  waspmq policy audit --limit 20")]
+  waspmq policy audit --limit 20
+  waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -65,6 +67,8 @@ enum Command {
     Rules(rules::Arguments),
     /// Who changed what, the newest last; not only policies
     Audit(Audit),
+    /// Take down what policies are asked in live traffic, for `waspmq plugin replay`
+    Capture(capture::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -303,6 +307,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Audit(audit) => return changes(&api, audit, arguments.access.json),
         Command::Rules(_) => return Ok(()),
+        Command::Capture(capture) => return capture::run(&api, capture, arguments.access.json),
     };
     if arguments.access.json {
         return Ok(output::json(&state)?);
