@@ -149,11 +149,13 @@ impl Binding {
         Setup { recipe, config, changes }.run().map(Serving::Guest)
     }
 
-    /// Gives every worker an instance to start with and a spare.
-    pub(crate) fn warm(&self, ticker: &Ticker, changes: &Changes) -> Result<(), SetupError> {
+    /// Gives every worker an instance to start with and a spare, made by `set_up`.
+    pub(crate) fn warm(
+        &self,
+        set_up: impl Fn(usize) -> Result<Serving, SetupError>,
+    ) -> Result<(), SetupError> {
         for (worker, cell) in self.cells.iter().enumerate() {
-            let warm = self.set_up(ticker, worker, changes)?;
-            let spare = self.set_up(ticker, worker, changes)?;
+            let (warm, spare) = (set_up(worker)?, set_up(worker)?);
             cell.serving_seen.store(warm.members_seen(), Ordering::Relaxed);
             *lock(&cell.warm) = Some(warm);
             *lock(&cell.spare) = Some(spare);

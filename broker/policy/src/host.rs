@@ -4,6 +4,7 @@
 
 use crate::breaker::BreakerState;
 use crate::capture::Captures;
+use crate::discards::Discards;
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
 use crate::hook::Hook;
@@ -53,6 +54,7 @@ pub enum StartError {
 
 /// How many instances there can be at once, so that a change of any policies always finds room: what they may hold,
 /// two per worker while a version is made, one in which an upload is tested, two in the hands of the policy thread.
+/// Those that were given up are not among them: they are freed where they are in the way (`discards.rs`).
 const fn instances(options: HostOptions) -> usize {
     options.workers * (options.policies_max * limits::INSTANCES_PER_POLICY + 2) + 3
 }
@@ -100,7 +102,6 @@ impl Host {
         let linker = linker::linker(&engine).map_err(failed)?;
         let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine)?;
-        let (sender, retired) = std::sync::mpsc::sync_channel(limits::RETIRED_MAX);
         let shared = Arc::new(Shared {
             engine,
             linker,
@@ -117,11 +118,11 @@ impl Host {
             queues: Queues::default(),
             captures: Captures::default(),
             members_pending: AtomicBool::new(false),
-            retired: sender,
+            discards: Discards::default(),
             keeper: OnceLock::new(),
             stopping: AtomicBool::new(false),
         });
-        let keeper = Keeper::new(Arc::clone(&shared), retired);
+        let keeper = Keeper::new(Arc::clone(&shared));
         let keeper = std::thread::Builder::new().name("policy".to_owned()).spawn(move || keeper.run())?;
         shared.keeper.get_or_init(|| keeper.thread().clone());
         shared.wake_keeper();

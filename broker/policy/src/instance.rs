@@ -377,6 +377,11 @@ pub(crate) enum SetupError {
 }
 
 impl SetupError {
+    /// Whether the pool is exhausted, which is not the guest's fault.
+    pub(crate) const fn lacks_room(&self) -> bool {
+        matches!(self, Self::Failed { failure, .. } if failure.no_capacity)
+    }
+
     pub(crate) const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Failed { failure, .. } => failure.outcome,

@@ -21,6 +21,7 @@ mod budget;
 mod capture;
 mod clock;
 mod decisions;
+mod discards;
 mod document;
 mod engine;
 mod fast;

@@ -52,6 +52,10 @@ pub const MEMORY_MB_DEFAULT: u32 = 16;
 /// Elements of one table of a component; growth beyond is denied.
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 
+/// Core instances that one component is made of, and its tables: as many are set aside for each instance. More: `Unfit::Invalid`.
+pub const CORE_INSTANCES_MAX: usize = 64;
+pub const TABLES_PER_COMPONENT: usize = 8;
+
 /// CPU time of `configure` and `self-test` together, and of telling one instance all member changes.
 /// Beyond: the instance is discarded.
 pub const SETUP_DEADLINE_MS: u32 = 250;
@@ -173,6 +177,9 @@ pub const INSTANCES_PER_POLICY: usize = 9;
 
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
+
+/// Times that a new instance is tried to be made while there is no room and discarded ones are freed. More: `NoCapacity`.
+pub const ROOM_ATTEMPTS_MAX: u32 = 4;
 
 /// What a capture takes down at most, members of queues not counted: what may be asked for, and what is taken without
 /// asking. More: it ends.

@@ -5,6 +5,7 @@
 
 use crate::archive::ArchiveError;
 use crate::bindings::{self, ABI, HOST, TYPES};
+use crate::discards::Discards;
 use crate::document::Lane;
 use crate::engine::Ticker;
 use crate::fast::{Adapters, Prepared, Unsuited};
@@ -178,6 +179,7 @@ pub(crate) struct Workbench<'a> {
     pub(crate) linker: &'a Linker<State>,
     pub(crate) adapters: &'a Arc<Adapters>,
     pub(crate) ticker: &'a Ticker,
+    pub(crate) discards: &'a Discards,
 }
 
 impl Workbench<'_> {
@@ -266,7 +268,8 @@ impl Workbench<'_> {
                 _ => Unfit::Trapped { stage, reason: failure.text },
             }
         };
-        let mut instance = Instance::new(&recipe).map_err(unfit("instantiate"))?;
+        let new = self.discards.with_room(|| Instance::new(&recipe), |failure| failure.no_capacity);
+        let mut instance = new.map_err(unfit("instantiate"))?;
         instance.self_test().map_err(unfit("self-test"))?.map_err(|reason| Unfit::SelfTest {
             reason: bindings::cut(&reason, limits::LOG_BYTES_MAX).to_owned(),
         })

@@ -143,14 +143,15 @@ impl Shared {
         };
         let binding = Binding::new(parts, self.workers);
         let changes = self.queues.all();
-        let refused = |error: SetupError| match error {
-            SetupError::Failed { failure, .. } if failure.no_capacity => self.no_capacity(),
-            error => PutError::Guest { reason: error.to_string() },
+        let refused = |error: SetupError| match error.lacks_room() {
+            true => self.no_capacity(),
+            false => PutError::Guest { reason: error.to_string() },
         };
+        let set_up = |worker| self.set_up(&binding, worker, &changes);
         if document.mode == Mode::Off {
-            return binding.set_up(&self.ticker, 0, &changes).map(|_| None).map_err(refused);
+            return set_up(0).map(|_| None).map_err(refused);
         }
-        binding.warm(&self.ticker, &changes).map_err(refused)?;
+        binding.warm(set_up).map_err(refused)?;
         Ok(Some(Arc::new(binding)))
     }
 

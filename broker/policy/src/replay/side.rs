@@ -4,6 +4,7 @@
 //! record, values and buckets begin empty. A failed instance is replaced at once.
 
 use crate::clock::Clock;
+use crate::discards::Discards;
 use crate::document::{Lane, PolicyLimits};
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
@@ -31,6 +32,7 @@ pub(super) struct Ground {
     linker: Linker<State>,
     adapters: Arc<Adapters>,
     ticker: Ticker,
+    discards: Discards,
     pub(super) clock: Arc<Clock>,
     pub(super) queues: Queues,
 }
@@ -68,7 +70,7 @@ impl Ground {
         let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine).map_err(|error| format!("a thread does not start: {error}"))?;
         let (clock, queues) = (Arc::new(Clock::standing()), Queues::default());
-        Ok(Self { engine, linker, adapters, ticker, clock, queues })
+        Ok(Self { engine, linker, adapters, ticker, discards: Discards::default(), clock, queues })
     }
 }
 
@@ -79,8 +81,8 @@ impl Side {
         config: String,
         limits: PolicyLimits,
     ) -> Result<Self, Unfit> {
-        let Ground { engine, linker, adapters, ticker, .. } = ground;
-        let compiled = Workbench { engine, linker, adapters, ticker }.compile(name, component)?;
+        let Ground { engine, linker, adapters, ticker, discards, .. } = ground;
+        let compiled = Workbench { engine, linker, adapters, ticker, discards }.compile(name, component)?;
         Ok(Self { name, compiled, config, limits, desks: Vec::new() })
     }
 

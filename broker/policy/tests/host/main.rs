@@ -20,6 +20,7 @@ mod plugins;
 mod policies;
 mod replay;
 mod rollout;
+mod room;
 mod rules;
 mod taken_back;
 mod versions;
