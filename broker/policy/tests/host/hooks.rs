@@ -37,7 +37,7 @@ fn settings() -> Settings {
 }
 
 /// A failure of the first attempt of alice's message for bob, handed to `ask`.
-fn fail<T>(cause: Cause, ask: impl FnOnce(&Failure<'_>) -> T) -> T {
+pub(crate) fn fail<T>(cause: Cause, ask: impl FnOnce(&Failure<'_>) -> T) -> T {
     let (to, alice) = (Address::parse("topic/a").unwrap(), Name::parse("alice").unwrap());
     let plan = AckPlan::default();
     ask(&Failure {
