@@ -30,7 +30,13 @@ impl Host {
     /// Makes the candidate what decides for everybody.
     pub fn promote(&self, name: &str, who: &str) -> Result<PolicyState, PromoteError> {
         let _one_at_a_time = lock(&self.shared.changing);
-        let policy = self.registry().policies.get(name).cloned();
+        let policy = {
+            let registry = self.registry();
+            if let Some((_, reason)) = registry.refused.get(name) {
+                return Err(PromoteError::Refused { name: name.to_owned(), reason: reason.clone() });
+            }
+            registry.policies.get(name).cloned()
+        };
         let mut policy = policy.ok_or_else(|| PromoteError::UnknownPolicy { name: name.to_owned() })?;
         let tried = policy.candidate.take();
         let tried = tried.ok_or_else(|| PromoteError::NoCandidate { name: name.to_owned() })?;

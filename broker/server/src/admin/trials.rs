@@ -117,6 +117,7 @@ impl From<PromoteError> for Problem {
         match error {
             PromoteError::UnknownPolicy { .. } => Self::not_found(detail),
             PromoteError::NoCandidate { .. } => Self::new(StatusCode::CONFLICT, "no_candidate", detail),
+            PromoteError::Refused { .. } => Self::new(StatusCode::CONFLICT, "refused_policy", detail),
             PromoteError::Put(error) => error.into(),
         }
     }
