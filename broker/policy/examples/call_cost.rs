@@ -157,7 +157,8 @@ fn ask(policies: &mut WorkerPolicies, message: &Message<'_>) {
 
 /// A host with the policy of one decision on one lane.
 fn host(decision: &Decision, lane: &str) -> Result<Arc<Host>, Box<dyn Error>> {
-    let host = Host::start(HostOptions { workers: 1, policies_max: 1 }, Arc::new(Nobody))?;
+    let host =
+        Host::start(HostOptions { workers: 1, policies_max: 1, ..HostOptions::default() }, Arc::new(Nobody))?;
     upload(&host, decision.plugin)?;
     host.queue_changed(QueueMembers {
         pattern: "topic/orders.>".to_owned(),
@@ -218,7 +219,10 @@ fn median(mut samples: Vec<f64>) -> f64 {
 /// One panic on each of many workers, until the message is served without the policy.
 fn panics() -> Result<(), Box<dyn Error>> {
     const WORKERS: usize = 64;
-    let host = Host::start(HostOptions { workers: WORKERS, policies_max: 1 }, Arc::new(Nobody))?;
+    let host = Host::start(
+        HostOptions { workers: WORKERS, policies_max: 1, ..HostOptions::default() },
+        Arc::new(Nobody),
+    )?;
     upload(&host, "stamp-a")?;
     put(&host, &json!({ "stamp": "x" }), "auto")?;
     let mut traps = Vec::new();

@@ -33,18 +33,24 @@ pub struct HostOptions {
     /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for
     /// [`limits::INSTANCES_PER_POLICY`] instances per worker.
     pub policies_max: usize,
+    /// Calls one instance serves before another takes its place, 1 to [`limits::INSTANCE_CALLS_MAX`].
+    pub instance_calls_max: u32,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { workers: 1, policies_max: 16 }
+        Self { workers: 1, policies_max: 16, instance_calls_max: limits::INSTANCE_CALLS_MAX }
     }
 }
 
 /// Why the host does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("workers and policies_max must be 1 to {WORKERS_MAX} and 1 to {}", limits::POLICIES_MAX)]
+    #[error(
+        "workers, policies_max and instance_calls_max must be 1 to {WORKERS_MAX}, 1 to {} and 1 to {}",
+        limits::POLICIES_MAX,
+        limits::INSTANCE_CALLS_MAX
+    )]
     Options,
     #[error("the WebAssembly engine cannot reserve room for {instances} instances: {reason}")]
     Engine { instances: usize, reason: String },
@@ -92,7 +98,8 @@ impl Host {
     /// Starts the engine, its epoch thread and the policy thread. What policies ask about the broker, `surroundings` answers.
     pub fn start(options: HostOptions, surroundings: Arc<dyn Surroundings>) -> Result<Arc<Self>, StartError> {
         let in_range = (1..=WORKERS_MAX).contains(&options.workers)
-            && (1..=limits::POLICIES_MAX).contains(&options.policies_max);
+            && (1..=limits::POLICIES_MAX).contains(&options.policies_max)
+            && (1..=limits::INSTANCE_CALLS_MAX).contains(&options.instance_calls_max);
         if !in_range {
             return Err(StartError::Options);
         }
@@ -110,6 +117,7 @@ impl Host {
             surroundings,
             workers: options.workers,
             policies_max: options.policies_max,
+            instance_calls_max: options.instance_calls_max,
             registry: Mutex::default(),
             changing: Mutex::default(),
             archive: OnceLock::new(),

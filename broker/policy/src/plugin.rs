@@ -260,6 +260,7 @@ impl Workbench<'_> {
                 surroundings: Arc::new(Nobody),
             },
             memory_bytes_max: limits::MEMORY_MB_DEFAULT as usize * 1024 * 1024,
+            calls_max: limits::INSTANCE_CALLS_MAX,
         };
         let unfit = |stage| {
             move |failure: crate::instance::Failure| match failure.outcome {

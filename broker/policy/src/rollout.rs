@@ -135,6 +135,7 @@ impl Shared {
             order: document.order,
             on_failure: document.on_failure,
             limits: document.limits,
+            calls_max: self.instance_calls_max,
             budget: document.budget,
             patterns: plan.patterns,
             stats: Arc::clone(stats),

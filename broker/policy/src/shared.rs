@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) workers: usize,
     pub(crate) policies_max: usize,
+    pub(crate) instance_calls_max: u32,
     pub(crate) registry: Mutex<Registry>,
     /// One change of policies at a time holds this while it works. Locks are taken in the order uploading, changing,
     /// registry.

@@ -11,6 +11,7 @@ use crate::fast::Adapters;
 use crate::hook::Hook;
 use crate::hostcalls::Nobody;
 use crate::instance::{Compiled, Instance, Recipe, Setup, SetupError};
+use crate::limits;
 use crate::linker;
 use crate::plugin::{Unfit, Workbench};
 use crate::question::Question;
@@ -113,6 +114,7 @@ impl Side {
             lane: Lane::Auto,
             context: context.clone(),
             memory_bytes_max: self.limits.memory_mb as usize * 1024 * 1024,
+            calls_max: limits::INSTANCE_CALLS_MAX,
         };
         let failed = |failure| SetupError::Failed { stage: "instantiate", failure };
         let mut instance = Instance::new(&recipe).map_err(failed)?;

@@ -55,7 +55,7 @@ fn host(workers: usize) -> Arc<Host> {
 
 fn sized_host(workers: usize, policies_max: usize) -> Arc<Host> {
     audit::record();
-    Host::start(HostOptions { workers, policies_max }, Arc::new(Somebody)).unwrap()
+    Host::start(HostOptions { workers, policies_max, ..HostOptions::default() }, Arc::new(Somebody)).unwrap()
 }
 
 /// A host with one plugin `p` and the policy `p` for all topics, changed by `more`.

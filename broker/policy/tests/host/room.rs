@@ -83,7 +83,7 @@ fn changes_find_room_while_the_policy_thread_is_busy() {
     const SWAPS: u32 = 200;
     audit::record();
     let gate = Arc::new(Gate::default());
-    let options = HostOptions { workers: WORKERS, policies_max: 2 };
+    let options = HostOptions { workers: WORKERS, policies_max: 2, ..HostOptions::default() };
     let host = Host::start(options, Arc::<Gate>::clone(&gate)).unwrap();
     let _opening = Opening(Arc::clone(&gate));
     host.upload("asking", &asking(), "test").unwrap();
