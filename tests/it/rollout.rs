@@ -75,7 +75,7 @@ async fn a_shadow_is_compared_then_promoted_then_rolled_back() {
     let differences = show(&broker)["candidate"]["differences"].clone();
     assert_eq!((&differences["same"], &differences["different"]), (&json!(0), &json!(20)));
     let sample = json!({
-        "sender": "alice", "address": "topic/t",
+        "id": null, "sender": "alice", "address": "topic/t",
         "active": {"route": "continue", "set_headers": {"mark": "1"}},
         "shadow": {"route": "continue", "set_headers": {"mark": "2"}}
     });

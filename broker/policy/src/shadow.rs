@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// One message that a shadow decided differently.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
+    /// The message, where that had an id when it was asked about; of several with the same fate the first.
+    pub id: Option<String>,
     pub sender: String,
     pub address: String,
     pub active: Value,
@@ -68,6 +70,7 @@ impl Differences {
             Ok(shadow) => {
                 self.different.fetch_add(1, Relaxed);
                 self.sample(|| Difference {
+                    id: question.id().map(|id| id.to_string()),
                     sender: question.sender().to_owned(),
                     address: question.to().to_owned(),
                     active: Q::show(active),

@@ -223,7 +223,7 @@ impl Acking for WorkerPolicies {
         if is_captured {
             self.recorder.failure(&self.shared.captures, &told);
         }
-        match self.first(Hook::Ack, &mut Missed { told }) {
+        match self.first(Hook::Ack, &mut Missed { told, id: Some(failure.id) }) {
             Asked::Decided(Some(decision)) => decision,
             Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
         }

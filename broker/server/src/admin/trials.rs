@@ -44,6 +44,9 @@ struct Differences {
 /// One message that a shadow decided differently.
 #[derive(Debug, Serialize, ToSchema)]
 struct Difference {
+    /// The message, where it had an id when the policy was asked; of several with the same fate the first. A message that is
+    /// being published has none yet.
+    id: Option<String>,
     sender: String,
     address: String,
     #[schema(example = json!({"route": {"redirect": "topic/a"}, "set_headers": {}}))]
@@ -81,6 +84,7 @@ impl From<Comparison> for Differences {
     fn from(comparison: Comparison) -> Self {
         let Comparison { same, different, failed, samples } = comparison;
         let sample = |sample: waspmq_policy::Difference| Difference {
+            id: sample.id,
             sender: sample.sender,
             address: sample.address,
             active: sample.active,
