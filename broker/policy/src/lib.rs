@@ -49,6 +49,7 @@ mod shared;
 mod state;
 mod stats;
 mod supervisor;
+mod trace;
 mod verdict;
 mod worker;
 
@@ -71,4 +72,5 @@ pub use registry::{
 pub use restore::{RestoreError, Restored};
 pub use shadow::{Comparison, Difference};
 pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
+pub use trace::{Decided, Ended, Explained, Explanation, Failed, Recorded};
 pub use worker::WorkerPolicies;

@@ -122,8 +122,10 @@ impl Shared {
     ) -> Result<Option<Arc<Binding>>, PutError> {
         let document = &version.document;
         let plan = document.check()?;
+        let revision = &version.kept.revision;
         let parts = Parts {
             name: name.into(),
+            revision: format!("{}@{}", revision.name, revision.revision).into(),
             hook: document.hook,
             order: document.order,
             on_failure: document.on_failure,

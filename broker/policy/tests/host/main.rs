@@ -5,6 +5,7 @@
 mod archive;
 mod audit;
 mod cached;
+mod explain;
 mod failures;
 mod guests;
 mod hooks;

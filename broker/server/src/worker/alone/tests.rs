@@ -57,7 +57,8 @@ fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -
     let to = Address::parse("topic/asked").unwrap();
     let target = (to.clone(), worker.shared.rules.of(&to).clone());
     let instead = instead.iter().map(|to| Address::parse(to).unwrap()).collect();
-    let plan = Plan { destination: Destination::Instead(instead), headers: None, level, ack: None };
+    let plan =
+        Plan { destination: Destination::Instead(instead), headers: None, level, ack: None, trace: None };
     let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
     publish.delay_ms = delay_ms;
     let now = worker.shared.clock.now();
