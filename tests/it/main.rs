@@ -16,6 +16,7 @@ mod bad_input;
 mod binary;
 mod crash;
 mod disk_full;
+mod explain;
 mod harness;
 mod hooks;
 mod inbox;

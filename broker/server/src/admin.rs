@@ -8,6 +8,7 @@
 mod audit;
 mod body;
 mod dead_letters;
+mod explain;
 mod groups;
 mod guard;
 mod health;

@@ -7,6 +7,7 @@ mod api;
 mod deadletter;
 mod demo;
 mod doctor;
+mod explain;
 mod failure;
 mod group;
 mod history;

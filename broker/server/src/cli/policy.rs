@@ -2,7 +2,7 @@
 
 use super::api::{Access, Api};
 use super::failure::Failure;
-use super::output;
+use super::{explain, output};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
@@ -17,6 +17,7 @@ Examples:
   waspmq policy canary audit 10 --plugin route-mirror@2
   waspmq policy activate audit
   waspmq policy rollback audit
+  waspmq policy explain 0196f0c2a4b1000001000000000000a7
   waspmq policy audit --limit 20")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -50,6 +51,11 @@ enum Command {
     Rollback { name: String },
     /// Remove a policy
     Rm { name: String },
+    /// Which policies decided what about a message, and in how many nanoseconds
+    Explain {
+        /// The message's id, from its receipt
+        id: String,
+    },
     /// Who changed what, the newest last; not only policies
     Audit(Audit),
 }
@@ -249,6 +255,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             api.delete(&["policies", name])?;
             return Ok(());
         }
+        Command::Explain { id } => return explain::run(&api, id, arguments.access.json),
         Command::Audit(audit) => return changes(&api, audit, arguments.access.json),
     };
     if arguments.access.json {
