@@ -150,6 +150,7 @@ fn the_member_of_a_large_queue_is_chosen_for_a_publish_with_a_key() {
         headers: None,
         level: Level::Accepted,
         ack: None,
+        trace: None,
     };
     let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
     publish.dedup = Some("once".into());
