@@ -258,5 +258,5 @@ fn a_place_is_as_small_as_the_documentation_says() {
     let usual = size_of::<Trace>() + size_of::<u64>();
     let address = waspmq_core::limits::NAME_BYTES_MAX + "topic/".len();
     let full = usual + TRACE_DECISIONS_MAX * size_of::<Noted>() + TRACE_TEXT_BYTES_MAX + address;
-    assert!(all(usual) <= 3 && all(full) <= 20, "{} and {} MiB", all(usual), all(full));
+    assert!(all(usual) < 2 && all(full) < 16, "{} and {} MiB", all(usual), all(full));
 }

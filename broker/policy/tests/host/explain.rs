@@ -151,7 +151,7 @@ fn failures_say_what_served_instead() {
 fn an_ack_policy_that_fails_closed_leaves_what_is_configured() {
     let host = host(1);
     host.upload("decide", &built("guest-decide"), "test").unwrap();
-    let bad = json!({ "hook": "ack", "on_failure": "closed", "config": { "ack": { "attempts": 0 } } });
+    let bad = json!({ "hook": "ack", "on_failure": "closed", "config": { "ack": { "level": "delivered", "attempts": 0 } } });
     put(&host, "q", "decide", bad);
     let explanation = publish(&mut host.worker(0), 1, &message("topic/a", &[])).unwrap();
     assert_eq!(decided(&explanation), ["q decide@1 active: bad_verdict -> configured"]);
