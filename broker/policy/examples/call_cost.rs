@@ -12,6 +12,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::{Config, Engine, Instance, Module, Store, TypedFunc};
+use waspmq_core::MessageId;
 use waspmq_core::address::{Address, Kind, Name};
 use waspmq_core::policy::{Message, Outcome, Policies, QueueMembers, Route, Routing, Verdict};
 use waspmq_policy::{Host, HostOptions, Nobody, PolicyDocument, WorkerPolicies};
@@ -122,7 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn compare(decision: &Decision) -> Result<(), Box<dyn Error>> {
     let hosts = [host(decision, "component")?, host(decision, "auto")?];
-    let [mut component, mut core] = hosts.each_ref().map(|host| host.worker(0));
+    let [mut component, mut core] = hosts.each_ref().map(|host| (host.worker(0), 0));
     let mut native = Native(decision.native);
     let mut bare = Bare::new()?;
     let mut columns = [const { Vec::new() }; 4];
@@ -148,11 +149,14 @@ fn compare(decision: &Decision) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// As a broker asks: which hooks are bound, then the one.
-fn ask(policies: &mut WorkerPolicies, message: &Message<'_>) {
+/// As a broker asks: which hooks are bound, then the one; and what was decided is remembered under the message's id.
+fn ask((policies, count): &mut (WorkerPolicies, u64), message: &Message<'_>) {
     if policies.bound(message.to).routing {
         black_box(policies.route(message));
     }
+    let trace = policies.trace();
+    *count += 1;
+    policies.name(trace, MessageId::new(message.unix_ms, 1, 0, *count));
 }
 
 /// A host with the policy of one decision on one lane.
@@ -180,8 +184,11 @@ fn upload(host: &Host, plugin: &str) -> Result<(), Box<dyn Error>> {
 }
 
 fn put(host: &Host, config: &serde_json::Value, lane: &str) -> Result<(), Box<dyn Error>> {
-    let document =
-        json!({ "hook": "routing", "plugin": "p", "match": ["topic/>"], "config": config, "lane": lane });
+    // All of a worker: nothing else is done here than calling.
+    let limits = json!({ "cpu_share": 1.0 });
+    let document = json!({
+        "hook": "routing", "plugin": "p", "match": ["topic/>"], "config": config, "lane": lane, "limits": limits
+    });
     host.put_policy("p", serde_json::from_value::<PolicyDocument>(document)?, "bench")?;
     Ok(())
 }

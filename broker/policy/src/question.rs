@@ -8,6 +8,7 @@ use crate::decisions::Decisions;
 use crate::instance::Failure;
 use crate::serving::Serving;
 use crate::state::set_header;
+use crate::trace::{self, Asked, Said, Texts};
 use crate::verdict;
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -23,6 +24,9 @@ pub(crate) trait Question {
 
     /// The answer of a policy that leaves the matter to the next one.
     const PASSED: Self::Answer;
+
+    /// What traces call the question; none where it is not known about which message it is.
+    const ASKED: Option<Asked>;
 
     /// The address the question is about.
     fn to(&self) -> &str;
@@ -48,6 +52,9 @@ pub(crate) trait Question {
 
     /// Remembers what the policy with this number answered last, for as much as it said that holds for.
     fn remember(&self, _: usize, _: &Self::Answer, _: &mut Decisions) {}
+
+    /// An answer as traces keep it.
+    fn say(answer: &Self::Answer, texts: &mut Texts) -> Said;
 
     /// An answer for people.
     fn show(answer: &Self::Answer) -> Value;
@@ -86,6 +93,7 @@ impl<'a> Routed<'a> {
 impl Question for Routed<'_> {
     type Answer = Verdict;
     const PASSED: Verdict = Verdict { route: Route::Continue, set_headers: Vec::new() };
+    const ASKED: Option<Asked> = Some(Asked::Route);
 
     fn to(&self) -> &str {
         self.message.to
@@ -123,19 +131,12 @@ impl Question for Routed<'_> {
         (route != Route::Continue).then_some(Verdict { route, set_headers: Vec::new() })
     }
 
+    fn say(answer: &Verdict, texts: &mut Texts) -> Said {
+        Said::verdict(answer, texts)
+    }
+
     fn show(answer: &Verdict) -> Value {
-        let route = match &answer.route {
-            Route::Continue => json!("continue"),
-            Route::Deliver => json!("deliver"),
-            Route::Redirect(to) => json!({ "redirect": to.to_string() }),
-            Route::FanOut(all) => {
-                json!({ "fan_out": all.iter().map(ToString::to_string).collect::<Vec<_>>() })
-            }
-            Route::Pick { version, index } => json!({ "pick": { "version": version, "index": index } }),
-            Route::Drop(reason) => json!({ "drop": reason }),
-        };
-        let headers = answer.set_headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
-        json!({ "route": route, "set_headers": headers.collect::<serde_json::Map<_, _>>() })
+        trace::show(answer)
     }
 }
 
@@ -146,6 +147,7 @@ pub(crate) struct Admitted<'a>(pub(crate) &'a Message<'a>);
 impl Question for Admitted<'_> {
     type Answer = Option<Admittance>;
     const PASSED: Option<Admittance> = None;
+    const ASKED: Option<Asked> = Some(Asked::Admit);
 
     fn to(&self) -> &str {
         self.0.to
@@ -161,6 +163,10 @@ impl Question for Admitted<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    fn say(answer: &Self::Answer, texts: &mut Texts) -> Said {
+        Said::admittance(answer.as_ref(), texts)
     }
 
     fn show(answer: &Self::Answer) -> Value {
@@ -185,6 +191,7 @@ pub(crate) struct Planned<'a> {
 impl Question for Planned<'_> {
     type Answer = Option<Acknowledgement>;
     const PASSED: Option<Acknowledgement> = None;
+    const ASKED: Option<Asked> = Some(Asked::Plan);
 
     fn to(&self) -> &str {
         self.message.to
@@ -200,6 +207,10 @@ impl Question for Planned<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    fn say(answer: &Self::Answer, _: &mut Texts) -> Said {
+        answer.map_or(Said::Continue, Said::Planned)
     }
 
     fn show(answer: &Self::Answer) -> Value {
@@ -228,6 +239,7 @@ pub(crate) struct Missed<'a> {
 impl Question for Missed<'_> {
     type Answer = Option<Decision>;
     const PASSED: Option<Decision> = None;
+    const ASKED: Option<Asked> = Some(Asked::Failed);
 
     fn to(&self) -> &str {
         self.told.address
@@ -249,6 +261,10 @@ impl Question for Missed<'_> {
         answer.is_some().then_some(answer)
     }
 
+    fn say(answer: &Self::Answer, _: &mut Texts) -> Said {
+        answer.map_or(Said::Continue, Said::Decided)
+    }
+
     fn show(answer: &Self::Answer) -> Value {
         match answer {
             None => json!("continue"),
@@ -266,6 +282,7 @@ pub(crate) struct Full<'a>(pub(crate) &'a Overflowed<'a>);
 impl Question for Full<'_> {
     type Answer = Option<Overflow>;
     const PASSED: Option<Overflow> = None;
+    const ASKED: Option<Asked> = None;
 
     fn to(&self) -> &str {
         self.0.to.as_str()
@@ -282,6 +299,11 @@ impl Question for Full<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    /// Traces have nothing of it.
+    fn say(_: &Self::Answer, _: &mut Texts) -> Said {
+        Said::Nothing
     }
 
     fn show(answer: &Self::Answer) -> Value {

@@ -10,6 +10,7 @@ use crate::question::Question;
 use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
+use crate::trace::{Label, NOT_CALLED, Role};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +19,11 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) binding: Arc<Binding>,
+    label: Arc<Label>,
+    /// What the version is to its policy in the generation at hand.
+    role: Role,
+    /// What the last question took; [`NOT_CALLED`] when it was not put.
+    took_ns: u32,
     pub(crate) serving: Option<Serving>,
     /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
     changed: bool,
@@ -39,11 +45,31 @@ impl Seat {
         let serving = binding.cells.get(worker).and_then(|cell| cell.take_warm());
         Self {
             serving,
+            label: Label::of(binding),
+            role: Role::Active,
+            took_ns: NOT_CALLED,
             changed: false,
             breaker: Breaker::new(binding.limits.cpu_share),
             charge_max: Duration::from_millis(u64::from(binding.limits.deadline_ms)),
             binding: Arc::clone(binding),
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
+    pub(crate) const fn label(&self) -> &Arc<Label> {
+        &self.label
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) const fn took_ns(&self) -> u32 {
+        self.took_ns
     }
 
     /// Takes the spare where it ought to.
@@ -72,7 +98,8 @@ impl Seat {
         question: &Q,
     ) -> Result<Q::Answer, CallOutcome> {
         let Desk { shared, worker } = desk;
-        let Self { binding, serving, changed, breaker, charge_max } = self;
+        let Self { binding, serving, changed, breaker, charge_max, took_ns, .. } = self;
+        *took_ns = NOT_CALLED;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
         let started = now();
         let (permitted, cause) = breaker.permits(started);
@@ -90,6 +117,7 @@ impl Seat {
         let ended = now();
         let took = ended.saturating_duration_since(started).min(*charge_max);
         let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
+        *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_CALLED - 1);
         binding.stats.record(worker, outcome, Some(took));
         cell.tally.record(answer.is_err(), took);
         if let Some(cause) = breaker.record(ended, answer.is_err(), took) {

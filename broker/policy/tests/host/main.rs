@@ -7,6 +7,7 @@ mod audit;
 mod cached;
 mod capture;
 mod deciding;
+mod explain;
 mod failures;
 mod guests;
 mod hooks;
