@@ -4,6 +4,9 @@
 /// Bytes of an uploaded component. Larger: `Unfit::TooLarge`.
 pub const PLUGIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes of one function of a component: compiling takes longer than in proportion to it. Larger: `Unfit::FunctionTooLarge`.
+pub const FUNCTION_BYTES_MAX: usize = 512 * 1024;
+
 /// Plugins in one broker. More: `Unfit::TooManyPlugins`. Compiled code costs about three times the upload, for
 /// each lane it may be called on.
 pub const PLUGINS_MAX: usize = 64;

@@ -20,6 +20,7 @@ use crate::stats::{CallOutcome, PolicyStats};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use wasmparser::{Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, Linker};
@@ -50,6 +51,11 @@ pub enum Unfit {
     Name { name: String },
     #[error("the component has {size} bytes, the limit is {}", limits::PLUGIN_BYTES_MAX)]
     TooLarge { size: usize },
+    #[error(
+        "the component has a function of {bytes} bytes, which takes too long to compile; the limit is {}",
+        limits::FUNCTION_BYTES_MAX
+    )]
+    FunctionTooLarge { bytes: usize },
     #[error("this is not WebAssembly: the file does not begin with the bytes 00 61 73 6d")]
     NotWasm,
     #[error(
@@ -186,6 +192,7 @@ impl Workbench<'_> {
     /// Validates, compiles, links and self-tests; changes nothing.
     pub(crate) fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, Unfit> {
         check_form(bytes)?;
+        check_functions(bytes)?;
         let component = Component::from_binary(self.engine, bytes)
             .map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
         let pulls = self.check_imports(&component)?;
@@ -303,6 +310,20 @@ fn check_form(bytes: &[u8]) -> Result<(), Unfit> {
         [0x00, b'a', b's', b'm', _, _, 0x00, 0x00, ..] => Err(Unfit::CoreModule),
         [0x00, b'a', b's', b'm', ..] => Ok(()),
         _ => Err(Unfit::NotWasm),
+    }
+}
+
+/// Finds functions that are too large, in modules and components inside of each other as well. What cannot be read is left
+/// to those who validate.
+fn check_functions(bytes: &[u8]) -> Result<(), Unfit> {
+    let payloads = Parser::new(0).parse_all(bytes).map_while(Result::ok);
+    let sizes = payloads.filter_map(|payload| match payload {
+        Payload::CodeSectionEntry(body) => Some(body.range().len()),
+        _ => None,
+    });
+    match sizes.max() {
+        Some(bytes) if bytes > limits::FUNCTION_BYTES_MAX => Err(Unfit::FunctionTooLarge { bytes }),
+        _ => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ mod guests;
 mod hooks;
 mod hostile;
 mod hostile_hooks;
+mod hostile_uploads;
 mod kept_versions;
 mod lanes;
 mod lanes_hooks;
