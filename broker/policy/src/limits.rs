@@ -161,6 +161,9 @@ pub const CPU_SHARE_DEFAULT: f64 = 0.2;
 pub const DIFFERENCES_KEPT: usize = 32;
 pub const DIFFERENCES_INTERVAL_MS: u64 = 1_000;
 
+/// Samples of one worker whose messages wait for their ids. More: the oldest stays without.
+pub const SAMPLES_UNNAMED_MAX: usize = 64;
+
 /// When a new version is taken back: what a document gets without asking, and the most it may ask for.
 pub const BUDGET_FAILURE_PERCENT_DEFAULT: u8 = 5;
 pub const BUDGET_LATENCY_FACTOR_DEFAULT: u32 = 10;

@@ -6,6 +6,7 @@ use crate::{decide, document, eventually, outcome, sized_host};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use waspmq_core::MessageId;
 use waspmq_core::policy::{Policies, Route};
 use waspmq_policy::{
     BreakerState, Host, HostOptions, Nobody, PromoteError, PutError, RollbackError, StartError, limits,
@@ -125,6 +126,37 @@ fn a_shadow_is_compared_and_decides_nothing() {
     let state = host.rollback("p", "test").unwrap();
     assert_eq!((revision(&state), state.candidate), (Some(1), None));
     assert_eq!(host.promote("p", "test").unwrap_err(), PromoteError::NoCandidate { name: "p".to_owned() });
+}
+
+/// Samples are taken before messages have ids, which come in another order, or not at all.
+#[test]
+fn samples_are_named_once_their_messages_have_ids() {
+    let host = host_of(1, &[0, 0]);
+    host.put_policy("p", document("p@1", &ALL, json!({})), "test").unwrap();
+    host.put_policy("p", document("p@2", &ALL, json!({ "mode": "shadow" })), "test").unwrap();
+    let mut policies = host.worker(0);
+    let mut decided = |from: &str| {
+        assert_eq!(mark(&mut policies, from, ""), "1");
+        from.starts_with("taken").then(|| policies.trace().unwrap())
+    };
+    let [waits, none, first] = ["taken-1", "refused", "taken-2"].map(&mut decided);
+    assert_eq!((none, decided("refused")), (None, None));
+    let id = |count| MessageId::new(1, 1, 0, count);
+    policies.name(first, id(7));
+    policies.name(waits, id(8));
+    assert_eq!(mark(&mut policies, "taken-3", ""), "1");
+    let last = policies.trace();
+    policies.name(last, id(9));
+    let compared = host.policy("p").unwrap().candidate.unwrap().comparison.unwrap();
+    let named: Vec<_> = compared.samples.iter().map(|s| (s.sender.as_str(), s.id.clone())).collect();
+    let expected = [
+        ("taken-1", Some(id(8).to_string())),
+        ("refused", None),
+        ("taken-2", Some(id(7).to_string())),
+        ("refused", None),
+        ("taken-3", Some(id(9).to_string())),
+    ];
+    assert_eq!(named, expected);
 }
 
 #[test]

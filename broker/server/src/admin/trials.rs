@@ -44,8 +44,8 @@ struct Differences {
 /// One message that a shadow decided differently.
 #[derive(Debug, Serialize, ToSchema)]
 struct Difference {
-    /// The message, where it had an id when the policy was asked; of several with the same fate the first. A message that is
-    /// being published has none yet.
+    /// The message, unless it got no id because it was refused, dropped or is still waiting; of several with the same fate
+    /// the first.
     id: Option<String>,
     sender: String,
     address: String,
