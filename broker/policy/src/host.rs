@@ -3,6 +3,7 @@
 //! Deliberately not here: how plugins and policies change (`admin.rs`), and how they come back (`restore.rs`).
 
 use crate::breaker::BreakerState;
+use crate::capacity;
 use crate::capture::Captures;
 use crate::discards::Discards;
 use crate::engine::{self, Ticker};
@@ -31,7 +32,7 @@ pub struct HostOptions {
     /// I/O workers, 1 to [`WORKERS_MAX`].
     pub workers: usize,
     /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for
-    /// [`limits::INSTANCES_PER_POLICY`] instances per worker.
+    /// [`limits::INSTANCES_PER_POLICY`] instances per worker. Fewer where the kernel does not allow as many memory maps.
     pub policies_max: usize,
     /// Calls one instance serves before another takes its place, 1 to [`limits::INSTANCE_CALLS_MAX`].
     pub instance_calls_max: u32,
@@ -52,17 +53,14 @@ pub enum StartError {
         limits::INSTANCE_CALLS_MAX
     )]
     Options,
+    #[error(
+        "the kernel allows a process {maps_max} memory maps, which is not enough for one policy; raise vm.max_map_count to at least {needed}, or have fewer workers"
+    )]
+    Maps { maps_max: usize, needed: usize },
     #[error("the WebAssembly engine cannot reserve room for {instances} instances: {reason}")]
     Engine { instances: usize, reason: String },
     #[error("a thread does not start")]
     Thread(#[from] std::io::Error),
-}
-
-/// How many instances there can be at once, so that a change of any policies always finds room: what they may hold,
-/// two per worker while a version is made, one in which an upload is tested, two in the hands of the policy thread.
-/// Those that were given up are not among them: they are freed where they are in the way (`discards.rs`).
-const fn instances(options: HostOptions) -> usize {
-    options.workers * (options.policies_max * limits::INSTANCES_PER_POLICY + 2) + 3
 }
 
 /// Counts of one policy for metrics.
@@ -103,7 +101,8 @@ impl Host {
         if !in_range {
             return Err(StartError::Options);
         }
-        let instances = instances(options);
+        let options = capacity::fit(options)?;
+        let instances = capacity::instances(options);
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
         let linker = linker::linker(&engine).map_err(failed)?;

@@ -18,6 +18,7 @@ mod binding;
 mod bindings;
 mod breaker;
 mod budget;
+mod capacity;
 mod capture;
 mod clock;
 mod decisions;

@@ -191,6 +191,12 @@ pub const INSTANCE_MEMORY_PERCENT: usize = 80;
 /// version before, each with a spare, and as many as those that an idle worker did not give back yet.
 pub const INSTANCES_PER_POLICY: usize = 9;
 
+/// Memory maps that one instance may take: the image its memory begins with, what it uses of the rest and what it does not
+/// (four, with some to spare). And those that all else in the process has: threads, heaps, the store, code of revisions. With these
+/// the host computes for how many policies the kernel allows enough maps; for none: it does not start.
+pub const MAPS_PER_INSTANCE: usize = 6;
+pub const MAPS_ELSEWHERE: usize = 8_192;
+
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
 
