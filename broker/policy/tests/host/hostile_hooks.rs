@@ -6,12 +6,12 @@ use crate::hooks::fail;
 use crate::{document, eventually, host, message, outcome};
 use serde_json::json;
 use std::sync::{Arc, OnceLock};
-use waspmq_core::SessionId;
 use waspmq_core::address::{Address, Kind};
 use waspmq_core::delivery::Cause;
 use waspmq_core::policy::{Acking, Admission, Admittance, Overflowed, Overflowing, Policies};
 use waspmq_core::settings::{Overflow, Settings};
-use waspmq_policy::{Host, WorkerPolicies, limits};
+use waspmq_core::{MessageId, SessionId};
+use waspmq_policy::{Decided, Host, WorkerPolicies, limits};
 
 /// The functions that are asked, with the hook of each.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +140,27 @@ fn served(asked: Asked) -> &'static str {
     &served[asked as usize]
 }
 
+/// The message that was decided last has the id with this count.
+fn name(policies: &mut WorkerPolicies, count: u64) {
+    let trace = policies.trace();
+    policies.name(trace, MessageId::new(1, 1, 0, count));
+}
+
+/// What is told about a message afterwards; nothing about overflows, which are not of one message.
+fn explained(asked: Asked, policies: &mut WorkerPolicies, calls: u64) -> Option<[Decided; 2]> {
+    let count = match asked {
+        Asked::Overflow => return None,
+        // All attempts are of the same message.
+        Asked::Failed => 1,
+        Asked::Plan | Asked::Admit => calls,
+    };
+    if !matches!(asked, Asked::Failed) {
+        name(policies, count);
+    }
+    let explanation = policies.explain(MessageId::new(1, 1, 0, count)).found.unwrap().explain();
+    Some(explanation.decisions.last_chunk().unwrap().clone())
+}
+
 /// Asks three times on each lane: the instance, the spare, and the spare that was made instead of the first one.
 #[track_caller]
 fn check(asked: Asked, bad: &Deciding, (expected, instance): (&str, Instance)) {
@@ -148,11 +169,23 @@ fn check(asked: Asked, bad: &Deciding, (expected, instance): (&str, Instance)) {
         let host = beside(asked, bad, lane, "open");
         let mut policies = host.worker(0);
         let about = format!("{asked:?} {lane} {expected}");
+        if matches!(asked, Asked::Failed) {
+            policies.bound("topic/a");
+            name(&mut policies, 1);
+        }
         for calls in 1..=3 {
             assert_eq!(asked.ask(&mut policies), served, "{about}");
             let state = host.policy("bad").unwrap();
             assert_eq!(outcome(&host, "bad", expected), calls, "{about}: {:?}", state.outcomes);
             assert_eq!(outcome(&host, "good", "ok"), calls, "{about}");
+            if let Some([bad, good]) = explained(asked, &mut policies, calls) {
+                let failed = bad.failed.unwrap();
+                assert_eq!(
+                    (bad.policy.as_str(), failed.outcome, failed.instead),
+                    ("bad", expected, Some("next"))
+                );
+                assert!(good.policy == "good" && good.decision.is_some() && good.failed.is_none(), "{about}");
+            }
             if instance == Replaced && calls == 1 {
                 eventually("the spare is replaced", || {
                     let now = host.policy("bad")?.instances;
