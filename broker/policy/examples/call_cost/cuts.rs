@@ -1,0 +1,81 @@
+//! Guests that loop: how long until a worker goes on; and guests that work nearly as long as they may, which must not
+//! be cut.
+//!
+//! A deadline counts the thread's own CPU time, so what the machine gives to others lengthens a cut.
+
+use crate::{Fallible, Figure, Run, hosts};
+use serde_json::json;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use waspmq_core::policy::{Policies as _, Routing as _};
+
+/// Each worker's instance is cut once per host: the next one comes at a bounded pace.
+const WORKERS: usize = 64;
+const HOSTS: usize = 4;
+
+/// What a healthy call takes, near the 2 ms that it may.
+const HEALTHY: Duration = Duration::from_micros(900);
+const HEALTHY_CALLS: usize = 1_000;
+
+pub(crate) fn measure(run: &Run) -> Fallible<()> {
+    let mut cuts = Vec::new();
+    for _ in 0..HOSTS {
+        let host = hosts::with_policy(WORKERS, "guest-misbehave", &json!({ "config": { "how": "loop" } }))?;
+        for worker in 0..WORKERS {
+            let mut policies = host.worker(worker);
+            let message = hosts::message(&[]);
+            policies.bound(message.to);
+            let started = Instant::now();
+            black_box(policies.route(&message));
+            cuts.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        let cut = hosts::outcome(&host, "deadline");
+        if cut != WORKERS as u64 {
+            return Err(format!("{cut} of {WORKERS} loops were cut").into());
+        }
+    }
+    run.show([Figure::new("cut of a loop", "ms", cuts), healthy()?]);
+    Ok(())
+}
+
+/// Calls that were cut in each round.
+fn healthy() -> Fallible<Figure> {
+    let turns = turns_within(HEALTHY)?;
+    let config = json!({ "mark": "1", "turns": turns });
+    let mut cut = Vec::new();
+    for _ in 0..2 {
+        let document = json!({ "config": config, "limits": { "cpu_share": 1.0 } });
+        let host = hosts::with_policy(1, "guest-trial", &document)?;
+        let mut policies = host.worker(0);
+        let message = hosts::message(&[]);
+        for _ in 0..HEALTHY_CALLS {
+            policies.bound(message.to);
+            black_box(policies.route(&message));
+        }
+        let [answered, other] = [hosts::outcome(&host, "ok"), hosts::outcome(&host, "deadline")];
+        if answered + other != HEALTHY_CALLS as u64 {
+            return Err(format!("{answered} answers and {other} cuts of {HEALTHY_CALLS} calls").into());
+        }
+        cut.push(hosts::outcome(&host, "deadline") as f64);
+    }
+    Ok(Figure::new("calls of 0.9 ms that were cut", "", cut))
+}
+
+/// Turns of the loop in `guest-trial` that take as long: the quickest of some tries, which nothing interrupted.
+pub(crate) fn turns_within(time: Duration) -> Fallible<u64> {
+    const TURNS: u64 = 100_000;
+    let document = json!({ "config": { "mark": "1", "turns": TURNS }, "limits": { "cpu_share": 1.0 } });
+    let host = hosts::with_policy(1, "guest-trial", &document)?;
+    let mut policies = host.worker(0);
+    let message = hosts::message(&[]);
+    let mut quickest = Duration::MAX;
+    for _ in 0..50 {
+        policies.bound(message.to);
+        let started = Instant::now();
+        black_box(policies.route(&message));
+        quickest = quickest.min(started.elapsed());
+    }
+    let turns = TURNS as f64 * time.as_secs_f64() / quickest.as_secs_f64();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of turns")]
+    Ok(turns as u64)
+}
