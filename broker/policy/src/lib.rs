@@ -49,6 +49,7 @@ mod shared;
 mod state;
 mod stats;
 mod supervisor;
+mod timing;
 mod verdict;
 mod worker;
 
