@@ -7,11 +7,11 @@ use crate::bindings::{self, Cache};
 use crate::decisions::Decisions;
 use crate::instance::{Failure, Instance};
 use crate::state::set_header;
-use crate::verdict;
+use crate::verdict::{self, Said};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fmt::Debug;
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route, Verdict};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route};
 use waspmq_core::settings::{Overflow, Settings};
 
 /// One question to the policies of one hook.
@@ -29,13 +29,13 @@ pub(crate) trait Question {
     fn sender(&self) -> &str;
 
     /// Puts the question to one instance. Changes nothing, so that several may be asked.
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure>;
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>>;
 
     /// Takes over the answer of a policy that decides; gives it back when it is final.
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer>;
 
     /// What the policy with this number said before, where that holds for this question, too.
-    fn known(&self, _: usize, _: &Decisions) -> Option<Self::Answer> {
+    fn known(&self, _: usize, _: &mut Decisions) -> Option<Self::Answer> {
         None
     }
 
@@ -61,7 +61,8 @@ impl<'a> Routed<'a> {
     }
 
     /// Checks that the message can have all headers, with those that this verdict sets.
-    fn check_headers(&self, verdict: &Verdict) -> Result<(), verdict::BadVerdict> {
+    fn check_headers(&self, said: &Said) -> Result<(), verdict::BadVerdict> {
+        let Said::More(verdict) = said else { return Ok(()) };
         let so_far = &self.set_headers;
         if verdict.set_headers.is_empty()
             || verdict::fit_together([self.message.headers, so_far, &verdict.set_headers])
@@ -77,8 +78,8 @@ impl<'a> Routed<'a> {
 }
 
 impl Question for Routed<'_> {
-    type Answer = Verdict;
-    const PASSED: Verdict = Verdict { route: Route::Continue, set_headers: Vec::new() };
+    type Answer = Said;
+    const PASSED: Said = Said::Continue;
 
     fn to(&self) -> &str {
         self.message.to
@@ -88,36 +89,45 @@ impl Question for Routed<'_> {
         self.message.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Verdict, Failure> {
-        let verdict::Routed { verdict, cache } =
-            instance.route(self.message, &self.set_headers, deadline_ms)?;
-        self.check_headers(&verdict).map_err(|bad| Failure::bad_verdict(&bad))?;
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Said, Box<Failure>> {
+        let verdict::Routed { said, cache } = instance.route(self.message, &self.set_headers, deadline_ms)?;
+        self.check_headers(&said).map_err(|bad| Failure::bad_verdict(&bad))?;
         self.cache.set(cache);
-        Ok(verdict)
+        Ok(said)
     }
 
-    fn known(&self, policy: usize, decisions: &Decisions) -> Option<Verdict> {
-        let verdict = decisions.find(policy, self.message)?;
-        self.check_headers(verdict).ok().map(|()| verdict.clone())
+    fn known(&self, policy: usize, decisions: &mut Decisions) -> Option<Said> {
+        let said = decisions.find(policy, self.message)?;
+        self.check_headers(said).ok().map(|()| said.clone())
     }
 
-    fn remember(&self, policy: usize, answer: &Verdict, decisions: &mut Decisions) {
+    fn remember(&self, policy: usize, answer: &Said, decisions: &mut Decisions) {
         decisions.keep(policy, self.message, (answer, self.cache.get()));
     }
 
     /// Keeps the headers, whatever the route is.
-    fn take(&mut self, answer: Verdict) -> Option<Verdict> {
-        let Verdict { route, set_headers } = answer;
+    fn take(&mut self, answer: Said) -> Option<Said> {
+        let mut verdict = match answer {
+            Said::Continue => return None,
+            Said::Deliver => return Some(Said::Deliver),
+            Said::More(verdict) => verdict,
+        };
+        let set_headers = std::mem::take(&mut verdict.set_headers);
         if self.set_headers.is_empty() {
             self.set_headers = set_headers;
         } else {
             set_headers.iter().for_each(|(name, value)| set_header(&mut self.set_headers, name, value));
         }
-        (route != Route::Continue).then_some(Verdict { route, set_headers: Vec::new() })
+        (verdict.route != Route::Continue).then_some(Said::More(verdict))
     }
 
-    fn show(answer: &Verdict) -> Value {
-        let route = match &answer.route {
+    fn show(answer: &Said) -> Value {
+        let verdict = match answer {
+            Said::Continue => return json!({ "route": "continue", "set_headers": {} }),
+            Said::Deliver => return json!({ "route": "deliver", "set_headers": {} }),
+            Said::More(verdict) => verdict,
+        };
+        let route = match &verdict.route {
             Route::Continue => json!("continue"),
             Route::Deliver => json!("deliver"),
             Route::Redirect(to) => json!({ "redirect": to.to_string() }),
@@ -127,7 +137,7 @@ impl Question for Routed<'_> {
             Route::Pick { version, index } => json!({ "pick": { "version": version, "index": index } }),
             Route::Drop(reason) => json!({ "drop": reason }),
         };
-        let headers = answer.set_headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+        let headers = verdict.set_headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
         json!({ "route": route, "set_headers": headers.collect::<serde_json::Map<_, _>>() })
     }
 }
@@ -148,7 +158,7 @@ impl Question for Admitted<'_> {
         self.0.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         instance.admit(self.0, deadline_ms)
     }
 
@@ -187,7 +197,7 @@ impl Question for Planned<'_> {
         self.message.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         instance.plan(self.message, self.settings, deadline_ms)
     }
 
@@ -228,7 +238,7 @@ impl Question for Missed<'_> {
         self.told.sender
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         instance.failed(self.told.clone(), deadline_ms)
     }
 
@@ -263,7 +273,7 @@ impl Question for Full<'_> {
         self.0.recipient.split('/').next().unwrap_or("")
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         instance.overflow(self.0, deadline_ms)
     }
 

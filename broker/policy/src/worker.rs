@@ -9,10 +9,11 @@ use crate::decisions::Decisions;
 use crate::hook::Hook;
 use crate::limits;
 use crate::lineup::{Generation, Masks};
-use crate::place::{Answered, Concerned, Place};
+use crate::place::{Answered, Concerned, Ended, Place};
 use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
+use crate::verdict::Said;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::collections::HashMap;
@@ -44,8 +45,8 @@ enum Asked<T> {
     Decided(T),
     /// None decided.
     Passed,
-    /// One failed that is set to end the matter then; the text says which.
-    Failed(String),
+    /// One failed that is set to end the matter then.
+    Failed(Box<Ended>),
 }
 
 impl WorkerPolicies {
@@ -149,7 +150,7 @@ impl WorkerPolicies {
                 }
                 Answered::Nothing => {}
                 Answered::BuiltIn => return Asked::Passed,
-                Answered::Failed(reason) => return Asked::Failed(reason),
+                Answered::Failed(ended) => return Asked::Failed(ended),
             }
         }
         Asked::Passed
@@ -175,7 +176,7 @@ impl Admission for WorkerPolicies {
         match self.first(Hook::Admission, &mut Admitted(message)) {
             Asked::Decided(admittance) => admittance.unwrap_or(Admittance::Admitted),
             Asked::Passed => Admittance::Admitted,
-            Asked::Failed(reason) => Admittance::Failed(reason),
+            Asked::Failed(ended) => Admittance::Failed(ended.to_string()),
         }
     }
 }
@@ -184,9 +185,10 @@ impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
         let mut question = Routed::new(message);
         let route = match self.first(Hook::Routing, &mut question) {
-            Asked::Decided(verdict) => verdict.route,
-            Asked::Passed => Route::Continue,
-            Asked::Failed(reason) => return Outcome::Refused(reason),
+            Asked::Decided(Said::More(verdict)) => verdict.route,
+            Asked::Decided(Said::Deliver) => Route::Deliver,
+            Asked::Decided(Said::Continue) | Asked::Passed => Route::Continue,
+            Asked::Failed(ended) => return Outcome::Refused(ended.to_string()),
         };
         Outcome::Decided(Verdict { route, set_headers: question.set_headers })
     }

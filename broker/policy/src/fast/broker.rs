@@ -26,7 +26,7 @@ pub(crate) struct Lane {
 /// What a hook answered, read out of the guest's memory.
 #[derive(Debug)]
 pub(crate) enum Answered {
-    Route(Result<Routed, BadVerdict>),
+    Route(Result<Routed, Box<BadVerdict>>),
     Plan(Option<bindings::AckPlan>),
     Failed(bindings::Decision),
     Admit(bindings::Admission),
@@ -54,7 +54,8 @@ fn reading(linker: &mut Linker<State>) -> Result<()> {
     linker.func_wrap(BROKER, &adapter::lifted(world::ROUTE.name), |mut caller: Caller<'_, State>, pointer: u32| {
         let (memory, state) = memory_and_state(&mut caller)?;
         let answer: Answer<'_> = state.reader(memory).result(pointer)?;
-        state.lane.answer = Some(Answered::Route(verdict::check(answer)));
+        state.lane.answer =
+            Some(Answered::Route(verdict::check(answer, &mut state.known).map_err(Box::new)));
         Ok(())
     })?;
     lifting(linker, &world::PLAN, |reader, pointer| reader.result(pointer).map(Answered::Plan))?;

@@ -61,7 +61,7 @@ impl Hooks {
         &mut self,
         store: &mut Store<State>,
         message: &bindings::Message<'_>,
-    ) -> Result<Result<Routed, BadVerdict>> {
+    ) -> Result<Result<Routed, Box<BadVerdict>>> {
         self.enter()?;
         let Hot::Routing { route, .. } = &self.hot else { return other_hook() };
         let told = about_message(store, self.unit, message)?;
