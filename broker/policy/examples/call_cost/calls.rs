@@ -8,19 +8,19 @@ use std::hint::black_box;
 use std::time::Instant;
 use waspmq_core::policy::Routing as _;
 
-const ROUNDS: usize = 9;
+pub(crate) const ROUNDS: usize = 9;
 /// Samples of each column in a round, taken in turns; the round's value is their median.
 const SAMPLES: usize = 31;
 const CALLS: u32 = 500;
 
 pub(crate) fn measure(run: &Run) -> Fallible<()> {
     for question in questions::all().iter().filter(|question| question.what.contains(&run.only)) {
-        run.show(compare(question)?);
+        run.show(compare(question, run)?);
     }
     Ok(())
 }
 
-fn compare(question: &Question) -> Fallible<Vec<Figure>> {
+fn compare(question: &Question, run: &Run) -> Fallible<Vec<Figure>> {
     let [component, core] = ["component", "auto"].map(|lane| {
         let mut document = question.document.clone();
         if let Some(fields) = document.as_object_mut() {
@@ -37,13 +37,13 @@ fn compare(question: &Question) -> Fallible<Vec<Figure>> {
     let mut native = question.native.map(Native);
     let mut columns = [const { Vec::new() }; 4];
     // One more round at the beginning, which warms everything up.
-    for round in 0..=ROUNDS {
+    for round in 0..=run.rounds {
         let mut samples = [const { Vec::new() }; 4];
         for _ in 0..SAMPLES {
             let taken = [
-                sample(|call| bare.call(call)),
-                sample(|_| questions_of(native.as_mut(), &subject)),
-                sample(|_| (question.ask)(&mut component, &subject)),
+                if run.only_core { 0.0 } else { sample(|call| bare.call(call)) },
+                if run.only_core { 0.0 } else { sample(|_| questions_of(native.as_mut(), &subject)) },
+                if run.only_core { 0.0 } else { sample(|_| (question.ask)(&mut component, &subject)) },
                 sample(|_| (question.ask)(&mut core, &subject)),
             ];
             samples.iter_mut().zip(taken).for_each(|(column, taken)| column.push(taken));

@@ -46,6 +46,9 @@ struct Run {
     as_json: bool,
     /// Of the calls, those whose question has this in its name.
     only: String,
+    /// More rounds than usual, and only the lane `core`, to look at with a profiler.
+    rounds: usize,
+    only_core: bool,
 }
 
 impl Run {
@@ -74,16 +77,21 @@ impl Figure {
 }
 
 fn main() -> Fallible<()> {
-    let mut run = Run { as_json: false, only: String::new() };
+    let mut run = Run { as_json: false, only: String::new(), rounds: calls::ROUNDS, only_core: false };
     let mut asked = Vec::new();
     for argument in std::env::args().skip(1) {
-        match argument.strip_prefix("--only=") {
-            Some(only) => run.only = only.to_owned(),
+        match argument.split_once('=') {
+            Some(("--only", only)) => run.only = only.to_owned(),
+            Some(("--rounds", rounds)) => run.rounds = rounds.parse()?,
             None if argument == "--json" => run.as_json = true,
+            None if argument == "--only-core" => run.only_core = true,
             None if PARTS.iter().any(|(part, _)| *part == argument) => asked.push(argument),
-            None => {
+            _ => {
                 let parts = PARTS.map(|(part, _)| part);
-                return Err(format!("no part {argument:?}; there are {parts:?}, --json and --only=").into());
+                return Err(format!(
+                    "no part {argument:?}; there are {parts:?}, --json, --only-core, --only= and --rounds="
+                )
+                .into());
             }
         }
     }

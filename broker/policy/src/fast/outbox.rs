@@ -164,6 +164,26 @@ impl Outbox {
         }
     }
 
+    /// Writes a root and the strings behind it, each to its place.
+    pub(crate) fn place_few(&mut self, memory: &mut [u8], root: u32, strings: &[u32]) -> Result<()> {
+        self.place(memory, root)?;
+        let behind = self.blocks.len() - self.placed;
+        strings.iter().take(behind).try_for_each(|&at| self.place(memory, at))
+    }
+
+    /// How many code units the strings behind a root have; to be asked of values that have as many.
+    pub(crate) fn units<const N: usize>(&self) -> Result<[u32; N]> {
+        let mut units = [0; N];
+        let strings = self.blocks.get(1..).unwrap_or_default();
+        if strings.len() != N {
+            bail!("{} strings where {N} are passed", strings.len());
+        }
+        for (units, string) in units.iter_mut().zip(strings) {
+            *units = u32::try_from(self.len(string))? / self.encoding.unit();
+        }
+        Ok(units)
+    }
+
     /// Writes the pointer to a block into the one that refers to it.
     fn refer(&mut self, memory: &mut [u8], (parent, at): (usize, usize), pointer: u32) -> Result<()> {
         // What is shared has been passed on, and its owner changes it without a copy when nobody else has it.
@@ -180,7 +200,7 @@ impl Outbox {
 
     /// Writes the strings that are passed by themselves, each to its place.
     #[inline]
-    pub(crate) fn fill(&self, memory: &mut [u8], places: &[u32; STRINGS_MAX]) -> Result<()> {
+    pub(crate) fn fill(&self, memory: &mut [u8], places: &[u32]) -> Result<()> {
         let unit = self.encoding.unit();
         let mut begin = 0;
         for (&at, &end) in places.iter().zip(&self.string_ends).take(self.strings) {
