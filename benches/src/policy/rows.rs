@@ -10,6 +10,9 @@ pub(super) enum Bar {
     /// It is told and not judged.
     None,
     MedianAtMost(f64),
+    /// The same for a difference of large figures, which says nothing while its values are further apart than ten times
+    /// the bar, or when there is but one.
+    DifferenceAtMost(f64),
     /// Of all values.
     WorstAtMost(f64),
     /// The median.
@@ -37,21 +40,33 @@ impl Row {
         match (self.bar, self.spread) {
             (Bar::None, _) => false,
             (_, None) => true,
-            (Bar::MedianAtMost(bar), Some(spread)) => spread.median > bar,
+            _ if self.is_noise() => true,
+            (Bar::MedianAtMost(bar) | Bar::DifferenceAtMost(bar), Some(spread)) => spread.median > bar,
             (Bar::WorstAtMost(bar), Some(spread)) => spread.max > bar,
             (Bar::AtLeast(bar), Some(spread)) => spread.median < bar,
+        }
+    }
+
+    /// Whether the values are too far apart to be judged.
+    fn is_noise(&self) -> bool {
+        match (self.bar, self.spread) {
+            (Bar::DifferenceAtMost(bar), Some(spread)) => {
+                spread.max - spread.min > 10.0 * bar || spread.max <= spread.min
+            }
+            _ => false,
         }
     }
 
     fn cells(&self) -> Vec<String> {
         let bar = match self.bar {
             Bar::None => String::new(),
-            Bar::MedianAtMost(bar) => format!("<= {bar}"),
+            Bar::MedianAtMost(bar) | Bar::DifferenceAtMost(bar) => format!("<= {bar}"),
             Bar::WorstAtMost(bar) => format!("all <= {bar}"),
             Bar::AtLeast(bar) => format!(">= {bar}"),
         };
         let verdict = match self.bar {
             Bar::None => "",
+            _ if self.is_noise() => "not resolved",
             _ if self.is_missed() => "missed",
             _ => "met",
         };
@@ -88,6 +103,9 @@ mod tests {
         assert!(missed(&[0.7], Bar::AtLeast(0.8)) && !missed(&[0.8], Bar::AtLeast(0.8)));
         assert!(missed(&[], Bar::MedianAtMost(1.0)), "what was not measured meets nothing");
         assert!(!missed(&[], Bar::None));
+        assert!(!missed(&[1.0, 1.5, 8.0], Bar::DifferenceAtMost(2.0)));
+        assert!(missed(&[1.0], Bar::DifferenceAtMost(2.0)), "one value does not show how far it may be off");
+        assert!(missed(&[-30.0, 1.0, 40.0], Bar::DifferenceAtMost(2.0)), "noise");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::load;
 use crate::plan::{Pace, Plan, Shape};
 use crate::report::Journal;
 use crate::sample::Sample;
+use crate::scrape;
 use crate::server::{Server, Site};
 use crate::wire::Wire;
 
@@ -52,6 +53,9 @@ struct Taken {
     sample: Sample,
     /// Of whatever was done beside the load.
     actions: u32,
+    /// Calls of policies that were answered, and questions that were not put because a breaker was open.
+    answered: u64,
+    breaker_open: u64,
 }
 
 /// Latency at a fixed rate, with a policy that passes everything on.
@@ -67,12 +71,16 @@ pub(super) fn added(arguments: &Arguments, journal: &mut Journal, is_clean: &mut
         Variant { name: "with a policy", put: &put, beside: &idle, pace },
     ];
     let [without, with] = in_turn("added", &variants, arguments, journal, is_clean)?;
+    ensure!(
+        with.iter().all(|taken| taken.breaker_open == 0 && taken.answered >= taken.sample.deliveries),
+        "the policy was not asked about every message"
+    );
     let p99 = |taken: &[Taken]| -> Vec<f64> { taken.iter().map(p99_us).collect() };
     let added = with.iter().zip(&without).map(|(with, without)| p99_us(with) - p99_us(without)).collect();
     Ok(vec![
         Row::new("p99 without a policy", "us", p99(&without), Bar::None),
         Row::new("p99 with a policy", "us", p99(&with), Bar::None),
-        Row::new("p99 added by a policy", "us", added, Bar::MedianAtMost(ADDED_P99_US)),
+        Row::new("p99 added by a policy", "us", added, Bar::DifferenceAtMost(ADDED_P99_US)),
         Row::new(
             "messages per second",
             "",
@@ -118,6 +126,7 @@ pub(super) fn slow(arguments: &Arguments, journal: &mut Journal, is_clean: &mut 
         Variant { name: "slow policy", put: &put, beside: &idle, pace },
     ];
     let [without, with] = in_turn("slow", &variants, arguments, journal, is_clean)?;
+    ensure!(with.iter().all(|taken| taken.breaker_open > 0), "the breaker of the slow policy never opened");
     let rate = |taken: &Taken| taken.sample.deliveries_per_s;
     let kept = with.iter().zip(&without).map(|(with, without)| rate(with) / rate(without)).collect();
     Ok(vec![
@@ -224,7 +233,11 @@ fn take(variant: &Variant<'_>, arguments: &Arguments) -> Result<Taken> {
         });
         let sample = load::run(&plan)?;
         let actions = beside.join().map_err(|_| anyhow!("a thread panicked"))??;
-        Ok(Taken { sample, actions })
+        let metrics = scrape::get(server.admin(), "/metrics")?;
+        let calls = |outcome: &str| {
+            scrape::counter_of(&metrics, "waspmq_policy_calls_total", &format!("outcome=\"{outcome}\""))
+        };
+        Ok(Taken { sample, actions, answered: calls("ok"), breaker_open: calls("breaker_open") })
     })
 }
 
