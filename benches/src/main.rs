@@ -27,6 +27,7 @@ mod fanout;
 mod flow;
 mod foreign;
 mod fsync;
+mod fsync_relay;
 mod idle;
 mod inbox;
 mod latency;
@@ -75,7 +76,9 @@ enum Scenario {
     Idle(idle::Arguments),
     /// The reference for `stored`: records handed to one thread that appends and syncs them in batches
     Fsync(fsync::Arguments),
-    /// Publishers that wait until their messages are on disk: messages per second, latency, against the reference
+    /// The reference for `stored` with a network: relay threads that hand publishes to one thread that commits
+    FsyncRelay(fsync_relay::Arguments),
+    /// Publishers that wait until their messages are on disk: messages per second, latency, against the references
     Stored(stored::Arguments),
     /// Many pairs, with receipts once the recipient acknowledged: server CPU per message, latency
     Delivered(delivered::Arguments),
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Scenario::Direct(arguments) => direct::run(&arguments),
         Scenario::Idle(arguments) => idle::run(&arguments),
         Scenario::Fsync(arguments) => fsync::run(&arguments),
+        Scenario::FsyncRelay(arguments) => fsync_relay::run(&arguments).map(|()| true),
         Scenario::Stored(arguments) => stored::run(&arguments),
         Scenario::Delivered(arguments) => delivered::run(&arguments),
         Scenario::Stalled(arguments) => stalled::run(&arguments),

@@ -33,6 +33,11 @@ impl Poller {
         Ok(epoll::modify(&self.epoll, source, EventData::new_u64(key as u64), flags)?)
     }
 
+    /// Watches `source` no longer.
+    pub(crate) fn remove(&self, source: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, source)?)
+    }
+
     /// Fills `events` with what is ready, waiting at most `timeout` (for ever when `None`). An interrupted wait is
     /// an empty one.
     pub(crate) fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {

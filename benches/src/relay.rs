@@ -17,7 +17,7 @@ use crate::poll::{self, Event, Poller};
 use crate::ws::{self, Head};
 
 /// Bytes of one read.
-const READ_BYTES: usize = 256 * 1024;
+pub(crate) const READ_BYTES: usize = 256 * 1024;
 
 /// Bytes one subscriber may leave unread.
 const UNREAD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -201,19 +201,10 @@ impl Relay {
         if peer.upgraded {
             return Ok(0);
         }
-        let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-            return if bytes.len() > REQUEST_BYTES_MAX { Err(ErrorKind::InvalidData.into()) } else { Ok(0) };
-        };
-        let request = String::from_utf8_lossy(&bytes[..end]);
-        let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
-        let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
-            ws::accept_key(key.ok_or(ErrorKind::InvalidData)?.trim())
-        );
+        let Some((request_bytes, answer)) = answer_upgrade(bytes)? else { return Ok(0) };
         peer.upgraded = true;
         self.write(id, answer.as_bytes())?;
-        Ok(end + 4)
+        Ok(request_bytes)
     }
 
     fn frame(&mut self, id: usize, payload: &[u8]) -> io::Result<()> {
@@ -282,8 +273,26 @@ impl Relay {
     }
 }
 
+/// The length of the upgrade request that `bytes` begin with, and the answer to it; `None` while it is incomplete.
+///
+/// # Errors
+/// When it is longer than a request may be, or has no key.
+pub(crate) fn answer_upgrade(bytes: &[u8]) -> io::Result<Option<(usize, String)>> {
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return if bytes.len() > REQUEST_BYTES_MAX { Err(ErrorKind::InvalidData.into()) } else { Ok(None) };
+    };
+    let request = String::from_utf8_lossy(&bytes[..end]);
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\n\r\n",
+        ws::accept_key(key.ok_or(ErrorKind::InvalidData)?.trim())
+    );
+    Ok(Some((end + 4, answer)))
+}
+
 /// Bytes written, none when the socket is full.
-fn written(outcome: io::Result<usize>) -> io::Result<usize> {
+pub(crate) fn written(outcome: io::Result<usize>) -> io::Result<usize> {
     match outcome {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
         other => other,

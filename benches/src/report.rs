@@ -265,12 +265,20 @@ pub(crate) fn thousands(spread: Option<Spread>) -> String {
 
 /// Median and range, and whether the median is within the bar.
 pub(crate) fn at_most(spread: Option<Spread>, bar: f64) -> String {
-    let verdict = match spread {
-        Some(spread) if spread.median <= bar => "met",
+    format!("{}, bar <= {bar}: {}", range(spread), verdict(spread, |median| median <= bar))
+}
+
+/// Median and range, and whether the median reaches the bar.
+pub(crate) fn at_least(spread: Option<Spread>, bar: f64) -> String {
+    format!("{}, bar >= {bar}: {}", range(spread), verdict(spread, |median| median >= bar))
+}
+
+fn verdict(spread: Option<Spread>, holds: impl Fn(f64) -> bool) -> &'static str {
+    match spread {
+        Some(spread) if holds(spread.median) => "met",
         Some(_) => "missed",
         None => "not measured",
-    };
-    format!("{}, bar <= {bar}: {verdict}", range(spread))
+    }
 }
 
 /// Columns as wide as their widest cell, the first row underlined; also valid Markdown.
@@ -326,6 +334,8 @@ mod tests {
         assert_eq!(at_most(spread(3.0), 3.0), "3.00 (3.00-3.00), bar <= 3: met");
         assert!(at_most(spread(3.1), 3.0).ends_with("missed"));
         assert!(at_most(None, 3.0).ends_with("not measured"));
+        assert_eq!(at_least(spread(0.7), 0.7), "0.70 (0.70-0.70), bar >= 0.7: met");
+        assert!(at_least(spread(0.69), 0.7).ends_with("missed"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Level `stored`: publishers that wait for their receipts, each publishing to a user of its own, against the
-//! group-commit reference on the same disk and, where it is installed, NATS `JetStream`.
+//! group-commit references on the same disk, without and with a network, and, where it is installed, NATS `JetStream`.
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -10,6 +10,7 @@ use crate::commit;
 use crate::exchange::{self, Outcome, Plan};
 use crate::foreign::{self, Sync};
 use crate::fsync::{self, HEADER_BYTES, Publishers};
+use crate::fsync_relay::{self, Threads};
 use crate::options::{Broker, Disk, Output, Stretch};
 use crate::process;
 use crate::report::{self, Journal, Samples, Subject, Turns};
@@ -17,6 +18,9 @@ use crate::scrape::{self, Buckets, COMMITS, Figures};
 use crate::server::{Server, Site};
 use crate::talk::{Dialect, Level};
 use crate::wire::Wire;
+
+/// Messages per second of the broker over those of the reference without a network.
+const OVER_FSYNC_MIN: f64 = 0.7;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Arguments {
@@ -30,8 +34,10 @@ pub(crate) struct Arguments {
     disk: Disk,
     #[command(flatten)]
     publishers: Publishers,
+    #[command(flatten)]
+    threads: Threads,
     /// What to measure, in this order in each repetition; what is not installed is left out
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["fsync", "broker", "broker-online", "nats", "nats-always"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["fsync", "fsync-relay", "broker", "broker-online", "nats", "nats-always"])]
     subjects: Vec<Subjects>,
 }
 
@@ -39,6 +45,8 @@ pub(crate) struct Arguments {
 enum Subjects {
     /// The group-commit reference
     Fsync,
+    /// The same behind bare relay threads, over the broker's connections and frames
+    FsyncRelay,
     /// Recipients are offline
     Broker,
     /// Recipients are online and acknowledge
@@ -53,6 +61,7 @@ impl Subject for Subjects {
     fn name(self) -> &'static str {
         match self {
             Self::Fsync => "fsync",
+            Self::FsyncRelay => "fsync-relay",
             Self::Broker => "broker",
             Self::BrokerOnline => "broker-online",
             Self::Nats => "nats",
@@ -62,7 +71,7 @@ impl Subject for Subjects {
 
     fn profile(self, profile: Wire) -> String {
         match self {
-            Self::Broker | Self::BrokerOnline => profile.to_string(),
+            Self::FsyncRelay | Self::Broker | Self::BrokerOnline => profile.to_string(),
             Self::Fsync | Self::Nats | Self::NatsAlways => "none".to_owned(),
         }
     }
@@ -76,7 +85,7 @@ enum Sample {
     Server {
         #[serde(flatten)]
         outcome: Box<Outcome>,
-        /// The broker's own histogram of commits, over the measured interval.
+        /// The own histogram of commits of the broker or the reference, over the measured interval.
         journal_commits: Option<Figures>,
     },
 }
@@ -87,9 +96,10 @@ enum Sample {
 /// When an argument is out of range, a server does not start or refuses the level, the disk fails, or results cannot
 /// be written.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let Arguments { output, stretch, disk, publishers, .. } = arguments;
+    let Arguments { output, stretch, disk, publishers, threads, .. } = arguments;
     stretch.check()?;
     publishers.check()?;
+    threads.check()?;
     let filesystem = disk.check()?;
     process::allow_files(publishers.publishers as u64 * 2 + 200)?;
     let nats = foreign::version("nats-server");
@@ -99,6 +109,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         "publishers": publishers.publishers, "window": publishers.window, "drivers": publishers.drivers,
         "payload": stretch.payload, "header": HEADER_BYTES, "bytes_min": stretch.bytes,
         "dir": disk.path, "filesystem": filesystem, "wear_in": publishers.wear_in, "nats": nats,
+        "relay_threads": threads.count(),
     });
     publishers.wear_in(stretch, disk)?;
     let turns = Turns {
@@ -116,17 +127,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(nats) = nats {
         println!("nats: {nats}; its default syncs every minute or two, not per message");
     }
-    let (fsync, rate) = (Subjects::Fsync, Sample::per_s as fn(&Sample) -> f64);
-    for subject in [Subjects::Broker, Subjects::BrokerOnline] {
-        let ratio = report::range(samples.ratio_of(subject, fsync, rate));
-        println!("messages/s, {} over fsync: {ratio}", subject.name());
-    }
-    for subject in [Subjects::Nats, Subjects::NatsAlways] {
-        let ratio = report::range(samples.ratio_of(Subjects::Broker, subject, rate));
-        println!("messages/s, broker over {}: {ratio}", subject.name());
-    }
+    print_ratios(&samples);
     println!("samples: {}", journal.path().display());
     Ok(samples.all(Sample::is_clean))
+}
+
+/// One subject over another, for those that were measured.
+fn print_ratios(samples: &Samples<Sample, Subjects>) {
+    use Subjects::{Broker, BrokerOnline, Fsync, FsyncRelay, Nats, NatsAlways};
+    let ratio_of = |one, other| samples.ratio_of(one, other, Sample::per_s);
+    println!("messages/s, broker over fsync: {}", report::at_least(ratio_of(Broker, Fsync), OVER_FSYNC_MIN));
+    for (one, other) in [
+        (BrokerOnline, Fsync),
+        (Broker, FsyncRelay),
+        (BrokerOnline, FsyncRelay),
+        (FsyncRelay, Fsync),
+        (Broker, Nats),
+        (Broker, NatsAlways),
+    ] {
+        let ratio = report::range(ratio_of(one, other));
+        println!("messages/s, {} over {}: {ratio}", one.name(), other.name());
+    }
 }
 
 /// The subjects that can be measured here; says which cannot.
@@ -135,7 +156,7 @@ fn installed(subjects: &[Subjects], nats: bool) -> Vec<Subjects> {
     let can = |subject: &Subjects| match subject {
         Subjects::Nats => nats,
         Subjects::NatsAlways => always,
-        Subjects::Fsync | Subjects::Broker | Subjects::BrokerOnline => true,
+        Subjects::Fsync | Subjects::FsyncRelay | Subjects::Broker | Subjects::BrokerOnline => true,
     };
     for subject in subjects.iter().filter(|subject| !can(subject)) {
         eprintln!("{:>14}: left out, not installed or not able to", subject.name());
@@ -144,10 +165,11 @@ fn installed(subjects: &[Subjects], nats: bool) -> Vec<Subjects> {
 }
 
 fn take(subject: Subjects, arguments: &Arguments) -> Result<Sample> {
-    let Arguments { broker, stretch, disk, publishers, .. } = arguments;
+    let Arguments { broker, stretch, disk, publishers, threads, .. } = arguments;
     let stored = Dialect::Waspmq { level: Level::Stored, batch: false };
     let (server, dialect) = match subject {
         Subjects::Fsync => return Ok(Sample::Reference(commit::run(&publishers.plan(stretch, disk))?)),
+        Subjects::FsyncRelay => (fsync_relay::start(&disk.path, threads)?, stored),
         Subjects::Broker | Subjects::BrokerOnline => {
             (Server::broker(&Site { broker, dir: &disk.path, data: None, configuration: "" })?, stored)
         }
@@ -168,7 +190,7 @@ fn take(subject: Subjects, arguments: &Arguments) -> Result<Sample> {
     let mut scrapes = Vec::new();
     let outcome = exchange::run(&plan, stretch.interval(), || {
         if dialect == stored {
-            scrapes.push(scrape::get(server.admin(), "/metrics").context("reading the broker's metrics")?);
+            scrapes.push(scrape::get(server.admin(), "/metrics").context("reading the metrics")?);
         }
         Ok(())
     })?;
@@ -205,7 +227,7 @@ impl Sample {
     }
 
     /// The 99th percentile of a commit in microseconds and commits per second: the reference's own, or what the
-    /// broker says.
+    /// server says.
     fn commits(&self) -> (f64, f64) {
         match self {
             Self::Reference(sample) => (sample.commit.p99_us, sample.fsyncs_per_s),

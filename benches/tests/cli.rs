@@ -104,6 +104,54 @@ fn the_group_commit_reference_measures_each_repetition() {
 }
 
 #[test]
+fn stored_runs_both_references_in_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = ["stored", "--subjects", "fsync,fsync-relay", "--seconds", "0.1", "--warm-up", "0.02"];
+    let few = ["--publishers", "8", "--window", "2", "--repetitions", "2", "--relay-threads", "3"];
+    let output = bench(folder.path(), &[quick.as_slice(), &few].concat());
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for ratio in ["broker over fsync: -", "broker over fsync-relay: -", "broker-online over fsync-relay: -"] {
+        assert!(said.contains(&format!("messages/s, {ratio}")), "no broker was measured: {said}");
+    }
+    let between =
+        said.lines().find_map(|line| line.strip_prefix("messages/s, fsync-relay over fsync: ")).unwrap();
+    assert!(between.contains('(') && between.contains('-'), "a median and a range: {between}");
+    let lines = lines(folder.path(), "stored");
+    let order: Vec<_> = lines.iter().map(|line| line["server"].as_str().unwrap()).collect();
+    assert_eq!(order, ["fsync", "fsync-relay", "fsync-relay", "fsync"]);
+    for line in &lines[1..3] {
+        let sample = &line["sample"];
+        assert_eq!((sample["lost"].as_u64(), sample["duplicated"].as_u64()), (Some(0), Some(0)), "{line}");
+        assert!(sample["deliveries_per_s"].as_f64() > Some(0.0), "{line}");
+        assert!(sample["server_us_per_delivery"].as_f64() > Some(0.0), "{line}");
+        assert!(sample["journal_commits"]["count"].as_u64() > Some(0), "{line}");
+        assert_eq!(
+            (line["profile"].as_str(), line["parameters"]["relay_threads"].as_u64()),
+            (Some("binary"), Some(3))
+        );
+    }
+}
+
+#[test]
+fn help_names_both_references_and_what_there_is_to_measure() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = |arguments: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_bench")).args(arguments).arg("--help").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let all = help(&[]);
+    assert!(all.contains("  fsync ") && all.contains("  fsync-relay "), "{all}");
+    let stored = help(&["stored"]);
+    assert!(stored.contains("fsync-relay") && stored.contains("--relay-threads"), "{stored}");
+    let output = bench(folder.path(), &["stored", "--relay-threads", "65"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--relay-threads"), "{output:?}");
+}
+
+#[test]
 fn a_window_of_nothing_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for scenario in ["fsync", "stored", "delivered"] {

@@ -14,6 +14,7 @@
 mod access;
 mod bad_input;
 mod binary;
+mod capture;
 mod crash;
 mod disk_full;
 mod harness;
@@ -32,6 +33,7 @@ mod queues;
 mod queues_kept;
 mod resume;
 mod rollout;
+mod rules;
 mod slow;
 mod timing;
 mod tokens;

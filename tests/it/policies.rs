@@ -14,7 +14,7 @@ pub(crate) fn component(name: &str) -> Vec<u8> {
 }
 
 /// Where `cargo xtask plugins` leaves components: beside the build of this test.
-fn plugins() -> PathBuf {
+pub(crate) fn plugins() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_waspmq"));
     binary.ancestors().nth(2).unwrap().join("plugins")
 }
@@ -182,10 +182,20 @@ async fn misbehaving_guests_are_cut_and_counted_and_others_served() {
 /// The short form of the swap test: every message once and in order while revisions alternate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_under_load_lose_nothing() {
+    swap_under_load(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_between_a_plugin_and_rules_under_load_lose_nothing() {
+    swap_under_load(true).await;
+}
+
+async fn swap_under_load(with_rules: bool) {
     let broker = Broker::start();
     upload(&broker, "stamp", "stamp-a");
     upload(&broker, "stamp", "stamp-b");
-    let plan = swap::Load { pairs: 10, window: 64, swaps: 10, pause: std::time::Duration::from_millis(100) };
+    let pause = std::time::Duration::from_millis(100);
+    let plan = swap::Load { pairs: 10, window: 64, swaps: 10, pause, with_rules };
     let report = swap::run(&broker, plan).await;
     assert_eq!((report.lost, report.swaps_seen), (0, 10), "{report:?}");
     assert!(report.delivered > 1_000 && report.per_second > 500.0, "{report:?}");

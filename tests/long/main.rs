@@ -40,7 +40,13 @@ async fn a_hundred_swaps_lose_nothing_and_pause_nobody() {
     let mut ratios = Vec::new();
     for run in 0..5 {
         let broker = broker_with_stamps();
-        let load = swap::Load { pairs: 200, window: 64, swaps: 100, pause: Duration::from_millis(200) };
+        let load = swap::Load {
+            pairs: 200,
+            window: 64,
+            swaps: 100,
+            pause: Duration::from_millis(200),
+            with_rules: false,
+        };
         let swapped = swap::run(&broker, load).await;
         let calm = swap::run(&broker, swap::Load { swaps: 0, pause: Duration::from_secs(20), ..load }).await;
         println!("run {run}\n  with swaps {swapped:?}\n  without    {calm:?}");

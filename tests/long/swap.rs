@@ -1,4 +1,4 @@
-//! Senders and receivers in a closed loop while the revision of a policy alternates.
+//! Senders and receivers in a closed loop while the revision of a policy alternates, or a revision and rules.
 //!
 //! Each receiver checks that its sender's messages arrive exactly once and in order, and that the stamps the
 //! policy puts on them never go back. The swapper waits for each stamp to be seen before it goes on.
@@ -26,6 +26,8 @@ pub(crate) struct Load {
     pub(crate) swaps: u64,
     /// Time between swaps.
     pub(crate) pause: Duration,
+    /// Every second version is of rules.
+    pub(crate) with_rules: bool,
 }
 
 /// What happened.
@@ -58,7 +60,7 @@ struct Pair {
 /// Runs the load with plugin `stamp`, whose revisions 1 and 2 must be uploaded.
 pub(crate) async fn run(broker: &Broker, load: Load) -> Report {
     let progress = Arc::new(Progress::default());
-    set_stamp(broker, 0);
+    set_stamp(broker, 0, load.with_rules);
     let (mut senders, mut receivers, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..load.pairs {
         let pair = Arc::new(Pair::default());
@@ -188,7 +190,7 @@ fn swap(broker: &Broker, load: Load, progress: &Progress) -> u64 {
         std::thread::sleep(
             (started + load.pause * u32::try_from(number).unwrap()).saturating_duration_since(Instant::now()),
         );
-        set_stamp(broker, number);
+        set_stamp(broker, number, load.with_rules);
         let deadline = Instant::now() + crate::harness::PATIENCE;
         while progress.stamp.load(Ordering::SeqCst) < number && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -201,15 +203,19 @@ fn swap(broker: &Broker, load: Load, progress: &Progress) -> u64 {
     seen
 }
 
-fn set_stamp(broker: &Broker, number: u64) {
-    let document = json!({
+fn set_stamp(broker: &Broker, number: u64, with_rules: bool) {
+    let mut document = json!({
         "hook": "routing",
-        "plugin": format!("stamp@{}", 1 + number % 2),
         "match": ["topic/swap.*"],
-        "config": {"stamp": number.to_string()},
         // Every message has to be stamped, however much of an unoptimised broker that takes.
         "limits": {"cpu_share": 1.0},
     });
+    if with_rules && number % 2 == 1 {
+        document["rules"] = json!([{"then": {"set_headers": {"stamp": number.to_string()}}}]);
+    } else {
+        document["plugin"] = format!("stamp@{}", 1 + number % 2).into();
+        document["config"] = json!({"stamp": number.to_string()});
+    }
     let (status, body) = broker.put_json("/v1/policies/stamps", &document);
     assert!(status < 300, "{status} {body}");
 }

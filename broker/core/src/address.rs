@@ -186,11 +186,28 @@ impl Pattern {
 
     /// Whether a message to `address` belongs to this pattern.
     pub fn matches(&self, address: &Address) -> bool {
+        self.covers(&address.0)
+    }
+
+    /// The same for the text of a checked address.
+    pub fn covers(&self, address: &str) -> bool {
         if !self.wildcard {
-            return *self.text == *address.0;
+            return *self.text == *address;
         }
         let kind = self.kind();
-        address.kind() == kind && (kind != Kind::Topic || tokens_match(name_of(&self.text), address.name()))
+        kind_of(address) == kind
+            && (kind != Kind::Topic || tokens_match(name_of(&self.text), name_of(address)))
+    }
+
+    /// Whether some address belongs to both patterns.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if self.kind() != other.kind() {
+            return false;
+        }
+        match self.kind() {
+            Kind::Topic => tokens_overlap(self.name(), other.name()),
+            _ => self.wildcard || other.wildcard || self.text == other.text,
+        }
     }
 }
 
@@ -223,6 +240,17 @@ fn tokens_match(pattern: &str, topic: &str) -> bool {
         }
     }
     topic_tokens.next().is_none()
+}
+
+fn tokens_overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
 }
 
 fn kind_of(text: &str) -> Kind {
@@ -381,5 +409,25 @@ mod tests {
         check("topic/*.b", "topic/a.c", false);
         check("topic/>", "user/a", false);
         check("user/a", "user/a", true);
+    }
+
+    #[test]
+    fn patterns_overlap_where_an_address_is_in_both() {
+        let check = |one: &str, other: &str, expected: bool| {
+            let [one, other] = [one, other].map(|text| Pattern::parse_scope(text).unwrap());
+            assert_eq!(one.overlaps(&other), expected, "{one} {other}");
+            assert_eq!(other.overlaps(&one), expected, "{other} {one}");
+        };
+        check("topic/a.b", "topic/a.b", true);
+        check("topic/a.b", "topic/a.c", false);
+        check("topic/a.*", "topic/*.b", true);
+        check("topic/a.*", "topic/b.>", false);
+        check("topic/a.>", "topic/a.*.c", true);
+        check("topic/a.>", "topic/a", false);
+        check("topic/>", "topic/a", true);
+        check("topic/>", "user/*", false);
+        check("user/*", "user/a", true);
+        check("user/b", "user/a", false);
+        check("all", "all", true);
     }
 }

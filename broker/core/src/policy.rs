@@ -16,13 +16,15 @@ pub struct Bound {
     pub routing: bool,
     pub acking: bool,
     pub overflow: bool,
+    /// No hook: messages to the address are taken down for an operator, see [`Policies::capture`].
+    pub captured: bool,
 }
 
 impl Bound {
-    /// Whether a policy is asked on the way of a message's publish.
+    /// Whether a policy is asked on the way of a message's publish, or the message taken down there.
     #[inline]
     pub const fn on_publish(self) -> bool {
-        self.admission || self.routing || self.acking
+        self.admission || self.routing || self.acking || self.captured
     }
 }
 
@@ -30,6 +32,10 @@ impl Bound {
 pub trait Policies: Admission + Routing + Acking {
     /// Looks up an address and settles by which set of policies the message of this pass is decided.
     fn bound(&mut self, to: &str) -> Bound;
+
+    /// Takes down what policies are asked about a message as it was published, once for each whose address is
+    /// [`Bound::captured`]. Decides nothing.
+    fn capture(&mut self, _message: &Message<'_>, _settings: &Settings) {}
 }
 
 /// A message as a policy sees it. Headers and payload are pulled by the policy, not pushed.

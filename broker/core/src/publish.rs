@@ -140,6 +140,9 @@ fn ask(
         level: level_of(request),
         ack: None,
     };
+    if bound.captured {
+        policies.capture(&message(publisher, request, &headers), request.settings);
+    }
     if bound.admission {
         match policies.admit(&message(publisher, request, &headers)) {
             Admittance::Admitted => {}
@@ -236,7 +239,7 @@ mod tests {
 
     impl Policies for Fixed {
         fn bound(&mut self, _to: &str) -> Bound {
-            Bound { admission: true, routing: true, acking: self.ack.is_some(), overflow: false }
+            Bound { admission: true, routing: true, acking: self.ack.is_some(), ..Bound::default() }
         }
     }
 
@@ -325,6 +328,43 @@ mod tests {
         let plan = routed(Route::Continue, &[("k", "new"), ("n", "1")]).unwrap();
         let expected = [("k", "new"), ("n", "1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(plan.headers.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_captured_message_is_taken_down_once_and_decided_as_ever() {
+        #[derive(Default)]
+        struct Capturing(Vec<String>);
+        impl Policies for Capturing {
+            fn bound(&mut self, _to: &str) -> Bound {
+                Bound { captured: true, ..Bound::default() }
+            }
+            fn capture(&mut self, message: &Message<'_>, settings: &Settings) {
+                assert_eq!(settings.keep, Keep::Requested);
+                self.0.push(format!("{} to {}", message.from, message.to));
+            }
+        }
+        impl Admission for Capturing {
+            fn admit(&mut self, _message: &Message<'_>) -> Admittance {
+                panic!("not bound")
+            }
+        }
+        impl Routing for Capturing {
+            fn route(&mut self, _message: &Message<'_>) -> Outcome {
+                panic!("not bound")
+            }
+        }
+        impl Acking for Capturing {
+            fn plan(&mut self, _message: &Message<'_>, _settings: &Settings) -> Acknowledgement {
+                panic!("not bound")
+            }
+            fn failed(&mut self, _failure: &Failure<'_>) -> Decision {
+                panic!("not bound")
+            }
+        }
+        let (to, mut policies) = (Address::parse("topic/a").unwrap(), Capturing::default());
+        let captured = plan(&mut session(), &request(&to, &[]), &mut policies).unwrap();
+        assert_eq!(captured, plan(&mut session(), &request(&to, &[]), &mut BySettings).unwrap());
+        assert_eq!(policies.0, ["alice to topic/a"]);
     }
 
     #[test]

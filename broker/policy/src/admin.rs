@@ -5,11 +5,15 @@
 
 use crate::archive::{ArchiveError, Change};
 use crate::binding::lock;
-use crate::document::{BadDocument, PolicyDocument};
+use crate::document::{BadDocument, Decider, PolicyDocument};
 use crate::host::Host;
 use crate::limits;
 use crate::plugin::{self, Kept, Revision, Unfit};
 use crate::registry::{Policy, PolicyState, RefusedPolicy, RefusedRevision, Version};
+use crate::rules::{BadRule, Table};
+use crate::shared::Shared;
+use crate::source::Source;
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 /// Why a policy is not put in place. Nothing changed.
@@ -18,7 +22,7 @@ pub enum PutError {
     #[error("{name:?} is not a policy name: 1 to {} of a-z, 0-9, '-', '_' and '.'", limits::NAME_BYTES_MAX)]
     Name { name: String },
     #[error("{field}: {reason}")]
-    Invalid { field: &'static str, reason: String },
+    Invalid { field: Cow<'static, str>, reason: String },
     #[error("there is no plugin {plugin:?}")]
     UnknownPlugin { plugin: String },
     #[error("plugin {plugin:?} has no revision {revision}; it may have been dropped for newer ones")]
@@ -207,17 +211,16 @@ impl Host {
             return Err(PutError::Name { name: name.to_owned() });
         }
         let _one_at_a_time = lock(&self.shared.changing);
-        let (kept, policy) = {
+        let source = self.shared.find_source(&document)?;
+        let policy = {
             let registry = self.registry();
-            let kept = registry.find(&document.check()?)?;
-            check_hook(&document, &kept.revision)?;
             let policy = registry.policies.get(name).cloned();
             if policy.is_none() && registry.policies.len() >= self.shared.policies_max {
                 return Err(self.shared.no_capacity());
             }
-            (kept, policy)
+            policy
         };
-        self.shared.put(name, (policy, Version { document, kept, binding: None }), who)
+        self.shared.put(name, (policy, Version { document, source, binding: None }), who)
     }
 
     /// Removes a policy; messages in the hands of its instances are decided by them.
@@ -262,6 +265,37 @@ impl Host {
     }
 }
 
+impl Shared {
+    /// What a document wants to be decided by, checked against its hook.
+    fn find_source(&self, document: &PolicyDocument) -> Result<Source, PutError> {
+        match document.check()?.decider {
+            Decider::Plugin { name, revision } => {
+                let kept = self.registry().find(name, revision)?;
+                check_hook(document, &kept.revision)?;
+                Ok(Source::Plugin(kept))
+            }
+            Decider::Rules(rules) => {
+                let table = Table::compile(document.hook, rules).map_err(PutError::of_rules)?;
+                Ok(Source::Rules(Arc::new(table)))
+            }
+        }
+    }
+}
+
+impl PutError {
+    /// The first fault, and how many there are.
+    pub(crate) fn of_rules(faults: Vec<BadRule>) -> Self {
+        let more = faults.len().saturating_sub(1);
+        let first = faults.into_iter().next();
+        let BadRule { path, mut reason } =
+            first.unwrap_or_else(|| BadRule { path: "rules".to_owned(), reason: String::new() });
+        if more > 0 {
+            reason.push_str(&format!(" (and {more} more rules have faults)"));
+        }
+        Self::Invalid { field: path.into(), reason }
+    }
+}
+
 fn check_hook(document: &PolicyDocument, revision: &Revision) -> Result<(), PutError> {
     if revision.hooks.contains(&document.hook) {
         return Ok(());
@@ -269,7 +303,7 @@ fn check_hook(document: &PolicyDocument, revision: &Revision) -> Result<(), PutE
     let has: Vec<&str> = revision.hooks.iter().map(|hook| hook.as_str()).collect();
     let (hook, has) = (document.hook.as_str(), has.join(", "));
     let reason = format!("{}@{} has no hook {hook}, it has {has}", revision.name, revision.revision);
-    Err(PutError::Invalid { field: "hook", reason })
+    Err(PutError::Invalid { field: "hook".into(), reason })
 }
 
 impl From<BadDocument> for PutError {

@@ -1,4 +1,4 @@
-//! A version of a policy as it serves: a revision bound to patterns, with its instances.
+//! A version of a policy as it serves: a revision, or rules, bound to patterns, with its instances.
 //!
 //! A binding never changes; a new document makes a new one. Each worker has one cell in it with an instance to
 //! start with and a spare, both made ready on other threads, so that no message waits for one:
@@ -16,10 +16,12 @@ use crate::document::{Lane, OnFailure, PolicyLimits};
 use crate::engine::Ticker;
 use crate::hook::Hook;
 use crate::hostcalls::Surroundings;
-use crate::instance::{Instance, Recipe, Setup, SetupError, SharedCompiled};
+use crate::instance::{Recipe, Setup, SetupError, SharedCompiled};
 use crate::limits;
 use crate::memory::Memory;
 use crate::queues::Changes;
+use crate::rules::{Judge, Table};
+use crate::serving::Serving;
 use crate::state::Context;
 use crate::stats::{PolicyStats, now};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -42,9 +44,7 @@ pub(crate) struct Binding {
     /// What it did lately; for the policy thread.
     pub(crate) window: Mutex<Window>,
     made: Instant,
-    config: String,
-    compiled: SharedCompiled,
-    lane: Lane,
+    making: Making,
     retired: AtomicBool,
 }
 
@@ -61,16 +61,21 @@ pub(crate) struct Parts {
     pub(crate) stats: Arc<PolicyStats>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) surroundings: Arc<dyn Surroundings>,
-    pub(crate) config: String,
-    pub(crate) compiled: SharedCompiled,
-    pub(crate) lane: Lane,
+    pub(crate) making: Making,
+}
+
+/// What its instances are made of.
+#[derive(Debug)]
+pub(crate) enum Making {
+    Guest { compiled: SharedCompiled, config: String, lane: Lane },
+    Rules(Arc<Table>),
 }
 
 /// One worker's place in a binding.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
-    warm: Mutex<Option<Instance>>,
-    spare: Mutex<Option<Instance>>,
+    warm: Mutex<Option<Serving>>,
+    spare: Mutex<Option<Serving>>,
     offer: AtomicU8,
     /// The last member change that the worker's instance knows; `NOT_SERVING` when there is no instance.
     serving_seen: AtomicU64,
@@ -110,9 +115,7 @@ impl Binding {
             cells: (0..workers).map(|_| cell()).collect(),
             window: Mutex::new(Window::new(made, &parts.budget)),
             made,
-            config: parts.config,
-            compiled: parts.compiled,
-            lane: parts.lane,
+            making: parts.making,
             retired: AtomicBool::new(false),
         }
     }
@@ -123,7 +126,7 @@ impl Binding {
         ticker: &Ticker,
         worker: usize,
         changes: &Changes,
-    ) -> Result<Instance, SetupError> {
+    ) -> Result<Serving, SetupError> {
         let context = Context {
             name: Arc::clone(&self.name),
             worker,
@@ -132,16 +135,18 @@ impl Binding {
             clock: ticker.clock(),
             surroundings: Arc::clone(&self.surroundings),
         };
-        let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
-        let recipe = Recipe {
-            ticker,
-            compiled: &self.compiled,
-            hook: Some(self.hook),
-            lane: self.lane,
-            context,
-            memory_bytes_max,
+        let (compiled, config, lane) = match &self.making {
+            Making::Guest { compiled, config, lane } => (compiled, config, *lane),
+            Making::Rules(table) => {
+                let mut judge = Judge::new(Arc::clone(table), context, ticker);
+                judge.members_seen = changes.sequence;
+                return Ok(Serving::Rules(judge));
+            }
         };
-        Setup { recipe, config: &self.config, changes }.run()
+        let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
+        let hook = Some(self.hook);
+        let recipe = Recipe { ticker, compiled, hook, lane, context, memory_bytes_max };
+        Setup { recipe, config, changes }.run().map(Serving::Guest)
     }
 
     /// Gives every worker an instance to start with and a spare.
@@ -149,7 +154,7 @@ impl Binding {
         for (worker, cell) in self.cells.iter().enumerate() {
             let warm = self.set_up(ticker, worker, changes)?;
             let spare = self.set_up(ticker, worker, changes)?;
-            cell.serving_seen.store(warm.members_seen, Ordering::Relaxed);
+            cell.serving_seen.store(warm.members_seen(), Ordering::Relaxed);
             *lock(&cell.warm) = Some(warm);
             *lock(&cell.spare) = Some(spare);
             cell.offer.store(SPARE, Ordering::Release);
@@ -219,7 +224,7 @@ impl Binding {
     }
 
     /// Puts a spare into a cell, for its worker to take; `newer` asks the worker to take it in any case.
-    pub(crate) fn offer(&self, cell: &Cell, spare: Instance, newer: bool) {
+    pub(crate) fn offer(&self, cell: &Cell, spare: Serving, newer: bool) {
         let mut slot = lock(&cell.spare);
         if self.is_retired() {
             return;
@@ -231,7 +236,7 @@ impl Binding {
 
 impl Cell {
     /// The worker's first instance; nothing when it was taken before or the binding is retired.
-    pub(crate) fn take_warm(&self) -> Option<Instance> {
+    pub(crate) fn take_warm(&self) -> Option<Serving> {
         lock(&self.warm).take()
     }
 
@@ -243,14 +248,14 @@ impl Cell {
 
     /// Exchanges the worker's instance, if it has one, for the spare. False when there is none to be had now;
     /// never waits.
-    pub(crate) fn exchange(&self, serving: &mut Option<Instance>) -> bool {
+    pub(crate) fn exchange(&self, serving: &mut Option<Serving>) -> bool {
         if self.offer.load(Ordering::Acquire) == NOTHING {
             return false;
         }
         let Ok(mut slot) = self.spare.try_lock() else { return false };
         let Some(fresh) = slot.take() else { return false };
         self.offer.store(NOTHING, Ordering::Relaxed);
-        self.serving_seen.store(fresh.members_seen, Ordering::Relaxed);
+        self.serving_seen.store(fresh.members_seen(), Ordering::Relaxed);
         *slot = serving.replace(fresh);
         true
     }
@@ -277,7 +282,7 @@ impl Cell {
             None => Upkeep::Make { worker_is_behind },
             Some(spare) => {
                 let offer = if worker_is_behind { NEWER } else { SPARE };
-                if spare.members_seen >= target && self.offer.load(Ordering::Relaxed) == offer {
+                if spare.members_seen() >= target && self.offer.load(Ordering::Relaxed) == offer {
                     return Upkeep::Nothing;
                 }
                 self.offer.store(NOTHING, Ordering::Relaxed);
@@ -300,7 +305,7 @@ pub(crate) enum Upkeep {
     },
     /// The spare has to be told of changes, or offered again.
     Tell {
-        spare: Box<Instance>,
+        spare: Box<Serving>,
         worker_is_behind: bool,
     },
 }

@@ -18,6 +18,17 @@ impl Clock {
         clock
     }
 
+    /// A clock that stands still until it is set.
+    pub(crate) const fn standing() -> Self {
+        Self { unix_ms: AtomicU64::new(0), ms: AtomicU64::new(0) }
+    }
+
+    /// Sets both times to one moment; the one that only goes forward stays where that lies behind it.
+    pub(crate) fn set(&self, unix_ms: u64) {
+        self.unix_ms.store(unix_ms, Relaxed);
+        self.ms.fetch_max(unix_ms, Relaxed);
+    }
+
     /// Reads the time of the machine.
     pub(crate) fn advance(&self) {
         self.unix_ms.store(read(ClockId::Realtime), Relaxed);
@@ -33,6 +44,11 @@ impl Clock {
     pub(crate) fn ms(&self) -> u64 {
         self.ms.load(Relaxed)
     }
+}
+
+/// Milliseconds since 1970, as the machine knows them now.
+pub(crate) fn read_unix_ms() -> u64 {
+    read(ClockId::Realtime)
 }
 
 fn read(clock: ClockId) -> u64 {

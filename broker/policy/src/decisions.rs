@@ -52,7 +52,10 @@ impl Decisions {
 
     /// Remembers a verdict for as much as it holds for.
     pub(crate) fn keep(&mut self, seat: usize, message: &Message<'_>, (said, cache): (&Said, Cache)) {
-        let is_pick = matches!(said, Said::More(verdict) if matches!(verdict.route, Route::Pick { .. }));
+        let is_pick = match said {
+            Said::More(verdict) => matches!(verdict.route, Route::Pick { .. }),
+            said => matches!(said, Said::Pick { .. }),
+        };
         if cache == Cache::Never || is_pick {
             return;
         }

@@ -7,6 +7,7 @@ use crate::hook::Hook;
 use crate::limits;
 use crate::lineup::Trial;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use waspmq_core::address::Pattern;
@@ -18,7 +19,11 @@ pub struct PolicyDocument {
     /// What the policy decides; the plugin has to have this hook.
     pub hook: Hook,
     /// `name@revision`, or `name` for its latest revision at the time of the call.
-    pub plugin: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// What is decided without a plugin; a policy has either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<serde_json::Value>>,
     /// Patterns of the addresses whose messages are decided; also `user/*` and `group/*`.
     #[serde(rename = "match")]
     pub patterns: Vec<String>,
@@ -112,17 +117,26 @@ impl Default for PolicyLimits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadDocument {
     #[error("{field}: {reason}")]
-    Invalid { field: &'static str, reason: String },
+    Invalid { field: Cow<'static, str>, reason: String },
 }
 
-/// A checked document.
+/// A checked document; its rules are checked where they are compiled.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    pub(crate) plugin: &'a str,
-    /// None: the latest.
-    pub(crate) revision: Option<u32>,
+    pub(crate) decider: Decider<'a>,
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) config: String,
+}
+
+/// What a document has decide.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Decider<'a> {
+    /// Without a revision the latest one.
+    Plugin {
+        name: &'a str,
+        revision: Option<u32>,
+    },
+    Rules(&'a [serde_json::Value]),
 }
 
 impl PolicyDocument {
@@ -135,8 +149,7 @@ impl PolicyDocument {
         if config.len() > limits::CONFIG_BYTES_MAX {
             return Err(invalid("config", format!("has more than {} bytes", limits::CONFIG_BYTES_MAX)));
         }
-        let (plugin, revision) = self.plugin_and_revision()?;
-        Ok(Plan { plugin, revision, patterns: self.parse_patterns()?, config })
+        Ok(Plan { decider: self.decider()?, patterns: self.parse_patterns()?, config })
     }
 
     fn check_numbers(&self) -> Result<(), BadDocument> {
@@ -168,12 +181,21 @@ impl PolicyDocument {
         self
     }
 
-    fn plugin_and_revision(&self) -> Result<(&str, Option<u32>), BadDocument> {
-        let Some((name, number)) = self.plugin.split_once('@') else { return Ok((&self.plugin, None)) };
-        let number = number.parse().ok().filter(|&n: &u32| n > 0);
-        let number =
-            number.ok_or_else(|| invalid("plugin", "must be `name` or `name@revision`, as in mirror@1"))?;
-        Ok((name, Some(number)))
+    fn decider(&self) -> Result<Decider<'_>, BadDocument> {
+        match (&self.plugin, &self.rules) {
+            (Some(plugin), None) => plugin_and_revision(plugin),
+            (None, Some(_)) if !self.config.is_empty() => {
+                Err(invalid("config", "goes with a plugin; rules have none"))
+            }
+            (None, Some(_)) if self.lane != Lane::Auto => {
+                Err(invalid("lane", "goes with a plugin; rules are not called"))
+            }
+            (None, Some(rules)) => Ok(Decider::Rules(rules)),
+            (Some(_), Some(_)) => Err(invalid("rules", "a policy has either `plugin` or `rules`, not both")),
+            (None, None) => {
+                Err(invalid("plugin", "a policy has either `plugin` or `rules`; this has neither"))
+            }
+        }
     }
 
     fn parse_patterns(&self) -> Result<Vec<Pattern>, BadDocument> {
@@ -185,6 +207,16 @@ impl PolicyDocument {
         };
         self.patterns.iter().map(parse).collect()
     }
+}
+
+fn plugin_and_revision(plugin: &str) -> Result<Decider<'_>, BadDocument> {
+    let Some((name, number)) = plugin.split_once('@') else {
+        return Ok(Decider::Plugin { name: plugin, revision: None });
+    };
+    let number = number.parse().ok().filter(|&n: &u32| n > 0);
+    let number =
+        number.ok_or_else(|| invalid("plugin", "must be `name` or `name@revision`, as in mirror@1"))?;
+    Ok(Decider::Plugin { name, revision: Some(number) })
 }
 
 fn within<T: PartialOrd + Display>(
@@ -199,7 +231,7 @@ fn within<T: PartialOrd + Display>(
 }
 
 fn invalid(field: &'static str, reason: impl Into<String>) -> BadDocument {
-    BadDocument::Invalid { field, reason: reason.into() }
+    BadDocument::Invalid { field: field.into(), reason: reason.into() }
 }
 
 const fn order_default() -> i32 {
@@ -221,7 +253,7 @@ mod tests {
     #[test]
     fn documents() {
         let with = |more: &str| format!(r#"{{"hook":"routing","plugin":"m@3","match":["topic/a.>"]{more}}}"#);
-        check(&with(""), r#"plugin: "m", revision: Some(3)"#);
+        check(&with(""), r#"name: "m", revision: Some(3)"#);
         check(&with(r#","config":{"to":"topic/b"}"#), r#"config: "{\"to\":\"topic/b\"}""#);
         check(&with(r#","mode":"off","on_failure":"closed""#), "Plan");
         check(&with(r#","lane":"component""#), "Plan");
@@ -242,6 +274,15 @@ mod tests {
         check(&with(r#","budget":{"window_s":301}"#), "budget.window_s: must be 1 to 300");
         check(&with(r#","budget":{"window":1}"#), "unknown field `window`");
         check(&with(r#","config":[]"#), "expected a map");
+        check(&with(r#","rules":[]"#), "rules: a policy has either `plugin` or `rules`, not both");
+        let ruled = |more: &str| format!(r#"{{"hook":"routing","rules":[{{}}],"match":["all"]{more}}}"#);
+        check(&ruled(""), "Rules");
+        check(&ruled(r#","config":{"a":1}"#), "config: goes with a plugin");
+        check(&ruled(r#","lane":"component""#), "lane: goes with a plugin");
+        check(
+            r#"{"hook":"routing","match":["all"]}"#,
+            "plugin: a policy has either `plugin` or `rules`; this has neither",
+        );
         check(r#"{"hook":"ack","plugin":"m","match":["all"]}"#, "revision: None");
         check(r#"{"hook":"compression","plugin":"m","match":["all"]}"#, "unknown variant `compression`");
         check(r#"{"hook":"routing","plugin":"m@x","match":["all"]}"#, "plugin: must be");

@@ -3,6 +3,7 @@
 //! Deliberately not here: how plugins and policies change (`admin.rs`), and how they come back (`restore.rs`).
 
 use crate::breaker::BreakerState;
+use crate::capture::Captures;
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
 use crate::hook::Hook;
@@ -114,6 +115,7 @@ impl Host {
             not_kept: AtomicU64::new(0),
             active: Arc::new(ArcSwap::default()),
             queues: Queues::default(),
+            captures: Captures::default(),
             members_pending: AtomicBool::new(false),
             retired: sender,
             keeper: OnceLock::new(),
@@ -140,7 +142,11 @@ impl Host {
     /// Notes the new members of a queue; an empty list says it is gone. Policies are told within about
     /// [`limits::MEMBERS_DELAY_MS`], each worker's instance by an exchange at its next call.
     pub fn queue_changed(&self, members: QueueMembers) {
+        let captured = self.captured_members(&members);
         let changed = self.shared.queues.change(members);
+        if changed && let Some((capture, members)) = captured {
+            self.shared.captures.members(&capture, &members);
+        }
         if changed && !self.shared.members_pending.swap(true, Ordering::SeqCst) {
             self.shared.wake_keeper();
         }

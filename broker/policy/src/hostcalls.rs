@@ -10,6 +10,7 @@ use crate::memory::Rate;
 use crate::state::State;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 /// What policies may ask about the broker around them. Asked while a message waits, so an answer takes no longer than
 /// a look-up.
@@ -44,6 +45,11 @@ impl Random {
         Self(std::collections::hash_map::RandomState::new().build_hasher().finish())
     }
 
+    /// The same numbers for the same seed.
+    pub(crate) const fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
@@ -75,6 +81,16 @@ impl State {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn all_headers(&mut self) -> Arc<Vec<(String, String)>> {
+        self.pulled.headers = true;
+        Arc::clone(&self.headers)
+    }
+
+    pub(crate) fn whole_payload(&mut self) -> Arc<Vec<u8>> {
+        self.pulled.payload = true;
+        Arc::clone(&self.payload)
     }
 
     pub(crate) fn value(&self, key: &str) -> Option<Vec<u8>> {

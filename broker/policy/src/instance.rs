@@ -10,6 +10,7 @@ use crate::engine::{Live, Ticker};
 use crate::fast::{Hooks, Prepared, Unsuited};
 use crate::guest::{Exports, Guest};
 use crate::hook::Hook;
+use crate::hostcalls::Random;
 use crate::limits;
 use crate::plugin::{LANE_COMPONENT, LANE_CORE};
 use crate::queues::Changes;
@@ -280,6 +281,21 @@ impl Instance {
         answer.map(answers::action).map_err(|error| Box::new(failure(&error, self.store.data())))
     }
 
+    /// Prepares the next decision to be repeated: what looks random follows from `seed`, and of the message only what is
+    /// in `given` can be pulled, of what the component pulls at all.
+    pub(crate) fn rehearse(&mut self, seed: u64, given: Pulls) {
+        let state = self.store.data_mut();
+        state.random = Random::of(seed);
+        state.hide();
+        state.pulled = Pulls::default();
+        self.pulls = given;
+    }
+
+    /// What the guest asked for since it was last prepared.
+    pub(crate) fn pulled(&self) -> Pulls {
+        self.store.data().pulled
+    }
+
     /// What came of a call whose answer was read and checked.
     fn concluded<T, B: ToString>(&self, answer: wasmtime::Result<Result<T, B>>) -> Result<T, Box<Failure>> {
         match answer {
@@ -379,6 +395,12 @@ impl SetupError {
 impl Setup<'_> {
     /// Instantiates, configures, tests and tells all queues.
     pub(crate) fn run(&self) -> Result<Instance, SetupError> {
+        let failed = |failure| SetupError::Failed { stage: "instantiate", failure };
+        self.finish(Instance::new(&self.recipe).map_err(failed)?)
+    }
+
+    /// The steps behind instantiating.
+    pub(crate) fn finish(&self, mut instance: Instance) -> Result<Instance, SetupError> {
         let failed = |stage| move |failure| SetupError::Failed { stage, failure };
         let refused = |stage| {
             move |reason: String| SetupError::Refused {
@@ -386,7 +408,6 @@ impl Setup<'_> {
                 reason: bindings::cut(&reason, limits::LOG_BYTES_MAX).to_owned(),
             }
         };
-        let mut instance = Instance::new(&self.recipe).map_err(failed("instantiate"))?;
         instance.configure(self.config).map_err(failed("configure"))?.map_err(refused("configure"))?;
         instance.self_test().map_err(failed("self-test"))?.map_err(refused("self-test"))?;
         instance.members_changed(self.changes).map_err(failed("members-changed"))?;

@@ -6,8 +6,9 @@
 
 use crate::binding::{Binding, Cell, Upkeep};
 use crate::hook::Hook;
-use crate::instance::{Failure, Instance};
+use crate::instance::Failure;
 use crate::limits;
+use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
-    retired: Receiver<Instance>,
+    retired: Receiver<Serving>,
     started: Instant,
     /// When collected member changes are told, and up to which they were.
     members_due: Option<Instant>,
@@ -29,7 +30,7 @@ pub(crate) struct Keeper {
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Keeper {
-    pub(crate) fn new(shared: Arc<Shared>, retired: Receiver<Instance>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, retired: Receiver<Serving>) -> Self {
         Self { shared, retired, started: now(), members_due: None, members_told: 0, supervision_due: now() }
     }
 
@@ -46,7 +47,7 @@ impl Keeper {
                 }
             }
             drop(active);
-            let due = [due, self.supervise()].into_iter().flatten().min();
+            let due = [due, self.supervise(), self.shared.captures.tend(now())].into_iter().flatten().min();
             std::thread::park_timeout(due.map_or(IDLE, |due| due.saturating_duration_since(now())));
         }
     }
@@ -86,7 +87,7 @@ impl Keeper {
         match cell.inspect(target) {
             Upkeep::Nothing => None,
             Upkeep::Tell { mut spare, worker_is_behind } => {
-                let told = match self.shared.queues.since(spare.members_seen) {
+                let told = match self.shared.queues.since(spare.members_seen()) {
                     Some(changes) => self.report(binding, spare.members_changed(&changes)),
                     None => false,
                 };

@@ -18,6 +18,7 @@ mod binding;
 mod bindings;
 mod breaker;
 mod budget;
+mod capture;
 mod clock;
 mod decisions;
 mod document;
@@ -41,11 +42,15 @@ mod question;
 mod queues;
 mod readiness;
 mod registry;
+mod replay;
 mod restore;
 mod rollout;
+mod rules;
 mod seat;
+mod serving;
 mod shadow;
 mod shared;
+mod source;
 mod state;
 mod stats;
 mod supervisor;
@@ -57,6 +62,7 @@ pub use admin::{PromoteError, PutError, RemoveError, RollbackError};
 pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use breaker::BreakerState;
 pub use budget::Budget;
+pub use capture::{CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
 pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
@@ -69,7 +75,12 @@ pub use readiness::Unready;
 pub use registry::{
     CandidateState, Instances, PolicyState, PolicyVersion, RefusedPolicy, RefusedRevision, Rollback,
 };
+pub use replay::{
+    BadLine, OnlyHook, Replay, ReplayDifference, ReplayError, ReplaySide, ReplaySummary, ReplayedHook,
+    ReplayedSide,
+};
 pub use restore::{RestoreError, Restored};
+pub use rules::{BadRule, CheckedRules, check_rules};
 pub use shadow::{Comparison, Difference};
 pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
 pub use worker::WorkerPolicies;

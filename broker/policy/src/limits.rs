@@ -24,6 +24,23 @@ pub const POLICIES_MAX: usize = 64;
 pub const PATTERNS_MAX: usize = 64;
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 
+/// Rules of one policy, bytes of them as JSON, and patterns in all their conditions. More: `PutError::Invalid`. Together
+/// they bound what a message that matches none of them costs.
+pub const RULES_MAX: usize = 256;
+pub const RULES_BYTES_MAX: usize = 64 * 1024;
+pub const RULES_PATTERNS_MAX: usize = 1_024;
+
+/// Headers that one rule looks at; bytes and stars of a pattern for texts. More: `PutError::Invalid`.
+pub const RULE_HEADERS_MAX: usize = 16;
+pub const GLOB_BYTES_MAX: usize = 256;
+pub const GLOB_STARS_MAX: usize = 8;
+
+/// Messages in a second, a minute or an hour, or at once, that a rule may allow. More: `PutError::Invalid`.
+pub const RULE_RATE_MAX: u32 = 1_000_000;
+
+/// The highest priority that a message has.
+pub const PRIORITY_MAX: u8 = 9;
+
 /// What a document may ask for, and what it gets without asking.
 pub const DEADLINE_MS_MIN: u32 = 2;
 pub const DEADLINE_MS_MAX: u32 = 1_000;
@@ -76,6 +93,11 @@ pub const BUCKETS_MAX: usize = 1_024;
 
 /// Addresses that one instance named and that are found without parsing them. More: the oldest is parsed anew.
 pub const ADDRESSES_KNOWN: usize = 4;
+
+/// Buckets that the rules of one policy count with, about 200 bytes each at most. More: as above. Where there is no room,
+/// full ones are looked for at most this often.
+pub const RULE_BUCKETS_MAX: usize = 65_536;
+pub const BUCKETS_SWEEP_MS: u64 = 20;
 
 /// Bytes of a drop reason. More: a bad verdict.
 pub const DROP_REASON_BYTES_MAX: usize = 1024;
@@ -162,6 +184,38 @@ pub const INSTANCES_PER_POLICY: usize = 9;
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
 
+/// What a capture takes down at most, members of queues not counted: what may be asked for, and what is taken without
+/// asking. More: it ends.
+pub const CAPTURE_MESSAGES_MAX: u64 = 100_000;
+pub const CAPTURE_MESSAGES_DEFAULT: u64 = 10_000;
+
+/// How long a capture takes: what may be asked for, and what it does without asking. Longer: it ends.
+pub const CAPTURE_SECONDS_MAX: u64 = 3_600;
+pub const CAPTURE_SECONDS_DEFAULT: u64 = 60;
+
+/// Bytes of the lines of a capture; their buffers may have twice that. More: the capture ends.
+pub const CAPTURE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How long the records of a capture are kept behind its end. Longer: they are freed.
+pub const CAPTURE_KEPT_S: u64 = 3_600;
+
+/// Bytes of a payload that is taken down. More: the record has none, and says so.
+pub const CAPTURE_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one line of a capture. More: the record is left out and counted; a replay refuses the line.
+pub const CAPTURE_LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes from which lines of a worker are no longer moved, and from which a piece of a capture is handed out.
+pub const CAPTURE_CHUNK_BYTES: usize = 256 * 1024;
+pub const CAPTURE_PIECE_BYTES: usize = 64 * 1024;
+
+/// Decisions that differ which a replay may be asked to show. More: only counted.
+pub const REPLAY_DIFFERENCES_MAX: u64 = 100_000;
+
+const _: () = assert!(
+    (CAPTURE_PAYLOAD_BYTES_MAX + waspmq_core::limits::HEADER_BYTES_MAX) * 6 < CAPTURE_LINE_BYTES_MAX / 2,
+    "a message with its payload and headers fits, however it is escaped"
+);
 const _: () = assert!(BREAKER_RECENT_CALLS < u32::BITS, "the last calls are bits of a word");
 const _: () = assert!(BREAKER_FAILURES <= BREAKER_RECENT_CALLS, "so many failures can be among them");
 const _: () = assert!(POLICIES_MAX <= u64::BITS as usize, "bound policies are a 64-bit mask");

@@ -4,7 +4,6 @@
 use crate::bindings::{HOST, Level};
 use crate::memory::Rate;
 use crate::state::State;
-use std::sync::Arc;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, LinkerInstance, WasmList, WasmStr};
 
@@ -27,15 +26,16 @@ fn offer_message(host: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
         if !may_call(&mut guest) {
             return Ok((None,));
         }
+        guest.data_mut().pulled.headers = true;
         let name = name.to_str(&guest)?;
         Ok((guest.data().header(&name).map(str::to_owned),))
     })?;
     host.func_wrap("headers", |mut guest: Guest<'_>, (): ()| {
-        let headers = may_call(&mut guest).then(|| Arc::clone(&guest.data().headers));
+        let headers = may_call(&mut guest).then(|| guest.data_mut().all_headers());
         Ok((headers.unwrap_or_default(),))
     })?;
     host.func_wrap("payload", |mut guest: Guest<'_>, (): ()| {
-        let payload = may_call(&mut guest).then(|| Arc::clone(&guest.data().payload));
+        let payload = may_call(&mut guest).then(|| guest.data_mut().whole_payload());
         Ok((payload.unwrap_or_default(),))
     })
 }

@@ -66,8 +66,11 @@ pub(crate) struct SavedCandidate {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SavedVersion {
+    /// Empty, as no plugin's name is, when it has rules.
     pub(crate) plugin: String,
+    /// 0 when it has rules.
     pub(crate) revision: u32,
+    /// Of the component, or of the rules.
     pub(crate) digest: String,
     /// Read when the policy is restored: a document that this program does not know refuses its policy, not all.
     pub(crate) document: serde_json::Value,

@@ -16,11 +16,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use values::Values;
 
 /// What is kept for one policy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) values: Values,
+    /// Those of a plugin.
     pub(crate) buckets: Buckets,
+    /// Those that rules count messages with.
+    pub(crate) rule_buckets: Buckets,
     refused: AtomicU64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            values: Values::default(),
+            buckets: Buckets::new(limits::BUCKETS_MAX),
+            rule_buckets: Buckets::new(limits::RULE_BUCKETS_MAX),
+            refused: AtomicU64::new(0),
+        }
+    }
 }
 
 /// How much of its bounds a policy uses.
@@ -36,7 +50,8 @@ pub struct Kept {
 impl Memory {
     pub(crate) fn kept(&self) -> Kept {
         let (values, value_bytes) = self.values.size();
-        Kept { values, value_bytes, buckets: self.buckets.len(), refused: self.refused.load(Relaxed) }
+        let buckets = self.buckets.len() + self.rule_buckets.len();
+        Kept { values, value_bytes, buckets, refused: self.refused.load(Relaxed) }
     }
 
     /// Counts an answer that is missing for want of room.

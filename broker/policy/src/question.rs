@@ -5,13 +5,14 @@
 use crate::answers;
 use crate::bindings::{self, Cache};
 use crate::decisions::Decisions;
-use crate::instance::{Failure, Instance};
+use crate::instance::Failure;
+use crate::serving::Serving;
 use crate::state::set_header;
 use crate::verdict::{self, Said};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fmt::Debug;
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route, Verdict};
 use waspmq_core::settings::{Overflow, Settings};
 
 /// One question to the policies of one hook.
@@ -28,8 +29,8 @@ pub(crate) trait Question {
     /// Whose question it is; what of a canary's share is decided by.
     fn sender(&self) -> &str;
 
-    /// Puts the question to one instance. Changes nothing, so that several may be asked.
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>>;
+    /// Puts the question to one that serves. Changes nothing, so that several may be asked.
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>>;
 
     /// Takes over the answer of a policy that decides; gives it back when it is final.
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer>;
@@ -89,8 +90,8 @@ impl Question for Routed<'_> {
         self.message.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Said, Box<Failure>> {
-        let verdict::Routed { said, cache } = instance.route(self.message, &self.set_headers, deadline_ms)?;
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Said, Box<Failure>> {
+        let verdict::Routed { said, cache } = serving.route(self.message, &self.set_headers, deadline_ms)?;
         self.check_headers(&said).map_err(|bad| Failure::bad_verdict(&bad))?;
         self.cache.set(cache);
         Ok(said)
@@ -109,8 +110,8 @@ impl Question for Routed<'_> {
     fn take(&mut self, answer: Said) -> Option<Said> {
         let mut verdict = match answer {
             Said::Continue => return None,
-            Said::Deliver => return Some(Said::Deliver),
             Said::More(verdict) => verdict,
+            decided => return Some(decided),
         };
         let set_headers = std::mem::take(&mut verdict.set_headers);
         if self.set_headers.is_empty() {
@@ -122,11 +123,7 @@ impl Question for Routed<'_> {
     }
 
     fn show(answer: &Said) -> Value {
-        let verdict = match answer {
-            Said::Continue => return json!({ "route": "continue", "set_headers": {} }),
-            Said::Deliver => return json!({ "route": "deliver", "set_headers": {} }),
-            Said::More(verdict) => verdict,
-        };
+        let verdict = Verdict::from(answer.clone());
         let route = match &verdict.route {
             Route::Continue => json!("continue"),
             Route::Deliver => json!("deliver"),
@@ -158,8 +155,8 @@ impl Question for Admitted<'_> {
         self.0.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
-        instance.admit(self.0, deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
+        serving.admit(self.0, deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
@@ -197,8 +194,8 @@ impl Question for Planned<'_> {
         self.message.from
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
-        instance.plan(self.message, self.settings, deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
+        serving.plan(self.message, self.settings, deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
@@ -238,8 +235,8 @@ impl Question for Missed<'_> {
         self.told.sender
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
-        instance.failed(self.told.clone(), deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
+        serving.failed(self.told.clone(), deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
@@ -273,8 +270,8 @@ impl Question for Full<'_> {
         self.0.recipient.split('/').next().unwrap_or("")
     }
 
-    fn put(&self, instance: &mut Instance, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
-        instance.overflow(self.0, deadline_ms)
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
+        serving.overflow(self.0, deadline_ms)
     }
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {

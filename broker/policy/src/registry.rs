@@ -5,7 +5,7 @@
 use crate::admin::PutError;
 use crate::binding::Binding;
 use crate::breaker::BreakerState;
-use crate::document::{Lane, Mode, Plan, PolicyDocument};
+use crate::document::{Mode, PolicyDocument};
 use crate::hook::Hook;
 use crate::lineup::{Candidate, Lineup, Trial};
 use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion};
@@ -13,6 +13,7 @@ use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
 use crate::shadow::Comparison;
+use crate::source::Source;
 use crate::stats::{Latency, PolicyStats};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -24,9 +25,12 @@ use std::time::Instant;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PolicyVersion {
     pub document: PolicyDocument,
-    /// The revision that `document.plugin` stood for.
-    pub revision: u32,
+    /// The revision that `document.plugin` stood for; none of rules.
+    pub revision: Option<u32>,
+    /// BLAKE3 of the component, or of the rules as JSON.
     pub digest: String,
+    /// `plugin@revision`, or `rules@` and the first eight digits of the digest.
+    pub version: String,
 }
 
 /// A policy as it is now.
@@ -36,8 +40,8 @@ pub struct PolicyState {
     /// What decides; nothing while there is only a candidate.
     #[serde(flatten)]
     pub current: Option<PolicyVersion>,
-    /// How calls reach the plugin of the version that decides, or of the candidate where there is only that: `core` or
-    /// `component`.
+    /// How calls reach the version that decides, or the candidate where there is only that: `core` or `component` for
+    /// a plugin, `native` for rules.
     pub lane: &'static str,
     /// The generation it came with.
     pub generation: u64,
@@ -124,8 +128,9 @@ pub struct RefusedPolicy {
     pub generation: u64,
     /// As it was kept.
     pub document: serde_json::Value,
-    pub revision: u32,
-    /// BLAKE3 of the component that it needs.
+    /// None of rules.
+    pub revision: Option<u32>,
+    /// BLAKE3 of the component that it needs, or of its rules.
     pub digest: String,
     pub reason: String,
 }
@@ -154,7 +159,7 @@ pub(crate) struct Policy {
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     pub(crate) document: PolicyDocument,
-    pub(crate) kept: plugin::Kept,
+    pub(crate) source: Source,
     /// None while the mode is off, and for a previous version whose instances were given back.
     pub(crate) binding: Option<Arc<Binding>>,
 }
@@ -204,38 +209,34 @@ impl Version {
     pub(crate) fn show(&self) -> PolicyVersion {
         PolicyVersion {
             document: self.document.clone(),
-            revision: self.kept.revision.revision,
-            digest: self.kept.revision.digest.clone(),
+            revision: self.source.plugin().map(|kept| kept.revision.revision),
+            digest: self.source.digest().to_owned(),
+            version: self.source.label(),
         }
     }
 
     fn saved(&self) -> serde_json::Result<SavedVersion> {
-        let revision = &self.kept.revision;
+        let revision = self.source.plugin().map(|kept| &kept.revision);
         Ok(SavedVersion {
-            plugin: revision.name.clone(),
-            revision: revision.revision,
-            digest: revision.digest.clone(),
+            plugin: revision.map_or_else(String::new, |revision| revision.name.clone()),
+            revision: revision.map_or(0, |revision| revision.revision),
+            digest: self.source.digest().to_owned(),
             document: serde_json::to_value(&self.document)?,
         })
     }
 
     fn lane(&self) -> &'static str {
-        match (self.document.lane, self.kept.compiled.get()) {
-            (Lane::Auto, Some(compiled)) => compiled.lane(),
-            (Lane::Auto, None) => self.kept.revision.lane,
-            (Lane::Component, _) => plugin::LANE_COMPONENT,
-        }
+        self.source.lane(self.document.lane)
     }
 
     pub(crate) fn label(&self) -> String {
-        let revision = &self.kept.revision;
         let how = match self.document.trial() {
             Some(Trial::Shadow) => " (shadow)".to_owned(),
             Some(Trial::Canary { percent }) => format!(" (canary {percent} %)"),
             None if self.document.mode == Mode::Off => " (off)".to_owned(),
             None => String::new(),
         };
-        format!("{}@{}{how}", revision.name, revision.revision)
+        format!("{}{how}", self.source.label())
     }
 }
 
@@ -243,8 +244,9 @@ impl Registry {
     /// A policy that uses this plugin (and revision), now or in a rollback.
     pub(crate) fn user_of(&self, plugin: &str, revision: Option<u32>) -> Option<&str> {
         let uses = |version: &Version| {
-            let used = &version.kept.revision;
-            used.name == plugin && revision.is_none_or(|revision| used.revision == revision)
+            version.source.plugin().map(|kept| &kept.revision).is_some_and(|used| {
+                used.name == plugin && revision.is_none_or(|revision| used.revision == revision)
+            })
         };
         let mut policies = self.policies.iter();
         let user = policies.find(|(_, policy)| policy.versions().any(uses)).map(|(name, _)| name);
@@ -276,22 +278,23 @@ impl Registry {
             name: name.to_owned(),
             generation: saved.generation,
             document: version.map(|version| version.document.clone()).unwrap_or_default(),
-            revision: version.map_or(0, |version| version.revision),
+            revision: version.map(|version| version.revision).filter(|&revision| revision > 0),
             digest: version.map(|version| version.digest.clone()).unwrap_or_default(),
             reason: reason.clone(),
         })
     }
 
-    pub(crate) fn find(&self, plan: &Plan<'_>) -> Result<plugin::Kept, PutError> {
-        let plugin = self.plugins.get(plan.plugin);
-        let plugin = plugin.ok_or_else(|| PutError::UnknownPlugin { plugin: plan.plugin.to_owned() })?;
-        let kept = match plan.revision {
+    /// A revision of a plugin, the latest one when none is named.
+    pub(crate) fn find(&self, name: &str, revision: Option<u32>) -> Result<plugin::Kept, PutError> {
+        let plugin = self.plugins.get(name);
+        let plugin = plugin.ok_or_else(|| PutError::UnknownPlugin { plugin: name.to_owned() })?;
+        let kept = match revision {
             None => plugin.kept.last(),
             Some(revision) => plugin.kept.iter().find(|kept| kept.revision.revision == revision),
         };
         kept.cloned().ok_or_else(|| PutError::UnknownRevision {
-            plugin: plan.plugin.to_owned(),
-            revision: plan.revision.unwrap_or(0),
+            plugin: name.to_owned(),
+            revision: revision.unwrap_or(0),
         })
     }
 }

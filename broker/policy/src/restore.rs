@@ -14,7 +14,9 @@ use crate::lineup::Generation;
 use crate::manifest::{BadManifest, Manifest, SavedPlugin, SavedPolicy, SavedRevision, SavedVersion};
 use crate::plugin::{self, Kept, Plugin, Refused, Revision, Workbench};
 use crate::registry::{Policy, Version};
+use crate::rules::Table;
 use crate::shared::Shared;
+use crate::source::Source;
 use std::sync::{Arc, OnceLock};
 
 /// Why a host does not go on where it ended. It has nothing then.
@@ -145,16 +147,24 @@ impl Shared {
         Ok(version)
     }
 
-    /// A version of the manifest with its revision, which has to be the same component.
+    /// A version of the manifest with its rules, or with its revision, which has to be the same component.
     fn find_saved(&self, saved: &SavedVersion) -> Result<Version, String> {
         let SavedVersion { plugin, revision, digest, document } = saved;
         let document: PolicyDocument = serde_json::from_value(document.clone())
             .map_err(|error| format!("its document is not one of this version: {error}"))?;
+        if let Some(rules) = &document.rules {
+            let table = Table::compile(document.hook, rules).map_err(|faults| {
+                format!("its rules are not those of this version: {}", PutError::of_rules(faults))
+            })?;
+            let source = Source::Rules(Arc::new(table));
+            return Ok(Version { document, source, binding: None });
+        }
         let registry = self.registry();
         let shelf = registry.plugins.get(plugin);
         let kept = shelf.and_then(|shelf| shelf.kept.iter().find(|kept| kept.revision.revision == *revision));
         if let Some(kept) = kept.filter(|kept| kept.revision.digest == *digest) {
-            return Ok(Version { document, kept: kept.clone(), binding: None });
+            let source = Source::Plugin(kept.clone());
+            return Ok(Version { document, source, binding: None });
         }
         let refused =
             shelf.and_then(|shelf| shelf.refused.iter().find(|refused| refused.saved.revision == *revision));

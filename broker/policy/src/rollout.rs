@@ -13,7 +13,7 @@
 
 use crate::admin::{PromoteError, PutError, RollbackError};
 use crate::archive::{ArchiveError, Change};
-use crate::binding::{Binding, Parts, lock};
+use crate::binding::{Binding, Making, Parts, lock};
 use crate::document::{Mode, OnFailure};
 use crate::host::Host;
 use crate::instance::SetupError;
@@ -21,6 +21,7 @@ use crate::lineup::{Candidate, Generation, Trial};
 use crate::memory::Memory;
 use crate::registry::{Policy, PolicyState, Probation, Rollback, Tried, Version};
 use crate::shared::Shared;
+use crate::source::Source;
 use crate::stats::{PolicyStats, now};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,12 +131,15 @@ impl Shared {
             limits: document.limits,
             budget: document.budget,
             patterns: plan.patterns,
-            lane: document.lane,
             stats: Arc::clone(stats),
             memory: Arc::clone(memory),
             surroundings: Arc::clone(&self.surroundings),
-            config: plan.config,
-            compiled: self.compiled(&version.kept)?,
+            making: match &version.source {
+                Source::Rules(table) => Making::Rules(Arc::clone(table)),
+                Source::Plugin(kept) => {
+                    Making::Guest { compiled: self.compiled(kept)?, config: plan.config, lane: document.lane }
+                }
+            },
         };
         let binding = Binding::new(parts, self.workers);
         let changes = self.queues.all();
@@ -258,7 +262,8 @@ impl Policy {
 /// Checks what a version asks of those that are there.
 fn check_beside(policy: &Policy, version: &Version) -> Result<(), PutError> {
     let (document, serving) = (&version.document, policy.active_binding());
-    let refused = |field, reason: String| Err(PutError::Invalid { field, reason });
+    let refused =
+        |field: &'static str, reason: String| Err(PutError::Invalid { field: field.into(), reason });
     if document.trial().is_some()
         && let Some(active) = serving.filter(|active| active.hook != document.hook)
     {

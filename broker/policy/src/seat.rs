@@ -6,9 +6,10 @@
 
 use crate::binding::{Binding, Cell};
 use crate::breaker::{Breaker, BreakerState, Cause};
-use crate::instance::{Failure, Instance};
+use crate::instance::Failure;
 use crate::limits::TICK_MS;
 use crate::question::Question;
+use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use crate::timing::Timing;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) binding: Arc<Binding>,
-    pub(crate) serving: Option<Instance>,
+    pub(crate) serving: Option<Serving>,
     /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
     changed: bool,
     breaker: Breaker,
@@ -165,13 +166,13 @@ enum Begun {
 /// Has an instance that may serve in the seat: the one that is there unless a better one is offered. True when another
 /// one serves now.
 #[inline]
-fn seat_someone(shared: &Shared, binding: &Binding, cell: &Cell, serving: &mut Option<Instance>) -> bool {
+fn seat_someone(shared: &Shared, binding: &Binding, cell: &Cell, serving: &mut Option<Serving>) -> bool {
     let mut changed = false;
     if (cell.has_newer() || serving.is_none()) && cell.exchange(serving) {
         shared.wake_keeper();
         changed = true;
     }
-    if serving.as_ref().is_some_and(Instance::is_worn) && cell.has_spare() {
+    if serving.as_ref().is_some_and(Serving::is_worn) && cell.has_spare() {
         let worn = serving.take();
         if cell.exchange(serving) {
             binding.stats.recycled.fetch_add(1, Ordering::Relaxed);

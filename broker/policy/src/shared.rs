@@ -2,13 +2,14 @@
 
 use crate::archive::Archive;
 use crate::binding::lock;
+use crate::capture::Captures;
 use crate::engine::Ticker;
 use crate::fast::Adapters;
 use crate::hostcalls::Surroundings;
-use crate::instance::Instance;
 use crate::lineup::Generation;
 use crate::queues::Queues;
 use crate::registry::Registry;
+use crate::serving::Serving;
 use crate::state::State;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,9 +37,10 @@ pub(crate) struct Shared {
     pub(crate) not_kept: AtomicU64,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,
+    pub(crate) captures: Captures,
     /// Member changes wait for the policy thread.
     pub(crate) members_pending: AtomicBool,
-    pub(crate) retired: SyncSender<Instance>,
+    pub(crate) retired: SyncSender<Serving>,
     pub(crate) keeper: OnceLock<Thread>,
     pub(crate) stopping: AtomicBool,
 }
@@ -52,8 +54,8 @@ impl Shared {
     }
 
     /// Has an instance freed by the policy thread; frees it here when that has too many waiting.
-    pub(crate) fn discard(&self, instance: Instance) {
-        drop(self.retired.try_send(instance));
+    pub(crate) fn discard(&self, gone: Serving) {
+        drop(self.retired.try_send(gone));
         self.wake_keeper();
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Context {
 }
 
 /// What a component imports of the message, and hence has to be given.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Pulls {
     pub(crate) headers: bool,
     pub(crate) payload: bool,
@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) context: Context,
     pub(crate) headers: Arc<Vec<(String, String)>>,
     pub(crate) payload: Arc<Vec<u8>>,
+    /// What of them the guest asked for since this was emptied.
+    pub(crate) pulled: Pulls,
     /// What calls on the fast lane keep here.
     pub(crate) lane: Lane,
     pub(crate) known: Known,
@@ -60,6 +62,7 @@ impl State {
             headers: Arc::default(),
             payload: Arc::default(),
             known: Known::default(),
+            pulled: Pulls::default(),
             lane: Lane::default(),
             memory_bytes: 0,
             memory_bytes_max,

@@ -180,6 +180,11 @@ impl PolicyStats {
         Latency { timed_calls, p50_ns: at(0.5), p99_ns: at(0.99), p999_ns: at(0.999) }
     }
 
+    /// Mean time of the calls that were timed.
+    pub(crate) fn mean_ns(&self) -> Option<u64> {
+        self.total(|column| Some(&column.sum_ns)).checked_div(self.bucket_totals().iter().sum())
+    }
+
     pub(crate) fn latency_buckets(&self) -> LatencyBuckets {
         let mut counts = vec![0; LATENCY_BOUNDS.len() + 1];
         for (index, count) in self.bucket_totals().into_iter().enumerate() {

@@ -25,23 +25,50 @@ pub(crate) enum BadVerdict {
     HeaderName,
 }
 
-/// A checked verdict on its way to the message: a tag and a pointer. Most verdicts are one of the first two, and a verdict
-/// goes through half a dozen functions, each of which would copy what is larger.
+/// A checked verdict on its way to the message. It goes through half a dozen functions, each of which would copy what is
+/// larger, and most verdicts are one of the first; only what has a list anyway is behind a pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Said {
     Continue,
     Deliver,
-    /// Neither of these, or with headers.
+    Redirect(Address),
+    Pick {
+        version: u64,
+        index: u32,
+    },
+    /// Another route, or headers.
     More(Box<Verdict>),
 }
 
+const _: () = assert!(size_of::<Said>() <= 24, "a verdict is passed on in three words");
+
 impl From<Verdict> for Said {
     fn from(verdict: Verdict) -> Self {
-        match verdict.route {
-            Route::Continue if verdict.set_headers.is_empty() => Self::Continue,
-            Route::Deliver if verdict.set_headers.is_empty() => Self::Deliver,
-            _ => Self::More(Box::new(verdict)),
+        if !verdict.set_headers.is_empty() {
+            return Self::More(Box::new(verdict));
         }
+        match verdict.route {
+            Route::Continue => Self::Continue,
+            Route::Deliver => Self::Deliver,
+            Route::Redirect(to) => Self::Redirect(to),
+            Route::Pick { version, index } => Self::Pick { version, index },
+            route @ (Route::FanOut(_) | Route::Drop(_)) => {
+                Self::More(Box::new(Verdict { route, set_headers: Vec::new() }))
+            }
+        }
+    }
+}
+
+impl From<Said> for Verdict {
+    fn from(said: Said) -> Self {
+        let route = match said {
+            Said::Continue => Route::Continue,
+            Said::Deliver => Route::Deliver,
+            Said::Redirect(to) => Route::Redirect(to),
+            Said::Pick { version, index } => Route::Pick { version, index },
+            Said::More(verdict) => return *verdict,
+        };
+        Self { route, set_headers: Vec::new() }
     }
 }
 

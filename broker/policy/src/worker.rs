@@ -5,6 +5,7 @@
 //! bindings that a newer generation keeps stay where they are.
 
 use crate::answers;
+use crate::capture::Recorder;
 use crate::decisions::Decisions;
 use crate::hook::Hook;
 use crate::limits;
@@ -13,7 +14,6 @@ use crate::place::{Answered, Concerned, Ended, Place};
 use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
-use crate::verdict::Said;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::collections::HashMap;
@@ -37,6 +37,7 @@ pub struct WorkerPolicies {
     /// The address asked about last, with its bound policies: each hook looks its message's address up.
     last: (String, Masks),
     decisions: Decisions,
+    recorder: Recorder,
 }
 
 /// What came of asking the policies of a hook one after the other.
@@ -60,6 +61,7 @@ impl WorkerPolicies {
             matches: HashMap::default(),
             last: (String::new(), Masks::default()),
             decisions: Decisions::default(),
+            recorder: Recorder::new(worker),
         }
     }
 
@@ -167,7 +169,12 @@ impl Policies for WorkerPolicies {
             routing: has(Hook::Routing),
             acking: has(Hook::Ack),
             overflow: has(Hook::Overflow),
+            captured: self.recorder.wants(&self.shared.captures, to),
         }
+    }
+
+    fn capture(&mut self, message: &Message<'_>, settings: &Settings) {
+        self.recorder.message(&self.shared.captures, message, settings);
     }
 }
 
@@ -185,9 +192,8 @@ impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
         let mut question = Routed::new(message);
         let route = match self.first(Hook::Routing, &mut question) {
-            Asked::Decided(Said::More(verdict)) => verdict.route,
-            Asked::Decided(Said::Deliver) => Route::Deliver,
-            Asked::Decided(Said::Continue) | Asked::Passed => Route::Continue,
+            Asked::Decided(said) => Verdict::from(said).route,
+            Asked::Passed => Route::Continue,
             Asked::Failed(ended) => return Outcome::Refused(ended.to_string()),
         };
         Outcome::Decided(Verdict { route, set_headers: question.set_headers })
@@ -204,11 +210,16 @@ impl Acking for WorkerPolicies {
 
     fn failed(&mut self, failure: &Failure<'_>) -> Decision {
         self.refresh();
-        if self.masks(failure.to.as_str()).of(Hook::Ack) == 0 {
+        let to = failure.to.as_str();
+        let is_captured = self.recorder.wants(&self.shared.captures, to);
+        if !is_captured && self.masks(to).of(Hook::Ack) == 0 {
             return BySettings.failed(failure);
         }
         let recipient = answers::recipient(failure.recipient);
         let Some(told) = answers::told(failure, &recipient) else { return BySettings.failed(failure) };
+        if is_captured {
+            self.recorder.failure(&self.shared.captures, &told);
+        }
         match self.first(Hook::Ack, &mut Missed { told }) {
             Asked::Decided(Some(decision)) => decision,
             Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
@@ -219,10 +230,13 @@ impl Acking for WorkerPolicies {
 impl Overflowing for WorkerPolicies {
     fn has_overflow(&mut self, to: &str) -> bool {
         self.refresh();
-        self.masks(to).of(Hook::Overflow) != 0
+        self.masks(to).of(Hook::Overflow) != 0 || self.recorder.wants(&self.shared.captures, to)
     }
 
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
+        if self.recorder.wants(&self.shared.captures, what.to.as_str()) {
+            self.recorder.overflow(&self.shared.captures, what);
+        }
         match self.first(Hook::Overflow, &mut Full(what)) {
             Asked::Decided(Some(action)) => action,
             Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => what.configured,

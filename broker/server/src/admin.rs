@@ -7,6 +7,7 @@
 
 mod audit;
 mod body;
+mod capture;
 mod dead_letters;
 mod groups;
 mod guard;
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) state: AdminState,
     metrics: Metrics,
     blocking: Arc<Semaphore>,
+    /// Held by whoever reads the records of a capture, which are in memory as long.
+    capture_readers: Arc<Semaphore>,
     /// Held by whoever changes dead letters, so that none is published twice.
     letters: Mutex<()>,
 }
@@ -86,7 +89,8 @@ type Handlers = State<Arc<Shared>>;
 pub fn router(state: AdminState) -> Router {
     let metrics = Metrics::new(state.control.clone());
     let blocking = Arc::new(Semaphore::new(limits::BLOCKING_CALLS_MAX));
-    let shared = Arc::new(Shared { state, metrics, blocking, letters: Mutex::default() });
+    let capture_readers = Arc::new(Semaphore::new(limits::CAPTURE_READERS_MAX));
+    let shared = Arc::new(Shared { state, metrics, blocking, capture_readers, letters: Mutex::default() });
     let (router, _) = openapi::endpoints().split_for_parts();
     router
         .fallback(no_such_endpoint)

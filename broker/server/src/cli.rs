@@ -4,6 +4,7 @@
 //! to standard error. `docs/CLI.md` is made from the help texts here, and a test compares the two.
 
 mod api;
+mod capture;
 mod deadletter;
 mod demo;
 mod doctor;
@@ -16,7 +17,9 @@ mod output;
 mod plugin;
 mod policy;
 mod publish;
+mod replay;
 mod request;
+mod rules;
 mod serve;
 mod session;
 mod store;

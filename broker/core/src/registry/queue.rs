@@ -4,6 +4,8 @@ use crate::address::Name;
 use crate::id::SessionId;
 use crate::policy::QueueMembers;
 use crate::queue::QueueId;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,6 +110,11 @@ impl Queue {
         candidates.max_by_key(|member| mix(key ^ member.session.as_u64()))
     }
 
+    /// Chooses members for several messages in a row: it looks at each member's load once, and at what it chose itself.
+    pub const fn choosing(&self, excluded: Option<SessionId>) -> Choosing<'_> {
+        Choosing { queue: self, excluded, chosen: 0, loads: BinaryHeap::new() }
+    }
+
     /// The state as told to policies.
     pub fn to_members(&self) -> QueueMembers {
         QueueMembers {
@@ -116,6 +123,47 @@ impl Queue {
             version: self.version,
             members: self.members.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// See [`Queue::choosing`].
+#[derive(Debug)]
+pub struct Choosing<'a> {
+    queue: &'a Queue,
+    excluded: Option<SessionId>,
+    /// Messages without a key so far.
+    chosen: usize,
+    /// Members by what they have in flight; of equals first the one whose turn is next. Made for the second message,
+    /// so that one alone costs a look and no memory.
+    loads: BinaryHeap<Reverse<(u32, usize, usize)>>,
+}
+
+impl<'a> Choosing<'a> {
+    /// The member for the next message, as [`Queue::choose`] says it.
+    pub fn choose(&mut self, key: &[u8], pick: Option<Pick>) -> Option<&'a Member> {
+        let is_picked = pick.is_some_and(|pick| pick.version == self.queue.version);
+        if is_picked || !key.is_empty() {
+            return self.queue.choose(key, pick, self.excluded);
+        }
+        self.chosen += 1;
+        match self.chosen {
+            1 => return self.queue.choose(key, None, self.excluded),
+            2 => self.loads = self.loads(),
+            _ => {}
+        }
+        let Reverse((in_flight, turn, index)) = self.loads.pop()?;
+        // Behind the others, when they have as much.
+        self.loads.push(Reverse((in_flight.saturating_add(1), turn + self.queue.members.len(), index)));
+        self.queue.turn.fetch_add(1, Ordering::Relaxed);
+        self.queue.members.get(index)
+    }
+
+    fn loads(&self) -> BinaryHeap<Reverse<(u32, usize, usize)>> {
+        let members = &self.queue.members;
+        let next = self.queue.turn.load(Ordering::Relaxed) as usize % members.len().max(1);
+        let turn = |index: usize| (index + members.len() - next) % members.len().max(1);
+        let all = members.iter().enumerate().filter(|(_, member)| Some(member.session) != self.excluded);
+        all.map(|(index, member)| Reverse((member.in_flight(), turn(index), index))).collect()
     }
 }
 
@@ -167,6 +215,44 @@ mod tests {
             counts[index] += 1;
         }
         assert_eq!(counts, [100; 3]);
+    }
+
+    #[test]
+    fn messages_in_a_row_go_to_the_least_loaded_in_turns() {
+        for members in [1, 2, 3, 7] {
+            for busy in [vec![], vec![0], vec![0, 0, 0, 1]] {
+                let queue = queue(members);
+                let busy = busy.into_iter().filter_map(|index: usize| queue.members.get(index));
+                let mut in_flight: Vec<_> = busy.map(Member::begin).collect();
+                let mut choosing = queue.choosing(None);
+                for message in 0..40 {
+                    let chosen = choosing.choose(b"", None).unwrap();
+                    let least = queue.members.iter().map(Member::in_flight).min();
+                    assert_eq!(Some(chosen.in_flight()), least, "message {message} of {members} members");
+                    in_flight.push(chosen.begin());
+                    let keyed = choosing.choose(b"key", None).unwrap().session;
+                    assert_eq!(keyed, queue.choose(b"key", None, None).unwrap().session);
+                }
+            }
+        }
+        // From batch to batch, too.
+        let (idle, mut counts) = (queue(3), [0; 3]);
+        for _ in 0..10 {
+            let mut choosing = idle.choosing(None);
+            for _ in 0..4 {
+                let chosen = choosing.choose(b"", None).unwrap().session;
+                counts[idle.members.iter().position(|member| member.session == chosen).unwrap()] += 1;
+            }
+        }
+        assert!(counts.iter().all(|count| (13..=14).contains(count)), "{counts:?}");
+        let queue = queue(3);
+        let left_out = queue.members[1].session;
+        let mut choosing = queue.choosing(Some(left_out));
+        let chosen: Vec<_> = (0..6).map(|_| choosing.choose(b"", None).unwrap().session).collect();
+        assert!(!chosen.contains(&left_out) && chosen[0] != chosen[1] && chosen[..2] == chosen[2..4]);
+        let pick = Some(Pick { version: 7, index: 2 });
+        assert_eq!(choosing.choose(b"", pick).unwrap().session, queue.members[2].session);
+        assert!(queue.choosing(None).choose(b"", Some(Pick { version: 6, index: 2 })).is_some());
     }
 
     #[test]

@@ -10,7 +10,6 @@ use super::lift;
 use super::outbox::{List, SharedBytes};
 use crate::memory::Rate;
 use crate::state::State;
-use std::sync::Arc;
 use wasmtime::{Caller, Linker, Result, bail};
 
 type Guest<'a> = Caller<'a, State>;
@@ -63,6 +62,7 @@ fn pulls(linker: &mut Linker<State>) -> Result<()> {
             let (memory, state) = memory_and_state(&mut guest)?;
             let name = state.reader(memory).text(name, len)?;
             let name = if state.spend_hostcall() { Some(name.decode()?) } else { None };
+            state.pulled.headers |= name.is_some();
             let found = name.and_then(|name| state.headers.iter().find(|(known, _)| **known == *name));
             let value = found.map(|(_, value)| value.as_str());
             state.lane.outbox.result(&value, memory, result)?;
@@ -71,14 +71,16 @@ fn pulls(linker: &mut Linker<State>) -> Result<()> {
     )?;
     linker.func_wrap(BROKER, "headers", |mut guest: Guest<'_>, result: u32| -> Result<i64> {
         let (memory, state) = memory_and_state(&mut guest)?;
-        let shown = if state.spend_hostcall() { state.headers.as_slice() } else { &[] };
+        let is_shown = state.spend_hostcall();
+        state.pulled.headers |= is_shown;
+        let shown = if is_shown { state.headers.as_slice() } else { &[] };
         let headers = shown.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         state.lane.outbox.result(&List(headers), memory, result)?;
         Ok(next(&state.lane.outbox))
     })?;
     linker.func_wrap(BROKER, "payload", |mut guest: Guest<'_>, result: u32| -> Result<i64> {
         let (memory, state) = memory_and_state(&mut guest)?;
-        let shown = state.spend_hostcall().then(|| Arc::clone(&state.payload));
+        let shown = state.spend_hostcall().then(|| state.whole_payload());
         let payload = SharedBytes(shown.unwrap_or_default());
         state.lane.outbox.result(&payload, memory, result)?;
         Ok(next(&state.lane.outbox))

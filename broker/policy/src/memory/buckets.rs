@@ -4,13 +4,16 @@
 
 use super::{Map, Outcome, Shards, is_key};
 use crate::limits;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// The buckets of one policy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Buckets {
     shards: Shards<Shard>,
     count: AtomicUsize,
+    count_max: usize,
+    /// Full buckets are not looked for before this moment, in milliseconds.
+    sweep_due: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl Default for Shard {
 }
 
 /// How many tokens a bucket gains and holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) per_second: u32,
     pub(crate) burst: u32,
@@ -37,6 +40,15 @@ pub(crate) struct Rate {
 const SECOND: u128 = 1_000_000_000_000;
 
 impl Buckets {
+    pub(crate) fn new(count_max: usize) -> Self {
+        Self {
+            shards: Shards::default(),
+            count: AtomicUsize::new(0),
+            count_max,
+            sweep_due: AtomicU64::new(0),
+        }
+    }
+
     /// Takes tokens out of a bucket, all of them or none.
     pub(crate) fn take(&self, bucket: &str, amount: u32, rate: Rate, now_ms: u64) -> Outcome<()> {
         if !is_key(bucket) {
@@ -55,7 +67,8 @@ impl Buckets {
         }
         if known.is_none() && !self.add_one() {
             drop(shard);
-            if !self.forget_full(now) || !self.add_one() {
+            self.forget_full(now_ms);
+            if !self.add_one() {
                 return Outcome::OverBounds;
             }
             shard = self.shards.of(bucket);
@@ -80,18 +93,23 @@ impl Buckets {
     }
 
     fn add_one(&self) -> bool {
-        let one_more = |count| Some(count + 1).filter(|&count| count <= limits::BUCKETS_MAX);
+        let one_more = |count| Some(count + 1).filter(|&count| count <= self.count_max);
         self.count.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
-    /// Forgets the buckets that are full; false when that is none.
-    fn forget_full(&self, now: u128) -> bool {
-        let mut count = 0;
+    /// Forgets the buckets that are full, unless that was done just now: where there are many and few of them are full, a
+    /// look at all costs more than it gives.
+    fn forget_full(&self, now_ms: u64) {
+        if now_ms < self.sweep_due.load(Relaxed) {
+            return;
+        }
+        let now = u128::from(now_ms) * (SECOND / 1_000);
         for mut shard in self.shards.all() {
             if shard.quiet_until > now {
                 continue;
             }
-            let mut quiet_until = u128::MAX;
+            self.sweep_due.store(now_ms.saturating_add(limits::BUCKETS_SWEEP_MS), Relaxed);
+            let (mut quiet_until, mut count) = (u128::MAX, 0);
             shard.full_at.retain(|_, full_at| {
                 let stays = *full_at > now;
                 if stays {
@@ -102,9 +120,8 @@ impl Buckets {
                 stays
             });
             shard.quiet_until = quiet_until;
+            self.count.fetch_sub(count, Relaxed);
         }
-        self.count.fetch_sub(count, Relaxed);
-        count > 0
     }
 }
 
@@ -116,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_bucket_begins_full_and_gains_its_rate() {
-        let buckets = Buckets::default();
+        let buckets = Buckets::new(limits::BUCKETS_MAX);
         let take = |amount, now_ms| buckets.take("b", amount, RATE, now_ms) == Outcome::Done(());
         assert_eq!([1, 1, 1, 1].map(|amount| take(amount, 5_000)), [true, true, true, false]);
         assert!(!take(1, 5_099), "a tenth of a second for each");
@@ -129,7 +146,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_or_a_name_there_is_nothing() {
-        let buckets = Buckets::default();
+        let buckets = Buckets::new(limits::BUCKETS_MAX);
         assert_eq!(buckets.take("b", 1, Rate { per_second: 0, burst: 1 }, 0), Outcome::Not);
         assert_eq!(buckets.take("b", 1, Rate { per_second: 1, burst: 0 }, 0), Outcome::Not);
         assert_eq!(buckets.take("", 1, RATE, 0), Outcome::OverBounds);
@@ -139,12 +156,24 @@ mod tests {
 
     #[test]
     fn full_buckets_give_way_to_new_ones() {
-        let buckets = Buckets::default();
+        let buckets = Buckets::new(limits::BUCKETS_MAX);
         let take = |name: usize, now_ms| buckets.take(&format!("b{name}"), 1, RATE, now_ms);
         (0..limits::BUCKETS_MAX).for_each(|name| assert_eq!(take(name, 0), Outcome::Done(())));
         assert_eq!(take(limits::BUCKETS_MAX, 99), Outcome::OverBounds);
         assert_eq!(take(0, 99), Outcome::Done(()), "one that is there goes on");
         assert_eq!(take(limits::BUCKETS_MAX, 100), Outcome::Done(()));
         assert_eq!(buckets.len(), 2, "the first one is not full yet");
+    }
+
+    #[test]
+    fn full_ones_are_not_looked_for_all_the_time() {
+        let buckets = Buckets::new(2);
+        let take = |name: &str, now_ms| buckets.take(name, 1, RATE, now_ms);
+        assert_eq!([take("a", 0), take("b", 5)], [Outcome::Done(()); 2]);
+        assert_eq!(take("c", 100), Outcome::Done(()), "in the place of the first, which is full");
+        let next = 100 + limits::BUCKETS_SWEEP_MS;
+        assert_eq!(take("d", next - 1), Outcome::OverBounds, "the second is full, too");
+        assert_eq!(take("d", next), Outcome::Done(()), "in the place of the second");
+        assert_eq!(buckets.len(), 2);
     }
 }

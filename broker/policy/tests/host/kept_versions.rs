@@ -36,10 +36,10 @@ fn a_canary_goes_on_for_the_same_senders() {
     assert_eq!((marks(&host), host.generation(), shelf.changes()), (before, generation, lines));
     let state = host.policy("p").unwrap();
     let tried = state.candidate.as_ref().unwrap();
-    assert_eq!((tried.version.revision, tried.version.document.canary_percent), (3, Some(50)));
+    assert_eq!((tried.version.revision, tried.version.document.canary_percent), (Some(3), Some(50)));
     assert_eq!(
         (revision(&state), state.previous.unwrap().revision, state.generation),
-        (Some(2), 1, generation)
+        (Some(2), Some(1), generation)
     );
     host.promote("p", "test").unwrap();
     drop(host);

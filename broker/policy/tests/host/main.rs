@@ -5,6 +5,7 @@
 mod archive;
 mod audit;
 mod cached;
+mod capture;
 mod failures;
 mod guests;
 mod hooks;
@@ -17,7 +18,9 @@ mod members;
 mod memory;
 mod plugins;
 mod policies;
+mod replay;
 mod rollout;
+mod rules;
 mod taken_back;
 mod versions;
 

@@ -186,14 +186,14 @@ fn rollback_goes_back_and_forth() {
     let second = document("stamp", &["topic/>"], json!({ "config": { "stamp": "two" } }));
     let state = host.put_policy("s", second, "test").unwrap();
     assert_eq!(
-        (state.current.unwrap().revision, state.previous.map(|p| p.revision), state.generation),
-        (2, Some(1), 2)
+        (state.current.unwrap().revision, state.previous.and_then(|p| p.revision), state.generation),
+        (Some(2), Some(1), 2)
     );
     assert_eq!(stamped(), ["two", "2"]);
     let state = host.rollback("s", "test").unwrap();
     assert_eq!(
-        (state.current.unwrap().revision, state.previous.map(|p| p.revision), state.generation),
-        (1, Some(2), 3)
+        (state.current.unwrap().revision, state.previous.and_then(|p| p.revision), state.generation),
+        (Some(1), Some(2), 3)
     );
     assert_eq!(stamped(), ["one", "1"]);
     host.rollback("s", "test").unwrap();

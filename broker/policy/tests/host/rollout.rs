@@ -75,7 +75,7 @@ fn the_version_before_is_asked_instead() {
     let host = host_of(1, &[0, 0]);
     let falling_back = || document("p@2", &ALL, json!({ "on_failure": "previous" }));
     let refused = host.put_policy("p", falling_back(), "test").unwrap_err();
-    assert!(matches!(refused, PutError::Invalid { field: "on_failure", .. }), "{refused}");
+    assert!(matches!(refused, PutError::Invalid { ref field, .. } if field == "on_failure"), "{refused}");
     host.put_policy("p", document("p@1", &ALL, json!({})), "test").unwrap();
     host.put_policy("p", falling_back(), "test").unwrap();
     let mut policies = host.worker(0);
@@ -156,7 +156,7 @@ fn a_canary_decides_for_its_share_of_senders() {
     let half = chosen(50);
     assert!((150..250).contains(&half.len()) && half.is_superset(&tenth), "{}", half.len());
     let state = host.promote("p", "test").unwrap();
-    assert_eq!((revision(&state), state.previous.map(|v| v.revision)), (Some(2), Some(1)));
+    assert_eq!((revision(&state), state.previous.and_then(|v| v.revision)), (Some(2), Some(1)));
     let current = state.current.unwrap();
     assert_eq!(current.document.canary_percent, None);
     let mut policies = host.worker(0);

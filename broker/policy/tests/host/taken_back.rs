@@ -41,7 +41,7 @@ fn a_version_that_fails_one_call_in_twenty_is_taken_back() {
     assert!(rollback.detail.ends_with("calls failed"), "{}", rollback.detail);
     assert_eq!(state.rollbacks[0], ("failures", 1));
     assert_eq!(mark(&mut policies, "a", ""), "1");
-    assert_eq!(state.previous.unwrap().revision, 2);
+    assert_eq!(state.previous.unwrap().revision, Some(2));
     let lines = audit::about("new");
     assert!(lines.contains(&"broker | automatic rollback | p@2 | p@1".to_owned()), "{lines:?}");
     // Asked for once more it is tried once more, and what it did before does not count.

@@ -58,5 +58,5 @@ pub(crate) fn mark(policies: &mut impl Policies, from: &str, key: &str) -> Strin
 }
 
 pub(crate) fn revision(state: &PolicyState) -> Option<u32> {
-    state.current.as_ref().map(|current| current.revision)
+    state.current.as_ref().and_then(|current| current.revision)
 }

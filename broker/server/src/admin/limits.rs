@@ -32,6 +32,10 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls at once that take long: compiling, or walking all sessions. More: they wait within their request's time.
 pub const BLOCKING_CALLS_MAX: usize = 2;
 
+/// Requests at once that read the records of a capture, of which each may hold 128 MiB that is removed meanwhile. More:
+/// they wait within their request's time.
+pub const CAPTURE_READERS_MAX: usize = 2;
+
 /// Bytes of a JSON document. More: 413.
 pub const DOCUMENT_BYTES_MAX: usize = 128 * 1024;
 

@@ -3,8 +3,8 @@
 
 use super::problem::{self, ProblemDocument};
 use super::{
-    Handlers, Shared, audit, dead_letters, groups, health, history, home, messages, plugins, policies,
-    publish, sessions, trials, users,
+    Handlers, Shared, audit, capture, dead_letters, groups, health, history, home, messages, plugins,
+    policies, publish, sessions, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -70,6 +70,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(policies::rollback))
         .routes(routes!(audit::list))
         .routes(routes!(trials::promote))
+        .routes(routes!(capture::show, capture::start, capture::remove))
+        .routes(routes!(capture::records))
 }
 
 /// The endpoints as they are described: a parameter that takes slashes has the router's asterisk there no more.

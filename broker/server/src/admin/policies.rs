@@ -22,16 +22,19 @@ pub(super) struct Policy {
     /// `active` or `off`, as the document says; `trial` while there is only a candidate.
     #[schema(example = "active")]
     state: &'static str,
-    /// How calls reach the plugin: `core` or `component`.
+    /// How calls reach it: `core` or `component` for a plugin, `native` for rules.
     lane: &'static str,
     /// The generation it came with.
     generation: u64,
     /// The document of the version that decides; none while there is only a candidate.
     #[schema(value_type = Option<Document>)]
     document: Option<PolicyDocument>,
-    /// The revision that `document.plugin` stands for.
+    /// What decides: `plugin@revision`, or `rules@` and the first eight digits of the digest.
+    #[schema(example = "route-mirror@1")]
+    version: Option<String>,
+    /// The revision that `document.plugin` stands for; none of rules.
     revision: Option<u32>,
-    /// BLAKE3 of that revision's component.
+    /// BLAKE3 of that revision's component, or of the rules.
     digest: Option<String>,
     /// What a rollback without a candidate goes back to.
     previous: Option<Version>,
@@ -89,9 +92,12 @@ struct Kept {
 pub(super) struct Version {
     #[schema(value_type = Document)]
     document: PolicyDocument,
-    /// The revision that `document.plugin` stands for.
-    revision: u32,
-    /// BLAKE3 of that revision's component.
+    /// `plugin@revision`, or `rules@` and the first eight digits of the digest.
+    #[schema(example = "rules@1f3a9c02")]
+    version: String,
+    /// The revision that `document.plugin` stands for; none of rules.
+    revision: Option<u32>,
+    /// BLAKE3 of that revision's component, or of the rules.
     digest: String,
 }
 
@@ -130,8 +136,9 @@ struct Refused {
     generation: u64,
     /// As it was put.
     document: serde_json::Value,
-    revision: u32,
-    /// BLAKE3 of the component that it needs.
+    /// None of rules.
+    revision: Option<u32>,
+    /// BLAKE3 of the component that it needs, or of its rules.
     digest: String,
 }
 
@@ -176,15 +183,19 @@ impl From<PolicyState> for Policy {
             Some(Mode::Active | Mode::Shadow) => "active",
             None => "trial",
         };
-        let current = state.current.map(|current| (current.document, current.revision, current.digest));
-        let (document, revision, digest) = current
-            .map_or((None, None, None), |(document, n, digest)| (Some(document), Some(n), Some(digest)));
+        let revision = state.current.as_ref().and_then(|current| current.revision);
+        let current = state.current.map(|current| (current.document, current.version, current.digest));
+        let (document, version, digest) = current
+            .map_or((None, None, None), |(document, version, digest)| {
+                (Some(document), Some(version), Some(digest))
+            });
         Self {
             name: state.name,
             state: word,
             lane: state.lane,
             generation: state.generation,
             document,
+            version,
             revision,
             digest,
             previous: state.previous.map(Version::from),
@@ -228,7 +239,8 @@ impl From<waspmq_policy::Distribution> for Distribution {
 
 impl From<PolicyVersion> for Version {
     fn from(version: PolicyVersion) -> Self {
-        Self { document: version.document, revision: version.revision, digest: version.digest }
+        let PolicyVersion { document, revision, digest, version } = version;
+        Self { document, version, revision, digest }
     }
 }
 
@@ -239,9 +251,12 @@ pub(super) struct Document {
     /// What is decided: `routing`, `ack`, `admission` or `overflow`. The plugin has to have the hook.
     #[schema(example = "routing")]
     hook: String,
-    /// `name@revision`, or `name` for its latest revision at the time of the call.
-    #[schema(example = "route-mirror@1")]
-    plugin: String,
+    /// `name@revision`, or `name` for its latest revision at the time of the call. A document has this or `rules`.
+    #[schema(required = false, example = "route-mirror@1")]
+    plugin: Option<String>,
+    /// What is decided without a plugin: 1 to 256 rules, of which the first that matches counts.
+    #[schema(required = false)]
+    rules: Option<Vec<DocumentRule>>,
     /// Patterns of the addresses whose messages are decided.
     #[serde(rename = "match")]
     #[schema(example = json!(["topic/orders.>"]))]
@@ -273,6 +288,19 @@ pub(super) struct Document {
     /// `auto` (directly where the component allows it) or `component` (through the component API in any case).
     #[schema(required = false, default = "auto")]
     lane: String,
+}
+
+/// One rule, see `docs/RULES.md`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyRule)]
+pub(super) struct DocumentRule {
+    /// Conditions that all have to hold: `address`, `sender`, `recipient`, `key`, `header`, `size_min`, `size_max` and
+    /// `priority_min`. Without any the rule is about everything.
+    #[schema(required = false, example = json!({"address": "topic/orders.>", "sender": ["alice", "bot-*"], "header": {"tenant": "acme"}}))]
+    when: BTreeMap<String, serde_json::Value>,
+    /// The answer, in the words of the hook: a word, or an object.
+    #[schema(example = json!({"mirror": ["topic/audit"]}))]
+    then: serde_json::Value,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -379,7 +407,9 @@ impl From<PutError> for Problem {
         let detail = error.to_string();
         match error {
             PutError::Name { .. } => Self::bad_request("invalid_name", detail).key("name"),
-            PutError::Invalid { field, .. } => Self::unprocessable("invalid_document", detail).key(field),
+            PutError::Invalid { field, .. } => {
+                Self::unprocessable("invalid_document", detail).key(field.into_owned())
+            }
             PutError::UnknownPlugin { .. } | PutError::UnknownRevision { .. } => {
                 Self::unprocessable("unknown_plugin", detail).key("plugin")
             }
@@ -413,7 +443,7 @@ mod tests {
     /// The description names the keys that documents have.
     #[test]
     fn the_description_is_that_of_the_document() {
-        let full = r#"{"hook":"routing","plugin":"p","match":["all"],"canary_percent":1}"#;
+        let full = r#"{"hook":"routing","plugin":"p","rules":[],"match":["all"],"canary_percent":1}"#;
         let document: PolicyDocument = serde_json::from_str(full).unwrap();
         let mut written = serde_json::to_value(document).unwrap();
         let described = serde_json::to_value(Document::schema()).unwrap();

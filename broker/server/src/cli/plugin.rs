@@ -3,18 +3,20 @@
 use super::api::{Access, Api};
 use super::failure::Failure;
 use super::output;
+use super::replay;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Upload, list and remove plugins
+/// Upload, list, remove and compare plugins
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   waspmq plugin push target/plugins/route-mirror.wasm
   waspmq plugin show route-mirror
-  waspmq plugin list --json")]
+  waspmq plugin list --json
+  waspmq plugin replay old.wasm new.wasm orders.jsonl")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -38,13 +40,15 @@ enum Command {
     Show { name: String },
     /// Remove a plugin that no policy uses
     Rm { name: String },
+    /// Put what `waspmq policy capture` took down to two components, and show which decisions differ
+    Replay(replay::Arguments),
 }
 
 const HEADINGS: [&str; 6] = ["NAME", "REVISION", "HOOKS", "SIZE", "LANE", "DIGEST"];
 const COLUMNS: [&str; 6] = ["/name", "/revision", "/hooks", "/size_bytes", "/lane", "/digest"];
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let api = arguments.access.open()?;
+    let api = || arguments.access.open();
     let document = match &arguments.command {
         Command::Push { file, name } => {
             let name = match name {
@@ -52,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
                 None => name_of(file)
                     .ok_or_else(|| Failure::Usage(format!("{}: give a --name", file.display())))?,
             };
-            let revision = push(&api, file, &name)?;
+            let revision = push(&api()?, file, &name)?;
             if !arguments.access.json {
                 let [name, revision] = ["/name", "/revision"]
                     .map(|pointer| output::cell(revision.pointer(pointer).unwrap_or_default()));
@@ -61,12 +65,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             revision
         }
-        Command::List => api.get(&["plugins"])?,
-        Command::Show { name } => api.get(&["plugins", name])?,
+        Command::List => api()?.get(&["plugins"])?,
+        Command::Show { name } => api()?.get(&["plugins", name])?,
         Command::Rm { name } => {
-            api.delete(&["plugins", name])?;
+            api()?.delete(&["plugins", name])?;
             return Ok(());
         }
+        Command::Replay(replay) => return replay::run(replay, arguments.access.json),
     };
     if arguments.access.json {
         return Ok(output::json(&document)?);

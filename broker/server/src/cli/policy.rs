@@ -1,23 +1,29 @@
-//! `waspmq policy`: which plugin decides which messages.
+//! `waspmq policy`: which plugin or which rules decide which messages.
 
 use super::api::{Access, Api};
+use super::capture;
 use super::failure::Failure;
 use super::output;
+use super::rules;
 use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
-/// Bind plugins to addresses, try new versions, and take a change back
+/// Bind plugins or rules to addresses, try new versions, and take a change back
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' --config '{\"to\":\"topic/audit\"}'
+  waspmq policy set audit --rules rules.toml --match 'topic/>'
+  waspmq policy rules check rules.toml --hook routing
   waspmq policy show audit
   waspmq policy shadow audit --plugin route-mirror@2
   waspmq policy canary audit 10 --plugin route-mirror@2
   waspmq policy activate audit
   waspmq policy rollback audit
-  waspmq policy audit --limit 20")]
+  waspmq policy audit --limit 20
+  waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -41,17 +47,28 @@ enum Command {
         changes: Changes,
     },
     /// Let the shadow or canary decide for everybody
-    Activate { name: String },
+    Activate {
+        name: String,
+    },
     /// All policies
     List,
     /// One policy: what it is, and how it does
-    Show { name: String },
+    Show {
+        name: String,
+    },
     /// Drop the shadow or canary; without one go back to what the policy was before its last change
-    Rollback { name: String },
+    Rollback {
+        name: String,
+    },
     /// Remove a policy
-    Rm { name: String },
+    Rm {
+        name: String,
+    },
+    Rules(rules::Arguments),
     /// Who changed what, the newest last; not only policies
     Audit(Audit),
+    /// Take down what policies are asked in live traffic, for `waspmq plugin replay`
+    Capture(capture::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +82,7 @@ struct Audit {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("decider").args(["plugin", "rules"]).required(true))]
 struct Set {
     name: String,
     /// What it decides; the plugin has to have this hook
@@ -72,7 +90,10 @@ struct Set {
     hook: Hook,
     /// `name@revision`, or `name` for its latest revision
     #[arg(long)]
-    plugin: String,
+    plugin: Option<String>,
+    /// Rules instead of a plugin: a file of TOML with `[[rules]]`, or of JSON
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "lane", "deadline_ms", "memory_mb"])]
+    rules: Option<PathBuf>,
     /// A pattern of addresses whose messages are decided; may be given several times
     #[arg(long = "match", value_name = "PATTERN", required = true)]
     patterns: Vec<String>,
@@ -113,11 +134,22 @@ enum Lane {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Hook {
+pub(super) enum Hook {
     Routing,
     Ack,
     Admission,
     Overflow,
+}
+
+impl From<Hook> for waspmq_policy::Hook {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Routing => Self::Routing,
+            Hook::Ack => Self::Ack,
+            Hook::Admission => Self::Admission,
+            Hook::Overflow => Self::Overflow,
+        }
+    }
 }
 
 /// A version to try: the active one's document, with another plugin or configuration.
@@ -129,10 +161,15 @@ struct Tried {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = ArgGroup::new("decider").args(["plugin", "rules"]).required(true))]
 struct Changes {
     /// `name@revision`, or `name` for its latest revision
     #[arg(long)]
-    plugin: String,
+    plugin: Option<String>,
+    /// Rules instead of a plugin: a file of TOML with `[[rules]]`, or of JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    rules: Option<PathBuf>,
     /// The plugin's configuration, when it is another one: a JSON object, or `@file` with one
     #[arg(long, value_name = "JSON|@FILE")]
     config: Option<String>,
@@ -159,7 +196,14 @@ impl Changes {
         let known = [state.get("document"), state.pointer("/candidate/document")];
         let known = known.into_iter().flatten().find_map(Value::as_object);
         let mut document = known.cloned().unwrap_or_default();
-        document.insert("plugin".to_owned(), self.plugin.as_str().into());
+        if let Some(plugin) = &self.plugin {
+            document.remove("rules");
+            document.insert("plugin".to_owned(), plugin.as_str().into());
+        }
+        if let Some(path) = &self.rules {
+            document.retain(|key, _| !["plugin", "config", "lane"].contains(&key.as_str()));
+            document.insert("rules".to_owned(), rules::read(path, hook_of(&document)?)?.0.into());
+        }
         document.insert("mode".to_owned(), mode.into());
         document.remove("canary_percent");
         if let Some(percent) = percent {
@@ -172,6 +216,12 @@ impl Changes {
     }
 }
 
+/// The hook that a document names.
+fn hook_of(document: &Map<String, Value>) -> anyhow::Result<waspmq_policy::Hook> {
+    let hook = document.get("hook").cloned().context("there is no version whose hook it could have")?;
+    serde_json::from_value(hook).context("the broker has a hook that this program does not know")
+}
+
 impl Set {
     /// The document of the admin API; what is not given is left to the API's defaults.
     fn document(&self) -> Result<Value, Failure> {
@@ -179,7 +229,12 @@ impl Set {
         let word =
             |value: Option<clap::builder::PossibleValue>| value.map(|value| value.get_name().to_owned());
         document.insert("hook".to_owned(), word(self.hook.to_possible_value()).into());
-        document.insert("plugin".to_owned(), self.plugin.as_str().into());
+        if let Some(plugin) = &self.plugin {
+            document.insert("plugin".to_owned(), plugin.as_str().into());
+        }
+        if let Some(path) = &self.rules {
+            document.insert("rules".to_owned(), rules::read(path, self.hook.into())?.0.into());
+        }
         document.insert("match".to_owned(), self.patterns.clone().into());
         if let Some(config) = &self.config {
             document.insert("config".to_owned(), parse_config(config)?);
@@ -228,6 +283,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     // The document is checked before anybody is asked for a token.
     let document = match &arguments.command {
         Command::Set(set) => Some(set.document()?),
+        Command::Rules(checked) => return rules::run(checked, arguments.access.json),
         _ => None,
     };
     let api = arguments.access.open()?;
@@ -250,6 +306,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             return Ok(());
         }
         Command::Audit(audit) => return changes(&api, audit, arguments.access.json),
+        Command::Rules(_) => return Ok(()),
+        Command::Capture(capture) => return capture::run(&api, capture, arguments.access.json),
     };
     if arguments.access.json {
         return Ok(output::json(&state)?);
@@ -286,8 +344,7 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
     }
     let headings = [
         "NAME",
-        "PLUGIN",
-        "REVISION",
+        "VERSION",
         "MATCH",
         "ORDER",
         "STATE",
@@ -300,12 +357,11 @@ fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
     ];
     let columns = [
         "/name",
-        "/document/plugin",
-        "/revision",
+        "/version",
         "/document/match",
         "/document/order",
         "/state",
-        "/candidate/document/plugin",
+        "/candidate/version",
         "/breaker",
         "/last_rollback/from",
         "/generation",
@@ -323,6 +379,8 @@ fn describe(state: &Value) -> String {
         ("name", "/name"),
         ("state", "/state"),
         ("reason", "/reason"),
+        ("version", "/version"),
+        ("hook", "/document/hook"),
         ("plugin", "/document/plugin"),
         ("revision", "/revision"),
         ("digest", "/digest"),
@@ -340,7 +398,7 @@ fn describe(state: &Value) -> String {
         ("failures", "/failures"),
         ("p50 (ns)", "/latency/p50_ns"),
         ("p99 (ns)", "/latency/p99_ns"),
-        ("candidate", "/candidate/document/plugin"),
+        ("candidate", "/candidate/version"),
         ("its mode", "/candidate/document/mode"),
         ("its share (%)", "/candidate/document/canary_percent"),
         ("its config", "/candidate/document/config"),
@@ -350,7 +408,7 @@ fn describe(state: &Value) -> String {
         ("decided alike", "/candidate/differences/same"),
         ("differently", "/candidate/differences/different"),
         ("an example", "/candidate/differences/samples/0"),
-        ("previous", "/previous/document/plugin"),
+        ("previous", "/previous/version"),
         ("previous config", "/previous/document/config"),
         ("taken back", "/last_rollback/from"),
         ("because of", "/last_rollback/reason"),
@@ -361,7 +419,22 @@ fn describe(state: &Value) -> String {
         let value = state.pointer(pointer).filter(|value| !value.is_null() && **value != json!({}))?;
         Some(format!("{name:16} {}", output::printable(&output::cell(value))))
     };
-    facts.into_iter().filter_map(row).collect::<Vec<_>>().join("\n")
+    let tables = [("rules", "/document/rules"), ("its rules", "/candidate/document/rules")];
+    let lines = facts.into_iter().filter_map(row);
+    lines
+        .chain(tables.into_iter().flat_map(|(name, pointer)| rules_of(state, name, pointer)))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Rules by their numbers, one a line.
+fn rules_of(state: &Value, name: &str, pointer: &str) -> Vec<String> {
+    let rules = state.pointer(pointer).and_then(Value::as_array).into_iter().flatten().enumerate();
+    rules
+        .map(|(number, rule)| {
+            format!("{:16} {}", format!("{name}[{number}]"), output::printable(&rule.to_string()))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -372,7 +445,8 @@ mod tests {
         Set {
             name: "audit".to_owned(),
             hook: Hook::Routing,
-            plugin: "p@1".to_owned(),
+            plugin: Some("p@1".to_owned()),
+            rules: None,
             patterns: vec!["topic/a".to_owned(), "all".to_owned()],
             config: config.map(str::to_owned),
             order: Some(-1),
@@ -406,7 +480,7 @@ mod tests {
 
     #[test]
     fn what_is_tried_is_the_active_version_with_changes() {
-        let changes = Changes { plugin: "p@2".to_owned(), config: None };
+        let changes = Changes { plugin: Some("p@2".to_owned()), rules: None, config: None };
         let active =
             json!({"document": {"plugin": "p@1", "match": ["all"], "canary_percent": 3}, "candidate": null});
         let expected = json!({"plugin": "p@2", "match": ["all"], "mode": "shadow"});
@@ -415,6 +489,39 @@ mod tests {
             json!({"document": null, "candidate": {"document": {"plugin": "p@1", "match": ["all"]}}});
         let expected = json!({"plugin": "p@2", "match": ["all"], "mode": "active", "canary_percent": 9});
         assert_eq!(changes.document(&only_tried, "active", Some(9)).unwrap(), expected);
+    }
+
+    #[test]
+    fn rules_take_the_place_of_a_plugin_and_the_other_way_round() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[[rules]]\nthen = 'deliver'\n").unwrap();
+        let rules = Some(file.path().to_owned());
+        let set = Set {
+            plugin: None,
+            rules: rules.clone(),
+            config: None,
+            lane: None,
+            deadline_ms: None,
+            ..set(None)
+        };
+        let document = set.document().unwrap();
+        assert_eq!((&document["rules"], document.get("plugin")), (&json!([{"then": "deliver"}]), None));
+        assert!(serde_json::from_value::<waspmq_policy::PolicyDocument>(document).is_ok());
+        let by_plugin =
+            json!({"hook": "routing", "plugin": "p@1", "config": {"a": 1}, "lane": "auto", "order": 7});
+        let to_rules = Changes { plugin: None, rules: rules.clone(), config: None };
+        let by_rules = to_rules.document(&json!({ "document": by_plugin }), "shadow", None).unwrap();
+        let expected =
+            json!({"hook": "routing", "rules": [{"then": "deliver"}], "order": 7, "mode": "shadow"});
+        assert_eq!(by_rules, expected);
+        let back = Changes { plugin: Some("p".to_owned()), rules: None, config: None };
+        let expected = json!({"hook": "routing", "plugin": "p", "order": 7, "mode": "shadow"});
+        assert_eq!(back.document(&json!({ "document": by_rules }), "shadow", None).unwrap(), expected);
+        let of_ack = json!({"document": {"hook": "ack", "plugin": "p"}});
+        let other = to_rules.document(&of_ack, "shadow", None);
+        assert!(matches!(other, Err(Failure::Failed(error)) if error.to_string().contains("rules[0].then")));
+        let nobody = Changes { plugin: None, rules, config: None }.document(&json!({}), "shadow", None);
+        assert!(nobody.is_err(), "there is no hook to check them for");
     }
 
     #[test]
@@ -439,5 +546,10 @@ mod tests {
     fn a_description_leaves_out_what_is_not_there() {
         let text = describe(&json!({"name": "a\u{7}", "previous": null, "counters": {}, "calls": 3}));
         assert_eq!(text, "name             a\\u{7}\ncalls            3");
+        let rules = json!([{"then": "continue"}, {"when": {"key": "a\n"}, "then": {"to": "all"}}]);
+        let text = describe(&json!({"version": "rules@01234567", "document": { "rules": rules }}));
+        let expected = "version          rules@01234567\nrules[0]         {\"then\":\"continue\"}\n\
+                        rules[1]         {\"then\":{\"to\":\"all\"},\"when\":{\"key\":\"a\\n\"}}";
+        assert_eq!(text, expected);
     }
 }

@@ -103,7 +103,11 @@ fn the_contract_parses() {
         "policy set n --plugin p@1 --match topic/a --match all --config {} --order -1 --mode off --on-failure closed --deadline-ms 5 --memory-mb 8",
         "policy set n --plugin p --match all --mode shadow --on-failure previous --required",
         "policy set n --plugin p --match all --canary 5 --on-failure builtin",
+        "policy set n --rules r.toml --match topic/a --hook admission --mode shadow --order 3",
         "policy shadow n --plugin p@2 --config {}",
+        "policy shadow n --rules r.toml",
+        "policy canary n 10 --rules r.json",
+        "policy rules check r.toml --hook overflow --json",
         "policy canary n 10 --plugin p@2",
         "policy activate n",
         "policy rollback n",
@@ -118,11 +122,21 @@ fn the_contract_parses() {
     ] {
         assert!(parses(line), "{line}");
     }
+}
+
+#[test]
+fn what_is_missing_or_contradicts_itself_does_not_parse() {
     for line in [
         "",
         "pub user/bob",
         "sub",
         "policy set n --plugin p",
+        "policy set n --match all",
+        "policy set n --plugin p --rules r.toml --match all",
+        "policy set n --rules r.toml --match all --config {}",
+        "policy shadow n",
+        "policy shadow n --plugin p --rules r.toml",
+        "policy rules check r.toml",
         "policy canary n 100 --plugin p@2",
         "sub all --count 0",
         "sub all --from sometime",

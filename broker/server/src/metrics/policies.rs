@@ -71,6 +71,7 @@ impl Collector for Policies {
             policy.shadow.iter().map(of)
         });
         counter(&mut encoder, metric, compared)?;
+        self.encode_captures(&mut encoder)?;
         const NO_LABELS: [(&str, &str); 0] = [];
         let metric = described("policy_generation", "The number of the active set of policies");
         gauge(&mut encoder, metric, [(NO_LABELS, self.host.generation())])?;
@@ -84,6 +85,18 @@ impl Collector for Policies {
             "Automatic rollbacks that were made and could not be written down",
         );
         counter(&mut encoder, metric, [(NO_LABELS, self.host.changes_not_kept())])
+    }
+}
+
+impl Policies {
+    fn encode_captures(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let counts = self.host.capture_counts();
+        let metric = described("capture_records", "Records that captures took down");
+        const NO_LABELS: [(&str, &str); 0] = [];
+        counter(encoder, metric, [(NO_LABELS, counts.recorded)])?;
+        let metric = described("capture_left_out", "What captures left out, by reason");
+        let left_out = counts.left_out.into_iter().map(|(reason, count)| ([("reason", reason)], count));
+        counter(encoder, metric, left_out)
     }
 }
 

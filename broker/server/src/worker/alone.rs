@@ -91,13 +91,18 @@ impl Worker {
                 if alone.plan.level <= Level::Accepted && publish.delay_ms == 0 =>
             {
                 let settings = &alone.target.1;
-                single((to, settings), alone.plan, (id, publish), source).and_then(|batch| {
-                    let picks = &[*pick];
-                    let (excluded, token, is_promised) = (None, None, false);
-                    let outgoing = Outgoing { batch, picks, settings, excluded, token, is_promised };
-                    let enqueued = self.enqueue_locked(&mut locked, outgoing)?;
-                    Ok((enqueued.workers, Some(enqueued.recipients)))
-                })
+                match single((to, settings), alone.plan, (id, publish), source) {
+                    Ok(batch) => {
+                        let picks = &[*pick];
+                        let (excluded, token, is_promised) = (None, None, false);
+                        let outgoing = Outgoing { batch, picks, settings, excluded, token, is_promised };
+                        // While members of a large queue are chosen, somebody else with this key is told to come back.
+                        let enqueued;
+                        (locked, enqueued) = self.enqueue_locked(locked, outgoing);
+                        enqueued.map(|enqueued| (enqueued.workers, Some(enqueued.recipients)))
+                    }
+                    Err(reject) => Err(reject),
+                }
             }
             _ => {
                 drop(locked);

@@ -1,17 +1,23 @@
 //! The part of a publish under the address lock: who is reached, whether it is stored, offset, hand-off.
 //!
-//! Room is looked for in every queue before the offset is taken, so that a message enters all of them or none.
+//! Room is looked for in every queue before the offset is taken, so that a message enters all of them or none. Members of
+//! queues are chosen beside the lock where that is more than a few looks: what was chosen counts for the state of the queue
+//! it was chosen from, and is chosen again where that has changed meanwhile.
 
 use super::Worker;
 use super::batch::Source;
 use super::mailbox::{Entry, QueueDelivery};
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Locked, Pick, Queue, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
 use waspmq_core::{Address, Code, Kind, Level, Name, QueueId, Reject, SessionId};
 use waspmq_store::{Ticket, Write};
+
+/// Members that are looked at under the lock, over all messages and queues: taking it twice costs about as much.
+const LOCKED_LOOKS_MAX: usize = 64;
 
 /// A batch on its way into the mailboxes.
 #[derive(Debug)]
@@ -40,32 +46,67 @@ pub(super) struct Enqueued {
     pub(super) members: Vec<(usize, QueueId, SessionId)>,
 }
 
+/// Members that were chosen for the messages of a batch, by the state of the queue they were chosen from.
+#[derive(Debug, Default)]
+struct Choice(SmallVec<[(Arc<Queue>, Chosen); 1]>);
+
+#[derive(Debug, Default)]
+struct Chosen {
+    /// By worker.
+    deliveries: HashMap<u8, Vec<QueueDelivery>>,
+    /// The same for whoever tracks them.
+    members: Vec<(usize, QueueId, SessionId)>,
+    /// Messages that no member may have.
+    nobody: u64,
+}
+
 impl Worker {
     /// Gives a batch its positions and hands it to every worker with recipients, and to the journal.
     pub(super) fn enqueue(&self, outgoing: Outgoing<'_>) -> Result<Enqueued, Reject> {
         let to = outgoing.batch.to.clone();
-        let mut locked = self.shared.registry.lock(&to);
-        let enqueued = self.enqueue_locked(&mut locked, outgoing)?;
+        let (locked, enqueued) = self.enqueue_locked(self.shared.registry.lock(&to), outgoing);
         drop(locked);
+        let enqueued = enqueued?;
         self.wake(enqueued.workers);
         Ok(enqueued)
     }
 
-    /// The part of [`Self::enqueue`] under the lock.
-    pub(super) fn enqueue_locked(
+    /// [`Self::enqueue`] by who has the lock already. Where choosing members is more than a few looks, the lock is given
+    /// back meanwhile: the one that is returned is another then.
+    pub(super) fn enqueue_locked<'a>(
+        &'a self,
+        mut locked: Locked<'a>,
+        outgoing: Outgoing<'_>,
+    ) -> (Locked<'a>, Result<Enqueued, Reject>) {
+        let to = outgoing.batch.to.clone();
+        let mut targets = locked.targets(&to);
+        let mut choice = Choice::default();
+        if looks(&outgoing, &targets) > LOCKED_LOOKS_MAX {
+            drop(locked);
+            choice = choose(&outgoing, &targets);
+            locked = self.shared.registry.lock(&to);
+            targets = locked.targets(&to);
+        }
+        let enqueued = self.enqueue_chosen(&mut locked, outgoing, (targets, choice));
+        (locked, enqueued)
+    }
+
+    /// The part under the lock. Of a queue that changed since its members were chosen, or of which none were, they are
+    /// chosen here.
+    fn enqueue_chosen(
         &self,
         locked: &mut Locked<'_>,
         outgoing: Outgoing<'_>,
+        (targets, choice): (Targets, Choice),
     ) -> Result<Enqueued, Reject> {
-        let Outgoing { mut batch, picks, settings, excluded, token, is_promised } = outgoing;
-        let targets = locked.targets(&batch.to);
-        let is_kept = is_kept((&batch.to, batch.level), settings.keep, || targets.recipients);
+        let Outgoing { batch, settings, excluded, is_promised, .. } = &outgoing;
+        let is_kept = goes_to_store(batch, settings, &targets);
         if batch.level == Level::Stored && !is_kept {
             return Err(not_stored(&batch.to));
         }
         let tracked = if batch.level == Level::Delivered {
-            let recipients = locked.recipients(&batch.to, excluded)?;
-            self.check_tracker(&batch, recipients.len())?;
+            let recipients = locked.recipients(&batch.to, *excluded)?;
+            self.check_tracker(batch, recipients.len())?;
             (!recipients.is_empty()).then_some(recipients)
         } else {
             None
@@ -76,20 +117,18 @@ impl Worker {
             Level::Stored => {
                 targets.recipients > 0
                     || !targets.queues.is_empty()
-                    || is_kept && self.is_kept_for_someone(locked, &batch, settings)
+                    || is_kept && self.is_kept_for_someone(locked, batch, settings)
             }
             Level::Accepted | Level::None => true,
         };
-        if !is_reached && !is_promised {
+        if !is_reached && !*is_promised {
             return Err(Reject::new(Code::NoRecipients, format!("{} reaches nobody", batch.to)));
         }
-        let mut queues = self.choose_members(&batch, (picks, is_kept), &targets);
-        let of_queue =
-            |delivery: &QueueDelivery| (delivery.message, delivery.queue.clone(), delivery.session);
-        let members = match &tracked {
-            Some(_) => queues.values().flatten().map(of_queue).collect(),
-            None => Vec::new(),
-        };
+        let Chosen { deliveries: mut queues, members, nobody } = chosen(choice, &outgoing, &targets);
+        if nobody > 0 {
+            self.counters().dropped_no_member.add(nobody);
+        }
+        let Outgoing { mut batch, picks, settings, token, .. } = outgoing;
         let mut workers = targets.workers;
         queues.keys().for_each(|&worker| workers.insert(worker));
         let homes = if is_kept { homes(&targets) } else { WorkerSet::default() };
@@ -172,38 +211,6 @@ impl Worker {
         workers.iter().for_each(|worker| self.shared.mailboxes.of(worker).wake());
     }
 
-    /// One member of each queue for each message, by worker. Those of a stored message are chosen by the queue's home,
-    /// unless the publisher waits for them.
-    fn choose_members(
-        &self,
-        batch: &Batch,
-        (picks, is_kept): (&[Option<Pick>], bool),
-        targets: &Targets,
-    ) -> HashMap<u8, Vec<QueueDelivery>> {
-        let mut chosen: HashMap<u8, Vec<QueueDelivery>> = HashMap::new();
-        let excluded = batch.origin.filter(|_| batch.exclude_origin);
-        for queue in &targets.queues {
-            if is_kept && queue.home.is_some() && batch.level < Level::Delivered {
-                continue;
-            }
-            for (message, envelope) in batch.messages.iter().enumerate() {
-                let pick = picks.get(message).copied().flatten();
-                let Some(member) = queue.choose(batch.slice(envelope.key), pick, excluded) else {
-                    self.counters().dropped_no_member.add(1);
-                    continue;
-                };
-                chosen.entry(member.worker).or_default().push(QueueDelivery {
-                    message,
-                    session: member.session,
-                    queue: queue.id.clone(),
-                    attempt: 1,
-                    in_flight: member.begin(),
-                });
-            }
-        }
-        chosen
-    }
-
     /// The publishing user, where the session that publishes listens itself and is left out.
     pub(super) fn excluded<'a>(&self, source: Source<'a>, to: &Address) -> Option<&'a Name> {
         let origin = source.origin.filter(|_| source.exclude_origin)?;
@@ -228,11 +235,77 @@ pub(super) fn not_stored(to: &Address) -> Reject {
     Reject::new(Code::NotStored, format!("{to} keeps no messages, so level `stored` cannot be reached"))
 }
 
+/// The queues of which the publisher's worker chooses members. Those of a stored message are chosen by the queue's home,
+/// unless the publisher waits for them.
+fn to_choose_from<'a>(
+    outgoing: &Outgoing<'_>,
+    targets: &'a Targets,
+) -> impl Iterator<Item = &'a Arc<Queue>> + use<'a> {
+    let goes_home = !targets.queues.is_empty()
+        && outgoing.batch.level < Level::Delivered
+        && goes_to_store(&outgoing.batch, outgoing.settings, targets);
+    targets.queues.iter().filter(move |queue| !goes_home || queue.home.is_none())
+}
+
+/// How many members have to be looked at.
+fn looks(outgoing: &Outgoing<'_>, targets: &Targets) -> usize {
+    let members: usize = to_choose_from(outgoing, targets).map(|queue| queue.members.len()).sum();
+    members * outgoing.batch.messages.len()
+}
+
+fn choose(outgoing: &Outgoing<'_>, targets: &Targets) -> Choice {
+    let of = |queue: &Arc<Queue>| (queue.clone(), choose_from(queue, outgoing));
+    Choice(to_choose_from(outgoing, targets).map(of).collect())
+}
+
+/// One member of each queue for each message.
+fn chosen(mut choice: Choice, outgoing: &Outgoing<'_>, targets: &Targets) -> Chosen {
+    let mut all = Chosen::default();
+    for queue in to_choose_from(outgoing, targets) {
+        let known = choice.0.iter_mut().find(|(of, _)| Arc::ptr_eq(of, queue));
+        let of = known.map_or_else(|| choose_from(queue, outgoing), |(_, chosen)| std::mem::take(chosen));
+        if all.deliveries.is_empty() {
+            all.deliveries = of.deliveries;
+        } else {
+            for (worker, more) in of.deliveries {
+                all.deliveries.entry(worker).or_default().extend(more);
+            }
+        }
+        all.members.extend(of.members);
+        all.nobody += of.nobody;
+    }
+    all
+}
+
+fn choose_from(queue: &Queue, outgoing: &Outgoing<'_>) -> Chosen {
+    let Outgoing { batch, picks, .. } = outgoing;
+    let mut chosen = Chosen::default();
+    let mut choosing = queue.choosing(batch.origin.filter(|_| batch.exclude_origin));
+    for (message, envelope) in batch.messages.iter().enumerate() {
+        let pick = picks.get(message).copied().flatten();
+        let Some(member) = choosing.choose(batch.slice(envelope.key), pick) else {
+            chosen.nobody += 1;
+            continue;
+        };
+        let (session, in_flight) = (member.session, member.begin());
+        let delivery = QueueDelivery { message, session, queue: queue.id.clone(), attempt: 1, in_flight };
+        chosen.deliveries.entry(member.worker).or_default().push(delivery);
+        if batch.level == Level::Delivered {
+            chosen.members.push((message, queue.id.clone(), session));
+        }
+    }
+    chosen
+}
+
 /// The workers that keep the progress of the queues.
 fn homes(targets: &Targets) -> WorkerSet {
     let mut homes = WorkerSet::default();
     targets.queues.iter().filter_map(|queue| queue.home).for_each(|home| homes.insert(home));
     homes
+}
+
+fn goes_to_store(batch: &Batch, settings: &Settings, targets: &Targets) -> bool {
+    is_kept((&batch.to, batch.level), settings.keep, || targets.recipients)
 }
 
 /// Whether a message is stored; `recipients` counts who listens to its address.
@@ -242,5 +315,96 @@ pub(super) fn is_kept((to, level): (&Address, Level), keep: Keep, recipients: im
         Keep::Requested => level == Level::Stored,
         Keep::Offline => level == Level::Stored || to.kind() == Kind::User && recipients() == 0,
         Keep::Always => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waspmq_core::message::{Envelope, Slice};
+    use waspmq_core::registry::{Registry, Session};
+    use waspmq_core::{MessageId, Pattern, Position, Stream};
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    fn session(number: u32, worker: u8) -> Session {
+        Session { id: SessionId::new(1, worker, number), worker, user: name("u"), device: None }
+    }
+
+    fn batch(level: Level, messages: u64) -> Batch {
+        let envelope = |count| Envelope {
+            id: MessageId::new(1, 1, 0, count),
+            is_json: true,
+            priority: 0,
+            expires_unix_ms: 0,
+            payload: Slice::default(),
+            headers: Slice::default(),
+            key: Slice::default(),
+            reply_to: Slice::default(),
+        };
+        Batch {
+            to: Address::parse("topic/a.b").unwrap(),
+            from: None,
+            origin: None,
+            exclude_origin: false,
+            level,
+            is_kept: false,
+            unix_ms: 1,
+            published_us: 1,
+            first: Position { stream: Stream { shard: 0, epoch: 1 }, offset: 0 },
+            messages: (1..=messages).map(envelope).collect(),
+            bytes: Vec::new(),
+        }
+    }
+
+    fn outgoing(batch: Batch, settings: &Settings) -> Outgoing<'_> {
+        Outgoing { batch, picks: &[], settings, excluded: None, token: None, is_promised: false }
+    }
+
+    #[test]
+    fn members_are_chosen_again_where_a_queue_has_changed_meanwhile() {
+        let (registry, settings) = (Registry::new(1, 0), Settings::of_kind(Kind::Topic));
+        let to = Address::parse("topic/a.b").unwrap();
+        let queue = |pattern| QueueId::new(Pattern::parse(pattern).unwrap(), name("w"));
+        let [changes, stays] = ["topic/a.*", "topic/a.b"].map(queue);
+        let (leaver, other) = (session(1, 0), session(2, 3));
+        registry.join_queue(&changes, &leaver, None).unwrap();
+        let (kept, _) = registry.join_queue(&stays, &other, None).unwrap();
+        let outgoing = outgoing(batch(Level::Delivered, 40), &settings);
+        let before = registry.lock(&to).targets(&to);
+        assert_eq!(looks(&outgoing, &before), 80);
+        let choice = choose(&outgoing, &before);
+        assert_eq!(kept.members[0].in_flight(), 40);
+        let left = before.queues.iter().find(|queue| queue.id == changes).unwrap().members[0].clone();
+        assert_eq!(left.in_flight(), 40);
+        registry.leave_queue(&changes, &leaver).unwrap();
+        registry.join_queue(&changes, &session(3, 5), None).unwrap();
+        let now = registry.lock(&to).targets(&to);
+        let Chosen { deliveries, members, nobody } = chosen(choice, &outgoing, &now);
+        let counts = |worker: u8| deliveries.get(&worker).map_or(0, Vec::len);
+        assert_eq!((counts(0), counts(3), counts(5), members.len(), nobody), (0, 40, 40, 80, 0));
+        assert_eq!((left.in_flight(), kept.members[0].in_flight()), (0, 40), "once");
+        assert!(deliveries[&5].iter().all(|delivery| delivery.queue == changes));
+    }
+
+    #[test]
+    fn stored_messages_are_left_to_the_home_unless_they_are_waited_for() {
+        let (registry, settings) = (Registry::new(1, 0), Settings::of_kind(Kind::Topic));
+        let to = Address::parse("topic/a.b").unwrap();
+        let queue = QueueId::new(Pattern::from(&to), name("w"));
+        registry.join_queue(&queue, &session(1, 0), Some(4)).unwrap();
+        let targets = registry.lock(&to).targets(&to);
+        let always = Settings { keep: Keep::Always, ..settings.clone() };
+        for (level, settings, expected) in [
+            (Level::Accepted, &settings, 1),
+            (Level::Stored, &settings, 0),
+            (Level::None, &always, 0),
+            (Level::Delivered, &always, 1),
+        ] {
+            assert_eq!(looks(&outgoing(batch(level, 1), settings), &targets), expected, "{level:?}");
+        }
+        assert!(homes(&targets).contains(4) && homes(&targets).iter().count() == 1);
     }
 }

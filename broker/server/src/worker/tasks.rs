@@ -140,7 +140,12 @@ fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
 /// Serves the input of one connection.
 async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
     loop {
-        let next = if wait_for_room(&worker, number, &stream).await {
+        let has_held = match may_go_on(&worker, number, &stream) {
+            Some(has_held) => has_held,
+            // Boxed: what a wait needs is more than all else of this task, and few connections ever wait.
+            None => Box::pin(wait_for_room(&worker, number, &stream)).await,
+        };
+        let next = if has_held {
             worker.borrow_mut().go_on(number, &stream)
         } else {
             if stream.readable().await.is_err() {
@@ -153,6 +158,15 @@ async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
             Next::Yield => yield_now().await,
             Next::Ended | Next::Gone => return,
         }
+    }
+}
+
+/// What [`wait_for_room`] gives, where there is nothing to wait for.
+fn may_go_on(worker: &Cell, number: u32, stream: &Rc<TcpStream>) -> Option<bool> {
+    let mut worker = worker.borrow_mut();
+    match worker.pause(number, stream) {
+        Pause::GoOn { has_held } if worker.busy_workers().is_empty() => Some(has_held),
+        Pause::GoOn { .. } | Pause::Wait(..) => None,
     }
 }
 

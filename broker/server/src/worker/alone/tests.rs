@@ -5,7 +5,7 @@ use crate::admin::tests::control;
 use crate::worker::{Settings, Shared};
 use std::time::Duration;
 use waspmq_core::settings::{self, Retention, Rules};
-use waspmq_core::{Kind, Pattern};
+use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
 use waspmq_store::{Query, Store};
 
 /// A worker on which `topic/kept` keeps everything for a second, and `topic/never` nothing.
@@ -131,4 +131,36 @@ fn a_delayed_message_enters_the_history_when_it_is_due() {
     // It was published longer ago than messages are kept.
     let kept = wait(|| store.messages(&query(Some(now.unix_ms))).unwrap().messages.pop());
     assert!(kept.unix_ms >= now.unix_ms);
+}
+
+#[test]
+fn the_member_of_a_large_queue_is_chosen_for_a_publish_with_a_key() {
+    let (mut worker, _) = worker();
+    let to = Address::parse("topic/asked").unwrap();
+    let queue = QueueId::new(Pattern::from(&to), Name::parse("w").unwrap());
+    for number in 0..100 {
+        let (id, user) = (SessionId::new(1, 0, number), Name::parse("u").unwrap());
+        let session = registry::Session { id, worker: 0, user, device: None };
+        worker.shared.registry.join_queue(&queue, &session, None).unwrap();
+    }
+    let target = (to.clone(), worker.shared.rules.of(&to).clone());
+    let plan = Plan {
+        destination: Destination::AsAddressed(None),
+        headers: None,
+        level: Level::Accepted,
+        ack: None,
+    };
+    let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
+    publish.dedup = Some("once".into());
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let now = worker.shared.clock.now();
+        let id = worker.next_message_id(now);
+        let source = Source { from: None, origin: None, exclude_origin: false, now };
+        let alone = Alone { target: &target, plan: &plan, publish: &publish, id, source };
+        answers.push(worker.publish_alone(&alone, Asker::Nobody).unwrap().unwrap());
+    }
+    assert_eq!((answers[0].recipients, answers[0].id), (1, answers[1].id), "the second is the first");
+    let members = &worker.shared.registry.queue(&queue).unwrap().members;
+    assert_eq!(members.iter().map(registry::Member::in_flight).sum::<u32>(), 1);
 }

@@ -1,0 +1,55 @@
+//! Captures as operators begin, read and remove them. Who may, and who did, is for the admin API to know.
+
+use super::{Capture, CaptureCounts, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
+use crate::host::Host;
+use crate::stats::now;
+use std::sync::Arc;
+use waspmq_core::policy::QueueMembers;
+
+impl Host {
+    /// Begins to take down what policies are asked; the records of the capture before are gone.
+    pub fn start_capture(&self, request: CaptureRequest) -> Result<CaptureStatus, CaptureError> {
+        let shared = &self.shared;
+        shared.captures.tend(now());
+        let capture = shared.captures.start(request, shared.workers, now())?;
+        capture.begin_with(&shared.captures, &shared.queues);
+        shared.wake_keeper();
+        Ok(capture.status())
+    }
+
+    /// The capture that is there, running or complete.
+    pub fn capture(&self) -> Option<CaptureStatus> {
+        self.present_capture().map(|capture| capture.status())
+    }
+
+    /// The records it has now.
+    pub fn capture_records(&self) -> Option<CaptureRecords> {
+        self.present_capture().map(|capture| capture.records())
+    }
+
+    /// Removes the capture, running or complete; answers how it was, none when there is none.
+    pub fn remove_capture(&self) -> Option<CaptureStatus> {
+        let capture = self.present_capture()?;
+        self.shared.captures.remove(&capture).then(|| capture.status())
+    }
+
+    /// What captures took down since the start.
+    pub fn capture_counts(&self) -> CaptureCounts {
+        self.shared.captures.counts()
+    }
+
+    /// The capture, of which nothing is overdue.
+    fn present_capture(&self) -> Option<Arc<Capture>> {
+        self.shared.captures.tend(now());
+        self.shared.captures.current()
+    }
+
+    /// The capture that may want these members, with a copy of them.
+    pub(crate) fn captured_members(&self, members: &QueueMembers) -> Option<(Arc<Capture>, QueueMembers)> {
+        if self.shared.captures.running() == 0 {
+            return None;
+        }
+        let capture = self.shared.captures.current()?;
+        capture.concerns(&members.pattern).then(|| (capture, members.clone()))
+    }
+}

@@ -1,0 +1,111 @@
+//! What serves a policy on one worker: an instance of its plugin, or its rules.
+//!
+//! The one place where the two are told apart; whoever asks, times, counts, compares or replaces sees a
+//! [`Serving`]. Rules answer without a deadline, since no answer of theirs takes long, and never break.
+
+use crate::bindings;
+use crate::instance::{Failure, Instance};
+use crate::queues::Changes;
+use crate::rules::Judge;
+use crate::verdict::Routed;
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
+use waspmq_core::settings::{Overflow, Settings};
+
+#[derive(Debug)]
+pub(crate) enum Serving {
+    Guest(Instance),
+    Rules(Judge),
+}
+
+impl Serving {
+    /// Asks for the verdict on one message, to which earlier policies set the headers `set`.
+    pub(crate) fn route(
+        &mut self,
+        message: &Message<'_>,
+        set: &[(String, String)],
+        deadline_ms: u32,
+    ) -> Result<Routed, Box<Failure>> {
+        match self {
+            Self::Guest(instance) => instance.route(message, set, deadline_ms),
+            Self::Rules(judge) => Ok(judge.route(message, set)),
+        }
+    }
+
+    /// Asks for the plan of one message; nothing when it is left to others.
+    pub(crate) fn plan(
+        &mut self,
+        message: &Message<'_>,
+        settings: &Settings,
+        deadline_ms: u32,
+    ) -> Result<Option<Acknowledgement>, Box<Failure>> {
+        match self {
+            Self::Guest(instance) => instance.plan(message, settings, deadline_ms),
+            Self::Rules(judge) => judge.plan(message, settings).map_err(|bad| Failure::bad_verdict(&bad)),
+        }
+    }
+
+    /// Asks what is done about a failed attempt; nothing when it is left to others.
+    pub(crate) fn failed(
+        &mut self,
+        told: bindings::Failure<'_>,
+        deadline_ms: u32,
+    ) -> Result<Option<Decision>, Box<Failure>> {
+        match self {
+            Self::Guest(instance) => instance.failed(told, deadline_ms),
+            Self::Rules(judge) => judge.failed(&told).map_err(|bad| Failure::bad_verdict(&bad)),
+        }
+    }
+
+    /// Asks whether a message is taken in; nothing when it is left to others.
+    pub(crate) fn admit(
+        &mut self,
+        message: &Message<'_>,
+        deadline_ms: u32,
+    ) -> Result<Option<Admittance>, Box<Failure>> {
+        match self {
+            Self::Guest(instance) => instance.admit(message, deadline_ms),
+            Self::Rules(judge) => Ok(judge.admit(message)),
+        }
+    }
+
+    /// Asks what is done about a full queue; nothing when it is left to others.
+    pub(crate) fn overflow(
+        &mut self,
+        what: &Overflowed<'_>,
+        deadline_ms: u32,
+    ) -> Result<Option<Overflow>, Box<Failure>> {
+        match self {
+            Self::Guest(instance) => instance.overflow(what, deadline_ms),
+            Self::Rules(judge) => Ok(judge.overflow(what)),
+        }
+    }
+
+    /// Tells of the queues that changed.
+    pub(crate) fn members_changed(&mut self, changes: &Changes) -> Result<(), Failure> {
+        match self {
+            Self::Guest(instance) => instance.members_changed(changes),
+            Self::Rules(judge) => {
+                judge.members_seen = changes.sequence;
+                Ok(())
+            }
+        }
+    }
+
+    /// The number of the last member change it was told of.
+    #[inline]
+    pub(crate) fn members_seen(&self) -> u64 {
+        match self {
+            Self::Guest(instance) => instance.members_seen,
+            Self::Rules(judge) => judge.members_seen,
+        }
+    }
+
+    /// Whether it served long enough.
+    #[inline]
+    pub(crate) fn is_worn(&self) -> bool {
+        match self {
+            Self::Guest(instance) => instance.is_worn(),
+            Self::Rules(_) => false,
+        }
+    }
+}
