@@ -13,8 +13,12 @@ use waspmq_core::policy::{Policies as _, Routing as _};
 const WORKERS: usize = 64;
 const HOSTS: usize = 4;
 
-/// What a healthy call takes, near the 2 ms that it may.
-const HEALTHY: Duration = Duration::from_micros(900);
+/// Calls that are not to be cut at a deadline of 2 ms: of a quarter of that, and of nearly half of it. A call is never cut
+/// that used less than 1.2 ms of CPU time, and a busy machine makes one of 0.9 ms take that long now and then.
+const HEALTHY: [(&str, Duration); 2] = [
+    ("calls of 0.5 ms that were cut", Duration::from_micros(500)),
+    ("calls of 0.9 ms that were cut", Duration::from_micros(900)),
+];
 const HEALTHY_CALLS: usize = 1_000;
 
 pub(crate) fn measure(run: &Run) -> Fallible<()> {
@@ -34,16 +38,15 @@ pub(crate) fn measure(run: &Run) -> Fallible<()> {
             return Err(format!("{cut} of {WORKERS} loops were cut").into());
         }
     }
-    run.show([Figure::new("cut of a loop", "ms", cuts), healthy()?]);
-    Ok(())
+    run.show([Figure::new("cut of a loop", "ms", cuts)]);
+    HEALTHY.into_iter().try_for_each(|(name, time)| healthy(run, name, time))
 }
 
-/// Calls that were cut in each round.
-fn healthy() -> Fallible<Figure> {
-    let turns = turns_within(HEALTHY)?;
-    let config = json!({ "mark": "1", "turns": turns });
+/// Calls that were cut in each round. One that is has others pass by its policy until the next instance is there.
+fn healthy(run: &Run, name: &str, time: Duration) -> Fallible<()> {
+    let config = json!({ "mark": "1", "turns": turns_within(time)? });
     let mut cut = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let document = json!({ "config": config, "limits": { "cpu_share": 1.0 } });
         let host = hosts::with_policy(1, "guest-trial", &document)?;
         let mut policies = host.worker(0);
@@ -52,13 +55,13 @@ fn healthy() -> Fallible<Figure> {
             policies.bound(message.to);
             black_box(policies.route(&message));
         }
-        let [answered, other] = [hosts::outcome(&host, "ok"), hosts::outcome(&host, "deadline")];
-        if answered + other != HEALTHY_CALLS as u64 {
-            return Err(format!("{answered} answers and {other} cuts of {HEALTHY_CALLS} calls").into());
+        if hosts::outcome(&host, "ok") < HEALTHY_CALLS as u64 / 2 {
+            return Err(format!("{name}: {:?}", host.policy(hosts::NAME).map(|state| state.outcomes)).into());
         }
         cut.push(hosts::outcome(&host, "deadline") as f64);
     }
-    Ok(Figure::new("calls of 0.9 ms that were cut", "", cut))
+    run.show([Figure::new(name, "", cut)]);
+    Ok(())
 }
 
 /// Turns of the loop in `guest-trial` that take as long: the quickest of some tries, which nothing interrupted.
