@@ -104,17 +104,20 @@ impl Outbox {
     /// Lays a value out whose root gets its place like any other block.
     pub(crate) fn value<T: Lower>(&mut self, value: &T) -> Result<()> {
         self.clear();
-        let root = self.push_zeros(T::TYPE.size(), T::TYPE.align(), None)?;
+        // In a constant, or the layout would be computed for every call.
+        let (size, align) = const { (T::TYPE.size(), T::TYPE.align()) };
+        let root = self.push_zeros(size, align, None)?;
         value.lay_out(self, root, 0)
     }
 
     /// Lays a value out whose root has a place already, and writes that.
     pub(crate) fn result<T: Lower>(&mut self, value: &T, memory: &mut [u8], at: u32) -> Result<()> {
         self.value(value)?;
-        if !(at as usize).is_multiple_of(T::TYPE.align()) {
+        let (size, align) = const { (T::TYPE.size(), T::TYPE.align()) };
+        if !(at as usize).is_multiple_of(align) {
             bail!("pointer not aligned");
         }
-        if memory.get(at as usize..).is_none_or(|rest| rest.len() < T::TYPE.size()) {
+        if memory.get(at as usize..).is_none_or(|rest| rest.len() < size) {
             bail!("pointer out of bounds");
         }
         self.place(memory, at)
