@@ -17,6 +17,7 @@ mod binary;
 mod capture;
 mod crash;
 mod disk_full;
+mod explain;
 mod harness;
 mod hooks;
 mod inbox;

@@ -28,6 +28,10 @@ impl Bound {
     }
 }
 
+/// What the record of one message's pass is called until the message has an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceId(pub u64);
+
 /// The policies of one worker. Owned by the worker, so it takes `&mut self` and no lock.
 pub trait Policies: Admission + Routing + Acking {
     /// Looks up an address and settles by which set of policies the message of this pass is decided.
@@ -36,6 +40,12 @@ pub trait Policies: Admission + Routing + Acking {
     /// Takes down what policies are asked about a message as it was published, once for each whose address is
     /// [`Bound::captured`]. Decides nothing.
     fn capture(&mut self, _message: &Message<'_>, _settings: &Settings) {}
+
+    /// Ends the pass of a message that is taken in, and gives what its record is called, where there is one. The record
+    /// of a message that is refused is dropped with the next pass.
+    fn trace(&mut self) -> Option<TraceId> {
+        None
+    }
 }
 
 /// A message as a policy sees it. Headers and payload are pulled by the policy, not pushed.

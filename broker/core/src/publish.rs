@@ -9,7 +9,7 @@ use crate::delivery::AckPlan;
 use crate::id::SessionId;
 use crate::level::Level;
 use crate::limits;
-use crate::policy::{Admittance, Bound, Message, Outcome, Policies, Route, Verdict};
+use crate::policy::{Admittance, Bound, Message, Outcome, Policies, Route, TraceId, Verdict};
 use crate::registry::Pick;
 use crate::reject::{Code, Reject};
 use crate::session::{self, Session};
@@ -56,6 +56,8 @@ pub struct Plan {
     pub level: Level,
     /// What a policy planned instead of the address's settings.
     pub ack: Option<AckPlan>,
+    /// The record of what policies decided; whoever gives the message its id says so to them.
+    pub trace: Option<TraceId>,
 }
 
 /// Decides about one message.
@@ -123,7 +125,7 @@ fn decide(
         return ask(publisher, request, (policies, bound));
     }
     let destination = Destination::AsAddressed(None);
-    Ok(Plan { destination, headers: None, level: level_of(request), ack: None })
+    Ok(Plan { destination, headers: None, level: level_of(request), ack: None, trace: None })
 }
 
 /// Asks the policies that are bound to the address.
@@ -139,6 +141,7 @@ fn ask(
         headers: None,
         level: level_of(request),
         ack: None,
+        trace: None,
     };
     if bound.captured {
         policies.capture(&message(publisher, request, &headers), request.settings);
@@ -168,6 +171,7 @@ fn ask(
         check_level(request, plan.level)?;
     }
     plan.headers = is_changed.then_some(headers);
+    plan.trace = policies.trace();
     Ok(plan)
 }
 

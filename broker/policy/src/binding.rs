@@ -32,6 +32,8 @@ use waspmq_core::address::Pattern;
 #[derive(Debug)]
 pub(crate) struct Binding {
     pub(crate) name: Arc<str>,
+    /// `plugin@revision`.
+    pub(crate) revision: Arc<str>,
     pub(crate) hook: Hook,
     pub(crate) order: i32,
     pub(crate) on_failure: OnFailure,
@@ -52,6 +54,7 @@ pub(crate) struct Binding {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) name: Arc<str>,
+    pub(crate) revision: Arc<str>,
     pub(crate) hook: Hook,
     pub(crate) order: i32,
     pub(crate) on_failure: OnFailure,
@@ -104,6 +107,7 @@ impl Binding {
         let cell = || Cell { serving_seen: AtomicU64::new(NOT_SERVING), ..Cell::default() };
         Self {
             name: parts.name,
+            revision: parts.revision,
             hook: parts.hook,
             order: parts.order,
             on_failure: parts.on_failure,

@@ -1,4 +1,4 @@
-//! Verdicts that a policy said hold for more than one message, as one worker remembers them.
+//! Verdicts that a policy ruling hold for more than one message, as one worker remembers them.
 //!
 //! A verdict is one policy's answer, so what earlier policies set is not part of it. Everything is forgotten when the
 //! set of policies changes, when an instance that knows newer members of a queue takes over, and when there is no more
@@ -6,7 +6,7 @@
 
 use crate::bindings::Cache;
 use crate::limits;
-use crate::verdict::Said;
+use crate::verdict::Ruling;
 use std::collections::HashMap;
 use waspmq_core::SessionId;
 use waspmq_core::policy::{Message, Route};
@@ -24,14 +24,14 @@ pub(crate) struct Decisions {
 }
 
 /// Verdicts by the numbers of the policies.
-type List = Vec<(usize, Said)>;
+type List = Vec<(usize, Ruling)>;
 
 type ByAddress = HashMap<Box<str>, List, foldhash::fast::RandomState>;
 
 impl Decisions {
-    /// What the policy in this seat said about messages like this one.
+    /// What the policy in this seat ruling about messages like this one.
     #[inline]
-    pub(crate) fn find(&mut self, seat: usize, message: &Message<'_>) -> Option<&Said> {
+    pub(crate) fn find(&mut self, seat: usize, message: &Message<'_>) -> Option<&Ruling> {
         if self.count == 0 {
             return None;
         }
@@ -47,14 +47,14 @@ impl Decisions {
             Some(found) => found,
             None => of_connection().and_then(|list| Some((list, of_seat(list)?)))?,
         };
-        list.get(index).map(|(_, said)| said)
+        list.get(index).map(|(_, ruling)| ruling)
     }
 
     /// Remembers a verdict for as much as it holds for.
-    pub(crate) fn keep(&mut self, seat: usize, message: &Message<'_>, (said, cache): (&Said, Cache)) {
-        let is_pick = match said {
-            Said::More(verdict) => matches!(verdict.route, Route::Pick { .. }),
-            said => matches!(said, Said::Pick { .. }),
+    pub(crate) fn keep(&mut self, seat: usize, message: &Message<'_>, (ruling, cache): (&Ruling, Cache)) {
+        let is_pick = match ruling {
+            Ruling::More(verdict) => matches!(verdict.route, Route::Pick { .. }),
+            ruling => matches!(ruling, Ruling::Pick { .. }),
         };
         if cache == Cache::Never || is_pick {
             return;
@@ -77,7 +77,7 @@ impl Decisions {
         };
         let Some(list) = list else { return };
         if list.iter().all(|(of, _)| *of != seat) {
-            list.push((seat, said.clone()));
+            list.push((seat, ruling.clone()));
             self.count += 1;
         }
     }
@@ -128,13 +128,13 @@ mod tests {
     #[test]
     fn a_verdict_holds_for_its_seat_and_its_address_or_connection() {
         let mut decisions = Decisions::default();
-        let deliver = Said::Deliver;
+        let deliver = Ruling::Deliver;
         decisions.keep(0, &message("topic/a", 1), (&deliver, Cache::Address));
         decisions.keep(1, &message("topic/a", 1), (&deliver, Cache::Connection));
         decisions.keep(2, &message("topic/a", 1), (&deliver, Cache::Never));
         decisions.keep(3, &message("topic/a", 0), (&deliver, Cache::Connection));
         let route = Route::Pick { version: 1, index: 0 };
-        let pick = Said::from(Verdict { route, set_headers: Vec::new() });
+        let pick = Ruling::from(Verdict { route, set_headers: Vec::new() });
         decisions.keep(4, &message("topic/a", 1), (&pick, Cache::Address));
         let mut found = |to, session| -> Vec<usize> {
             (0..5).filter(|&seat| decisions.find(seat, &message(to, session)).is_some()).collect()
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn there_is_a_bound() {
         let mut decisions = Decisions::default();
-        let deliver = Said::Deliver;
+        let deliver = Ruling::Deliver;
         for index in 0..=limits::DECISIONS_MAX {
             let cache = if index % 2 == 0 { Cache::Address } else { Cache::Connection };
             decisions.keep(

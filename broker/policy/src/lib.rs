@@ -55,6 +55,7 @@ mod state;
 mod stats;
 mod supervisor;
 mod timing;
+mod trace;
 mod verdict;
 mod worker;
 
@@ -83,4 +84,5 @@ pub use restore::{RestoreError, Restored};
 pub use rules::{BadRule, CheckedRules, check_rules};
 pub use shadow::{Comparison, Difference};
 pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
+pub use trace::{Decided, Ended, Explained, Explanation, Failed, Recorded};
 pub use worker::WorkerPolicies;

@@ -127,6 +127,16 @@ pub const MATCH_CACHE_MAX: usize = 1_024;
 
 /// Verdicts one worker remembers because they hold for more than one message. More: forgotten all at once.
 pub const DECISIONS_MAX: usize = 4_096;
+
+/// Messages whose decisions one worker remembers, that at hand included. More: the oldest is forgotten.
+pub const TRACES_MAX: usize = 8_192;
+
+/// Decisions remembered of one message, those about its failed attempts included. More: counted.
+pub const TRACE_DECISIONS_MAX: usize = 16;
+
+/// Bytes of the addresses, reasons and headers in what is remembered of one message. More: cut, and `…truncated` says so.
+pub const TRACE_TEXT_BYTES_MAX: usize = 512;
+
 /// Failed calls among the last ones that open a breaker, and how many last ones.
 pub const BREAKER_FAILURES: u32 = 5;
 pub const BREAKER_RECENT_CALLS: u32 = 20;

@@ -7,6 +7,7 @@ use crate::lineup::{Lineup, Trial};
 use crate::question::Question;
 use crate::seat::{Desk, Seat};
 use crate::stats::CallOutcome;
+use crate::trace::{Role, Traces};
 use std::sync::Arc;
 
 /// A policy of the current generation with this worker's seats of its versions.
@@ -52,10 +53,11 @@ impl Place {
         lineup: &Arc<Lineup>,
         mut seat: impl FnMut(&Arc<crate::binding::Binding>) -> Seat,
     ) -> Self {
+        let mut seat_as = |role: Role, binding: &Arc<_>| seat(binding).with_role(role);
         Self {
-            active: lineup.active.as_ref().map(&mut seat),
-            candidate: lineup.candidate.as_ref().map(|candidate| seat(&candidate.binding)),
-            previous: lineup.previous.as_ref().map(seat),
+            active: lineup.active.as_ref().map(|binding| seat_as(Role::Active, binding)),
+            candidate: lineup.candidate.as_ref().map(|of| seat_as(Role::Candidate, &of.binding)),
+            previous: lineup.previous.as_ref().map(|binding| seat_as(Role::Previous, binding)),
             lineup: Arc::clone(lineup),
         }
     }
@@ -79,9 +81,10 @@ impl Place {
         desk: Desk<'_>,
         (number, concerned): (usize, Concerned),
         (question, decisions): (&Q, &mut Decisions),
+        traces: &mut Traces,
     ) -> Answered<Q::Answer> {
         if self.lineup.candidate.is_some() {
-            return self.ask(desk, concerned, question);
+            return self.ask(desk, concerned, question, traces);
         }
         let Some(active) = self.active.as_mut() else { return Answered::Nothing };
         active.renew(desk);
@@ -89,6 +92,7 @@ impl Place {
             decisions.clear();
         } else if let Some(answer) = question.known(number, decisions) {
             active.note_cached(desk);
+            traces.answered::<Q>(active, &answer, true);
             return Answered::With(answer);
         }
         let outcome = match active.ask_seated(desk, question) {
@@ -97,6 +101,7 @@ impl Place {
                     decisions.clear();
                 }
                 question.remember(number, &answer, decisions);
+                traces.answered::<Q>(active, &answer, false);
                 return Answered::With(answer);
             }
             Err(outcome) => outcome,
@@ -104,7 +109,7 @@ impl Place {
         if active.has_changed() {
             decisions.clear();
         }
-        fall_back(desk, (active, outcome), self.previous.as_mut(), question)
+        fall_back(desk, (active, outcome), self.previous.as_mut(), question, traces)
     }
 
     /// Puts a question to the version that decides for its sender, and to a shadow behind that.
@@ -113,17 +118,18 @@ impl Place {
         desk: Desk<'_>,
         concerned: Concerned,
         question: &Q,
+        traces: &mut Traces,
     ) -> Answered<Q::Answer> {
         let answered = if self.lineup.is_canary_for(question.sender()) {
             // Its patterns are part of what is tried.
             let asked = self.candidate.as_mut().filter(|_| concerned.candidate);
-            return decide(desk, [asked, self.active.as_mut()], question);
+            return decide(desk, [asked, self.active.as_mut()], question, traces);
         } else if concerned.active {
-            decide(desk, [self.active.as_mut(), self.previous.as_mut()], question)
+            decide(desk, [self.active.as_mut(), self.previous.as_mut()], question, traces)
         } else {
             Answered::Nothing
         };
-        self.compare(desk, concerned, question, &answered);
+        self.compare(desk, concerned, (question, &answered), traces);
         answered
     }
 
@@ -132,8 +138,8 @@ impl Place {
         &mut self,
         desk: Desk<'_>,
         concerned: Concerned,
-        question: &Q,
-        answered: &Answered<Q::Answer>,
+        (question, answered): (&Q, &Answered<Q::Answer>),
+        traces: &mut Traces,
     ) {
         let Some(candidate) = self.lineup.candidate.as_ref() else { return };
         let Some(seat) = self.candidate.as_mut() else { return };
@@ -146,7 +152,9 @@ impl Place {
             Answered::Nothing if self.active.is_none() || !concerned.active => &passed,
             Answered::Nothing | Answered::BuiltIn | Answered::Failed(_) => return,
         };
-        candidate.differences.compare(question, active, seat.ask(desk, question));
+        let shadow = seat.ask(desk, question);
+        traces.shadowed::<Q>(seat, shadow.as_ref().map_err(|outcome| *outcome));
+        candidate.differences.compare(question, active, shadow);
     }
 }
 
@@ -155,11 +163,15 @@ fn decide<Q: Question>(
     desk: Desk<'_>,
     [first, second]: [Option<&mut Seat>; 2],
     question: &Q,
+    traces: &mut Traces,
 ) -> Answered<Q::Answer> {
     let Some(seat) = first else { return Answered::Nothing };
     match seat.ask(desk, question) {
-        Ok(answer) => Answered::With(answer),
-        Err(outcome) => fall_back(desk, (seat, outcome), second, question),
+        Ok(answer) => {
+            traces.answered::<Q>(seat, &answer, false);
+            Answered::With(answer)
+        }
+        Err(outcome) => fall_back(desk, (seat, outcome), second, question, traces),
     }
 }
 
@@ -169,8 +181,11 @@ fn fall_back<Q: Question>(
     (seat, outcome): (&Seat, CallOutcome),
     second: Option<&mut Seat>,
     question: &Q,
+    traces: &mut Traces,
 ) -> Answered<Q::Answer> {
     let hook: Hook = seat.binding.hook;
+    let before = second.filter(|before| before.binding.hook == hook);
+    traces.failed::<Q>(seat, outcome, before.as_deref());
     match seat.binding.on_failure {
         OnFailure::Open => Answered::Nothing,
         OnFailure::Builtin => Answered::BuiltIn,
@@ -178,9 +193,17 @@ fn fall_back<Q: Question>(
             Answered::Failed(Box::new(Ended { policy: Arc::clone(&seat.binding.name), outcome }))
         }
         OnFailure::Previous => {
-            let before = second.filter(|before| before.binding.hook == hook);
-            let answer = before.and_then(|before| before.ask(desk, question).ok());
-            answer.map_or(Answered::Nothing, Answered::With)
+            let Some(before) = before else { return Answered::Nothing };
+            match before.ask(desk, question) {
+                Ok(answer) => {
+                    traces.answered::<Q>(before, &answer, false);
+                    Answered::With(answer)
+                }
+                Err(outcome) => {
+                    traces.failed_too::<Q>(before, outcome);
+                    Answered::Nothing
+                }
+            }
         }
     }
 }

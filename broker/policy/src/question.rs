@@ -8,11 +8,12 @@ use crate::decisions::Decisions;
 use crate::instance::Failure;
 use crate::serving::Serving;
 use crate::state::set_header;
-use crate::verdict::{self, Said};
+use crate::trace::{self, Asked, Said, Texts};
+use crate::verdict::{self, Ruling};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fmt::Debug;
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route, Verdict};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route};
 use waspmq_core::settings::{Overflow, Settings};
 
 /// One question to the policies of one hook.
@@ -22,6 +23,9 @@ pub(crate) trait Question {
 
     /// The answer of a policy that leaves the matter to the next one.
     const PASSED: Self::Answer;
+
+    /// What traces call the question; none where it is not known about which message it is.
+    const ASKED: Option<Asked>;
 
     /// The address the question is about.
     fn to(&self) -> &str;
@@ -43,6 +47,9 @@ pub(crate) trait Question {
     /// Remembers what the policy with this number answered last, for as much as it said that holds for.
     fn remember(&self, _: usize, _: &Self::Answer, _: &mut Decisions) {}
 
+    /// An answer as traces keep it.
+    fn say(answer: &Self::Answer, texts: &mut Texts) -> Said;
+
     /// An answer for people.
     fn show(answer: &Self::Answer) -> Value;
 }
@@ -62,8 +69,8 @@ impl<'a> Routed<'a> {
     }
 
     /// Checks that the message can have all headers, with those that this verdict sets.
-    fn check_headers(&self, said: &Said) -> Result<(), verdict::BadVerdict> {
-        let Said::More(verdict) = said else { return Ok(()) };
+    fn check_headers(&self, ruling: &Ruling) -> Result<(), verdict::BadVerdict> {
+        let Ruling::More(verdict) = ruling else { return Ok(()) };
         let so_far = &self.set_headers;
         if verdict.set_headers.is_empty()
             || verdict::fit_together([self.message.headers, so_far, &verdict.set_headers])
@@ -79,8 +86,9 @@ impl<'a> Routed<'a> {
 }
 
 impl Question for Routed<'_> {
-    type Answer = Said;
-    const PASSED: Said = Said::Continue;
+    type Answer = Ruling;
+    const PASSED: Ruling = Ruling::Continue;
+    const ASKED: Option<Asked> = Some(Asked::Route);
 
     fn to(&self) -> &str {
         self.message.to
@@ -90,27 +98,28 @@ impl Question for Routed<'_> {
         self.message.from
     }
 
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Said, Box<Failure>> {
-        let verdict::Routed { said, cache } = serving.route(self.message, &self.set_headers, deadline_ms)?;
-        self.check_headers(&said).map_err(|bad| Failure::bad_verdict(&bad))?;
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Ruling, Box<Failure>> {
+        let verdict::Routed { ruling, cache } =
+            serving.route(self.message, &self.set_headers, deadline_ms)?;
+        self.check_headers(&ruling).map_err(|bad| Failure::bad_verdict(&bad))?;
         self.cache.set(cache);
-        Ok(said)
+        Ok(ruling)
     }
 
-    fn known(&self, policy: usize, decisions: &mut Decisions) -> Option<Said> {
-        let said = decisions.find(policy, self.message)?;
-        self.check_headers(said).ok().map(|()| said.clone())
+    fn known(&self, policy: usize, decisions: &mut Decisions) -> Option<Ruling> {
+        let ruling = decisions.find(policy, self.message)?;
+        self.check_headers(ruling).ok().map(|()| ruling.clone())
     }
 
-    fn remember(&self, policy: usize, answer: &Said, decisions: &mut Decisions) {
+    fn remember(&self, policy: usize, answer: &Ruling, decisions: &mut Decisions) {
         decisions.keep(policy, self.message, (answer, self.cache.get()));
     }
 
     /// Keeps the headers, whatever the route is.
-    fn take(&mut self, answer: Said) -> Option<Said> {
+    fn take(&mut self, answer: Ruling) -> Option<Ruling> {
         let mut verdict = match answer {
-            Said::Continue => return None,
-            Said::More(verdict) => verdict,
+            Ruling::Continue => return None,
+            Ruling::More(verdict) => verdict,
             decided => return Some(decided),
         };
         let set_headers = std::mem::take(&mut verdict.set_headers);
@@ -119,23 +128,15 @@ impl Question for Routed<'_> {
         } else {
             set_headers.iter().for_each(|(name, value)| set_header(&mut self.set_headers, name, value));
         }
-        (verdict.route != Route::Continue).then_some(Said::More(verdict))
+        (verdict.route != Route::Continue).then_some(Ruling::More(verdict))
     }
 
-    fn show(answer: &Said) -> Value {
-        let verdict = Verdict::from(answer.clone());
-        let route = match &verdict.route {
-            Route::Continue => json!("continue"),
-            Route::Deliver => json!("deliver"),
-            Route::Redirect(to) => json!({ "redirect": to.to_string() }),
-            Route::FanOut(all) => {
-                json!({ "fan_out": all.iter().map(ToString::to_string).collect::<Vec<_>>() })
-            }
-            Route::Pick { version, index } => json!({ "pick": { "version": version, "index": index } }),
-            Route::Drop(reason) => json!({ "drop": reason }),
-        };
-        let headers = verdict.set_headers.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
-        json!({ "route": route, "set_headers": headers.collect::<serde_json::Map<_, _>>() })
+    fn say(answer: &Ruling, texts: &mut Texts) -> Said {
+        Said::ruling(answer, texts)
+    }
+
+    fn show(answer: &Ruling) -> Value {
+        trace::show(answer)
     }
 }
 
@@ -146,6 +147,7 @@ pub(crate) struct Admitted<'a>(pub(crate) &'a Message<'a>);
 impl Question for Admitted<'_> {
     type Answer = Option<Admittance>;
     const PASSED: Option<Admittance> = None;
+    const ASKED: Option<Asked> = Some(Asked::Admit);
 
     fn to(&self) -> &str {
         self.0.to
@@ -161,6 +163,10 @@ impl Question for Admitted<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    fn say(answer: &Self::Answer, texts: &mut Texts) -> Said {
+        Said::admittance(answer.as_ref(), texts)
     }
 
     fn show(answer: &Self::Answer) -> Value {
@@ -185,6 +191,7 @@ pub(crate) struct Planned<'a> {
 impl Question for Planned<'_> {
     type Answer = Option<Acknowledgement>;
     const PASSED: Option<Acknowledgement> = None;
+    const ASKED: Option<Asked> = Some(Asked::Plan);
 
     fn to(&self) -> &str {
         self.message.to
@@ -200,6 +207,10 @@ impl Question for Planned<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    fn say(answer: &Self::Answer, _: &mut Texts) -> Said {
+        answer.map_or(Said::Continue, Said::Planned)
     }
 
     fn show(answer: &Self::Answer) -> Value {
@@ -226,6 +237,7 @@ pub(crate) struct Missed<'a> {
 impl Question for Missed<'_> {
     type Answer = Option<Decision>;
     const PASSED: Option<Decision> = None;
+    const ASKED: Option<Asked> = Some(Asked::Failed);
 
     fn to(&self) -> &str {
         self.told.address
@@ -241,6 +253,10 @@ impl Question for Missed<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    fn say(answer: &Self::Answer, _: &mut Texts) -> Said {
+        answer.map_or(Said::Continue, Said::Decided)
     }
 
     fn show(answer: &Self::Answer) -> Value {
@@ -260,6 +276,7 @@ pub(crate) struct Full<'a>(pub(crate) &'a Overflowed<'a>);
 impl Question for Full<'_> {
     type Answer = Option<Overflow>;
     const PASSED: Option<Overflow> = None;
+    const ASKED: Option<Asked> = None;
 
     fn to(&self) -> &str {
         self.0.to.as_str()
@@ -276,6 +293,11 @@ impl Question for Full<'_> {
 
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
         answer.is_some().then_some(answer)
+    }
+
+    /// Traces have nothing of it.
+    fn say(_: &Self::Answer, _: &mut Texts) -> Said {
+        Said::Nothing
     }
 
     fn show(answer: &Self::Answer) -> Value {

@@ -125,6 +125,7 @@ impl Shared {
         let plan = document.check()?;
         let parts = Parts {
             name: name.into(),
+            revision: version.source.label().into(),
             hook: document.hook,
             order: document.order,
             on_failure: document.on_failure,

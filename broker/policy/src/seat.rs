@@ -13,6 +13,7 @@ use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use crate::timing::Timing;
+use crate::trace::{Label, NOT_TIMED, Role};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -21,6 +22,11 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) binding: Arc<Binding>,
+    label: Arc<Label>,
+    /// What the version is to its policy in the generation at hand.
+    role: Role,
+    /// What the last question took; [`NOT_TIMED`] when it was not put, or not timed.
+    took_ns: u32,
     pub(crate) serving: Option<Serving>,
     /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
     changed: bool,
@@ -43,12 +49,32 @@ impl Seat {
         let serving = binding.cells.get(worker).and_then(|cell| cell.take_warm());
         Self {
             serving,
+            label: Label::of(binding),
+            role: Role::Active,
+            took_ns: NOT_TIMED,
             changed: false,
             breaker: Breaker::new(binding.limits.cpu_share),
             timing: Timing::new(binding.seed(worker)),
             charge_max: Duration::from_millis(u64::from(binding.limits.deadline_ms)),
             binding: Arc::clone(binding),
         }
+    }
+
+    #[must_use]
+    pub(crate) fn with_role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
+    pub(crate) const fn label(&self) -> &Arc<Label> {
+        &self.label
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) const fn took_ns(&self) -> u32 {
+        self.took_ns
     }
 
     /// Takes the spare where it ought to.
@@ -97,10 +123,11 @@ impl Seat {
         question: &Q,
     ) -> Result<Q::Answer, CallOutcome> {
         let Desk { shared, worker } = desk;
+        self.took_ns = NOT_TIMED;
         if !self.breaker.is_closed() && !self.is_permitted(worker) {
             return Err(not_asked(&self.binding, worker, CallOutcome::BreakerOpen));
         }
-        let Self { binding, serving, changed, breaker, timing, charge_max } = self;
+        let Self { binding, serving, changed, breaker, timing, charge_max, took_ns, .. } = self;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
         let Some(instance) = serving.as_mut() else {
             return Err(not_asked(binding, worker, CallOutcome::Unavailable));
@@ -132,7 +159,8 @@ impl Seat {
         };
         binding.stats.record(worker, outcome, took.map(|(_, took, _)| took));
         match took {
-            Some((ended, _, charged)) => {
+            Some((ended, took, charged)) => {
+                *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_TIMED - 1);
                 cell.tally.record(failed, charged);
                 if let Some(cause) = breaker.record(ended, failed, charged) {
                     note(binding, worker, (breaker.state(), cause));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// How a call of a policy ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum CallOutcome {
     /// It decided.
     Ok,

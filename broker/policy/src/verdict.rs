@@ -28,7 +28,7 @@ pub(crate) enum BadVerdict {
 /// A checked verdict on its way to the message. It goes through half a dozen functions, each of which would copy what is
 /// larger, and most verdicts are one of the first; only what has a list anyway is behind a pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Ruling {
     Continue,
     Deliver,
     Redirect(Address),
@@ -40,9 +40,9 @@ pub(crate) enum Said {
     More(Box<Verdict>),
 }
 
-const _: () = assert!(size_of::<Said>() <= 24, "a verdict is passed on in three words");
+const _: () = assert!(size_of::<Ruling>() <= 24, "a verdict is passed on in three words");
 
-impl From<Verdict> for Said {
+impl From<Verdict> for Ruling {
     fn from(verdict: Verdict) -> Self {
         if !verdict.set_headers.is_empty() {
             return Self::More(Box::new(verdict));
@@ -59,14 +59,14 @@ impl From<Verdict> for Said {
     }
 }
 
-impl From<Said> for Verdict {
-    fn from(said: Said) -> Self {
-        let route = match said {
-            Said::Continue => Route::Continue,
-            Said::Deliver => Route::Deliver,
-            Said::Redirect(to) => Route::Redirect(to),
-            Said::Pick { version, index } => Route::Pick { version, index },
-            Said::More(verdict) => return *verdict,
+impl From<Ruling> for Verdict {
+    fn from(ruling: Ruling) -> Self {
+        let route = match ruling {
+            Ruling::Continue => Route::Continue,
+            Ruling::Deliver => Route::Deliver,
+            Ruling::Redirect(to) => Route::Redirect(to),
+            Ruling::Pick { version, index } => Route::Pick { version, index },
+            Ruling::More(verdict) => return *verdict,
         };
         Self { route, set_headers: Vec::new() }
     }
@@ -75,7 +75,7 @@ impl From<Said> for Verdict {
 /// A checked verdict, and what it holds for.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    pub(crate) said: Said,
+    pub(crate) ruling: Ruling,
     pub(crate) cache: bindings::Cache,
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn check(answer: Answer<'_>, known: &mut Known) -> Result<Routed, Bad
         let headers = answer.set_headers.into_iter();
         set_headers.extend(headers.map(|(name, value)| (name.into_owned(), value.into_owned())));
     }
-    Ok(Routed { said: Verdict { route, set_headers }.into(), cache: answer.cache })
+    Ok(Routed { ruling: Verdict { route, set_headers }.into(), cache: answer.cache })
 }
 
 /// Checks count and bytes of a set of headers.

@@ -14,14 +14,16 @@ use crate::place::{Answered, Concerned, Ended, Place};
 use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
+use crate::trace::{Explained, Traces};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use std::collections::HashMap;
 use std::sync::Arc;
+use waspmq_core::MessageId;
 use waspmq_core::address::Address;
 use waspmq_core::policy::{
     Acking, Acknowledgement, Admission, Admittance, Bound, BySettings, Decision, Failure, Message, Outcome,
-    Overflowed, Overflowing, Policies, Route, Routing, Verdict,
+    Overflowed, Overflowing, Policies, Route, Routing, TraceId, Verdict,
 };
 use waspmq_core::settings::{Overflow, Settings};
 
@@ -38,6 +40,7 @@ pub struct WorkerPolicies {
     last: (String, Masks),
     decisions: Decisions,
     recorder: Recorder,
+    traces: Traces,
 }
 
 /// What came of asking the policies of a hook one after the other.
@@ -62,12 +65,26 @@ impl WorkerPolicies {
             last: (String::new(), Masks::default()),
             decisions: Decisions::default(),
             recorder: Recorder::new(worker),
+            traces: Traces::default(),
         }
     }
 
     /// The number of the generation that the last question was answered by.
     pub fn generation(&self) -> u64 {
         self.generation.number
+    }
+
+    /// Says which id a message has that was decided, so that what was decided can be found by it.
+    #[inline]
+    pub fn name(&mut self, trace: Option<TraceId>, id: MessageId) {
+        if let Some(trace) = trace {
+            self.traces.name(trace, id);
+        }
+    }
+
+    /// What was decided about a message, as far as this worker remembers.
+    pub fn explain(&self, id: MessageId) -> Explained {
+        self.traces.find(id)
     }
 
     #[inline]
@@ -143,8 +160,8 @@ impl WorkerPolicies {
             let Some(place) = self.places.get_mut(index as usize) else { continue };
             let has = |mask: u64| mask >> index & 1 == 1;
             let concerned = Concerned { active: has(masks.active), candidate: has(masks.candidate) };
-            let decisions = &mut self.decisions;
-            match place.decide(desk, (index as usize, concerned), (question, decisions)) {
+            let (decisions, traces) = (&mut self.decisions, &mut self.traces);
+            match place.decide(desk, (index as usize, concerned), (question, decisions), traces) {
                 Answered::With(answer) => {
                     if let Some(answer) = question.take(answer) {
                         return Asked::Decided(answer);
@@ -164,13 +181,24 @@ impl Policies for WorkerPolicies {
         self.refresh();
         let masks = self.masks(to);
         let has = |hook| masks.of(hook) != 0;
-        Bound {
+        let bound = Bound {
             admission: has(Hook::Admission),
             routing: has(Hook::Routing),
             acking: has(Hook::Ack),
             overflow: has(Hook::Overflow),
             captured: self.recorder.wants(&self.shared.captures, to),
+        };
+        if bound.on_publish() {
+            self.traces.begin(to, self.generation.number);
+        } else {
+            self.traces.begin_nothing();
         }
+        bound
+    }
+
+    #[inline]
+    fn trace(&mut self) -> Option<TraceId> {
+        self.traces.ticket()
     }
 
     fn capture(&mut self, message: &Message<'_>, settings: &Settings) {
@@ -220,7 +248,10 @@ impl Acking for WorkerPolicies {
         if is_captured {
             self.recorder.failure(&self.shared.captures, &told);
         }
-        match self.first(Hook::Ack, &mut Missed { told }) {
+        self.traces.begin_failure(failure, self.generation.number);
+        let asked = self.first(Hook::Ack, &mut Missed { told });
+        self.traces.end_failure(failure);
+        match asked {
             Asked::Decided(Some(decision)) => decision,
             Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
         }

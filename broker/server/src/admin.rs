@@ -9,6 +9,7 @@ mod audit;
 mod body;
 mod capture;
 mod dead_letters;
+mod explain;
 mod groups;
 mod guard;
 mod health;

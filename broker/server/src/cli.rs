@@ -8,6 +8,7 @@ mod capture;
 mod deadletter;
 mod demo;
 mod doctor;
+mod explain;
 mod failure;
 mod group;
 mod history;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use waspmq_core::registry::{Registry, SessionEntry};
 use waspmq_core::{Address, Close, Code, Level, MessageId, Name, Reject, SessionId};
-use waspmq_policy::Host;
+use waspmq_policy::{Explained, Host};
 use waspmq_store::{AuditLog, Journal, Store, StoreError, Write};
 
 /// How long workers may take to say what they know of a message. Longer: refused, as a worker that is so busy must
@@ -175,6 +175,21 @@ impl Control {
         tokio::time::timeout(WORKERS_TIMEOUT, collecting).await.map_err(|_| {
             Reject::new(Code::Overloaded, "a worker did not say in time what it knows").retry_after(1_000)
         })
+    }
+
+    /// What policies decided about a message, by the worker that published it; none where its id is not of this run.
+    pub(crate) async fn explain(&self, id: MessageId) -> Result<Option<Explained>, Reject> {
+        let this_run = MessageId::new(0, self.registry.epoch(), 0, 0).epoch();
+        if id.epoch() != this_run || usize::from(id.worker()) >= self.mailboxes.len() {
+            return Ok(None);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.send(id.worker(), Entry::Explain { id, answer })?;
+        let late = || {
+            Reject::new(Code::Overloaded, "the worker did not say in time what it knows").retry_after(1_000)
+        };
+        let answered = tokio::time::timeout(WORKERS_TIMEOUT, answered).await.map_err(|_| late())?;
+        answered.map(Some).map_err(|_| late())
     }
 
     /// Removes dead letters, by message and recipient. When this returns they are gone from the store.

@@ -3,6 +3,7 @@
 use crate::Fallible;
 use crate::hosts;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::hint::black_box;
 use waspmq_core::address::{Address, Name};
 use waspmq_core::delivery::{AckPlan, Cause, Recipient};
@@ -32,6 +33,8 @@ pub(crate) struct Subject {
     sender: Name,
     settings: Settings,
     plan: AckPlan,
+    /// Messages asked about.
+    count: Cell<u64>,
 }
 
 impl Subject {
@@ -43,6 +46,7 @@ impl Subject {
             sender: Name::parse("alice")?,
             settings: Settings::of_kind(Kind::Topic),
             plan: AckPlan::default(),
+            count: Cell::new(0),
         })
     }
 
@@ -131,12 +135,19 @@ fn mirror(message: &Message<'_>) -> Verdict {
     Verdict { route, ..Verdict::default() }
 }
 
-/// As a broker asks: which hooks are bound, then the one.
-pub(crate) fn route(policies: &mut WorkerPolicies, subject: &Subject) {
+/// As a broker asks: which hooks are bound, then the one; and what was decided is remembered under the message's id.
+fn route(policies: &mut WorkerPolicies, subject: &Subject) {
     let message = black_box(subject.message());
     if policies.bound(message.to).routing {
         black_box(policies.route(&message));
     }
+    name(policies, subject);
+}
+
+fn name(policies: &mut WorkerPolicies, subject: &Subject) {
+    let trace = policies.trace();
+    subject.count.set(subject.count.get() + 1);
+    policies.name(trace, MessageId::new(1_700_000_000_000, 1, 0, subject.count.get()));
 }
 
 fn admit(policies: &mut WorkerPolicies, subject: &Subject) {
@@ -144,6 +155,7 @@ fn admit(policies: &mut WorkerPolicies, subject: &Subject) {
     if policies.bound(message.to).admission {
         black_box(policies.admit(&message));
     }
+    name(policies, subject);
 }
 
 fn plan(policies: &mut WorkerPolicies, subject: &Subject) {
@@ -151,6 +163,7 @@ fn plan(policies: &mut WorkerPolicies, subject: &Subject) {
     if policies.bound(message.to).acking {
         black_box(policies.plan(&message, &subject.settings));
     }
+    name(policies, subject);
 }
 
 fn failed(policies: &mut WorkerPolicies, subject: &Subject) {

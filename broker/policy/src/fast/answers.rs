@@ -4,7 +4,7 @@ use super::lift::{self, Lift, Reader, behind, tag, u32_at};
 use super::types::Type;
 use super::world;
 use crate::bindings::{AckLevel, AckPlan, Action, Admission, Decision, Exhausted, Quorum, Refusal};
-use crate::verdict::{Routed, Said};
+use crate::verdict::{Routed, Ruling};
 use std::borrow::Cow;
 use wasmtime::{Result, bail};
 
@@ -98,12 +98,12 @@ impl<'a> Lift<'a> for Admission {
 pub(crate) fn brief_route(case: u8, cache: u8) -> Result<Routed> {
     const CONTINUE: u8 = world::ROUTES.case("continue");
     const DELIVER: u8 = world::ROUTES.case("deliver");
-    let said = match case {
-        CONTINUE => Said::Continue,
-        DELIVER => Said::Deliver,
+    let ruling = match case {
+        CONTINUE => Ruling::Continue,
+        DELIVER => Ruling::Deliver,
         other => bail!("unexpected discriminant: {other}"),
     };
-    Ok(Routed { said, cache: lift::cache(cache)? })
+    Ok(Routed { ruling, cache: lift::cache(cache)? })
 }
 
 /// An answer to an offered message that an adapter read.

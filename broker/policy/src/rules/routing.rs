@@ -63,7 +63,7 @@ impl Routed {
             cache: Cache::Never,
         };
         let checked = verdict::check(answer, &mut Known::default());
-        let checked = Verdict::from(checked.map_err(|bad| at.bad_key(key, bad.to_string()))?.said);
+        let checked = Verdict::from(checked.map_err(|bad| at.bad_key(key, bad.to_string()))?.ruling);
         if mirror.is_none() {
             return Ok(Self::Fixed(checked));
         }

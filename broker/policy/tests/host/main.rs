@@ -6,6 +6,7 @@ mod archive;
 mod audit;
 mod cached;
 mod capture;
+mod explain;
 mod failures;
 mod guests;
 mod hooks;

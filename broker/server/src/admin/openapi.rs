@@ -3,8 +3,8 @@
 
 use super::problem::{self, ProblemDocument};
 use super::{
-    Handlers, Shared, audit, capture, dead_letters, groups, health, history, home, messages, plugins,
-    policies, publish, sessions, trials, users,
+    Handlers, Shared, audit, capture, dead_letters, explain, groups, health, history, home, messages,
+    plugins, policies, publish, sessions, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -50,6 +50,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(openapi))
         .routes(routes!(publish::publish))
         .routes(routes!(messages::show))
+        .routes(routes!(explain::show))
         .routes(routes!(history::show))
         .routes(routes!(dead_letters::list, dead_letters::purge_all))
         .routes(routes!(dead_letters::requeue_all))

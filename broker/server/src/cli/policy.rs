@@ -4,7 +4,7 @@ use super::api::{Access, Api};
 use super::capture;
 use super::failure::Failure;
 use super::output;
-use super::rules;
+use super::{explain, rules};
 use anyhow::Context;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,7 @@ Examples:
   waspmq policy canary audit 10 --plugin route-mirror@2
   waspmq policy activate audit
   waspmq policy rollback audit
+  waspmq policy explain 0196f0c2a4b1000001000000000000a7
   waspmq policy audit --limit 20
   waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl")]
 pub(super) struct Arguments {
@@ -65,6 +66,11 @@ enum Command {
         name: String,
     },
     Rules(rules::Arguments),
+    /// Which policies decided what about a message, and in how many nanoseconds
+    Explain {
+        /// The message's id, from its receipt
+        id: String,
+    },
     /// Who changed what, the newest last; not only policies
     Audit(Audit),
     /// Take down what policies are asked in live traffic, for `waspmq plugin replay`
@@ -305,6 +311,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             api.delete(&["policies", name])?;
             return Ok(());
         }
+        Command::Explain { id } => return explain::run(&api, id, arguments.access.json),
         Command::Audit(audit) => return changes(&api, audit, arguments.access.json),
         Command::Rules(_) => return Ok(()),
         Command::Capture(capture) => return capture::run(&api, capture, arguments.access.json),

@@ -380,6 +380,7 @@ impl Worker {
             now_us: now.us,
         };
         let plan = publish::plan_for_operator(&request, &mut self.policies)?;
+        self.policies.name(plan.trace, id);
         let content = if publication.is_json { Content::Json } else { Content::Bytes };
         let mut publish = Publish::new(to.as_str(), content, publication.payload.as_slice());
         publish.headers = headers;

@@ -20,10 +20,11 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Change, InFlight, Pick, PresenceChange, Queue, Workers};
 use waspmq_core::{Close, MessageId, Name, QueueId, Reject, SessionId};
+use waspmq_policy::Explained;
 
 /// One message of a batch for one queue member of the receiving worker.
 #[derive(Debug)]
@@ -88,6 +89,11 @@ pub(crate) enum Entry {
     Ledger {
         id: MessageId,
         answer: mpsc::Sender<Found>,
+    },
+    /// Asks what policies decided about a message that was published here.
+    Explain {
+        id: MessageId,
+        answer: oneshot::Sender<Explained>,
     },
     /// A user has a session again: what waits for it is delivered.
     Online(Name),

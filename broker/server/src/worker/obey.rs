@@ -44,6 +44,11 @@ impl Worker {
                     tracing::debug!(%id, "a question about a message ended before its answer");
                 }
             }
+            Entry::Explain { id, answer } => {
+                if answer.send(self.policies.explain(id)).is_err() {
+                    tracing::debug!(%id, "a question about decisions ended before its answer");
+                }
+            }
             Entry::Online(user) => self.handle_online(user),
             Entry::Room => self.handle_room(),
             Entry::Drain { spread_ms } => self.begin_drain(spread_ms),

@@ -131,6 +131,7 @@ impl Worker {
         let identity = connection.session.identity().cloned();
         let source = Source::of(connection, identity.as_ref(), publish.exclude_self, now);
         let id = self.next_message_id(now);
+        self.policies.name(plan.trace, id);
         let reference = publish.reference.filter(|_| publish.ack != Level::None);
         let asker = match (reference, connection.asker) {
             (Some(reference), Some(asker)) => {
@@ -164,6 +165,7 @@ impl Worker {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.push(id, publish, plan.headers.as_deref())?;
         self.message_count += 1;
+        self.policies.name(plan.trace, id);
         let index = open.batch.messages.len() - 1;
         if pick.is_some() {
             open.picks.resize(index, None);

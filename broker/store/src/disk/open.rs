@@ -231,7 +231,8 @@ fn open_tables(options: &StoreOptions, path: &Path) -> fjall::Result<Tables> {
         .cache_size(options.cache_bytes)
         .max_journaling_size(JOURNALS_BYTES_MAX)
         .manual_journal_persist(true)
-        .worker_threads(2)
+        // Of several, one hands each compaction back to the queue until another takes it, and spins while all are busy.
+        .worker_threads(1)
         .open()?;
     let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
     let messages = db.keyspace("messages", create)?;

@@ -57,7 +57,8 @@ fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -
     let to = Address::parse("topic/asked").unwrap();
     let target = (to.clone(), worker.shared.rules.of(&to).clone());
     let instead = instead.iter().map(|to| Address::parse(to).unwrap()).collect();
-    let plan = Plan { destination: Destination::Instead(instead), headers: None, level, ack: None };
+    let plan =
+        Plan { destination: Destination::Instead(instead), headers: None, level, ack: None, trace: None };
     let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
     publish.delay_ms = delay_ms;
     let now = worker.shared.clock.now();
@@ -149,6 +150,7 @@ fn the_member_of_a_large_queue_is_chosen_for_a_publish_with_a_key() {
         headers: None,
         level: Level::Accepted,
         ack: None,
+        trace: None,
     };
     let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
     publish.dedup = Some("once".into());
