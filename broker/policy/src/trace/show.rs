@@ -49,7 +49,7 @@ pub struct Decided {
     pub generation: u64,
     /// Null when it failed.
     pub decision: Option<Value>,
-    /// Null when the plugin was not called.
+    /// Null when the plugin was not called, or the call not timed, as most quick ones of many are not.
     pub ns: Option<u32>,
     /// Whether an earlier verdict was said to hold for this message, too.
     pub cached: bool,
