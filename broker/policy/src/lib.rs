@@ -54,6 +54,7 @@ mod source;
 mod state;
 mod stats;
 mod supervisor;
+mod timing;
 mod trace;
 mod verdict;
 mod worker;
