@@ -214,6 +214,14 @@ impl Binding {
         self.cells.iter().map(of).max().unwrap_or_default()
     }
 
+    /// A number that differs from binding to binding and from worker to worker, and that no guest knows.
+    pub(crate) fn seed(&self, worker: usize) -> u32 {
+        use std::hash::BuildHasher as _;
+        let hash = foldhash::fast::RandomState::default().hash_one((&*self.name, worker));
+        let [a, b, c, d, ..] = hash.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
     fn age_ms(&self) -> u64 {
         // More than what stands for states that are not open.
         u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX / 2) + BREAKER_HALF_OPEN

@@ -102,6 +102,12 @@ impl Ticker {
         Arc::clone(&self.clock)
     }
 
+    /// Another number in each tick.
+    #[inline]
+    pub(crate) fn tick(&self) -> u64 {
+        self.clock.ms()
+    }
+
     /// Wakes the ticker when this is the first instance.
     pub(crate) fn live(&self) -> Live {
         if self.live.fetch_add(1, Relaxed) == 0 {

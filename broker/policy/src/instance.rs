@@ -195,14 +195,17 @@ impl Instance {
         message: &Message<'_>,
         set: &[(String, String)],
         deadline_ms: u32,
-    ) -> Result<verdict::Routed, Failure> {
+    ) -> Result<verdict::Routed, Box<Failure>> {
         self.begin(Some((message, set)), deadline_ms);
         let told = answers::message(message);
         let answer = match &mut self.callee {
             Callee::Core(hooks) => hooks.route(&mut self.store, &told),
             Callee::Component(guest) => {
                 let Some(route) = guest.route else { return Err(Failure::no_hook()) };
-                route.call(&mut self.store, (told,)).map(|(answer,)| verdict::check(answer.into()))
+                let answer = route.call(&mut self.store, (told,));
+                answer.map(|(answer,)| {
+                    verdict::check(answer.into(), &mut self.store.data_mut().known).map_err(Box::new)
+                })
             }
         };
         self.concluded(answer)
@@ -214,7 +217,7 @@ impl Instance {
         message: &Message<'_>,
         settings: &Settings,
         deadline_ms: u32,
-    ) -> Result<Option<Acknowledgement>, Failure> {
+    ) -> Result<Option<Acknowledgement>, Box<Failure>> {
         self.begin(Some((message, &[])), deadline_ms);
         let (message, configured) = (answers::message(message), answers::configured(settings));
         let answer = match &mut self.callee {
@@ -233,7 +236,7 @@ impl Instance {
         &mut self,
         told: bindings::Failure<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Decision>, Failure> {
+    ) -> Result<Option<Decision>, Box<Failure>> {
         self.begin(None, deadline_ms);
         let answer = match &mut self.callee {
             Callee::Core(hooks) => hooks.failed(&mut self.store, &told),
@@ -250,7 +253,7 @@ impl Instance {
         &mut self,
         message: &Message<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Admittance>, Failure> {
+    ) -> Result<Option<Admittance>, Box<Failure>> {
         self.begin(Some((message, &[])), deadline_ms);
         let told = answers::message(message);
         let answer = match &mut self.callee {
@@ -268,7 +271,7 @@ impl Instance {
         &mut self,
         what: &Overflowed<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Overflow>, Failure> {
+    ) -> Result<Option<Overflow>, Box<Failure>> {
         self.begin(None, deadline_ms);
         let told = answers::overflowing(what);
         let answer = match &mut self.callee {
@@ -278,7 +281,7 @@ impl Instance {
                 overflow.call(&mut self.store, (told,)).map(|(answer,)| answer)
             }
         };
-        answer.map(answers::action).map_err(|error| failure(&error, self.store.data()))
+        answer.map(answers::action).map_err(|error| Box::new(failure(&error, self.store.data())))
     }
 
     /// Prepares the next decision to be repeated: what looks random follows from `seed`, and of the message only what is
@@ -297,10 +300,10 @@ impl Instance {
     }
 
     /// What came of a call whose answer was read and checked.
-    fn concluded<T, B: ToString>(&self, answer: wasmtime::Result<Result<T, B>>) -> Result<T, Failure> {
+    fn concluded<T, B: ToString>(&self, answer: wasmtime::Result<Result<T, B>>) -> Result<T, Box<Failure>> {
         match answer {
             Ok(checked) => checked.map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
+            Err(error) => Err(Box::new(failure(&error, self.store.data()))),
         }
     }
 
@@ -328,15 +331,18 @@ impl Instance {
 }
 
 impl Failure {
-    pub(crate) fn bad_verdict(bad: &impl ToString) -> Self {
+    #[cold]
+    pub(crate) fn bad_verdict(bad: &impl ToString) -> Box<Self> {
         let outcome = CallOutcome::BadVerdict;
-        Self { outcome, text: bad.to_string(), broke_instance: false, no_capacity: false }
+        Box::new(Self { outcome, text: bad.to_string(), broke_instance: false, no_capacity: false })
     }
 
     /// For a policy of a hook that its plugin does not have, which no document may ask for.
-    fn no_hook() -> Self {
+    #[cold]
+    fn no_hook() -> Box<Self> {
         let text = "the plugin does not have the policy's hook".to_owned();
-        Self { outcome: CallOutcome::Unavailable, text, broke_instance: false, no_capacity: false }
+        let outcome = CallOutcome::Unavailable;
+        Box::new(Self { outcome, text, broke_instance: false, no_capacity: false })
     }
 }
 
@@ -348,6 +354,7 @@ fn arm(store: &mut Store<State>) {
     store.set_epoch_deadline(1);
 }
 
+#[cold]
 fn failure(error: &wasmtime::Error, state: &State) -> Failure {
     let (outcome, text) = if state.deadline_missed() {
         (CallOutcome::Deadline, "it used more CPU time than its deadline allows".to_owned())

@@ -56,6 +56,7 @@ mod source;
 mod state;
 mod stats;
 mod supervisor;
+mod timing;
 mod trace;
 mod verdict;
 mod worker;

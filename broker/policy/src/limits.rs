@@ -98,6 +98,9 @@ pub const VALUES_BYTES_MAX: usize = 1024 * 1024;
 /// Token buckets of one policy. More: refused, unless some are full, which are forgotten.
 pub const BUCKETS_MAX: usize = 1_024;
 
+/// Addresses that one instance named and that are found without parsing them. More: the oldest is parsed anew.
+pub const ADDRESSES_KNOWN: usize = 4;
+
 /// Buckets that the rules of one policy count with, about 200 bytes each at most. More: as above. Where there is no room,
 /// full ones are looked for at most this often.
 pub const RULE_BUCKETS_MAX: usize = 65_536;
@@ -148,6 +151,13 @@ pub const BREAKER_RECENT_CALLS: u32 = 20;
 /// How long a breaker stays open, and the calls that decide behind that.
 pub const BREAKER_OPEN_MS: u64 = 1_000;
 pub const BREAKER_TRIAL_CALLS: u32 = 5;
+
+/// Of the calls of a version on a worker, one in this many is timed on average; the first ones, those behind a slow one
+/// and those behind one during which a tick passed are timed one by one.
+pub const TIMED_ONE_IN: u32 = 8;
+pub const TIMED_AT_FIRST: u32 = 256;
+pub const TIMED_AFTER_SLOW: u32 = 256;
+pub const TIMED_AFTER_TICK: u32 = 16;
 
 /// The time in which a policy may use its share of a worker. More: its breaker opens.
 pub const BREAKER_WINDOW_MS: u64 = 100;

@@ -88,7 +88,7 @@ struct Noted {
 struct Facts {
     said: Said,
     generation: u64,
-    /// [`NOT_CALLED`] where the plugin was not called.
+    /// [`NOT_TIMED`] where the plugin was not called, or the call not timed.
     ns: u32,
     failed: Option<(CallOutcome, Instead)>,
     /// Of the attempt that the question is about.
@@ -371,7 +371,7 @@ const NOBODY: u64 = u64::MAX;
 /// The id of a message that has none yet; no message has it.
 const UNNAMED: MessageId = MessageId::new(0, 0, 0, 0);
 /// Instead of a time.
-pub(crate) const NOT_CALLED: u32 = u32::MAX;
+pub(crate) const NOT_TIMED: u32 = u32::MAX;
 
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "less than the number of places")]

@@ -10,7 +10,7 @@ use crate::decisions::Decisions;
 use crate::hook::Hook;
 use crate::limits;
 use crate::lineup::{Generation, Masks};
-use crate::place::{Answered, Concerned, Place};
+use crate::place::{Answered, Concerned, Ended, Place};
 use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
@@ -49,8 +49,8 @@ enum Asked<T> {
     Decided(T),
     /// None decided.
     Passed,
-    /// One failed that is set to end the matter then; the text says which.
-    Failed(String),
+    /// One failed that is set to end the matter then.
+    Failed(Box<Ended>),
 }
 
 impl WorkerPolicies {
@@ -172,7 +172,7 @@ impl WorkerPolicies {
                 }
                 Answered::Nothing => {}
                 Answered::BuiltIn => return Asked::Passed,
-                Answered::Failed(reason) => return Asked::Failed(reason),
+                Answered::Failed(ended) => return Asked::Failed(ended),
             }
         }
         Asked::Passed
@@ -214,7 +214,7 @@ impl Admission for WorkerPolicies {
         match self.first(Hook::Admission, &mut Admitted(message)) {
             Asked::Decided(admittance) => admittance.unwrap_or(Admittance::Admitted),
             Asked::Passed => Admittance::Admitted,
-            Asked::Failed(reason) => Admittance::Failed(reason),
+            Asked::Failed(ended) => Admittance::Failed(ended.to_string()),
         }
     }
 }
@@ -223,9 +223,9 @@ impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
         let mut question = Routed::new(message);
         let route = match self.first(Hook::Routing, &mut question) {
-            Asked::Decided(verdict) => verdict.route,
+            Asked::Decided(said) => Verdict::from(said).route,
             Asked::Passed => Route::Continue,
-            Asked::Failed(reason) => return Outcome::Refused(reason),
+            Asked::Failed(ended) => return Outcome::Refused(ended.to_string()),
         };
         Outcome::Decided(Verdict { route, set_headers: question.set_headers })
     }
