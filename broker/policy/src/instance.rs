@@ -64,6 +64,7 @@ pub(crate) struct Recipe<'a> {
     pub(crate) lane: Lane,
     pub(crate) context: Context,
     pub(crate) memory_bytes_max: usize,
+    pub(crate) calls_max: u32,
 }
 
 pub(crate) struct Instance {
@@ -71,8 +72,9 @@ pub(crate) struct Instance {
     store: Store<State>,
     hook: Option<Hook>,
     pulls: Pulls,
-    /// Decisions it was asked for, and the bytes of memory it had when it was set up.
+    /// Decisions it was asked for, how many it may be, and the bytes of memory it had when it was set up.
     asked: u32,
+    calls_max: u32,
     memory_bytes_at_first: usize,
     /// The number of the last member change it was told of.
     pub(crate) members_seen: u64,
@@ -127,6 +129,7 @@ impl Instance {
                     hook,
                     pulls,
                     asked,
+                    calls_max: recipe.calls_max,
                     memory_bytes_at_first,
                     members_seen: 0,
                     _live: live,
@@ -308,7 +311,7 @@ impl Instance {
     #[inline]
     pub(crate) fn is_worn(&self) -> bool {
         let memory_bytes = self.store.data().memory_bytes;
-        self.asked >= limits::INSTANCE_CALLS_MAX
+        self.asked >= self.calls_max
             || (memory_bytes > self.memory_bytes_at_first && self.store.data().is_nearly_full())
     }
 
@@ -384,6 +387,11 @@ pub(crate) enum SetupError {
 }
 
 impl SetupError {
+    /// Whether the pool is exhausted, which is not the guest's fault.
+    pub(crate) const fn lacks_room(&self) -> bool {
+        matches!(self, Self::Failed { failure, .. } if failure.no_capacity)
+    }
+
     pub(crate) const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Failed { failure, .. } => failure.outcome,

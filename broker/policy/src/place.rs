@@ -154,7 +154,9 @@ impl Place {
         };
         let shadow = seat.ask(desk, question);
         traces.shadowed::<Q>(seat, shadow.as_ref().map_err(|outcome| *outcome));
-        candidate.differences.compare(question, active, shadow);
+        if let Some(sample) = candidate.differences.compare(question, active, shadow) {
+            traces.sampled(&candidate.differences, sample);
+        }
     }
 }
 

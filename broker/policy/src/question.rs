@@ -13,6 +13,7 @@ use crate::verdict::{self, Ruling};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fmt::Debug;
+use waspmq_core::MessageId;
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route};
 use waspmq_core::settings::{Overflow, Settings};
 
@@ -32,6 +33,11 @@ pub(crate) trait Question {
 
     /// Whose question it is; what of a canary's share is decided by.
     fn sender(&self) -> &str;
+
+    /// The message it is about, where that has an id yet: one that is being published has none.
+    fn id(&self) -> Option<MessageId> {
+        None
+    }
 
     /// Puts the question to one that serves. Changes nothing, so that several may be asked.
     fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>>;
@@ -232,6 +238,8 @@ impl Question for Planned<'_> {
 #[derive(Debug)]
 pub(crate) struct Missed<'a> {
     pub(crate) told: bindings::Failure<'a>,
+    /// The first of the messages that share this fate; none in a replay.
+    pub(crate) id: Option<MessageId>,
 }
 
 impl Question for Missed<'_> {
@@ -245,6 +253,10 @@ impl Question for Missed<'_> {
 
     fn sender(&self) -> &str {
         self.told.sender
+    }
+
+    fn id(&self) -> Option<MessageId> {
+        self.id
     }
 
     fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {

@@ -101,7 +101,11 @@ impl WorkerPolicies {
         loop {
             let newest = Arc::clone(self.cache.load());
             let places = std::mem::take(&mut self.places);
-            let mut old: Vec<Seat> = places.into_iter().flat_map(Place::into_seats).collect();
+            let is_kept = |seat: &Seat| newest.bindings().any(|kept| Arc::ptr_eq(kept, &seat.binding));
+            // What goes goes first, so that this worker never holds more than one generation has.
+            let (mut old, gone): (Vec<Seat>, Vec<Seat>) =
+                places.into_iter().flat_map(Place::into_seats).partition(is_kept);
+            gone.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             let worker = self.worker;
             for lineup in &newest.lineups {
                 self.places.push(Place::new(lineup, |binding| {
@@ -111,7 +115,6 @@ impl WorkerPolicies {
                     }
                 }));
             }
-            old.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             self.generation = newest;
             self.matches.clear();
             self.last.0.clear();
@@ -249,7 +252,7 @@ impl Acking for WorkerPolicies {
             self.recorder.failure(&self.shared.captures, &told);
         }
         self.traces.begin_failure(failure, self.generation.number);
-        let asked = self.first(Hook::Ack, &mut Missed { told });
+        let asked = self.first(Hook::Ack, &mut Missed { told, id: Some(failure.id) });
         self.traces.end_failure(failure);
         match asked {
             Asked::Decided(Some(decision)) => decision,

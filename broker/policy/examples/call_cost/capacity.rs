@@ -13,7 +13,10 @@ const CHANGERS: usize = 4;
 const ROUNDS: usize = 3;
 
 pub(crate) fn measure(run: &Run) -> Fallible<()> {
-    let host = hosts::with_plugin(HostOptions { workers: WORKERS, policies_max: POLICIES_MAX }, "stamp-a")?;
+    let host = hosts::with_plugin(
+        HostOptions { workers: WORKERS, policies_max: POLICIES_MAX, ..HostOptions::default() },
+        "stamp-a",
+    )?;
     let mut workers: Vec<_> = (0..WORKERS).map(|worker| host.worker(worker)).collect();
     let first = put_all(&host, 0);
     if first.done() != POLICIES_MAX {

@@ -26,7 +26,7 @@ pub(crate) fn with_plugin(options: HostOptions, plugin: &str) -> Fallible<Arc<Ho
 
 /// The same with a policy; `more` is what its document has besides plugin and patterns.
 pub(crate) fn with_policy(workers: usize, plugin: &str, more: &Value) -> Fallible<Arc<Host>> {
-    let host = with_plugin(HostOptions { workers, policies_max: 1 }, plugin)?;
+    let host = with_plugin(HostOptions { workers, policies_max: 1, ..HostOptions::default() }, plugin)?;
     host.queue_changed(QueueMembers {
         pattern: "topic/orders.>".to_owned(),
         queue: Name::parse("w")?,

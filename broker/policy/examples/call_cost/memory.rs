@@ -14,7 +14,10 @@ const POLICIES: usize = 5;
 const INSTANCES: usize = WORKERS * 2;
 
 pub(crate) fn measure(run: &Run) -> Fallible<()> {
-    let host = hosts::with_plugin(HostOptions { workers: WORKERS, policies_max: POLICIES }, "stamp-a")?;
+    let host = hosts::with_plugin(
+        HostOptions { workers: WORKERS, policies_max: POLICIES, ..HostOptions::default() },
+        "stamp-a",
+    )?;
     let mut workers: Vec<_> = (0..WORKERS).map(|worker| host.worker(worker)).collect();
     let mut grown = Vec::new();
     let mut before = resident_kb()?;
