@@ -182,6 +182,29 @@ fn a_limit_goes_on_over_a_change_of_other_rules() {
     assert_eq!(taken(3), 1);
 }
 
+#[test]
+fn limits_of_other_rates_share_nothing() {
+    let limit = |limit: Value| json!([{"when": {"address": "topic/a"}, "then": {"limit": limit}}]);
+    let slow = limit(json!({"per_hour": 2, "by": "rule"}));
+    let (host, mut policies) = ruled("admission", &slow);
+    let mut taken = |from: &str, count: usize| {
+        policies.bound("topic/a");
+        let message = Message { from, ..message("topic/a", &[]) };
+        (0..count).filter(|_| policies.admit(&message) == Admittance::Admitted).count()
+    };
+    assert_eq!(taken("alice", 5), 2, "an hour's worth");
+    put(&host, "p", "admission", &limit(json!({"per_second": 1_000_000, "by": "rule"})));
+    assert_eq!(taken("alice", 5), 5, "the loosened limit does not wait for the hour of the tight one");
+    // The other way around: a slow canary beside a fast version takes nothing from it.
+    let canary = rules("admission", &slow, &json!({"canary_percent": 50}));
+    host.put_policy("p", canary, "test").unwrap();
+    let senders: Vec<String> = (0..40).map(|n| format!("user-{n}")).collect();
+    let by_sender: Vec<usize> = senders.iter().map(|from| taken(from, 3)).collect();
+    let refused = by_sender.iter().filter(|&&count| count == 0).count();
+    let admitted = by_sender.iter().filter(|&&count| count == 3).count();
+    assert!(refused > 5 && admitted > 5 && refused + admitted == 40, "{by_sender:?}");
+}
+
 fn settings() -> Settings {
     Settings::of_kind(Kind::Topic)
 }
