@@ -153,6 +153,11 @@ impl Binding {
         Setup { recipe, config, changes }.run().map(Serving::Guest)
     }
 
+    /// Whether rules answer, which know no members and have no deadline.
+    pub(crate) const fn is_native(&self) -> bool {
+        matches!(self.making, Making::Rules(_))
+    }
+
     /// Gives every worker an instance to start with and a spare.
     pub(crate) fn warm(&self, ticker: &Ticker, changes: &Changes) -> Result<(), SetupError> {
         for (worker, cell) in self.cells.iter().enumerate() {

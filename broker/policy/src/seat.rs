@@ -119,8 +119,10 @@ impl Seat {
         let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
         *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_CALLED - 1);
         binding.stats.record(worker, outcome, Some(took));
-        cell.tally.record(answer.is_err(), took);
-        if let Some(cause) = breaker.record(ended, answer.is_err(), took) {
+        // An answer of rules is out of bounds by the message, which whoever publishes chooses: others keep their rules.
+        let is_fault = answer.is_err() && !binding.is_native();
+        cell.tally.record(is_fault, took);
+        if let Some(cause) = breaker.record(ended, is_fault, took) {
             note(binding, worker, (breaker.state(), cause));
         }
         answer.map_err(|failure| {

@@ -92,6 +92,26 @@ fn headers_that_earlier_policies_set_are_looked_at_and_count() {
     assert_eq!((verdict.set_headers, outcome(&host, "p", "bad_verdict")), (Vec::new(), 1));
 }
 
+#[test]
+fn nobody_switches_rules_off_for_others() {
+    let table = json!([{"then": {"set_headers": {"colour": "red"}}}]);
+    let (host, mut policies) = ruled("routing", &table);
+    // A canary would be taken back by its budget.
+    let wider = json!([{"then": {"set_headers": {"colour": "blue"}}}]);
+    let budget = json!({"canary_percent": 50, "budget": {"calls_min": 1, "failure_percent": 1}});
+    host.put_policy("p", rules("routing", &wider, &budget), "test").unwrap();
+    let many: Vec<_> = (0..64).map(|n| (n.to_string(), String::new())).collect();
+    let senders: Vec<String> = (0..100).map(|n| format!("user-{n}")).collect();
+    for from in &senders {
+        let outcome = route(&mut policies, &Message { from, ..message("topic/a", &many) });
+        assert!(matches!(outcome, Outcome::Decided(verdict) if verdict == Verdict::default()));
+    }
+    assert_eq!((outcome(&host, "p", "bad_verdict"), outcome(&host, "p", "breaker_open")), (100, 0));
+    let state = host.policy("p").unwrap();
+    assert_eq!((state.breaker.as_str(), state.candidate.unwrap().failures), ("closed", 0));
+    assert!(decide(&mut policies, "topic/a").set_headers.len() == 1, "rules serve everybody else");
+}
+
 /// Counts of `ok` and `cached` behind these messages of two connections.
 fn asked(table: &Value) -> (u64, u64) {
     let (host, mut policies) = ruled("routing", table);
