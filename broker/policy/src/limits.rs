@@ -92,9 +92,9 @@ pub const VALUES_BYTES_MAX: usize = 1024 * 1024;
 pub const BUCKETS_MAX: usize = 1_024;
 
 /// Buckets that the rules of one policy count with, about 200 bytes each at most. More: as above. Where there is no room,
-/// full ones are looked for at most this often.
+/// full ones are looked for at most this often, each time in an eighth of all.
 pub const RULE_BUCKETS_MAX: usize = 65_536;
-pub const BUCKETS_SWEEP_MS: u64 = 20;
+pub const BUCKETS_SWEEP_MS: u64 = 5;
 
 /// Bytes of a drop reason. More: a bad verdict.
 pub const DROP_REASON_BYTES_MAX: usize = 1024;
