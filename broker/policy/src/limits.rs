@@ -35,6 +35,13 @@ pub const RULE_HEADERS_MAX: usize = 16;
 pub const GLOB_BYTES_MAX: usize = 256;
 pub const GLOB_STARS_MAX: usize = 8;
 
+/// Patterns with several stars that all rules of a policy have for headers: these search a value of up to 8 KiB, where all
+/// others compare its ends. More: `PutError::Invalid`.
+pub const RULES_SEARCHES_MAX: usize = 32;
+
+/// The most that one question put to rules is charged for, far more than any takes: what is beyond is not the rules'.
+pub const RULES_CHARGE_MS_MAX: u64 = 10;
+
 /// Messages in a second, a minute or an hour, or at once, that a rule may allow. More: `PutError::Invalid`.
 pub const RULE_RATE_MAX: u32 = 1_000_000;
 
@@ -215,6 +222,11 @@ pub const REPLAY_DIFFERENCES_MAX: u64 = 100_000;
 const _: () = assert!(
     (CAPTURE_PAYLOAD_BYTES_MAX + waspmq_core::limits::HEADER_BYTES_MAX) * 6 < CAPTURE_LINE_BYTES_MAX / 2,
     "a message with its payload and headers fits, however it is escaped"
+);
+const _: () = assert!(
+    RULES_SEARCHES_MAX * waspmq_core::limits::HEADER_BYTES_MAX
+        <= RULES_PATTERNS_MAX * waspmq_core::limits::KEY_BYTES_MAX,
+    "headers cost no more to look through than partition keys"
 );
 const _: () = assert!(BREAKER_RECENT_CALLS < u32::BITS, "the last calls are bits of a word");
 const _: () = assert!(BREAKER_FAILURES <= BREAKER_RECENT_CALLS, "so many failures can be among them");

@@ -6,6 +6,7 @@
 use crate::binding::{Binding, Cell};
 use crate::breaker::{Breaker, BreakerState, Cause};
 use crate::instance::Failure;
+use crate::limits;
 use crate::question::Question;
 use crate::serving::Serving;
 use crate::shared::Shared;
@@ -28,8 +29,8 @@ pub(crate) struct Seat {
     /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
     changed: bool,
     breaker: Breaker,
-    /// The most that one call is charged: it cannot use more CPU time, and what the operating system does
-    /// meanwhile is not the policy's.
+    /// The most that one call is charged: it cannot use more CPU time, which its deadline or the bounds of rules see to, and
+    /// what the operating system does meanwhile is not the policy's.
     charge_max: Duration,
 }
 
@@ -50,7 +51,10 @@ impl Seat {
             took_ns: NOT_CALLED,
             changed: false,
             breaker: Breaker::new(binding.limits.cpu_share),
-            charge_max: Duration::from_millis(u64::from(binding.limits.deadline_ms)),
+            charge_max: match binding.is_native() {
+                true => Duration::from_millis(limits::RULES_CHARGE_MS_MAX),
+                false => Duration::from_millis(u64::from(binding.limits.deadline_ms)),
+            },
             binding: Arc::clone(binding),
         }
     }

@@ -1,7 +1,7 @@
 //! What serves a policy on one worker: an instance of its plugin, or its rules.
 //!
 //! The one place where the two are told apart; whoever asks, times, counts, compares or replaces sees a
-//! [`Serving`]. Rules answer without a deadline, since no answer of theirs takes long, and never break.
+//! [`Serving`]. Rules answer without a deadline, since the bounds of a table see to it that no answer takes long, and never break.
 
 use crate::bindings;
 use crate::instance::{Failure, Instance};

@@ -82,6 +82,9 @@ fn tables_are_bounded() {
     assert!(fault(all(256, &wide)).starts_with("rules: have 1280 patterns in their conditions"));
     let wide = json!({"when": {"header": {"a": vec!["a"; 4], "b": false}}, "then": "continue"});
     assert!(fault(all(256, &wide)).starts_with("rules: have 1280 patterns in their conditions"));
+    let searching = json!({"when": {"header": {"a": ["*a*", "b*"], "b": "*b", "c": false}, "key": "*c*"}, "then": "continue"});
+    assert!(compile(Hook::Routing, all(32, &searching)).is_ok(), "only one of each searches a header");
+    assert!(fault(all(33, &searching)).starts_with("rules: have 33 patterns with several stars for headers"));
     let long = json!({"then": {"drop": "x".repeat(1_000)}});
     assert_eq!(fault(all(100, &long)), "rules: have more than 65536 bytes");
 }

@@ -115,6 +115,15 @@ impl When {
         self.addresses.len() + self.users.len() + self.keys.len() + headers
     }
 
+    /// How many of the patterns for headers look through a whole value.
+    pub(crate) fn searches_count(&self) -> usize {
+        let of_header = |(_, header): &(_, Header)| match header {
+            Header::Like(globs) => globs.iter().filter(|glob| glob.searches()).count(),
+            Header::Present | Header::Absent => 0,
+        };
+        self.headers.iter().map(of_header).sum()
+    }
+
     fn holds_for(&self) -> Cache {
         let any_size = self.sizes == (0..=usize::MAX);
         match self.keys.is_empty() && self.headers.is_empty() && any_size && self.priority_min == 0 {
