@@ -44,12 +44,14 @@ impl Host {
         self.shared.captures.current()
     }
 
-    /// The capture that may want these members, with a copy of them.
-    pub(crate) fn captured_members(&self, members: &QueueMembers) -> Option<(Arc<Capture>, QueueMembers)> {
-        if self.shared.captures.running() == 0 {
-            return None;
+    /// Takes down the members of a queue that changed, which have to be in the table already: a capture that begins
+    /// meanwhile finds them there, or is found here.
+    pub(crate) fn capture_members(&self, members: &QueueMembers) {
+        let captures = &self.shared.captures;
+        if captures.running() > 0
+            && let Some(capture) = captures.current()
+        {
+            captures.members(&capture, members);
         }
-        let capture = self.shared.captures.current()?;
-        capture.concerns(&members.pattern).then(|| (capture, members.clone()))
     }
 }

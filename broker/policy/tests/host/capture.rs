@@ -120,6 +120,29 @@ fn all_that_policies_are_asked_is_taken_down_though_none_is_bound() {
 }
 
 #[test]
+fn a_capture_that_begins_meanwhile_misses_no_change_of_members() {
+    let host = host(1);
+    let together = std::sync::Barrier::new(2);
+    const ROUNDS: u64 = 300;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in 1..=ROUNDS {
+                together.wait();
+                host.queue_changed(members("q", "topic/a", version, 1));
+                together.wait();
+            }
+        });
+        for version in 1..=ROUNDS {
+            together.wait();
+            start(&host, &["topic/a"]);
+            together.wait();
+            assert!(text(&host).contains(&format!("\"version\":{version},")), "{version}: {}", text(&host));
+            host.remove_capture().unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_bound_policy_decides_as_ever_and_each_publish_is_one_record() {
     let host = host(1);
     host.upload("decide", &built("guest-decide"), "test").unwrap();
