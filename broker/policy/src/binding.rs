@@ -142,9 +142,7 @@ impl Binding {
         let (compiled, config, lane) = match &self.making {
             Making::Guest { compiled, config, lane } => (compiled, config, *lane),
             Making::Rules(table) => {
-                let mut judge = Judge::new(Arc::clone(table), context, ticker);
-                judge.members_seen = changes.sequence;
-                return Ok(Serving::Rules(judge));
+                return Ok(Serving::Rules(Judge::new(Arc::clone(table), context, ticker)));
             }
         };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
