@@ -219,6 +219,10 @@ pub const CAPTURE_PIECE_BYTES: usize = 64 * 1024;
 /// Decisions that differ which a replay may be asked to show. More: only counted.
 pub const REPLAY_DIFFERENCES_MAX: u64 = 100_000;
 
+/// Set-ups in a row that fail for one hook in a replay, behind which questions are put to nobody. The next change of queue
+/// members is one more try.
+pub const REPLAY_SETUPS_MAX: u32 = 16;
+
 const _: () = assert!(
     (CAPTURE_PAYLOAD_BYTES_MAX + waspmq_core::limits::HEADER_BYTES_MAX) * 6 < CAPTURE_LINE_BYTES_MAX / 2,
     "a message with its payload and headers fits, however it is escaped"
