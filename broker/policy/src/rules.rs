@@ -110,7 +110,7 @@ impl Table {
 
     /// What a version with these rules is called where others are `plugin@revision`.
     pub(crate) fn label(&self) -> String {
-        format!("rules@{}", self.digest.get(..LABEL_DIGITS).unwrap_or_default())
+        label(&self.digest)
     }
 
     /// Whether it counts messages, for which it needs the time.
@@ -121,6 +121,11 @@ impl Table {
 }
 
 const LABEL_DIGITS: usize = 8;
+
+/// What a version is called whose rules have this digest.
+pub(crate) fn label(digest: &str) -> String {
+    format!("rules@{}", digest.get(..LABEL_DIGITS).unwrap_or_default())
+}
 
 fn check_size(rules: &[Value], text: &str) -> Result<(), BadRule> {
     if rules.is_empty() || rules.len() > limits::RULES_MAX {

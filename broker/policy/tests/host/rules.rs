@@ -549,6 +549,7 @@ fn rules_outlive_the_host() {
     shelf.lose_components();
     let (third, restored) = open();
     assert_eq!((restored.policies, restored.refused_policies), (0, 1));
+    assert_eq!(third.refused_policies()[0].version, "stamp@1");
     put(&third, "p", "routing", &json!([{"then": {"set_headers": {"stamp": "again"}}}]));
     drop(third);
     let (fourth, restored) = open();
