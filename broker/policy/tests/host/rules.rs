@@ -556,3 +556,23 @@ fn rules_outlive_the_host() {
     assert_eq!((restored.policies, restored.refused_policies), (1, 0));
     assert_eq!(decide(&mut fourth.worker(0), "topic/a").set_headers, headers(&[("stamp", "again")]));
 }
+
+#[test]
+fn rules_that_are_not_what_they_were_are_refused_at_a_start() {
+    let shelf = Arc::new(Shelf::default());
+    let open = || {
+        let host = host(1);
+        (host.open_archive(Arc::clone(&shelf) as _).unwrap(), host)
+    };
+    let (_, first) = open();
+    let before = put(&first, "p", "routing", &json!([{"then": {"drop": "before"}}])).current.unwrap();
+    drop(first);
+    shelf.edit_manifest("before", "after!");
+    let (restored, second) = open();
+    assert_eq!((restored.policies, restored.refused_policies), (0, 1));
+    let refused = second.refused_policies().remove(0);
+    assert_eq!((refused.revision, &refused.version), (None, &before.version));
+    let expected = format!("its rules were changed: expected digest {}, found ", before.digest);
+    assert!(refused.reason.starts_with(&expected) && refused.digest == before.digest, "{}", refused.reason);
+    assert_eq!(decide(&mut second.worker(0), "topic/a").route, Route::Continue, "it decides nothing");
+}
