@@ -45,9 +45,6 @@ pub const RULES_CHARGE_MS_MAX: u64 = 10;
 /// Messages in a second, a minute or an hour, or at once, that a rule may allow. More: `PutError::Invalid`.
 pub const RULE_RATE_MAX: u32 = 1_000_000;
 
-/// The highest priority that a message has.
-pub const PRIORITY_MAX: u8 = 9;
-
 /// What a document may ask for, and what it gets without asking.
 pub const DEADLINE_MS_MIN: u32 = 2;
 pub const DEADLINE_MS_MAX: u32 = 1_000;
