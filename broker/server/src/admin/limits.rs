@@ -87,6 +87,10 @@ const _: () = assert!(
     "a policy document with the largest configuration must fit"
 );
 const _: () = assert!(
+    waspmq_policy::limits::RULES_BYTES_MAX < DOCUMENT_BYTES_MAX,
+    "a policy document with the largest rules must fit"
+);
+const _: () = assert!(
     PUBLISH_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),
     "a slow recipient is told apart from a slow broker"
 );
