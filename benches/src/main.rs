@@ -17,6 +17,7 @@
     reason = "measuring time is the purpose; the broker's clock is not involved"
 )]
 
+mod admin;
 mod commit;
 mod conn;
 mod delivered;
@@ -34,6 +35,7 @@ mod link;
 mod load;
 mod options;
 mod plan;
+mod policy;
 mod poll;
 mod process;
 mod recovery;
@@ -86,6 +88,8 @@ enum Scenario {
     Inbox(inbox::Arguments),
     /// A broker killed with a full store: time until it is ready again
     Recovery(recovery::Arguments),
+    /// Policies: what calls cost and instances take, and what traffic notices, against their bars
+    Policy(policy::Arguments),
     /// The reference: a coalescing epoll relay on one thread
     Relay(relay::Arguments),
     /// Runs a program that ends when this one's parent does
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
         Scenario::Stalled(arguments) => stalled::run(&arguments),
         Scenario::Inbox(arguments) => inbox::run(&arguments),
         Scenario::Recovery(arguments) => recovery::run(&arguments),
+        Scenario::Policy(arguments) => policy::run(&arguments),
         Scenario::Relay(arguments) => relay::run(&arguments).map(|()| true),
         Scenario::Guard(arguments) => server::guard(&arguments).map(|()| true),
     };

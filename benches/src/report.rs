@@ -92,6 +92,19 @@ impl Journal {
         self.file.write_all(&bytes).with_context(|| format!("writing {}", self.path.display()))
     }
 
+    /// Writes one line that belongs to no round of [`Samples`]; its parameters say what it is.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn note(
+        &mut self,
+        server: &'static str,
+        parameters: &impl Serialize,
+        sample: &impl Serialize,
+    ) -> Result<()> {
+        self.write(Round { server, profile: String::new(), repetition: 1 }, parameters, sample)
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -218,7 +231,8 @@ impl<S, K: Copy + PartialEq> Samples<S, K> {
 }
 
 impl Spread {
-    fn over(mut figures: Vec<f64>) -> Option<Self> {
+    /// Of these figures; none when there are none.
+    pub(crate) fn over(mut figures: Vec<f64>) -> Option<Self> {
         figures.sort_by(f64::total_cmp);
         let (min, max) = (*figures.first()?, *figures.last()?);
         let middle = figures.len() / 2;

@@ -45,7 +45,12 @@ pub(crate) fn get(port: u16, path: &str) -> Result<String> {
 
 /// A counter summed over its label sets, 0 where there is none of that name.
 pub(crate) fn counter(text: &str, name: &str) -> u64 {
-    let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+    counter_of(text, name, "")
+}
+
+/// The same over those label sets that have `label` among them, such as `outcome="ok"`.
+pub(crate) fn counter_of(text: &str, name: &str, label: &str) -> u64 {
+    let samples = text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.contains(label));
     let own = samples.filter(|rest| rest.starts_with(['{', ' ']));
     own.filter_map(|rest| rest.rsplit('}').next()?.split_ascii_whitespace().next()?.parse::<u64>().ok()).sum()
 }

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ use crate::wire::Wire;
 
 /// How long a server may take until it accepts connections.
 const UP_WITHIN: Duration = Duration::from_secs(120);
+
+/// The data folder of a broker that is not given one, in its own folder.
+const OWN_DATA: &str = "data";
 
 /// Bytes of a failed server's output that are shown.
 const SHOWN_BYTES: usize = 2_000;
@@ -61,7 +64,7 @@ pub(crate) struct Server {
     child: Child,
     ports: Ports,
     /// Data and output; removed last.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Two ports on loopback that were free a moment ago.
@@ -111,7 +114,7 @@ impl Server {
     /// As [`Server::start`].
     pub(crate) fn broker(site: &Site<'_>) -> Result<Self> {
         Self::launch("broker", site.dir, |command, ports, folder| {
-            let own = folder.join("data");
+            let own = folder.join(OWN_DATA);
             command
                 .arg(&site.broker.program)
                 .args(["serve", "--listen", &format!("127.0.0.1:{}", ports.clients)])
@@ -147,7 +150,7 @@ impl Server {
         complete(&mut command, ports, folder.path())?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = command.spawn().with_context(|| format!("starting the {name}"))?;
-        let mut server = Self { child, ports, _folder: folder };
+        let mut server = Self { child, ports, folder };
         if let Err(error) = server.wait_until_up() {
             bail!("the {name} did not come up: {error}; its output ends with:\n{}", end_of(&output_path));
         }
@@ -161,6 +164,11 @@ impl Server {
     /// Port of the admin listener.
     pub(crate) fn admin(&self) -> u16 {
         self.ports.admin
+    }
+
+    /// A broker's data folder, unless it was given one.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join(OWN_DATA)
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -12,6 +12,7 @@
 )]
 
 mod access;
+mod asking;
 mod bad_input;
 mod binary;
 mod capture;

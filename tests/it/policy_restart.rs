@@ -161,7 +161,15 @@ async fn a_changed_component_is_refused_by_name_and_the_rest_serves() {
         (&plugin["revisions"][0]["revision"], &plugin["refused"][0]["revision"]),
         (&json!(1), &json!(2))
     );
-    assert_eq!(broker.admin("POST", "/v1/policies/two/rollback", None).0, 409);
+    let rollback = broker.admin("POST", "/v1/policies/two/rollback", None);
+    assert_eq!(
+        (rollback.0, &rollback.1["type"]),
+        (409, &json!("urn:waspmq:problem:refused_policy")),
+        "{}",
+        rollback.1
+    );
+    let promote = broker.admin("POST", "/v1/policies/two/promote", None);
+    assert_eq!((promote.0, &promote.1["detail"]), (409, &rollback.1["detail"]), "{}", promote.1);
     // The same bytes again put the file right, and the next start has everything.
     upload(&broker, "stamp", "stamp-b");
     broker.restart();

@@ -69,13 +69,15 @@ async fn a_shadow_is_compared_then_promoted_then_rolled_back() {
     assert_eq!(step(&broker, "promote").0, 409, "there is no candidate");
     let state = put(&broker, json!({"mark": "2"}), &json!({"mode": "shadow"}));
     assert_eq!((&state["document"]["config"]["mark"], &state["generation"]), (&json!("1"), &json!(2)));
+    let mut id = Value::Null;
     for _ in 0..20 {
-        assert_eq!(mark(&mut alice, &mut reader).await, "1");
+        id = alice.ask(to("topic/t")).await["id"].clone();
+        assert_eq!(reader.receive().await["headers"]["mark"], "1");
     }
     let differences = show(&broker)["candidate"]["differences"].clone();
     assert_eq!((&differences["same"], &differences["different"]), (&json!(0), &json!(20)));
     let sample = json!({
-        "sender": "alice", "address": "topic/t",
+        "id": id, "sender": "alice", "address": "topic/t",
         "active": {"route": "continue", "set_headers": {"mark": "1"}},
         "shadow": {"route": "continue", "set_headers": {"mark": "2"}}
     });

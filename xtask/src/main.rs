@@ -149,7 +149,14 @@ fn docs(workspace: &Workspace) -> Result<()> {
 
 fn bench(workspace: &Workspace, rest: &[String]) -> Result<()> {
     guests::build(workspace)?;
-    Step::cargo(workspace, "broker, release build", "build --release -p waspmq --bin waspmq").run()?;
+    if rest.first().is_some_and(|scenario| scenario == "policy") {
+        let build = "build --release -p waspmq-policy --example call_cost";
+        Step::cargo(workspace, "calls, release build", build).run()?;
+    }
+    // The broker's link takes minutes, and what is measured inside of a process does without it.
+    if rest.iter().all(|argument| argument != "--in-process") {
+        Step::cargo(workspace, "broker, release build", "build --release -p waspmq --bin waspmq").run()?;
+    }
     Step::cargo(workspace, "bench", "run --release -p waspmq-benches --bin bench --").args(rest).become_it()
 }
 

@@ -57,6 +57,8 @@ pub enum PromoteError {
     UnknownPolicy { name: String },
     #[error("policy {name:?} has no candidate: put one with mode \"shadow\" or a canary_percent")]
     NoCandidate { name: String },
+    #[error("policy {name:?} was not brought back at the start: {reason}; put it anew or remove it")]
+    Refused { name: String, reason: String },
     #[error(transparent)]
     Put(#[from] PutError),
 }

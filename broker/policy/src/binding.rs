@@ -40,6 +40,8 @@ pub(crate) struct Binding {
     pub(crate) limits: PolicyLimits,
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) stats: Arc<PolicyStats>,
+    /// Calls one instance serves.
+    calls_max: u32,
     memory: Arc<Memory>,
     surroundings: Arc<dyn Surroundings>,
     pub(crate) cells: Box<[Cell]>,
@@ -59,6 +61,7 @@ pub(crate) struct Parts {
     pub(crate) order: i32,
     pub(crate) on_failure: OnFailure,
     pub(crate) limits: PolicyLimits,
+    pub(crate) calls_max: u32,
     pub(crate) budget: Budget,
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) stats: Arc<PolicyStats>,
@@ -114,6 +117,7 @@ impl Binding {
             limits: parts.limits,
             patterns: parts.patterns,
             stats: parts.stats,
+            calls_max: parts.calls_max,
             memory: parts.memory,
             surroundings: parts.surroundings,
             cells: (0..workers).map(|_| cell()).collect(),
@@ -146,8 +150,8 @@ impl Binding {
             }
         };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
-        let hook = Some(self.hook);
-        let recipe = Recipe { ticker, compiled, hook, lane, context, memory_bytes_max };
+        let (hook, calls_max) = (Some(self.hook), self.calls_max);
+        let recipe = Recipe { ticker, compiled, hook, lane, context, memory_bytes_max, calls_max };
         Setup { recipe, config, changes }.run().map(Serving::Guest)
     }
 
@@ -156,11 +160,13 @@ impl Binding {
         matches!(self.making, Making::Rules(_))
     }
 
-    /// Gives every worker an instance to start with and a spare.
-    pub(crate) fn warm(&self, ticker: &Ticker, changes: &Changes) -> Result<(), SetupError> {
+    /// Gives every worker an instance to start with and a spare, made by `set_up`.
+    pub(crate) fn warm(
+        &self,
+        set_up: impl Fn(usize) -> Result<Serving, SetupError>,
+    ) -> Result<(), SetupError> {
         for (worker, cell) in self.cells.iter().enumerate() {
-            let warm = self.set_up(ticker, worker, changes)?;
-            let spare = self.set_up(ticker, worker, changes)?;
+            let (warm, spare) = (set_up(worker)?, set_up(worker)?);
             cell.serving_seen.store(warm.members_seen(), Ordering::Relaxed);
             *lock(&cell.warm) = Some(warm);
             *lock(&cell.spare) = Some(spare);
@@ -209,6 +215,14 @@ impl Binding {
             _ => BreakerState::HalfOpen,
         };
         self.cells.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// A number that differs from binding to binding and from worker to worker, and that no guest knows.
+    pub(crate) fn seed(&self, worker: usize) -> u32 {
+        use std::hash::BuildHasher as _;
+        let hash = foldhash::fast::RandomState::default().hash_one((&*self.name, worker));
+        let [a, b, c, d, ..] = hash.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
     }
 
     fn age_ms(&self) -> u64 {

@@ -52,6 +52,12 @@ impl Tally {
         add(&self.busy_ns, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Counts a call without a failure that was not timed; a later one stands for its time.
+    #[inline]
+    pub(crate) fn count(&self) {
+        add(&self.calls, 1);
+    }
+
     pub(crate) fn pass_by(&self) {
         add(&self.passed_by, 1);
     }

@@ -4,7 +4,7 @@
 //! and a policy that does not fit is refused before anything changes. No WASI, no async, no fuel.
 
 use crate::clock::Clock;
-use crate::limits::{MEMORY_MB_MAX, TABLE_ELEMENTS_MAX, TICK_MS};
+use crate::limits::{CORE_INSTANCES_MAX, MEMORY_MB_MAX, TABLE_ELEMENTS_MAX, TABLES_PER_COMPONENT, TICK_MS};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -27,6 +27,11 @@ pub(crate) const CORE_INSTANCES_PER_COMPONENT: usize = 4;
 /// What the fast lane adds to them: two adapters for imports and at most two for a hook's functions.
 const ADAPTERS_PER_COMPONENT: usize = 4;
 
+const _: () = assert!(
+    CORE_INSTANCES_PER_COMPONENT + ADAPTERS_PER_COMPONENT <= CORE_INSTANCES_MAX,
+    "the fast lane stays within what is set aside"
+);
+
 /// An engine with room for `instances` components. Reserves 4 GiB of address space for each, or 64 MiB where
 /// that much is not to be had (guest code then checks bounds itself, 7 to 14 % slower).
 pub(crate) fn engine(instances: usize) -> wasmtime::Result<Engine> {
@@ -36,14 +41,15 @@ pub(crate) fn engine(instances: usize) -> wasmtime::Result<Engine> {
 
 fn config(instances: usize, reservation: u64) -> Config {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let core_instances =
-        count(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT + ADAPTERS_PER_COMPONENT));
-    let tables = count(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT));
+    let core_instances = count(instances.saturating_mul(CORE_INSTANCES_MAX));
+    let tables = count(instances.saturating_mul(TABLES_PER_COMPONENT));
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count(instances))
         .total_core_instances(core_instances)
         .total_memories(count(instances))
         .total_tables(tables)
+        .max_core_instances_per_component(count(CORE_INSTANCES_MAX))
+        .max_tables_per_component(count(TABLES_PER_COMPONENT))
         .max_memories_per_component(1)
         .max_memory_size(MEMORY_MB_MAX as usize * MIB)
         .table_elements(TABLE_ELEMENTS_MAX);
@@ -94,6 +100,12 @@ impl Ticker {
 
     pub(crate) fn clock(&self) -> Arc<Clock> {
         Arc::clone(&self.clock)
+    }
+
+    /// Another number in each tick.
+    #[inline]
+    pub(crate) fn tick(&self) -> u64 {
+        self.clock.ms()
     }
 
     /// Wakes the ticker when this is the first instance.

@@ -3,7 +3,9 @@
 //! Deliberately not here: how plugins and policies change (`admin.rs`), and how they come back (`restore.rs`).
 
 use crate::breaker::BreakerState;
+use crate::capacity;
 use crate::capture::Captures;
+use crate::discards::Discards;
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
 use crate::hook::Hook;
@@ -30,31 +32,35 @@ pub struct HostOptions {
     /// I/O workers, 1 to [`WORKERS_MAX`].
     pub workers: usize,
     /// Policies that can be there at once, 1 to [`limits::POLICIES_MAX`]. Each reserves address space for
-    /// [`limits::INSTANCES_PER_POLICY`] instances per worker.
+    /// [`limits::INSTANCES_PER_POLICY`] instances per worker. Fewer where the kernel does not allow as many memory maps.
     pub policies_max: usize,
+    /// Calls one instance serves before another takes its place, 1 to [`limits::INSTANCE_CALLS_MAX`].
+    pub instance_calls_max: u32,
 }
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { workers: 1, policies_max: 16 }
+        Self { workers: 1, policies_max: 16, instance_calls_max: limits::INSTANCE_CALLS_MAX }
     }
 }
 
 /// Why the host does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("workers and policies_max must be 1 to {WORKERS_MAX} and 1 to {}", limits::POLICIES_MAX)]
+    #[error(
+        "workers, policies_max and instance_calls_max must be 1 to {WORKERS_MAX}, 1 to {} and 1 to {}",
+        limits::POLICIES_MAX,
+        limits::INSTANCE_CALLS_MAX
+    )]
     Options,
+    #[error(
+        "the kernel allows a process {maps_max} memory maps, which is not enough for one policy; raise vm.max_map_count to at least {needed}, or have fewer workers"
+    )]
+    Maps { maps_max: usize, needed: usize },
     #[error("the WebAssembly engine cannot reserve room for {instances} instances: {reason}")]
     Engine { instances: usize, reason: String },
     #[error("a thread does not start")]
     Thread(#[from] std::io::Error),
-}
-
-/// How many instances there can be at once, so that a change of any policies always finds room: what they may hold,
-/// two per worker while a version is made, one in which an upload is tested, two in the hands of the policy thread.
-const fn instances(options: HostOptions) -> usize {
-    options.workers * (options.policies_max * limits::INSTANCES_PER_POLICY + 2) + 3
 }
 
 /// Counts of one policy for metrics.
@@ -90,17 +96,18 @@ impl Host {
     /// Starts the engine, its epoch thread and the policy thread. What policies ask about the broker, `surroundings` answers.
     pub fn start(options: HostOptions, surroundings: Arc<dyn Surroundings>) -> Result<Arc<Self>, StartError> {
         let in_range = (1..=WORKERS_MAX).contains(&options.workers)
-            && (1..=limits::POLICIES_MAX).contains(&options.policies_max);
+            && (1..=limits::POLICIES_MAX).contains(&options.policies_max)
+            && (1..=limits::INSTANCE_CALLS_MAX).contains(&options.instance_calls_max);
         if !in_range {
             return Err(StartError::Options);
         }
-        let instances = instances(options);
+        let options = capacity::fit(options)?;
+        let instances = capacity::instances(options);
         let failed = |error: wasmtime::Error| StartError::Engine { instances, reason: format!("{error:#}") };
         let engine = engine::engine(instances).map_err(failed)?;
         let linker = linker::linker(&engine).map_err(failed)?;
         let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine)?;
-        let (sender, retired) = std::sync::mpsc::sync_channel(limits::RETIRED_MAX);
         let shared = Arc::new(Shared {
             engine,
             linker,
@@ -109,6 +116,7 @@ impl Host {
             surroundings,
             workers: options.workers,
             policies_max: options.policies_max,
+            instance_calls_max: options.instance_calls_max,
             registry: Mutex::default(),
             changing: Mutex::default(),
             archive: OnceLock::new(),
@@ -117,11 +125,11 @@ impl Host {
             queues: Queues::default(),
             captures: Captures::default(),
             members_pending: AtomicBool::new(false),
-            retired: sender,
+            discards: Discards::default(),
             keeper: OnceLock::new(),
             stopping: AtomicBool::new(false),
         });
-        let keeper = Keeper::new(Arc::clone(&shared), retired);
+        let keeper = Keeper::new(Arc::clone(&shared));
         let keeper = std::thread::Builder::new().name("policy".to_owned()).spawn(move || keeper.run())?;
         shared.keeper.get_or_init(|| keeper.thread().clone());
         shared.wake_keeper();

@@ -64,6 +64,7 @@ pub(crate) struct Recipe<'a> {
     pub(crate) lane: Lane,
     pub(crate) context: Context,
     pub(crate) memory_bytes_max: usize,
+    pub(crate) calls_max: u32,
 }
 
 pub(crate) struct Instance {
@@ -71,8 +72,9 @@ pub(crate) struct Instance {
     store: Store<State>,
     hook: Option<Hook>,
     pulls: Pulls,
-    /// Decisions it was asked for, and the bytes of memory it had when it was set up.
+    /// Decisions it was asked for, how many it may be, and the bytes of memory it had when it was set up.
     asked: u32,
+    calls_max: u32,
     memory_bytes_at_first: usize,
     /// The number of the last member change it was told of.
     pub(crate) members_seen: u64,
@@ -127,6 +129,7 @@ impl Instance {
                     hook,
                     pulls,
                     asked,
+                    calls_max: recipe.calls_max,
                     memory_bytes_at_first,
                     members_seen: 0,
                     _live: live,
@@ -192,14 +195,17 @@ impl Instance {
         message: &Message<'_>,
         set: &[(String, String)],
         deadline_ms: u32,
-    ) -> Result<verdict::Routed, Failure> {
+    ) -> Result<verdict::Routed, Box<Failure>> {
         self.begin(Some((message, set)), deadline_ms);
         let told = answers::message(message);
         let answer = match &mut self.callee {
             Callee::Core(hooks) => hooks.route(&mut self.store, &told),
             Callee::Component(guest) => {
                 let Some(route) = guest.route else { return Err(Failure::no_hook()) };
-                route.call(&mut self.store, (told,)).map(|(answer,)| verdict::check(answer.into()))
+                let answer = route.call(&mut self.store, (told,));
+                answer.map(|(answer,)| {
+                    verdict::check(answer.into(), &mut self.store.data_mut().known).map_err(Box::new)
+                })
             }
         };
         self.concluded(answer)
@@ -211,7 +217,7 @@ impl Instance {
         message: &Message<'_>,
         settings: &Settings,
         deadline_ms: u32,
-    ) -> Result<Option<Acknowledgement>, Failure> {
+    ) -> Result<Option<Acknowledgement>, Box<Failure>> {
         self.begin(Some((message, &[])), deadline_ms);
         let (message, configured) = (answers::message(message), answers::configured(settings));
         let answer = match &mut self.callee {
@@ -230,7 +236,7 @@ impl Instance {
         &mut self,
         told: bindings::Failure<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Decision>, Failure> {
+    ) -> Result<Option<Decision>, Box<Failure>> {
         self.begin(None, deadline_ms);
         let answer = match &mut self.callee {
             Callee::Core(hooks) => hooks.failed(&mut self.store, &told),
@@ -247,7 +253,7 @@ impl Instance {
         &mut self,
         message: &Message<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Admittance>, Failure> {
+    ) -> Result<Option<Admittance>, Box<Failure>> {
         self.begin(Some((message, &[])), deadline_ms);
         let told = answers::message(message);
         let answer = match &mut self.callee {
@@ -265,7 +271,7 @@ impl Instance {
         &mut self,
         what: &Overflowed<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Overflow>, Failure> {
+    ) -> Result<Option<Overflow>, Box<Failure>> {
         self.begin(None, deadline_ms);
         let told = answers::overflowing(what);
         let answer = match &mut self.callee {
@@ -275,7 +281,7 @@ impl Instance {
                 overflow.call(&mut self.store, (told,)).map(|(answer,)| answer)
             }
         };
-        answer.map(answers::action).map_err(|error| failure(&error, self.store.data()))
+        answer.map(answers::action).map_err(|error| Box::new(failure(&error, self.store.data())))
     }
 
     /// Prepares the next decision to be repeated: what looks random follows from `seed`, and of the message only what is
@@ -294,10 +300,10 @@ impl Instance {
     }
 
     /// What came of a call whose answer was read and checked.
-    fn concluded<T, B: ToString>(&self, answer: wasmtime::Result<Result<T, B>>) -> Result<T, Failure> {
+    fn concluded<T, B: ToString>(&self, answer: wasmtime::Result<Result<T, B>>) -> Result<T, Box<Failure>> {
         match answer {
             Ok(checked) => checked.map_err(|bad| Failure::bad_verdict(&bad)),
-            Err(error) => Err(failure(&error, self.store.data())),
+            Err(error) => Err(Box::new(failure(&error, self.store.data()))),
         }
     }
 
@@ -305,7 +311,7 @@ impl Instance {
     #[inline]
     pub(crate) fn is_worn(&self) -> bool {
         let memory_bytes = self.store.data().memory_bytes;
-        self.asked >= limits::INSTANCE_CALLS_MAX
+        self.asked >= self.calls_max
             || (memory_bytes > self.memory_bytes_at_first && self.store.data().is_nearly_full())
     }
 
@@ -325,15 +331,18 @@ impl Instance {
 }
 
 impl Failure {
-    pub(crate) fn bad_verdict(bad: &impl ToString) -> Self {
+    #[cold]
+    pub(crate) fn bad_verdict(bad: &impl ToString) -> Box<Self> {
         let outcome = CallOutcome::BadVerdict;
-        Self { outcome, text: bad.to_string(), broke_instance: false, no_capacity: false }
+        Box::new(Self { outcome, text: bad.to_string(), broke_instance: false, no_capacity: false })
     }
 
     /// For a policy of a hook that its plugin does not have, which no document may ask for.
-    fn no_hook() -> Self {
+    #[cold]
+    fn no_hook() -> Box<Self> {
         let text = "the plugin does not have the policy's hook".to_owned();
-        Self { outcome: CallOutcome::Unavailable, text, broke_instance: false, no_capacity: false }
+        let outcome = CallOutcome::Unavailable;
+        Box::new(Self { outcome, text, broke_instance: false, no_capacity: false })
     }
 }
 
@@ -345,6 +354,7 @@ fn arm(store: &mut Store<State>) {
     store.set_epoch_deadline(1);
 }
 
+#[cold]
 fn failure(error: &wasmtime::Error, state: &State) -> Failure {
     let (outcome, text) = if state.deadline_missed() {
         (CallOutcome::Deadline, "it used more CPU time than its deadline allows".to_owned())
@@ -377,6 +387,11 @@ pub(crate) enum SetupError {
 }
 
 impl SetupError {
+    /// Whether the pool is exhausted, which is not the guest's fault.
+    pub(crate) const fn lacks_room(&self) -> bool {
+        matches!(self, Self::Failed { failure, .. } if failure.no_capacity)
+    }
+
     pub(crate) const fn outcome(&self) -> CallOutcome {
         match self {
             Self::Failed { failure, .. } => failure.outcome,

@@ -8,17 +8,14 @@ use crate::binding::{Binding, Cell, Upkeep};
 use crate::hook::Hook;
 use crate::instance::Failure;
 use crate::limits;
-use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
-    retired: Receiver<Serving>,
     started: Instant,
     /// When collected member changes are told, and up to which they were.
     members_due: Option<Instant>,
@@ -30,13 +27,13 @@ pub(crate) struct Keeper {
 const IDLE: Duration = Duration::from_secs(3600);
 
 impl Keeper {
-    pub(crate) fn new(shared: Arc<Shared>, retired: Receiver<Serving>) -> Self {
-        Self { shared, retired, started: now(), members_due: None, members_told: 0, supervision_due: now() }
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, started: now(), members_due: None, members_told: 0, supervision_due: now() }
     }
 
     pub(crate) fn run(mut self) {
         while !self.shared.is_stopping() {
-            while self.retired.try_recv().is_ok() {}
+            self.shared.discards.free();
             self.collect_members();
             let mut due = self.members_due;
             let active = self.shared.active.load_full();
@@ -115,14 +112,16 @@ impl Keeper {
         let interval = binding.replacement_interval();
         let next_ms = elapsed_ms + u64::try_from(interval.as_millis()).unwrap_or(u64::MAX / 2);
         cell.refill_at_ms.store(next_ms, Ordering::Relaxed);
-        match binding.set_up(&self.shared.ticker, worker, &self.shared.queues.all()) {
+        match self.shared.set_up(binding, worker, &self.shared.queues.all()) {
             Ok(spare) => {
                 binding.stats.replaced.fetch_add(1, Ordering::Relaxed);
                 binding.offer(cell, spare, newer);
                 None
             }
             Err(error) => {
-                binding.stats.record(binding.stats.policy_thread(), error.outcome(), None);
+                if !error.lacks_room() {
+                    binding.stats.record(binding.stats.policy_thread(), error.outcome(), None);
+                }
                 tracing::warn!(target: "plugin", policy = &*binding.name, %error, "no new instance");
                 Some(self.started + Duration::from_millis(next_ms))
             }

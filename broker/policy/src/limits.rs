@@ -4,6 +4,9 @@
 /// Bytes of an uploaded component. Larger: `Unfit::TooLarge`.
 pub const PLUGIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes of one function of a component: compiling takes longer than in proportion to it. Larger: `Unfit::FunctionTooLarge`.
+pub const FUNCTION_BYTES_MAX: usize = 512 * 1024;
+
 /// Plugins in one broker. More: `Unfit::TooManyPlugins`. Compiled code costs about three times the upload, for
 /// each lane it may be called on.
 pub const PLUGINS_MAX: usize = 64;
@@ -56,6 +59,10 @@ pub const MEMORY_MB_DEFAULT: u32 = 16;
 /// Elements of one table of a component; growth beyond is denied.
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 
+/// Core instances that one component is made of, and its tables: as many are set aside for each instance. More: `Unfit::Invalid`.
+pub const CORE_INSTANCES_MAX: usize = 64;
+pub const TABLES_PER_COMPONENT: usize = 8;
+
 /// CPU time of `configure` and `self-test` together, and of telling one instance all member changes.
 /// Beyond: the instance is discarded.
 pub const SETUP_DEADLINE_MS: u32 = 250;
@@ -94,6 +101,9 @@ pub const VALUES_BYTES_MAX: usize = 1024 * 1024;
 
 /// Token buckets of one policy. More: refused, unless some are full, which are forgotten.
 pub const BUCKETS_MAX: usize = 1_024;
+
+/// Addresses that one instance named and that are found without parsing them. More: the oldest is parsed anew.
+pub const ADDRESSES_KNOWN: usize = 4;
 
 /// Buckets that the rules of one policy count with, about 200 bytes each at most. More: as above. Where there is no room,
 /// full ones are looked for at most this often, each time in an eighth of all.
@@ -146,6 +156,13 @@ pub const BREAKER_RECENT_CALLS: u32 = 20;
 pub const BREAKER_OPEN_MS: u64 = 1_000;
 pub const BREAKER_TRIAL_CALLS: u32 = 5;
 
+/// Of the calls of a version on a worker, one in this many is timed on average; the first ones, those behind a slow one
+/// and those behind one during which a tick passed are timed one by one.
+pub const TIMED_ONE_IN: u32 = 8;
+pub const TIMED_AT_FIRST: u32 = 256;
+pub const TIMED_AFTER_SLOW: u32 = 256;
+pub const TIMED_AFTER_TICK: u32 = 16;
+
 /// The time in which a policy may use its share of a worker. More: its breaker opens.
 pub const BREAKER_WINDOW_MS: u64 = 100;
 
@@ -157,6 +174,9 @@ pub const CPU_SHARE_DEFAULT: f64 = 0.2;
 /// Messages a shadow decided differently that are kept to be shown. More: one in each interval replaces the oldest.
 pub const DIFFERENCES_KEPT: usize = 32;
 pub const DIFFERENCES_INTERVAL_MS: u64 = 1_000;
+
+/// Samples of one worker whose messages wait for their ids. More: the oldest stays without.
+pub const SAMPLES_UNNAMED_MAX: usize = 64;
 
 /// When a new version is taken back: what a document gets without asking, and the most it may ask for.
 pub const BUDGET_FAILURE_PERCENT_DEFAULT: u8 = 5;
@@ -185,8 +205,17 @@ pub const INSTANCE_MEMORY_PERCENT: usize = 80;
 /// version before, each with a spare, and as many as those that an idle worker did not give back yet.
 pub const INSTANCES_PER_POLICY: usize = 9;
 
+/// Memory maps that one instance may take: the image its memory begins with, what it uses of the rest and what it does not
+/// (four, with some to spare). And those that all else in the process has: threads, heaps, the store, code of revisions. With these
+/// the host computes for how many policies the kernel allows enough maps; for none: it does not start.
+pub const MAPS_PER_INSTANCE: usize = 6;
+pub const MAPS_ELSEWHERE: usize = 8_192;
+
 /// Discarded instances on their way to the policy thread. More: the worker frees one itself.
 pub const RETIRED_MAX: usize = 256;
+
+/// Times that a new instance is tried to be made while there is no room and discarded ones are freed. More: `NoCapacity`.
+pub const ROOM_ATTEMPTS_MAX: u32 = 4;
 
 /// What a capture takes down at most, members of queues not counted: what may be asked for, and what is taken without
 /// asking. More: it ends.

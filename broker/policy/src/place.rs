@@ -35,8 +35,16 @@ pub(crate) enum Answered<T> {
     Nothing,
     /// It failed and is set to leave the matter to what is built in.
     BuiltIn,
-    /// It failed and is set to end the matter then; the text says which.
-    Failed(String),
+    /// It failed and is set to end the matter then.
+    Failed(Box<Ended>),
+}
+
+/// Which policy ended the matter by failing, and how; the text is for the publisher.
+#[derive(Debug, thiserror::Error)]
+#[error("policy {policy} failed ({})", outcome.as_str())]
+pub(crate) struct Ended {
+    policy: Arc<str>,
+    outcome: CallOutcome,
 }
 
 impl Place {
@@ -87,7 +95,7 @@ impl Place {
             traces.answered::<Q>(active, &answer, true);
             return Answered::With(answer);
         }
-        let outcome = match active.ask(desk, question) {
+        let outcome = match active.ask_seated(desk, question) {
             Ok(answer) => {
                 if active.has_changed() {
                     decisions.clear();
@@ -146,7 +154,9 @@ impl Place {
         };
         let shadow = seat.ask(desk, question);
         traces.shadowed::<Q>(seat, shadow.as_ref().map_err(|outcome| *outcome));
-        candidate.differences.compare(question, active, shadow);
+        if let Some(sample) = candidate.differences.compare(question, active, shadow) {
+            traces.sampled(&candidate.differences, sample);
+        }
     }
 }
 
@@ -182,8 +192,7 @@ fn fall_back<Q: Question>(
         OnFailure::Open => Answered::Nothing,
         OnFailure::Builtin => Answered::BuiltIn,
         OnFailure::Closed => {
-            let (name, outcome) = (&seat.binding.name, outcome.as_str());
-            Answered::Failed(format!("policy {name} failed ({outcome})"))
+            Answered::Failed(Box::new(Ended { policy: Arc::clone(&seat.binding.name), outcome }))
         }
         OnFailure::Previous => {
             let Some(before) = before else { return Answered::Nothing };

@@ -5,6 +5,7 @@
 
 use crate::archive::ArchiveError;
 use crate::bindings::{self, ABI, HOST, TYPES};
+use crate::discards::Discards;
 use crate::document::Lane;
 use crate::engine::Ticker;
 use crate::fast::{Adapters, Prepared, Unsuited};
@@ -19,6 +20,7 @@ use crate::stats::{CallOutcome, PolicyStats};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
+use wasmparser::{Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, Linker};
@@ -49,6 +51,11 @@ pub enum Unfit {
     Name { name: String },
     #[error("the component has {size} bytes, the limit is {}", limits::PLUGIN_BYTES_MAX)]
     TooLarge { size: usize },
+    #[error(
+        "the component has a function of {bytes} bytes, which takes too long to compile; the limit is {}",
+        limits::FUNCTION_BYTES_MAX
+    )]
+    FunctionTooLarge { bytes: usize },
     #[error("this is not WebAssembly: the file does not begin with the bytes 00 61 73 6d")]
     NotWasm,
     #[error(
@@ -178,12 +185,14 @@ pub(crate) struct Workbench<'a> {
     pub(crate) linker: &'a Linker<State>,
     pub(crate) adapters: &'a Arc<Adapters>,
     pub(crate) ticker: &'a Ticker,
+    pub(crate) discards: &'a Discards,
 }
 
 impl Workbench<'_> {
     /// Validates, compiles, links and self-tests; changes nothing.
     pub(crate) fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, Unfit> {
         check_form(bytes)?;
+        check_functions(bytes)?;
         let component = Component::from_binary(self.engine, bytes)
             .map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
         let pulls = self.check_imports(&component)?;
@@ -258,6 +267,7 @@ impl Workbench<'_> {
                 surroundings: Arc::new(Nobody),
             },
             memory_bytes_max: limits::MEMORY_MB_DEFAULT as usize * 1024 * 1024,
+            calls_max: limits::INSTANCE_CALLS_MAX,
         };
         let unfit = |stage| {
             move |failure: crate::instance::Failure| match failure.outcome {
@@ -266,7 +276,8 @@ impl Workbench<'_> {
                 _ => Unfit::Trapped { stage, reason: failure.text },
             }
         };
-        let mut instance = Instance::new(&recipe).map_err(unfit("instantiate"))?;
+        let new = self.discards.with_room(|| Instance::new(&recipe), |failure| failure.no_capacity);
+        let mut instance = new.map_err(unfit("instantiate"))?;
         instance.self_test().map_err(unfit("self-test"))?.map_err(|reason| Unfit::SelfTest {
             reason: bindings::cut(&reason, limits::LOG_BYTES_MAX).to_owned(),
         })
@@ -299,6 +310,20 @@ fn check_form(bytes: &[u8]) -> Result<(), Unfit> {
         [0x00, b'a', b's', b'm', _, _, 0x00, 0x00, ..] => Err(Unfit::CoreModule),
         [0x00, b'a', b's', b'm', ..] => Ok(()),
         _ => Err(Unfit::NotWasm),
+    }
+}
+
+/// Finds functions that are too large, in modules and components inside of each other as well. What cannot be read is left
+/// to those who validate.
+fn check_functions(bytes: &[u8]) -> Result<(), Unfit> {
+    let payloads = Parser::new(0).parse_all(bytes).map_while(Result::ok);
+    let sizes = payloads.filter_map(|payload| match payload {
+        Payload::CodeSectionEntry(body) => Some(body.range().len()),
+        _ => None,
+    });
+    match sizes.max() {
+        Some(bytes) if bytes > limits::FUNCTION_BYTES_MAX => Err(Unfit::FunctionTooLarge { bytes }),
+        _ => Ok(()),
     }
 }
 

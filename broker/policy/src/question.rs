@@ -9,11 +9,12 @@ use crate::instance::Failure;
 use crate::serving::Serving;
 use crate::state::set_header;
 use crate::trace::{self, Asked, Said, Texts};
-use crate::verdict;
+use crate::verdict::{self, Ruling};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fmt::Debug;
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route, Verdict};
+use waspmq_core::MessageId;
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route};
 use waspmq_core::settings::{Overflow, Settings};
 
 /// One question to the policies of one hook.
@@ -33,14 +34,19 @@ pub(crate) trait Question {
     /// Whose question it is; what of a canary's share is decided by.
     fn sender(&self) -> &str;
 
+    /// The message it is about, where that has an id yet: one that is being published has none.
+    fn id(&self) -> Option<MessageId> {
+        None
+    }
+
     /// Puts the question to one that serves. Changes nothing, so that several may be asked.
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure>;
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>>;
 
     /// Takes over the answer of a policy that decides; gives it back when it is final.
     fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer>;
 
     /// What the policy with this number said before, where that holds for this question, too.
-    fn known(&self, _: usize, _: &Decisions) -> Option<Self::Answer> {
+    fn known(&self, _: usize, _: &mut Decisions) -> Option<Self::Answer> {
         None
     }
 
@@ -69,7 +75,8 @@ impl<'a> Routed<'a> {
     }
 
     /// Checks that the message can have all headers, with those that this verdict sets.
-    fn check_headers(&self, verdict: &Verdict) -> Result<(), verdict::BadVerdict> {
+    fn check_headers(&self, ruling: &Ruling) -> Result<(), verdict::BadVerdict> {
+        let Ruling::More(verdict) = ruling else { return Ok(()) };
         let so_far = &self.set_headers;
         if verdict.set_headers.is_empty()
             || verdict::fit_together([self.message.headers, so_far, &verdict.set_headers])
@@ -85,8 +92,8 @@ impl<'a> Routed<'a> {
 }
 
 impl Question for Routed<'_> {
-    type Answer = Verdict;
-    const PASSED: Verdict = Verdict { route: Route::Continue, set_headers: Vec::new() };
+    type Answer = Ruling;
+    const PASSED: Ruling = Ruling::Continue;
     const ASKED: Option<Asked> = Some(Asked::Route);
 
     fn to(&self) -> &str {
@@ -97,39 +104,44 @@ impl Question for Routed<'_> {
         self.message.from
     }
 
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Verdict, Failure> {
-        let verdict::Routed { verdict, cache } =
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Ruling, Box<Failure>> {
+        let verdict::Routed { ruling, cache } =
             serving.route(self.message, &self.set_headers, deadline_ms)?;
-        self.check_headers(&verdict).map_err(|bad| Failure::bad_verdict(&bad))?;
+        self.check_headers(&ruling).map_err(|bad| Failure::bad_verdict(&bad))?;
         self.cache.set(cache);
-        Ok(verdict)
+        Ok(ruling)
     }
 
-    fn known(&self, policy: usize, decisions: &Decisions) -> Option<Verdict> {
-        let verdict = decisions.find(policy, self.message)?;
-        self.check_headers(verdict).ok().map(|()| verdict.clone())
+    fn known(&self, policy: usize, decisions: &mut Decisions) -> Option<Ruling> {
+        let ruling = decisions.find(policy, self.message)?;
+        self.check_headers(ruling).ok().map(|()| ruling.clone())
     }
 
-    fn remember(&self, policy: usize, answer: &Verdict, decisions: &mut Decisions) {
+    fn remember(&self, policy: usize, answer: &Ruling, decisions: &mut Decisions) {
         decisions.keep(policy, self.message, (answer, self.cache.get()));
     }
 
     /// Keeps the headers, whatever the route is.
-    fn take(&mut self, answer: Verdict) -> Option<Verdict> {
-        let Verdict { route, set_headers } = answer;
+    fn take(&mut self, answer: Ruling) -> Option<Ruling> {
+        let mut verdict = match answer {
+            Ruling::Continue => return None,
+            Ruling::More(verdict) => verdict,
+            decided => return Some(decided),
+        };
+        let set_headers = std::mem::take(&mut verdict.set_headers);
         if self.set_headers.is_empty() {
             self.set_headers = set_headers;
         } else {
             set_headers.iter().for_each(|(name, value)| set_header(&mut self.set_headers, name, value));
         }
-        (route != Route::Continue).then_some(Verdict { route, set_headers: Vec::new() })
+        (verdict.route != Route::Continue).then_some(Ruling::More(verdict))
     }
 
-    fn say(answer: &Verdict, texts: &mut Texts) -> Said {
-        Said::verdict(answer, texts)
+    fn say(answer: &Ruling, texts: &mut Texts) -> Said {
+        Said::ruling(answer, texts)
     }
 
-    fn show(answer: &Verdict) -> Value {
+    fn show(answer: &Ruling) -> Value {
         trace::show(answer)
     }
 }
@@ -151,7 +163,7 @@ impl Question for Admitted<'_> {
         self.0.from
     }
 
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         serving.admit(self.0, deadline_ms)
     }
 
@@ -195,7 +207,7 @@ impl Question for Planned<'_> {
         self.message.from
     }
 
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         serving.plan(self.message, self.settings, deadline_ms)
     }
 
@@ -226,6 +238,8 @@ impl Question for Planned<'_> {
 #[derive(Debug)]
 pub(crate) struct Missed<'a> {
     pub(crate) told: bindings::Failure<'a>,
+    /// The first of the messages that share this fate; none in a replay.
+    pub(crate) id: Option<MessageId>,
 }
 
 impl Question for Missed<'_> {
@@ -241,7 +255,11 @@ impl Question for Missed<'_> {
         self.told.sender
     }
 
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn id(&self) -> Option<MessageId> {
+        self.id
+    }
+
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         serving.failed(self.told.clone(), deadline_ms)
     }
 
@@ -281,7 +299,7 @@ impl Question for Full<'_> {
         self.0.recipient.split('/').next().unwrap_or("")
     }
 
-    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Failure> {
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
         serving.overflow(self.0, deadline_ms)
     }
 

@@ -253,7 +253,7 @@ impl Replay {
 
     fn failed(&mut self, record: &Failed<'_>) -> Result<Vec<ReplayDifference>, String> {
         self.ground.clock.set(record.ts);
-        let question = question::Missed { told: record.told() };
+        let question = question::Missed { told: record.told(), id: None };
         let difference = self.ask((Hook::Ack, &question), Pulls::default(), &mut Pulls::default());
         Ok(difference.into_iter().collect())
     }

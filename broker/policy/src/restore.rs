@@ -208,6 +208,7 @@ impl Shared {
             linker: &self.linker,
             adapters: &self.adapters,
             ticker: &self.ticker,
+            discards: &self.discards,
         }
     }
 

@@ -30,7 +30,13 @@ impl Host {
     /// Makes the candidate what decides for everybody.
     pub fn promote(&self, name: &str, who: &str) -> Result<PolicyState, PromoteError> {
         let _one_at_a_time = lock(&self.shared.changing);
-        let policy = self.registry().policies.get(name).cloned();
+        let policy = {
+            let registry = self.registry();
+            if let Some((_, reason)) = registry.refused.get(name) {
+                return Err(PromoteError::Refused { name: name.to_owned(), reason: reason.clone() });
+            }
+            registry.policies.get(name).cloned()
+        };
         let mut policy = policy.ok_or_else(|| PromoteError::UnknownPolicy { name: name.to_owned() })?;
         let tried = policy.candidate.take();
         let tried = tried.ok_or_else(|| PromoteError::NoCandidate { name: name.to_owned() })?;
@@ -130,6 +136,7 @@ impl Shared {
             order: document.order,
             on_failure: document.on_failure,
             limits: document.limits,
+            calls_max: self.instance_calls_max,
             budget: document.budget,
             patterns: plan.patterns,
             stats: Arc::clone(stats),
@@ -144,14 +151,15 @@ impl Shared {
         };
         let binding = Binding::new(parts, self.workers);
         let changes = self.queues.all();
-        let refused = |error: SetupError| match error {
-            SetupError::Failed { failure, .. } if failure.no_capacity => self.no_capacity(),
-            error => PutError::Guest { reason: error.to_string() },
+        let refused = |error: SetupError| match error.lacks_room() {
+            true => self.no_capacity(),
+            false => PutError::Guest { reason: error.to_string() },
         };
+        let set_up = |worker| self.set_up(&binding, worker, &changes);
         if document.mode == Mode::Off {
-            return binding.set_up(&self.ticker, 0, &changes).map(|_| None).map_err(refused);
+            return set_up(0).map(|_| None).map_err(refused);
         }
-        binding.warm(&self.ticker, &changes).map_err(refused)?;
+        binding.warm(set_up).map_err(refused)?;
         Ok(Some(Arc::new(binding)))
     }
 

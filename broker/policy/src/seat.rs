@@ -1,20 +1,22 @@
 //! One version of a policy on one worker: its instance, its breaker, and how it is called.
 //!
-//! No lock and no wait on the way of a message: a spare is taken with a `try_lock`. Every call is timed and counted,
-//! and a failed one costs the instance where it broke it; what a failure means for the message is the caller's decision.
+//! No lock and no wait on the way of a message: a spare is taken with a `try_lock`. Every call is counted, as many as it
+//! takes are timed (`timing.rs`), and a failed one costs the instance where it broke it; what a failure means for the
+//! message is the caller's decision.
 
 use crate::binding::{Binding, Cell};
 use crate::breaker::{Breaker, BreakerState, Cause};
 use crate::instance::Failure;
-use crate::limits;
+use crate::limits::{RULES_CHARGE_MS_MAX, TICK_MS};
 use crate::question::Question;
 use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
-use crate::trace::{Label, NOT_CALLED, Role};
+use crate::timing::Timing;
+use crate::trace::{Label, NOT_TIMED, Role};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One version of the current generation with this worker's instance of it.
 #[derive(Debug)]
@@ -23,12 +25,13 @@ pub(crate) struct Seat {
     label: Arc<Label>,
     /// What the version is to its policy in the generation at hand.
     role: Role,
-    /// What the last question took; [`NOT_CALLED`] when it was not put.
+    /// What the last question took; [`NOT_TIMED`] when it was not put, or not timed.
     took_ns: u32,
     pub(crate) serving: Option<Serving>,
     /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
     changed: bool,
     breaker: Breaker,
+    timing: Timing,
     /// The most that one call is charged: it cannot use more CPU time, which its deadline or the bounds of rules see to, and
     /// what the operating system does meanwhile is not the policy's.
     charge_max: Duration,
@@ -48,11 +51,12 @@ impl Seat {
             serving,
             label: Label::of(binding),
             role: Role::Active,
-            took_ns: NOT_CALLED,
+            took_ns: NOT_TIMED,
             changed: false,
             breaker: Breaker::new(binding.limits.cpu_share),
+            timing: Timing::new(binding.seed(worker)),
             charge_max: match binding.is_native() {
-                true => Duration::from_millis(limits::RULES_CHARGE_MS_MAX),
+                true => Duration::from_millis(RULES_CHARGE_MS_MAX),
                 false => Duration::from_millis(u64::from(binding.limits.deadline_ms)),
             },
             binding: Arc::clone(binding),
@@ -95,39 +99,81 @@ impl Seat {
         self.binding.stats.record(desk.worker, CallOutcome::Cached, None);
     }
 
+    /// Whether a breaker that is not closed lets a call through now.
+    #[cold]
+    fn is_permitted(&mut self, worker: usize) -> bool {
+        let (permitted, cause) = self.breaker.permits(now());
+        if let Some(cause) = cause {
+            note(&self.binding, worker, (self.breaker.state(), cause));
+        }
+        permitted
+    }
+
     /// Puts a question to this version.
     pub(crate) fn ask<Q: Question>(
         &mut self,
         desk: Desk<'_>,
         question: &Q,
     ) -> Result<Q::Answer, CallOutcome> {
+        self.renew(desk);
+        self.ask_seated(desk, question)
+    }
+
+    /// The same behind [`Seat::renew`].
+    pub(crate) fn ask_seated<Q: Question>(
+        &mut self,
+        desk: Desk<'_>,
+        question: &Q,
+    ) -> Result<Q::Answer, CallOutcome> {
         let Desk { shared, worker } = desk;
-        let Self { binding, serving, changed, breaker, charge_max, took_ns, .. } = self;
-        *took_ns = NOT_CALLED;
+        self.took_ns = NOT_TIMED;
+        if !self.breaker.is_closed() && !self.is_permitted(worker) {
+            return Err(not_asked(&self.binding, worker, CallOutcome::BreakerOpen));
+        }
+        let Self { binding, serving, changed, breaker, timing, charge_max, took_ns, .. } = self;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
-        let started = now();
-        let (permitted, cause) = breaker.permits(started);
-        if let Some(cause) = cause {
-            note(binding, worker, (breaker.state(), cause));
-        }
-        if !permitted {
-            return Err(not_asked(binding, worker, CallOutcome::BreakerOpen));
-        }
-        *changed |= seat_someone(shared, binding, cell, serving);
         let Some(instance) = serving.as_mut() else {
             return Err(not_asked(binding, worker, CallOutcome::Unavailable));
         };
+        // Trial calls decide, so each of them is timed.
+        let begun = if timing.is_due() || !breaker.is_closed() {
+            Begun::At(now())
+        } else {
+            Begun::InTick(shared.ticker.tick())
+        };
         let answer = question.put(instance, binding.limits.deadline_ms);
-        let ended = now();
-        let took = ended.saturating_duration_since(started).min(*charge_max);
         let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
-        *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_CALLED - 1);
-        binding.stats.record(worker, outcome, Some(took));
         // An answer of rules is out of bounds by the message, which whoever publishes chooses: others keep their rules.
         let is_fault = answer.is_err() && !binding.is_native();
-        cell.tally.record(is_fault, took);
-        if let Some(cause) = breaker.record(ended, is_fault, took) {
-            note(binding, worker, (breaker.state(), cause));
+        let took = match begun {
+            Begun::At(started) => {
+                let ended = now();
+                let took = ended.saturating_duration_since(started).min(*charge_max);
+                Some((ended, took, timing.timed(took)))
+            }
+            Begun::InTick(tick) => {
+                let ticks = shared.ticker.tick().saturating_sub(tick);
+                if ticks > 0 {
+                    timing.tick_passed();
+                }
+                let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+                let took = Duration::from_millis(TICK_MS.into()).saturating_mul(ticks).min(*charge_max);
+                (is_fault || ticks > 1).then(|| (now(), took, took))
+            }
+        };
+        binding.stats.record(worker, outcome, took.map(|(_, took, _)| took));
+        match took {
+            Some((ended, took, charged)) => {
+                *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_TIMED - 1);
+                cell.tally.record(is_fault, charged);
+                if let Some(cause) = breaker.record(ended, is_fault, charged) {
+                    note(binding, worker, (breaker.state(), cause));
+                }
+            }
+            None => {
+                cell.tally.count();
+                breaker.pass();
+            }
         }
         answer.map_err(|failure| {
             report(binding, &failure);
@@ -141,6 +187,12 @@ impl Seat {
             failure.outcome
         })
     }
+}
+
+/// When a call began, as exactly as is asked.
+enum Begun {
+    At(Instant),
+    InTick(u64),
 }
 
 /// Has an instance that may serve in the seat: the one that is there unless a better one is offered. True when another

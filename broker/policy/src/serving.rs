@@ -24,7 +24,7 @@ impl Serving {
         message: &Message<'_>,
         set: &[(String, String)],
         deadline_ms: u32,
-    ) -> Result<Routed, Failure> {
+    ) -> Result<Routed, Box<Failure>> {
         match self {
             Self::Guest(instance) => instance.route(message, set, deadline_ms),
             Self::Rules(judge) => Ok(judge.route(message, set)),
@@ -37,7 +37,7 @@ impl Serving {
         message: &Message<'_>,
         settings: &Settings,
         deadline_ms: u32,
-    ) -> Result<Option<Acknowledgement>, Failure> {
+    ) -> Result<Option<Acknowledgement>, Box<Failure>> {
         match self {
             Self::Guest(instance) => instance.plan(message, settings, deadline_ms),
             Self::Rules(judge) => judge.plan(message, settings).map_err(|bad| Failure::bad_verdict(&bad)),
@@ -49,7 +49,7 @@ impl Serving {
         &mut self,
         told: bindings::Failure<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Decision>, Failure> {
+    ) -> Result<Option<Decision>, Box<Failure>> {
         match self {
             Self::Guest(instance) => instance.failed(told, deadline_ms),
             Self::Rules(judge) => judge.failed(&told).map_err(|bad| Failure::bad_verdict(&bad)),
@@ -61,7 +61,7 @@ impl Serving {
         &mut self,
         message: &Message<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Admittance>, Failure> {
+    ) -> Result<Option<Admittance>, Box<Failure>> {
         match self {
             Self::Guest(instance) => instance.admit(message, deadline_ms),
             Self::Rules(judge) => Ok(judge.admit(message)),
@@ -73,7 +73,7 @@ impl Serving {
         &mut self,
         what: &Overflowed<'_>,
         deadline_ms: u32,
-    ) -> Result<Option<Overflow>, Failure> {
+    ) -> Result<Option<Overflow>, Box<Failure>> {
         match self {
             Self::Guest(instance) => instance.overflow(what, deadline_ms),
             Self::Rules(judge) => Ok(judge.overflow(what)),

@@ -11,12 +11,16 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+use waspmq_core::MessageId;
 
 /// One message that a shadow decided differently.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
+    /// The message, unless it got no id because it was refused, dropped or is still waiting; of several with the same
+    /// fate the first.
+    pub id: Option<String>,
     pub sender: String,
     pub address: String,
     pub active: Value,
@@ -46,52 +50,74 @@ pub(crate) struct Differences {
 
 #[derive(Debug, Default)]
 struct Samples {
-    kept: VecDeque<Difference>,
+    /// With a number each, by which it is found again when its message has an id.
+    kept: VecDeque<(u64, Difference)>,
+    next: u64,
     last: Option<Instant>,
 }
 
 impl Differences {
-    /// Compares what the active version answers with what the shadow did.
+    /// Compares what the active version answers with what the shadow did. Answers the number of a sample whose message has
+    /// no id yet, for [`Differences::name`].
     pub(crate) fn compare<Q: Question>(
         &self,
         question: &Q,
         active: &Q::Answer,
         shadow: Result<Q::Answer, CallOutcome>,
-    ) {
+    ) -> Option<u64> {
         match shadow {
             Err(_) => {
                 self.failed.fetch_add(1, Relaxed);
+                None
             }
             Ok(shadow) if shadow == *active => {
                 self.same.fetch_add(1, Relaxed);
+                None
             }
             Ok(shadow) => {
                 self.different.fetch_add(1, Relaxed);
-                self.sample(|| Difference {
+                let number = self.sample(|| Difference {
+                    id: question.id().map(|id| id.to_string()),
                     sender: question.sender().to_owned(),
                     address: question.to().to_owned(),
                     active: Q::show(active),
                     shadow: Q::show(&shadow),
                 });
+                number.filter(|_| question.id().is_none())
             }
         }
     }
 
-    fn sample(&self, difference: impl FnOnce() -> Difference) {
-        let mut samples = match self.samples.try_lock() {
-            Ok(samples) => samples,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+    /// Says which id the message of a sample has. Nothing happens where that is gone, or is being shown.
+    pub(crate) fn name(&self, number: u64, id: MessageId) {
+        let Some(mut samples) = self.try_lock() else { return };
+        let sample = samples.kept.iter_mut().find(|(of, _)| *of == number);
+        sample.into_iter().for_each(|(_, difference)| difference.id = Some(id.to_string()));
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Samples>> {
+        match self.samples.try_lock() {
+            Ok(samples) => Some(samples),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Keeps a difference, unless there were many lately; answers its number.
+    fn sample(&self, difference: impl FnOnce() -> Difference) -> Option<u64> {
+        let mut samples = self.try_lock()?;
         if samples.kept.len() >= limits::DIFFERENCES_KEPT {
             let interval = Duration::from_millis(limits::DIFFERENCES_INTERVAL_MS);
             if samples.last.is_some_and(|last| last.elapsed() < interval) {
-                return;
+                return None;
             }
             samples.kept.pop_front();
         }
         samples.last = Some(now());
-        samples.kept.push_back(difference());
+        let number = samples.next;
+        samples.next += 1;
+        samples.kept.push_back((number, difference()));
+        Some(number)
     }
 
     /// Messages by how the shadow compared: the closed label of metrics.
@@ -103,6 +129,11 @@ impl Differences {
     pub(crate) fn show(&self) -> Comparison {
         let [(_, same), (_, different), (_, failed)] = self.counts();
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        Comparison { same, different, failed, samples: samples.kept.iter().cloned().collect() }
+        Comparison {
+            same,
+            different,
+            failed,
+            samples: samples.kept.iter().map(|(_, sample)| sample.clone()).collect(),
+        }
     }
 }

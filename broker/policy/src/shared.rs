@@ -1,19 +1,20 @@
 //! What the host, its policy thread and the workers have in common.
 
 use crate::archive::Archive;
-use crate::binding::lock;
+use crate::binding::{Binding, lock};
 use crate::capture::Captures;
+use crate::discards::Discards;
 use crate::engine::Ticker;
 use crate::fast::Adapters;
 use crate::hostcalls::Surroundings;
+use crate::instance::SetupError;
 use crate::lineup::Generation;
-use crate::queues::Queues;
+use crate::queues::{Changes, Queues};
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::state::State;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use wasmtime::Engine;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) workers: usize,
     pub(crate) policies_max: usize,
+    pub(crate) instance_calls_max: u32,
     pub(crate) registry: Mutex<Registry>,
     /// One change of policies at a time holds this while it works. Locks are taken in the order uploading, changing,
     /// registry.
@@ -40,7 +42,7 @@ pub(crate) struct Shared {
     pub(crate) captures: Captures,
     /// Member changes wait for the policy thread.
     pub(crate) members_pending: AtomicBool,
-    pub(crate) retired: SyncSender<Serving>,
+    pub(crate) discards: Discards,
     pub(crate) keeper: OnceLock<Thread>,
     pub(crate) stopping: AtomicBool,
 }
@@ -53,10 +55,21 @@ impl Shared {
         }
     }
 
-    /// Has an instance freed by the policy thread; frees it here when that has too many waiting.
+    /// Has an instance freed by the policy thread.
     pub(crate) fn discard(&self, gone: Serving) {
-        drop(self.retired.try_send(gone));
+        self.discards.put(gone);
         self.wake_keeper();
+    }
+
+    /// Makes an instance of a version that may serve at once.
+    pub(crate) fn set_up(
+        &self,
+        binding: &Binding,
+        worker: usize,
+        changes: &Changes,
+    ) -> Result<Serving, SetupError> {
+        let make = || binding.set_up(&self.ticker, worker, changes);
+        self.discards.with_room(make, SetupError::lacks_room)
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {

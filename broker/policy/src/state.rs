@@ -10,6 +10,7 @@ use crate::hostcalls::{Random, Surroundings};
 use crate::limits;
 use crate::memory::Memory;
 use crate::stats::PolicyStats;
+use crate::verdict::Known;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub(crate) struct State {
     pub(crate) pulled: Pulls,
     /// What calls on the fast lane keep here.
     pub(crate) lane: Lane,
+    pub(crate) known: Known,
     /// What its linear memory grew to.
     pub(crate) memory_bytes: usize,
     memory_bytes_max: usize,
@@ -59,6 +61,7 @@ impl State {
             context,
             headers: Arc::default(),
             payload: Arc::default(),
+            known: Known::default(),
             pulled: Pulls::default(),
             lane: Lane::default(),
             memory_bytes: 0,
@@ -174,7 +177,8 @@ impl ResourceLimiter for State {
 /// on. The grace tells them apart: the call is asked again at each of its next checks, and cut after 0.3 ms more.
 #[derive(Debug, Default)]
 struct Deadline {
-    budget: Duration,
+    /// Ticks behind the first epoch.
+    ticks: u32,
     cpu_at_first_epoch: Option<Duration>,
     /// When the budget was found used up.
     cpu_at_grace: Option<Duration>,
@@ -182,19 +186,19 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn new(deadline_ms: u32) -> Self {
+    const fn new(deadline_ms: u32) -> Self {
         let ticks = deadline_ms.saturating_sub(1) / limits::TICK_MS;
-        Self {
-            budget: Duration::from_micros(u64::from(ticks) * 900),
-            cpu_at_first_epoch: None,
-            cpu_at_grace: None,
-            missed: false,
-        }
+        Self { ticks, cpu_at_first_epoch: None, cpu_at_grace: None, missed: false }
+    }
+
+    /// Computed by the few calls that meet an epoch.
+    fn budget(&self) -> Duration {
+        Duration::from_micros(u64::from(self.ticks) * 900)
     }
 
     fn on_epoch(&mut self, cpu: Duration) -> UpdateDeadline {
         let first = *self.cpu_at_first_epoch.get_or_insert(cpu);
-        if cpu == first || cpu.saturating_sub(first) < self.budget {
+        if cpu == first || cpu.saturating_sub(first) < self.budget() {
             return UpdateDeadline::Continue(1);
         }
         let grace_began = *self.cpu_at_grace.get_or_insert(cpu);

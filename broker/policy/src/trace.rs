@@ -12,6 +12,7 @@
 
 mod notes;
 mod said;
+mod samples;
 mod show;
 
 pub(crate) use said::{Said, Texts, show};
@@ -19,7 +20,9 @@ pub use show::{Decided, Ended, Explained, Explanation, Failed, Recorded};
 
 use crate::binding::Binding;
 use crate::limits::{TRACE_DECISIONS_MAX, TRACES_MAX};
+use crate::shadow::Differences;
 use crate::stats::CallOutcome;
+use samples::Samples;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use waspmq_core::MessageId;
@@ -85,7 +88,7 @@ struct Noted {
 struct Facts {
     said: Said,
     generation: u64,
-    /// [`NOT_CALLED`] where the plugin was not called.
+    /// [`NOT_TIMED`] where the plugin was not called, or the call not timed.
     ns: u32,
     failed: Option<(CallOutcome, Instead)>,
     /// Of the attempt that the question is about.
@@ -185,6 +188,8 @@ pub(crate) struct Traces {
     writing: Writing,
     generation: u64,
     failure: Trace,
+    /// Examples for people that wait for the id of their message.
+    samples: Samples,
 }
 
 impl Traces {
@@ -193,6 +198,7 @@ impl Traces {
     pub(crate) fn begin(&mut self, to: &str, generation: u64) {
         (self.writing, self.generation) = (Writing::Message, generation);
         let (ticket, count) = (self.next, self.last_count);
+        self.samples.forget(ticket);
         let (trace, of_place) = self.place(ticket);
         trace.begin(ticket, to);
         *of_place = count;
@@ -217,6 +223,7 @@ impl Traces {
 
     /// The message of this trace has this id. Nothing happens when its place was taken since.
     pub(crate) fn name(&mut self, TraceId(ticket): TraceId, id: MessageId) {
+        self.samples.name(ticket, id);
         let index = index(ticket);
         if self.places.get(index).is_none_or(|trace| trace.ticket != ticket || trace.id != UNNAMED) {
             return;
@@ -238,6 +245,13 @@ impl Traces {
         if let (Some(trace), Some(count)) = (self.places.get_mut(place), self.counts.get_mut(place)) {
             (trace.ticket, trace.id) = (self.next - 1, id);
             (*count, self.last_count) = (id.count(), id.count());
+        }
+    }
+
+    /// A sample was taken of the message at hand, which is to be told its id.
+    pub(crate) fn sampled(&mut self, differences: &Arc<Differences>, number: u64) {
+        if self.writing == Writing::Message {
+            self.samples.push(self.next, differences, number);
         }
     }
 
@@ -357,7 +371,7 @@ const NOBODY: u64 = u64::MAX;
 /// The id of a message that has none yet; no message has it.
 const UNNAMED: MessageId = MessageId::new(0, 0, 0, 0);
 /// Instead of a time.
-pub(crate) const NOT_CALLED: u32 = u32::MAX;
+pub(crate) const NOT_TIMED: u32 = u32::MAX;
 
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "less than the number of places")]

@@ -2,7 +2,7 @@
 //! checked. What does not pass is the guest's failure, never a smaller decision.
 
 use crate::bindings;
-use crate::limits::DROP_REASON_BYTES_MAX;
+use crate::limits::{ADDRESSES_KNOWN, DROP_REASON_BYTES_MAX};
 use std::borrow::Cow;
 use waspmq_core::address::{Address, AddressError};
 use waspmq_core::limits::{FANOUT_MAX, HEADER_BYTES_MAX, HEADERS_MAX};
@@ -25,10 +25,57 @@ pub(crate) enum BadVerdict {
     HeaderName,
 }
 
+/// A checked verdict on its way to the message. It goes through half a dozen functions, each of which would copy what is
+/// larger, and most verdicts are one of the first; only what has a list anyway is behind a pointer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ruling {
+    Continue,
+    Deliver,
+    Redirect(Address),
+    Pick {
+        version: u64,
+        index: u32,
+    },
+    /// Another route, or headers.
+    More(Box<Verdict>),
+}
+
+const _: () = assert!(size_of::<Ruling>() <= 24, "a verdict is passed on in three words");
+
+impl From<Verdict> for Ruling {
+    fn from(verdict: Verdict) -> Self {
+        if !verdict.set_headers.is_empty() {
+            return Self::More(Box::new(verdict));
+        }
+        match verdict.route {
+            Route::Continue => Self::Continue,
+            Route::Deliver => Self::Deliver,
+            Route::Redirect(to) => Self::Redirect(to),
+            Route::Pick { version, index } => Self::Pick { version, index },
+            route @ (Route::FanOut(_) | Route::Drop(_)) => {
+                Self::More(Box::new(Verdict { route, set_headers: Vec::new() }))
+            }
+        }
+    }
+}
+
+impl From<Ruling> for Verdict {
+    fn from(ruling: Ruling) -> Self {
+        let route = match ruling {
+            Ruling::Continue => Route::Continue,
+            Ruling::Deliver => Route::Deliver,
+            Ruling::Redirect(to) => Route::Redirect(to),
+            Ruling::Pick { version, index } => Route::Pick { version, index },
+            Ruling::More(verdict) => return *verdict,
+        };
+        Self { route, set_headers: Vec::new() }
+    }
+}
+
 /// A checked verdict, and what it holds for.
 #[derive(Debug)]
 pub(crate) struct Routed {
-    pub(crate) verdict: Verdict,
+    pub(crate) ruling: Ruling,
     pub(crate) cache: bindings::Cache,
 }
 
@@ -67,14 +114,37 @@ impl From<bindings::Verdict> for Answer<'_> {
     }
 }
 
+/// Addresses that one instance named lately, as most policies name few: finding one is a quarter of parsing it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    addresses: [Option<Address>; ADDRESSES_KNOWN],
+    /// The place of the next new one.
+    next: usize,
+}
+
+impl Known {
+    fn address(&mut self, text: &str) -> Result<Address, BadVerdict> {
+        if let Some(known) = self.addresses.iter().flatten().find(|known| known.as_str() == text) {
+            return Ok(known.clone());
+        }
+        let parsed =
+            Address::parse(text).map_err(|source| BadVerdict::Address { address: shorten(text), source })?;
+        if let Some(place) = self.addresses.get_mut(self.next) {
+            *place = Some(parsed.clone());
+        }
+        self.next = (self.next + 1) % ADDRESSES_KNOWN;
+        Ok(parsed)
+    }
+}
+
 /// Checks one verdict by itself; the sum of all headers of a message is checked where they come together.
-pub(crate) fn check(answer: Answer<'_>) -> Result<Routed, BadVerdict> {
+pub(crate) fn check(answer: Answer<'_>, known: &mut Known) -> Result<Routed, BadVerdict> {
     check_headers(&answer.set_headers)?;
     let route = match answer.route {
         AnsweredRoute::Continue => Route::Continue,
         AnsweredRoute::Deliver => Route::Deliver,
-        AnsweredRoute::Redirect(to) => Route::Redirect(address(&to)?),
-        AnsweredRoute::FanOut(all) => Route::FanOut(addresses(&all)?),
+        AnsweredRoute::Redirect(to) => Route::Redirect(known.address(&to)?),
+        AnsweredRoute::FanOut(all) => Route::FanOut(addresses(&all, known)?),
         AnsweredRoute::Pick { version, index } => Route::Pick { version, index },
         AnsweredRoute::Drop(reason) if reason.len() > DROP_REASON_BYTES_MAX => {
             return Err(BadVerdict::Reason { len: reason.len() });
@@ -86,7 +156,7 @@ pub(crate) fn check(answer: Answer<'_>) -> Result<Routed, BadVerdict> {
         let headers = answer.set_headers.into_iter();
         set_headers.extend(headers.map(|(name, value)| (name.into_owned(), value.into_owned())));
     }
-    Ok(Routed { verdict: Verdict { route, set_headers }, cache: answer.cache })
+    Ok(Routed { ruling: Verdict { route, set_headers }.into(), cache: answer.cache })
 }
 
 /// Checks count and bytes of a set of headers.
@@ -114,18 +184,14 @@ pub(crate) fn fit_together(lists: [&[(String, String)]; 3]) -> bool {
         && all().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= HEADER_BYTES_MAX
 }
 
-fn address(text: &str) -> Result<Address, BadVerdict> {
-    Address::parse(text).map_err(|source| BadVerdict::Address { address: shorten(text), source })
-}
-
 /// Each address once, in the order given.
-fn addresses(all: &[Cow<'_, str>]) -> Result<Vec<Address>, BadVerdict> {
+fn addresses(all: &[Cow<'_, str>], known: &mut Known) -> Result<Vec<Address>, BadVerdict> {
     if all.is_empty() || all.len() > FANOUT_MAX {
         return Err(BadVerdict::FanOut { count: all.len() });
     }
     let mut checked = Vec::with_capacity(all.len());
     for text in all {
-        let address = address(text)?;
+        let address = known.address(text)?;
         if !checked.contains(&address) {
             checked.push(address);
         }
@@ -139,5 +205,27 @@ fn shorten(text: &str) -> String {
         text.to_owned()
     } else {
         format!("{}…", bindings::cut(text, SHOWN_BYTES_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_addresses_are_those_that_were_named() {
+        let mut known = Known::default();
+        for turn in 0..3 {
+            // More than are kept, so that each of them leaves and comes back.
+            for number in 0..ADDRESSES_KNOWN + 2 {
+                let text = format!("topic/{number}");
+                for _ in 0..2 {
+                    assert_eq!(known.address(&text).map(|to| to.to_string()).ok(), Some(text.clone()));
+                }
+                assert!(known.address("no address").is_err(), "turn {turn}");
+            }
+        }
+        let kept: Vec<_> = known.addresses.iter().flatten().collect();
+        assert!(kept.len() == ADDRESSES_KNOWN && kept.iter().all(|to| to.as_str().starts_with("topic/")));
     }
 }

@@ -10,7 +10,7 @@ use crate::decisions::Decisions;
 use crate::hook::Hook;
 use crate::limits;
 use crate::lineup::{Generation, Masks};
-use crate::place::{Answered, Concerned, Place};
+use crate::place::{Answered, Concerned, Ended, Place};
 use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
@@ -49,8 +49,8 @@ enum Asked<T> {
     Decided(T),
     /// None decided.
     Passed,
-    /// One failed that is set to end the matter then; the text says which.
-    Failed(String),
+    /// One failed that is set to end the matter then.
+    Failed(Box<Ended>),
 }
 
 impl WorkerPolicies {
@@ -101,7 +101,11 @@ impl WorkerPolicies {
         loop {
             let newest = Arc::clone(self.cache.load());
             let places = std::mem::take(&mut self.places);
-            let mut old: Vec<Seat> = places.into_iter().flat_map(Place::into_seats).collect();
+            let is_kept = |seat: &Seat| newest.bindings().any(|kept| Arc::ptr_eq(kept, &seat.binding));
+            // What goes goes first, so that this worker never holds more than one generation has.
+            let (mut old, gone): (Vec<Seat>, Vec<Seat>) =
+                places.into_iter().flat_map(Place::into_seats).partition(is_kept);
+            gone.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             let worker = self.worker;
             for lineup in &newest.lineups {
                 self.places.push(Place::new(lineup, |binding| {
@@ -111,7 +115,6 @@ impl WorkerPolicies {
                     }
                 }));
             }
-            old.into_iter().filter_map(|seat| seat.serving).for_each(|gone| self.shared.discard(gone));
             self.generation = newest;
             self.matches.clear();
             self.last.0.clear();
@@ -169,7 +172,7 @@ impl WorkerPolicies {
                 }
                 Answered::Nothing => {}
                 Answered::BuiltIn => return Asked::Passed,
-                Answered::Failed(reason) => return Asked::Failed(reason),
+                Answered::Failed(ended) => return Asked::Failed(ended),
             }
         }
         Asked::Passed
@@ -211,7 +214,7 @@ impl Admission for WorkerPolicies {
         match self.first(Hook::Admission, &mut Admitted(message)) {
             Asked::Decided(admittance) => admittance.unwrap_or(Admittance::Admitted),
             Asked::Passed => Admittance::Admitted,
-            Asked::Failed(reason) => Admittance::Failed(reason),
+            Asked::Failed(ended) => Admittance::Failed(ended.to_string()),
         }
     }
 }
@@ -220,9 +223,9 @@ impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
         let mut question = Routed::new(message);
         let route = match self.first(Hook::Routing, &mut question) {
-            Asked::Decided(verdict) => verdict.route,
+            Asked::Decided(said) => Verdict::from(said).route,
             Asked::Passed => Route::Continue,
-            Asked::Failed(reason) => return Outcome::Refused(reason),
+            Asked::Failed(ended) => return Outcome::Refused(ended.to_string()),
         };
         Outcome::Decided(Verdict { route, set_headers: question.set_headers })
     }
@@ -249,7 +252,7 @@ impl Acking for WorkerPolicies {
             self.recorder.failure(&self.shared.captures, &told);
         }
         self.traces.begin_failure(failure, self.generation.number);
-        let asked = self.first(Hook::Ack, &mut Missed { told });
+        let asked = self.first(Hook::Ack, &mut Missed { told, id: Some(failure.id) });
         self.traces.end_failure(failure);
         match asked {
             Asked::Decided(Some(decision)) => decision,

@@ -57,7 +57,9 @@ fn allocations(mut ask: impl FnMut()) -> u64 {
 fn worker(hook: &str, last: Value) -> (Arc<Host>, WorkerPolicies) {
     let mut rules: Vec<_> = (0..40).map(|n| miss(hook, n)).collect();
     rules.push(last);
-    let host = Host::start(HostOptions { workers: 1, policies_max: 1 }, Arc::new(Nobody)).unwrap();
+    let host =
+        Host::start(HostOptions { workers: 1, policies_max: 1, ..HostOptions::default() }, Arc::new(Nobody))
+            .unwrap();
     let document = json!({ "hook": hook, "match": ["topic/>"], "rules": rules });
     host.put_policy("p", serde_json::from_value(document).unwrap(), "test").unwrap();
     let policies = host.worker(0);

@@ -86,7 +86,11 @@ impl Broker {
         let worker_count = worker_count(config.workers);
         let registry =
             Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
-        let options = HostOptions { workers: worker_count, policies_max: config.policy.max_policies };
+        let options = HostOptions {
+            workers: worker_count,
+            policies_max: config.policy.max_policies,
+            ..HostOptions::default()
+        };
         let policies = Host::start(options, Arc::new(Surroundings(registry.clone())))
             .context("cannot start the policy host")?;
         let clock = Clock::new();

@@ -26,6 +26,8 @@
 //! instances of its own. Everything here also compiles for the host, so that a policy's logic has ordinary unit tests;
 //! the exports exist only in a component. Deliberately not here: reading JSON, which is the plugin's choice.
 
+#[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
+mod allocator;
 #[doc(hidden)]
 pub mod bindings;
 mod export;
@@ -38,6 +40,11 @@ pub use bindings::waspmq::policy::types::{
     Message, Overflowing, Pick, QueueMembers, Quorum, Refusal, Route, Verdict,
 };
 pub use pattern::matches;
+
+/// The allocator of a plugin that has the feature `allocator`, as it has by default.
+#[cfg(all(target_arch = "wasm32", feature = "allocator"))]
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator::new();
 
 /// What every policy is. Each worker of the broker has an instance of its own; an instance may be replaced at any
 /// time by a new one, so its memory is a cache. What has to stay is kept with the host.

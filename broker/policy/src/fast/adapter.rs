@@ -11,35 +11,45 @@
 //!   "fill"(pointers)
 //!   may-leave := 1
 //!   result := hook(pointers with lengths, scalars)
-//!   "lifted <hook>"(result)                        when the result lies in memory
+//!   "lifted <hook>"(result)                        when the result lies in memory and is not brief
 //!   may-leave := 0, post-return(result), may-leave := 1
 //! ```
 //!
-//! Parameters that are more than [`FLAT_PARAMS_MAX`] core values lie in one record, made room for and written
-//! block by block (`"first"`, `"place"`); so are results of imports. The adapter of the imports also keeps a guest
+//! A result is [`Brief`] when it says nothing but a case and perhaps a byte, as most do; the adapter reads that
+//! itself and answers it, and the broker is not called. What it finds odd it leaves to the broker to refuse.
+//!
+//! Parameters that are more than [`FLAT_PARAMS_MAX`] core values lie in one record. With a few strings in it and nothing
+//! else that needs room, it is written with them in one go (`"place few"`), otherwise block by block (`"first"`,
+//! `"place"`), as are results of imports. The adapter of the imports also keeps a guest
 //! from calling the broker while `may-leave` is 0.
 
+use super::brief::{self, Brief};
 use super::types::{Core, FLAT_PARAMS_MAX, Function, Type};
+use super::world;
 use std::iter;
 use wasm_encoder::{
     BlockType, CodeSection, EntityType, ExportKind, ExportSection, Function as Body, FunctionSection,
-    GlobalType, ImportSection, InstructionSink, Module, TypeSection, ValType,
+    GlobalType, ImportSection, InstructionSink, MemoryType, Module, TypeSection, ValType,
 };
 
-/// Strings that one call of [`FILL`] writes.
+/// Strings that one call of [`FILL`] writes, and of [`FILL_FEW`].
 pub(crate) const STRINGS_MAX: usize = 8;
+pub(crate) const STRINGS_FEW: usize = 3;
 
 /// Modules that adapters import from, and what is in them.
 pub(crate) const BROKER: &str = "broker";
 pub(crate) const GUEST: &str = "guest";
 pub(crate) const LANE: &str = "lane";
 pub(crate) const MAY_LEAVE: &str = "may-leave";
+pub(crate) const MEMORY: &str = "memory";
 pub(crate) const REALLOC: &str = "realloc";
 pub(crate) const HOOK: &str = "hook";
 pub(crate) const POST_RETURN: &str = "post-return";
 pub(crate) const FILL: &str = "fill";
+pub(crate) const FILL_FEW: &str = "fill few";
 pub(crate) const FIRST: &str = "first";
 pub(crate) const PLACE: &str = "place";
+pub(crate) const PLACE_FEW: &str = "place few";
 pub(crate) const REFUSE: &str = "refuse";
 
 /// What the adapter of a hook exports.
@@ -78,21 +88,20 @@ pub(crate) fn hook(function: &Function, frees_result: bool) -> Option<Vec<u8>> {
     let flat = function.flat_params();
     let (leaves, core) = match flat.as_params() {
         Some(core) => (leaves(function)?, core),
-        None => (Vec::new(), [Core::I32].as_slice()),
+        None => (strings_of_record(function).unwrap_or_default(), [Core::I32].as_slice()),
     };
     let strings = leaves.iter().filter(|leaf| !matches!(leaf, Leaf::Scalar(_))).count();
     if strings > STRINGS_MAX {
         return None;
     }
     let core: Vec<ValType> = core.iter().copied().map(value).collect();
-    let result = if function.returns_pointer() { Some(Core::I32) } else { function.flat_result() };
+    let in_memory = function.returns_pointer();
+    let result = if in_memory { Some(Core::I32) } else { function.flat_result() };
     let results: Vec<ValType> = result.into_iter().map(value).collect();
     let mut module = Builder::default();
-    let calls = Calls::import(&mut module);
+    let calls = Calls::import(&mut module, strings);
     let hook = module.import(GUEST, HOOK, &core, &results);
-    let lifted = function
-        .returns_pointer()
-        .then(|| module.import(BROKER, &lifted(function.name), &[ValType::I32], &[]));
+    let lifted = in_memory.then(|| module.import(BROKER, &lifted(function.name), &[ValType::I32], &[]));
     let post_return = frees_result.then(|| module.import(GUEST, POST_RETURN, &results, &[]));
 
     let params: Vec<ValType> =
@@ -105,9 +114,13 @@ pub(crate) fn hook(function: &Function, frees_result: bool) -> Option<Vec<u8>> {
         (pointer_count, ValType::I32),
         (1, ValType::I64),
         (1, result.map_or(ValType::I32, value)),
+        (1, ValType::I32),
+        (1, ValType::I64),
     ]);
     let mut code = body.instructions();
-    if flat.as_params().is_none() {
+    if flat.as_params().is_none() && strings > 0 {
+        lower_record_of_strings(&mut code, &calls, (function.params_layout(), strings), pointers);
+    } else if flat.as_params().is_none() {
         lower_record(&mut code, &calls, pointers, blocks);
     } else {
         if strings > 0 {
@@ -116,13 +129,24 @@ pub(crate) fn hook(function: &Function, frees_result: bool) -> Option<Vec<u8>> {
         pass(&mut code, &leaves, pointers);
     }
     code.call(hook);
-    finish_call(&mut code, result.is_some().then_some(returned), lifted, post_return);
-    let answers = function.flat_result().map(value);
-    if answers.is_some() {
-        code.local_get(returned.0);
+    if result.is_some() {
+        code.local_set(returned.0);
+    }
+    if let Some(lifted) = lifted {
+        module.memory = true;
+        read_result(
+            &mut code,
+            world::brief(function).as_ref(),
+            [returned, returned.plus(1), returned.plus(2)],
+            lifted,
+        );
+    }
+    free_result(&mut code, result.is_some().then_some(returned), post_return);
+    if result.is_some() {
+        code.local_get(if in_memory { returned.plus(1).0 } else { returned.0 });
     }
     code.end();
-    module.define(CALL, &params, answers.as_slice(), &body);
+    module.define(CALL, &params, &results, &body);
     Some(module.finish())
 }
 
@@ -130,7 +154,7 @@ pub(crate) fn hook(function: &Function, frees_result: bool) -> Option<Vec<u8>> {
 pub(crate) fn imports(functions: &[&Function]) -> Vec<u8> {
     let mut module = Builder::default();
     let has_blocks = functions.iter().any(|function| function.result_has_blocks());
-    let calls = has_blocks.then(|| Calls::import(&mut module));
+    let calls = has_blocks.then(|| Calls::import(&mut module, 0));
     let refuse = module.import(BROKER, REFUSE, &[], &[]);
     let shapes: Vec<_> = functions.iter().map(|function| Shape::of(function)).collect();
     let raw: Vec<u32> = functions
@@ -205,21 +229,37 @@ fn leaves(function: &Function) -> Option<Vec<Leaf>> {
     Some(leaves)
 }
 
+/// The strings of parameters that lie in a record, when these are all that needs room and a few.
+fn strings_of_record(function: &Function) -> Option<Vec<Leaf>> {
+    let leaves = leaves(function)?;
+    let strings: Vec<Leaf> = leaves.into_iter().filter(|leaf| !matches!(leaf, Leaf::Scalar(_))).collect();
+    let few = strings.len() <= STRINGS_FEW && strings.iter().all(|leaf| *leaf == Leaf::String);
+    few.then_some(strings)
+}
+
 /// Indexes of the functions that every adapter imports.
 struct Calls {
     realloc: u32,
     fill: u32,
+    /// Pointers that `fill` takes.
+    filled: usize,
     first: u32,
     place: u32,
+    place_few: u32,
 }
 
 impl Calls {
-    fn import(module: &mut Builder) -> Self {
+    /// Those of an adapter that passes this many strings by themselves.
+    fn import(module: &mut Builder, strings: usize) -> Self {
+        let (fill, filled) =
+            if strings <= STRINGS_FEW { (FILL_FEW, STRINGS_FEW) } else { (FILL, STRINGS_MAX) };
         Self {
             realloc: module.import(GUEST, REALLOC, &[ValType::I32; 4], &[ValType::I32]),
-            fill: module.import(BROKER, FILL, &[ValType::I32; STRINGS_MAX], &[]),
+            fill: module.import(BROKER, fill, &[ValType::I32; STRINGS_MAX][..filled], &[]),
+            filled,
             first: module.import(BROKER, FIRST, &[], &[ValType::I64]),
             place: module.import(BROKER, PLACE, &[ValType::I32], &[ValType::I64]),
+            place_few: module.import(BROKER, PLACE_FEW, &[ValType::I32; STRINGS_FEW + 1], &[]),
         }
     }
 }
@@ -243,7 +283,7 @@ fn lower_strings(code: &mut InstructionSink<'_>, calls: &Calls, leaves: &[Leaf],
         }
         pointer += 1;
     }
-    (pointers.0..pointers.plus(STRINGS_MAX).0).for_each(|pointer| {
+    (pointers.0..pointers.plus(calls.filled).0).for_each(|pointer| {
         code.local_get(pointer);
     });
     code.call(calls.fill);
@@ -282,27 +322,56 @@ fn lower_record(code: &mut InstructionSink<'_>, calls: &Calls, record: Local, bl
     code.local_get(record.0);
 }
 
-/// Has the result read, then freed.
-fn finish_call(
+/// The same for a record with this layout that has this many strings.
+fn lower_record_of_strings(
     code: &mut InstructionSink<'_>,
-    returned: Option<Local>,
-    lifted: Option<u32>,
-    post_return: Option<u32>,
+    calls: &Calls,
+    ((size, align), strings): ((i32, i32), usize),
+    pointers: Local,
 ) {
-    if let Some(returned) = returned {
-        code.local_set(returned.0);
-        if let Some(lifted) = lifted {
-            code.local_get(returned.0).call(lifted);
-        }
+    let record = pointers.plus(STRINGS_FEW);
+    set_may_leave(code, false);
+    code.i32_const(0).i32_const(0).i32_const(align).i32_const(size).call(calls.realloc).local_set(record.0);
+    for string in 0..strings {
+        let length = Local(1).plus(string);
+        code.i32_const(0).i32_const(0).local_get(0).local_get(length.0).local_get(0).i32_mul();
+        code.call(calls.realloc).local_set(pointers.plus(string).0);
     }
-    if let Some(post_return) = post_return {
-        set_may_leave(code, false);
-        returned.into_iter().for_each(|returned| {
-            code.local_get(returned.0);
-        });
-        code.call(post_return);
-        set_may_leave(code, true);
+    code.local_get(record.0);
+    (pointers.0..record.0).for_each(|pointer| {
+        code.local_get(pointer);
+    });
+    code.call(calls.place_few);
+    set_may_leave(code, true);
+    code.local_get(record.0);
+}
+
+/// Leaves what a result in memory says briefly in the second local, or has the broker read it and leaves
+/// [`brief::NOT`] there. The first local is the pointer to it, the third one is for bytes of memory.
+fn read_result(
+    code: &mut InstructionSink<'_>,
+    brief: Option<&Brief>,
+    [pointer, answer, bytes]: [Local; 3],
+    lifted: u32,
+) {
+    code.block(BlockType::Empty);
+    if let Some(brief) = brief {
+        code.block(BlockType::Empty);
+        brief.read(code, [pointer.0, answer.0, bytes.0]);
+        code.br(1).end();
     }
+    code.local_get(pointer.0).call(lifted).i32_const(brief::NOT).local_set(answer.0).end();
+}
+
+/// Has the guest free its result.
+fn free_result(code: &mut InstructionSink<'_>, returned: Option<Local>, post_return: Option<u32>) {
+    let Some(post_return) = post_return else { return };
+    set_may_leave(code, false);
+    returned.into_iter().for_each(|returned| {
+        code.local_get(returned.0);
+    });
+    code.call(post_return);
+    set_may_leave(code, true);
 }
 
 /// From alignment and bytes of a block in local `blocks` to a pointer on the stack.
@@ -354,6 +423,8 @@ struct Builder {
     exports: ExportSection,
     code: CodeSection,
     imported: u32,
+    /// Whether it imports the guest's memory.
+    memory: bool,
 }
 
 impl Builder {
@@ -377,6 +448,16 @@ impl Builder {
     fn finish(mut self) -> Vec<u8> {
         let may_leave = GlobalType { val_type: ValType::I32, mutable: true, shared: false };
         self.imports.import(LANE, MAY_LEAVE, may_leave);
+        if self.memory {
+            let any = MemoryType {
+                minimum: 0,
+                maximum: None,
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            };
+            self.imports.import(GUEST, MEMORY, any);
+        }
         let mut module = Module::new();
         module.section(&self.types).section(&self.imports).section(&self.functions);
         module.section(&self.exports).section(&self.code);

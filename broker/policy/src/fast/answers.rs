@@ -1,9 +1,10 @@
 //! Reads the answers of ack and admission policies, and the action of an overflow policy.
 
-use super::lift::{Lift, Reader, behind, tag, u32_at};
+use super::lift::{self, Lift, Reader, behind, tag, u32_at};
 use super::types::Type;
 use super::world;
 use crate::bindings::{AckLevel, AckPlan, Action, Admission, Decision, Exhausted, Quorum, Refusal};
+use crate::verdict::{Routed, Ruling};
 use std::borrow::Cow;
 use wasmtime::{Result, bail};
 
@@ -91,6 +92,35 @@ impl<'a> Lift<'a> for Admission {
         })
     }
 }
+
+/// A verdict that an adapter read: which case, and what it holds for.
+#[inline]
+pub(crate) fn brief_route(case: u8, cache: u8) -> Result<Routed> {
+    const CONTINUE: u8 = world::ROUTES.case("continue");
+    const DELIVER: u8 = world::ROUTES.case("deliver");
+    let ruling = match case {
+        CONTINUE => Ruling::Continue,
+        DELIVER => Ruling::Deliver,
+        other => bail!("unexpected discriminant: {other}"),
+    };
+    Ok(Routed { ruling, cache: lift::cache(cache)? })
+}
+
+/// An answer to an offered message that an adapter read.
+#[inline]
+pub(crate) fn brief_admission(case: u8) -> Result<Admission> {
+    const CONTINUE: u8 = world::ADMISSION.case("continue");
+    const ACCEPT: u8 = world::ADMISSION.case("accept");
+    Ok(match case {
+        CONTINUE => Admission::Continue,
+        ACCEPT => Admission::Accept,
+        other => bail!("unexpected discriminant: {other}"),
+    })
+}
+
+// The one brief answer of these hooks is their first case.
+const _: () = assert!(Type::Option(&world::ACK_PLAN).first_plain_cases() == 1);
+const _: () = assert!(world::DECISION.first_plain_cases() == 1 && world::DECISION.case("continue") == 0);
 
 /// The action that a core value stands for.
 pub(crate) fn action(discriminant: u32) -> Result<Action> {

@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: what guests import (`imports.rs`).
 
-use super::adapter::{self, BROKER, FILL, FIRST, NO_BLOCK, PLACE, REFUSE};
+use super::adapter::{self, BROKER, FILL, FILL_FEW, FIRST, NO_BLOCK, PLACE, PLACE_FEW, REFUSE};
 use super::imports;
 use super::lift::Reader;
 use super::outbox::Outbox;
@@ -26,7 +26,7 @@ pub(crate) struct Lane {
 /// What a hook answered, read out of the guest's memory.
 #[derive(Debug)]
 pub(crate) enum Answered {
-    Route(Result<Routed, BadVerdict>),
+    Route(Result<Routed, Box<BadVerdict>>),
     Plan(Option<bindings::AckPlan>),
     Failed(bindings::Decision),
     Admit(bindings::Admission),
@@ -54,7 +54,7 @@ fn reading(linker: &mut Linker<State>) -> Result<()> {
     linker.func_wrap(BROKER, &adapter::lifted(world::ROUTE.name), |mut caller: Caller<'_, State>, pointer: u32| {
         let (memory, state) = memory_and_state(&mut caller)?;
         let answer: Answer<'_> = state.reader(memory).result(pointer)?;
-        state.lane.answer = Some(Answered::Route(verdict::check(answer)));
+        state.lane.answer = Some(Answered::Route(verdict::check(answer, &mut state.known).map_err(Box::new)));
         Ok(())
     })?;
     lifting(linker, &world::PLAN, |reader, pointer| reader.result(pointer).map(Answered::Plan))?;
@@ -88,11 +88,20 @@ fn writing(linker: &mut Linker<State>) -> Result<()> {
         let (memory, state) = memory_and_state(&mut caller)?;
         state.lane.outbox.fill(memory, &[a, b, c, d, e, f, g, h])
     })?;
+    linker.func_wrap(BROKER, FILL_FEW, |mut caller: Caller<'_, State>, a: u32, b: u32, c: u32| {
+        let (memory, state) = memory_and_state(&mut caller)?;
+        state.lane.outbox.fill(memory, &[a, b, c])
+    })?;
     linker.func_wrap(BROKER, FIRST, |caller: Caller<'_, State>| next(&caller.data().lane.outbox))?;
     linker.func_wrap(BROKER, PLACE, |mut caller: Caller<'_, State>, pointer: u32| -> Result<i64> {
         let (memory, state) = memory_and_state(&mut caller)?;
         state.lane.outbox.place(memory, pointer)?;
         Ok(next(&state.lane.outbox))
+    })?;
+    #[rustfmt::skip]
+    linker.func_wrap(BROKER, PLACE_FEW, |mut caller: Caller<'_, State>, root: u32, a: u32, b: u32, c: u32| {
+        let (memory, state) = memory_and_state(&mut caller)?;
+        state.lane.outbox.place_few(memory, root, &[a, b, c])
     })?;
     Ok(())
 }

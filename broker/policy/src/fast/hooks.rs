@@ -5,6 +5,7 @@
 //! same core instances, so a guest has one state.
 
 use super::answers;
+use super::brief;
 use super::broker::Answered;
 use super::outbox::Lower;
 use super::world;
@@ -31,14 +32,17 @@ pub(crate) struct Hooks {
 /// The functions of the hook that an instance serves.
 pub(super) enum Hot {
     None,
-    Routing { route: TypedFunc<AboutMessage, ()>, members_changed: Stepwise<MembersChanged, ()> },
-    Ack { plan: TypedFunc<(u32,), ()>, failed: TypedFunc<AboutFailure, ()> },
-    Admission { admit: TypedFunc<AboutMessage, ()> },
+    Routing { route: TypedFunc<AboutMessage, i32>, members_changed: Stepwise<MembersChanged, ()> },
+    Ack { plan: TypedFunc<AboutPlan, i32>, failed: TypedFunc<AboutFailure, i32> },
+    Admission { admit: TypedFunc<AboutMessage, i32> },
     Overflow { overflow: TypedFunc<AboutQueue, u32> },
 }
 
 /// Unit of strings, lengths of sender and address, kind, length of the key, size, priority, time.
 type AboutMessage = (u32, u32, u32, u32, u32, u32, u32, u64);
+
+/// Unit of strings, lengths of sender, address and key; the rest lies in the record.
+type AboutPlan = (u32, u32, u32, u32);
 
 /// Unit of strings, lengths of address, sender and recipient, cause, attempt, messages, time waited, whether there
 /// is a wait asked for and which, attempts, random number.
@@ -61,11 +65,16 @@ impl Hooks {
         &mut self,
         store: &mut Store<State>,
         message: &bindings::Message<'_>,
-    ) -> Result<Result<Routed, BadVerdict>> {
+    ) -> Result<Result<Routed, Box<BadVerdict>>> {
         self.enter()?;
         let Hot::Routing { route, .. } = &self.hot else { return other_hook() };
         let told = about_message(store, self.unit, message)?;
-        route.call(&mut *store, told)?;
+        let answer = route.call(&mut *store, told)?;
+        if let Some([case, cache]) = brief::split(answer) {
+            let answer = answers::brief_route(case, cache)?;
+            self.is_broken = false;
+            return Ok(Ok(answer));
+        }
         match self.answered(store) {
             Some(Answered::Route(answer)) => Ok(answer),
             _ => no_answer(),
@@ -80,8 +89,13 @@ impl Hooks {
     ) -> Result<Option<bindings::AckPlan>> {
         self.enter()?;
         let Hot::Ack { plan, .. } = &self.hot else { return other_hook() };
-        store.data_mut().lane.outbox.value(&(message, configured))?;
-        plan.call(&mut *store, (self.unit,))?;
+        let outbox = &mut store.data_mut().lane.outbox;
+        outbox.value(&(message, configured))?;
+        let [sender, address, key] = outbox.units()?;
+        if brief::split(plan.call(&mut *store, (self.unit, sender, address, key))?).is_some() {
+            self.is_broken = false;
+            return Ok(None);
+        }
         match self.answered(store) {
             Some(Answered::Plan(answer)) => Ok(answer),
             _ => no_answer(),
@@ -114,7 +128,10 @@ impl Hooks {
             u32::from(failure.attempts),
             failure.random,
         );
-        failed.call(&mut *store, told)?;
+        if brief::split(failed.call(&mut *store, told)?).is_some() {
+            self.is_broken = false;
+            return Ok(bindings::Decision::Continue);
+        }
         match self.answered(store) {
             Some(Answered::Failed(answer)) => Ok(answer),
             _ => no_answer(),
@@ -129,7 +146,11 @@ impl Hooks {
         self.enter()?;
         let Hot::Admission { admit } = &self.hot else { return other_hook() };
         let told = about_message(store, self.unit, message)?;
-        admit.call(&mut *store, told)?;
+        if let Some([case, _]) = brief::split(admit.call(&mut *store, told)?) {
+            let answer = answers::brief_admission(case)?;
+            self.is_broken = false;
+            return Ok(answer);
+        }
         match self.answered(store) {
             Some(Answered::Admit(answer)) => Ok(answer),
             _ => no_answer(),

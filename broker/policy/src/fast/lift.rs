@@ -253,13 +253,18 @@ impl Lift<'_> for Cache {
 
     #[inline]
     fn read(_: &mut Reader<'_>, bytes: &[u8]) -> Result<Self> {
-        Ok(match tag(bytes)? {
-            0 => Self::Never,
-            1 => Self::Address,
-            2 => Self::Connection,
-            other => bail!("unexpected discriminant: {other}"),
-        })
+        cache(tag(bytes)?)
     }
+}
+
+#[inline]
+pub(crate) fn cache(discriminant: u8) -> Result<Cache> {
+    Ok(match discriminant {
+        0 => Cache::Never,
+        1 => Cache::Address,
+        2 => Cache::Connection,
+        other => bail!("unexpected discriminant: {other}"),
+    })
 }
 
 impl<'a> Lift<'a> for Answer<'a> {

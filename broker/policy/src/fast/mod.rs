@@ -14,6 +14,7 @@
 
 mod adapter;
 mod answers;
+mod brief;
 mod broker;
 mod hooks;
 mod imports;

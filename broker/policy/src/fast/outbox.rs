@@ -104,17 +104,20 @@ impl Outbox {
     /// Lays a value out whose root gets its place like any other block.
     pub(crate) fn value<T: Lower>(&mut self, value: &T) -> Result<()> {
         self.clear();
-        let root = self.push_zeros(T::TYPE.size(), T::TYPE.align(), None)?;
+        // In a constant, or the layout would be computed for every call.
+        let (size, align) = const { (T::TYPE.size(), T::TYPE.align()) };
+        let root = self.push_zeros(size, align, None)?;
         value.lay_out(self, root, 0)
     }
 
     /// Lays a value out whose root has a place already, and writes that.
     pub(crate) fn result<T: Lower>(&mut self, value: &T, memory: &mut [u8], at: u32) -> Result<()> {
         self.value(value)?;
-        if !(at as usize).is_multiple_of(T::TYPE.align()) {
+        let (size, align) = const { (T::TYPE.size(), T::TYPE.align()) };
+        if !(at as usize).is_multiple_of(align) {
             bail!("pointer not aligned");
         }
-        if memory.get(at as usize..).is_none_or(|rest| rest.len() < T::TYPE.size()) {
+        if memory.get(at as usize..).is_none_or(|rest| rest.len() < size) {
             bail!("pointer out of bounds");
         }
         self.place(memory, at)
@@ -164,6 +167,26 @@ impl Outbox {
         }
     }
 
+    /// Writes a root and the strings behind it, each to its place.
+    pub(crate) fn place_few(&mut self, memory: &mut [u8], root: u32, strings: &[u32]) -> Result<()> {
+        self.place(memory, root)?;
+        let behind = self.blocks.len() - self.placed;
+        strings.iter().take(behind).try_for_each(|&at| self.place(memory, at))
+    }
+
+    /// How many code units the strings behind a root have; to be asked of values that have as many.
+    pub(crate) fn units<const N: usize>(&self) -> Result<[u32; N]> {
+        let mut units = [0; N];
+        let strings = self.blocks.get(1..).unwrap_or_default();
+        if strings.len() != N {
+            bail!("{} strings where {N} are passed", strings.len());
+        }
+        for (units, string) in units.iter_mut().zip(strings) {
+            *units = u32::try_from(self.len(string))? / self.encoding.unit();
+        }
+        Ok(units)
+    }
+
     /// Writes the pointer to a block into the one that refers to it.
     fn refer(&mut self, memory: &mut [u8], (parent, at): (usize, usize), pointer: u32) -> Result<()> {
         // What is shared has been passed on, and its owner changes it without a copy when nobody else has it.
@@ -180,7 +203,7 @@ impl Outbox {
 
     /// Writes the strings that are passed by themselves, each to its place.
     #[inline]
-    pub(crate) fn fill(&self, memory: &mut [u8], places: &[u32; STRINGS_MAX]) -> Result<()> {
+    pub(crate) fn fill(&self, memory: &mut [u8], places: &[u32]) -> Result<()> {
         let unit = self.encoding.unit();
         let mut begin = 0;
         for (&at, &end) in places.iter().zip(&self.string_ends).take(self.strings) {

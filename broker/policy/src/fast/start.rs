@@ -1,6 +1,6 @@
 //! Starts a component on the fast lane: its modules, the adapters, and the functions to call.
 
-use super::adapter::{BROKER, CALL, GUEST, HOOK, LANE, MAY_LEAVE, POST_RETURN, REALLOC};
+use super::adapter::{BROKER, CALL, GUEST, HOOK, LANE, MAY_LEAVE, MEMORY, POST_RETURN, REALLOC};
 use super::broker::{Lane, NO_REALLOC};
 use super::hooks::{Hooks, Hot, Stepwise};
 use super::plan::Item;
@@ -84,6 +84,7 @@ impl Starting<'_> {
                 Some(realloc) if hook.is_some() || prepared.imports_allocate => self.item(realloc),
                 _ => self.broker(NO_REALLOC),
             },
+            (GUEST, MEMORY, _) => self.item(&prepared.memory),
             (GUEST, HOOK, Some((hook, _))) => self.item(hook),
             (GUEST, POST_RETURN, Some((_, Some(post_return)))) => self.item(post_return),
             (BROKER, name, _) => self.broker(name),

@@ -190,6 +190,17 @@ impl Type {
         }
     }
 
+    /// How many cases there are before the first one that has a value.
+    pub(crate) const fn first_plain_cases(&self) -> usize {
+        let mut case = 0;
+        if matches!(self, Self::Option(_) | Self::Fallible(_) | Self::Variant(_)) {
+            while case < self.case_count() && self.payload(case).is_none() {
+                case += 1;
+            }
+        }
+        case
+    }
+
     /// Whether a value of it refers to memory that the guest has to make room for.
     pub(crate) fn has_pointers(&self) -> bool {
         match self {
@@ -273,6 +284,15 @@ impl Function {
             index += 1;
         }
         flat
+    }
+
+    /// Bytes and alignment of the record in which all parameters lie when they are too many for core values.
+    pub(crate) fn params_layout(&self) -> (i32, i32) {
+        let types: Vec<Type> = self.params.iter().map(|(_, ty)| *ty).collect();
+        let at = types.iter().fold(0, |at: usize, ty| at.next_multiple_of(ty.align()) + ty.size());
+        let align = types.iter().map(Type::align).max().unwrap_or(1);
+        let number = |size: usize| i32::try_from(size).unwrap_or(i32::MAX);
+        (number(at.next_multiple_of(align)), number(align))
     }
 
     /// The result as a core value, or nothing when it goes through memory or there is none.

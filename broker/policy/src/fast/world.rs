@@ -3,6 +3,7 @@
 //! Compared with the types of each component before it takes the lane, so this copy cannot drift from the
 //! contract unnoticed: the lane would not be taken, and a test would fail.
 
+use super::brief::Brief;
 use super::types::{Function, Type};
 
 pub(crate) const KIND: Type = Type::Enum(&["user", "group", "topic", "all"]);
@@ -38,7 +39,8 @@ pub(crate) const ROUTES: Type = Type::Variant(&[
 
 pub(crate) const HEADER: Type = Type::Tuple(&[Type::String, Type::String]);
 
-pub(crate) const CACHE: Type = Type::Enum(&["never", "address", "connection"]);
+const CACHES: [&str; 3] = ["never", "address", "connection"];
+pub(crate) const CACHE: Type = Type::Enum(&CACHES);
 
 pub(crate) const VERDICT: Type =
     Type::Record(&[("route", ROUTES), ("set-headers", Type::List(&HEADER)), ("cache", CACHE)]);
@@ -130,6 +132,21 @@ pub(crate) const HOT: [&Function; 5] = [&ROUTE, &PLAN, &FAILED, &ADMIT, &OVERFLO
 /// All of them.
 pub(crate) fn exports() -> impl Iterator<Item = &'static Function> {
     LIFECYCLE.into_iter().chain(COLD).chain(HOT)
+}
+
+/// Where the result of a hook shows that it is brief.
+pub(crate) fn brief(function: &Function) -> Option<Brief> {
+    const ROUTES_AND_NOTHING_ELSE: Brief = Brief {
+        size: VERDICT.size(),
+        align: VERDICT.align(),
+        case: (VERDICT.field_at("route"), ROUTES.first_plain_cases()),
+        empty: Some((VERDICT.field_at("set-headers"), HEADER.align())),
+        more: Some((VERDICT.field_at("cache"), CACHES.len())),
+    };
+    if function.name == ROUTE.name {
+        return Some(ROUTES_AND_NOTHING_ELSE);
+    }
+    function.result.as_ref().and_then(Brief::of)
 }
 
 const BYTES: Type = Type::List(&Type::U8);

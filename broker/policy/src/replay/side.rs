@@ -4,6 +4,7 @@
 //! record, values and buckets begin empty. A failed instance is replaced at once.
 
 use crate::clock::Clock;
+use crate::discards::Discards;
 use crate::document::{Lane, PolicyLimits};
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
@@ -32,6 +33,7 @@ pub(super) struct Ground {
     linker: Linker<State>,
     adapters: Arc<Adapters>,
     ticker: Ticker,
+    discards: Discards,
     pub(super) clock: Arc<Clock>,
     pub(super) queues: Queues,
 }
@@ -73,7 +75,7 @@ impl Ground {
         let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine).map_err(|error| format!("a thread does not start: {error}"))?;
         let (clock, queues) = (Arc::new(Clock::standing()), Queues::default());
-        Ok(Self { engine, linker, adapters, ticker, clock, queues })
+        Ok(Self { engine, linker, adapters, ticker, discards: Discards::default(), clock, queues })
     }
 }
 
@@ -84,8 +86,8 @@ impl Side {
         config: String,
         limits: PolicyLimits,
     ) -> Result<Self, Unfit> {
-        let Ground { engine, linker, adapters, ticker, .. } = ground;
-        let compiled = Workbench { engine, linker, adapters, ticker }.compile(name, component)?;
+        let Ground { engine, linker, adapters, ticker, discards, .. } = ground;
+        let compiled = Workbench { engine, linker, adapters, ticker, discards }.compile(name, component)?;
         Ok(Self { name, compiled, config, limits, hooks: Vec::new() })
     }
 
@@ -116,6 +118,7 @@ impl Side {
             lane: Lane::Auto,
             context: context.clone(),
             memory_bytes_max: self.limits.memory_mb as usize * 1024 * 1024,
+            calls_max: limits::INSTANCE_CALLS_MAX,
         };
         let failed = |failure| SetupError::Failed { stage: "instantiate", failure };
         let mut instance = Instance::new(&recipe).map_err(failed)?;

@@ -9,9 +9,9 @@ use crate::answers::{self, BadAnswer};
 use crate::bindings::{self, Cache};
 use crate::engine::{Live, Ticker};
 use crate::state::Context;
-use crate::verdict::Routed;
+use crate::verdict::{Routed, Ruling};
 use std::sync::Arc;
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Verdict};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
 use waspmq_core::settings::{Overflow, Settings};
 
 /// One worker's handle of a table.
@@ -34,11 +34,11 @@ impl Judge {
     /// Where a message goes to which earlier policies set the headers `set`.
     pub(crate) fn route(&self, message: &Message<'_>, set: &[(String, String)]) -> Routed {
         let Answers::Routing(list) = &self.table.answers else {
-            return Routed { verdict: Verdict::default(), cache: Cache::Never };
+            return Routed { ruling: Ruling::Continue, cache: Cache::Never };
         };
         let (answer, cache) = list.first(&facts(message, set));
-        let verdict = answer.map_or_else(Verdict::default, |answer| answer.verdict(message.to));
-        Routed { verdict, cache }
+        let ruling = answer.map_or(Ruling::Continue, |answer| answer.verdict(message.to).into());
+        Routed { ruling, cache }
     }
 
     /// The plan of a message; what of it is out of bounds beside the settings of its address is a bad answer.

@@ -2,7 +2,7 @@
 
 use super::reader::{At, BadRule, Texts};
 use crate::bindings::Cache;
-use crate::verdict::{self, Answer, AnsweredRoute};
+use crate::verdict::{self, Answer, AnsweredRoute, Known};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -62,11 +62,12 @@ impl Routed {
             set_headers: set_headers.iter().map(borrow).collect(),
             cache: Cache::Never,
         };
-        let checked = verdict::check(answer).map_err(|bad| at.bad_key(key, bad.to_string()))?;
+        let checked = verdict::check(answer, &mut Known::default());
+        let checked = Verdict::from(checked.map_err(|bad| at.bad_key(key, bad.to_string()))?.ruling);
         if mirror.is_none() {
-            return Ok(Self::Fixed(checked.verdict));
+            return Ok(Self::Fixed(checked));
         }
-        let Verdict { route, set_headers } = checked.verdict;
+        let Verdict { route, set_headers } = checked;
         let copies = match route {
             Route::Redirect(to) => vec![to],
             Route::FanOut(all) if all.len() < FANOUT_MAX => all,

@@ -3,7 +3,7 @@
 //! Nothing is noted about a question whose message is in no trace, such as one about a full queue, where only the address
 //! is known.
 
-use super::{Asked, Facts, Instead, NOT_CALLED, Said, Traces, Writing};
+use super::{Asked, Facts, Instead, NOT_TIMED, Said, Traces, Writing};
 use crate::document::OnFailure;
 use crate::question::Question;
 use crate::seat::Seat;
@@ -21,7 +21,7 @@ impl Traces {
     pub(crate) fn answered<Q: Question>(&mut self, seat: &Seat, answer: &Q::Answer, is_cached: bool) {
         let Some(asked) = self.noted::<Q>() else { return };
         let said = Q::say(answer, &mut self.at_hand().texts);
-        let ns = if is_cached { NOT_CALLED } else { seat.took_ns() };
+        let ns = if is_cached { NOT_TIMED } else { seat.took_ns() };
         self.note(seat, Facts { is_cached, ns, ..self.facts(seat, (asked, said)) });
     }
 

@@ -4,8 +4,9 @@
 
 use crate::limits::TRACE_TEXT_BYTES_MAX;
 use crate::question::{Admitted, Missed, Planned, Question};
+use crate::verdict::Ruling;
 use serde_json::{Map, Value, json};
-use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Route, Verdict};
+use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Route};
 
 /// An answer; texts are elsewhere.
 #[derive(Debug, Clone, Copy)]
@@ -157,21 +158,31 @@ impl Texts {
 
 impl Said {
     #[inline]
-    pub(crate) fn verdict(verdict: &Verdict, texts: &mut Texts) -> Self {
+    pub(crate) fn ruling(ruling: &Ruling, texts: &mut Texts) -> Self {
         let place = texts.len;
         let mut put = |all: &[waspmq_core::Address]| {
             let kept = all.iter().take_while(|address| texts.put(address.as_str())).count();
             (count(kept), count(all.len() - kept))
         };
-        let (kind, (addresses, addresses_left)) = match &verdict.route {
-            Route::Continue => (Kind::Continue, (0, 0)),
-            Route::Deliver => (Kind::Deliver, (0, 0)),
-            Route::Pick { version, index } => (Kind::Pick { version: *version, index: *index }, (0, 0)),
-            Route::Redirect(to) => (Kind::Redirect, put(std::slice::from_ref(to))),
-            Route::FanOut(all) => (Kind::FanOut, put(all)),
-            Route::Drop(reason) => (Kind::Drop, if texts.put(reason) { (1, 0) } else { (0, 1) }),
+        let none = (0, 0);
+        let (kind, (addresses, addresses_left)) = match ruling {
+            Ruling::Continue => (Kind::Continue, none),
+            Ruling::Deliver => (Kind::Deliver, none),
+            Ruling::Pick { version, index } => (Kind::Pick { version: *version, index: *index }, none),
+            Ruling::Redirect(to) => (Kind::Redirect, put(std::slice::from_ref(to))),
+            Ruling::More(verdict) => match &verdict.route {
+                Route::Continue => (Kind::Continue, none),
+                Route::Deliver => (Kind::Deliver, none),
+                Route::Pick { version, index } => (Kind::Pick { version: *version, index: *index }, none),
+                Route::Redirect(to) => (Kind::Redirect, put(std::slice::from_ref(to))),
+                Route::FanOut(all) => (Kind::FanOut, put(all)),
+                Route::Drop(reason) => (Kind::Drop, if texts.put(reason) { (1, 0) } else { (0, 1) }),
+            },
         };
-        let all = &verdict.set_headers;
+        let all = match ruling {
+            Ruling::More(verdict) => verdict.set_headers.as_slice(),
+            _ => &[],
+        };
         let kept = all.iter().take_while(|(name, value)| texts.put(name) && texts.put(value)).count();
         let (headers, headers_left) = (count(kept), count(all.len() - kept));
         Self::Routed(Routed { kind, texts: place, addresses, headers, addresses_left, headers_left })
@@ -247,9 +258,9 @@ impl Routed {
 }
 
 /// A verdict for people, as long as it is.
-pub(crate) fn show(verdict: &Verdict) -> Value {
+pub(crate) fn show(ruling: &Ruling) -> Value {
     let mut texts = Texts::unbounded();
-    Said::verdict(verdict, &mut texts).show(&texts).unwrap_or_default()
+    Said::ruling(ruling, &mut texts).show(&texts).unwrap_or_default()
 }
 
 fn left_out(count: u8) -> String {

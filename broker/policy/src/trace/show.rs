@@ -1,6 +1,6 @@
 //! A trace in words, for whoever asks: who was asked what, in which order, and what came of each question.
 
-use super::{Asked, Facts, Instead, NOT_CALLED, Noted, Role, Trace};
+use super::{Asked, Facts, Instead, NOT_TIMED, Noted, Role, Trace};
 use crate::hook::Hook;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ pub struct Decided {
     pub generation: u64,
     /// Null when it failed.
     pub decision: Option<Value>,
-    /// Null when the plugin was not called.
+    /// Null when the plugin was not called, or the call not timed, as most quick ones of many are not.
     pub ns: Option<u32>,
     /// Whether an earlier verdict was said to hold for this message, too.
     pub cached: bool,
@@ -120,7 +120,7 @@ impl Noted {
             shadow: facts.is_shadow,
             generation: facts.generation,
             decision: facts.said.show(&trace.texts),
-            ns: Some(facts.ns).filter(|&ns| ns != NOT_CALLED),
+            ns: Some(facts.ns).filter(|&ns| ns != NOT_TIMED),
             cached: facts.is_cached,
             failed,
             cause: facts.attempt.map(|(cause, _)| cause.as_str()),

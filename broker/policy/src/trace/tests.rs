@@ -36,7 +36,7 @@ fn pass(traces: &mut Traces, count: u64) -> TraceId {
     traces.begin("topic/a", 7);
     let to = Address::parse(&format!("topic/n{count}")).unwrap();
     let verdict = Verdict { route: Route::Redirect(to), set_headers: Vec::new() };
-    let said = Said::verdict(&verdict, &mut traces.at_hand().texts);
+    let said = Said::ruling(&verdict.into(), &mut traces.at_hand().texts);
     traces.at_hand().push(&label(), facts(said));
     traces.ticket().unwrap()
 }
@@ -203,7 +203,7 @@ fn all_messages_of_a_batch_share_a_failed_attempt() {
 fn kept(verdict: &Verdict) -> (Value, usize) {
     let mut texts = Texts::default();
     texts.begin("topic/a");
-    let said = Said::verdict(verdict, &mut texts);
+    let said = Said::ruling(&verdict.clone().into(), &mut texts);
     (said.show(&texts).unwrap(), texts.text_bytes())
 }
 
@@ -222,7 +222,7 @@ fn short_verdicts_are_kept_as_they_are() {
     ] {
         let verdict = Verdict { route, set_headers: headers.clone() };
         let (shown, _) = kept(&verdict);
-        assert_eq!(shown, show(&verdict), "{verdict:?}");
+        assert_eq!(shown, show(&verdict.clone().into()), "{verdict:?}");
         assert_eq!(shown["set_headers"], json!({"k": "v", "empty": ""}));
     }
     let fan_out =

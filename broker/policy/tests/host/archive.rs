@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use waspmq_core::policy::{Policies, Verdict};
 use waspmq_policy::{
-    Archive, ArchiveError, AuditEntry, BadManifest, Host, Mode, PutError, RemoveError, RestoreError,
-    RollbackError, Unfit,
+    Archive, ArchiveError, AuditEntry, BadManifest, Host, Mode, PromoteError, PutError, RemoveError,
+    RestoreError, RollbackError, Unfit,
 };
 
 /// An archive in memory that can be full and damaged.
@@ -243,7 +243,11 @@ fn a_damaged_component_costs_only_what_needs_it() {
         assert!(refused[0].reason.contains(part), "{part}: {}", refused[0].reason);
     }
     assert!(stamped(&host, "a").is_empty() && host.policy("a").is_none());
-    assert!(matches!(host.rollback("a", "test"), Err(RollbackError::Refused { .. })));
+    let rollback = host.rollback("a", "test").unwrap_err();
+    assert!(matches!(rollback, RollbackError::Refused { .. }));
+    let promote = host.promote("a", "test").unwrap_err();
+    assert!(matches!(promote, PromoteError::Refused { .. }));
+    assert_eq!(promote.to_string(), rollback.to_string());
     let in_use = RemoveError::InUse { name: "stamp".to_owned(), policy: "b".to_owned() };
     assert_eq!(host.remove_plugin("stamp", "test"), Err(in_use));
     // A change in between does not forget what was refused.

@@ -140,6 +140,23 @@ fn a_loop_is_cut_in_time() {
     assert!(cpu[16] < Duration::from_millis(10), "{cpu:?}");
 }
 
+/// An instruction that works on much memory is not interrupted; the call is cut behind it.
+#[test]
+fn a_fill_is_cut_at_the_end_of_one_pass() {
+    let filling = "(drop (memory.grow (i32.const 200)))
+        (loop $l (memory.fill (i32.const 65536) (i32.const 7) (i32.const 13107200)) (br $l))";
+    let host = serving(&Guest::routing(&format!("{filling} (i32.const 1024)")), json!({}));
+    let mut policies = host.worker(0);
+    let used = thread_cpu_time();
+    assert_eq!(decide(&mut policies, "topic/a"), Verdict::default());
+    println!("cut after {:?} of CPU time", thread_cpu_time() - used);
+    assert_eq!(outcome(&host, "p", "deadline"), 1, "{:?}", host.policy("p").unwrap().outcomes);
+    eventually("it is replaced", || {
+        let instances = host.policy("p")?.instances;
+        (instances.serving == 1 && instances.spare == 1 && instances.replaced == 1).then_some(())
+    });
+}
+
 fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())

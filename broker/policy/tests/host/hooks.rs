@@ -37,7 +37,7 @@ fn settings() -> Settings {
 }
 
 /// A failure of the first attempt of alice's message for bob, handed to `ask`.
-fn fail<T>(cause: Cause, ask: impl FnOnce(&Failure<'_>) -> T) -> T {
+pub(crate) fn fail<T>(cause: Cause, ask: impl FnOnce(&Failure<'_>) -> T) -> T {
     let (to, alice) = (Address::parse("topic/a").unwrap(), Name::parse("alice").unwrap());
     let plan = AckPlan::default();
     ask(&Failure {
@@ -99,6 +99,28 @@ fn plans_and_failures() {
     assert_eq!(fail(Cause::Expired, |failure| policies.failed(failure)), Decision::GiveUp);
     assert_eq!(calls(), before, "nobody is asked about what is of no more use");
     assert_eq!(host.policy("plan").unwrap().counters["failed"], 4);
+}
+
+#[test]
+fn a_sample_of_a_shadow_names_the_message_that_was_not_delivered() {
+    let on_nack = |what: serde_json::Value| json!({ "ack": { "level": "delivered", "on_nack": what } });
+    let host = deciding(&[("a", "ack", json!({ "config": on_nack(json!("give-up")) }))]);
+    let shadow = on_nack(json!({ "retry-ms": 7 }));
+    put(&host, "a", "ack", json!({ "mode": "shadow", "config": shadow })).unwrap();
+    let mut policies = host.worker(0);
+    assert_eq!(fail(Cause::Nack, |failure| policies.failed(failure)), Decision::GiveUp);
+    let compared = host.policy("a").unwrap().candidate.unwrap().comparison.unwrap();
+    let sample = &compared.samples[0];
+    assert_eq!(sample.id, Some(MessageId::new(1, 1, 0, 1).to_string()));
+    assert_eq!((sample.sender.as_str(), sample.address.as_str()), ("alice", "topic/a"));
+    assert_eq!((&sample.active, &sample.shadow), (&json!("give-up"), &json!({ "retry_ms": 7 })));
+    // A message that is being published has no id yet.
+    let plan = json!({ "ack": { "level": "delivered", "attempts": 2 } });
+    put(&host, "a", "ack", json!({ "mode": "shadow", "config": plan })).unwrap();
+    policies.bound("topic/a");
+    policies.plan(&message("topic/a", &[]), &settings());
+    let compared = host.policy("a").unwrap().candidate.unwrap().comparison.unwrap();
+    assert_eq!((compared.different, &compared.samples[0].id), (1, &None));
 }
 
 #[test]

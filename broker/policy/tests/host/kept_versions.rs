@@ -5,7 +5,7 @@ use crate::document;
 use crate::versions::{mark, revision, version};
 use serde_json::json;
 use std::sync::Arc;
-use waspmq_policy::{Host, PromoteError, PutError, RollbackError};
+use waspmq_policy::{Host, PromoteError, PutError, RollbackError, WorkerPolicies};
 
 const ALL: [&str; 1] = ["topic/>"];
 
@@ -20,9 +20,13 @@ fn on_trial(more: serde_json::Value) -> (Arc<Shelf>, Arc<Host>) {
     (shelf, host)
 }
 
+/// Of a host that was not asked for its worker before.
 fn marks(host: &Host) -> Vec<String> {
-    let mut policies = host.worker(0);
-    (0..50).map(|n| mark(&mut policies, &format!("user{n}"), "")).collect()
+    marks_by(&mut host.worker(0))
+}
+
+fn marks_by(policies: &mut WorkerPolicies) -> Vec<String> {
+    (0..50).map(|n| mark(policies, &format!("user{n}"), "")).collect()
 }
 
 #[test]
@@ -73,16 +77,17 @@ fn the_version_that_is_fallen_back_on_is_there_again() {
 #[test]
 fn steps_that_cannot_be_kept_are_not_taken() {
     let (shelf, host) = on_trial(json!({ "canary_percent": 50 }));
-    let (before, generation) = (marks(&host), host.generation());
+    let mut policies = host.worker(0);
+    let (before, generation) = (marks_by(&mut policies), host.generation());
     shelf.refuse(true);
     let promoted = host.promote("p", "test");
     assert!(matches!(promoted, Err(PromoteError::Put(PutError::NotKept(_)))), "{promoted:?}");
     let back = host.rollback("p", "test");
     assert!(matches!(back, Err(RollbackError::Put(PutError::NotKept(_)))), "{back:?}");
-    assert_eq!((marks(&host), host.generation()), (before, generation));
+    assert_eq!((marks_by(&mut policies), host.generation()), (before, generation));
     shelf.refuse(false);
     host.promote("p", "test").unwrap();
-    assert!(marks(&host).iter().all(|mark| mark == "3"));
+    assert!(marks_by(&mut policies).iter().all(|mark| mark == "3"));
 }
 
 #[test]

@@ -62,7 +62,12 @@ fn swaps_under_load_meet_every_message_with_one_whole_generation() {
     let metrics = host.metrics();
     assert_eq!(metrics[0].outcomes, state.outcomes);
     assert_eq!(metrics[0].latency.counts.iter().sum::<u64>(), state.latency.timed_calls);
-    assert!(state.latency.timed_calls == messages && state.latency.p50_ns > 0);
+    // Quick calls are not all timed.
+    let timed = state.latency.timed_calls;
+    assert!(
+        timed <= messages && timed >= messages.min(256) && state.latency.p50_ns > 0,
+        "{timed} of {messages}"
+    );
 }
 
 /// The guest works for about a microsecond, so that many of the calls are under way when the thread is set aside.

@@ -6,11 +6,14 @@ mod archive;
 mod audit;
 mod cached;
 mod capture;
+mod deciding;
 mod explain;
 mod failures;
 mod guests;
 mod hooks;
 mod hostile;
+mod hostile_hooks;
+mod hostile_uploads;
 mod kept_versions;
 mod lanes;
 mod lanes_hooks;
@@ -21,6 +24,7 @@ mod plugins;
 mod policies;
 mod replay;
 mod rollout;
+mod room;
 mod rules;
 mod taken_back;
 mod versions;
@@ -53,7 +57,7 @@ fn host(workers: usize) -> Arc<Host> {
 
 fn sized_host(workers: usize, policies_max: usize) -> Arc<Host> {
     audit::record();
-    Host::start(HostOptions { workers, policies_max }, Arc::new(Somebody)).unwrap()
+    Host::start(HostOptions { workers, policies_max, ..HostOptions::default() }, Arc::new(Somebody)).unwrap()
 }
 
 /// A host with one plugin `p` and the policy `p` for all topics, changed by `more`.

@@ -1,12 +1,16 @@
 //! Versions side by side: fallbacks, shadows, canaries, and the steps from one to the next.
 
-use crate::guests::Guest;
+use crate::guests::{Guest, built};
 use crate::versions::{LONG, host_of, mark, revision, version};
 use crate::{decide, document, eventually, outcome, sized_host};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use waspmq_core::MessageId;
 use waspmq_core::policy::{Policies, Route};
-use waspmq_policy::{BreakerState, PromoteError, PutError, RollbackError};
+use waspmq_policy::{
+    BreakerState, Host, HostOptions, Nobody, PromoteError, PutError, RollbackError, StartError, limits,
+};
 
 const ALL: [&str; 1] = ["topic/>"];
 
@@ -124,6 +128,37 @@ fn a_shadow_is_compared_and_decides_nothing() {
     assert_eq!(host.promote("p", "test").unwrap_err(), PromoteError::NoCandidate { name: "p".to_owned() });
 }
 
+/// Samples are taken before messages have ids, which come in another order, or not at all.
+#[test]
+fn samples_are_named_once_their_messages_have_ids() {
+    let host = host_of(1, &[0, 0]);
+    host.put_policy("p", document("p@1", &ALL, json!({})), "test").unwrap();
+    host.put_policy("p", document("p@2", &ALL, json!({ "mode": "shadow" })), "test").unwrap();
+    let mut policies = host.worker(0);
+    let mut decided = |from: &str| {
+        assert_eq!(mark(&mut policies, from, ""), "1");
+        from.starts_with("taken").then(|| policies.trace().unwrap())
+    };
+    let [waits, none, first] = ["taken-1", "refused", "taken-2"].map(&mut decided);
+    assert_eq!((none, decided("refused")), (None, None));
+    let id = |count| MessageId::new(1, 1, 0, count);
+    policies.name(first, id(7));
+    policies.name(waits, id(8));
+    assert_eq!(mark(&mut policies, "taken-3", ""), "1");
+    let last = policies.trace();
+    policies.name(last, id(9));
+    let compared = host.policy("p").unwrap().candidate.unwrap().comparison.unwrap();
+    let named: Vec<_> = compared.samples.iter().map(|s| (s.sender.as_str(), s.id.clone())).collect();
+    let expected = [
+        ("taken-1", Some(id(8).to_string())),
+        ("refused", None),
+        ("taken-2", Some(id(7).to_string())),
+        ("refused", None),
+        ("taken-3", Some(id(9).to_string())),
+    ];
+    assert_eq!(named, expected);
+}
+
 #[test]
 fn a_shadow_alone_is_compared_with_no_policy() {
     let host = host_of(1, &[0]);
@@ -203,6 +238,39 @@ fn required_policies_are_missed() {
     assert_eq!(reasons(), ["it is off", "gone"]);
     host.remove_policy("p", "test").unwrap();
     assert_eq!(reasons(), ["gone"]);
+}
+
+#[test]
+fn an_instance_that_served_long_enough_is_replaced() {
+    const CALLS_MAX: u32 = 10;
+    let options = HostOptions { workers: 2, policies_max: 1, instance_calls_max: CALLS_MAX };
+    let host = Host::start(options, Arc::new(Nobody)).unwrap();
+    host.upload("decide", &built("guest-decide"), "test").unwrap();
+    let whole = json!({ "limits": { "cpu_share": 1.0 } });
+    host.put_policy("p", document("decide", &ALL, whole), "test").unwrap();
+    let (mut busy, mut idle) = (host.worker(0), host.worker(1));
+    for round in 0..3 {
+        for call in 1..=CALLS_MAX {
+            // The guest counts its calls.
+            let headers = decide(&mut busy, "topic/a").set_headers;
+            assert_eq!(headers, [("call".to_owned(), call.to_string())], "round {round}");
+        }
+        eventually("both have a spare", || (host.policy("p")?.instances.spare == 2).then_some(()));
+        assert_eq!(
+            host.policy("p").unwrap().instances.recycled,
+            round,
+            "what is worn goes with the next call"
+        );
+    }
+    assert_eq!(decide(&mut idle, "topic/a").set_headers[0].1, "1");
+    assert_eq!(decide(&mut busy, "topic/a").set_headers[0].1, "1");
+    let state = host.policy("p").unwrap();
+    assert_eq!((state.instances.recycled, outcome(&host, "p", "ok")), (3, 3 * u64::from(CALLS_MAX) + 2));
+    assert_eq!(host.metrics()[0].recycled, 3);
+    for instance_calls_max in [0, limits::INSTANCE_CALLS_MAX + 1] {
+        let options = HostOptions { instance_calls_max, ..HostOptions::default() };
+        assert!(matches!(Host::start(options, Arc::new(Nobody)), Err(StartError::Options)));
+    }
 }
 
 /// Each call takes one more page, until most of the memory is taken.

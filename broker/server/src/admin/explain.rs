@@ -54,7 +54,7 @@ struct Decision {
     /// As the hook has it; null when the policy failed. Texts beyond a bound end with `…truncated`.
     #[schema(value_type = Option<serde_json::Value>)]
     decision: Option<serde_json::Value>,
-    /// What the call took, at most the policy's deadline; null when the plugin was not called.
+    /// What the call took, at most the policy's deadline; null when the plugin was not called, or not timed.
     ns: Option<u32>,
     /// Whether it is an earlier verdict of the policy that holds for this message, too.
     cached: bool,

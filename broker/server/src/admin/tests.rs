@@ -33,7 +33,11 @@ pub(crate) fn control() -> Control {
         node: "node-1".into(),
         phase: Arc::new(PhaseCell::default()),
         registry: Arc::new(Registry::new(7, 0)),
-        policies: Host::start(HostOptions { workers: 2, policies_max: 2 }, Arc::new(Nobody)).unwrap(),
+        policies: Host::start(
+            HostOptions { workers: 2, policies_max: 2, ..HostOptions::default() },
+            Arc::new(Nobody),
+        )
+        .unwrap(),
         access: Arc::default(),
         mailboxes,
         store,

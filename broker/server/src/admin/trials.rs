@@ -44,6 +44,9 @@ struct Differences {
 /// One message that a shadow decided differently.
 #[derive(Debug, Serialize, ToSchema)]
 struct Difference {
+    /// The message, unless it got no id because it was refused, dropped or is still waiting; of several with the same fate
+    /// the first.
+    id: Option<String>,
     sender: String,
     address: String,
     #[schema(example = json!({"route": {"redirect": "topic/a"}, "set_headers": {}}))]
@@ -81,6 +84,7 @@ impl From<Comparison> for Differences {
     fn from(comparison: Comparison) -> Self {
         let Comparison { same, different, failed, samples } = comparison;
         let sample = |sample: waspmq_policy::Difference| Difference {
+            id: sample.id,
             sender: sample.sender,
             address: sample.address,
             active: sample.active,
@@ -117,6 +121,7 @@ impl From<PromoteError> for Problem {
         match error {
             PromoteError::UnknownPolicy { .. } => Self::not_found(detail),
             PromoteError::NoCandidate { .. } => Self::new(StatusCode::CONFLICT, "no_candidate", detail),
+            PromoteError::Refused { .. } => Self::new(StatusCode::CONFLICT, "refused_policy", detail),
             PromoteError::Put(error) => error.into(),
         }
     }

@@ -148,6 +148,41 @@ fn parameters_beyond_sixteen_core_values_lie_in_a_record() {
 }
 
 #[test]
+fn a_record_with_a_few_strings_is_written_in_one_go() {
+    const LARGE: Function = Function {
+        name: "large",
+        params: &[
+            ("a", Type::Tuple(&[Type::String, Type::U8])),
+            ("b", Type::Tuple(&[Type::U64; 14])),
+            ("c", Type::Tuple(&[Type::U8, Type::String])),
+        ],
+        result: Some(Type::U32),
+    };
+    assert!(LARGE.flat_params().as_params().is_none());
+    let layout = const { Type::Tuple(&[LARGE.params[0].1, LARGE.params[1].1, LARGE.params[2].1]) };
+    assert_eq!(LARGE.params_layout(), (144, 8));
+    assert_eq!((layout.size(), layout.align()), (144, 8));
+    // The last byte and the length of both strings, then the record's alignment.
+    let byte = |at: &str| format!("(i32.sub (i32.load8_u {at}) (i32.const 48))");
+    let first =
+        byte("(i32.add (i32.load (local.get 0)) (i32.sub (i32.load offset=4 (local.get 0)) (i32.const 1)))");
+    let second = byte(
+        "(i32.add (i32.load offset=132 (local.get 0)) (i32.sub (i32.load offset=136 (local.get 0)) (i32.const 1)))",
+    );
+    let lengths = ["(i32.load offset=4 (local.get 0))", "(i32.load offset=136 (local.get 0))"];
+    let values = [&*second, lengths[0], lengths[1], "(i32.and (local.get 0) (i32.const 7))"];
+    let body =
+        values.iter().fold(first, |sum, value| format!("{sum} (i32.const 10) (i32.mul) {value} (i32.add)"));
+    let mut guest = Guest::new(&LARGE, "i32", &body);
+    let sevens = ((0_u64, 0_u64), ((0_u64, 0_u64), (0_u64, 0_u64)));
+    let value = ((("ab3", 1_u8), ((sevens, sevens), (0_u64, 0_u64))), (2_u8, "9"));
+    let outbox = &mut guest.store.data_mut().lane.outbox;
+    outbox.value(&value).unwrap();
+    let [a, c] = outbox.units().unwrap();
+    assert_eq!(guest.call(&[Val::I32(1), Val::I32(a.cast_signed()), Val::I32(c.cast_signed())]), 39_310);
+}
+
+#[test]
 fn strings_inside_of_variants_have_no_adapter() {
     let function = Function {
         name: "other",
