@@ -1,11 +1,14 @@
 //! Live traffic is captured by the command line and replayed against two revisions: what differs is found, and nothing else.
 
-use crate::harness::Broker;
+use crate::harness::{Broker, PATIENCE};
 use crate::levels::{publish, with};
 use crate::policies::plugins;
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 use tempfile::TempDir;
 
 fn command() -> Command {
@@ -194,4 +197,86 @@ async fn ctrl_c_saves_what_there_is() {
     let names: Vec<_> =
         std::fs::read_dir(directory.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert_eq!(names, ["orders.jsonl"], "nothing else is left behind");
+}
+
+/// An admin API that answers these requests, one after the other, and nothing behind them.
+fn scripted(answers: Vec<(u16, Value)>) -> (String, JoinHandle<TcpListener>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answering = std::thread::spawn(move || {
+        for (status, answer) in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = BufReader::new(stream.try_clone().unwrap());
+            let (mut line, mut length) = (String::new(), 0);
+            while request.read_line(&mut line).unwrap() > 2 {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            request.read_exact(&mut vec![0; length]).unwrap();
+            let body = if answer.is_null() { String::new() } else { answer.to_string() };
+            let head =
+                format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+        listener
+    });
+    (address, answering)
+}
+
+/// Captures from such an API into `out`.
+fn capture_from(api: &str, out: &Path) -> Command {
+    let mut command = command();
+    command.args(["policy", "capture", "--match", "all", "--token", "t", "--admin", api, "--out"]).arg(out);
+    command
+}
+
+#[test]
+fn a_second_ctrl_c_ends_it_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (api, answering) = scripted(vec![(201, json!({"started_unix_ms": 5}))]);
+    let mut child = capture_from(&api, &directory.path().join("all.jsonl")).spawn().unwrap();
+    let _hangs = answering.join().unwrap();
+    let started = std::time::Instant::now();
+    let status = loop {
+        // Signals that come together may count as one.
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(started.elapsed() < PATIENCE, "it waits for an answer that does not come");
+    };
+    let mut noted = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut noted).unwrap();
+    assert_eq!(status.code(), Some(1), "{noted}");
+    assert!(noted.contains("interrupted twice"), "{noted}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// What becomes of a complete capture whose records have this header, when its removal is answered like this.
+fn saved_from(header: Value, removed: (u16, Value)) -> (i32, String, usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let complete = json!({"started_unix_ms": 5, "state": "complete", "recorded": 0});
+    let answers = vec![(201, complete.clone()), (200, complete), (200, header), removed];
+    let (api, _) = scripted(answers);
+    let (code, _, noted) = ended(&capture_from(&api, &directory.path().join("all.jsonl")).output().unwrap());
+    (code, noted, std::fs::read_dir(directory.path()).unwrap().count())
+}
+
+#[test]
+fn what_is_saved_is_its_own_and_stays_saved() {
+    let mine = || json!({"capture": 1, "started": 5});
+    let (code, noted, files) = saved_from(mine(), (204, Value::Null));
+    assert_eq!((code, files), (0, 1), "{noted}");
+    let (code, noted, files) = saved_from(mine(), (404, json!({"title": "Not Found"})));
+    assert!(!noted.contains("not removed"), "{noted}");
+    assert_eq!((code, files), (0, 1), "somebody removed it before: {noted}");
+    let another = json!({"title": "Conflict", "detail": "the capture that is there is another one"});
+    let (code, noted, files) = saved_from(mine(), (409, another));
+    assert!(noted.contains("was not removed: Conflict: the capture that is there is another one"), "{noted}");
+    assert_eq!((code, files), (0, 1), "{noted}");
+    let (code, noted, files) = saved_from(json!({"capture": 1, "started": 6}), (204, Value::Null));
+    assert!(noted.contains("somebody removed this capture and began another one"), "{noted}");
+    assert_eq!((code, files), (1, 0), "{noted}");
 }

@@ -27,6 +27,9 @@ pub const JSON_DEPTH_MAX: usize = 64;
 pub const HEADERS_MAX: usize = 64;
 pub const HEADER_BYTES_MAX: usize = 8 * 1024;
 
+/// The highest priority of a message. Higher: `invalid_frame`.
+pub const PRIORITY_MAX: u8 = 9;
+
 /// Bytes of a dedup key or a partition key. Longer: `invalid_frame`.
 pub const KEY_BYTES_MAX: usize = 256;
 

@@ -146,15 +146,18 @@ impl Binding {
         let (compiled, config, lane) = match &self.making {
             Making::Guest { compiled, config, lane } => (compiled, config, *lane),
             Making::Rules(table) => {
-                let mut judge = Judge::new(Arc::clone(table), context, ticker);
-                judge.members_seen = changes.sequence;
-                return Ok(Serving::Rules(judge));
+                return Ok(Serving::Rules(Judge::new(Arc::clone(table), context, ticker)));
             }
         };
         let memory_bytes_max = self.limits.memory_mb as usize * 1024 * 1024;
         let (hook, calls_max) = (Some(self.hook), self.calls_max);
         let recipe = Recipe { ticker, compiled, hook, lane, context, memory_bytes_max, calls_max };
         Setup { recipe, config, changes }.run().map(Serving::Guest)
+    }
+
+    /// Whether rules answer, which know no members and have no deadline.
+    pub(crate) const fn is_native(&self) -> bool {
+        matches!(self.making, Making::Rules(_))
     }
 
     /// Gives every worker an instance to start with and a spare, made by `set_up`.

@@ -38,11 +38,15 @@ pub struct CaptureRequest {
     pub headers: bool,
 }
 
-/// Why a capture does not begin. Nothing changed.
+/// Why a capture does not begin, or is not removed. Nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {
     #[error("a capture is running; wait for its end, or remove it")]
     Running,
+    #[error("there is no capture")]
+    None,
+    #[error("the capture that is there is another one, which began at {started_unix_ms}")]
+    Other { started_unix_ms: u64 },
     #[error("{field}: {reason}")]
     Invalid { field: &'static str, reason: String },
 }

@@ -150,12 +150,9 @@ impl Host {
     /// Notes the new members of a queue; an empty list says it is gone. Policies are told within about
     /// [`limits::MEMBERS_DELAY_MS`], each worker's instance by an exchange at its next call.
     pub fn queue_changed(&self, members: QueueMembers) {
-        let captured = self.captured_members(&members);
-        let changed = self.shared.queues.change(members);
-        if changed && let Some((capture, members)) = captured {
-            self.shared.captures.members(&capture, &members);
-        }
-        if changed && !self.shared.members_pending.swap(true, Ordering::SeqCst) {
+        let Some(members) = self.shared.queues.change(members) else { return };
+        self.capture_members(&members);
+        if !self.shared.members_pending.swap(true, Ordering::SeqCst) {
             self.shared.wake_keeper();
         }
     }

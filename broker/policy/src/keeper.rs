@@ -79,8 +79,9 @@ impl Keeper {
 
     /// Does what one cell needs now; returns when to look again.
     fn look_after(&self, binding: &Binding, worker: usize, cell: &Cell) -> Option<Instant> {
-        // Other hooks do not hear of members, so nothing is new to them.
-        let target = if binding.hook == Hook::Routing { self.members_told } else { 0 };
+        // Other hooks and rules do not hear of members, so nothing is new to them.
+        let hears = binding.hook == Hook::Routing && !binding.is_native();
+        let target = if hears { self.members_told } else { 0 };
         match cell.inspect(target) {
             Upkeep::Nothing => None,
             Upkeep::Tell { mut spare, worker_is_behind } => {

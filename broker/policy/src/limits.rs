@@ -38,11 +38,15 @@ pub const RULE_HEADERS_MAX: usize = 16;
 pub const GLOB_BYTES_MAX: usize = 256;
 pub const GLOB_STARS_MAX: usize = 8;
 
+/// Patterns with several stars that all rules of a policy have for headers: these search a value of up to 8 KiB, where all
+/// others compare its ends. More: `PutError::Invalid`.
+pub const RULES_SEARCHES_MAX: usize = 32;
+
+/// The most that one question put to rules is charged for, far more than any takes: what is beyond is not the rules'.
+pub const RULES_CHARGE_MS_MAX: u64 = 10;
+
 /// Messages in a second, a minute or an hour, or at once, that a rule may allow. More: `PutError::Invalid`.
 pub const RULE_RATE_MAX: u32 = 1_000_000;
-
-/// The highest priority that a message has.
-pub const PRIORITY_MAX: u8 = 9;
 
 /// What a document may ask for, and what it gets without asking.
 pub const DEADLINE_MS_MIN: u32 = 2;
@@ -102,9 +106,9 @@ pub const BUCKETS_MAX: usize = 1_024;
 pub const ADDRESSES_KNOWN: usize = 4;
 
 /// Buckets that the rules of one policy count with, about 200 bytes each at most. More: as above. Where there is no room,
-/// full ones are looked for at most this often.
+/// full ones are looked for at most this often, each time in an eighth of all.
 pub const RULE_BUCKETS_MAX: usize = 65_536;
-pub const BUCKETS_SWEEP_MS: u64 = 20;
+pub const BUCKETS_SWEEP_MS: u64 = 5;
 
 /// Bytes of a drop reason. More: a bad verdict.
 pub const DROP_REASON_BYTES_MAX: usize = 1024;
@@ -241,9 +245,18 @@ pub const CAPTURE_PIECE_BYTES: usize = 64 * 1024;
 /// Decisions that differ which a replay may be asked to show. More: only counted.
 pub const REPLAY_DIFFERENCES_MAX: u64 = 100_000;
 
+/// Set-ups in a row that fail for one hook in a replay, behind which questions are put to nobody. The next change of queue
+/// members is one more try.
+pub const REPLAY_SETUPS_MAX: u32 = 16;
+
 const _: () = assert!(
     (CAPTURE_PAYLOAD_BYTES_MAX + waspmq_core::limits::HEADER_BYTES_MAX) * 6 < CAPTURE_LINE_BYTES_MAX / 2,
     "a message with its payload and headers fits, however it is escaped"
+);
+const _: () = assert!(
+    RULES_SEARCHES_MAX * waspmq_core::limits::HEADER_BYTES_MAX
+        <= RULES_PATTERNS_MAX * waspmq_core::limits::KEY_BYTES_MAX,
+    "headers cost no more to look through than partition keys"
 );
 const _: () = assert!(BREAKER_RECENT_CALLS < u32::BITS, "the last calls are bits of a word");
 const _: () = assert!(BREAKER_FAILURES <= BREAKER_RECENT_CALLS, "so many failures can be among them");

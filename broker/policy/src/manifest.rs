@@ -6,6 +6,7 @@
 
 use crate::hook::Hook;
 use crate::lineup::Trial;
+use crate::rules;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +129,16 @@ impl Manifest {
     pub(crate) fn digests(&self) -> BTreeSet<String> {
         let revisions = self.plugins.values().flat_map(|plugin| &plugin.revisions);
         revisions.map(|revision| revision.digest.clone()).collect()
+    }
+}
+
+impl SavedVersion {
+    /// `plugin@revision`, or `rules@` and the first digits of the digest.
+    pub(crate) fn label(&self) -> String {
+        match self.revision {
+            0 => rules::label(&self.digest),
+            revision => format!("{}@{revision}", self.plugin),
+        }
     }
 }
 

@@ -102,6 +102,12 @@ impl<T> Shards<T> {
         lock(self.shards.get(index).unwrap_or(first))
     }
 
+    /// All in turn, beginning with one of them; each is locked when it is asked for.
+    fn all_from(&self, first: usize) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        let (before, from) = self.shards.split_at(first % SHARDS);
+        from.iter().chain(before).map(lock)
+    }
+
     fn all(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.shards.iter().map(lock)
     }

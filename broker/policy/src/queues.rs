@@ -43,8 +43,8 @@ struct Entry {
 }
 
 impl Queues {
-    /// Takes in one change; false when it says nothing new or there is no room for one more queue.
-    pub(crate) fn change(&self, members: QueueMembers) -> bool {
+    /// Takes in one change; nothing when it says nothing new or there is no room for one more queue.
+    pub(crate) fn change(&self, members: QueueMembers) -> Option<Arc<QueueMembers>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = table.change(members);
         self.sequence.store(table.sequence, Ordering::Release);
@@ -75,14 +75,14 @@ impl Queues {
 }
 
 impl Table {
-    fn change(&mut self, members: QueueMembers) -> bool {
+    fn change(&mut self, members: QueueMembers) -> Option<Arc<QueueMembers>> {
         let key = (members.pattern.clone(), members.queue.as_str().to_owned());
         let known = self.entries.get(&key);
         if known.is_some_and(|entry| entry.members.version >= members.version) {
-            return false;
+            return None;
         }
         if known.is_none() && members.members.is_empty() {
-            return false;
+            return None;
         }
         let before = known.map_or(0, |entry| entry.members.members.len());
         let after = self.member_count - before + members.members.len();
@@ -90,13 +90,14 @@ impl Table {
         let is_new = before == 0;
         if after > limits::QUEUE_MEMBERS_TOTAL_MAX || (is_new && live >= limits::QUEUES_MAX) {
             self.refused += 1;
-            return false;
+            return None;
         }
         self.member_count = after;
         self.sequence += 1;
         self.note_gone(&key, is_new, members.members.is_empty());
-        self.entries.insert(key, Entry { members: Arc::new(members), sequence: self.sequence });
-        true
+        let members = Arc::new(members);
+        self.entries.insert(key, Entry { members: Arc::clone(&members), sequence: self.sequence });
+        Some(members)
     }
 
     /// Keeps `gone` equal to the set of entries without members.
@@ -140,14 +141,17 @@ mod tests {
     #[test]
     fn an_instance_is_told_what_is_newer_than_what_it_saw() {
         let queues = Queues::default();
-        assert!(queues.change(members(1, 1, 2)));
-        assert!(queues.change(members(2, 2, 1)));
+        assert!(queues.change(members(1, 1, 2)).is_some());
+        assert!(queues.change(members(2, 2, 1)).is_some());
         let seen = queues.all().sequence;
-        assert!(queues.change(members(1, 4, 3)));
-        assert!(!queues.change(members(1, 3, 9)), "an older state of the same queue is late, not news");
+        assert!(queues.change(members(1, 4, 3)).is_some());
+        assert!(
+            queues.change(members(1, 3, 9)).is_none(),
+            "an older state of the same queue is late, not news"
+        );
         let changes = queues.since(seen).unwrap();
         assert_eq!(changes.queues.iter().map(|q| q.version).collect::<Vec<_>>(), [4]);
-        assert!(queues.change(members(2, 5, 0)));
+        assert!(queues.change(members(2, 5, 0)).is_some());
         assert_eq!(queues.since(seen).unwrap().queues.len(), 2, "the empty list is told");
         assert_eq!(queues.all().queues.len(), 1, "a new instance need not hear of a queue that is gone");
     }
@@ -164,11 +168,11 @@ mod tests {
         let old = queues.sequence() - 1;
         for queue in 0..limits::QUEUES_MAX {
             version += 1;
-            assert!(queues.change(members(queue, version, 0)));
+            assert!(queues.change(members(queue, version, 0)).is_some());
         }
         assert!(queues.since(old).is_none(), "forgotten queues cannot be told");
         assert!(queues.since(queues.sequence()).is_some());
-        assert!(!queues.change(members(9_999, version + 1, limits::QUEUE_MEMBERS_TOTAL_MAX + 1)));
+        assert!(queues.change(members(9_999, version + 1, limits::QUEUE_MEMBERS_TOTAL_MAX + 1)).is_none());
         let table = queues.table.lock().unwrap();
         assert_eq!((table.entries.len(), table.member_count), (limits::GONE_QUEUES_MAX, 0));
     }

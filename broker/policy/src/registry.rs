@@ -132,6 +132,8 @@ pub struct RefusedPolicy {
     pub revision: Option<u32>,
     /// BLAKE3 of the component that it needs, or of its rules.
     pub digest: String,
+    /// `plugin@revision`, or `rules@` and the first eight digits of the digest.
+    pub version: String,
     pub reason: String,
 }
 
@@ -280,6 +282,7 @@ impl Registry {
             document: version.map(|version| version.document.clone()).unwrap_or_default(),
             revision: version.map(|version| version.revision).filter(|&revision| revision > 0),
             digest: version.map(|version| version.digest.clone()).unwrap_or_default(),
+            version: version.map(SavedVersion::label).unwrap_or_default(),
             reason: reason.clone(),
         })
     }

@@ -101,6 +101,9 @@ pub struct ReplayedHook {
 pub struct ReplayedSide {
     /// Calls that did not end in a decision, by how they ended.
     pub failures: BTreeMap<&'static str, u64>,
+    /// Why no instance could be set up in the place of one that failed, the last time that happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_instance: Option<String>,
     pub mean_ns: Option<u64>,
     /// The upper bound of a bucket a quarter of an octave wide.
     pub p99_ns: u64,
@@ -190,7 +193,10 @@ impl Replay {
     }
 
     pub fn summary(&self) -> ReplaySummary {
-        let side = |side: &Side, hook| side.stats(hook).map(replayed).unwrap_or_default();
+        let side = |side: &Side, hook| ReplayedSide {
+            no_instance: side.why_not(hook).map(str::to_owned),
+            ..side.stats(hook).map(replayed).unwrap_or_default()
+        };
         let hook = |&(hook, asked, differences): &(Hook, u64, u64)| ReplayedHook {
             hook,
             asked,
@@ -360,6 +366,7 @@ fn replayed(stats: &crate::stats::PolicyStats) -> ReplayedSide {
         |&(outcome, count): &(&'static str, u64)| outcome != CallOutcome::Ok.as_str() && count > 0;
     ReplayedSide {
         failures: stats.outcomes().into_iter().filter(is_failure).collect(),
+        no_instance: None,
         mean_ns: stats.mean_ns(),
         p99_ns: stats.latency().p99_ns,
     }

@@ -156,6 +156,10 @@ impl Shared {
             let table = Table::compile(document.hook, rules).map_err(|faults| {
                 format!("its rules are not those of this version: {}", PutError::of_rules(faults))
             })?;
+            if table.digest() != digest {
+                let found = table.digest();
+                return Err(format!("its rules were changed: expected digest {digest}, found {found}"));
+            }
             let source = Source::Rules(Arc::new(table));
             return Ok(Version { document, source, binding: None });
         }

@@ -76,17 +76,24 @@ impl Table {
         let text = serde_json::to_string(rules).unwrap_or_default();
         check_size(rules, &text).map_err(|bad| vec![bad])?;
         let mut answers = Answers::none(hook);
-        let (mut patterns, mut faults) = (0, Vec::new());
+        let (mut patterns, mut searches, mut faults) = (0, 0, Vec::new());
         for (index, rule) in rules.iter().enumerate() {
             match answers.add(&format!("rules[{index}]"), rule) {
-                Ok(count) => patterns += count,
+                Ok(cost) => {
+                    patterns += cost.patterns;
+                    searches += cost.searches;
+                }
                 Err(bad) => faults.push(bad),
             }
         }
-        if patterns > limits::RULES_PATTERNS_MAX {
-            let most = limits::RULES_PATTERNS_MAX;
-            let reason = format!("have {patterns} patterns in their conditions, at most {most} are allowed");
-            faults.push(At("rules").bad(reason));
+        for (count, what, most) in [
+            (patterns, "patterns in their conditions", limits::RULES_PATTERNS_MAX),
+            (searches, "patterns with several stars for headers", limits::RULES_SEARCHES_MAX),
+        ] {
+            if count > most {
+                let reason = format!("have {count} {what}, at most {most} are allowed");
+                faults.push(At("rules").bad(reason));
+            }
         }
         match faults.is_empty() {
             true => {
@@ -103,7 +110,7 @@ impl Table {
 
     /// What a version with these rules is called where others are `plugin@revision`.
     pub(crate) fn label(&self) -> String {
-        format!("rules@{}", self.digest.get(..LABEL_DIGITS).unwrap_or_default())
+        label(&self.digest)
     }
 
     /// Whether it counts messages, for which it needs the time.
@@ -115,6 +122,11 @@ impl Table {
 
 const LABEL_DIGITS: usize = 8;
 
+/// What a version is called whose rules have this digest.
+pub(crate) fn label(digest: &str) -> String {
+    format!("rules@{}", digest.get(..LABEL_DIGITS).unwrap_or_default())
+}
+
 fn check_size(rules: &[Value], text: &str) -> Result<(), BadRule> {
     if rules.is_empty() || rules.len() > limits::RULES_MAX {
         return Err(At("rules").bad(format!("must have 1 to {} rules", limits::RULES_MAX)));
@@ -123,6 +135,13 @@ fn check_size(rules: &[Value], text: &str) -> Result<(), BadRule> {
         return Err(At("rules").bad(format!("have more than {} bytes", limits::RULES_BYTES_MAX)));
     }
     Ok(())
+}
+
+/// What the conditions of a rule have of what all rules together have a bound of.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    patterns: usize,
+    searches: usize,
 }
 
 impl Answers {
@@ -144,13 +163,14 @@ impl Answers {
         }
     }
 
-    /// Checks a rule and adds it behind the others; tells how many patterns its conditions have.
-    fn add(&mut self, place: &str, rule: &Value) -> Result<usize, BadRule> {
+    /// Checks a rule and adds it behind the others; tells what its conditions cost.
+    fn add(&mut self, place: &str, rule: &Value) -> Result<Cost, BadRule> {
         let Document { when, then } = At(place).read(rule)?;
         let when = Value::Object(when);
         let text = when.to_string();
         let when = When::parse(At(&format!("{place}.when")), &when, self.hook())?;
-        let (patterns, is_lasting) = (when.patterns_count(), when.is_lasting());
+        let cost = Cost { patterns: when.patterns_count(), searches: when.searches_count() };
+        let is_lasting = when.is_lasting();
         let here = format!("{place}.then");
         let at = At(&here);
         match self {
@@ -164,7 +184,7 @@ impl Answers {
                 plan.into_iter().for_each(|plan| plans.0.push((when.clone(), plan)));
             }
         }
-        Ok(patterns)
+        Ok(cost)
     }
 }
 

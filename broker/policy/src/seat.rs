@@ -7,7 +7,7 @@
 use crate::binding::{Binding, Cell};
 use crate::breaker::{Breaker, BreakerState, Cause};
 use crate::instance::Failure;
-use crate::limits::TICK_MS;
+use crate::limits::{RULES_CHARGE_MS_MAX, TICK_MS};
 use crate::question::Question;
 use crate::serving::Serving;
 use crate::shared::Shared;
@@ -32,8 +32,8 @@ pub(crate) struct Seat {
     changed: bool,
     breaker: Breaker,
     timing: Timing,
-    /// The most that one call is charged: it cannot use more CPU time, and what the operating system does
-    /// meanwhile is not the policy's.
+    /// The most that one call is charged: it cannot use more CPU time, which its deadline or the bounds of rules see to, and
+    /// what the operating system does meanwhile is not the policy's.
     charge_max: Duration,
 }
 
@@ -55,7 +55,10 @@ impl Seat {
             changed: false,
             breaker: Breaker::new(binding.limits.cpu_share),
             timing: Timing::new(binding.seed(worker)),
-            charge_max: Duration::from_millis(u64::from(binding.limits.deadline_ms)),
+            charge_max: match binding.is_native() {
+                true => Duration::from_millis(RULES_CHARGE_MS_MAX),
+                false => Duration::from_millis(u64::from(binding.limits.deadline_ms)),
+            },
             binding: Arc::clone(binding),
         }
     }
@@ -140,7 +143,8 @@ impl Seat {
         };
         let answer = question.put(instance, binding.limits.deadline_ms);
         let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
-        let failed = answer.is_err();
+        // An answer of rules is out of bounds by the message, which whoever publishes chooses: others keep their rules.
+        let is_fault = answer.is_err() && !binding.is_native();
         let took = match begun {
             Begun::At(started) => {
                 let ended = now();
@@ -154,15 +158,15 @@ impl Seat {
                 }
                 let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
                 let took = Duration::from_millis(TICK_MS.into()).saturating_mul(ticks).min(*charge_max);
-                (failed || ticks > 1).then(|| (now(), took, took))
+                (is_fault || ticks > 1).then(|| (now(), took, took))
             }
         };
         binding.stats.record(worker, outcome, took.map(|(_, took, _)| took));
         match took {
             Some((ended, took, charged)) => {
                 *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_TIMED - 1);
-                cell.tally.record(failed, charged);
-                if let Some(cause) = breaker.record(ended, failed, charged) {
+                cell.tally.record(is_fault, charged);
+                if let Some(cause) = breaker.record(ended, is_fault, charged) {
                     note(binding, worker, (breaker.state(), cause));
                 }
             }

@@ -1,7 +1,7 @@
 //! What serves a policy on one worker: an instance of its plugin, or its rules.
 //!
 //! The one place where the two are told apart; whoever asks, times, counts, compares or replaces sees a
-//! [`Serving`]. Rules answer without a deadline, since no answer of theirs takes long, and never break.
+//! [`Serving`]. Rules answer without a deadline, since the bounds of a table see to it that no answer takes long, and never break.
 
 use crate::bindings;
 use crate::instance::{Failure, Instance};
@@ -80,14 +80,11 @@ impl Serving {
         }
     }
 
-    /// Tells of the queues that changed.
+    /// Tells of the queues that changed; rules choose no members, so they need not know.
     pub(crate) fn members_changed(&mut self, changes: &Changes) -> Result<(), Failure> {
         match self {
             Self::Guest(instance) => instance.members_changed(changes),
-            Self::Rules(judge) => {
-                judge.members_seen = changes.sequence;
-                Ok(())
-            }
+            Self::Rules(_) => Ok(()),
         }
     }
 
@@ -96,7 +93,7 @@ impl Serving {
     pub(crate) fn members_seen(&self) -> u64 {
         match self {
             Self::Guest(instance) => instance.members_seen,
-            Self::Rules(judge) => judge.members_seen,
+            Self::Rules(_) => 0,
         }
     }
 

@@ -12,7 +12,6 @@ mod server_binary;
 mod server_json;
 
 pub use binary::binary;
-pub(crate) use check::PRIORITY_MAX;
 pub use frames::{BinaryFrames, Frames, JsonFrames, binary_frames, json_frames};
 pub use json::json;
 pub use server_binary::server_binary;

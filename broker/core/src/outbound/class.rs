@@ -2,11 +2,12 @@
 
 use crate::address::Address;
 use crate::id::Position;
+use crate::limits::PRIORITY_MAX;
 use crate::settings::Overflow;
 use std::ops::Deref;
 
-/// Priorities are 0 to 9; higher ones count as 9.
-pub const PRIORITIES: usize = 10;
+/// Priorities from 0; higher ones count as the highest.
+pub const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 
 /// Encoded frames that lie one behind the other, of messages of one address.
 pub trait Segment: Deref<Target = [u8]> {

@@ -22,15 +22,21 @@ impl Host {
         self.present_capture().map(|capture| capture.status())
     }
 
-    /// The records it has now.
-    pub fn capture_records(&self) -> Option<CaptureRecords> {
-        self.present_capture().map(|capture| capture.records())
+    /// How it is now, with the records that it has.
+    pub fn read_capture(&self) -> Option<(CaptureStatus, CaptureRecords)> {
+        self.present_capture().map(|capture| (capture.status(), capture.records()))
     }
 
-    /// Removes the capture, running or complete; answers how it was, none when there is none.
-    pub fn remove_capture(&self) -> Option<CaptureStatus> {
-        let capture = self.present_capture()?;
-        self.shared.captures.remove(&capture).then(|| capture.status())
+    /// Removes the capture, running or complete, if it is the one that began at this time where one is named; answers how
+    /// it was.
+    pub fn remove_capture(&self, started_unix_ms: Option<u64>) -> Result<CaptureStatus, CaptureError> {
+        let capture = self.present_capture().ok_or(CaptureError::None)?;
+        let found = capture.started_unix_ms;
+        if started_unix_ms.is_some_and(|expected| expected != found) {
+            return Err(CaptureError::Other { started_unix_ms: found });
+        }
+        let is_removed = self.shared.captures.remove(&capture);
+        is_removed.then(|| capture.status()).ok_or(CaptureError::None)
     }
 
     /// What captures took down since the start.
@@ -44,12 +50,14 @@ impl Host {
         self.shared.captures.current()
     }
 
-    /// The capture that may want these members, with a copy of them.
-    pub(crate) fn captured_members(&self, members: &QueueMembers) -> Option<(Arc<Capture>, QueueMembers)> {
-        if self.shared.captures.running() == 0 {
-            return None;
+    /// Takes down the members of a queue that changed, which have to be in the table already: a capture that begins
+    /// meanwhile finds them there, or is found here.
+    pub(crate) fn capture_members(&self, members: &QueueMembers) {
+        let captures = &self.shared.captures;
+        if captures.running() > 0
+            && let Some(capture) = captures.current()
+        {
+            captures.members(&capture, members);
         }
-        let capture = self.shared.captures.current()?;
-        capture.concerns(&members.pattern).then(|| (capture, members.clone()))
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Buckets {
     count_max: usize,
     /// Full buckets are not looked for before this moment, in milliseconds.
     sweep_due: AtomicU64,
+    /// Which shard is looked at first.
+    sweep_next: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,7 @@ impl Buckets {
             count: AtomicUsize::new(0),
             count_max,
             sweep_due: AtomicU64::new(0),
+            sweep_next: AtomicUsize::new(0),
         }
     }
 
@@ -97,36 +100,40 @@ impl Buckets {
         self.count.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
-    /// Forgets the buckets that are full, unless that was done just now: where there are many and few of them are full, a
-    /// look at all costs more than it gives.
+    /// Forgets the buckets of one shard that are full, unless that was done just now: a worker does this between two
+    /// messages, and where there are many buckets and few of them are full, a look at all costs more than it gives.
     fn forget_full(&self, now_ms: u64) {
-        if now_ms < self.sweep_due.load(Relaxed) {
+        let due = self.sweep_due.load(Relaxed);
+        if now_ms < due {
             return;
         }
         let now = u128::from(now_ms) * (SECOND / 1_000);
-        for mut shard in self.shards.all() {
-            if shard.quiet_until > now {
-                continue;
-            }
-            self.sweep_due.store(now_ms.saturating_add(limits::BUCKETS_SWEEP_MS), Relaxed);
-            let (mut quiet_until, mut count) = (u128::MAX, 0);
-            shard.full_at.retain(|_, full_at| {
-                let stays = *full_at > now;
-                if stays {
-                    quiet_until = quiet_until.min(*full_at);
-                } else {
-                    count += 1;
-                }
-                stays
-            });
-            shard.quiet_until = quiet_until;
-            self.count.fetch_sub(count, Relaxed);
+        let first = self.sweep_next.load(Relaxed);
+        let mut shards = self.shards.all_from(first).enumerate();
+        let Some((steps, mut shard)) = shards.find(|(_, shard)| shard.quiet_until <= now) else { return };
+        let next_due = now_ms.saturating_add(limits::BUCKETS_SWEEP_MS);
+        if self.sweep_due.compare_exchange(due, next_due, Relaxed, Relaxed).is_err() {
+            return;
         }
+        self.sweep_next.store(first.wrapping_add(steps + 1), Relaxed);
+        let (mut quiet_until, mut count) = (u128::MAX, 0);
+        shard.full_at.retain(|_, full_at| {
+            let stays = *full_at > now;
+            if stays {
+                quiet_until = quiet_until.min(*full_at);
+            } else {
+                count += 1;
+            }
+            stays
+        });
+        shard.quiet_until = quiet_until;
+        self.count.fetch_sub(count, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::SHARDS;
     use super::*;
 
     const RATE: Rate = Rate { per_second: 10, burst: 3 };
@@ -162,14 +169,29 @@ mod tests {
         assert_eq!(take(limits::BUCKETS_MAX, 99), Outcome::OverBounds);
         assert_eq!(take(0, 99), Outcome::Done(()), "one that is there goes on");
         assert_eq!(take(limits::BUCKETS_MAX, 100), Outcome::Done(()));
-        assert_eq!(buckets.len(), 2, "the first one is not full yet");
+        let left = buckets.len();
+        assert!(
+            left > limits::BUCKETS_MAX / 2 && left < limits::BUCKETS_MAX,
+            "one shard of {SHARDS}: {left} are left"
+        );
+    }
+
+    #[test]
+    fn every_shard_has_its_turn() {
+        let buckets = Buckets::new(limits::BUCKETS_MAX);
+        let take = |name: usize, now_ms| buckets.take(&format!("b{name}"), 1, RATE, now_ms);
+        (0..limits::BUCKETS_MAX).for_each(|name| assert_eq!(take(name, 0), Outcome::Done(())));
+        for turn in 0..SHARDS as u64 {
+            buckets.forget_full(100 + turn * limits::BUCKETS_SWEEP_MS);
+        }
+        assert_eq!(buckets.len(), 0);
     }
 
     #[test]
     fn full_ones_are_not_looked_for_all_the_time() {
         let buckets = Buckets::new(2);
         let take = |name: &str, now_ms| buckets.take(name, 1, RATE, now_ms);
-        assert_eq!([take("a", 0), take("b", 5)], [Outcome::Done(()); 2]);
+        assert_eq!([take("a", 0), take("b", 1)], [Outcome::Done(()); 2]);
         assert_eq!(take("c", 100), Outcome::Done(()), "in the place of the first, which is full");
         let next = 100 + limits::BUCKETS_SWEEP_MS;
         assert_eq!(take("d", next - 1), Outcome::OverBounds, "the second is full, too");

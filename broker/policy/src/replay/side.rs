@@ -44,15 +44,19 @@ pub(super) struct Side {
     compiled: Compiled,
     config: String,
     limits: PolicyLimits,
-    desks: Vec<Desk>,
+    hooks: Vec<OneHook>,
 }
 
 /// One hook of it.
-struct Desk {
+struct OneHook {
     hook: Hook,
     context: Context,
     /// None: the last one failed, and no other could be set up.
     serving: Option<Serving>,
+    /// Set-ups in a row that failed.
+    failed_setups: u32,
+    /// Why the last of them did.
+    why_not: Option<String>,
 }
 
 /// How the next question is put.
@@ -84,7 +88,7 @@ impl Side {
     ) -> Result<Self, Unfit> {
         let Ground { engine, linker, adapters, ticker, discards, .. } = ground;
         let compiled = Workbench { engine, linker, adapters, ticker, discards }.compile(name, component)?;
-        Ok(Self { name, compiled, config, limits, desks: Vec::new() })
+        Ok(Self { name, compiled, config, limits, hooks: Vec::new() })
     }
 
     pub(super) fn has(&self, hook: Hook) -> bool {
@@ -102,7 +106,7 @@ impl Side {
             surroundings: Arc::new(Nobody),
         };
         let serving = Some(self.set_up(ground, &context, hook)?);
-        self.desks.push(Desk { hook, context, serving });
+        self.hooks.push(OneHook { hook, context, serving, failed_setups: 0, why_not: None });
         Ok(())
     }
 
@@ -132,11 +136,12 @@ impl Side {
         asking: Asking,
     ) -> (Result<Q::Answer, CallOutcome>, Pulls) {
         let (pulls, deadline_ms) = (self.compiled.pulls, self.limits.deadline_ms);
-        let Some(desk) = self.desks.iter_mut().find(|desk| desk.hook == hook) else {
+        self.revive(ground, hook);
+        let Some(asked) = self.hooks.iter_mut().find(|of| of.hook == hook) else {
             return (Err(CallOutcome::Unavailable), Pulls::default());
         };
-        let stats = Arc::clone(&desk.context.stats);
-        let Some(serving) = desk.serving.as_mut() else {
+        let stats = Arc::clone(&asked.context.stats);
+        let Some(serving) = asked.serving.as_mut() else {
             stats.record(0, CallOutcome::Unavailable, None);
             return (Err(CallOutcome::Unavailable), Pulls::default());
         };
@@ -168,8 +173,8 @@ impl Side {
 
     /// Tells the instance that routes what changed in queues.
     pub(super) fn tell(&mut self, ground: &Ground) -> Result<(), CallOutcome> {
-        let Some(desk) = self.desks.iter_mut().find(|desk| desk.hook == Hook::Routing) else { return Ok(()) };
-        let told = match desk.serving.as_mut() {
+        let Some(asked) = self.hooks.iter_mut().find(|of| of.hook == Hook::Routing) else { return Ok(()) };
+        let told = match asked.serving.as_mut() {
             None => Ok(false),
             Some(serving) => match ground.queues.since(serving.members_seen()) {
                 None => Ok(false),
@@ -179,7 +184,7 @@ impl Side {
         };
         let outcome = told.as_ref().err().map(|failure| failure.outcome);
         if let Some(outcome) = outcome {
-            desk.context.stats.record(0, outcome, None);
+            asked.context.stats.record(0, outcome, None);
         }
         if !matches!(told, Ok(true)) {
             self.replace(ground, Hook::Routing);
@@ -187,18 +192,39 @@ impl Side {
         outcome.map_or(Ok(()), Err)
     }
 
-    /// Makes a new instance, if it can be made; with the next change of members it is tried again.
+    /// Tries to make an instance where none serves, unless that failed many times in a row.
+    fn revive(&mut self, ground: &Ground, hook: Hook) {
+        let is_dead = |of: &OneHook| {
+            of.hook == hook && of.serving.is_none() && of.failed_setups < limits::REPLAY_SETUPS_MAX
+        };
+        if self.hooks.iter().any(is_dead) {
+            self.replace(ground, hook);
+        }
+    }
+
+    /// Makes a new instance, if it can be made; with the next question or change of members it is tried again.
     fn replace(&mut self, ground: &Ground, hook: Hook) {
-        let Some(index) = self.desks.iter().position(|desk| desk.hook == hook) else { return };
-        let mut desk = self.desks.swap_remove(index);
-        desk.serving = None;
-        desk.serving = self.set_up(ground, &desk.context, hook).ok();
-        self.desks.push(desk);
+        let Some(index) = self.hooks.iter().position(|of| of.hook == hook) else { return };
+        let mut asked = self.hooks.swap_remove(index);
+        asked.serving = None;
+        match self.set_up(ground, &asked.context, hook) {
+            Ok(serving) => (asked.serving, asked.failed_setups) = (Some(serving), 0),
+            Err(error) => {
+                asked.failed_setups += 1;
+                asked.why_not = Some(error.to_string());
+            }
+        }
+        self.hooks.push(asked);
+    }
+
+    /// Why the last instance that could not be set up for a hook could not.
+    pub(super) fn why_not(&self, hook: Hook) -> Option<&str> {
+        self.hooks.iter().find(|of| of.hook == hook)?.why_not.as_deref()
     }
 
     /// What the questions of a hook came to.
     pub(super) fn stats(&self, hook: Hook) -> Option<&PolicyStats> {
-        self.desks.iter().find(|desk| desk.hook == hook).map(|desk| &*desk.context.stats)
+        self.hooks.iter().find(|of| of.hook == hook).map(|of| &*of.context.stats)
     }
 }
 

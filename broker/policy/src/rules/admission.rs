@@ -30,8 +30,8 @@ pub(crate) struct Limit {
     /// rate is written for.
     pub(crate) amount: u32,
     pub(crate) by: By,
-    /// How the names of its buckets begin: the same for the same conditions, so that a rule keeps its buckets when
-    /// others change.
+    /// How the names of its buckets begin: the same for the same conditions and the same rate, so that a rule keeps its
+    /// buckets when others change, and that versions with other rates do not share them.
     pub(crate) prefix: Box<str>,
     pub(crate) refusal: Refusal,
 }
@@ -115,7 +115,9 @@ impl Limit {
         let reason = reason.unwrap_or_else(|| "too many messages".to_owned());
         // The time in which a bucket gains what a message takes.
         let retry_ms = retry_ms.unwrap_or_else(|| (amount * 1_000).div_ceil(count));
-        let hash = blake3::hash(format!("{by} {when}").as_bytes()).to_hex();
+        // A bucket that another rate filled says nothing to this one, so the rate is part of the name, too.
+        let named = format!("{by} {count} {amount} {burst} {when}");
+        let hash = blake3::hash(named.as_bytes()).to_hex();
         let prefix = format!("{} ", hash.get(..PREFIX_DIGITS).unwrap_or_default());
         let refusal = refusal(at, reason, retry_ms)?;
         let rate = Rate { per_second: count, burst: burst * amount };

@@ -1,7 +1,8 @@
 //! Texts with `*`, which stands for any characters, also none.
 //!
-//! Matching takes time in proportion to the text for each star, whoever wrote the text. There is no way to write a star
-//! that stands for itself; a star in a text is matched by one in the pattern, as any other character is.
+//! With one star, only the ends of the text are compared; with more, the text is searched once from its beginning to its
+//! end, whoever wrote it. There is no way to write a star that stands for itself; a star in a text is matched by one in
+//! the pattern, as any other character is.
 
 use crate::limits;
 
@@ -35,6 +36,11 @@ impl Glob {
             ));
         }
         Ok(Self { first, rest })
+    }
+
+    /// Whether matching takes time in proportion to the text.
+    pub(crate) const fn searches(&self) -> bool {
+        self.rest.len() > 1
     }
 
     #[inline]

@@ -21,8 +21,6 @@ pub(crate) struct Judge {
     context: Context,
     /// Room for the name of a bucket.
     bucket: String,
-    /// The number of the last member change; rules choose no members, so none is new to them.
-    pub(crate) members_seen: u64,
     /// The clock goes on while somebody counts by it.
     _live: Option<Live>,
 }
@@ -30,7 +28,7 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn new(table: Arc<Table>, context: Context, ticker: &Ticker) -> Self {
         let live = table.has_limits().then(|| ticker.live());
-        Self { table, context, bucket: String::new(), members_seen: 0, _live: live }
+        Self { table, context, bucket: String::new(), _live: live }
     }
 
     /// Where a message goes to which earlier policies set the headers `set`.

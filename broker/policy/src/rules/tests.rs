@@ -82,6 +82,9 @@ fn tables_are_bounded() {
     assert!(fault(all(256, &wide)).starts_with("rules: have 1280 patterns in their conditions"));
     let wide = json!({"when": {"header": {"a": vec!["a"; 4], "b": false}}, "then": "continue"});
     assert!(fault(all(256, &wide)).starts_with("rules: have 1280 patterns in their conditions"));
+    let searching = json!({"when": {"header": {"a": ["*a*", "b*"], "b": "*b", "c": false}, "key": "*c*"}, "then": "continue"});
+    assert!(compile(Hook::Routing, all(32, &searching)).is_ok(), "only one of each searches a header");
+    assert!(fault(all(33, &searching)).starts_with("rules: have 33 patterns with several stars for headers"));
     let long = json!({"then": {"drop": "x".repeat(1_000)}});
     assert_eq!(fault(all(100, &long)), "rules: have more than 65536 bytes");
 }
@@ -297,7 +300,7 @@ fn a_version_is_named_after_what_its_rules_say() {
 }
 
 #[test]
-fn buckets_belong_to_conditions_and_have_names_that_fit() {
+fn buckets_belong_to_conditions_and_rates_and_have_names_that_fit() {
     let limit = |when: Value, by: &str, rate: u32| {
         let rules = json!([{"when": when, "then": {"limit": {"per_second": rate, "by": by}}}]);
         let Answers::Admission(list) = compile(Hook::Admission, rules).unwrap().answers else { panic!() };
@@ -314,7 +317,9 @@ fn buckets_belong_to_conditions_and_have_names_that_fit() {
     assert_eq!(name(&by_sender, "a", "all"), name(&by_sender, "a", "user/b"));
     assert_ne!(name(&by_sender, "a", "all"), name(&by_sender, "b", "all"));
     let faster = limit(json!({"address": "all"}), "sender", 9);
-    assert_eq!(name(&by_sender, "a", "all"), name(&faster, "a", "all"), "another rate is the same bucket");
+    assert_ne!(name(&by_sender, "a", "all"), name(&faster, "a", "all"), "another rate fills another bucket");
+    let again = limit(json!({"address": "all"}), "sender", 9);
+    assert_eq!(name(&again, "a", "all"), name(&faster, "a", "all"));
     let other = limit(json!({"address": "topic/a"}), "sender", 1);
     assert_ne!(name(&by_sender, "a", "all"), name(&other, "a", "all"));
     let by_address = limit(json!({}), "address", 1);

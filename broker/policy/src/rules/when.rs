@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use waspmq_core::address::Pattern;
-use waspmq_core::limits::HEADER_BYTES_MAX;
+use waspmq_core::limits::{HEADER_BYTES_MAX, PRIORITY_MAX};
 
 /// The conditions of a rule; all of them have to hold, and without any the rule is about everything.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ impl When {
         if sizes.is_empty() {
             return Err(at.bad_key("size_max", "must not be less than size_min"));
         }
-        let priority_min = at.within("priority_min", priority_min.unwrap_or(0), 0..=limits::PRIORITY_MAX)?;
+        let priority_min = at.within("priority_min", priority_min.unwrap_or(0), 0..=PRIORITY_MAX)?;
         let users = if hook == Hook::Overflow { ("recipient", recipient) } else { ("sender", sender) };
         let mut when = Self {
             addresses: list(at, "address", address, |text| {
@@ -113,6 +113,15 @@ impl When {
         };
         let headers: usize = self.headers.iter().map(of_header).sum();
         self.addresses.len() + self.users.len() + self.keys.len() + headers
+    }
+
+    /// How many of the patterns for headers look through a whole value.
+    pub(crate) fn searches_count(&self) -> usize {
+        let of_header = |(_, header): &(_, Header)| match header {
+            Header::Like(globs) => globs.iter().filter(|glob| glob.searches()).count(),
+            Header::Present | Header::Absent => 0,
+        };
+        self.headers.iter().map(of_header).sum()
     }
 
     fn holds_for(&self) -> Cache {

@@ -10,7 +10,7 @@ use waspmq_core::policy::{
 };
 use waspmq_core::settings::{Overflow, Settings};
 use waspmq_core::{MessageId, SessionId};
-use waspmq_policy::{CaptureRequest, Host, WorkerPolicies};
+use waspmq_policy::{CaptureError, CaptureRequest, Host, WorkerPolicies};
 
 /// Starts a capture of these patterns with all there is of a message.
 pub(crate) fn start(host: &Host, patterns: &[&str]) {
@@ -34,7 +34,7 @@ pub(crate) fn publish(policies: &mut WorkerPolicies, to: &str, headers: &[(Strin
 
 /// The records as text.
 pub(crate) fn text(host: &Host) -> String {
-    String::from_utf8(host.capture_records().unwrap().flatten().collect()).unwrap()
+    String::from_utf8(host.read_capture().unwrap().1.flatten().collect()).unwrap()
 }
 
 /// What kinds of records there are, with their addresses or queues.
@@ -112,11 +112,37 @@ fn all_that_policies_are_asked_is_taken_down_though_none_is_bound() {
     let expected =
         ["members early", "message topic/a.1", "failure topic/a.1", "overflow topic/a.1", "members late"];
     assert_eq!(kinds(&host), expected);
-    let status = host.remove_capture().unwrap();
+    let started = host.capture().unwrap().started_unix_ms;
+    let other = host.remove_capture(Some(started - 1));
+    assert_eq!(other, Err(CaptureError::Other { started_unix_ms: started }));
+    let status = host.remove_capture(Some(started)).unwrap();
     assert_eq!((status.recorded, status.ended), (5, None));
-    assert_eq!((host.capture(), host.remove_capture()), (None, None));
+    assert_eq!((host.capture(), host.remove_capture(None)), (None, Err(CaptureError::None)));
     assert_eq!(workers[0].bound("topic/a.1"), Bound::default());
     assert_eq!(host.capture_counts().recorded, 5);
+}
+
+#[test]
+fn a_capture_that_begins_meanwhile_misses_no_change_of_members() {
+    let host = host(1);
+    let together = std::sync::Barrier::new(2);
+    const ROUNDS: u64 = 300;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for version in 1..=ROUNDS {
+                together.wait();
+                host.queue_changed(members("q", "topic/a", version, 1));
+                together.wait();
+            }
+        });
+        for version in 1..=ROUNDS {
+            together.wait();
+            start(&host, &["topic/a"]);
+            together.wait();
+            assert!(text(&host).contains(&format!("\"version\":{version},")), "{version}: {}", text(&host));
+            host.remove_capture(None).unwrap();
+        }
+    });
 }
 
 #[test]

@@ -70,6 +70,27 @@ fn a_replacement_knows_the_members_too() {
 }
 
 #[test]
+fn rules_need_not_hear_of_members() {
+    let host = host(2);
+    host.upload("hash", &built("route-consistent-hash"), "test").unwrap();
+    let config = json!({ "config": { "queue": "workers" } });
+    host.put_policy("hash", document("hash", &["topic/jobs.>"], config), "test").unwrap();
+    let rules = json!({"hook": "routing", "match": ["topic/a"], "rules": [{"then": "deliver"}]});
+    host.put_policy("rules", serde_json::from_value(rules).unwrap(), "test").unwrap();
+    let (mut ruled, mut routing) = (host.worker(0), host.worker(1));
+    assert_eq!(decide(&mut ruled, "topic/a").route, Route::Deliver);
+    for version in 1..4 {
+        host.queue_changed(members("workers", version, 2));
+        eventually("a plugin hears of it", || picked(&mut routing).filter(|(seen, _)| *seen == version));
+        assert_eq!(decide(&mut ruled, "topic/a").route, Route::Deliver);
+    }
+    let asked = (outcome(&host, "rules", "ok"), outcome(&host, "rules", "cached"));
+    assert_eq!(asked, (1, 3), "what they decided is kept");
+    let instances = host.policy("rules").unwrap().instances;
+    assert_eq!((instances.serving, instances.spare, instances.replaced), (2, 2, 0));
+}
+
+#[test]
 fn a_guest_that_fails_in_members_changed_does_not_take_the_worker_down() {
     let guest = Guest { members_changed: "(loop $l (br $l))", ..Guest::default() };
     let host = serving(&guest.build(), json!({}));

@@ -157,6 +157,9 @@ fn members_are_told_before_the_messages_that_are_picked_for() {
     assert_eq!(told.input["members"]["members"], 3, "as many, not which");
     let unavailable = summary.hooks[0].new.failures.get("unavailable");
     assert_eq!(unavailable, Some(&2), "no instance that knows the members, so nobody to ask");
+    let reason = summary.hooks[0].new.no_instance.as_deref().unwrap();
+    assert!(reason.contains("members"), "{reason}");
+    assert_eq!(summary.hooks[0].old.no_instance, None);
 }
 
 #[test]

@@ -92,6 +92,26 @@ fn headers_that_earlier_policies_set_are_looked_at_and_count() {
     assert_eq!((verdict.set_headers, outcome(&host, "p", "bad_verdict")), (Vec::new(), 1));
 }
 
+#[test]
+fn nobody_switches_rules_off_for_others() {
+    let table = json!([{"then": {"set_headers": {"colour": "red"}}}]);
+    let (host, mut policies) = ruled("routing", &table);
+    // A canary would be taken back by its budget.
+    let wider = json!([{"then": {"set_headers": {"colour": "blue"}}}]);
+    let budget = json!({"canary_percent": 50, "budget": {"calls_min": 1, "failure_percent": 1}});
+    host.put_policy("p", rules("routing", &wider, &budget), "test").unwrap();
+    let many: Vec<_> = (0..64).map(|n| (n.to_string(), String::new())).collect();
+    let senders: Vec<String> = (0..100).map(|n| format!("user-{n}")).collect();
+    for from in &senders {
+        let outcome = route(&mut policies, &Message { from, ..message("topic/a", &many) });
+        assert!(matches!(outcome, Outcome::Decided(verdict) if verdict == Verdict::default()));
+    }
+    assert_eq!((outcome(&host, "p", "bad_verdict"), outcome(&host, "p", "breaker_open")), (100, 0));
+    let state = host.policy("p").unwrap();
+    assert_eq!((state.breaker.as_str(), state.candidate.unwrap().failures), ("closed", 0));
+    assert!(decide(&mut policies, "topic/a").set_headers.len() == 1, "rules serve everybody else");
+}
+
 /// Counts of `ok` and `cached` behind these messages of two connections.
 fn asked(table: &Value) -> (u64, u64) {
     let (host, mut policies) = ruled("routing", table);
@@ -180,6 +200,29 @@ fn a_limit_goes_on_over_a_change_of_other_rules() {
     assert_eq!(taken(2), 2);
     put(&host, "p", "admission", &json!([{"when": {"address": "topic/x"}, "then": "accept"}, limit]));
     assert_eq!(taken(3), 1);
+}
+
+#[test]
+fn limits_of_other_rates_share_nothing() {
+    let limit = |limit: Value| json!([{"when": {"address": "topic/a"}, "then": {"limit": limit}}]);
+    let slow = limit(json!({"per_hour": 2, "by": "rule"}));
+    let (host, mut policies) = ruled("admission", &slow);
+    let mut taken = |from: &str, count: usize| {
+        policies.bound("topic/a");
+        let message = Message { from, ..message("topic/a", &[]) };
+        (0..count).filter(|_| policies.admit(&message) == Admittance::Admitted).count()
+    };
+    assert_eq!(taken("alice", 5), 2, "an hour's worth");
+    put(&host, "p", "admission", &limit(json!({"per_second": 1_000_000, "by": "rule"})));
+    assert_eq!(taken("alice", 5), 5, "the loosened limit does not wait for the hour of the tight one");
+    // The other way around: a slow canary beside a fast version takes nothing from it.
+    let canary = rules("admission", &slow, &json!({"canary_percent": 50}));
+    host.put_policy("p", canary, "test").unwrap();
+    let senders: Vec<String> = (0..40).map(|n| format!("user-{n}")).collect();
+    let by_sender: Vec<usize> = senders.iter().map(|from| taken(from, 3)).collect();
+    let refused = by_sender.iter().filter(|&&count| count == 0).count();
+    let admitted = by_sender.iter().filter(|&&count| count == 3).count();
+    assert!(refused > 5 && admitted > 5 && refused + admitted == 40, "{by_sender:?}");
 }
 
 fn settings() -> Settings {
@@ -506,9 +549,30 @@ fn rules_outlive_the_host() {
     shelf.lose_components();
     let (third, restored) = open();
     assert_eq!((restored.policies, restored.refused_policies), (0, 1));
+    assert_eq!(third.refused_policies()[0].version, "stamp@1");
     put(&third, "p", "routing", &json!([{"then": {"set_headers": {"stamp": "again"}}}]));
     drop(third);
     let (fourth, restored) = open();
     assert_eq!((restored.policies, restored.refused_policies), (1, 0));
     assert_eq!(decide(&mut fourth.worker(0), "topic/a").set_headers, headers(&[("stamp", "again")]));
+}
+
+#[test]
+fn rules_that_are_not_what_they_were_are_refused_at_a_start() {
+    let shelf = Arc::new(Shelf::default());
+    let open = || {
+        let host = host(1);
+        (host.open_archive(Arc::clone(&shelf) as _).unwrap(), host)
+    };
+    let (_, first) = open();
+    let before = put(&first, "p", "routing", &json!([{"then": {"drop": "before"}}])).current.unwrap();
+    drop(first);
+    shelf.edit_manifest("before", "after!");
+    let (restored, second) = open();
+    assert_eq!((restored.policies, restored.refused_policies), (0, 1));
+    let refused = second.refused_policies().remove(0);
+    assert_eq!((refused.revision, &refused.version), (None, &before.version));
+    let expected = format!("its rules were changed: expected digest {}, found ", before.digest);
+    assert!(refused.reason.starts_with(&expected) && refused.digest == before.digest, "{}", refused.reason);
+    assert_eq!(decide(&mut second.worker(0), "topic/a").route, Route::Continue, "it decides nothing");
 }

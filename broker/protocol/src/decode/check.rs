@@ -6,15 +6,12 @@ use crate::limits::LIST_ITEMS_MAX;
 use crate::payload;
 use crate::profile::Content;
 use std::borrow::Cow;
-use waspmq_core::limits::KEY_BYTES_MAX;
+use waspmq_core::limits::{KEY_BYTES_MAX, PRIORITY_MAX};
 use waspmq_core::settings::Overflow;
 use waspmq_core::{Address, Position};
 
 /// Said of an ack that is neither form.
 pub(super) const ACK_SHAPE: &str = "ack needs either `ids`, at least one, or `to` and `upto`";
-
-/// The highest priority of a publish.
-pub(crate) const PRIORITY_MAX: u8 = 9;
 
 /// Checks the bounds of a publish whose payload and headers were checked while they were read.
 pub(super) fn publish(publish: Publish<'_>) -> Result<Frame<'_>, Problem> {

@@ -1,12 +1,11 @@
 //! What a client frame must satisfy before it is encoded: the bounds the broker's decoder will hold it to.
 
 use crate::client::{Acked, Connect, Frame, Publish};
-use crate::decode::PRIORITY_MAX;
 use crate::error::EncodeError;
 use crate::limits::LIST_ITEMS_MAX;
 use crate::profile::Content;
 use crate::{headers, payload};
-use waspmq_core::limits::KEY_BYTES_MAX;
+use waspmq_core::limits::{KEY_BYTES_MAX, PRIORITY_MAX};
 
 pub(super) fn frame(frame: &Frame<'_>) -> Result<(), EncodeError> {
     match frame {

@@ -8,7 +8,7 @@ use super::problem::{self, Problem};
 use super::{Handlers, Shared, body, limits};
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::{Bytes, Frame};
 use serde::{Deserialize, Serialize};
@@ -130,17 +130,29 @@ pub(crate) async fn records(State(shared): Handlers, who: Who) -> Result<Respons
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.name(), "nothing is read any more")
     };
     let place = Arc::clone(&shared.capture_readers).acquire_owned().await.map_err(busy)?;
-    let host = &shared.state.control.policies;
-    let (status, records) = host.capture().zip(host.capture_records()).ok_or_else(none)?;
+    let (status, records) = shared.state.control.policies.read_capture().ok_or_else(none)?;
     note(&shared, who, ("capture read", &status)).await;
     let kind = [(header::CONTENT_TYPE, "application/jsonl")];
     Ok((kind, Body::new(Pieces { records, _place: place })).into_response())
 }
 
+/// Which capture is meant.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Its `started_unix_ms`; unless given, whichever is there.
+    started: Option<u64>,
+}
+
 /// Removes the capture with its records, running or complete.
-#[utoipa::path(delete, operation_id = "remove_capture", path = "/v1/capture", tag = "capture", responses((status = 204), (status = 404)))]
-pub(crate) async fn remove(State(shared): Handlers, who: Who) -> Result<StatusCode, Problem> {
-    let status = shared.state.control.policies.remove_capture().ok_or_else(none)?;
+#[utoipa::path(
+    delete, operation_id = "remove_capture", path = "/v1/capture", tag = "capture", params(Which),
+    responses((status = 204), (status = 400), (status = 404), (status = 409))
+)]
+pub(crate) async fn remove(State(shared): Handlers, uri: Uri, who: Who) -> Result<StatusCode, Problem> {
+    let Which { started } = body::query(&uri)?;
+    let status = shared.state.control.policies.remove_capture(started)?;
     note(&shared, who, ("capture remove", &status)).await;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -189,6 +201,8 @@ impl From<CaptureError> for Problem {
         let detail = error.to_string();
         match error {
             CaptureError::Running => Self::new(StatusCode::CONFLICT, "already_running", detail),
+            CaptureError::None => none(),
+            CaptureError::Other { .. } => Self::new(StatusCode::CONFLICT, "other_capture", detail),
             CaptureError::Invalid { field, .. } => Self::unprocessable("invalid_document", detail).key(field),
         }
     }

@@ -82,12 +82,13 @@ pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(110);
 /// Bytes of a refusal's text that is taken over into its problem document. More: left out.
 pub const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 
-/// The highest priority of a message.
-pub const PRIORITY_MAX: u8 = 9;
-
 const _: () = assert!(
     waspmq_policy::limits::CONFIG_BYTES_MAX < DOCUMENT_BYTES_MAX,
     "a policy document with the largest configuration must fit"
+);
+const _: () = assert!(
+    waspmq_policy::limits::RULES_BYTES_MAX < DOCUMENT_BYTES_MAX,
+    "a policy document with the largest rules must fit"
 );
 const _: () = assert!(
     PUBLISH_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),

@@ -140,6 +140,9 @@ struct Refused {
     revision: Option<u32>,
     /// BLAKE3 of the component that it needs, or of its rules.
     digest: String,
+    /// `plugin@revision`, or `rules@` and the first eight digits of the digest.
+    #[schema(example = "orders@3")]
+    version: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -160,8 +163,8 @@ struct Policies {
 
 impl From<RefusedPolicy> for Refused {
     fn from(refused: RefusedPolicy) -> Self {
-        let RefusedPolicy { name, generation, document, revision, digest, reason } = refused;
-        Self { name, state: "refused", reason, generation, document, revision, digest }
+        let RefusedPolicy { name, generation, document, revision, digest, version, reason } = refused;
+        Self { name, state: "refused", reason, generation, document, revision, digest, version }
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::fmt;
 use utoipa::ToSchema;
-use waspmq_core::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
+use waspmq_core::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX, PRIORITY_MAX};
 use waspmq_core::{Address, Code, Level};
 use waspmq_protocol::HeaderBlock;
 use waspmq_protocol::payload::validate_json;
@@ -137,8 +137,8 @@ fn check(wanted: Wanted) -> Result<Publication, Problem> {
             format!("key has {} bytes, the limit is {KEY_BYTES_MAX}", wanted.key.len()),
         ));
     }
-    if wanted.priority > limits::PRIORITY_MAX {
-        return Err(invalid("priority", format!("priority must be 0 to {}", limits::PRIORITY_MAX)));
+    if wanted.priority > PRIORITY_MAX {
+        return Err(invalid("priority", format!("priority must be 0 to {}", PRIORITY_MAX)));
     }
     let level = match wanted.ack.as_deref() {
         None => Level::Accepted,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
-use ureq::http::Response;
+use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 /// Bytes of an answer that are read. More: the command fails.
@@ -42,7 +42,7 @@ pub(super) struct Access {
 }
 
 /// A connection-less handle; every call is one request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Api {
     agent: Agent,
     base: String,
@@ -164,6 +164,15 @@ impl Api {
     pub(super) fn delete_query(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Value> {
         let url = self.url(path) + &queried(query);
         self.read(self.agent.delete(url).header("authorization", &self.authorization).call())
+    }
+
+    /// As above; what is not there is removed, too.
+    pub(super) fn delete_if_there(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<()> {
+        let url = self.url(path) + &queried(query);
+        match self.agent.delete(url).header("authorization", &self.authorization).call() {
+            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => Ok(()),
+            answer => self.read(answer).map(|_| ()),
+        }
     }
 
     /// Writes an answer that is no document to a file; of at most `bytes_max`.

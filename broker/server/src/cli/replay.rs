@@ -98,6 +98,13 @@ fn conclude(summary: &ReplaySummary, shown_max: u64, as_json: bool) -> Result<()
             "{count} records: asked for {what} that the capture lacks; take it down with --{what}"
         ));
     }
+    for hook in &summary.hooks {
+        for (name, side) in [("old", &hook.old), ("new", &hook.new)] {
+            let Some(reason) = &side.no_instance else { continue };
+            let (hook, reason) = (hook.hook.as_str(), output::printable(reason));
+            output::note(format_args!("the {name} component had no instance for hook {hook}: {reason}"));
+        }
+    }
     for OnlyHook { hook, side } in &summary.only {
         output::note(format_args!("only the {side} component has the hook {}", hook.as_str()));
     }
@@ -201,6 +208,7 @@ mod tests {
     fn a_summary_says_all_of_both() {
         let side = |failures: &[(&'static str, u64)], mean_ns| ReplayedSide {
             failures: failures.iter().copied().collect(),
+            no_instance: None,
             mean_ns,
             p99_ns: 448,
         };

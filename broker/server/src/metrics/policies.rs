@@ -72,7 +72,6 @@ impl Collector for Policies {
         });
         counter(&mut encoder, metric, compared)?;
         self.encode_captures(&mut encoder)?;
-        const NO_LABELS: [(&str, &str); 0] = [];
         let metric = described("policy_generation", "The number of the active set of policies");
         gauge(&mut encoder, metric, [(NO_LABELS, self.host.generation())])?;
         let metric = described(
@@ -92,13 +91,14 @@ impl Policies {
     fn encode_captures(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let counts = self.host.capture_counts();
         let metric = described("capture_records", "Records that captures took down");
-        const NO_LABELS: [(&str, &str); 0] = [];
         counter(encoder, metric, [(NO_LABELS, counts.recorded)])?;
         let metric = described("capture_left_out", "What captures left out, by reason");
         let left_out = counts.left_out.into_iter().map(|(reason, count)| ([("reason", reason)], count));
         counter(encoder, metric, left_out)
     }
 }
+
+const NO_LABELS: [(&str, &str); 0] = [];
 
 /// One figure of what is kept for each policy.
 fn kept(policies: &[PolicyMetrics], of: fn(&Kept) -> u64) -> impl Iterator<Item = Labelled<'_>> {

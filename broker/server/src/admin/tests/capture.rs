@@ -53,7 +53,13 @@ async fn a_capture_is_begun_read_and_removed() {
     let metrics = api.call("GET", "/metrics").await.text;
     assert!(metrics.contains("waspmq_capture_records_total 2\n"), "{metrics}");
     assert!(metrics.contains("waspmq_capture_left_out_total{reason=\"no_room\"} 0\n"), "{metrics}");
-    assert_eq!(api.call("DELETE", "/v1/capture").await.status, 204);
+    api.call("DELETE", "/v1/capture?start=1").await.problem(400, "invalid_query");
+    let other = api.call("DELETE", "/v1/capture?started=1").await.problem(409, "other_capture");
+    let began = status["started_unix_ms"].to_string();
+    assert!(other["detail"].as_str().unwrap().contains(&began), "{other}");
+    let path = format!("/v1/capture?started={began}");
+    assert_eq!(api.call("DELETE", &path).await.status, 204);
+    api.call("DELETE", &path).await.problem(404, "not_found");
     api.call("GET", "/v1/capture").await.problem(404, "not_found");
 }
 
