@@ -13,7 +13,7 @@ use crate::serving::Serving;
 use crate::shared::Shared;
 use crate::stats::{CallOutcome, now};
 use crate::timing::Timing;
-use crate::trace::{Label, NOT_TIMED, Role};
+use crate::trace::{Label, NOT_TIMED, OF_EARLIER, Role};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,8 +25,10 @@ pub(crate) struct Seat {
     label: Arc<Label>,
     /// What the version is to its policy in the generation at hand.
     role: Role,
-    /// What the last question took; [`NOT_TIMED`] when it was not put, or not timed.
+    /// What the last question took; [`NOT_TIMED`] when it was not put, and with [`OF_EARLIER`] when it was not timed.
     took_ns: u32,
+    /// What the latest timed one took.
+    latest_ns: u32,
     pub(crate) serving: Option<Serving>,
     /// Whether another instance serves than before the last [`Seat::has_changed`], which may decide otherwise.
     changed: bool,
@@ -52,6 +54,7 @@ impl Seat {
             label: Label::of(binding),
             role: Role::Active,
             took_ns: NOT_TIMED,
+            latest_ns: 0,
             changed: false,
             breaker: Breaker::new(binding.limits.cpu_share),
             timing: Timing::new(binding.seed(worker)),
@@ -130,7 +133,7 @@ impl Seat {
         if !self.breaker.is_closed() && !self.is_permitted(worker) {
             return Err(not_asked(&self.binding, worker, CallOutcome::BreakerOpen));
         }
-        let Self { binding, serving, changed, breaker, timing, charge_max, took_ns, .. } = self;
+        let Self { binding, serving, changed, breaker, timing, charge_max, took_ns, latest_ns, .. } = self;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
         let Some(instance) = serving.as_mut() else {
             return Err(not_asked(binding, worker, CallOutcome::Unavailable));
@@ -164,13 +167,15 @@ impl Seat {
         binding.stats.record(worker, outcome, took.map(|(_, took, _)| took));
         match took {
             Some((ended, took, charged)) => {
-                *took_ns = u32::try_from(took.as_nanos()).unwrap_or(NOT_TIMED - 1);
+                *latest_ns = u32::try_from(took.as_nanos()).unwrap_or(OF_EARLIER).min(OF_EARLIER - 1);
+                *took_ns = *latest_ns;
                 cell.tally.record(is_fault, charged);
                 if let Some(cause) = breaker.record(ended, is_fault, charged) {
                     note(binding, worker, (breaker.state(), cause));
                 }
             }
             None => {
+                *took_ns = *latest_ns | OF_EARLIER;
                 cell.tally.count();
                 breaker.pass();
             }

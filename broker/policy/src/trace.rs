@@ -88,7 +88,7 @@ struct Noted {
 struct Facts {
     said: Said,
     generation: u64,
-    /// [`NOT_TIMED`] where the plugin was not called, or the call not timed.
+    /// [`NOT_TIMED`] where the plugin was not called; with [`OF_EARLIER`] where the call was not timed.
     ns: u32,
     failed: Option<(CallOutcome, Instead)>,
     /// Of the attempt that the question is about.
@@ -372,6 +372,8 @@ const NOBODY: u64 = u64::MAX;
 const UNNAMED: MessageId = MessageId::new(0, 0, 0, 0);
 /// Instead of a time.
 pub(crate) const NOT_TIMED: u32 = u32::MAX;
+/// Marks the time of the latest call that was timed, beside a call that was not. More than any time.
+pub(crate) const OF_EARLIER: u32 = 1 << 31;
 
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "less than the number of places")]

@@ -1,6 +1,6 @@
 //! A trace in words, for whoever asks: who was asked what, in which order, and what came of each question.
 
-use super::{Asked, Facts, Instead, NOT_TIMED, Noted, Role, Trace};
+use super::{Asked, Facts, Instead, NOT_TIMED, Noted, OF_EARLIER, Role, Trace};
 use crate::hook::Hook;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -49,8 +49,10 @@ pub struct Decided {
     pub generation: u64,
     /// Null when it failed.
     pub decision: Option<Value>,
-    /// Null when the plugin was not called, or the call not timed, as most quick ones of many are not.
+    /// Null when the plugin was not called.
     pub ns: Option<u32>,
+    /// False when there was no call, or `ns` is that of the latest one that was timed, as most quick ones of many are not.
+    pub timed: bool,
     /// Whether an earlier verdict was said to hold for this message, too.
     pub cached: bool,
     pub failed: Option<Failed>,
@@ -105,7 +107,7 @@ impl Recorded {
 }
 
 impl Noted {
-    fn show(&self, trace: &Trace) -> Decided {
+    pub(super) fn show(&self, trace: &Trace) -> Decided {
         let Self { label, facts } = self;
         let failed = facts.failed.map(|(outcome, instead)| Failed {
             outcome: outcome.as_str(),
@@ -120,7 +122,8 @@ impl Noted {
             shadow: facts.is_shadow,
             generation: facts.generation,
             decision: facts.said.show(&trace.texts),
-            ns: Some(facts.ns).filter(|&ns| ns != NOT_TIMED),
+            ns: Some(facts.ns).filter(|&ns| ns != NOT_TIMED).map(|ns| ns & !OF_EARLIER),
+            timed: facts.ns & OF_EARLIER == 0,
             cached: facts.is_cached,
             failed,
             cause: facts.attempt.map(|(cause, _)| cause.as_str()),

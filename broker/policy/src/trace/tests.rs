@@ -55,6 +55,17 @@ fn found(traces: &Traces, id: MessageId) -> Option<String> {
 }
 
 #[test]
+fn a_call_that_was_not_timed_has_the_time_of_one_that_was() {
+    for (ns, expected) in
+        [(412, (Some(412), true)), (412 | OF_EARLIER, (Some(412), false)), (NOT_TIMED, (None, false))]
+    {
+        let noted = Noted { label: label(), facts: Facts { ns, ..facts(Said::Nothing) } };
+        let shown = noted.show(&Trace::default());
+        assert_eq!((shown.ns, shown.timed), expected);
+    }
+}
+
+#[test]
 fn the_last_messages_are_found_and_no_more() {
     let mut traces = Traces::default();
     assert_eq!((traces.find(id(1)).remembered, traces.places.capacity()), (0, 0), "costs nothing before");

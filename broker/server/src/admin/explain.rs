@@ -54,8 +54,11 @@ struct Decision {
     /// As the hook has it; null when the policy failed. Texts beyond a bound end with `…truncated`.
     #[schema(value_type = Option<serde_json::Value>)]
     decision: Option<serde_json::Value>,
-    /// What the call took, at most the policy's deadline; null when the plugin was not called, or not timed.
+    /// What the call took, at most the policy's deadline; null when the plugin was not called.
     ns: Option<u32>,
+    /// False when there was no call, or `ns` is that of the latest one before that was timed: of many quick ones, one in
+    /// eight is.
+    timed: bool,
     /// Whether it is an earlier verdict of the policy that holds for this message, too.
     cached: bool,
     failed: Option<Failure>,
@@ -104,6 +107,7 @@ impl From<Decided> for Decision {
             generation: of.generation,
             decision: of.decision,
             ns: of.ns,
+            timed: of.timed,
             cached: of.cached,
             failed,
             cause: of.cause,

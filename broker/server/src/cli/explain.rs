@@ -46,10 +46,17 @@ fn row(of: &Value) -> Vec<String> {
         cell(of, "plugin"),
         version,
         cell(of, "generation"),
-        cell(of, "ns"),
+        time(of),
         said,
         note(of),
     ]
+}
+
+/// Nanoseconds, with a tilde where they are an earlier call's.
+fn time(of: &Value) -> String {
+    let is_of_earlier =
+        of.get("ns").is_some_and(Value::is_u64) && of.get("timed") == Some(&Value::Bool(false));
+    format!("{}{}", if is_of_earlier { "~" } else { "" }, cell(of, "ns"))
 }
 
 /// What is worth saying about a decision beside the decision.
@@ -94,11 +101,11 @@ mod tests {
     fn every_decision_is_a_row_and_every_outcome_a_line() {
         let decided = json!({
             "hook": "routing", "policy": "eu", "plugin": "p@3", "version": "active", "shadow": false, "generation": 17,
-            "decision": {"route": {"redirect": "topic/b"}, "set_headers": {}}, "ns": 412, "cached": false, "failed": null
+            "decision": {"route": {"redirect": "topic/b"}, "set_headers": {}}, "ns": 412, "timed": false, "cached": false, "failed": null
         });
         let failed = json!({
             "hook": "ack", "policy": "a\n", "plugin": "q@1", "version": "candidate", "shadow": true, "generation": 18,
-            "decision": null, "ns": null, "cached": false, "failed": {"outcome": "trap", "instead": null},
+            "decision": null, "ns": null, "timed": false, "cached": false, "failed": {"outcome": "trap", "instead": null},
             "cause": "nack", "attempt": 2
         });
         let text = describe(&json!({
@@ -108,7 +115,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "01 to topic/a");
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
-        assert_eq!(words(lines[2]), r#"routing eu p@3 active 17 412 {"redirect":"topic/b"}"#);
+        assert_eq!(words(lines[2]), r#"routing eu p@3 active 17 ~412 {"redirect":"topic/b"}"#);
         assert_eq!(words(lines[3]), "ack a\\n q@1 shadow 18 - - attempt 2 ended with nack; failed (trap)");
         assert_eq!(
             lines[4..],
