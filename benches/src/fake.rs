@@ -141,9 +141,12 @@ impl Peer {
         match prefix[0] {
             0x01 if self.fault == Fault::Refuses => self.send(stream, &frame(0x85, b"no")),
             0x01 => {
-                self.subscribe(format!("user/{}", string(1)), stream);
+                let to = format!("user/{}", string(1));
+                // Before the welcome: what is published behind that reaches the subscription.
+                let kept = self.kept(&to);
+                self.subscribe(to, stream);
                 self.send(stream, &frame(0x81, b"later"))?;
-                self.catch_up(&format!("user/{}", string(1)), stream)
+                kept.iter().try_for_each(|message| self.send(stream, message))
             }
             0x03 => {
                 self.subscribe(string(2), stream);
@@ -199,12 +202,10 @@ impl Peer {
         if level < 3 { self.acknowledge(text, offset) } else { Some(()) }
     }
 
-    /// Sends what is kept for an address.
-    fn catch_up(&self, to: &str, stream: &TcpStream) -> Option<()> {
-        for (_, message) in self.kept.lock().unwrap().iter().filter(|(address, _)| address == to) {
-            self.send(stream, message)?;
-        }
-        Some(())
+    /// What is kept for an address.
+    fn kept(&self, to: &str) -> Vec<Vec<u8>> {
+        let kept = self.kept.lock().unwrap();
+        kept.iter().filter(|(address, _)| address == to).map(|(_, message)| message.clone()).collect()
     }
 
     /// Sends the receipts of what was published to `to` up to `offset`.
