@@ -7,7 +7,7 @@
 use crate::binding::{Binding, Cell};
 use crate::breaker::{Breaker, BreakerState, Cause};
 use crate::instance::Failure;
-use crate::limits::{RULES_CHARGE_MS_MAX, TICK_MS};
+use crate::limits::RULES_CHARGE_MS_MAX;
 use crate::question::Question;
 use crate::serving::Serving;
 use crate::shared::Shared;
@@ -152,30 +152,34 @@ impl Seat {
             Begun::At(started) => {
                 let ended = now();
                 let took = ended.saturating_duration_since(started).min(*charge_max);
-                Some((ended, took, timing.timed(took)))
+                Some((ended, Some(took), timing.timed(took)))
             }
             Begun::InTick(tick) => {
                 let ticks = shared.ticker.tick().saturating_sub(tick);
-                if ticks > 0 {
-                    timing.tick_passed();
-                }
-                let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-                let took = Duration::from_millis(TICK_MS.into()).saturating_mul(ticks).min(*charge_max);
-                (is_fault || ticks > 1).then(|| (now(), took, took))
+                // Where rules are all there is, the ticker rests, and then many ticks seem to pass at once.
+                let ticks = if binding.is_native() { ticks.min(1) } else { ticks };
+                let owed = if ticks > 0 { timing.ticks_passed(ticks) } else { Duration::ZERO };
+                // One that was cut took its deadline.
+                let took = (outcome == CallOutcome::Deadline).then_some(*charge_max);
+                let charged = took.unwrap_or(owed).min(*charge_max);
+                (is_fault || !charged.is_zero()).then(|| (now(), took, charged))
             }
         };
-        binding.stats.record(worker, outcome, took.map(|(_, took, _)| took));
+        let measured = took.and_then(|(_, took, _)| took);
+        binding.stats.record(worker, outcome, measured);
+        *took_ns = *latest_ns | OF_EARLIER;
+        if let Some(measured) = measured {
+            *latest_ns = u32::try_from(measured.as_nanos()).unwrap_or(OF_EARLIER).min(OF_EARLIER - 1);
+            *took_ns = *latest_ns;
+        }
         match took {
-            Some((ended, took, charged)) => {
-                *latest_ns = u32::try_from(took.as_nanos()).unwrap_or(OF_EARLIER).min(OF_EARLIER - 1);
-                *took_ns = *latest_ns;
+            Some((ended, _, charged)) => {
                 cell.tally.record(is_fault, charged);
                 if let Some(cause) = breaker.record(ended, is_fault, charged) {
                     note(binding, worker, (breaker.state(), cause));
                 }
             }
             None => {
-                *took_ns = *latest_ns | OF_EARLIER;
                 cell.tally.count();
                 breaker.pass();
             }
