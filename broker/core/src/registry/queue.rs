@@ -143,6 +143,8 @@ impl<'a> Choosing<'a> {
     pub fn choose(&mut self, key: &[u8], pick: Option<Pick>) -> Option<&'a Member> {
         let is_picked = pick.is_some_and(|pick| pick.version == self.queue.version);
         if is_picked || !key.is_empty() {
+            // The member has one more in flight then: the others are looked at again.
+            self.chosen = self.chosen.min(1);
             return self.queue.choose(key, pick, self.excluded);
         }
         self.chosen += 1;

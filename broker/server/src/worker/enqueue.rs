@@ -82,6 +82,10 @@ impl Worker {
         let mut targets = locked.targets(&to);
         let mut choice = Choice::default();
         if looks(&outgoing, &targets) > LOCKED_LOOKS_MAX {
+            // What is refused anyway is not chosen for.
+            if let Err(reject) = self.check_early(&outgoing, &targets) {
+                return (locked, Err(reject));
+            }
             drop(locked);
             choice = choose(&outgoing, &targets);
             locked = self.shared.registry.lock(&to);
@@ -101,9 +105,7 @@ impl Worker {
     ) -> Result<Enqueued, Reject> {
         let Outgoing { batch, settings, excluded, is_promised, .. } = &outgoing;
         let is_kept = goes_to_store(batch, settings, &targets);
-        if batch.level == Level::Stored && !is_kept {
-            return Err(not_stored(&batch.to));
-        }
+        check_kept(batch, is_kept)?;
         let tracked = if batch.level == Level::Delivered {
             let recipients = locked.recipients(&batch.to, *excluded)?;
             self.check_tracker(batch, recipients.len())?;
@@ -176,6 +178,13 @@ impl Worker {
             || matches!(batch.to.kind(), Kind::Topic | Kind::All)
                 && (self.shared.queues.reads_later(&batch.to)
                     || self.shared.resumes.reads_later(&batch.to, batch.unix_ms))
+    }
+
+    /// What of a publish's checks needs no members.
+    fn check_early(&self, outgoing: &Outgoing<'_>, targets: &Targets) -> Result<(), Reject> {
+        let is_kept = goes_to_store(&outgoing.batch, outgoing.settings, targets);
+        check_kept(&outgoing.batch, is_kept)?;
+        self.check_room(targets.workers, is_kept)
     }
 
     fn check_room(&self, workers: WorkerSet, is_kept: bool) -> Result<(), Reject> {
@@ -302,6 +311,10 @@ fn homes(targets: &Targets) -> WorkerSet {
     let mut homes = WorkerSet::default();
     targets.queues.iter().filter_map(|queue| queue.home).for_each(|home| homes.insert(home));
     homes
+}
+
+fn check_kept(batch: &Batch, is_kept: bool) -> Result<(), Reject> {
+    if batch.level == Level::Stored && !is_kept { Err(not_stored(&batch.to)) } else { Ok(()) }
 }
 
 fn goes_to_store(batch: &Batch, settings: &Settings, targets: &Targets) -> bool {
