@@ -2,8 +2,8 @@
 //! all others, and the first of each, come from the standard library's.
 //!
 //! A call of a policy makes and frees a few short strings, so most of what it pays for memory is this. A block is as
-//! large as its class, the next power of two from 16 to 256 bytes. What is kept is never more than what was in use at
-//! once, and stays until the instance ends, which the broker sees to.
+//! large as its class, the next power of two from 16 to 256 bytes. What is kept of each size is never more than what was in
+//! use of it at once, and stays for blocks of that size until the instance ends, which the broker sees to.
 
 #![expect(unsafe_code, reason = "an allocator hands out memory")]
 
