@@ -179,6 +179,30 @@ impl Plugin {
     }
 }
 
+/// The niceness of who takes only what others leave.
+const LOWEST_PRIORITY: i32 = 19;
+
+/// Does work that takes the processor for long on a thread of the lowest priority, and waits for it: workers are not to
+/// notice. On the thread at hand where there is no other.
+fn in_the_background<T: Send>(work: impl Fn() -> T + Sync) -> T {
+    let behind_others = || {
+        if let Err(error) = rustix::process::setpriority_process(None, LOWEST_PRIORITY) {
+            tracing::debug!(%error, "a plugin is compiled with the priority of a worker");
+        }
+        work()
+    };
+    std::thread::scope(|scope| {
+        match std::thread::Builder::new().name("policy-compile".to_owned()).spawn_scoped(scope, behind_others)
+        {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to compile a plugin on");
+                work()
+            }
+        }
+    })
+}
+
 /// What an upload is checked with.
 pub(crate) struct Workbench<'a> {
     pub(crate) engine: &'a Engine,
@@ -193,7 +217,7 @@ impl Workbench<'_> {
     pub(crate) fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, Unfit> {
         check_form(bytes)?;
         check_functions(bytes)?;
-        let component = Component::from_binary(self.engine, bytes)
+        let component = in_the_background(|| Component::from_binary(self.engine, bytes))
             .map_err(|error| Unfit::Invalid { reason: format!("{error:#}") })?;
         let pulls = self.check_imports(&component)?;
         let exports = Exports::of(self.engine, &component)?;
@@ -201,7 +225,7 @@ impl Workbench<'_> {
             import: HOST.to_owned(),
             reason: format!("{error:#}"),
         })?;
-        let direct = Prepared::new(self.engine, self.adapters, &component, bytes);
+        let direct = in_the_background(|| Prepared::new(self.engine, self.adapters, &component, bytes));
         let mut compiled = Compiled { pre, exports, direct, pulls };
         self.try_out(name, &compiled, (Lane::Component, None))?;
         for hook in compiled.exports.hooks() {
@@ -350,5 +374,18 @@ pub(crate) fn unnumbered(name: &str, bytes: &[u8]) -> Revision {
         size: bytes.len(),
         lane: LANE_COMPONENT,
         lane_reason: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_in_the_background_has_the_lowest_priority() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let before = priority();
+        assert_eq!(in_the_background(priority), LOWEST_PRIORITY);
+        assert_eq!(priority(), before);
     }
 }
