@@ -538,8 +538,8 @@ async fn a_session_is_sent_a_window_and_the_rest_as_it_acknowledges() {
         positions.push(message["pos"].clone());
     }
     bob.expect_quiet().await;
+    // A page that was asked for before the window was full may go on at once; otherwise half of it has to be free.
     bob.ask_ok(json!({"type": "ack", "ref": 1, "to": "user/bob", "upto": positions[2_000]})).await;
-    bob.expect_quiet().await;
     bob.send(&json!({"type": "ack", "to": "user/bob", "upto": positions[2_100]})).await;
     while positions.len() < MESSAGES {
         let message = bob.expect_message(positions.len() as u64).await;
