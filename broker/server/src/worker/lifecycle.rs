@@ -232,10 +232,10 @@ impl Worker {
         let is_unnamed = connection.access.is_unnamed();
         self.end_access(connection);
         self.end_watches(connection);
-        let now_unix_ms = self.shared.clock.now().unix_ms;
-        self.shared.registry.disconnect(&identity, now_unix_ms, &*self.shared.mailboxes);
+        let seen_unix_ms = self.heard_unix_ms(connection);
+        self.shared.registry.disconnect(&identity, seen_unix_ms, &*self.shared.mailboxes);
         if !is_unnamed {
-            self.save_last_seen(connection, &identity.user);
+            self.save_last_seen(connection, &identity.user, seen_unix_ms);
         }
         self.numbers.remove(&identity.id);
         self.recipients.detach(&Address::user(&identity.user), connection.number);

@@ -371,17 +371,21 @@ impl Worker {
         });
     }
 
+    /// When the peer of a connection that ends was there last: now, or when it was heard last if it went silent.
+    pub(super) fn heard_unix_ms(&self, connection: &Connection) -> u64 {
+        let now = self.shared.clock.now();
+        let is_silent = matches!(connection.stage, Stage::Closing { reason: Ended::Timeout, .. });
+        let silent_us = if is_silent { now.us.saturating_sub(connection.heard_us) } else { 0 };
+        now.unix_ms.saturating_sub(silent_us / 1_000)
+    }
+
     /// Notes when a user whose last session ended was there last.
-    pub(super) fn save_last_seen(&self, connection: &Connection, user: &Name) {
+    pub(super) fn save_last_seen(&self, connection: &Connection, user: &Name, unix_ms: u64) {
         // One that was still reading what it had missed before keeps the earlier time.
         if self.shared.registry.presence(user).online || connection.catching.reads_since_seen() {
             return;
         }
-        let now = self.shared.clock.now();
-        let is_silent = matches!(connection.stage, Stage::Closing { reason: Ended::Timeout, .. });
-        let silent_us = if is_silent { now.us.saturating_sub(connection.heard_us) } else { 0 };
-        let write =
-            Write::LastSeen { user: user.clone(), unix_ms: now.unix_ms.saturating_sub(silent_us / 1_000) };
+        let write = Write::LastSeen { user: user.clone(), unix_ms };
         if self.shared.journal.push(write, None).is_err() {
             tracing::debug!(%user, "the journal has no room for when a user was seen last");
         }
