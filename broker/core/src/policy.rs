@@ -4,6 +4,7 @@
 //! data: the publish pass carries them out.
 
 use crate::address::{Address, Kind, Name};
+use crate::compression::{Audience, Codec};
 use crate::delivery::{AckPlan, Cause, Recipient};
 use crate::id::{MessageId, SessionId};
 use crate::level::Level;
@@ -210,6 +211,17 @@ pub trait Overflowing {
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow;
 }
 
+/// The compression hooks of one worker, in order. They are asked once per message and audience, on the worker that
+/// delivers, and what they choose is shared by the audience.
+pub trait Compressing {
+    /// Whether any policy is bound to `to`; when false, the broker chooses by itself without asking.
+    fn has_compression(&mut self, to: &str) -> bool;
+
+    /// `None`: no policy decided, and the broker chooses by itself. A codec that the audience does not take is
+    /// replaced by [`Codec::for_audience`]. The message has no session, and a repeat is asked about anew.
+    fn choose(&mut self, message: &Message<'_>, audience: Audience) -> Option<Codec>;
+}
+
 /// What serves where no policy is bound: every message is taken in and delivered as addressed, and the settings say
 /// how it is acknowledged and what is done about a queue that is full.
 ///
@@ -242,6 +254,16 @@ impl Overflowing for BySettings {
 
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
         what.configured
+    }
+}
+
+impl Compressing for BySettings {
+    fn has_compression(&mut self, _to: &str) -> bool {
+        false
+    }
+
+    fn choose(&mut self, _message: &Message<'_>, _audience: Audience) -> Option<Codec> {
+        None
     }
 }
 
