@@ -96,7 +96,7 @@ impl Archive for OnDisk {
 }
 
 /// The line of a change, without its number.
-fn line(entry: &AuditEntry) -> Result<String, ArchiveError> {
+pub(crate) fn line(entry: &AuditEntry) -> Result<String, ArchiveError> {
     let cut =
         |text: &str| text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default().to_owned();
     let entry = AuditEntry {
@@ -109,7 +109,7 @@ fn line(entry: &AuditEntry) -> Result<String, ArchiveError> {
     serde_json::to_string(&entry).map_err(|error| ArchiveError::Failed { reason: error.to_string() })
 }
 
-fn failed(error: FileError) -> ArchiveError {
+pub(crate) fn failed(error: FileError) -> ArchiveError {
     let reason = error.chain();
     if error.is_full() { ArchiveError::Full { reason } } else { ArchiveError::Failed { reason } }
 }
