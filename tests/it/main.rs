@@ -16,6 +16,7 @@ mod asking;
 mod bad_input;
 mod binary;
 mod capture;
+mod compression;
 mod crash;
 mod disk_full;
 mod explain;
