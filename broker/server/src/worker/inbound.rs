@@ -167,7 +167,7 @@ impl Worker {
             let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { break };
             let limits = self.message_limits(connection);
             let mut decoder = std::mem::take(&mut connection.decoder);
-            let decoded = decoder.decode(rest, &limits);
+            let decoded = decoder.decode(rest, None, &limits);
             connection.decoder = decoder;
             match decoded {
                 Ok(decoded) => {
@@ -227,7 +227,7 @@ impl Worker {
         };
         let profile = upgrade.subprotocols.iter().find_map(|name| Profile::from_subprotocol(name));
         let mut response = Vec::with_capacity(256);
-        http::accept_response(upgrade.key, profile.map(Profile::subprotocol), &mut response);
+        http::accept_response(upgrade.key, profile.map(Profile::subprotocol), None, &mut response);
         connection.encoding.profile = profile.unwrap_or(Profile::Json);
         connection.stage = Stage::Open;
         connection.opened_us = now.us;
@@ -245,7 +245,7 @@ impl Worker {
 
     fn take_event(&mut self, connection: &mut Connection, event: Event<'_>, now: Moment) {
         match event {
-            Event::Message { is_text, data } => {
+            Event::Message { is_text, data, .. } => {
                 if is_text != (connection.encoding.profile == Profile::Json) {
                     let expected = if is_text { "binary" } else { "text" };
                     let message = format!("this connection's profile has {expected} messages");
