@@ -219,7 +219,32 @@ pub trait Compressing {
 
     /// `None`: no policy decided, and the broker chooses by itself. A codec that the audience does not take is
     /// replaced by [`Codec::for_audience`]. The message has no session, and a repeat is asked about anew.
-    fn choose(&mut self, message: &Message<'_>, audience: Audience) -> Option<Codec>;
+    fn choose(&mut self, message: &Message<'_>, audience: Audience) -> Option<Chosen>;
+
+    /// What came of a choice, told before the next question is put: later, it may count for nobody.
+    fn compressed(&mut self, _policy: PolicyIndex, _work: &Work<'_>) {}
+}
+
+/// What a message is sent with, and by whose choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub codec: Codec,
+    pub policy: PolicyIndex,
+}
+
+/// What the policies of a worker call one of them in [`Chosen`]. It means nothing to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PolicyIndex(pub u64);
+
+/// The compression of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work<'a> {
+    /// What was done, which is not what was chosen where recipients do not take that.
+    pub codec: &'a Codec,
+    pub plain_bytes: usize,
+    /// What is sent instead; as many as `plain_bytes` where compressing made nothing less.
+    pub packed_bytes: usize,
+    pub spent_ns: u64,
 }
 
 /// What serves where no policy is bound: every message is taken in and delivered as addressed, and the settings say
@@ -262,7 +287,7 @@ impl Compressing for BySettings {
         false
     }
 
-    fn choose(&mut self, _message: &Message<'_>, _audience: Audience) -> Option<Codec> {
+    fn choose(&mut self, _message: &Message<'_>, _audience: Audience) -> Option<Chosen> {
         None
     }
 }
