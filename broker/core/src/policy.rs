@@ -219,7 +219,7 @@ pub trait Compressing {
 
     /// `None`: no policy decided, and the broker chooses by itself. A codec that the audience does not take is
     /// replaced by [`Codec::for_audience`]. The message has no session, and a repeat is asked about anew.
-    fn choose(&mut self, message: &Message<'_>, audience: Audience) -> Option<Chosen>;
+    fn choose(&mut self, message: &Message<'_>, id: MessageId, audience: Audience) -> Option<Chosen>;
 
     /// What came of a choice, told before the next question is put: later, it may count for nobody.
     fn compressed(&mut self, _policy: PolicyIndex, _work: &Work<'_>) {}
@@ -287,7 +287,7 @@ impl Compressing for BySettings {
         false
     }
 
-    fn choose(&mut self, _message: &Message<'_>, _audience: Audience) -> Option<Chosen> {
+    fn choose(&mut self, _: &Message<'_>, _: MessageId, _: Audience) -> Option<Chosen> {
         None
     }
 }
