@@ -3,6 +3,7 @@
 //! A frame that came out of [`crate::decode`] is within all bounds; addresses and names in it are not checked yet.
 //! A frame that is built to be sent is checked by [`crate::encode::client`].
 
+use crate::codec::Packed;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use std::borrow::Cow;
@@ -145,8 +146,10 @@ pub struct Publish<'a> {
     pub reference: Option<u64>,
     pub to: Cow<'a, str>,
     pub content: Content,
-    /// With [`Content::Json`]: one valid value.
+    /// With [`Content::Json`]: one valid value. Compressed, and then not checked, where `packed` is there.
     pub payload: Cow<'a, [u8]>,
+    /// How the payload is compressed; in the binary profile alone.
+    pub packed: Option<Packed>,
     /// Distinct, non-empty names in the order sent.
     pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub ack: Level,
@@ -170,6 +173,7 @@ impl<'a> Publish<'a> {
             to: to.into(),
             content,
             payload: payload.into(),
+            packed: None,
             headers: Vec::new(),
             ack: Level::None,
             dedup: None,

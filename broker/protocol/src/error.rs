@@ -83,6 +83,8 @@ pub enum EncodeError {
     TooMany { field: &'static str, len: usize, max: usize },
     #[error("{field} is empty")]
     Empty { field: &'static str },
+    #[error("a compressed payload has no form in the JSON profile")]
+    PackedText,
     #[error("priority is {priority}, the highest is 9")]
     Priority { priority: u8 },
     #[error("headers: {0}")]

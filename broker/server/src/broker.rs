@@ -3,7 +3,7 @@
 //! | start | stop |
 //! | --- | --- |
 //! | 1. data directory: lock, epoch | 6. data directory: unlock |
-//! | 2. policy host, with the plugins and policies of the last run | 5. policy host |
+//! | 2. policy host, with the plugins and policies of the last run; dictionaries | 5. policy host |
 //! | 3. listeners bound | 4. admin listener |
 //! | 4. workers | 3. workers stop, late ones are named |
 //! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
@@ -14,6 +14,7 @@ use crate::admin::{self, AdminState};
 use crate::clock::Clock;
 use crate::config::{self, Config, Login};
 use crate::control::Control;
+use crate::dictionaries::Library;
 use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
 use crate::policies;
@@ -95,6 +96,7 @@ impl Broker {
             .context("cannot start the policy host")?;
         let clock = Clock::new();
         let audit = policies::open(&data_dir, &policies, clock)?;
+        let dictionaries = Arc::new(Library::open(&data_dir, audit.clone())?);
         let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listeners.first().context("no listener")?.local_addr()?;
@@ -113,6 +115,7 @@ impl Broker {
             registry,
             policies,
             access: Arc::new(AccessControl::new(gate)),
+            dictionaries,
             mailboxes,
             store: storage.store,
             journal: storage.journal,

@@ -181,11 +181,16 @@ fn publish_rest<'a>(head: &Head, mut reader: Reader<'a>) -> Result<Frame<'a>, Pr
     };
     let (dedup, key, reply_to) = (text(flag::DEDUP)?, text(flag::KEY)?, text(flag::REPLY_TO)?);
     let headers = if has(flag::HEADERS) { headers::read(&mut reader)? } else { Vec::new() };
+    let packed = if has(flag::PACKED) { Some(check::packed(&mut reader)?) } else { None };
     check::publish(Publish {
         reference: head.reference,
         to: to.into(),
         content,
-        payload: check::payload(content, reader.rest())?,
+        payload: match packed {
+            Some(_) => reader.rest().into(),
+            None => check::payload(content, reader.rest())?,
+        },
+        packed,
         headers,
         ack,
         dedup,

@@ -1,10 +1,12 @@
 //! Checks that both profiles share, made once a frame's fields are known.
 
 use crate::client::{Frame, Publish};
+use crate::codec::Packed;
 use crate::error::Problem;
 use crate::limits::LIST_ITEMS_MAX;
 use crate::payload;
 use crate::profile::Content;
+use crate::wire::Reader;
 use std::borrow::Cow;
 use waspmq_core::limits::{KEY_BYTES_MAX, PRIORITY_MAX};
 use waspmq_core::settings::Overflow;
@@ -39,6 +41,12 @@ pub(super) fn payload(content: Content, payload: &[u8]) -> Result<Cow<'_, [u8]>,
             Cow::Owned(line) => Cow::Owned(line.trim_ascii().to_vec()),
         }),
     }
+}
+
+/// How a payload is compressed.
+pub(super) fn packed(reader: &mut Reader<'_>) -> Result<Packed, Problem> {
+    Packed::read(reader)
+        .ok_or_else(|| Problem::invalid("the payload's codec is not known, or the body ends early"))
 }
 
 fn key(field: &'static str, key: Option<&str>) -> Result<(), Problem> {

@@ -113,6 +113,7 @@ impl Worker {
             recovered,
             heartbeat_ms: settings.heartbeat_ms,
             max_message_bytes: u32::try_from(settings.message_bytes_max).unwrap_or(u32::MAX),
+            codecs: Vec::new(),
         };
         self.send(connection, &server::Frame::Welcome(welcome));
         for reject in refused {

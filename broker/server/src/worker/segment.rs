@@ -322,6 +322,7 @@ pub(super) fn frame<'a>(
         position: batch.position(index),
         content: if envelope.is_json { Content::Json } else { Content::Bytes },
         payload: batch.slice(envelope.payload),
+        packed: None,
         headers: HeaderBlock::from_encoded(batch.slice(envelope.headers)),
         key: text(envelope.key),
         priority: envelope.priority,

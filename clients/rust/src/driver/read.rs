@@ -80,7 +80,7 @@ impl Reader<'_> {
                 Received::Read(read) => self.shared.handle_event(Event::Read(read)),
                 Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
                 Received::Pong => self.shared.handle_pong(Instant::now()),
-                Received::Welcome(_) | Received::Unknown { .. } => {}
+                Received::Welcome(_) | Received::Dictionary(_) | Received::Unknown { .. } => {}
             }
         }
     }
