@@ -10,7 +10,7 @@ mod record;
 mod recorder;
 mod tape;
 
-pub(crate) use record::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
+pub(crate) use record::{Configured, Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 pub(crate) use recorder::Recorder;
 
 use crate::binding::lock;

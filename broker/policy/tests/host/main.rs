@@ -28,6 +28,7 @@ mod rollout;
 mod room;
 mod rules;
 mod taken_back;
+mod vectors;
 mod versions;
 
 use serde_json::json;
