@@ -293,6 +293,7 @@ fn settings(config: &Config, address: SocketAddr) -> Settings {
         publish_burst: limits.publish_burst,
         connect_timeout_us: u64::from(limits.connect_timeout_ms) * 1_000,
         heartbeat_ms: limits.heartbeat_ms,
+        permessage_deflate: config.compression.permessage_deflate,
     }
 }
 

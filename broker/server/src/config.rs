@@ -58,6 +58,7 @@ pub struct Config {
     pub admin: AdminConfig,
     pub access: AccessConfig,
     pub limits: LimitsConfig,
+    pub compression: CompressionConfig,
     pub policy: PolicyConfig,
     pub store: StoreConfig,
     pub log: LogConfig,
@@ -113,6 +114,14 @@ pub struct LimitsConfig {
     pub connect_timeout_ms: u32,
     /// Time between signs of life; twice that in silence closes the connection.
     pub heartbeat_ms: u32,
+}
+
+/// What goes over the wire compressed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressionConfig {
+    /// Whether WebSocket clients that offer permessage-deflate get it.
+    pub permessage_deflate: bool,
 }
 
 /// The policy host.

@@ -1,8 +1,8 @@
 //! The defaults of every profile, as differences from those of `default`.
 
 use super::{
-    AccessConfig, AdminConfig, Config, LimitsConfig, LogConfig, LogFormat, Login, PolicyConfig, Profile,
-    StoreConfig,
+    AccessConfig, AdminConfig, CompressionConfig, Config, LimitsConfig, LogConfig, LogFormat, Login,
+    PolicyConfig, Profile, StoreConfig,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -85,6 +85,7 @@ fn base() -> Config {
             connect_timeout_ms: 10_000,
             heartbeat_ms: 25_000,
         },
+        compression: CompressionConfig { permessage_deflate: true },
         policy: PolicyConfig { max_policies: 16 },
         store: StoreConfig {
             bytes_max: 16 * 1024 * MIB as u64,

@@ -2,7 +2,9 @@
 
 use super::encode::{Observed, counter, described, gauge, histogram};
 use crate::control::Control;
-use crate::worker::counters::{ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Published};
+use crate::worker::counters::{
+    ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Packed, Published,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
@@ -32,6 +34,11 @@ impl Workers {
 
     fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
         self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters)))
+    }
+
+    /// Bytes by the side they are of.
+    fn packed(&self, pick: impl Fn(&Counters) -> &Packed) -> [(&'static str, u64); Packed::SIDES.len()] {
+        Packed::SIDES.map(|(side, of)| (side, self.total(|counters| of(pick(counters)))))
     }
 
     pub(super) fn observed(&self, pick: impl Fn(&Counters) -> &Latency) -> Observed {
@@ -118,6 +125,11 @@ impl Broker {
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_read))])?;
         let metric = described("written", "Bytes written to connections").in_unit(&Unit::Bytes);
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_written))])?;
+        let metric = described("compression", "Bytes of what was compressed, on the wire and without")
+            .in_unit(&Unit::Bytes);
+        let packed = self.workers.packed(|c| &c.deflate);
+        let packed = packed.map(|(side, bytes)| ([("codec", "deflate"), ("side", side)], bytes));
+        counter(encoder, metric, packed)?;
         let metric = described("error_frames_sent", "Error frames sent to clients");
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.errors_sent))])
     }

@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) remote: SocketAddr,
     pub(crate) stage: Stage,
     pub(crate) decoder: Decoder,
+    /// Whether permessage-deflate was negotiated: either side may compress any of its messages.
+    pub(crate) has_deflate: bool,
     pub(crate) encoding: Encoding,
     pub(crate) session: Session,
     pub(crate) session_id: Option<SessionId>,
@@ -113,6 +115,7 @@ impl Connection {
             remote,
             stage: Stage::Http,
             decoder: Decoder::new(),
+            has_deflate: false,
             encoding: Encoding { profile: Profile::Json, batch: false },
             session,
             session_id: None,

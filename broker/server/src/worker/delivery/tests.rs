@@ -58,6 +58,7 @@ impl Bench {
                 publish_burst: 0,
                 connect_timeout_us: 60_000_000,
                 heartbeat_ms: 60_000,
+                permessage_deflate: true,
             },
             phase: control.phase,
             registry: control.registry,

@@ -102,6 +102,7 @@ fn settings() -> Settings {
         publish_burst: 1,
         connect_timeout_us: 10_000_000,
         heartbeat_ms: 25_000,
+        permessage_deflate: true,
     }
 }
 
