@@ -18,6 +18,7 @@ mod binary;
 mod capture;
 mod compression;
 mod crash;
+mod deflate;
 mod disk_full;
 mod explain;
 mod harness;

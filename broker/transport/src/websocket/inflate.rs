@@ -13,7 +13,7 @@ use crate::limits::INFLATED_KEPT_BYTES;
 /// Inflates one message at a time, for all connections of a worker. Holds nothing before the first one.
 #[derive(Debug, Default)]
 pub struct Inflater {
-    state: Option<Decompress>,
+    state: Option<Box<Decompress>>,
     plain: Vec<u8>,
 }
 
@@ -35,7 +35,7 @@ impl Inflater {
         if compressed.is_empty() {
             return Ok(plain);
         }
-        let state = state.get_or_insert_with(|| Decompress::new(false));
+        let state = state.get_or_insert_with(|| Box::new(Decompress::new(false)));
         state.reset(false);
         let most = bytes_max.saturating_add(1);
         grow(plain, compressed.len().saturating_mul(FIRST_FACTOR).max(FIRST_BYTES), most);
