@@ -2,9 +2,7 @@
 
 use super::encode::{Observed, counter, described, gauge, histogram};
 use crate::control::Control;
-use crate::worker::counters::{
-    ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Packed, Published,
-};
+use crate::worker::counters::{ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Published};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
@@ -34,11 +32,6 @@ impl Workers {
 
     fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
         self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters)))
-    }
-
-    /// Bytes by the side they are of.
-    fn packed(&self, pick: impl Fn(&Counters) -> &Packed) -> [(&'static str, u64); Packed::SIDES.len()] {
-        Packed::SIDES.map(|(side, of)| (side, self.total(|counters| of(pick(counters)))))
     }
 
     pub(super) fn observed(&self, pick: impl Fn(&Counters) -> &Latency) -> Observed {
@@ -127,7 +120,12 @@ impl Broker {
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_written))])?;
         let metric = described("compression", "Bytes of what was compressed, on the wire and without")
             .in_unit(&Unit::Bytes);
-        let packed = self.workers.packed(|c| &c.deflate);
+        let packed = [
+            ("wire_in", self.workers.total(|c| &c.deflate.wire_in)),
+            ("plain_in", self.workers.total(|c| &c.deflate.plain_in)),
+            ("wire_out", self.workers.total(|c| &c.deflate.wire_out)),
+            ("plain_out", self.workers.total(|c| &c.deflate.plain_out)),
+        ];
         let packed = packed.map(|(side, bytes)| ([("codec", "deflate"), ("side", side)], bytes));
         counter(encoder, metric, packed)?;
         let metric = described("error_frames_sent", "Error frames sent to clients");

@@ -158,16 +158,6 @@ pub struct Packed {
     pub plain_out: Count,
 }
 
-impl Packed {
-    /// Each count with its name as a metric label.
-    pub const SIDES: [(&'static str, fn(&Self) -> &Count); 4] = [
-        ("wire_in", |packed| &packed.wire_in),
-        ("plain_in", |packed| &packed.plain_in),
-        ("wire_out", |packed| &packed.wire_out),
-        ("plain_out", |packed| &packed.plain_out),
-    ];
-}
-
 /// Everything one worker counts.
 #[derive(Debug, Default)]
 pub struct Counters {
