@@ -17,6 +17,7 @@ mod bad_input;
 mod binary;
 mod capture;
 mod crash;
+mod dictionaries;
 mod disk_full;
 mod explain;
 mod harness;

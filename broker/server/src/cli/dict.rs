@@ -9,7 +9,10 @@ use super::failure::Failure;
 use super::output;
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use waspmq_protocol::codec::DICTIONARY_BYTES_MAX;
 
 /// Train, push, list and remove compression dictionaries
 #[derive(Debug, Args)]
@@ -59,8 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let document = match &arguments.command {
         Command::Train(train) => return train::run(train, arguments.access.json),
         Command::Push { name, file, patterns } => {
-            let bytes = std::fs::read(file)
-                .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+            let bytes = read(file)?;
             let query: Vec<_> = patterns.iter().map(|pattern| ("match", pattern.as_str())).collect();
             let pushed = api()?.post_bytes(&["dictionaries", name, "revisions"], &query, &bytes)?;
             if !arguments.access.json {
@@ -85,6 +87,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         output::line(format_args!("{}", output::printable(&reason)))?;
     }
     Ok(())
+}
+
+/// A file's bytes. Those of a larger one the broker would not read either.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unusable = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| unusable(&error))?;
+    file.take(DICTIONARY_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| unusable(&error))?;
+    if bytes.len() > DICTIONARY_BYTES_MAX {
+        return Err(unusable(&format_args!("more than {DICTIONARY_BYTES_MAX} bytes are no dictionary")));
+    }
+    Ok(bytes)
 }
 
 /// Why revisions are not used, those that are not.
