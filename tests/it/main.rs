@@ -16,6 +16,7 @@ mod asking;
 mod bad_input;
 mod binary;
 mod capture;
+mod compression;
 mod crash;
 mod dictionaries;
 mod disk_full;
