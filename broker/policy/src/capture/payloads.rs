@@ -32,7 +32,8 @@ impl CapturedMessages {
         self.has_payloads
     }
 
-    /// The message of the next line behind the header; none where the line is another record.
+    /// The message of the next line behind the header, as it was published; none where the line is another record, also one
+    /// of its delivery, so that none is given twice.
     pub fn line(&mut self, line: &[u8]) -> Result<Option<CapturedMessage>, BadLine> {
         self.line += 1;
         let number = self.line;

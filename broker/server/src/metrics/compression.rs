@@ -1,7 +1,7 @@
 //! What compression came to, by codec.
 
 use super::broker::Workers;
-use super::encode::{counter, counter_seconds, described};
+use super::encode::{counter, counter_of_seconds, described};
 use crate::control::Control;
 use crate::worker::counters::{ByCodec, Compressed, Count};
 use prometheus_client::collector::Collector;
@@ -50,10 +50,9 @@ impl Collector for Compression {
         let metric =
             described("compressed_messages", "Messages that were compressed, once for all recipients");
         counter(encoder, metric, self.each(|c| &c.messages).map(|(codec, n)| ([("codec", codec)], n)))?;
-        let metric =
-            described("compression", "Time of workers that compressing took").in_unit(&Unit::Seconds);
+        let metric = described("compression", "Time of workers that compressing took");
         let spent = self.each(|c| &c.spent_ns).map(|(codec, ns)| ([("codec", codec)], ns as f64 / 1e9));
-        counter_seconds(encoder, metric, spent)?;
+        counter_of_seconds(encoder, metric, spent)?;
         let metric = described("dictionaries_sent", "Dictionaries that connections were sent");
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.dictionaries_sent))])?;
         let metric = described("unpack_failures", "Compressed messages that came and could not be unpacked");

@@ -52,14 +52,14 @@ pub(crate) fn counter<'a, L: AsRef<Labels<'a>>>(
     Ok(())
 }
 
-/// As [`counter`], of seconds.
-pub(crate) fn counter_seconds<'a, L: AsRef<Labels<'a>>>(
+/// Writes a counter of seconds.
+pub(crate) fn counter_of_seconds<'a, L: AsRef<Labels<'a>>>(
     encoder: &mut DescriptorEncoder<'_>,
     metric: Described<'_>,
     values: impl IntoIterator<Item = (L, f64)>,
 ) -> Result<(), Error> {
-    let Described { name, help, unit } = metric;
-    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+    let Described { name, help, .. } = metric;
+    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
     for (labels, value) in values {
         series(&mut family, labels.as_ref(), |one| one.encode_counter::<NoLabelSet, _, f64>(&value, None))?;
     }
