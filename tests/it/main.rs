@@ -19,6 +19,7 @@ mod capture;
 mod compression;
 mod crash;
 mod deflate;
+mod dictionaries;
 mod disk_full;
 mod explain;
 mod harness;

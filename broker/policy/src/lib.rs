@@ -66,7 +66,10 @@ pub use admin::{PromoteError, PutError, RemoveError, RollbackError};
 pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use breaker::BreakerState;
 pub use budget::Budget;
-pub use capture::{CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
+pub use capture::{
+    CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus, CapturedMessage,
+    CapturedMessages,
+};
 pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};

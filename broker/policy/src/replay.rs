@@ -348,7 +348,7 @@ impl Replay {
     }
 }
 
-fn read_header(line: &[u8]) -> Result<Header, BadLine> {
+pub(crate) fn read_header(line: &[u8]) -> Result<Header, BadLine> {
     let bad = |reason: String| BadLine { line: 1, reason };
     if line.len() > limits::CAPTURE_LINE_BYTES_MAX {
         return Err(bad(format!("has more than {} bytes", limits::CAPTURE_LINE_BYTES_MAX)));
