@@ -85,7 +85,7 @@ pub(crate) struct Instance {
 
 /// What is called, by the lane that calls take.
 enum Callee {
-    Component(Guest),
+    Component(Box<Guest>),
     Core(Box<Hooks>),
 }
 
@@ -98,7 +98,7 @@ impl Callee {
             }
             _ => {
                 let instance = compiled.pre.instantiate(&mut *store)?;
-                compiled.exports.load(store, &instance).map(Self::Component)
+                compiled.exports.load(store, &instance).map(|guest| Self::Component(Box::new(guest)))
             }
         }
     }

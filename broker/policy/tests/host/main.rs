@@ -6,6 +6,7 @@ mod archive;
 mod audit;
 mod cached;
 mod capture;
+mod compress_adaptive;
 mod compression;
 mod deciding;
 mod explain;
