@@ -46,6 +46,7 @@ fn members(version: u64) -> QueueMembers {
         queue: Name::parse("w").unwrap(),
         version,
         members: (0..version * 5).map(|i| format!("user{i}/gerät/{i}")).collect(),
+        loads: (0..u32::try_from(version * 5).unwrap()).map(|i| i * 100_003).collect(),
     }
 }
 
