@@ -170,6 +170,12 @@ fn the_shipped_consistent_hash_decides_alike() {
 }
 
 #[test]
+fn the_shipped_least_loaded_decides_alike() {
+    let (plain, other) = agree(&built("route-least-loaded"), &json!({ "queue": "w" }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
 fn a_guest_that_sets_headers_decides_alike() {
     agree(&built("stamp-a"), &json!({ "stamp": "größer 😀" }));
 }
