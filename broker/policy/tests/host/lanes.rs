@@ -176,6 +176,19 @@ fn the_shipped_least_loaded_decides_alike() {
 }
 
 #[test]
+fn the_shipped_weighted_decides_alike() {
+    let config = json!({ "queue": "w", "weights": { "user1*": 5, "user2": 0 } });
+    let (plain, other) = agree(&built("route-weighted"), &config);
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_sticky_user_decides_alike() {
+    let (plain, other) = agree(&built("route-sticky-user"), &json!({ "queue": "w", "header": "x" }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
 fn a_guest_that_sets_headers_decides_alike() {
     agree(&built("stamp-a"), &json!({ "stamp": "größer 😀" }));
 }

@@ -18,6 +18,8 @@ fn shipped() -> Vec<(&'static str, &'static str, Value)> {
         ("route-consistent-hash", "routing", json!({"queue": "w"})),
         ("route-least-loaded", "routing", json!({"queue": "w"})),
         ("route-mirror", "routing", json!({"to": "topic/audit"})),
+        ("route-sticky-user", "routing", json!({"queue": "w", "header": "user"})),
+        ("route-weighted", "routing", json!({"queue": "w", "weights": {"big-*": 3, "small-*": 1}})),
     ]
 }
 
@@ -101,6 +103,12 @@ fn bad_configurations_are_refused_by_the_key() {
         ("route-least-loaded", json!({"queue": long}), "queue: a text of 1 to 256 bytes"),
         ("route-least-loaded", json!({"queue": "w", "keep_keys": "yes"}), "keep_keys: invalid type"),
         ("route-mirror", json!({"to": many}), "to: invalid type"),
+        ("route-sticky-user", json!({"queue": "w", "ttl_s": 0}), "ttl_s: a number from 1 to 604800"),
+        (
+            "route-weighted",
+            json!({"queue": "w", "weights": {"a": 1_001}}),
+            "weights.a: a number from 0 to 1000",
+        ),
         ("route-mirror", json!({"to": "topic/a", "percent": 200}), "percent: a percentage from 0 to 100"),
     ] {
         let host = host(1);
@@ -137,4 +145,52 @@ fn idle_members_take_turns_on_every_worker() {
     assert_eq!(unknown, None, "where loads are not known the broker chooses");
     let elsewhere = Message { kind: Kind::User, ..message("user/bob", &[]) };
     assert_eq!(picked(&mut host.worker(0), &elsewhere), None);
+}
+
+#[test]
+fn weights_are_kept_with_and_without_a_key() {
+    let config = json!({"queue": "w", "weights": {"big-*": 3, "small-2": 0}});
+    let host = serving("route-weighted", &config);
+    host.queue_changed(members(1, &MEMBERS, &[]));
+    put(&host, "route-weighted", &config).unwrap();
+    let mut policies = host.worker(0);
+    assert_eq!(picks(&mut policies, (0..700).map(|ms| job("alice", "", ms))), [300, 300, 100, 0]);
+    let keys: Vec<String> = (0..700).map(|key| format!("key{key}")).collect();
+    let of_keys = picks(&mut policies, keys.iter().map(|key| job("alice", key, 1)));
+    assert_eq!(of_keys[3], 0);
+    assert!(of_keys[..2].iter().all(|count| (240..360).contains(count)), "{of_keys:?}");
+    assert_eq!(picks(&mut host.worker(1), keys.iter().map(|key| job("bob", key, 2))), of_keys);
+}
+
+#[test]
+fn a_sender_stays_with_its_member_over_workers_and_swaps() {
+    let config = json!({"queue": "w", "header": "user"});
+    let host = serving("route-sticky-user", &config);
+    host.queue_changed(members(1, &MEMBERS[..2], &[]));
+    put(&host, "route-sticky-user", &config).unwrap();
+    let mut policies = host.worker(0);
+    let senders: Vec<String> = (0..40).map(|sender| format!("user{sender}")).collect();
+    let of = |policies: &mut WorkerPolicies| -> Vec<Option<u32>> {
+        senders.iter().map(|sender| picked(policies, &job(sender, "", 1))).collect()
+    };
+    let before = of(&mut policies);
+    host.queue_changed(members(2, &MEMBERS, &[]));
+    put(&host, "route-sticky-user", &json!({"queue": "w", "header": "user", "ttl_s": 60})).unwrap();
+    assert_eq!(of(&mut policies), before, "also in another version of the policy, which knows more members");
+    assert_eq!(of(&mut host.worker(1)), before);
+    assert_eq!(host.policy("route-sticky-user").unwrap().kept.values, 40);
+    let named = |sender: &str| [("user".to_owned(), sender.to_owned())];
+    for (sender, member) in senders.iter().zip(&before) {
+        let headers = named(sender);
+        let by_header = Message { headers: &headers, ..job("somebody", "", 1) };
+        assert_eq!(picked(&mut policies, &by_header), *member);
+    }
+    host.queue_changed(members(3, &MEMBERS[1..], &[]));
+    put(&host, "route-sticky-user", &config).unwrap();
+    for (is, was) in of(&mut policies).into_iter().zip(before) {
+        assert!(
+            is == Some(0) || was == Some(0),
+            "only those of the member that left move: {was:?} to {is:?}"
+        );
+    }
 }
