@@ -10,6 +10,7 @@ mod config;
 mod glob;
 mod hash;
 mod members;
+mod reserved;
 
 pub use address::{Pattern, Target};
 pub use choose::Chooser;
@@ -17,6 +18,7 @@ pub use config::{List, Share, Text, Within, read};
 pub use glob::{Glob, any_matches};
 pub use hash::{hash, rendezvous, share_of, spread};
 pub use members::{Known, MemberGlob, Queues, split_member};
+pub use reserved::{Groups, Reserve};
 
 /// What keeps messages together: the key, or the sender of those that have none.
 pub fn key_of(message: &waspmq_plugin_sdk::Message) -> &str {
