@@ -189,6 +189,30 @@ fn the_shipped_sticky_user_decides_alike() {
 }
 
 #[test]
+fn the_shipped_priority_decides_alike() {
+    let classes = json!([{ "senders": ["*k*"], "first": 2 }, { "header": { "h0": ["v1", "v2"] }, "to": "topic/vip.{name}" }]);
+    let (plain, other) = agree(&built("route-priority"), &json!({ "queue": "w", "classes": classes }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_region_canary_decides_alike() {
+    let config = json!({ "percent": 50, "header": "h0", "regions": ["v*"], "to": "topic/canary.{name}" });
+    let (plain, other) = agree(&built("route-region-canary"), &config);
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_header_filter_decides_alike() {
+    let rules = json!([
+        { "header": "h0", "equals": ["v1"], "drop": "größer" }, { "header": "h1", "present": true, "set": { "h2": "v3" } },
+        { "header": "h2", "prefix": ["v3"], "to": "topic/größe" }
+    ]);
+    let (plain, other) = agree(&built("filter-headers"), &json!({ "rules": rules }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
 fn a_guest_that_sets_headers_decides_alike() {
     agree(&built("stamp-a"), &json!({ "stamp": "größer 😀" }));
 }

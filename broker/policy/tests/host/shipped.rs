@@ -2,12 +2,19 @@
 //! key, and what depends on the broker (members, their loads, values) does what each README says.
 
 use crate::guests::built;
+use crate::hooks::fail;
+use crate::lanes::lanes_of;
 use crate::{document, host, message, route};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use waspmq_core::address::{Kind, Name};
-use waspmq_core::policy::{Message, Outcome, QueueMembers, Route, Verdict};
+use waspmq_core::delivery::{AckPlan, Cause, Exhausted, Quorum};
+use waspmq_core::level::Level;
+use waspmq_core::policy::{
+    Acking, Decision, Failure, Message, Outcome, Policies, QueueMembers, Route, Verdict,
+};
 use waspmq_core::registry::Loads;
+use waspmq_core::settings::Settings;
 use waspmq_policy::{Host, WorkerPolicies};
 
 const MEMBERS: [&str; 4] = ["ann/big-1/s1", "bob/big-2/s2", "cat/small-1/s3", "dan/small-2/s4"];
@@ -15,9 +22,17 @@ const MEMBERS: [&str; 4] = ["ann/big-1/s1", "bob/big-2/s2", "cat/small-1/s3", "d
 /// Each with a configuration that it takes.
 fn shipped() -> Vec<(&'static str, &'static str, Value)> {
     vec![
+        ("ack-tiers", "ack", json!({"tiers": [{"match": ["topic/paid.>"], "attempts": 3}]})),
+        (
+            "filter-headers",
+            "routing",
+            json!({"rules": [{"header": "tenant", "present": false, "drop": "no tenant"}]}),
+        ),
         ("route-consistent-hash", "routing", json!({"queue": "w"})),
         ("route-least-loaded", "routing", json!({"queue": "w"})),
         ("route-mirror", "routing", json!({"to": "topic/audit"})),
+        ("route-priority", "routing", json!({"queue": "w", "classes": [{"priority_min": 7, "first": 1}]})),
+        ("route-region-canary", "routing", json!({"percent": 5, "to": "topic/canary.{name}"})),
         ("route-sticky-user", "routing", json!({"queue": "w", "header": "user"})),
         ("route-weighted", "routing", json!({"queue": "w", "weights": {"big-*": 3, "small-*": 1}})),
     ]
@@ -103,6 +118,18 @@ fn bad_configurations_are_refused_by_the_key() {
         ("route-least-loaded", json!({"queue": long}), "queue: a text of 1 to 256 bytes"),
         ("route-least-loaded", json!({"queue": "w", "keep_keys": "yes"}), "keep_keys: invalid type"),
         ("route-mirror", json!({"to": many}), "to: invalid type"),
+        ("ack-tiers", json!({"tiers": [{"attempts": 0}]}), "tiers[0].attempts: a number from 1 to 1000"),
+        (
+            "filter-headers",
+            json!({"rules": [{"header": "a", "present": true}]}),
+            "rules[0]: a rule does something",
+        ),
+        (
+            "route-priority",
+            json!({"classes": [{"priority_min": 7, "first": 1}]}),
+            "classes[0].first: members of",
+        ),
+        ("route-region-canary", json!({"percent": 5}), "to: where the canary is"),
         ("route-sticky-user", json!({"queue": "w", "ttl_s": 0}), "ttl_s: a number from 1 to 604800"),
         (
             "route-weighted",
@@ -192,5 +219,114 @@ fn a_sender_stays_with_its_member_over_workers_and_swaps() {
             is == Some(0) || was == Some(0),
             "only those of the member that left move: {was:?} to {is:?}"
         );
+    }
+}
+
+#[test]
+fn classes_have_members_of_their_own_and_the_rest_serves_for_them() {
+    let config = json!({"queue": "w", "classes": [
+        {"senders": ["vip-*"], "header": {"tier": ["gold"]}, "first": 1}, {"priority_min": 7, "members": ["small-*"]}]});
+    let host = serving("route-priority", &config);
+    host.queue_changed(members(1, &MEMBERS, &[9, 0, 5, 4]));
+    put(&host, "route-priority", &config).unwrap();
+    let mut policies = host.worker(0);
+    let gold = [("tier".to_owned(), "gold".to_owned())];
+    let of = |from: &'static str, priority| (0..20).map(move |ms| Message { priority, ..job(from, "", ms) });
+    assert_eq!(picks(&mut policies, of("vip-1", 0)), [20, 0, 0, 0]);
+    assert_eq!(
+        picks(&mut policies, of("alice", 0).map(|job| Message { headers: &gold, ..job })),
+        [20, 0, 0, 0]
+    );
+    assert_eq!(picks(&mut policies, of("alice", 7)), [0, 0, 0, 20], "the one with less in flight");
+    assert_eq!(picks(&mut policies, of("alice", 0)), [0, 20, 0, 0]);
+    host.queue_changed(members(2, &MEMBERS[..2], &[0, 7]));
+    put(&host, "route-priority", &config).unwrap();
+    assert_eq!(picks(&mut policies, of("alice", 7)), [0, 20, 0, 0], "nobody small is there");
+}
+
+#[test]
+fn a_canary_is_an_address_or_members() {
+    let header = |region: &str| [("region".to_owned(), region.to_owned())];
+    let (eu, us) = (header("eu-1"), header("us"));
+    let config = json!({"regions": ["eu-*"], "queue": "w", "members": ["small-*"]});
+    let host = serving("route-region-canary", &config);
+    host.queue_changed(members(1, &MEMBERS, &[0; 4]));
+    put(&host, "route-region-canary", &config).unwrap();
+    let mut policies = host.worker(0);
+    let of = |headers| (0..20).map(move |ms| Message { headers, ..job("alice", "", ms) });
+    assert_eq!(picks(&mut policies, of(&eu)), [0, 0, 10, 10]);
+    assert_eq!(picks(&mut policies, of(&us)), [10, 10, 0, 0]);
+    put(&host, "route-region-canary", &json!({"percent": 50, "to": "topic/canary.{name}"})).unwrap();
+    let senders: Vec<String> = (0..100).map(|sender| format!("user{sender}")).collect();
+    let canaries = |policies: &mut WorkerPolicies| -> Vec<bool> {
+        let is_in = |sender| match decided(policies, &Message { session: None, ..job(sender, "", 1) }).route {
+            Route::Redirect(to) => to.as_str() == "topic/canary.jobs.x",
+            Route::Continue => false,
+            other => panic!("{other:?}"),
+        };
+        senders.iter().map(String::as_str).map(is_in).collect()
+    };
+    let first = canaries(&mut policies);
+    assert!((35..65).contains(&first.iter().filter(|is_in| **is_in).count()));
+    assert_eq!(canaries(&mut host.worker(1)), first);
+    let before = crate::outcome(&host, "route-region-canary", "cached");
+    (0..3).for_each(|_| drop(decided(&mut policies, &job("alice", "", 1))));
+    assert_eq!(
+        crate::outcome(&host, "route-region-canary", "cached"),
+        before + 2,
+        "it holds for the connection"
+    );
+}
+
+#[test]
+fn headers_are_filtered() {
+    let config = json!({"rules": [
+        {"header": "tenant", "present": false, "drop": "no tenant"},
+        {"header": "amount", "min": 1000, "set": {"review": "yes"}},
+        {"header": "review", "equals": ["yes"], "to": "topic/review.{name}"}]});
+    let host = serving("filter-headers", &config);
+    let mut policies = host.worker(0);
+    let mut route = |list: &[(&str, &str)]| {
+        let headers: Vec<_> = list.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        decided(&mut policies, &Message { headers: &headers, ..job("alice", "", 1) })
+    };
+    assert_eq!(route(&[]).route, Route::Drop("no tenant".to_owned()));
+    assert_eq!(route(&[("tenant", "a"), ("amount", "999.9")]), Verdict::default());
+    let large = route(&[("tenant", "a"), ("amount", "1e3")]);
+    assert!(matches!(&large.route, Route::Redirect(to) if to.as_str() == "topic/review.jobs.x"), "{large:?}");
+    assert_eq!(large.set_headers, [("review".to_owned(), "yes".to_owned())]);
+}
+
+#[test]
+fn tiers_plan_and_decide_about_failures_on_both_lanes() {
+    let config = json!({"tiers": [
+        {"priority_min": 7, "level": "delivered", "quorum": "all", "attempts": 6, "waits_ms": [100, 1_000],
+         "give_up_on": ["queue_full"], "exhausted": "drop"},
+        {"attempts": 3, "waits_ms": [7], "offline_ms": 60_000}]});
+    let settings = Settings::of_kind(Kind::Topic);
+    for host in lanes_of("ack", &built("ack-tiers"), &config) {
+        let mut policies = host.worker(0);
+        let mut plan = |priority| {
+            policies.bound("topic/jobs.x");
+            policies.plan(&Message { priority, ..job("alice", "", 1) }, &settings)
+        };
+        let urgent = plan(7);
+        assert_eq!((urgent.level, urgent.plan.quorum), (Level::Delivered, Quorum::All));
+        assert_eq!((urgent.plan.attempts, urgent.plan.exhausted), (6, Exhausted::Drop));
+        assert_eq!((urgent.plan.backoff.initial_ms, urgent.plan.backoff.max_ms), (100, 1_000));
+        let other = plan(6);
+        assert_eq!((other.level, other.plan.attempts), (settings.level, 3));
+        let mut failed = |cause, attempt, plan: &AckPlan| {
+            fail(cause, |failure| {
+                policies.failed(&Failure { attempt, plan, waited_ms: 20_000, retry_ms: None, ..*failure })
+            })
+        };
+        assert_eq!(failed(Cause::Timeout, 1, &urgent.plan), Decision::Retry { after_ms: 100 });
+        assert_eq!(failed(Cause::Timeout, 4, &urgent.plan), Decision::Retry { after_ms: 1_000 });
+        assert_eq!(failed(Cause::Nack, 6, &urgent.plan), Decision::GiveUp);
+        assert_eq!(failed(Cause::QueueFull, 1, &urgent.plan), Decision::GiveUp);
+        assert_eq!(failed(Cause::Nack, 2, &other.plan), Decision::Retry { after_ms: 7 });
+        assert_eq!(failed(Cause::Offline, 0, &other.plan), Decision::Wait { at_most_ms: 40_000 });
+        assert_eq!(crate::outcome(&host, "p", "ok"), 8);
     }
 }
