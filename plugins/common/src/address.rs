@@ -37,8 +37,17 @@ impl Target {
         let Some(behind) = &self.behind else { return Some(self.before.clone()) };
         let (_, name) = address.split_once('/')?;
         let target = format!("{}{name}{behind}", self.before);
-        check(&target).is_ok().then_some(target)
+        fits(&target).then_some(target)
     }
+}
+
+/// Whether a text put together from good parts is an address: their characters are those of one.
+fn fits(target: &str) -> bool {
+    let Some((kind, name)) = target.split_once('/') else { return false };
+    let mut tokens = name.as_bytes().split(|byte| *byte == b'.');
+    let are_tokens = kind != "topic"
+        || tokens.by_ref().take(TOKENS_MAX).all(|token| !token.is_empty()) && tokens.next().is_none();
+    name.len() <= NAME_BYTES_MAX && are_tokens
 }
 
 /// Whether a text is the address of messages, as the broker sees it.
@@ -122,7 +131,11 @@ mod tests {
         assert_eq!(of("all", "topic/a").as_deref(), Some("all"));
         assert_eq!(of("topic/vip.{name}", "all"), None);
         assert_eq!(of("topic/vip.{name}", &format!("topic/{}", "x".repeat(253))), None);
-        assert_eq!(of("topic/vip.{name}", "topic/a..b"), None);
+        assert_eq!(of("topic/vip.{name}", "user/.ann"), None);
+        assert_eq!(of("user/{name}", "topic/a.b").as_deref(), Some("user/a.b"));
+        let tokens = |count: usize| format!("topic/{}", vec!["t"; count].join("."));
+        assert!(of("topic/vip.{name}", &tokens(31)).is_some());
+        assert_eq!(of("topic/vip.{name}", &tokens(32)), None);
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Mirror {
             return Verdict::pass();
         }
         match self.to.of(&message.address) {
-            Some(to) if to != message.address => Verdict::fan_out([message.address.as_str(), to.as_str()]),
+            Some(to) if to != message.address => Verdict::fan_out([message.address.clone(), to]),
             _ => Verdict::pass(),
         }
     }
