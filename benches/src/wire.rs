@@ -474,6 +474,7 @@ mod tests {
                     position: Position { stream: Stream { shard: 3, epoch: 1 }, offset: 57 },
                     content: if json { Content::Json } else { Content::Bytes },
                     payload: if json { &quoted } else { &payload },
+                    packed: None,
                     headers: HeaderBlock::EMPTY,
                     key: None,
                     priority: 0,

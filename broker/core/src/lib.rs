@@ -6,6 +6,7 @@
 pub mod access;
 pub mod address;
 pub mod admission;
+pub mod compression;
 pub mod dedup;
 pub mod delivery;
 pub mod id;

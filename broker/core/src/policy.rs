@@ -4,6 +4,7 @@
 //! data: the publish pass carries them out.
 
 use crate::address::{Address, Kind, Name};
+use crate::compression::{Audience, Codec};
 use crate::delivery::{AckPlan, Cause, Recipient};
 use crate::id::{MessageId, SessionId};
 use crate::level::Level;
@@ -213,6 +214,42 @@ pub trait Overflowing {
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow;
 }
 
+/// The compression hooks of one worker, in order. They are asked once per message and audience, on the worker that
+/// delivers, and what they choose is shared by the audience.
+pub trait Compressing {
+    /// Whether any policy is bound to `to`; when false, the broker chooses by itself without asking.
+    fn has_compression(&mut self, to: &str) -> bool;
+
+    /// `None`: no policy decided, and the broker chooses by itself. A codec that the audience does not take is
+    /// replaced by [`Codec::for_audience`]. The message has no session, and a repeat is asked about anew.
+    fn choose(&mut self, message: &Message<'_>, id: MessageId, audience: Audience) -> Option<Chosen>;
+
+    /// What came of a choice, told before the next question is put: later, it may count for nobody.
+    fn compressed(&mut self, _policy: PolicyIndex, _work: &Work<'_>) {}
+}
+
+/// What a message is sent with, and by whose choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    pub codec: Codec,
+    pub policy: PolicyIndex,
+}
+
+/// What the policies of a worker call one of them in [`Chosen`]. It means nothing to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PolicyIndex(pub u64);
+
+/// The compression of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work<'a> {
+    /// What was done, which is not what was chosen where recipients do not take that.
+    pub codec: &'a Codec,
+    pub plain_bytes: usize,
+    /// What is sent instead; as many as `plain_bytes` where compressing made nothing less.
+    pub packed_bytes: usize,
+    pub spent_ns: u64,
+}
+
 /// What serves where no policy is bound: every message is taken in and delivered as addressed, and the settings say
 /// how it is acknowledged and what is done about a queue that is full.
 ///
@@ -245,6 +282,16 @@ impl Overflowing for BySettings {
 
     fn overflow(&mut self, what: &Overflowed<'_>) -> Overflow {
         what.configured
+    }
+}
+
+impl Compressing for BySettings {
+    fn has_compression(&mut self, _to: &str) -> bool {
+        false
+    }
+
+    fn choose(&mut self, _: &Message<'_>, _: MessageId, _: Audience) -> Option<Chosen> {
+        None
     }
 }
 

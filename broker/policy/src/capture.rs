@@ -10,7 +10,7 @@ mod record;
 mod recorder;
 mod tape;
 
-pub(crate) use record::{FORM, Failed, Full, Header, Members, Published, Record};
+pub(crate) use record::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 pub(crate) use recorder::Recorder;
 
 use crate::binding::lock;
@@ -325,7 +325,7 @@ impl Capture {
 
     fn note_kept(&self, record: &Record<'_>) {
         self.counts.recorded.fetch_add(1, Relaxed);
-        if matches!(record, Record::Message(message) if message.payload_cut) {
+        if record.is_cut() {
             self.counts.payload.fetch_add(1, Relaxed);
         }
     }

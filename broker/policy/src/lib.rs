@@ -21,6 +21,7 @@ mod budget;
 mod capacity;
 mod capture;
 mod clock;
+mod codecs;
 mod decisions;
 mod discards;
 mod document;
@@ -86,6 +87,6 @@ pub use replay::{
 pub use restore::{RestoreError, Restored};
 pub use rules::{BadRule, CheckedRules, check_rules};
 pub use shadow::{Comparison, Difference};
-pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
-pub use trace::{Decided, Ended, Explained, Explanation, Failed, Recorded};
+pub use stats::{CallOutcome, Compressed, LATENCY_BOUNDS, Latency, LatencyBuckets};
+pub use trace::{Decided, Ended, Explained, Explanation, Failed, Recorded, ToldAudience};
 pub use worker::WorkerPolicies;

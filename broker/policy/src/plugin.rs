@@ -70,7 +70,9 @@ pub enum Unfit {
     IllTypedImport { import: String, reason: String },
     #[error("the component does not export `{export}`, which the world `{world}` of {ABI} asks for{hint}")]
     MissingExport { export: &'static str, world: &'static str, hint: &'static str },
-    #[error("the component exports no hook: `route`, `plan` and `failed`, `admit` or `overflow`{hint}")]
+    #[error(
+        "the component exports no hook: `route`, `plan` and `failed`, `admit`, `overflow` or `choose`{hint}"
+    )]
     NoHook { hint: &'static str },
     #[error("the component exports `{export}` with another type than {ABI} asks for: {reason}")]
     IllTypedExport { export: &'static str, reason: String },

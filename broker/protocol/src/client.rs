@@ -3,6 +3,9 @@
 //! A frame that came out of [`crate::decode`] is within all bounds; addresses and names in it are not checked yet.
 //! A frame that is built to be sent is checked by [`crate::encode::client`].
 
+use crate::codec::{Dictionary, Packed, Unpacker};
+use crate::error::Problem;
+use crate::payload;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use std::borrow::Cow;
@@ -145,8 +148,10 @@ pub struct Publish<'a> {
     pub reference: Option<u64>,
     pub to: Cow<'a, str>,
     pub content: Content,
-    /// With [`Content::Json`]: one valid value.
+    /// With [`Content::Json`]: one valid value. Compressed, and then not checked, where `packed` is there.
     pub payload: Cow<'a, [u8]>,
+    /// How the payload is compressed; in the binary profile alone.
+    pub packed: Option<Packed>,
     /// Distinct, non-empty names in the order sent.
     pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub ack: Level,
@@ -170,6 +175,7 @@ impl<'a> Publish<'a> {
             to: to.into(),
             content,
             payload: payload.into(),
+            packed: None,
             headers: Vec::new(),
             ack: Level::None,
             dedup: None,
@@ -180,6 +186,28 @@ impl<'a> Publish<'a> {
             reply_to: None,
             exclude_self: false,
         }
+    }
+}
+
+impl<'a> Publish<'a> {
+    /// The publish with its payload as it was before it was compressed, at most `max` bytes; JSON is checked.
+    /// `dictionary` is the one that the payload names, if it is there.
+    ///
+    /// # Errors
+    /// When the payload cannot be unpacked within the bound, or is not the JSON that it claims to be.
+    pub fn unpack(
+        self,
+        unpacker: &mut Unpacker,
+        dictionary: Option<&Dictionary>,
+        max: usize,
+    ) -> Result<Self, Problem> {
+        let Some(packed) = self.packed else { return Ok(self) };
+        let plain = unpacker.unpack(packed, dictionary, (&self.payload, max))?;
+        let payload = match payload::one_line(self.content, &plain)? {
+            Cow::Borrowed(line) if line.len() == plain.len() => plain,
+            line => line.into_owned(),
+        };
+        Ok(Self { payload: payload.into(), packed: None, ..self })
     }
 }
 

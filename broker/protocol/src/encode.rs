@@ -14,7 +14,7 @@ mod text;
 use crate::client;
 use crate::error::EncodeError;
 use crate::profile::Profile;
-use crate::server::{Frame, HistoryHead, MessageFrame};
+use crate::server::{Frame, HistoryHead, MessageFrame, SentDictionary};
 
 /// Appends one control frame; JSON without a line break behind it.
 pub fn control(profile: Profile, frame: &Frame, out: &mut Vec<u8>) {
@@ -48,12 +48,17 @@ pub fn history<'a>(
     }
 }
 
+/// Appends one dictionary frame, which the binary profile alone has.
+pub fn dictionary(frame: &SentDictionary, out: &mut Vec<u8>) {
+    binary::dictionary(frame, out);
+}
+
 /// Appends one client frame; JSON without a line break behind it.
 ///
 /// # Errors
 /// When a text, list, header or priority is out of bounds, or a JSON payload is not valid; `out` is unchanged then.
 pub fn client(profile: Profile, frame: &client::Frame<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-    check::frame(frame)?;
+    check::frame(profile, frame)?;
     match profile {
         Profile::Json => client_json::frame(frame, out),
         Profile::Binary => client_binary::frame(frame, out),

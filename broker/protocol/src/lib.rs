@@ -10,6 +10,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod client;
+pub mod codec;
 pub mod decode;
 pub mod encode;
 pub mod limits;

@@ -157,6 +157,12 @@ pub(crate) struct WelcomeV1<'a> {
     pub(crate) max_message_bytes: u32,
 }
 
+/// Appended to [`WelcomeV1`]; not there when the broker is older.
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct WelcomeMoreV1<'a> {
+    pub(crate) codecs: Vec<&'a str>,
+}
+
 #[derive(Encode, BorrowDecode)]
 pub(crate) struct ReceiptV1 {
     pub(crate) reference: u64,

@@ -1,5 +1,6 @@
 //! What the broker sends: control frames, messages, and both as a client receives them.
 
+use crate::codec::{Dictionary, Packed, UnpackError, Unpacker};
 use crate::headers::HeaderBlock;
 use crate::limits::PRESENCE_USERS_MAX;
 use crate::profile::{Content, Level};
@@ -35,6 +36,19 @@ pub struct Welcome {
     /// Milliseconds between signs of life; twice that in silence closes the connection.
     pub heartbeat_ms: u32,
     pub max_message_bytes: u32,
+    /// The codecs in which the broker takes payloads, by name; none where it is older.
+    pub codecs: Vec<String>,
+}
+
+/// A dictionary that messages behind it may be compressed with; sent once on a connection, in the binary profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentDictionary {
+    /// What [`crate::codec::PackedCodec::Dictionary`] calls it.
+    pub id: u32,
+    /// BLAKE3 of the bytes, for a client that keeps them.
+    pub digest: [u8; 32],
+    /// At most [`crate::codec::DICTIONARY_BYTES_MAX`]; empty for one that the client said it has.
+    pub bytes: Vec<u8>,
 }
 
 /// How far a publish got.
@@ -153,8 +167,10 @@ pub struct MessageFrame<'a> {
     pub from: Option<&'a str>,
     pub position: Position,
     pub content: Content,
-    /// With [`Content::Json`]: one valid value, copied as it is.
+    /// With [`Content::Json`]: one valid value, copied as it is. Compressed where `packed` is there.
     pub payload: &'a [u8],
+    /// How the payload is compressed; in the binary profile alone.
+    pub packed: Option<Packed>,
     pub headers: HeaderBlock<'a>,
     pub key: Option<&'a str>,
     pub priority: u8,
@@ -177,7 +193,9 @@ pub struct Message {
     pub from: Option<String>,
     pub position: Position,
     pub content: Content,
+    /// Compressed where `packed` is there, see [`Self::unpack`].
     pub payload: Vec<u8>,
+    pub packed: Option<Packed>,
     pub headers: Vec<(String, String)>,
     pub key: Option<String>,
     pub priority: u8,
@@ -186,6 +204,25 @@ pub struct Message {
     pub attempt: Option<u16>,
     pub wants_ack: bool,
     pub unix_ms: u64,
+}
+
+impl Message {
+    /// Makes the payload what was published; nothing is done where it is that already.
+    ///
+    /// # Errors
+    /// When it has more than `max` bytes, is damaged, or the dictionary is missing.
+    pub fn unpack(
+        &mut self,
+        unpacker: &mut Unpacker,
+        dictionary: Option<&Dictionary>,
+        max: usize,
+    ) -> Result<(), UnpackError> {
+        if let Some(packed) = self.packed {
+            self.payload = unpacker.unpack(packed, dictionary, (&self.payload, max))?;
+            self.packed = None;
+        }
+        Ok(())
+    }
 }
 
 /// A refusal as a client receives it: the number may be one that this version does not know.
@@ -233,6 +270,7 @@ pub enum Received {
     Read(Read),
     History(History),
     Goaway(Goaway),
+    Dictionary(SentDictionary),
     Pong,
     /// A frame of a type or version this library does not know. Clients ignore it.
     Unknown {

@@ -39,6 +39,7 @@ pub(crate) mod kind {
     pub(crate) const PONG: u8 = 0x89;
     pub(crate) const PAGE: u8 = 0x8a;
     pub(crate) const MARK: u8 = 0x8b;
+    pub(crate) const DICTIONARY: u8 = 0x8c;
 }
 
 /// Flags of publish and message bodies; one space, so that a bit means the same in both.
@@ -55,10 +56,12 @@ pub(crate) mod flag {
     pub(crate) const ATTEMPT: u16 = 512;
     pub(crate) const FROM: u16 = 1024;
     pub(crate) const ACK: u16 = 2048;
+    pub(crate) const PACKED: u16 = 4096;
     /// What a publish may carry.
-    pub(crate) const PUBLISH: u16 = REFERENCE | EXCLUDE_SELF | DEDUP | KEY | REPLY_TO | HEADERS | TTL | DELAY;
+    pub(crate) const PUBLISH: u16 =
+        REFERENCE | EXCLUDE_SELF | DEDUP | KEY | REPLY_TO | HEADERS | TTL | DELAY | PACKED;
     /// What a message may carry.
-    pub(crate) const MESSAGE: u16 = KEY | REPLY_TO | HEADERS | QUEUE | ATTEMPT | FROM | ACK;
+    pub(crate) const MESSAGE: u16 = KEY | REPLY_TO | HEADERS | QUEUE | ATTEMPT | FROM | ACK | PACKED;
 }
 
 /// A frame's type, body version and body, and how many bytes it took.

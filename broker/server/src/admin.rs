@@ -1,4 +1,4 @@
-//! The admin API: health, metrics, sessions, groups, publishing, plugins and policies over HTTP.
+//! The admin API: health, metrics, sessions, groups, publishing, plugins, policies and dictionaries over HTTP.
 //!
 //! `docs/ADMIN.md` is the page for people, `GET /v1/openapi.json` the one for programs. Handlers only translate:
 //! between documents and [`Control`], between refusals and problem documents. Invariants: every request passes
@@ -9,6 +9,7 @@ mod audit;
 mod body;
 mod capture;
 mod dead_letters;
+mod dictionaries;
 mod explain;
 mod groups;
 mod guard;

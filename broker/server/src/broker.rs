@@ -3,7 +3,7 @@
 //! | start | stop |
 //! | --- | --- |
 //! | 1. data directory: lock, epoch | 6. data directory: unlock |
-//! | 2. policy host, with the plugins and policies of the last run | 5. policy host |
+//! | 2. policy host, with the plugins and policies of the last run; dictionaries | 5. policy host |
 //! | 3. listeners bound | 4. admin listener |
 //! | 4. workers | 3. workers stop, late ones are named |
 //! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
@@ -14,6 +14,7 @@ use crate::admin::{self, AdminState};
 use crate::clock::Clock;
 use crate::config::{self, Config, Login};
 use crate::control::Control;
+use crate::dictionaries::Library;
 use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
 use crate::policies;
@@ -23,7 +24,7 @@ use crate::storage;
 use crate::surroundings::Surroundings;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
-use crate::worker::{self, Settings, Shared};
+use crate::worker::{self, CompressionSettings, Settings, Shared};
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
+use waspmq_core::compression::Budget;
 use waspmq_core::limits;
 use waspmq_core::registry::LoginPolicy;
 use waspmq_core::registry::Registry;
@@ -95,6 +97,7 @@ impl Broker {
             .context("cannot start the policy host")?;
         let clock = Clock::new();
         let audit = policies::open(&data_dir, &policies, clock)?;
+        let dictionaries = Arc::new(Library::open(&data_dir, audit.clone())?);
         let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listeners.first().context("no listener")?.local_addr()?;
@@ -113,6 +116,7 @@ impl Broker {
             registry,
             policies,
             access: Arc::new(AccessControl::new(gate)),
+            dictionaries,
             mailboxes,
             store: storage.store,
             journal: storage.journal,
@@ -227,6 +231,7 @@ impl Broker {
             access: control.access.clone(),
             resumes,
             queues,
+            dictionaries: control.dictionaries.clone(),
         });
         for (number, listener) in (0..).zip(listeners) {
             let (shared, cut) = (shared.clone(), cut.clone());
@@ -290,6 +295,13 @@ fn settings(config: &Config, address: SocketAddr) -> Settings {
         publish_burst: limits.publish_burst,
         connect_timeout_us: u64::from(limits.connect_timeout_ms) * 1_000,
         heartbeat_ms: limits.heartbeat_ms,
+        compression: CompressionSettings {
+            budget: config.compression.adaptive.then(|| Budget {
+                cpu_share: config.compression.cpu_percent as f32 / 100.0,
+                min_bytes: config.compression.min_bytes,
+            }),
+            permessage_deflate: config.compression.permessage_deflate,
+        },
     }
 }
 

@@ -58,6 +58,7 @@ pub struct Config {
     pub admin: AdminConfig,
     pub access: AccessConfig,
     pub limits: LimitsConfig,
+    pub compression: CompressionConfig,
     pub policy: PolicyConfig,
     pub store: StoreConfig,
     pub log: LogConfig,
@@ -113,6 +114,20 @@ pub struct LimitsConfig {
     pub connect_timeout_ms: u32,
     /// Time between signs of life; twice that in silence closes the connection.
     pub heartbeat_ms: u32,
+}
+
+/// How messages are made smaller for those that take compressed ones, where no policy says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressionConfig {
+    /// Whether messages are compressed without a policy, where that was worth it so far.
+    pub adaptive: bool,
+    /// The part of a worker's time, in percent, that this may take.
+    pub cpu_percent: u32,
+    /// Bytes of a payload below which it is not tried.
+    pub min_bytes: usize,
+    /// Whether WebSocket clients that offer permessage-deflate get it.
+    pub permessage_deflate: bool,
 }
 
 /// The policy host.

@@ -2,6 +2,7 @@
 
 use crate::access::AccessControl;
 use crate::clock::Clock;
+use crate::dictionaries::Library;
 use crate::phase::{Phase, PhaseCell};
 use crate::worker::counters::Counters;
 use crate::worker::ledger::Found;
@@ -59,6 +60,7 @@ pub struct Control {
     pub registry: Arc<Registry>,
     pub policies: Arc<Host>,
     pub access: Arc<AccessControl>,
+    pub dictionaries: Arc<Library>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub store: Arc<dyn Store>,
     pub journal: Journal,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod dictionaries;
 mod ledger;
 mod listeners;
 pub mod metrics;

@@ -5,7 +5,7 @@ use anyhow::{Context, anyhow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use waspmq_policy::{Archive, ArchiveError, AuditEntry, Host, RestoreError};
-use waspmq_store::{AuditLog, DataDir, FileError, PolicyFiles};
+use waspmq_store::{AuditLog, ContentFiles, DataDir, FileError};
 
 /// Bytes of each text of an audit line. More: cut.
 const TEXT_BYTES_MAX: usize = 1_024;
@@ -17,8 +17,8 @@ const TEXT_BYTES_MAX: usize = 1_024;
 pub(crate) fn open(data_dir: &DataDir, host: &Host, clock: Clock) -> anyhow::Result<Arc<AuditLog>> {
     let audit = AuditLog::open(data_dir.audit_path()).context("cannot open the audit log")?;
     let audit = Arc::new(audit);
-    let files =
-        PolicyFiles::open(data_dir.policies_path()).context("cannot open the plugins and policies")?;
+    let files = ContentFiles::open_policies(data_dir.policies_path())
+        .context("cannot open the plugins and policies")?;
     let manifest = files.manifest_path();
     let archive = Arc::new(OnDisk { files, audit: Arc::clone(&audit), clock });
     let restored = host.open_archive(archive).map_err(|error| match error {
@@ -51,7 +51,7 @@ pub(crate) fn note(audit: &AuditLog, entry: &AuditEntry) {
 
 #[derive(Debug)]
 struct OnDisk {
-    files: PolicyFiles,
+    files: ContentFiles,
     audit: Arc<AuditLog>,
     clock: Clock,
 }
@@ -66,11 +66,11 @@ impl Archive for OnDisk {
     }
 
     fn load_component(&self, digest: &str) -> Result<Vec<u8>, ArchiveError> {
-        self.files.read_component(digest).map_err(failed)
+        self.files.read_content(digest).map_err(failed)
     }
 
     fn save_component(&self, digest: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.files.save_component(digest, bytes).map_err(failed)
+        self.files.save_content(digest, bytes).map_err(failed)
     }
 
     fn commit(&self, manifest: &[u8], change: &AuditEntry) -> Result<(), ArchiveError> {
@@ -79,7 +79,7 @@ impl Archive for OnDisk {
     }
 
     fn remove_component(&self, digest: &str) {
-        if let Err(error) = self.files.remove_component(digest) {
+        if let Err(error) = self.files.remove_content(digest) {
             tracing::warn!(error = error.chain(), "a component that nothing uses stays until the next start");
         }
     }
@@ -96,7 +96,7 @@ impl Archive for OnDisk {
 }
 
 /// The line of a change, without its number.
-fn line(entry: &AuditEntry) -> Result<String, ArchiveError> {
+pub(crate) fn line(entry: &AuditEntry) -> Result<String, ArchiveError> {
     let cut =
         |text: &str| text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default().to_owned();
     let entry = AuditEntry {
@@ -109,7 +109,7 @@ fn line(entry: &AuditEntry) -> Result<String, ArchiveError> {
     serde_json::to_string(&entry).map_err(|error| ArchiveError::Failed { reason: error.to_string() })
 }
 
-fn failed(error: FileError) -> ArchiveError {
+pub(crate) fn failed(error: FileError) -> ArchiveError {
     let reason = error.chain();
     if error.is_full() { ArchiveError::Full { reason } } else { ArchiveError::Failed { reason } }
 }

@@ -8,7 +8,8 @@
 //!   shard-seed           mode 0600, 16 hexadecimal digits, made once
 //!   admin-token          mode 0600, see `token`
 //!   store/               the store, see `disk`
-//!   policies/            plugins and policies, see `policies`
+//!   policies/            plugins and policies, see `contents`
+//!   dictionaries/        dictionaries, see `contents`
 //!   audit.log            what was changed by whom, see `audit`
 //! ```
 
@@ -89,6 +90,11 @@ impl DataDir {
     /// Where plugins and policies are.
     pub fn policies_path(&self) -> PathBuf {
         self.path.join("policies")
+    }
+
+    /// Where dictionaries are.
+    pub fn dictionaries_path(&self) -> PathBuf {
+        self.path.join("dictionaries")
     }
 
     /// Where it is noted what was changed by whom.

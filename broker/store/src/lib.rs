@@ -3,12 +3,13 @@
 //! [`DataDir`] is the directory of one running broker. It holds a lock, so that two brokers never share it, and
 //! the few values that must outlive the process. [`Store`] keeps messages and what belongs to them; [`FjallStore`] does
 //! so on disk, [`MemoryStore`] in memory, both by the same code over ordered records. [`Journal`] is the thread that
-//! writes: it gathers what waits into one commit with one sync, in a log before the store where it has one. [`PolicyFiles`] keeps
-//! plugins and policies, [`AuditLog`] what was changed by whom. The layouts are in `docs/STORE.md`.
+//! writes: it gathers what waits into one commit with one sync, in a log before the store where it has one. [`ContentFiles`] keeps
+//! plugins, policies and dictionaries, [`AuditLog`] what was changed by whom. The layouts are in `docs/STORE.md`.
 //! Deliberately not here: when something is stored, and who may read it.
 
 mod audit;
 mod check;
+mod contents;
 mod data_dir;
 mod disk;
 mod error;
@@ -16,7 +17,6 @@ mod file;
 mod journal;
 mod key;
 mod log;
-mod policies;
 mod queue;
 mod record;
 mod records;
@@ -27,6 +27,7 @@ mod token;
 
 pub use audit::{AUDIT_FILE_BYTES_MAX, AUDIT_FILES_KEPT, AuditLog};
 pub use check::{Report, check, repair};
+pub use contents::ContentFiles;
 pub use data_dir::DataDir;
 pub use disk::{Cut, Disk, DiskView, Progress, Recovered, StoreOptions};
 pub use error::{FileError, OpenError};
@@ -35,7 +36,6 @@ pub use journal::{
     Late, Reading, SECONDS_BUCKETS, Ticket,
 };
 pub use log::LogOptions;
-pub use policies::PolicyFiles;
 pub use records::{Bounds, FjallStore, MemoryStore, Records};
 pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
 pub use store::{

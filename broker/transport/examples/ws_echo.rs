@@ -1,7 +1,8 @@
 //! `ws_echo [addr]`: a WebSocket server that echoes, on this crate's framing alone.
 //!
 //! It is what outside conformance checks (Autobahn's fuzzing client) talk to: any path, messages up to 64 MiB, no
-//! time limit while open. Default address: 127.0.0.1:9001; port 0 takes a free one, which is printed.
+//! time limit while open. permessage-deflate is negotiated with who offers it, and what came compressed is echoed
+//! compressed. Default address: 127.0.0.1:9001; port 0 takes a free one, which is printed.
 
 #[path = "support/echo.rs"]
 mod echo;

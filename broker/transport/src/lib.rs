@@ -6,8 +6,8 @@
 //! - [`origin`]: which web pages may connect, and which host names the admin listener answers to.
 //!
 //! Nothing here does I/O or reads a clock: bytes come in as slices of the caller's buffer and go out into the
-//! caller's `Vec`. Time limits, reading and writing belong to whoever owns the socket. There is no client side
-//! and no extension: an offer of `permessage-deflate` is left unanswered, which RFC 6455 reads as declined.
+//! caller's `Vec`. Time limits, reading and writing belong to whoever owns the socket. There is no client
+//! side. The one extension is permessage-deflate (RFC 7692), without context takeover, where the caller negotiates it.
 
 pub mod http;
 pub mod limits;

@@ -19,4 +19,24 @@ pub const CONTROL_FRAMES_MAX: u32 = 1_024;
 /// Bytes of a control frame's payload (RFC 6455, 5.5). More: close code 1002.
 pub const CONTROL_BYTES_MAX: usize = 125;
 
+/// The binary logarithm of the window that compressed frames need, which all of them share: a client that offers less
+/// room is answered without compression. 12 is the least that is offered by common clients; the messages of one frame
+/// are mostly alike within its 4 KiB.
+pub const DEFLATE_WINDOW_BITS: u8 = 12;
+
+/// Bytes that a compressed message may have in addition to the most of a plain one: what stored blocks and flushes
+/// cost one that does not compress. More: the message is too long, as a plain one is.
+pub const DEFLATE_OVERHEAD_BYTES: usize = 4 * 1024;
+
+/// Bytes of an inflated message for which memory is kept. A larger one's is given back at the next.
+pub const INFLATED_KEPT_BYTES: usize = 256 * 1024;
+
+/// Bytes of a compressed message for which memory is kept. A larger one's is given back at the next.
+pub const DEFLATED_KEPT_BYTES: usize = 256 * 1024;
+
 const _: () = assert!(CONTROL_BYTES_MAX < 126, "a control frame's length has no extended form");
+
+const _: () = assert!(
+    DEFLATE_WINDOW_BITS > 8 && DEFLATE_WINDOW_BITS < 15,
+    "zlib has no raw window of 8 bits, and one of 15 would turn away who offers less"
+);

@@ -246,16 +246,16 @@ fn limits_may_grow_between_messages() {
     let mut decoder = Decoder::new();
     let long = vec![1; Limits::STRANGER.message_bytes_max + 1];
     let mut bytes = frame(BINARY, &long);
-    assert!(decoder.decode(&mut bytes, &Limits::SESSION).is_ok());
+    assert!(decoder.decode(&mut bytes, None, &Limits::SESSION).is_ok());
     let mut bytes = frame(BINARY, &long);
-    assert_eq!(decoder.decode(&mut bytes, &Limits::STRANGER), Err(Violation::MessageTooLong));
+    assert_eq!(decoder.decode(&mut bytes, None, &Limits::STRANGER), Err(Violation::MessageTooLong));
 }
 
 #[test]
 fn need_more_tells_how_much() {
     let mut whole = frame(BINARY, &[1; 300]);
     for (length, expected) in [(0, 6), (1, 6), (2, 8), (7, 8), (8, 308), (307, 308)] {
-        let decoded = Decoder::new().decode(&mut whole[..length], &Limits::SESSION).unwrap();
+        let decoded = Decoder::new().decode(&mut whole[..length], None, &Limits::SESSION).unwrap();
         assert_eq!(
             (decoded.consumed, decoded.event),
             (0, Event::NeedMore { at_least: expected }),
@@ -270,14 +270,14 @@ fn need_more_tells_how_much() {
 fn memory_follows_what_arrived() {
     let mut decoder = Decoder::new();
     let mut announced = [&[2, 0xff][..], &(1_000_000u64).to_be_bytes(), &KEY].concat();
-    decoder.decode(&mut announced, &Limits::SESSION).unwrap();
+    decoder.decode(&mut announced, None, &Limits::SESSION).unwrap();
     assert_eq!(decoder.held_bytes(), 0);
     let mut decoder = Decoder::new();
     let mut fragments = [frame(2, &[1; 100]), frame(0, &[1; 100])].concat();
-    decoder.decode(&mut fragments, &Limits::SESSION).unwrap();
+    decoder.decode(&mut fragments, None, &Limits::SESSION).unwrap();
     assert!((200..=400).contains(&decoder.held_bytes()), "{}", decoder.held_bytes());
 
     let mut broken = vec![0xff; 2];
-    assert_eq!(decoder.decode(&mut broken, &Limits::SESSION), Err(Violation::ReservedBits));
+    assert_eq!(decoder.decode(&mut broken, None, &Limits::SESSION), Err(Violation::ReservedBits));
     assert_eq!(decoder.held_bytes(), 0, "nothing is kept for a connection that ends");
 }

@@ -38,7 +38,7 @@ fn example_of_the_rfc() {
     assert_eq!(upgrade.key, "dGhlIHNhbXBsZSBub25jZQ==");
     assert_eq!(upgrade.subprotocols, ["chat", "superchat"]);
     let mut answer = Vec::new();
-    accept_response(upgrade.key, Some("chat"), &mut answer);
+    accept_response(upgrade.key, Some("chat"), None, &mut answer);
     assert_eq!(
         String::from_utf8(answer).unwrap(),
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -69,13 +69,101 @@ fn tokens_in_any_case_and_in_lists() {
         assert!(request.upgrade.is_some(), "{head}");
         assert_eq!(request.host, Some("server.example.com"));
     }
-    let head = handshake_with(
-        "chat, superchat",
-        "a\r\nSec-WebSocket-Protocol: b,,c\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x",
-    );
+    let head = handshake_with("chat, superchat", "a\r\nSec-WebSocket-Protocol: b,,c");
     let upgrade = parsed(&head).upgrade.unwrap();
     assert_eq!(upgrade.subprotocols, ["a", "b", "c"]);
-    assert_eq!(upgrade.extensions, ["permessage-deflate; client_max_window_bits", "x"]);
+}
+
+/// The answer to a handshake with these offers, each a header of its own.
+fn answer_to(offers: &[&str]) -> Option<String> {
+    let lines: String = offers.iter().map(|offer| format!("Sec-WebSocket-Extensions: {offer}\r\n")).collect();
+    let head = handshake_with("Origin:", &format!("{lines}Origin:"));
+    let upgrade = parsed(&head).upgrade.unwrap();
+    let mut answer = Vec::new();
+    accept_response(upgrade.key, None, upgrade.deflate, &mut answer);
+    let answer = String::from_utf8(answer).unwrap();
+    let mut lines = answer.lines().filter_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
+    let extension = lines.next().map(str::to_owned);
+    assert_eq!(lines.next(), None);
+    assert_eq!(extension.is_some(), upgrade.deflate.is_some());
+    extension
+}
+
+#[test]
+fn offers_of_compression_that_are_taken() {
+    const PLAIN: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    const WINDOW: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+                          server_max_window_bits=12";
+    for (offers, answer) in [
+        (&["permessage-deflate"][..], PLAIN),
+        (&["PerMessage-Deflate"], PLAIN),
+        // Browsers; Python's `websockets`; Node's `ws`.
+        (&["permessage-deflate; client_max_window_bits"], PLAIN),
+        (&["permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"], WINDOW),
+        (&["permessage-deflate; client_no_context_takeover; server_no_context_takeover"], PLAIN),
+        (&["permessage-deflate;client_max_window_bits=8"], PLAIN),
+        (&["permessage-deflate ; server_max_window_bits = \"15\" "], WINDOW),
+        (&[r#"permessage-deflate; server_max_window_bits="1\5""#], WINDOW),
+        (&["x-webkit-deflate-frame, permessage-deflate"], PLAIN),
+        (&[r#"x-a; b="c\d"; e, ,permessage-deflate,"#], PLAIN),
+        (&["permessage-bzip2; level=5", "permessage-deflate"], PLAIN),
+        (&["permessage-deflate; server_max_window_bits=10, permessage-deflate"], PLAIN),
+        (&["permessage-deflate; server_max_window_bits=13", "permessage-deflate"], WINDOW),
+        (&["permessage-deflate", "permessage-deflate; server_max_window_bits=13"], PLAIN),
+        (&["permessage-deflate; unknown, permessage-deflate; client_max_window_bits"], PLAIN),
+    ] {
+        assert_eq!(answer_to(offers).as_deref(), Some(answer), "{offers:?}");
+    }
+}
+
+#[test]
+fn offers_of_compression_that_are_declined() {
+    assert_eq!(answer_to(&[]), None);
+    for offer in [
+        "",
+        "deflate",
+        "permessage-deflate2",
+        "permessage-deflate; server_max_window_bits",
+        "permessage-deflate; server_max_window_bits=8",
+        "permessage-deflate; server_max_window_bits=11",
+        "permessage-deflate; server_max_window_bits=16",
+        "permessage-deflate; server_max_window_bits=012",
+        "permessage-deflate; server_max_window_bits=+12",
+        "permessage-deflate; server_max_window_bits=99999999999",
+        "permessage-deflate; client_max_window_bits=7",
+        "permessage-deflate; client_max_window_bits=16",
+        "permessage-deflate; client_max_window_bits=x",
+        "permessage-deflate; server_no_context_takeover=1",
+        "permessage-deflate; client_no_context_takeover=\"true\"",
+        "permessage-deflate; client_max_window_bits; client_max_window_bits=10",
+        "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
+        "permessage-deflate; level=9",
+        "permessage-deflate; Client_Max_Window_Bits",
+    ] {
+        assert_eq!(answer_to(&[offer]), None, "{offer}");
+    }
+}
+
+#[test]
+fn offers_that_are_malformed_are_refused() {
+    for offer in [
+        "permessage deflate",
+        "permessage-deflate;",
+        "permessage-deflate; =10",
+        "permessage-deflate; a=",
+        r#"permessage-deflate; a="b"#,
+        r#"permessage-deflate; a="b c""#,
+        r#"permessage-deflate; a="b\"#,
+        r#"permessage-deflate; a="""#,
+        // In quotes, too, only a token may stand (RFC 6455, 9.1).
+        r#"x-a; b="c,d", permessage-deflate"#,
+        "permessage-deflate / x",
+        "; a",
+        "\"permessage-deflate\"",
+    ] {
+        let head = handshake_with("Origin:", &format!("Sec-WebSocket-Extensions: {offer}\r\nOrigin:"));
+        check_refused(&head, 400);
+    }
 }
 
 #[test]

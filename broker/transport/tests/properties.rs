@@ -4,9 +4,9 @@ mod support;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{FIN, Seen, decode_reads, frame};
+use support::{FIN, Seen, decode_reads, decode_reads_with, deflated, frame};
 use waspmq_transport::http;
-use waspmq_transport::websocket::Limits;
+use waspmq_transport::websocket::{Inflater, Limits};
 
 /// A frame a peer might send: mostly sensible, sometimes not.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
@@ -25,6 +25,26 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     (first, payload).prop_map(|(first, payload)| {
         let is_control = first & 8 != 0;
         frame(first, if is_control { &payload[..payload.len().min(125)] } else { &payload })
+    })
+}
+
+/// A message that is compressed, well or not, in one frame or in two.
+fn any_compressed() -> impl Strategy<Value = Vec<u8>> {
+    let plain = prop_oneof![
+        3 => "\\PC{0,200}".prop_map(String::into_bytes),
+        2 => vec(any::<u8>(), 0..300),
+        1 => (any::<u8>(), 0usize..80_000).prop_map(|(byte, length)| vec![byte; length]),
+    ];
+    let payload = prop_oneof![
+        6 => plain.prop_map(|plain| deflated(&plain)),
+        1 => vec(any::<u8>(), 0..60),
+    ];
+    (any::<bool>(), payload, prop::option::of(0usize..300)).prop_map(|(is_text, payload, cut)| {
+        let first = 0x40 | if is_text { 1 } else { 2 };
+        match cut.and_then(|cut| payload.split_at_checked(cut)) {
+            Some((start, end)) => [frame(first, start), frame(FIN, end)].concat(),
+            None => frame(FIN | first, &payload),
+        }
     })
 }
 
@@ -53,6 +73,34 @@ proptest! {
     }
 
     #[test]
+    fn events_of_compressed_messages_do_not_depend_on_the_reads(
+        frames in vec(prop_oneof![3 => any_compressed(), 1 => any_frame()], 0..12),
+        lengths in vec(prop_oneof![0usize..8, 0usize..200, 0usize..70_000], 0..40),
+    ) {
+        let limits = Limits { message_bytes_max: 66_000, fragments_max: 4, control_frames_max: 3 };
+        let stream = frames.concat();
+        let mut inflater = Inflater::default();
+        let whole = decode_reads_with([&stream[..]], Some(&mut inflater), &limits);
+        let cut = decode_reads_with(pieces(&stream, &lengths), Some(&mut inflater), &limits);
+        prop_assert_eq!(cut, whole);
+        prop_assert!(inflater.held_bytes() <= 66_001);
+    }
+
+    #[test]
+    fn compressed_messages_come_back(messages in vec((any::<bool>(), "\\PC{0,300}", 1usize..50), 0..6)) {
+        let mut stream = Vec::new();
+        let mut expected = Vec::new();
+        for (is_text, content, times) in messages {
+            let content = content.repeat(times);
+            let opcode = if is_text { 1 } else { 2 };
+            stream.extend(frame(FIN | 0x40 | opcode, &deflated(content.as_bytes())));
+            expected.push(if is_text { Seen::Text(content) } else { Seen::Binary(content.into_bytes()) });
+        }
+        let seen = decode_reads_with([&stream[..]], Some(&mut Inflater::default()), &Limits::SESSION);
+        prop_assert_eq!(seen, (expected, 0));
+    }
+
+    #[test]
     fn any_fragmentation_is_the_same_message(
         is_text: bool,
         content in "\\PC{0,60}",
@@ -78,11 +126,12 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..300), lengths in vec(0usize..20, 0..20)) {
         decode_reads(pieces(&bytes, &lengths), &Limits::STRANGER);
+        decode_reads_with(pieces(&bytes, &lengths), Some(&mut Inflater::default()), &Limits::STRANGER);
     }
 
     #[test]
     fn random_heads_never_panic(
-        lines in vec("(GET|Host|Origin|Upgrade|Connection|Sec-WebSocket-Key|Content-Length|\\PC)(: |/| )[ -~]{0,12}", 0..8),
+        lines in vec("(GET|Host|Origin|Upgrade|Connection|Sec-WebSocket-Key|Sec-WebSocket-Extensions|Content-Length|\\PC)(: |/| )[ -~]{0,12}", 0..8),
         noise in vec(any::<u8>(), 0..60),
     ) {
         let head = format!("GET /ws HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));

@@ -74,6 +74,7 @@ pub(crate) mod tests {
             position: Position { stream: Stream { shard: 0, epoch: 1 }, offset: count },
             content: Content::Bytes,
             payload: Vec::new(),
+            packed: None,
             headers: Vec::new(),
             key: None,
             priority: 0,

@@ -12,7 +12,12 @@ fuzz_target!(|input: &[u8]| {
             assert!(request.head_bytes <= input.len().min(HEAD_BYTES_MAX));
             assert_eq!(http::parse(&input[..request.head_bytes]), Ok(Some(request.clone())));
             if let Some(upgrade) = &request.upgrade {
-                http::accept_response(upgrade.key, upgrade.subprotocols.first().copied(), &mut Vec::new());
+                http::accept_response(
+                    upgrade.key,
+                    upgrade.subprotocols.first().copied(),
+                    upgrade.deflate,
+                    &mut Vec::new(),
+                );
             }
         }
         Ok(None) => assert!(input.len() < HEAD_BYTES_MAX),

@@ -18,7 +18,7 @@ fn events<'a>(reads: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, usize) {
         received.extend_from_slice(read);
         let mut start = 0;
         loop {
-            let decoded = match decoder.decode(&mut received[start..], &LIMITS) {
+            let decoded = match decoder.decode(&mut received[start..], None, &LIMITS) {
                 Ok(decoded) => decoded,
                 Err(violation) => {
                     events.push(format!("{violation:?}"));
@@ -31,7 +31,7 @@ fn events<'a>(reads: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, usize) {
                     assert!(at_least > received.len() - start || decoder.is_finished());
                     break;
                 }
-                Event::Message { is_text, data } => {
+                Event::Message { is_text, data, .. } => {
                     assert!(data.len() <= LIMITS.message_bytes_max);
                     assert!(!is_text || std::str::from_utf8(&data).is_ok());
                     // Borrowed or owned must not show.

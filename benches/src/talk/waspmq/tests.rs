@@ -32,6 +32,7 @@ fn message_frame(to: &str, epoch: u32, offset: u64, flags: u16) -> Vec<u8> {
         position: Position { stream: Stream { shard: 3, epoch }, offset },
         content: Content::Bytes,
         payload: b"payload",
+        packed: None,
         headers: HeaderBlock::EMPTY,
         key: None,
         priority: 0,

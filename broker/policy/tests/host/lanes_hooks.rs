@@ -1,4 +1,4 @@
-//! Both lanes ask alike about acks, admission and overflows, and do alike what a guest asks of the host.
+//! Both lanes ask alike about acks, admission, overflows and compression, and do alike what a guest asks of the host.
 
 use crate::guests::built;
 use crate::lanes::{Numbers, lanes, lanes_of};
@@ -7,9 +7,12 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use waspmq_core::address::{Address, Kind, Name, Pattern};
+use waspmq_core::compression::{Audience, Codecs};
 use waspmq_core::delivery::{AckPlan, Backoff, Cause, Exhausted, Quorum, Recipient};
 use waspmq_core::level::Level;
-use waspmq_core::policy::{Acking, Admission, Failure, Message, Overflowed, Overflowing, Policies};
+use waspmq_core::policy::{
+    Acking, Admission, Compressing, Failure, Message, Overflowed, Overflowing, Policies,
+};
 use waspmq_core::settings::{Keep, Overflow, Settings};
 use waspmq_core::{MessageId, QueueId};
 use waspmq_policy::WorkerPolicies;
@@ -163,6 +166,28 @@ fn overflows() {
         })
     });
     assert_eq!(different, 5);
+}
+
+/// Any of the audiences there are.
+fn audience(numbers: &mut Numbers) -> Audience {
+    let all = [Codecs::LZ4, Codecs::ZSTD, Codecs::DICTIONARY, Codecs::DEFLATE];
+    let codecs = all.into_iter().filter(|_| numbers.below(2) == 0).fold(Codecs::NONE, Codecs::with);
+    Audience { codecs, has_dictionary: numbers.below(2) == 0 }
+}
+
+#[test]
+fn choices() {
+    let different = agree("compression", |numbers, policies| {
+        about(numbers, |numbers, message| {
+            let (audience, id) = (audience(numbers), MessageId::new(1, 1, 0, numbers.next()));
+            policies.each_mut().map(|policies| {
+                assert!(policies.has_compression(message.to));
+                policies.choose(message, id, audience).map(|chosen| chosen.codec)
+            })
+        })
+    });
+    // Those of each level, none, and a few dictionaries.
+    assert!(different > 30, "{different}");
 }
 
 /// A few commands for the guest `decide`, now and then more than it has calls for.

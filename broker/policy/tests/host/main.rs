@@ -6,6 +6,7 @@ mod archive;
 mod audit;
 mod cached;
 mod capture;
+mod compression;
 mod deciding;
 mod explain;
 mod failures;

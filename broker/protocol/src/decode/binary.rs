@@ -6,6 +6,7 @@ use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceV1, ReadV1, RefreshV1};
 use crate::meta::{PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
+use crate::payload;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use crate::wire::{self, BODY_VERSION, Raw, Reader, flag, kind};
@@ -181,11 +182,16 @@ fn publish_rest<'a>(head: &Head, mut reader: Reader<'a>) -> Result<Frame<'a>, Pr
     };
     let (dedup, key, reply_to) = (text(flag::DEDUP)?, text(flag::KEY)?, text(flag::REPLY_TO)?);
     let headers = if has(flag::HEADERS) { headers::read(&mut reader)? } else { Vec::new() };
+    let packed = if has(flag::PACKED) { Some(check::packed(&mut reader)?) } else { None };
     check::publish(Publish {
         reference: head.reference,
         to: to.into(),
         content,
-        payload: check::payload(content, reader.rest())?,
+        payload: match packed {
+            Some(_) => reader.rest().into(),
+            None => payload::one_line(content, reader.rest())?,
+        },
+        packed,
         headers,
         ack,
         dedup,

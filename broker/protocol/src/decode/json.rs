@@ -204,6 +204,7 @@ fn publish<'a>(fields: &Fields<'a>) -> Result<Frame<'a>, Problem> {
         to: text(fields.to, "to")?,
         content,
         payload,
+        packed: None,
         headers,
         ack: level(fields)?,
         dedup: maybe_text(fields.dedup, "dedup")?,

@@ -1,17 +1,18 @@
 //! Broker frames of the binary profile, as a client reads them.
 
 use super::check;
+use crate::codec::DICTIONARY_BYTES_MAX;
 use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{
     self, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1, PresentV1,
-    ReceiptV1, WelcomeV1,
+    ReceiptV1, WelcomeMoreV1, WelcomeV1,
 };
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use crate::server::{
     Goaway, History, Message, Overflow, Presence, PresenceChange, Read, Receipt, Received, Refusal,
-    UserPresence, Welcome,
+    SentDictionary, UserPresence, Welcome,
 };
 use crate::wire::{self, BODY_VERSION, Reader, flag, kind};
 use waspmq_core::{MessageId, Position, Stream};
@@ -39,7 +40,12 @@ fn received(bytes: &[u8]) -> Result<(Received, usize), Problem> {
 fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
     Ok(match kind {
         kind::WELCOME => {
-            let body: WelcomeV1<'_> = meta::read(body)?;
+            let (body, rest): (WelcomeV1<'_>, _) = meta::read_front(body)?;
+            let codecs = match rest {
+                [] => Vec::new(),
+                rest => meta::read::<WelcomeMoreV1<'_>>(rest)?.codecs,
+            };
+            check::list("codecs", &codecs)?;
             Received::Welcome(Welcome {
                 session: body.session.to_owned(),
                 resume_token: body.resume_token.map(|token| Secret::new(token.to_owned())),
@@ -48,6 +54,7 @@ fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
                 recovered: body.recovered,
                 heartbeat_ms: body.heartbeat_ms,
                 max_message_bytes: body.max_message_bytes,
+                codecs: codecs.into_iter().map(str::to_owned).collect(),
             })
         }
         kind::RECEIPT => {
@@ -83,9 +90,22 @@ fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
             let GoawayV1 { reason, reconnect_ms } = meta::read(body)?;
             Received::Goaway(Goaway { reason: reason.to_owned(), reconnect_ms })
         }
+        kind::DICTIONARY => Received::Dictionary(dictionary(body)?),
         kind::PONG => Received::Pong,
         unknown => Received::Unknown { kind: format!("{unknown:#04x}") },
     })
+}
+
+/// `id u32 | digest 32 bytes | the dictionary`.
+fn dictionary(body: &[u8]) -> Result<SentDictionary, Problem> {
+    let early = || Problem::invalid("the body of dictionary ends early");
+    let mut reader = Reader::new(body);
+    let (id, digest) = (reader.u32().ok_or_else(early)?, reader.array().ok_or_else(early)?);
+    let bytes = reader.rest();
+    if bytes.len() > DICTIONARY_BYTES_MAX {
+        return Err(Problem::invalid(format!("a dictionary of {} bytes", bytes.len())));
+    }
+    Ok(SentDictionary { id, digest, bytes: bytes.to_vec() })
 }
 
 fn presence(body: &PresentV1<'_>) -> Result<Received, Problem> {
@@ -157,6 +177,9 @@ fn message(body: &[u8]) -> Result<Message, Problem> {
         message.headers =
             pairs.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
     }
+    if flags & flag::PACKED != 0 {
+        message.packed = Some(check::packed(&mut reader)?);
+    }
     message.payload = reader.rest().to_vec();
     Ok(message)
 }
@@ -184,6 +207,7 @@ fn head(reader: &mut Reader<'_>, flags: u16, content: Content) -> Option<Message
         position,
         content,
         payload: Vec::new(),
+        packed: None,
         headers: Vec::new(),
         key,
         priority: 0,

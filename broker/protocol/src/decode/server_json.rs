@@ -186,6 +186,7 @@ fn welcome(fields: &Fields<'_>) -> Result<Welcome, Problem> {
         recovered: need(maybe_bool(fields.recovered, "recovered")?, "recovered")?,
         heartbeat_ms: number(fields.heartbeat_ms, "heartbeat_ms")?,
         max_message_bytes: number(limits.max_message_bytes, "limits.max_message_bytes")?,
+        codecs: Vec::new(),
     })
 }
 
@@ -206,6 +207,7 @@ fn message(fields: &Fields<'_>) -> Result<Message, Problem> {
         position: check::position("pos", &text(fields.pos, "pos")?)?,
         content,
         payload,
+        packed: None,
         headers: headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
         key: maybe_owned(fields.key, "key")?,
         priority: maybe_number(fields.priority, "priority")?.unwrap_or(0),

@@ -2,10 +2,10 @@
 
 use crate::meta::{
     self, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1, PresentV1,
-    ReceiptV1, WelcomeV1,
+    ReceiptV1, WelcomeMoreV1, WelcomeV1,
 };
 use crate::secret::Secret;
-use crate::server::{Frame, HistoryHead, MessageFrame, Presence, PresenceChange};
+use crate::server::{Frame, HistoryHead, MessageFrame, Presence, PresenceChange, SentDictionary};
 use crate::wire::{begin_frame, end_frame, flag, kind, len16, put_text16};
 use waspmq_core::settings::Overflow;
 
@@ -34,6 +34,9 @@ pub(super) fn message(frame: &MessageFrame<'_>, out: &mut Vec<u8>) {
     if !frame.headers.is_empty() {
         out.extend_from_slice(frame.headers.as_bytes());
     }
+    if let Some(packed) = frame.packed {
+        packed.write(out);
+    }
     out.extend_from_slice(frame.payload);
     end_frame(out, start);
 }
@@ -49,13 +52,14 @@ const fn flags(frame: &MessageFrame<'_>) -> u16 {
         | flag_if(frame.attempt.is_some(), flag::ATTEMPT)
         | flag_if(frame.from.is_some(), flag::FROM)
         | flag_if(frame.wants_ack, flag::ACK)
+        | flag_if(frame.packed.is_some(), flag::PACKED)
 }
 
 pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
     let start = begin_frame(out, kind_of(frame));
     match frame {
-        Frame::Welcome(frame) => meta::write(
-            WelcomeV1 {
+        Frame::Welcome(frame) => {
+            let body = WelcomeV1 {
                 session: &frame.session,
                 resume_token: frame.resume_token.as_ref().map(Secret::expose),
                 node: &frame.node,
@@ -63,9 +67,10 @@ pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
                 recovered: frame.recovered,
                 heartbeat_ms: frame.heartbeat_ms,
                 max_message_bytes: frame.max_message_bytes,
-            },
-            out,
-        ),
+            };
+            meta::write(body, out);
+            meta::write(WelcomeMoreV1 { codecs: frame.codecs.iter().map(String::as_str).collect() }, out);
+        }
         Frame::Receipt(frame) => meta::write(
             ReceiptV1 {
                 reference: frame.reference,
@@ -101,6 +106,14 @@ pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
         }
         Frame::Pong => {}
     }
+    end_frame(out, start);
+}
+
+pub(super) fn dictionary(frame: &SentDictionary, out: &mut Vec<u8>) {
+    let start = begin_frame(out, kind::DICTIONARY);
+    out.extend_from_slice(&frame.id.to_le_bytes());
+    out.extend_from_slice(&frame.digest);
+    out.extend_from_slice(&frame.bytes);
     end_frame(out, start);
 }
 

@@ -3,12 +3,15 @@
 use crate::client::{Acked, Connect, Frame, Publish};
 use crate::error::EncodeError;
 use crate::limits::LIST_ITEMS_MAX;
-use crate::profile::Content;
+use crate::profile::{Content, Profile};
 use crate::{headers, payload};
 use waspmq_core::limits::{KEY_BYTES_MAX, PRIORITY_MAX};
 
-pub(super) fn frame(frame: &Frame<'_>) -> Result<(), EncodeError> {
+pub(super) fn frame(profile: Profile, frame: &Frame<'_>) -> Result<(), EncodeError> {
     match frame {
+        Frame::Publish(Publish { packed: Some(_), .. }) if profile == Profile::Json => {
+            Err(EncodeError::PackedText)
+        }
         Frame::Publish(frame) => publish(frame),
         Frame::Connect(frame) => connect(frame),
         Frame::Ack { what: Acked::Ids(ids), .. } if ids.is_empty() => {
@@ -34,7 +37,7 @@ fn publish(frame: &Publish<'_>) -> Result<(), EncodeError> {
         return Err(EncodeError::Priority { priority: frame.priority });
     }
     headers::check(&frame.headers)?;
-    if frame.content == Content::Json {
+    if frame.content == Content::Json && frame.packed.is_none() {
         payload::validate_json(&frame.payload)?;
     }
     Ok(())

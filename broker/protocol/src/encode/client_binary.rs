@@ -124,6 +124,9 @@ fn publish(frame: &Publish<'_>, out: &mut Vec<u8>) {
         put_text16(out, text);
     }
     crate::headers::write(&frame.headers, out);
+    if let Some(packed) = frame.packed {
+        packed.write(out);
+    }
     out.extend_from_slice(&frame.payload);
 }
 
@@ -137,6 +140,7 @@ fn flags(frame: &Publish<'_>) -> u16 {
         (!frame.headers.is_empty(), flag::HEADERS),
         (frame.ttl_ms.is_some(), flag::TTL),
         (frame.delay_ms > 0, flag::DELAY),
+        (frame.packed.is_some(), flag::PACKED),
     ]
     .into_iter()
     .fold(0, |flags, (is_set, flag)| if is_set { flags | flag } else { flags })

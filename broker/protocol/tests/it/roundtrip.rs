@@ -61,6 +61,7 @@ fn publish() -> impl Strategy<Value = Frame<'static>> {
             to,
             content,
             payload,
+            packed: None,
             headers,
             ack,
             dedup,
@@ -129,7 +130,17 @@ fn control() -> impl Strategy<Value = server::Frame> {
         (string(), of(string()), string(), numbers).prop_map(|(session, resume_token, node, numbers)| {
             let (resumed, recovered, heartbeat_ms, max_message_bytes) = numbers;
             let resume_token = resume_token.map(Secret::new);
-            Welcome { session, resume_token, node, resumed, recovered, heartbeat_ms, max_message_bytes }
+            let codecs = Vec::new();
+            Welcome {
+                session,
+                resume_token,
+                node,
+                resumed,
+                recovered,
+                heartbeat_ms,
+                max_message_bytes,
+                codecs,
+            }
         });
     let reject = (prop::sample::select(Code::ALL.to_vec()), string(), any::<u32>())
         .prop_map(|(code, message, retry_ms)| Reject { code, message, retry_ms });
@@ -211,6 +222,7 @@ fn message() -> impl Strategy<Value = Message> {
             position,
             content,
             payload,
+            packed: None,
             headers,
             key,
             priority,
@@ -258,6 +270,7 @@ fn borrowed<'a>(message: &'a Message, block: &'a [u8]) -> MessageFrame<'a> {
         position: message.position,
         content: message.content,
         payload: &message.payload,
+        packed: None,
         headers: HeaderBlock::from_encoded(block),
         key: message.key.as_deref(),
         priority: message.priority,

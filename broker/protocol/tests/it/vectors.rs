@@ -127,6 +127,7 @@ fn control_examples() -> Vec<(&'static str, server::Frame)> {
         recovered: true,
         heartbeat_ms: 25_000,
         max_message_bytes: 1_048_576,
+        codecs: Vec::new(),
     };
     let reject = Reject::new(Code::Overloaded, "no room").retry_after(250);
     let receipt = Receipt { reference: 1, id: ID, level: Level::Delivered, recipients: 1 };
@@ -194,6 +195,7 @@ fn message_examples() -> Vec<(&'static str, MessageFrame<'static>)> {
         position: POSITION,
         content: Content::Json,
         payload: br#"{"text":"hi"}"#,
+        packed: None,
         headers: HeaderBlock::from_encoded(b"\x01\0\x01\0k\x01\0v"),
         key: None,
         priority: 0,
@@ -229,6 +231,7 @@ fn owned(frame: &MessageFrame<'_>) -> Message {
         position: frame.position,
         content: frame.content,
         payload: frame.payload.to_vec(),
+        packed: frame.packed,
         headers: frame.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         key: text(frame.key),
         priority: frame.priority,

@@ -3,8 +3,8 @@
 
 use super::problem::{self, ProblemDocument};
 use super::{
-    Handlers, Shared, audit, capture, dead_letters, explain, groups, health, history, home, messages,
-    plugins, policies, publish, sessions, trials, users,
+    Handlers, Shared, audit, capture, dead_letters, dictionaries, explain, groups, health, history, home,
+    messages, plugins, policies, publish, sessions, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -69,6 +69,9 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(policies::list))
         .routes(routes!(policies::show, policies::put, policies::remove))
         .routes(routes!(policies::rollback))
+        .routes(routes!(dictionaries::list))
+        .routes(routes!(dictionaries::show, dictionaries::remove))
+        .routes(routes!(dictionaries::push))
         .routes(routes!(audit::list))
         .routes(routes!(trials::promote))
         .routes(routes!(capture::show, capture::start, capture::remove))

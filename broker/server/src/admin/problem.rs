@@ -139,6 +139,7 @@ impl Problem {
             "invalid_json" => "The body is not JSON",
             "invalid_document" => "The document is not what this endpoint takes",
             "unfit_plugin" => "The component cannot be a plugin",
+            "unfit_dictionary" => "The bytes cannot be a dictionary",
             "already_running" => "One is running already",
             "no_capacity" => "There is no room for it",
             "storage_full" => "The disk has no space left",

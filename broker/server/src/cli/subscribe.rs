@@ -239,6 +239,7 @@ mod tests {
             position: Position { stream: Stream { shard: 3, epoch: 1 }, offset: 57 },
             content,
             payload: payload.to_vec(),
+            packed: None,
             headers: vec![("k".to_owned(), "v".to_owned())],
             key: None,
             priority: 0,

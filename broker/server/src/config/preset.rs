@@ -1,8 +1,8 @@
 //! The defaults of every profile, as differences from those of `default`.
 
 use super::{
-    AccessConfig, AdminConfig, Config, LimitsConfig, LogConfig, LogFormat, Login, PolicyConfig, Profile,
-    StoreConfig,
+    AccessConfig, AdminConfig, CompressionConfig, Config, LimitsConfig, LogConfig, LogFormat, Login,
+    PolicyConfig, Profile, StoreConfig,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -84,6 +84,12 @@ fn base() -> Config {
             publish_burst: 100,
             connect_timeout_ms: 10_000,
             heartbeat_ms: 25_000,
+        },
+        compression: CompressionConfig {
+            adaptive: true,
+            cpu_percent: 10,
+            min_bytes: 128,
+            permessage_deflate: true,
         },
         policy: PolicyConfig { max_policies: 16 },
         store: StoreConfig {

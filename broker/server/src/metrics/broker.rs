@@ -30,7 +30,7 @@ impl Workers {
         self.summed(|counters| pick(counters).load())
     }
 
-    fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
+    pub(super) fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
         self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters)))
     }
 

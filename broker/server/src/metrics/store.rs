@@ -1,4 +1,4 @@
-//! What is stored, and how the journal that stores it gets on.
+//! What is stored, and how the journal that stores messages gets on.
 
 use super::broker::Workers;
 use super::encode::{Observed, counter, described, gauge, histogram, histogram_of};
@@ -52,6 +52,8 @@ impl Collector for Stored {
         let metric = described("audit_failures", "Lines of the audit log that could not be written");
         let failures = self.control.audit.as_ref().map_or(0, |audit| audit.failures());
         counter(encoder, metric, [(NO_LABELS, failures)])?;
+        let metric = described("dictionaries", "Compression dictionaries that can be used");
+        gauge(encoder, metric, [(NO_LABELS, count(self.control.dictionaries.load().len()))])?;
         let usage = self.control.store.usage();
         let metric = described("inbox_messages", "Stored messages, of all addresses");
         gauge(encoder, metric, [(NO_LABELS, usage.messages)])?;

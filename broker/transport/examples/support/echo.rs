@@ -11,11 +11,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use waspmq_transport::http::{self, Refusal};
 use waspmq_transport::limits::HEAD_BYTES_MAX;
-use waspmq_transport::websocket::{Decoder, Event, Limits, Opcode, write_close, write_frame, write_pong};
+use waspmq_transport::websocket::{
+    Decoder, Deflater, Event, Inflater, Limits, Opcode, write_close, write_frame, write_pong,
+};
 
 /// Autobahn's largest messages have 16 MiB, its most fragmented 65,536 fragments.
 const LIMITS: Limits =
     Limits { message_bytes_max: 64 * 1024 * 1024, fragments_max: 1 << 20, control_frames_max: 1 << 20 };
+
+/// What the echoes are compressed at: the middle of what zlib has.
+const LEVEL: u8 = 6;
 
 /// Free space offered to each read.
 const READ_BYTES: usize = 64 * 1024;
@@ -40,15 +45,22 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Result<()> {
 async fn connection(mut stream: TcpStream) -> io::Result<()> {
     let mut received = Vec::new();
     let mut out = Vec::new();
-    if handshake(&mut stream, &mut received, &mut out).await? {
-        echo(&mut stream, &mut received, &mut out).await?;
+    if let Some(compression) = handshake(&mut stream, &mut received, &mut out).await? {
+        echo(&mut stream, compression, &mut received, &mut out).await?;
     }
     stream.write_all(&out).await?;
     finish(stream).await
 }
 
+/// Both directions, where permessage-deflate was negotiated.
+type Compression = Option<(Inflater, Deflater)>;
+
 /// Leaves an answer in `out` and, when it is an upgrade, what came behind the request in `received`.
-async fn handshake(stream: &mut TcpStream, received: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<bool> {
+async fn handshake(
+    stream: &mut TcpStream,
+    received: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> io::Result<Option<Compression>> {
     const NO_UPGRADE: Refusal =
         Refusal { status: 426, reason: "Upgrade Required", body: "Only WebSocket is spoken here." };
     loop {
@@ -60,27 +72,34 @@ async fn handshake(stream: &mut TcpStream, received: &mut Vec<u8>, out: &mut Vec
             Ok(None) => continue,
             Ok(Some(request)) => match request.upgrade {
                 Some(upgrade) => {
-                    http::accept_response(upgrade.key, None, out);
+                    http::accept_response(upgrade.key, None, upgrade.deflate, out);
+                    let compression = upgrade.deflate.map(|_| (Inflater::default(), Deflater::new(LEVEL)));
                     let head_bytes = request.head_bytes;
                     received.drain(..head_bytes);
-                    return Ok(true);
+                    return Ok(Some(compression));
                 }
                 None => NO_UPGRADE,
             },
             Err(refusal) => refusal,
         };
         refusal.write(out);
-        return Ok(false);
+        return Ok(None);
     }
 }
 
 /// Echoes until the peer closes, breaks the protocol or goes away; then `out` holds what is left to be said.
-async fn echo(stream: &mut TcpStream, received: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<()> {
+async fn echo(
+    stream: &mut TcpStream,
+    compression: Compression,
+    received: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     let mut decoder = Decoder::new();
+    let (mut inflater, mut deflater) = compression.unzip();
     loop {
         let mut start = 0;
         loop {
-            let decoded = match decoder.decode(&mut received[start..], &LIMITS) {
+            let decoded = match decoder.decode(&mut received[start..], inflater.as_mut(), &LIMITS) {
                 Ok(decoded) => decoded,
                 Err(violation) => {
                     write_close(violation.close_code(), violation.reason(), out);
@@ -89,8 +108,13 @@ async fn echo(stream: &mut TcpStream, received: &mut Vec<u8>, out: &mut Vec<u8>)
             };
             start += decoded.consumed;
             match decoded.event {
-                Event::Message { is_text: true, data } => write_frame(Opcode::Text, &data, out),
-                Event::Message { is_text: false, data } => write_frame(Opcode::Binary, &data, out),
+                Event::Message { is_text, data, compressed_bytes } => {
+                    let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
+                    match deflater.as_mut().filter(|_| compressed_bytes.is_some()) {
+                        Some(deflater) => deflater.write_frame(opcode, &data, out),
+                        None => write_frame(opcode, &data, out),
+                    }
+                }
                 Event::Ping(payload) => write_pong(payload, out),
                 Event::Pong(_) => {}
                 Event::Close { code, .. } => {

@@ -4,20 +4,20 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
-use super::Refusal;
-use super::upgrade::is_token;
+use super::is_token;
+use super::{Deflate, Refusal};
 
 /// RFC 6455, 1.3.
 const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Appends the `101 Switching Protocols` answer to a handshake with `key`; what follows it is WebSocket.
 ///
-/// `subprotocol` must be one the client offered, or absent.
+/// `subprotocol` must be one the client offered, or absent; `deflate` what it offered, or absent to decline it.
 ///
 /// # Panics
 /// When `subprotocol` is not a token: it would break the head apart. One from
 /// [`Upgrade::subprotocols`](super::Upgrade::subprotocols) always is.
-pub fn accept_response(key: &str, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+pub fn accept_response(key: &str, subprotocol: Option<&str>, deflate: Option<Deflate>, out: &mut Vec<u8>) {
     let digest = Sha1::new().chain_update(key).chain_update(KEY_SUFFIX).finalize();
     let accept = STANDARD.encode(digest);
     out.extend_from_slice(
@@ -27,6 +27,9 @@ pub fn accept_response(key: &str, subprotocol: Option<&str>, out: &mut Vec<u8>) 
     if let Some(subprotocol) = subprotocol {
         assert!(is_token(subprotocol), "a subprotocol is a token");
         header("Sec-WebSocket-Protocol", subprotocol, out);
+    }
+    if let Some(deflate) = deflate {
+        header("Sec-WebSocket-Extensions", deflate.answer(), out);
     }
     out.extend_from_slice(b"\r\n");
 }

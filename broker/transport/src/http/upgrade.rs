@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Refusal;
 use super::request::{Headers, bad_request};
+use super::{Deflate, Refusal};
 
 /// What a client offers when it opens a WebSocket connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +13,9 @@ pub struct Upgrade<'b> {
     pub key: &'b str,
     /// In the client's order of preference.
     pub subprotocols: Vec<&'b str>,
-    /// Each with its parameters. None is negotiated: they are here for logs.
-    pub extensions: Vec<&'b str>,
+    /// What of permessage-deflate it offers and can be answered. Other extensions are left unanswered, which
+    /// declines them.
+    pub deflate: Option<Deflate>,
 }
 
 /// `None` when the request does not ask for WebSocket.
@@ -56,8 +57,8 @@ pub(super) fn check<'b>(
     if !subprotocols.iter().all(|name| is_token(name)) {
         return Err(bad_request("A name in Sec-WebSocket-Protocol is not a token."));
     }
-    let extensions = headers.list("sec-websocket-extensions").collect();
-    Ok(Some(Upgrade { key, subprotocols, extensions }))
+    let deflate = Deflate::choose(headers)?;
+    Ok(Some(Upgrade { key, subprotocols, deflate }))
 }
 
 fn is_key(key: &str) -> bool {
@@ -67,6 +68,9 @@ fn is_key(key: &str) -> bool {
 
 /// RFC 9110, 5.6.2.
 pub(super) fn is_token(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(allowed)
+    !name.is_empty() && name.bytes().all(is_token_byte)
+}
+
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Frames are unmasked where they lie. A message of one frame is a slice of the caller's buffer and costs no
-//!   copy; fragments are copied once, into a buffer that exists only while their message is open.
+//!   copy; fragments are copied once, into a buffer that exists only while their message is open. A compressed
+//!   message is inflated when it is whole, into the [`Inflater`]'s buffer.
 //! - The events of a byte stream do not depend on how it is cut into reads.
 //! - Memory grows with bytes that have arrived, never with a length that was announced.
 //!
@@ -14,8 +15,8 @@ use waspmq_core::limits::{HANDSHAKE_FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 use super::header::{self, Header, Parsed};
 use super::utf8::Utf8;
-use super::{Opcode, Violation, close_code, mask};
-use crate::limits::{CONTROL_FRAMES_MAX, FRAGMENTS_MAX};
+use super::{Inflater, Opcode, Violation, close_code, mask};
+use crate::limits::{CONTROL_FRAMES_MAX, DEFLATE_OVERHEAD_BYTES, FRAGMENTS_MAX};
 
 /// The reading half of one connection.
 ///
@@ -46,6 +47,8 @@ const _: () = assert!(size_of::<Decoder>() <= 32, "an idle connection is small")
 #[derive(Debug)]
 struct Fragments {
     is_text: bool,
+    /// Whether `bytes` are compressed.
+    is_compressed: bool,
     bytes: Vec<u8>,
     fragment_count: u32,
     control_count: u32,
@@ -55,7 +58,8 @@ struct Fragments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a message, all fragments together. A longer one is refused from the header of the frame that
-    /// passes the limit.
+    /// passes the limit. A compressed one may have [`DEFLATE_OVERHEAD_BYTES`] more, and is refused when it turns
+    /// out to be longer as a plain one.
     pub message_bytes_max: usize,
     pub fragments_max: u32,
     /// Control frames between the fragments of one message.
@@ -70,6 +74,12 @@ impl Limits {
         fragments_max: FRAGMENTS_MAX,
         control_frames_max: CONTROL_FRAMES_MAX,
     };
+
+    /// Bytes of a message as it comes, all fragments together.
+    const fn payload_bytes_max(&self, is_compressed: bool) -> usize {
+        let overhead = if is_compressed { DEFLATE_OVERHEAD_BYTES } else { 0 };
+        self.message_bytes_max.saturating_add(overhead)
+    }
 }
 
 /// One step of [`Decoder::decode`].
@@ -82,10 +92,13 @@ pub struct Decoded<'b> {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'b> {
-    /// A whole message. A text is valid UTF-8. Borrowed when it came as one frame, owned when in fragments.
+    /// A whole message. A text is valid UTF-8. Borrowed when it came as one frame or compressed, owned when in
+    /// fragments.
     Message {
         is_text: bool,
         data: Cow<'b, [u8]>,
+        /// Bytes of the payload as it came; `None` when it was not compressed.
+        compressed_bytes: Option<usize>,
     },
     /// To be answered by a pong with the same payload, at most 125 bytes.
     Ping(&'b [u8]),
@@ -114,6 +127,8 @@ impl Decoder {
     /// To be repeated on the rest until it says [`Event::NeedMore`]. Unconsumed bytes must be at the start of the
     /// next call's `buf`, as this call left them: the payload of an unfinished frame is unmasked as it arrives.
     ///
+    /// An `inflater` says that permessage-deflate was negotiated, and inflates the messages that are compressed.
+    ///
     /// ```
     /// use waspmq_transport::websocket::{Decoder, Event, Limits, Violation, write_pong};
     ///
@@ -121,7 +136,7 @@ impl Decoder {
     /// fn handle(decoder: &mut Decoder, received: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Violation> {
     ///     let mut start = 0;
     ///     loop {
-    ///         let decoded = decoder.decode(&mut received[start..], &Limits::SESSION)?;
+    ///         let decoded = decoder.decode(&mut received[start..], None, &Limits::SESSION)?;
     ///         start += decoded.consumed;
     ///         match decoded.event {
     ///             Event::Ping(payload) => write_pong(payload, out),
@@ -143,11 +158,16 @@ impl Decoder {
     /// # Errors
     /// The peer broke RFC 6455 or a limit: to be answered by a close frame with the violation's code. All later
     /// input is skipped.
-    pub fn decode<'b>(&mut self, buf: &'b mut [u8], limits: &Limits) -> Result<Decoded<'b>, Violation> {
+    pub fn decode<'b>(
+        &mut self,
+        buf: &'b mut [u8],
+        inflater: Option<&'b mut Inflater>,
+        limits: &Limits,
+    ) -> Result<Decoded<'b>, Violation> {
         if self.is_finished {
             return Ok(Decoded { consumed: buf.len(), event: Event::NeedMore { at_least: 0 } });
         }
-        let result = self.next_event(buf, limits);
+        let result = self.next_event(buf, inflater, limits);
         if matches!(result, Err(_) | Ok(Decoded { event: Event::Close { .. }, .. })) {
             *self = Self { is_finished: true, ..Self::default() };
         }
@@ -164,11 +184,16 @@ impl Decoder {
         self.is_finished
     }
 
-    fn next_event<'b>(&mut self, buf: &'b mut [u8], limits: &Limits) -> Result<Decoded<'b>, Violation> {
+    fn next_event<'b>(
+        &mut self,
+        buf: &'b mut [u8],
+        inflater: Option<&'b mut Inflater>,
+        limits: &Limits,
+    ) -> Result<Decoded<'b>, Violation> {
         let mut consumed = 0;
         let mut rest = buf;
         loop {
-            let header = match header::parse(rest)? {
+            let header = match header::parse(rest, inflater.is_some())? {
                 Parsed::Whole(header) => header,
                 Parsed::Short(at_least) => {
                     return Ok(Decoded { consumed, event: Event::NeedMore { at_least } });
@@ -185,8 +210,13 @@ impl Decoder {
             self.unmask(&header, payload)?;
             self.unmasked_bytes = 0;
             consumed += frame_bytes;
-            if let Some(event) = self.take_frame(&header, payload)? {
-                return Ok(Decoded { consumed, event });
+            match self.take_frame(&header, payload)? {
+                Taken::Event(event) => return Ok(Decoded { consumed, event }),
+                Taken::Message(message) => {
+                    let event = self.message(message, inflater, limits)?;
+                    return Ok(Decoded { consumed, event });
+                }
+                Taken::Fragment => {}
             }
             rest = next;
         }
@@ -195,22 +225,22 @@ impl Decoder {
     /// The checks of a header that need the state. Runs again for a frame whose payload is still arriving.
     fn admit(&self, header: &Header, limits: &Limits) -> Result<(), Violation> {
         let Some(open) = &self.open else {
+            let bytes_max = limits.payload_bytes_max(header.is_compressed);
             return match header.opcode {
                 Opcode::Continuation => Err(Violation::UnexpectedContinuation),
-                _ if header.payload_bytes > limits.message_bytes_max && !header.opcode.is_control() => {
+                _ if header.payload_bytes > bytes_max && !header.opcode.is_control() => {
                     Err(Violation::MessageTooLong)
                 }
                 _ => Ok(()),
             };
         };
+        let bytes_max = limits.payload_bytes_max(open.is_compressed);
         match header.opcode {
             Opcode::Text | Opcode::Binary => Err(Violation::UnfinishedMessage),
             Opcode::Continuation if open.fragment_count >= limits.fragments_max => {
                 Err(Violation::TooManyFragments)
             }
-            Opcode::Continuation
-                if header.payload_bytes > limits.message_bytes_max.saturating_sub(open.bytes.len()) =>
-            {
+            Opcode::Continuation if header.payload_bytes > bytes_max.saturating_sub(open.bytes.len()) => {
                 Err(Violation::MessageTooLong)
             }
             // A close frame ends it all: nothing is gained by refusing one.
@@ -221,58 +251,92 @@ impl Decoder {
         }
     }
 
-    /// Unmasks, and checks in a text, what has arrived of a payload since the last call.
+    /// Unmasks, and checks in a plain text, what has arrived of a payload since the last call.
     fn unmask(&mut self, header: &Header, payload: &mut [u8]) -> Result<(), Violation> {
         let Some(fresh) = payload.get_mut(self.unmasked_bytes..) else { return Ok(()) };
         mask::apply(fresh, header.key, self.unmasked_bytes);
         self.unmasked_bytes += fresh.len();
-        let is_text = match header.opcode {
-            Opcode::Text => true,
-            Opcode::Continuation => self.open.as_ref().is_some_and(|open| open.is_text),
+        let is_plain_text = match header.opcode {
+            Opcode::Text => !header.is_compressed,
+            Opcode::Continuation => {
+                self.open.as_ref().is_some_and(|open| open.is_text && !open.is_compressed)
+            }
             _ => false,
         };
-        if is_text && !self.utf8.push(fresh) {
+        if is_plain_text && !self.utf8.push(fresh) {
             return Err(Violation::TextUtf8);
         }
         Ok(())
     }
 
-    /// A frame is whole and unmasked; a fragment that is not the last gives no event.
-    fn take_frame<'b>(&mut self, header: &Header, payload: &'b [u8]) -> Result<Option<Event<'b>>, Violation> {
+    /// A frame is whole and unmasked.
+    fn take_frame<'b>(&mut self, header: &Header, payload: &'b [u8]) -> Result<Taken<'b>, Violation> {
         if header.opcode.is_control() {
             if let Some(open) = &mut self.open {
                 open.control_count += 1;
             }
-            return match header.opcode {
-                Opcode::Ping => Ok(Some(Event::Ping(payload))),
-                Opcode::Pong => Ok(Some(Event::Pong(payload))),
-                _ => close_event(payload).map(Some),
-            };
+            return Ok(Taken::Event(match header.opcode {
+                Opcode::Ping => Event::Ping(payload),
+                Opcode::Pong => Event::Pong(payload),
+                _ => close_event(payload)?,
+            }));
         }
         let Some(mut open) = self.open.take() else {
-            let is_text = header.opcode == Opcode::Text;
+            let (is_text, is_compressed) = (header.opcode == Opcode::Text, header.is_compressed);
             if header.is_final {
-                return self.message(is_text, Cow::Borrowed(payload)).map(Some);
+                return Ok(Taken::Message(Whole { is_text, is_compressed, payload: Cow::Borrowed(payload) }));
             }
             let bytes = payload.to_vec();
-            self.open = Some(Box::new(Fragments { is_text, bytes, fragment_count: 1, control_count: 0 }));
-            return Ok(None);
+            let open = Fragments { is_text, is_compressed, bytes, fragment_count: 1, control_count: 0 };
+            self.open = Some(Box::new(open));
+            return Ok(Taken::Fragment);
         };
         open.bytes.extend_from_slice(payload);
         open.fragment_count += 1;
         if header.is_final {
-            return self.message(open.is_text, Cow::Owned(open.bytes)).map(Some);
+            let Fragments { is_text, is_compressed, bytes, .. } = *open;
+            return Ok(Taken::Message(Whole { is_text, is_compressed, payload: Cow::Owned(bytes) }));
         }
         self.open = Some(open);
-        Ok(None)
+        Ok(Taken::Fragment)
     }
 
-    fn message<'b>(&mut self, is_text: bool, data: Cow<'b, [u8]>) -> Result<Event<'b>, Violation> {
-        if !self.utf8.is_complete() {
+    fn message<'b>(
+        &self,
+        message: Whole<'b>,
+        inflater: Option<&'b mut Inflater>,
+        limits: &Limits,
+    ) -> Result<Event<'b>, Violation> {
+        let Whole { is_text, is_compressed, payload } = message;
+        if !is_compressed {
+            if !self.utf8.is_complete() {
+                return Err(Violation::TextUtf8);
+            }
+            return Ok(Event::Message { is_text, data: payload, compressed_bytes: None });
+        }
+        let Some(inflater) = inflater else { return Err(Violation::ReservedBits) };
+        let data = inflater.inflate(&payload, limits.message_bytes_max)?;
+        if is_text && std::str::from_utf8(data).is_err() {
             return Err(Violation::TextUtf8);
         }
-        Ok(Event::Message { is_text, data })
+        let compressed_bytes = Some(payload.len());
+        Ok(Event::Message { is_text, data: Cow::Borrowed(data), compressed_bytes })
     }
+}
+
+/// What a frame is to the connection.
+enum Taken<'b> {
+    Event(Event<'b>),
+    Message(Whole<'b>),
+    /// One that is not the last of its message.
+    Fragment,
+}
+
+/// A message, all fragments together, as it came.
+struct Whole<'b> {
+    is_text: bool,
+    is_compressed: bool,
+    payload: Cow<'b, [u8]>,
 }
 
 fn close_event(payload: &[u8]) -> Result<Event<'_>, Violation> {

@@ -3,6 +3,7 @@
 //! Everything is appended to the caller's `Vec`; the bytes depend on nothing but the arguments. Messages are never
 //! fragmented here: a shared frame is complete before anyone sends it.
 
+use super::header::COMPRESSED_BIT;
 use super::{Opcode, close_code};
 use crate::limits::CONTROL_BYTES_MAX;
 
@@ -65,6 +66,32 @@ pub fn end_frame(out: &mut Vec<u8>, start: FrameStart, opcode: Opcode) {
         out.truncate(frame_end);
     }
     out[start..start + header_bytes].copy_from_slice(&header[..header_bytes]);
+}
+
+/// What was appended since `start`.
+///
+/// # Panics
+/// As [`end_frame`].
+pub(super) fn open_payload<'o>(out: &'o [u8], start: &FrameStart) -> &'o [u8] {
+    let payload = out.get(start.0 + RESERVED_BYTES..);
+    assert!(payload.is_some(), "the frame's room for a header is gone");
+    payload.unwrap_or_default()
+}
+
+/// Ends the frame begun at `start` as a compressed one, with another payload than was appended.
+pub(super) fn replace_frame(out: &mut Vec<u8>, start: FrameStart, (opcode, compressed): (Opcode, &[u8])) {
+    let FrameStart(start) = start;
+    out.truncate(start);
+    write_compressed(opcode, compressed, out);
+}
+
+/// Appends a whole frame with a compressed payload.
+pub(super) fn write_compressed(opcode: Opcode, compressed: &[u8], out: &mut Vec<u8>) {
+    let (mut header, header_bytes) = header(opcode, compressed.len());
+    header[0] |= COMPRESSED_BIT;
+    out.reserve(header_bytes + compressed.len());
+    out.extend_from_slice(&header[..header_bytes]);
+    out.extend_from_slice(compressed);
 }
 
 /// Appends a close frame. [`close_code::NO_STATUS`] gives one without a payload; a reason is cut to the 123 bytes

@@ -1,4 +1,4 @@
-//! WebSocket framing for the side that accepts connections (RFC 6455).
+//! WebSocket framing for the side that accepts connections (RFC 6455), with permessage-deflate.
 //!
 //! ```text
 //!   0               1               2               3
@@ -14,19 +14,27 @@
 //!
 //! Reading is [`Decoder`], writing is [`begin_frame`], [`end_frame`] and the `write_*` functions. The two share no
 //! state: what is written does not depend on the connection it is written to.
+//!
+//! Where permessage-deflate was negotiated (RFC 7692, [`crate::http::Deflate`]), the first reserved bit of a message's
+//! first frame says that the message is compressed, each message by itself. [`Inflater`] and [`Deflater`] have what
+//! that takes, for all connections of a worker.
 
 mod decode;
+mod deflate;
 mod encode;
 mod header;
+mod inflate;
 mod mask;
 mod utf8;
 mod violation;
 
 pub use decode::{Decoded, Decoder, Event, Limits};
+pub use deflate::Deflater;
 pub use encode::{
     FrameStart, HEADER_MAX, begin_frame, end_frame, header_bytes, write_close, write_frame, write_header,
     write_ping, write_pong,
 };
+pub use inflate::Inflater;
 pub use violation::Violation;
 
 /// What a frame is (RFC 6455, 5.2).

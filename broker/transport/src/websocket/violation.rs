@@ -6,7 +6,7 @@ use super::close_code::{INVALID_DATA, MESSAGE_TOO_BIG, POLICY_VIOLATION, PROTOCO
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.reason())]
 pub enum Violation {
-    /// One of the three reserved bits is set although no extension was negotiated (5.2).
+    /// One of the three reserved bits is set where no extension that was negotiated has a use for it (5.2).
     ReservedBits,
     /// The opcode is none of the six that are defined (5.2).
     ReservedOpcode,
@@ -32,6 +32,8 @@ pub enum Violation {
     CloseReasonUtf8,
     /// A text message is not UTF-8 (8.1).
     TextUtf8,
+    /// A compressed message is not whole blocks of DEFLATE (RFC 7692, 7.2.2).
+    CompressedData,
     /// The message is longer than [`Limits::message_bytes_max`](super::Limits::message_bytes_max).
     MessageTooLong,
     /// The message has more than [`Limits::fragments_max`](super::Limits::fragments_max) fragments.
@@ -55,6 +57,7 @@ impl Violation {
         Self::CloseCode,
         Self::CloseReasonUtf8,
         Self::TextUtf8,
+        Self::CompressedData,
         Self::MessageTooLong,
         Self::TooManyFragments,
         Self::TooManyControlFrames,
@@ -63,7 +66,7 @@ impl Violation {
     /// The code of the close frame that answers this.
     pub const fn close_code(self) -> u16 {
         match self {
-            Self::CloseReasonUtf8 | Self::TextUtf8 => INVALID_DATA,
+            Self::CloseReasonUtf8 | Self::TextUtf8 | Self::CompressedData => INVALID_DATA,
             Self::TooManyFragments | Self::TooManyControlFrames => POLICY_VIOLATION,
             Self::MessageTooLong => MESSAGE_TOO_BIG,
             _ => PROTOCOL_ERROR,
@@ -86,6 +89,7 @@ impl Violation {
             Self::CloseCode => "close code is not allowed",
             Self::CloseReasonUtf8 => "close reason is not UTF-8",
             Self::TextUtf8 => "text message is not UTF-8",
+            Self::CompressedData => "compressed message is broken",
             Self::MessageTooLong => "message is too long",
             Self::TooManyFragments => "message has too many fragments",
             Self::TooManyControlFrames => "too many control frames inside a message",

@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use waspmq_transport::websocket::{Decoder, Event, Limits, Violation};
+use waspmq_transport::websocket::{Decoder, Deflater, Event, Inflater, Limits, Opcode, Violation};
 
 /// One step of a connection, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,8 +50,10 @@ pub(crate) fn close(code: u16, reason: &[u8]) -> Vec<u8> {
 
 pub(crate) fn seen(event: Event<'_>) -> Option<Seen> {
     Some(match event {
-        Event::Message { is_text: true, data } => Seen::Text(String::from_utf8(data.into_owned()).unwrap()),
-        Event::Message { is_text: false, data } => Seen::Binary(data.into_owned()),
+        Event::Message { is_text: true, data, .. } => {
+            Seen::Text(String::from_utf8(data.into_owned()).unwrap())
+        }
+        Event::Message { is_text: false, data, .. } => Seen::Binary(data.into_owned()),
         Event::Ping(payload) => Seen::Ping(payload.to_vec()),
         Event::Pong(payload) => Seen::Pong(payload.to_vec()),
         Event::Close { code, reason } => Seen::Close(code, reason.to_owned()),
@@ -64,6 +66,15 @@ pub(crate) fn decode_reads<'a>(
     reads: impl IntoIterator<Item = &'a [u8]>,
     limits: &Limits,
 ) -> (Vec<Seen>, usize) {
+    decode_reads_with(reads, None, limits)
+}
+
+/// As [`decode_reads`]; with an inflater, permessage-deflate was negotiated.
+pub(crate) fn decode_reads_with<'a>(
+    reads: impl IntoIterator<Item = &'a [u8]>,
+    mut inflater: Option<&mut Inflater>,
+    limits: &Limits,
+) -> (Vec<Seen>, usize) {
     let mut decoder = Decoder::new();
     let mut buffer = Vec::new();
     let mut events = Vec::new();
@@ -71,7 +82,7 @@ pub(crate) fn decode_reads<'a>(
         buffer.extend_from_slice(read);
         let mut start = 0;
         loop {
-            let decoded = match decoder.decode(&mut buffer[start..], limits) {
+            let decoded = match decoder.decode(&mut buffer[start..], inflater.as_deref_mut(), limits) {
                 Ok(decoded) => decoded,
                 Err(violation) => {
                     assert!(decoder.is_finished());
@@ -102,4 +113,30 @@ pub(crate) fn decode_all(bytes: &[u8], limits: &Limits) -> Vec<Seen> {
     let single = decode_reads(bytes.chunks(1), limits);
     assert_eq!(whole, single, "{bytes:x?}");
     whole.0
+}
+
+/// The same where permessage-deflate was negotiated.
+pub(crate) fn decode_all_deflate(bytes: &[u8], limits: &Limits) -> Vec<Seen> {
+    let mut inflater = Inflater::default();
+    let whole = decode_reads_with([bytes], Some(&mut inflater), limits);
+    let single = decode_reads_with(bytes.chunks(1), Some(&mut inflater), limits);
+    assert_eq!(whole, single, "{bytes:x?}");
+    whole.0
+}
+
+/// The payload of a compressed message, as a client makes it: whole blocks without what ends a flush.
+pub(crate) fn deflated(plain: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    Deflater::new(9).write_frame(Opcode::Binary, plain, &mut frame);
+    payload_of(&frame).to_vec()
+}
+
+/// The payload of a frame without a mask.
+pub(crate) fn payload_of(frame: &[u8]) -> &[u8] {
+    let header_bytes = match frame[1] {
+        127 => 10,
+        126 => 4,
+        _ => 2,
+    };
+    &frame[header_bytes..]
 }

@@ -89,6 +89,7 @@ fn welcome() -> Welcome {
         recovered: false,
         heartbeat_ms: 60_000,
         max_message_bytes: 65_536,
+        codecs: Vec::new(),
     }
 }
 
@@ -211,6 +212,7 @@ pub(crate) fn tracked(count: u64) -> MessageFrame<'static> {
         position: Position { stream: Stream { shard: 1, epoch: 1 }, offset: count },
         content: Content::Bytes,
         payload: b"x",
+        packed: None,
         headers: HeaderBlock::EMPTY,
         key: None,
         priority: 0,

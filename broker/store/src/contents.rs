@@ -1,12 +1,15 @@
-//! Plugins and policies on disk: components under their digests, and one manifest that says what there is.
+//! Contents under their digests, and one manifest that says what there is: plugins with policies, and dictionaries.
 //!
 //! ```text
 //! <data-dir>/policies/         mode 0700
 //!   policies.json              mode 0600: the manifest, replaced as a whole
 //!   components/<digest>.wasm   mode 0600: named after the BLAKE3 of its bytes, 64 hexadecimal digits
+//! <data-dir>/dictionaries/     the same for dictionaries
+//!   dictionaries.json
+//!   <digest>.dict
 //! ```
 //! A file is complete and synced before its name points to it, and the name is on disk before a call returns. So
-//! after a crash the manifest is the one before a change or the one behind it, and every component that it names is
+//! after a crash the manifest is the one before a change or the one behind it, and every content that it names is
 //! there. What the manifest says is for whoever writes it; this module knows bytes.
 
 mod filesystem;
@@ -24,27 +27,50 @@ use std::sync::{Mutex, PoisonError};
 /// Bytes of a manifest that are read. More: refused, because nothing here writes as much.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Bytes of a component that are read. More: it is not what was written.
-const COMPONENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How the files of one kind are named, and how many bytes of one are read. More: it is not what was written.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    manifest: &'static str,
+    /// The directory of contents; none: they are beside the manifest.
+    folder: Option<&'static str>,
+    ending: &'static str,
+    bytes_max: u64,
+}
 
-/// The files of one broker, which has locked the data directory.
+const PLUGINS: Layout = Layout {
+    manifest: "policies.json",
+    folder: Some("components"),
+    ending: ".wasm",
+    bytes_max: 64 * 1024 * 1024,
+};
+
+const DICTIONARIES: Layout =
+    Layout { manifest: "dictionaries.json", folder: None, ending: ".dict", bytes_max: 1024 * 1024 };
+
+/// The files of one kind of one broker, which has locked the data directory.
 #[derive(Debug)]
-pub struct PolicyFiles {
+pub struct ContentFiles {
     path: PathBuf,
+    layout: Layout,
     system: Box<dyn FileSystem>,
     /// The manifest that a start would find.
     saved: Mutex<Option<Vec<u8>>>,
 }
 
-impl PolicyFiles {
-    /// Opens the directory, making it where it does not exist.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileError> {
-        Self::open_on(path.into(), Box::new(OperatingSystem))
+impl ContentFiles {
+    /// Opens the directory of plugins and policies, making it where it does not exist.
+    pub fn open_policies(path: impl Into<PathBuf>) -> Result<Self, FileError> {
+        Self::open_on(path.into(), PLUGINS, Box::new(OperatingSystem))
     }
 
-    fn open_on(path: PathBuf, system: Box<dyn FileSystem>) -> Result<Self, FileError> {
-        let components = path.join("components");
-        for directory in [&path, &components] {
+    /// Opens the directory of dictionaries, making it where it does not exist.
+    pub fn open_dictionaries(path: impl Into<PathBuf>) -> Result<Self, FileError> {
+        Self::open_on(path.into(), DICTIONARIES, Box::new(OperatingSystem))
+    }
+
+    fn open_on(path: PathBuf, layout: Layout, system: Box<dyn FileSystem>) -> Result<Self, FileError> {
+        let folder = layout.folder.map(|folder| path.join(folder));
+        for directory in std::iter::once(&path).chain(&folder) {
             if directory.is_dir() {
                 continue;
             }
@@ -53,11 +79,11 @@ impl PolicyFiles {
             let parent = directory.parent().unwrap_or(directory);
             system.sync_directory(parent).map_err(FileError::io("sync", parent))?;
         }
-        Ok(Self { path, system, saved: Mutex::default() })
+        Ok(Self { path, layout, system, saved: Mutex::default() })
     }
 
     pub fn manifest_path(&self) -> PathBuf {
-        self.path.join("policies.json")
+        self.path.join(self.layout.manifest)
     }
 
     /// The manifest; `None` where none was ever saved.
@@ -92,7 +118,7 @@ impl PolicyFiles {
                     tracing::error!(
                         file = %path.display(),
                         error = %undone.chain(),
-                        "a refused change of policies may be back after a crash"
+                        "a refused change may be back after a crash"
                     );
                 }
                 Err(error)
@@ -100,10 +126,10 @@ impl PolicyFiles {
         }
     }
 
-    /// The component with this digest, checked.
-    pub fn read_component(&self, digest: &str) -> Result<Vec<u8>, FileError> {
-        let path = self.component_path(digest)?;
-        let bytes = read(&path, COMPONENT_BYTES_MAX)?;
+    /// The content with this digest, checked.
+    pub fn read_content(&self, digest: &str) -> Result<Vec<u8>, FileError> {
+        let path = self.content_path(digest)?;
+        let bytes = read(&path, self.layout.bytes_max)?;
         let found = blake3::hash(&bytes).to_hex();
         if found.as_str() == digest {
             return Ok(bytes);
@@ -111,29 +137,30 @@ impl PolicyFiles {
         Err(FileError::Changed { path, expected: digest.to_owned(), found: found.to_string() })
     }
 
-    /// Writes a component under its digest, also over a damaged one.
-    pub fn save_component(&self, digest: &str, bytes: &[u8]) -> Result<(), FileError> {
-        let path = self.component_path(digest)?;
-        match self.read_component(digest) {
+    /// Writes a content under its digest, also over a damaged one.
+    pub fn save_content(&self, digest: &str, bytes: &[u8]) -> Result<(), FileError> {
+        let path = self.content_path(digest)?;
+        match self.read_content(digest) {
             // What is there may be what an earlier call could not sync.
-            Ok(_) => self.sync(&self.components()),
+            Ok(_) => self.sync(&self.folder()),
             Err(_) => self.replace(&path, bytes).map_err(Unreplaced::into_error),
         }
     }
 
-    /// Removes a component that no manifest names any more. One that stays is removed at the next start.
-    pub fn remove_component(&self, digest: &str) -> Result<(), FileError> {
-        self.remove(&self.component_path(digest)?)
+    /// Removes a content that no manifest names any more. One that stays is removed at the next start.
+    pub fn remove_content(&self, digest: &str) -> Result<(), FileError> {
+        self.remove(&self.content_path(digest)?)
     }
 
-    /// Removes what a crash left beside the components that are in use; gives the number of files.
+    /// Removes what a crash left beside the contents that are in use; gives the number of files.
     pub fn sweep(&self, is_used: impl Fn(&str) -> bool) -> Result<usize, FileError> {
-        let components = self.components();
+        let folder = self.folder();
         let mut removed = 0;
-        for entry in std::fs::read_dir(&components).map_err(FileError::io("read", &components))? {
-            let path = entry.map_err(FileError::io("read", &components))?.path();
-            let digest = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".wasm"));
-            if !digest.is_some_and(&is_used) {
+        for entry in std::fs::read_dir(&folder).map_err(FileError::io("read", &folder))? {
+            let path = entry.map_err(FileError::io("read", &folder))?.path();
+            let digest = path.file_name().and_then(|name| name.to_str()?.strip_suffix(self.layout.ending));
+            let is_manifest = path == self.manifest_path();
+            if !is_manifest && !digest.is_some_and(&is_used) {
                 self.remove(&path)?;
                 removed += 1;
             }
@@ -141,16 +168,16 @@ impl PolicyFiles {
         Ok(removed)
     }
 
-    fn components(&self) -> PathBuf {
-        self.path.join("components")
+    fn folder(&self) -> PathBuf {
+        self.layout.folder.map_or_else(|| self.path.clone(), |folder| self.path.join(folder))
     }
 
-    fn component_path(&self, digest: &str) -> Result<PathBuf, FileError> {
+    fn content_path(&self, digest: &str) -> Result<PathBuf, FileError> {
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         if digest.len() != 64 || !digest.bytes().all(is_digit) {
             return Err(FileError::NoDigest { digest: digest.to_owned() });
         }
-        Ok(self.components().join(format!("{digest}.wasm")))
+        Ok(self.folder().join(format!("{digest}{}", self.layout.ending)))
     }
 
     /// The order makes it durable: content, name, directory.

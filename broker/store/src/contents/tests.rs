@@ -1,7 +1,7 @@
 //! Crashes, failing writes and damage.
 
 use super::filesystem::{FileSystem, OperatingSystem};
-use super::{FileError, PolicyFiles};
+use super::{ContentFiles, FileError, PLUGINS};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -49,9 +49,9 @@ impl FileSystem for Failing {
     }
 }
 
-fn failing(directory: &Path, nth: usize, for_good: bool) -> PolicyFiles {
+fn failing(directory: &Path, nth: usize, for_good: bool) -> ContentFiles {
     let system = Box::new(Failing { steps: AtomicUsize::new(0), nth, for_good });
-    let files = PolicyFiles::open_on(directory.to_owned(), system).unwrap();
+    let files = ContentFiles::open_on(directory.to_owned(), PLUGINS, system).unwrap();
     files.read_manifest().unwrap();
     files
 }
@@ -67,21 +67,21 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn found(path: &Path) -> Option<Vec<u8>> {
-    PolicyFiles::open(path).unwrap().read_manifest().unwrap()
+    ContentFiles::open_policies(path).unwrap().read_manifest().unwrap()
 }
 
 #[test]
 fn what_is_saved_is_there_and_private() {
     let (_parent, path) = fresh();
-    let files = PolicyFiles::open(&path).unwrap();
+    let files = ContentFiles::open_policies(&path).unwrap();
     assert_eq!(files.read_manifest().unwrap(), None);
     let component = b"\0asm component".as_slice();
-    files.save_component(&digest(component), component).unwrap();
+    files.save_content(&digest(component), component).unwrap();
     files.save_manifest(b"one").unwrap();
     files.save_manifest(b"two").unwrap();
-    let again = PolicyFiles::open(&path).unwrap();
+    let again = ContentFiles::open_policies(&path).unwrap();
     assert_eq!(again.read_manifest().unwrap().unwrap(), b"two");
-    assert_eq!(again.read_component(&digest(component)).unwrap(), component);
+    assert_eq!(again.read_content(&digest(component)).unwrap(), component);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(&path.join("components"))), (0o700, 0o700));
     assert_eq!(mode(&path.join("policies.json")), 0o600);
@@ -94,7 +94,7 @@ fn a_crash_leaves_the_manifest_before_or_behind_a_change() {
     for nth in 0..4 {
         for before in [None, Some(b"before".as_slice())] {
             let (_parent, path) = fresh();
-            let files = PolicyFiles::open(&path).unwrap();
+            let files = ContentFiles::open_policies(&path).unwrap();
             if let Some(before) = before {
                 files.save_manifest(before).unwrap();
             }
@@ -117,7 +117,7 @@ fn a_refused_change_does_not_come_back() {
     for nth in 0..3 {
         for before in [None, Some(b"before".as_slice())] {
             let (_parent, path) = fresh();
-            let files = PolicyFiles::open(&path).unwrap();
+            let files = ContentFiles::open_policies(&path).unwrap();
             if let Some(before) = before {
                 files.save_manifest(before).unwrap();
             }
@@ -138,63 +138,87 @@ fn a_component_is_whole_or_not_there() {
     let name = digest(&component);
     for nth in 0..3 {
         let (_parent, path) = fresh();
-        drop(PolicyFiles::open(&path).unwrap());
-        failing(&path, nth, true).save_component(&name, &component).unwrap_err();
-        let files = PolicyFiles::open(&path).unwrap();
-        match files.read_component(&name) {
+        drop(ContentFiles::open_policies(&path).unwrap());
+        failing(&path, nth, true).save_content(&name, &component).unwrap_err();
+        let files = ContentFiles::open_policies(&path).unwrap();
+        match files.read_content(&name) {
             Ok(found) => assert_eq!((found, nth), (component.clone(), 2)),
             Err(error) => assert!(matches!(error, FileError::Missing { .. }), "{nth}: {error}"),
         }
-        files.save_component(&name, &component).unwrap();
-        assert_eq!(files.read_component(&name).unwrap(), component);
+        files.save_content(&name, &component).unwrap();
+        assert_eq!(files.read_content(&name).unwrap(), component);
     }
 }
 
 #[test]
 fn damage_is_named_and_mended_by_the_same_bytes() {
     let (_parent, path) = fresh();
-    let files = PolicyFiles::open(&path).unwrap();
+    let files = ContentFiles::open_policies(&path).unwrap();
     let component = b"component".to_vec();
     let name = digest(&component);
     let file = path.join(format!("components/{name}.wasm"));
-    assert!(matches!(files.read_component(&name), Err(FileError::Missing { .. })));
+    assert!(matches!(files.read_content(&name), Err(FileError::Missing { .. })));
     for damage in [b"".as_slice(), b"componenT", b"component and more"] {
-        files.save_component(&name, &component).unwrap();
+        files.save_content(&name, &component).unwrap();
         fs::write(&file, damage).unwrap();
-        let error = files.read_component(&name).unwrap_err();
+        let error = files.read_content(&name).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, FileError::Changed { .. }), "{text}");
         for part in [&name, &digest(damage), &file.display().to_string()] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        files.save_component(&name, &component).unwrap();
-        assert_eq!(files.read_component(&name).unwrap(), component);
+        files.save_content(&name, &component).unwrap();
+        assert_eq!(files.read_content(&name).unwrap(), component);
     }
 }
 
 #[test]
 fn only_digests_are_names() {
     let (_parent, path) = fresh();
-    let files = PolicyFiles::open(&path).unwrap();
+    let files = ContentFiles::open_policies(&path).unwrap();
     for name in ["", "../../etc/passwd", &"A".repeat(64), &"a".repeat(63), &format!("{}/", "a".repeat(63))] {
-        assert!(matches!(files.read_component(name), Err(FileError::NoDigest { .. })), "{name}");
-        assert!(matches!(files.save_component(name, b"x"), Err(FileError::NoDigest { .. })), "{name}");
-        assert!(matches!(files.remove_component(name), Err(FileError::NoDigest { .. })), "{name}");
+        assert!(matches!(files.read_content(name), Err(FileError::NoDigest { .. })), "{name}");
+        assert!(matches!(files.save_content(name, b"x"), Err(FileError::NoDigest { .. })), "{name}");
+        assert!(matches!(files.remove_content(name), Err(FileError::NoDigest { .. })), "{name}");
     }
 }
 
 #[test]
 fn a_sweep_leaves_what_is_used() {
     let (_parent, path) = fresh();
-    let files = PolicyFiles::open(&path).unwrap();
+    let files = ContentFiles::open_policies(&path).unwrap();
     let (used, left) = (digest(b"used"), digest(b"left"));
-    files.save_component(&used, b"used").unwrap();
-    files.save_component(&left, b"left").unwrap();
+    files.save_content(&used, b"used").unwrap();
+    files.save_content(&left, b"left").unwrap();
     fs::write(path.join(format!("components/{left}.tmp")), "half").unwrap();
     assert_eq!(files.sweep(|digest| digest == used).unwrap(), 2);
-    assert_eq!(files.read_component(&used).unwrap(), b"used");
+    assert_eq!(files.read_content(&used).unwrap(), b"used");
     assert_eq!(fs::read_dir(path.join("components")).unwrap().count(), 1);
-    files.remove_component(&used).unwrap();
-    files.remove_component(&used).unwrap();
+    files.remove_content(&used).unwrap();
+    files.remove_content(&used).unwrap();
     assert_eq!(fs::read_dir(path.join("components")).unwrap().count(), 0);
+}
+
+#[test]
+fn dictionaries_lie_beside_their_manifest() {
+    let (_parent, path) = fresh();
+    let files = ContentFiles::open_dictionaries(&path).unwrap();
+    let (used, left) = (digest(b"used"), digest(b"left"));
+    for (name, bytes) in [(&used, b"used"), (&left, b"left")] {
+        files.save_content(name, bytes).unwrap();
+    }
+    files.save_manifest(b"one").unwrap();
+    fs::write(path.join("dictionaries.tmp"), "half").unwrap();
+    let again = ContentFiles::open_dictionaries(&path).unwrap();
+    assert_eq!(again.sweep(|digest| digest == used).unwrap(), 2);
+    assert_eq!(again.read_manifest().unwrap().unwrap(), b"one", "a sweep leaves the manifest");
+    assert_eq!(again.read_content(&used).unwrap(), b"used");
+    let file = path.join(format!("{used}.dict"));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+    fs::write(&file, "usEd").unwrap();
+    let error = again.read_content(&used).unwrap_err();
+    assert!(error.to_string().contains(&file.display().to_string()), "{error}");
+    fs::write(&file, vec![0; 1024 * 1024 + 1]).unwrap();
+    assert!(matches!(again.read_content(&used), Err(FileError::TooLarge { .. })));
 }
