@@ -39,6 +39,8 @@ mod queues_kept;
 mod resume;
 mod rollout;
 mod rules;
+mod shipped;
+mod shipped_vectors;
 mod slow;
 mod timing;
 mod tokens;

@@ -32,9 +32,9 @@ const EDGES: [(&str, &[&str]); 8] = [
     ),
 ];
 
-/// Folders of guests: they see the SDK and nothing of the broker.
+/// Folders of guests: they see the SDK and what shipped policies share, and nothing of the broker.
 const GUEST_FOLDERS: [&str; 2] = ["plugins/", "tests/guests/"];
-const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk"];
+const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 
 /// Packages that nothing ships with: they may see everything.
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];

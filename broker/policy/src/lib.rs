@@ -58,6 +58,7 @@ mod state;
 mod stats;
 mod supervisor;
 mod timing;
+mod told;
 mod trace;
 mod verdict;
 mod worker;

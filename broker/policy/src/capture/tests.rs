@@ -5,6 +5,7 @@ use crate::stats::now;
 use serde_json::Value;
 use waspmq_core::address::{Kind, Name};
 use waspmq_core::policy::Message;
+use waspmq_core::registry::Loads;
 use waspmq_core::settings::Settings;
 
 fn request(patterns: &[&str]) -> CaptureRequest {
@@ -96,6 +97,7 @@ fn members_are_taken_down_where_they_concern_it_and_do_not_count() {
         queue: Name::parse("q").unwrap(),
         version,
         members: vec!["u/d/s".to_owned()],
+        loads: Loads::default(),
     };
     let queues = Queues::default();
     queues.change(of("topic/a.*", 1));
@@ -156,7 +158,8 @@ fn what_is_too_large_is_left_out_and_counted() {
     recorder.message(&captures, &message("topic/a", &large), &Settings::of_kind(Kind::Topic));
     let members = (0..20_000).map(|n| format!("{n}/{}/s", "x".repeat(60))).collect();
     let queue = Name::parse("q").unwrap();
-    let crowd = QueueMembers { pattern: "topic/>".to_owned(), queue, version: 1, members };
+    let crowd =
+        QueueMembers { pattern: "topic/>".to_owned(), queue, version: 1, members, loads: Loads::default() };
     captures.members(&capture, &crowd);
     let status = capture.status();
     assert_eq!(status.left_out, [("too_large", 1), ("no_room", 0), ("payload", 1)]);
