@@ -29,8 +29,9 @@ async fn a_page_of_another_origin_cannot_connect() {
     // A name of the attacker's that resolves to this machine: origin and host agree.
     let rebound = [("origin", "http://evil.example:9470"), ("host", "evil.example:9470")];
     assert_eq!(upgrade_status(&broker, &rebound).await, 403);
-    // permessage-deflate is offered by every browser and not negotiated.
-    assert_eq!(upgrade_status(&broker, &[("sec-websocket-extensions", "permessage-deflate")]).await, 101);
+    let extensions = "sec-websocket-extensions";
+    assert_eq!(upgrade_status(&broker, &[(extensions, "x-unknown; a=1")]).await, 101);
+    assert_eq!(upgrade_status(&broker, &[(extensions, "not / a list")]).await, 400);
 }
 
 #[test]

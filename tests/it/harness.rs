@@ -125,12 +125,25 @@ impl Broker {
 
     /// Connects without sending anything.
     pub(crate) async fn open(&self, subprotocol: Option<&str>) -> Peer {
+        self.open_with(subprotocol, None).await.0
+    }
+
+    /// Connects with an offer of extensions, and gives what was answered to it.
+    pub(crate) async fn open_with(
+        &self,
+        subprotocol: Option<&str>,
+        offer: Option<&str>,
+    ) -> (Peer, Option<String>) {
         let mut request = self.url().into_client_request().unwrap();
-        if let Some(name) = subprotocol {
-            request.headers_mut().insert("sec-websocket-protocol", name.parse().unwrap());
+        for (name, value) in [("sec-websocket-protocol", subprotocol), ("sec-websocket-extensions", offer)] {
+            if let Some(value) = value {
+                request.headers_mut().insert(name, value.parse().unwrap());
+            }
         }
-        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-        Peer { socket, is_binary: subprotocol == Some("waspmq.v1.bin") }
+        let (socket, response) = tokio_tungstenite::connect_async(request).await.unwrap();
+        let answer = response.headers().get("sec-websocket-extensions");
+        let answer = answer.map(|answer| answer.to_str().unwrap().to_owned());
+        (Peer { socket, is_binary: subprotocol == Some("waspmq.v1.bin") }, answer)
     }
 
     /// Connects as a user in the JSON profile.

@@ -98,7 +98,7 @@ pub(crate) struct Instance {
 
 /// What is called, by the lane that calls take.
 enum Callee {
-    Component(Guest),
+    Component(Box<Guest>),
     Core(Box<Hooks>),
 }
 
@@ -111,7 +111,7 @@ impl Callee {
             }
             _ => {
                 let instance = compiled.pre.instantiate(&mut *store)?;
-                compiled.exports.load(store, &instance).map(Self::Component)
+                compiled.exports.load(store, &instance).map(|guest| Self::Component(Box::new(guest)))
             }
         }
     }
@@ -185,6 +185,7 @@ impl Instance {
         }
         arm(&mut self.store);
         for members in &changes.queues {
+            self.store.data_mut().told.change(members);
             let answer = match &mut self.callee {
                 Callee::Core(hooks) => hooks.members_changed(&mut self.store, members),
                 Callee::Component(guest) => {

@@ -61,6 +61,7 @@ mod state;
 mod stats;
 mod supervisor;
 mod timing;
+mod told;
 mod trace;
 mod vectors;
 mod verdict;
@@ -71,7 +72,10 @@ pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use bench::{Bench, BenchError, Measured};
 pub use breaker::BreakerState;
 pub use budget::Budget;
-pub use capture::{CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
+pub use capture::{
+    CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus, CapturedMessage,
+    CapturedMessages,
+};
 pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};

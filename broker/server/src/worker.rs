@@ -86,6 +86,7 @@ use waspmq_core::settings::{Rules, Settled};
 use waspmq_policy::{Host, WorkerPolicies};
 use waspmq_protocol::codec::Unpacker;
 use waspmq_store::Journal;
+use waspmq_transport::websocket::Inflater;
 
 /// Bytes read from a connection at once, into a buffer that all connections of the worker share.
 const READ_BYTES: usize = 64 * 1024;
@@ -194,6 +195,8 @@ pub(crate) struct Worker {
     message_count: u64,
     session_count: u32,
     read_buffer: Vec<u8>,
+    /// For the compressed messages of all connections, one at a time.
+    inflater: Inflater,
     /// Bytes that connections hold of unfinished frames.
     held_bytes: usize,
     late: Vec<(u32, Late)>,
@@ -244,6 +247,7 @@ impl Worker {
             message_count: 0,
             session_count: 0,
             read_buffer: vec![0; READ_BYTES],
+            inflater: Inflater::default(),
             held_bytes: 0,
             late: Vec::new(),
             moved: Moved::default(),

@@ -25,7 +25,7 @@ pub const CONTROL_BYTES_MAX: usize = 125;
 pub const DEFLATE_WINDOW_BITS: u8 = 12;
 
 /// Bytes that a compressed message may have in addition to the most of a plain one: what stored blocks and flushes
-/// cost one that does not compress. More: close code 1009.
+/// cost one that does not compress. More: the message is too long, as a plain one is.
 pub const DEFLATE_OVERHEAD_BYTES: usize = 4 * 1024;
 
 /// Bytes of an inflated message for which memory is kept. A larger one's is given back at the next.

@@ -123,6 +123,8 @@ declare function importKvCompareAndSet(
 declare function importKvAdd(ptr: usize, len: u32, delta: i64, ttlMs: u64, to: usize): void;
 @external("waspmq:policy/host@0.1.0", "take")
 declare function importTake(ptr: usize, len: u32, amount: u32, perSecond: u32, burst: u32): u32;
+@external("waspmq:policy/host@0.1.0", "in-flight")
+declare function importInFlight(version: u64, to: usize): void;
 @external("waspmq:policy/host@0.1.0", "now")
 declare function importNow(): u64;
 @external("waspmq:policy/host@0.1.0", "random")
@@ -195,6 +197,14 @@ export namespace host {
   }
   export function isOnline(user: string): bool {
     return importIsOnline(changetype<usize>(user), user.length) != 0;
+  }
+  /** What each member of the queue with this version of members has in flight; none when the version is not current. */
+  export function inFlight(version: u64): u32[] {
+    importInFlight(version, answer);
+    const list = load<usize>(answer), count = load<u32>(answer, 4);
+    const numbers: u32[] = [];
+    for (let at = list; at < list + 4 * count; at += 4) numbers.push(load<u32>(at));
+    return numbers;
   }
   export function groupSize(group: string): u32 {
     return importGroupSize(changetype<usize>(group), group.length);

@@ -19,6 +19,7 @@
 typedef struct { const char *ptr; uint32_t len; } wq_string;
 typedef struct { const wq_string *ptr; uint32_t len; } wq_strings;
 typedef struct { const uint8_t *ptr; uint32_t len; } wq_bytes;
+typedef struct { const uint32_t *ptr; uint32_t len; } wq_numbers;
 typedef struct { wq_string name, value; } wq_header_pair;
 typedef struct { const wq_header_pair *ptr; uint32_t len; } wq_header_list;
 
@@ -111,6 +112,7 @@ WQ_IMPORT("kv-compare-and-set") extern uint32_t wq_import_kv_compare_and_set(
 WQ_IMPORT("kv-add") extern void wq_import_kv_add(const char *, uint32_t, int64_t, uint64_t, wq_option_number *);
 WQ_IMPORT("take") extern uint32_t wq_import_take(const char *, uint32_t, uint32_t, uint32_t, uint32_t);
 WQ_IMPORT("is-online") extern uint32_t wq_import_is_online(const char *, uint32_t);
+WQ_IMPORT("in-flight") extern void wq_import_in_flight(uint64_t, wq_numbers *);
 WQ_IMPORT("now") extern uint64_t wq_now(void);
 WQ_IMPORT("random") extern uint64_t wq_random(void);
 WQ_IMPORT("group-size") extern uint32_t wq_import_group_size(const char *, uint32_t);
@@ -155,6 +157,12 @@ static inline bool wq_take(wq_string bucket, uint32_t amount, uint32_t per_secon
   return wq_import_take(bucket.ptr, bucket.len, amount, per_second, burst);
 }
 static inline bool wq_is_online(wq_string user) { return wq_import_is_online(user.ptr, user.len); }
+/* What each member of the queue with this version of members has in flight; none when the version is not current. */
+static inline wq_numbers wq_in_flight(uint64_t version) {
+  wq_numbers numbers;
+  wq_import_in_flight(version, &numbers);
+  return numbers;
+}
 static inline uint32_t wq_group_size(wq_string group) { return wq_import_group_size(group.ptr, group.len); }
 
 /* ---- the exports: what the broker calls ---- */

@@ -78,6 +78,7 @@ const import = struct {
     extern "waspmq:policy/host@0.1.0" fn @"kv-compare-and-set"(ptr: [*]const u8, len: usize, is_some: u32, expected: [*]const u8, expected_bytes: usize, value: [*]const u8, bytes: usize, ttl_ms: u64) u32;
     extern "waspmq:policy/host@0.1.0" fn @"kv-add"(ptr: [*]const u8, len: usize, delta: i64, ttl_ms: u64, to: *OptionNumber) void;
     extern "waspmq:policy/host@0.1.0" fn take(ptr: [*]const u8, len: usize, amount: u32, per_second: u32, burst: u32) u32;
+    extern "waspmq:policy/host@0.1.0" fn @"in-flight"(version: u64, to: *Numbers) void;
     extern "waspmq:policy/host@0.1.0" fn now() u64;
     extern "waspmq:policy/host@0.1.0" fn random() u64;
     extern "waspmq:policy/host@0.1.0" fn @"is-online"(ptr: [*]const u8, len: usize) u32;
@@ -91,6 +92,7 @@ const Option = extern struct {
     }
 };
 const OptionNumber = extern struct { is_some: bool, value: i64 };
+const Numbers = extern struct { ptr: [*]const u32, len: usize };
 const Pairs = extern struct { ptr: [*]const Pair, len: usize };
 
 pub const Level = enum(u32) { debug, info, warn, err };
@@ -154,6 +156,12 @@ pub fn random() u64 {
 }
 pub fn isOnline(user: []const u8) bool {
     return import.@"is-online"(user.ptr, user.len) != 0;
+}
+/// What each member of the queue with this version of members has in flight; none when the version is not current.
+pub fn inFlight(version: u64) []const u32 {
+    var numbers: Numbers = undefined;
+    import.@"in-flight"(version, &numbers);
+    return numbers.ptr[0..numbers.len];
 }
 pub fn groupSize(group: []const u8) u32 {
     return import.@"group-size"(group.ptr, group.len);

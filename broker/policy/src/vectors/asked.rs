@@ -66,6 +66,9 @@ pub(super) struct AskedQueue {
     version: u64,
     #[serde(default)]
     members: Vec<String>,
+    /// What each of them has in flight; nothing is known of it when this is empty.
+    #[serde(default)]
+    in_flight: Vec<u32>,
 }
 
 /// A message with everything in its place.
@@ -141,7 +144,11 @@ impl AskedQueue {
         if members.len() > limits::QUEUE_MEMBERS_TOTAL_MAX {
             return Err(format!("queues: there are at most {} members", limits::QUEUE_MEMBERS_TOTAL_MAX));
         }
-        Ok(QueueMembers { pattern, queue, version, members })
+        if !self.in_flight.is_empty() && self.in_flight.len() != members.len() {
+            return Err("queues: in_flight has a number for each of the members, or none".to_owned());
+        }
+        let loads = self.in_flight.iter().copied().collect();
+        Ok(QueueMembers { pattern, queue, version, members, loads })
     }
 }
 

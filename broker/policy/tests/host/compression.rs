@@ -244,3 +244,58 @@ fn a_policy_comes_back_after_a_restart() {
     let host = next(&shelf, 4);
     assert_eq!(codec(&mut host.worker(0)), Some(Codec::Lz4));
 }
+
+/// A host with one policy of these rules.
+fn ruled(rules: &Value) -> (Arc<Host>, WorkerPolicies) {
+    let host = host(1);
+    let document = json!({ "hook": "compression", "match": ["topic/>"], "rules": rules });
+    host.put_policy("p", serde_json::from_value(document).unwrap(), "test").unwrap();
+    let policies = host.worker(0);
+    (host, policies)
+}
+
+#[test]
+fn rules_choose_by_what_they_look_at() {
+    let (host, mut policies) = ruled(&json!([
+        {"when": {"size_max": 3}, "then": {"codec": "none"}},
+        {"when": {"header": {"content-type": "image/*"}}, "then": {"codec": "none"}},
+        {"when": {"address": "topic/orders.>"}, "then": {"codec": {"dictionary": "orders"}}},
+        {"when": {"address": "topic/fast"}, "then": {"codec": "lz4"}},
+        {"when": {"address": "topic/any"}, "then": {"codec": "dictionary"}},
+        {"when": {"sender": "bob"}, "then": "continue"},
+        {"when": {"priority_min": 4}, "then": {"codec": "zstd"}},
+        {"then": {"codec": {"deflate": 6}}},
+    ]));
+    let payload = [b'x'; 9];
+    let large = |to| Message { payload: &payload, ..message(to, &[]) };
+    let mut chosen =
+        |message: Message<'_>| choose(&mut policies, &message, takes(ALL)).map(|chosen| chosen.codec);
+    let orders = Codec::Dictionary { name: Some(Name::parse("orders").unwrap()) };
+    assert_eq!(chosen(message("topic/orders.1", &[])), Some(Codec::Plain), "too small");
+    assert_eq!(chosen(large("topic/orders.1")), Some(orders));
+    let image = [("content-type".to_owned(), "image/png".to_owned())];
+    assert_eq!(chosen(Message { headers: &image, ..large("topic/fast") }), Some(Codec::Plain));
+    assert_eq!(chosen(large("topic/fast")), Some(Codec::Lz4));
+    assert_eq!(chosen(large("topic/any")), Some(Codec::Dictionary { name: None }));
+    assert_eq!(chosen(Message { from: "bob", ..large("topic/a") }), None);
+    assert_eq!(chosen(large("topic/a")), Some(Codec::Zstd { level: 1 }));
+    assert_eq!(chosen(Message { priority: 3, ..large("topic/a") }), Some(Codec::Deflate { level: 6 }));
+    assert_eq!(host.policy("p").unwrap().lane, "native");
+}
+
+#[test]
+fn a_choice_of_rules_is_kept_where_that_is_exact() {
+    for (when, kept) in [
+        (json!({}), 3),
+        (json!({"address": "topic/x", "size_min": 1}), 3),
+        (json!({"sender": "alice"}), 0),
+        (json!({"size_min": 1}), 0),
+        (json!({"header": {"a": "b"}}), 0),
+    ] {
+        let (host, mut policies) = ruled(&json!([{"when": when, "then": {"codec": "lz4"}}]));
+        for audience in [takes(ALL), takes(ALL), takes(ALL), takes(Codecs::LZ4), takes(Codecs::LZ4)] {
+            choose(&mut policies, &message("topic/a", &[]), audience);
+        }
+        assert_eq!((outcome(&host, "p", "ok"), outcome(&host, "p", "cached")), (5 - kept, kept), "{when}");
+    }
+}

@@ -177,6 +177,8 @@ fn vectors_that_cannot_be_put_say_why() {
     check(json!({ "message": message, "hook": "ack", "repeat": 0 }), "repeat: must be 1 to");
     let queues = json!([{ "pattern": "topic/a", "queue": "a b", "version": 1 }]);
     check(json!({ "message": message, "hook": "ack", "queues": queues }), "queues: ");
+    let queues = json!([{ "pattern": "topic/a", "queue": "w", "version": 1, "members": ["u/d/1"], "in_flight": [1, 2] }]);
+    check(json!({ "message": message, "hook": "ack", "queues": queues }), "in_flight has a number for each");
     let audience = json!({ "codecs": ["rot13"] });
     check(json!({ "message": message, "hook": "compression", "audience": audience }), "no codec \"rot13\"");
     assert!(matches!(VectorsRun::new(b"text", serde_json::Map::new(), 16), Err(VectorError::Unfit(_))));

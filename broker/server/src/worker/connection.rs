@@ -162,6 +162,11 @@ impl Connection {
         origin.is_some() && (origin == self.session_id || origin == self.former)
     }
 
+    /// Whether permessage-deflate was negotiated: either side may compress any of its messages.
+    pub(crate) const fn has_deflate(&self) -> bool {
+        self.encoding.codecs.contains(Codecs::DEFLATE)
+    }
+
     /// Settles which codecs this connection is sent, from what its client names.
     pub(crate) fn take_codecs<'a>(&mut self, names: impl Iterator<Item = &'a str> + Clone) {
         if self.encoding.profile == Profile::Binary {

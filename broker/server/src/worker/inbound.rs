@@ -12,6 +12,7 @@ use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use waspmq_core::access::Action;
+use waspmq_core::compression::Codecs;
 use waspmq_core::session::Request;
 use waspmq_core::{Address, Close, Code, Name, Reject};
 use waspmq_protocol::client::{Frame, Publish};
@@ -163,11 +164,12 @@ impl Worker {
                 None => return if connection.is_closing() { bytes.len() } else { 0 },
             }
         }
+        let mut inflater = connection.has_deflate().then(|| std::mem::take(&mut self.inflater));
         while connection.stage == Stage::Open && connection.held.is_none() {
             let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { break };
             let limits = self.message_limits(connection);
             let mut decoder = std::mem::take(&mut connection.decoder);
-            let decoded = decoder.decode(rest, None, &limits);
+            let decoded = decoder.decode(rest, inflater.as_mut(), &limits);
             connection.decoder = decoder;
             match decoded {
                 Ok(decoded) => {
@@ -182,6 +184,9 @@ impl Worker {
                 }
                 Err(violation) => self.take_violation(connection, violation),
             }
+        }
+        if let Some(inflater) = inflater {
+            self.inflater = inflater;
         }
         self.finish_batch(connection);
         if connection.is_closing() { bytes.len() } else { consumed }
@@ -226,9 +231,13 @@ impl Worker {
             return None;
         };
         let profile = upgrade.subprotocols.iter().find_map(|name| Profile::from_subprotocol(name));
+        let deflate = upgrade.deflate.filter(|_| settings.compression.permessage_deflate);
         let mut response = Vec::with_capacity(256);
-        http::accept_response(upgrade.key, profile.map(Profile::subprotocol), None, &mut response);
+        http::accept_response(upgrade.key, profile.map(Profile::subprotocol), deflate, &mut response);
         connection.encoding.profile = profile.unwrap_or(Profile::Json);
+        if deflate.is_some() {
+            connection.encoding.codecs = Codecs::DEFLATE;
+        }
         connection.stage = Stage::Open;
         connection.opened_us = now.us;
         self.outbox.push_own(connection, &response);
@@ -245,7 +254,12 @@ impl Worker {
 
     fn take_event(&mut self, connection: &mut Connection, event: Event<'_>, now: Moment) {
         match event {
-            Event::Message { is_text, data, .. } => {
+            Event::Message { is_text, data, compressed_bytes } => {
+                if let Some(compressed_bytes) = compressed_bytes {
+                    let deflate = self.counters().compression.deflate();
+                    deflate.wire_in.add(compressed_bytes as u64);
+                    deflate.plain_in.add(data.len() as u64);
+                }
                 if is_text != (connection.encoding.profile == Profile::Json) {
                     let expected = if is_text { "binary" } else { "text" };
                     let message = format!("this connection's profile has {expected} messages");

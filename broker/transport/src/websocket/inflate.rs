@@ -13,7 +13,7 @@ use crate::limits::INFLATED_KEPT_BYTES;
 /// Inflates one message at a time, for all connections of a worker. Holds nothing before the first one.
 #[derive(Debug, Default)]
 pub struct Inflater {
-    state: Option<Decompress>,
+    state: Option<Box<Decompress>>,
     plain: Vec<u8>,
 }
 
@@ -27,7 +27,7 @@ const FIRST_FACTOR: usize = 4;
 
 impl Inflater {
     /// Inflates a whole message to at most `bytes_max` bytes.
-    pub(super) fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], Violation> {
+    pub fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], Violation> {
         let Self { state, plain } = self;
         plain.clear();
         plain.shrink_to(INFLATED_KEPT_BYTES);
@@ -35,7 +35,7 @@ impl Inflater {
         if compressed.is_empty() {
             return Ok(plain);
         }
-        let state = state.get_or_insert_with(|| Decompress::new(false));
+        let state = state.get_or_insert_with(|| Box::new(Decompress::new(false)));
         state.reset(false);
         let most = bytes_max.saturating_add(1);
         grow(plain, compressed.len().saturating_mul(FIRST_FACTOR).max(FIRST_BYTES), most);
