@@ -262,7 +262,7 @@ async fn plugins_of_all_templates_decide_in_a_broker() {
             }
         }
         let (_, policy) = broker.admin("GET", &format!("/v1/policies/{name}"), None);
-        assert_eq!(policy["failures"], json!({}), "{name}: {policy}");
+        assert_eq!(policy["failures"], json!(0), "{name}: {policy}");
         assert!(broker.admin("DELETE", &format!("/v1/policies/{name}"), None).0 < 300);
     }
 }
