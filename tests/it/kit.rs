@@ -2,6 +2,7 @@
 
 use crate::harness::Broker;
 use crate::levels::{publish, with};
+use crate::policies::plugins;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -184,6 +185,25 @@ fn a_bench_measures_every_question_beside_a_bare_call() {
             "{out}"
         );
     }
+}
+
+#[test]
+fn the_shipped_plugins_decide_as_their_vectors_say() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&sources).unwrap() {
+        let folder = entry.unwrap().path();
+        let (vectors, name) = (folder.join("vectors.toml"), folder.file_name().unwrap().to_str().unwrap());
+        if !vectors.is_file() {
+            continue;
+        }
+        let file = plugins().join(format!("{name}.wasm"));
+        let [file, vectors] = [&file, &vectors].map(|path| path.to_str().unwrap());
+        let (code, out, error) = waspmq(&["plugin", "test", file, "--vectors", vectors]);
+        assert_eq!(code, 0, "{name}: {out}{error}");
+        count += 1;
+    }
+    assert!(count > 0, "no plugin in {} has vectors", sources.display());
 }
 
 /// What was made of the templates: languages and hooks.
