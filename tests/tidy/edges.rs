@@ -58,7 +58,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("utoipa", &["waspmq"]),
     ("prometheus-client", &["waspmq"]),
     ("clap", &["waspmq", "xtask", "waspmq-benches"]),
-    ("toml", &["waspmq"]),
+    ("toml", &["waspmq", "waspmq-policy"]),
     ("wit-bindgen", &["waspmq-plugin-sdk"]),
 ];
 
