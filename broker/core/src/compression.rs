@@ -6,7 +6,7 @@
 
 mod adaptive;
 
-pub use adaptive::{Adaptive, Budget, Subject};
+pub use adaptive::{Adaptive, Budget, Subject, Trial};
 
 use crate::address::Name;
 

@@ -6,7 +6,7 @@
 use crate::bindings::{self, cut};
 use crate::limits::REASON_BYTES_MAX;
 use waspmq_core::Level;
-use waspmq_core::address::Kind;
+use waspmq_core::address::{AddressError, Kind};
 use waspmq_core::delivery::{AckPlan, Backoff, Cause, Exhausted, Quorum, Recipient};
 use waspmq_core::limits::{ATTEMPTS_MAX, RETRY_WAIT_MS_MAX};
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Failure, Message, Overflowed};
@@ -19,6 +19,10 @@ pub(crate) enum BadAnswer {
     Number { what: &'static str, value: u64, least: u64, most: u64 },
     #[error("level `stored` for an address that keeps no messages")]
     NotKept,
+    #[error("level {level} of {codec}, allowed are {least} to {most}")]
+    Level { codec: &'static str, level: i16, least: i8, most: i8 },
+    #[error("{name:?} names no dictionary: {source}")]
+    Dictionary { name: String, source: AddressError },
 }
 
 pub(crate) fn message<'a>(message: &Message<'a>) -> bindings::Message<'a> {

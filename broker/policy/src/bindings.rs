@@ -14,6 +14,7 @@ mod generated {
                 include waspmq:policy/ack-hook@0.1.0;
                 include waspmq:policy/admission-hook@0.1.0;
                 include waspmq:policy/overflow-hook@0.1.0;
+                include waspmq:policy/compression-hook@0.1.0;
             }
         ",
         world: "waspmq:host/all-hooks",
@@ -23,8 +24,8 @@ mod generated {
 
 pub(crate) use generated::waspmq::policy::host::Level;
 pub(crate) use generated::waspmq::policy::types::{
-    AckPlan, Action, Admission, Cache, Cause, Decision, Exhausted, Failure, Kind, Level as AckLevel, Message,
-    Overflowing, QueueMembers, Quorum, Refusal, Route, Verdict,
+    AckPlan, Action, Admission, Audience, Cache, Cause, Choice, Codec, Codecs, Decision, Exhausted, Failure,
+    Kind, Level as AckLevel, Message, Overflowing, QueueMembers, Quorum, Refusal, Route, Verdict,
 };
 
 /// The only interfaces a component may import.

@@ -6,11 +6,13 @@
 //! Deliberately not here: HTTP, files, and what is done with the records (`replay`).
 
 mod admin;
+mod payloads;
 mod record;
 mod recorder;
 mod tape;
 
-pub(crate) use record::{FORM, Failed, Full, Header, Members, Published, Record};
+pub use payloads::{CapturedMessage, CapturedMessages};
+pub(crate) use record::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 pub(crate) use recorder::Recorder;
 
 use crate::binding::lock;
@@ -325,7 +327,7 @@ impl Capture {
 
     fn note_kept(&self, record: &Record<'_>) {
         self.counts.recorded.fetch_add(1, Relaxed);
-        if matches!(record, Record::Message(message) if message.payload_cut) {
+        if record.is_cut() {
             self.counts.payload.fetch_add(1, Relaxed);
         }
     }

@@ -82,8 +82,8 @@ pub enum OnFailure {
     /// As if the policy had said `continue`.
     #[default]
     Open,
-    /// The message is refused with `policy_failed`; where a policy cannot refuse (hooks `ack` and `overflow`), what
-    /// is configured is done and no further policy asked.
+    /// The message is refused with `policy_failed`; where a policy cannot refuse, what is configured is done (hooks `ack`
+    /// and `overflow`) or the message sent as it is (`compression`), and no further policy asked.
     Closed,
     /// What is built in is done, and no further policy asked.
     Builtin,
@@ -284,7 +284,8 @@ mod tests {
             "plugin: a policy has either `plugin` or `rules`; this has neither",
         );
         check(r#"{"hook":"ack","plugin":"m","match":["all"]}"#, "revision: None");
-        check(r#"{"hook":"compression","plugin":"m","match":["all"]}"#, "unknown variant `compression`");
+        check(r#"{"hook":"compression","plugin":"m","match":["all"]}"#, "revision: None");
+        check(r#"{"hook":"codec","plugin":"m","match":["all"]}"#, "unknown variant `codec`");
         check(r#"{"hook":"routing","plugin":"m@x","match":["all"]}"#, "plugin: must be");
         check(r#"{"hook":"routing","plugin":"m","match":[]}"#, "match: must have 1 to 64");
         check(r#"{"hook":"routing","plugin":"m","match":["user/a*"]}"#, "names may not contain");

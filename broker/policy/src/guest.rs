@@ -13,6 +13,7 @@ use wasmtime::{Engine, Store};
 
 type Answer = (Result<(), String>,);
 type Planned = (bindings::Message<'static>, bindings::AckPlan);
+type Delivered = (bindings::Message<'static>, bindings::Audience);
 
 /// Where the functions of a component are.
 pub(crate) struct Exports {
@@ -22,6 +23,7 @@ pub(crate) struct Exports {
     ack: Option<[ComponentExportIndex; 2]>,
     admission: Option<[ComponentExportIndex; 1]>,
     overflow: Option<[ComponentExportIndex; 1]>,
+    compression: Option<[ComponentExportIndex; 1]>,
 }
 
 /// The functions of one instance. Of each hook all are there or none.
@@ -34,6 +36,7 @@ pub(crate) struct Guest {
     pub(crate) failed: Option<TypedFunc<(bindings::Failure<'static>,), (bindings::Decision,)>>,
     pub(crate) admit: Option<TypedFunc<(bindings::Message<'static>,), (bindings::Admission,)>>,
     pub(crate) overflow: Option<TypedFunc<(bindings::Overflowing<'static>,), (bindings::Action,)>>,
+    pub(crate) choose: Option<TypedFunc<Delivered, (bindings::Choice,)>>,
 }
 
 impl Exports {
@@ -48,6 +51,7 @@ impl Exports {
             ack: look.hook("ack", ACK)?,
             admission: look.hook("admission", ADMISSION)?,
             overflow: look.hook("overflow", OVERFLOW)?,
+            compression: look.hook("compression", COMPRESSION)?,
         };
         if exports.hooks().is_empty() {
             return Err(Unfit::NoHook { hint: look.hint("route") });
@@ -61,6 +65,7 @@ impl Exports {
             Hook::Ack => self.ack.is_some(),
             Hook::Admission => self.admission.is_some(),
             Hook::Overflow => self.overflow.is_some(),
+            Hook::Compression => self.compression.is_some(),
         };
         Hook::ALL.into_iter().filter(has).collect()
     }
@@ -71,6 +76,7 @@ impl Exports {
         let [plan, failed] = split(self.ack.as_ref());
         let [admit] = split(self.admission.as_ref());
         let [overflow] = split(self.overflow.as_ref());
+        let [choose] = split(self.compression.as_ref());
         Ok(Guest {
             configure: instance.get_typed_func(&mut *store, self.configure)?,
             self_test: instance.get_typed_func(&mut *store, self.self_test)?,
@@ -82,6 +88,7 @@ impl Exports {
             failed: failed.map(|at| instance.get_typed_func(&mut *store, at)).transpose()?,
             admit: admit.map(|at| instance.get_typed_func(&mut *store, at)).transpose()?,
             overflow: overflow.map(|at| instance.get_typed_func(&mut *store, at)).transpose()?,
+            choose: choose.map(|at| instance.get_typed_func(&mut *store, at)).transpose()?,
         })
     }
 }
@@ -113,6 +120,9 @@ const ADMISSION: Asked<1> =
     [("admit", |f, ty| f.typecheck::<(bindings::Message<'_>,), (bindings::Admission,)>(&ty.instance_type()))];
 const OVERFLOW: Asked<1> = [("overflow", |f, ty| {
     f.typecheck::<(bindings::Overflowing<'_>,), (bindings::Action,)>(&ty.instance_type())
+})];
+const COMPRESSION: Asked<1> = [("choose", |f, ty| {
+    f.typecheck::<(bindings::Message<'_>, bindings::Audience), (bindings::Choice,)>(&ty.instance_type())
 })];
 
 struct Look<'a> {

@@ -14,10 +14,12 @@ pub enum Hook {
     Admission,
     /// What is done when a recipient does not keep up.
     Overflow,
+    /// How the bytes of a message are made fewer on their way.
+    Compression,
 }
 
 impl Hook {
-    pub const ALL: [Self; 4] = [Self::Routing, Self::Ack, Self::Admission, Self::Overflow];
+    pub const ALL: [Self; 5] = [Self::Routing, Self::Ack, Self::Admission, Self::Overflow, Self::Compression];
 
     /// The word in documents and the closed label of metrics.
     pub const fn as_str(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Hook {
             Self::Ack => "ack",
             Self::Admission => "admission",
             Self::Overflow => "overflow",
+            Self::Compression => "compression",
         }
     }
 }

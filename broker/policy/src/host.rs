@@ -17,7 +17,7 @@ use crate::memory::Kept;
 use crate::queues::Queues;
 use crate::registry::{Policy, Registry};
 use crate::shared::Shared;
-use crate::stats::LatencyBuckets;
+use crate::stats::{Compressed, LatencyBuckets};
 use crate::worker::WorkerPolicies;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,6 +80,8 @@ pub struct PolicyMetrics {
     pub rollbacks: [(&'static str, u64); 3],
     /// Messages by how the present shadow compared; empty when there is none.
     pub shadow: Vec<(&'static str, u64)>,
+    /// What choices of a codec came to, by codec.
+    pub compressed: Vec<(&'static str, Compressed)>,
 }
 
 /// The policies of one broker. All methods are synchronous; changes may take as long as compiling takes, and
@@ -180,6 +182,7 @@ impl Host {
             recycled: policy.stats.recycled.load(Ordering::Relaxed),
             rollbacks: policy.rollbacks.counts(),
             shadow: policy.comparison(),
+            compressed: policy.stats.compressed_totals(),
         };
         registry.policies.iter().map(of).collect()
     }

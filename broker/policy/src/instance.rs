@@ -5,6 +5,7 @@
 
 use crate::answers;
 use crate::bindings;
+use crate::codecs;
 use crate::document::Lane;
 use crate::engine::{Live, Ticker};
 use crate::fast::{Hooks, Prepared, Unsuited};
@@ -20,6 +21,7 @@ use crate::verdict;
 use std::sync::Arc;
 use wasmtime::component::InstancePre;
 use wasmtime::{PoolConcurrencyLimitError, Store, StoreContextMut, Trap};
+use waspmq_core::compression::Audience;
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
 use waspmq_core::settings::{Overflow, Settings};
 
@@ -83,7 +85,7 @@ pub(crate) struct Instance {
 
 /// What is called, by the lane that calls take.
 enum Callee {
-    Component(Guest),
+    Component(Box<Guest>),
     Core(Box<Hooks>),
 }
 
@@ -96,7 +98,7 @@ impl Callee {
             }
             _ => {
                 let instance = compiled.pre.instantiate(&mut *store)?;
-                compiled.exports.load(store, &instance).map(Self::Component)
+                compiled.exports.load(store, &instance).map(|guest| Self::Component(Box::new(guest)))
             }
         }
     }
@@ -169,6 +171,7 @@ impl Instance {
         }
         arm(&mut self.store);
         for members in &changes.queues {
+            self.store.data_mut().told.change(members);
             let answer = match &mut self.callee {
                 Callee::Core(hooks) => hooks.members_changed(&mut self.store, members),
                 Callee::Component(guest) => {
@@ -282,6 +285,26 @@ impl Instance {
             }
         };
         answer.map(answers::action).map_err(|error| Box::new(failure(&error, self.store.data())))
+    }
+
+    /// Asks what a message is sent with; no codec where it is left to others.
+    pub(crate) fn choose(
+        &mut self,
+        message: &Message<'_>,
+        audience: Audience,
+        deadline_ms: u32,
+    ) -> Result<codecs::Choice, Box<Failure>> {
+        self.begin(Some((message, &[])), deadline_ms);
+        let told = answers::message(message);
+        let answer = match &mut self.callee {
+            Callee::Core(hooks) => hooks.choose(&mut self.store, &told, audience),
+            Callee::Component(guest) => {
+                let Some(choose) = guest.choose else { return Err(Failure::no_hook()) };
+                let answer = choose.call(&mut self.store, (told, codecs::audience(audience)));
+                answer.map(|(answer,)| codecs::check(answer.into(), &mut self.store.data_mut().known))
+            }
+        };
+        self.concluded(answer)
     }
 
     /// Prepares the next decision to be repeated: what looks random follows from `seed`, and of the message only what is

@@ -21,6 +21,7 @@ mod budget;
 mod capacity;
 mod capture;
 mod clock;
+mod codecs;
 mod decisions;
 mod discards;
 mod document;
@@ -57,6 +58,7 @@ mod state;
 mod stats;
 mod supervisor;
 mod timing;
+mod told;
 mod trace;
 mod verdict;
 mod worker;
@@ -65,7 +67,10 @@ pub use admin::{PromoteError, PutError, RemoveError, RollbackError};
 pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use breaker::BreakerState;
 pub use budget::Budget;
-pub use capture::{CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
+pub use capture::{
+    CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus, CapturedMessage,
+    CapturedMessages,
+};
 pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};
@@ -85,6 +90,6 @@ pub use replay::{
 pub use restore::{RestoreError, Restored};
 pub use rules::{BadRule, CheckedRules, check_rules};
 pub use shadow::{Comparison, Difference};
-pub use stats::{CallOutcome, LATENCY_BOUNDS, Latency, LatencyBuckets};
-pub use trace::{Decided, Ended, Explained, Explanation, Failed, Recorded};
+pub use stats::{CallOutcome, Compressed, LATENCY_BOUNDS, Latency, LatencyBuckets};
+pub use trace::{Decided, Ended, Explained, Explanation, Failed, Recorded, ToldAudience};
 pub use worker::WorkerPolicies;

@@ -6,7 +6,7 @@ use crate::hook::Hook;
 use crate::lineup::{Lineup, Trial};
 use crate::question::Question;
 use crate::seat::{Desk, Seat};
-use crate::stats::CallOutcome;
+use crate::stats::{CallOutcome, PolicyStats};
 use crate::trace::{Role, Traces};
 use std::sync::Arc;
 
@@ -64,6 +64,12 @@ impl Place {
 
     pub(crate) fn into_seats(self) -> impl Iterator<Item = Seat> {
         [self.active, self.candidate, self.previous].into_iter().flatten()
+    }
+
+    /// What the versions that decide are counted in.
+    pub(crate) fn stats(&self) -> Option<&PolicyStats> {
+        let mut seats = [&self.active, &self.previous, &self.candidate].into_iter().flatten();
+        seats.next().map(|seat| &*seat.binding.stats)
     }
 
     /// Whether a version lost its instances to a newer generation.

@@ -70,7 +70,9 @@ pub enum Unfit {
     IllTypedImport { import: String, reason: String },
     #[error("the component does not export `{export}`, which the world `{world}` of {ABI} asks for{hint}")]
     MissingExport { export: &'static str, world: &'static str, hint: &'static str },
-    #[error("the component exports no hook: `route`, `plan` and `failed`, `admit` or `overflow`{hint}")]
+    #[error(
+        "the component exports no hook: `route`, `plan` and `failed`, `admit`, `overflow` or `choose`{hint}"
+    )]
     NoHook { hint: &'static str },
     #[error("the component exports `{export}` with another type than {ABI} asks for: {reason}")]
     IllTypedExport { export: &'static str, reason: String },
@@ -309,7 +311,7 @@ impl Workbench<'_> {
 }
 
 /// The functions of the host that need nothing of the message under decision.
-const WITHOUT_MESSAGE: [&str; 13] = [
+const WITHOUT_MESSAGE: [&str; 14] = [
     "log",
     "counter",
     "histogram",
@@ -323,6 +325,7 @@ const WITHOUT_MESSAGE: [&str; 13] = [
     "random",
     "is-online",
     "group-size",
+    "in-flight",
 ];
 
 /// Tells apart what is not WebAssembly, a core module, and a component, without parsing.

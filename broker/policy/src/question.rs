@@ -4,6 +4,7 @@
 
 use crate::answers;
 use crate::bindings::{self, Cache};
+use crate::codecs::{Choice, Coded};
 use crate::decisions::Decisions;
 use crate::instance::Failure;
 use crate::serving::Serving;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fmt::Debug;
 use waspmq_core::MessageId;
+use waspmq_core::compression::{Audience, Codec};
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed, Route};
 use waspmq_core::settings::{Overflow, Settings};
 
@@ -278,6 +280,76 @@ impl Question for Missed<'_> {
             Some(Decision::Wait { at_most_ms }) => json!({ "wait_ms": at_most_ms }),
             Some(Decision::GiveUp) => json!("give-up"),
         }
+    }
+}
+
+/// What a message is sent with to some of its recipients.
+#[derive(Debug)]
+pub(crate) struct Delivered<'a> {
+    pub(crate) message: &'a Message<'a>,
+    pub(crate) audience: Audience,
+    /// None in a replay.
+    id: Option<MessageId>,
+    /// What the last answer holds for.
+    cache: Cell<Cache>,
+}
+
+impl<'a> Delivered<'a> {
+    pub(crate) const fn new(message: &'a Message<'a>, id: Option<MessageId>, audience: Audience) -> Self {
+        Self { message, audience, id, cache: Cell::new(Cache::Never) }
+    }
+}
+
+impl Question for Delivered<'_> {
+    type Answer = Option<Codec>;
+    const PASSED: Option<Codec> = None;
+    const ASKED: Option<Asked> = Some(Asked::Choose);
+
+    fn to(&self) -> &str {
+        self.message.to
+    }
+
+    fn sender(&self) -> &str {
+        self.message.from
+    }
+
+    fn id(&self) -> Option<MessageId> {
+        self.id
+    }
+
+    fn put(&self, serving: &mut Serving, deadline_ms: u32) -> Result<Self::Answer, Box<Failure>> {
+        let Choice { codec, cache } = serving.choose(self.message, self.audience, deadline_ms)?;
+        self.cache.set(cache);
+        Ok(codec)
+    }
+
+    fn take(&mut self, answer: Self::Answer) -> Option<Self::Answer> {
+        answer.is_some().then_some(answer)
+    }
+
+    fn known(&self, policy: usize, decisions: &mut Decisions) -> Option<Self::Answer> {
+        decisions.find_choice(policy, (self.message.to, self.audience)).cloned()
+    }
+
+    fn remember(&self, policy: usize, answer: &Self::Answer, decisions: &mut Decisions) {
+        // There is no publisher's connection to hold it for.
+        if self.cache.get() == Cache::Address {
+            decisions.keep_choice(policy, (self.message.to, self.audience), answer);
+        }
+    }
+
+    fn say(answer: &Self::Answer, texts: &mut Texts) -> Said {
+        answer.as_ref().map_or(Said::Continue, |codec| Said::codec(codec, texts))
+    }
+
+    fn show(answer: &Self::Answer) -> Value {
+        answer.as_ref().map_or_else(
+            || json!("continue"),
+            |codec| {
+                let (coded, dictionary) = Coded::of(codec);
+                coded.show(dictionary)
+            },
+        )
     }
 }
 

@@ -14,7 +14,7 @@ use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
 use crate::shadow::Comparison;
 use crate::source::Source;
-use crate::stats::{Latency, PolicyStats};
+use crate::stats::{Compressed, Latency, PolicyStats};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +62,9 @@ pub struct PolicyState {
     /// What the plugin counts.
     pub counters: BTreeMap<String, u64>,
     pub histograms: BTreeMap<String, Distribution>,
+    /// What its choices of a codec came to, by codec.
+    #[serde(serialize_with = "as_map")]
+    pub compressed: Vec<(&'static str, Compressed)>,
     /// What the host keeps for it.
     pub kept: Kept,
     /// Versions taken back, by reason.
@@ -385,6 +388,7 @@ impl Policy {
             instances: Instances { replaced, recycled, ..instances },
             counters: self.stats.counters.totals(),
             histograms: self.stats.histograms.totals(),
+            compressed: self.stats.compressed_totals(),
             kept: self.memory.kept(),
             rollbacks: self.rollbacks.counts().to_vec(),
             last_rollback: self.rollbacks.last.clone(),
@@ -409,6 +413,9 @@ impl Tried {
     }
 }
 
-fn as_map<S: Serializer>(outcomes: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+fn as_map<T: Serialize + Copy, S: Serializer>(
+    outcomes: &[(&'static str, T)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_map(outcomes.iter().copied())
 }

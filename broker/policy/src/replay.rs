@@ -6,7 +6,7 @@
 
 mod side;
 
-use crate::capture::{FORM, Failed, Full, Header, Members, Published, Record};
+use crate::capture::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 use crate::document::PolicyLimits;
 use crate::hook::Hook;
 use crate::limits;
@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use waspmq_core::address::{Address, Name};
 use waspmq_core::limits::MESSAGE_BYTES_MAX;
 use waspmq_core::policy::{Message, Overflowed, QueueMembers};
+use waspmq_core::registry::Loads;
 use waspmq_core::settings::Settings;
 
 /// A component and its configuration.
@@ -182,6 +183,7 @@ impl Replay {
             Record::Message(message) => self.message(&message),
             Record::Failure(failed) => self.failed(&failed),
             Record::Overflow(full) => self.overflow(&full),
+            Record::Compression(delivered) => self.delivered(&delivered),
             Record::Members(members) => self.members(members),
         };
         let mut differences = differences.map_err(bad)?;
@@ -214,6 +216,37 @@ impl Replay {
     }
 
     fn message(&mut self, record: &Published<'_>) -> Result<Vec<ReplayDifference>, String> {
+        let configured = record.configured.ok_or("configured: is missing")?;
+        self.about(record, |replay, message, given| {
+            let mut settings = Settings::of_kind(message.kind);
+            configured.apply(&mut settings);
+            let admitted = question::Admitted(message);
+            let planned = question::Planned { message, settings: &settings };
+            let (mut lacked, mut differences) = (Pulls::default(), Vec::new());
+            differences.extend(replay.ask((Hook::Admission, &admitted), given, &mut lacked));
+            let routed = question::Routed::new(message);
+            differences.extend(replay.ask((Hook::Routing, &routed), given, &mut lacked));
+            differences.extend(replay.ask((Hook::Ack, &planned), given, &mut lacked));
+            (differences, lacked)
+        })
+    }
+
+    fn delivered(&mut self, record: &Delivered<'_>) -> Result<Vec<ReplayDifference>, String> {
+        let audience = record.audience().ok_or("codecs: there is no such codec")?;
+        self.about(&record.message, |replay, message, given| {
+            let mut lacked = Pulls::default();
+            let question = question::Delivered::new(message, None, audience);
+            let difference = replay.ask((Hook::Compression, &question), given, &mut lacked);
+            (difference.into_iter().collect(), lacked)
+        })
+    }
+
+    /// Has questions put about a message, and notes what of it was asked for and is not there.
+    fn about(
+        &mut self,
+        record: &Published<'_>,
+        ask: impl FnOnce(&mut Self, &Message<'_>, Pulls) -> (Vec<ReplayDifference>, Pulls),
+    ) -> Result<Vec<ReplayDifference>, String> {
         let address = Address::parse(&record.address).map_err(|error| format!("address: {error}"))?;
         let payload = record.payload().map_err(|error| format!("payload_b64: {error}"))?;
         let size = record.size as usize;
@@ -234,16 +267,8 @@ impl Replay {
             priority: record.priority,
             unix_ms: record.ts,
         };
-        let mut settings = Settings::of_kind(message.kind);
-        record.configured.apply(&mut settings);
         self.ground.clock.set(record.ts);
-        let admitted = question::Admitted(&message);
-        let planned = question::Planned { message: &message, settings: &settings };
-        let mut differences = Vec::new();
-        let mut lacked = Pulls::default();
-        differences.extend(self.ask((Hook::Admission, &admitted), given, &mut lacked));
-        differences.extend(self.ask((Hook::Routing, &question::Routed::new(&message)), given, &mut lacked));
-        differences.extend(self.ask((Hook::Ack, &planned), given, &mut lacked));
+        let (differences, lacked) = ask(self, &message, given);
         for what in names(lacked) {
             *self.lacking.entry(what).or_default() += 1;
         }
@@ -279,7 +304,8 @@ impl Replay {
         let queue = Name::parse(&record.queue).map_err(|error| format!("queue: {error}"))?;
         let (pattern, members) = (record.pattern.into_owned(), record.members.into_owned());
         self.ground.clock.set(record.ts);
-        self.ground.queues.change(QueueMembers { pattern, queue, version: record.version, members });
+        let (version, loads) = (record.version, Loads::default());
+        self.ground.queues.change(QueueMembers { pattern, queue, version, members, loads });
         let (old, new) = (self.old.tell(&self.ground), self.new.tell(&self.ground));
         if old == new {
             return Ok(Vec::new());
@@ -324,7 +350,7 @@ impl Replay {
     }
 }
 
-fn read_header(line: &[u8]) -> Result<Header, BadLine> {
+pub(crate) fn read_header(line: &[u8]) -> Result<Header, BadLine> {
     let bad = |reason: String| BadLine { line: 1, reason };
     if line.len() > limits::CAPTURE_LINE_BYTES_MAX {
         return Err(bad(format!("has more than {} bytes", limits::CAPTURE_LINE_BYTES_MAX)));
@@ -349,7 +375,8 @@ fn show_failure(outcome: CallOutcome) -> Value {
 /// The record without what may be large, or is of no help to find it again.
 fn input(line: &str) -> Value {
     let mut record: Value = serde_json::from_str(line).unwrap_or_default();
-    if let Some(message) = record.get_mut("message").and_then(Value::as_object_mut) {
+    for kind in ["message", "compression"] {
+        let Some(message) = record.get_mut(kind).and_then(Value::as_object_mut) else { continue };
         for large in ["configured", "headers", "payload", "payload_b64"] {
             message.remove(large);
         }

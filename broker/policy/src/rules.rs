@@ -7,6 +7,7 @@
 
 mod ack;
 mod admission;
+mod compression;
 mod glob;
 mod judge;
 mod reader;
@@ -41,6 +42,7 @@ enum Answers {
     Admission(List<admission::Admitted>),
     Ack { plans: List<ack::Changes>, failures: List<ack::Causes> },
     Overflow(List<Action>),
+    Compression(List<compression::Compressed>),
 }
 
 /// Rules that a policy could have.
@@ -151,6 +153,7 @@ impl Answers {
             Hook::Admission => Self::Admission(List::default()),
             Hook::Ack => Self::Ack { plans: List::default(), failures: List::default() },
             Hook::Overflow => Self::Overflow(List::default()),
+            Hook::Compression => Self::Compression(List::default()),
         }
     }
 
@@ -160,6 +163,7 @@ impl Answers {
             Self::Admission(_) => Hook::Admission,
             Self::Ack { .. } => Hook::Ack,
             Self::Overflow(_) => Hook::Overflow,
+            Self::Compression(_) => Hook::Compression,
         }
     }
 
@@ -177,6 +181,7 @@ impl Answers {
             Self::Routing(list) => list.0.push((when, routing::Routed::parse(at, &then)?)),
             Self::Admission(list) => list.0.push((when, admission::Admitted::parse(at, &then, &text)?)),
             Self::Overflow(list) => list.0.push((when, action(at, &then)?)),
+            Self::Compression(list) => list.0.push((when, compression::Compressed::parse(at, &then)?)),
             Self::Ack { plans, failures } => {
                 let ack::Acked { plan, failures: causes } = ack::Acked::parse(at, &then, is_lasting)?;
                 // Each question has a list of its own, of the rules that say something about it.

@@ -4,10 +4,12 @@
 //! [`Serving`]. Rules answer without a deadline, since the bounds of a table see to it that no answer takes long, and never break.
 
 use crate::bindings;
+use crate::codecs::Choice;
 use crate::instance::{Failure, Instance};
 use crate::queues::Changes;
 use crate::rules::Judge;
 use crate::verdict::Routed;
+use waspmq_core::compression::Audience;
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
 use waspmq_core::settings::{Overflow, Settings};
 
@@ -77,6 +79,19 @@ impl Serving {
         match self {
             Self::Guest(instance) => instance.overflow(what, deadline_ms),
             Self::Rules(judge) => Ok(judge.overflow(what)),
+        }
+    }
+
+    /// Asks what a message is sent with; no codec where it is left to others.
+    pub(crate) fn choose(
+        &mut self,
+        message: &Message<'_>,
+        audience: Audience,
+        deadline_ms: u32,
+    ) -> Result<Choice, Box<Failure>> {
+        match self {
+            Self::Guest(instance) => instance.choose(message, audience, deadline_ms),
+            Self::Rules(judge) => Ok(judge.choose(message)),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::measures::{Counters, Histograms};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use waspmq_core::policy::Work;
 
 /// How a call of a policy ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,19 @@ pub const LATENCY_BOUNDS: [f64; 12] = [
     1.073_741_824,
 ];
 
+/// What a policy's choices of one codec came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Compressed {
+    pub messages: u64,
+    /// Bytes before, and what was sent instead of them.
+    pub plain_bytes: u64,
+    pub packed_bytes: u64,
+    pub spent_ns: u64,
+}
+
+/// The codecs that compress, as metrics name them.
+const CODECS: [&str; 4] = ["lz4", "zstd", "zstd-dict", "deflate"];
+
 #[derive(Debug)]
 pub(crate) struct PolicyStats {
     columns: Box<[Column]>,
@@ -117,6 +131,8 @@ struct Column {
     outcomes: [AtomicU64; CallOutcome::ALL.len()],
     buckets: [AtomicU64; BUCKETS],
     sum_ns: AtomicU64,
+    /// By codec: messages, bytes before and behind, nanoseconds.
+    compressed: [[AtomicU64; 4]; CODECS.len()],
 }
 
 const OCTAVE_FIRST: u32 = 6;
@@ -131,6 +147,7 @@ impl PolicyStats {
             outcomes: [const { AtomicU64::new(0) }; CallOutcome::ALL.len()],
             buckets: [const { AtomicU64::new(0) }; BUCKETS],
             sum_ns: AtomicU64::new(0),
+            compressed: [const { [const { AtomicU64::new(0) }; 4] }; CODECS.len()],
         };
         Self {
             columns: (0..=workers).map(|_| column()).collect(),
@@ -156,6 +173,29 @@ impl PolicyStats {
             }
             add(&column.sum_ns, ns);
         }
+    }
+
+    /// Counts what came of a choice; what was sent as it is came to nothing. Only `writer` itself may call this with its
+    /// number.
+    pub(crate) fn compressed(&self, writer: usize, work: &Work<'_>) {
+        let Some(column) = self.columns.get(writer.min(self.columns.len() - 1)) else { return };
+        let codec = CODECS.iter().position(|name| *name == work.codec.name());
+        let Some(counts) = codec.and_then(|codec| column.compressed.get(codec)) else { return };
+        let work = [1, work.plain_bytes as u64, work.packed_bytes as u64, work.spent_ns];
+        counts.iter().zip(work).for_each(|(count, delta)| add(count, delta));
+    }
+
+    /// What all choices came to, by codec; those that were never chosen are left out.
+    pub(crate) fn compressed_totals(&self) -> Vec<(&'static str, Compressed)> {
+        let total = |codec: usize, place: usize| {
+            self.total(|column| column.compressed.get(codec).and_then(|counts| counts.get(place)))
+        };
+        let all = CODECS.into_iter().enumerate().map(|(codec, name)| {
+            let [messages, plain_bytes, packed_bytes, spent_ns] =
+                [0, 1, 2, 3].map(|place| total(codec, place));
+            (name, Compressed { messages, plain_bytes, packed_bytes, spent_ns })
+        });
+        all.filter(|(_, compressed)| compressed.messages > 0).collect()
     }
 
     /// The column of the policy thread.
@@ -273,6 +313,7 @@ pub(crate) fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waspmq_core::compression::Codec;
 
     #[test]
     fn buckets_contain_what_falls_into_them() {
@@ -298,5 +339,21 @@ mod tests {
         assert_eq!(buckets.counts.iter().sum::<u64>(), 1_001);
         assert_eq!(stats.outcomes()[0], ("ok", 1_000));
         assert_eq!(stats.outcomes()[2], ("deadline", 1));
+    }
+
+    #[test]
+    fn what_compressing_came_to_is_counted_by_codec() {
+        let stats = PolicyStats::new(2);
+        let zstd = Codec::Zstd { level: 3 };
+        for (writer, codec) in [(0, &zstd), (1, &zstd), (0, &Codec::Deflate { level: 1 }), (1, &Codec::Plain)]
+        {
+            let work = Work { codec, plain_bytes: 100, packed_bytes: 40, spent_ns: 7 };
+            stats.compressed(writer, &work);
+        }
+        let one = Compressed { messages: 1, plain_bytes: 100, packed_bytes: 40, spent_ns: 7 };
+        let two = Compressed { messages: 2, plain_bytes: 200, packed_bytes: 80, spent_ns: 14 };
+        assert_eq!(stats.compressed_totals(), [("zstd", two), ("deflate", one)]);
+        let named = [Codec::Lz4, zstd, Codec::Dictionary { name: None }, Codec::Deflate { level: 1 }];
+        assert_eq!(named.map(|codec| codec.name()), CODECS);
     }
 }

@@ -16,7 +16,7 @@ mod samples;
 mod show;
 
 pub(crate) use said::{Said, Texts, show};
-pub use show::{Decided, Ended, Explained, Explanation, Failed, Recorded};
+pub use show::{Decided, Ended, Explained, Explanation, Failed, Recorded, ToldAudience};
 
 use crate::binding::Binding;
 use crate::limits::{TRACE_DECISIONS_MAX, TRACES_MAX};
@@ -26,6 +26,7 @@ use samples::Samples;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use waspmq_core::MessageId;
+use waspmq_core::compression::Audience;
 use waspmq_core::delivery::Cause;
 use waspmq_core::policy::{Failure, TraceId};
 
@@ -61,6 +62,7 @@ pub(crate) enum Asked {
     Route,
     Plan,
     Failed,
+    Choose,
 }
 
 /// What served instead of a version that failed.
@@ -69,7 +71,8 @@ enum Instead {
     /// The next policy, or behind the last one what is built in or configured.
     Next,
     BuiltIn,
-    /// Nothing: the message was refused, or what is configured was done where a policy cannot refuse.
+    /// Nothing: the message was refused, or where a policy cannot refuse, what is configured was done or the message sent as
+    /// it is.
     Closed,
     /// Another version of the policy, which was asked then.
     Version(Role),
@@ -93,6 +96,8 @@ struct Facts {
     failed: Option<(CallOutcome, Instead)>,
     /// Of the attempt that the question is about.
     attempt: Option<(Cause, u16)>,
+    /// Those that the question is about.
+    audience: Option<Audience>,
     asked: Asked,
     role: Role,
     is_shadow: bool,
@@ -173,6 +178,8 @@ enum Writing {
     Message,
     /// The traces of messages that are in the ring already, by way of `failure`.
     Failure(Cause, u16),
+    /// The trace at this place, which is that of the message being delivered.
+    Delivery(usize, Audience),
 }
 
 /// The traces of one worker.
@@ -283,9 +290,22 @@ impl Traces {
         }
     }
 
+    /// A message is delivered to some of its recipients; what is decided goes to its trace, where there is one.
+    #[inline]
+    pub(crate) fn begin_delivery(&mut self, id: MessageId, audience: Audience, generation: u64) {
+        let place = self.range(id, 1).find(|_| id != UNNAMED);
+        self.writing = place.map_or(Writing::Nothing, |place| Writing::Delivery(place, audience));
+        self.generation = generation;
+    }
+
+    pub(crate) const fn end_delivery(&mut self) {
+        self.writing = Writing::Nothing;
+    }
+
     #[inline]
     fn at_hand(&mut self) -> &mut Trace {
         match self.writing {
+            Writing::Delivery(place, _) => self.places.get_mut(place).unwrap_or(&mut self.failure),
             Writing::Message => {
                 let next = self.next;
                 self.place(next).0

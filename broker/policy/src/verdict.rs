@@ -4,7 +4,7 @@
 use crate::bindings;
 use crate::limits::{ADDRESSES_KNOWN, DROP_REASON_BYTES_MAX};
 use std::borrow::Cow;
-use waspmq_core::address::{Address, AddressError};
+use waspmq_core::address::{Address, AddressError, Name};
 use waspmq_core::limits::{FANOUT_MAX, HEADER_BYTES_MAX, HEADERS_MAX};
 use waspmq_core::policy::{Route, Verdict};
 
@@ -114,12 +114,14 @@ impl From<bindings::Verdict> for Answer<'_> {
     }
 }
 
-/// Addresses that one instance named lately, as most policies name few: finding one is a quarter of parsing it.
+/// What one instance named lately, as most policies name few: finding an address is a quarter of parsing it.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     addresses: [Option<Address>; ADDRESSES_KNOWN],
     /// The place of the next new one.
     next: usize,
+    /// A dictionary's name.
+    name: Option<Name>,
 }
 
 impl Known {
@@ -133,6 +135,16 @@ impl Known {
             *place = Some(parsed.clone());
         }
         self.next = (self.next + 1) % ADDRESSES_KNOWN;
+        Ok(parsed)
+    }
+
+    /// Finds or parses the name of a dictionary.
+    pub(crate) fn name(&mut self, text: &str) -> Result<Name, AddressError> {
+        if let Some(known) = self.name.as_ref().filter(|known| known.as_str() == text) {
+            return Ok(known.clone());
+        }
+        let parsed = Name::parse(text)?;
+        self.name = Some(parsed.clone());
         Ok(parsed)
     }
 }

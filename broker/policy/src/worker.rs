@@ -11,7 +11,7 @@ use crate::hook::Hook;
 use crate::limits;
 use crate::lineup::{Generation, Masks};
 use crate::place::{Answered, Concerned, Ended, Place};
-use crate::question::{Admitted, Full, Missed, Planned, Question, Routed};
+use crate::question::{Admitted, Delivered, Full, Missed, Planned, Question, Routed};
 use crate::seat::{Desk, Seat};
 use crate::shared::Shared;
 use crate::trace::{Explained, Traces};
@@ -21,9 +21,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use waspmq_core::MessageId;
 use waspmq_core::address::Address;
+use waspmq_core::compression::{Audience, Codec};
 use waspmq_core::policy::{
-    Acking, Acknowledgement, Admission, Admittance, Bound, BySettings, Decision, Failure, Message, Outcome,
-    Overflowed, Overflowing, Policies, Route, Routing, TraceId, Verdict,
+    Acking, Acknowledgement, Admission, Admittance, Bound, BySettings, Chosen, Compressing, Decision,
+    Failure, Message, Outcome, Overflowed, Overflowing, Policies, PolicyIndex, Route, Routing, TraceId,
+    Verdict, Work,
 };
 use waspmq_core::settings::{Overflow, Settings};
 
@@ -45,12 +47,12 @@ pub struct WorkerPolicies {
 
 /// What came of asking the policies of a hook one after the other.
 enum Asked<T> {
-    /// One decided.
-    Decided(T),
+    /// One decided, the one with this number.
+    Decided(T, u32),
     /// None decided.
     Passed,
-    /// One failed that is set to end the matter then.
-    Failed(Box<Ended>),
+    /// One failed that is set to end the matter then, the one with this number.
+    Failed(Box<Ended>, u32),
 }
 
 impl WorkerPolicies {
@@ -167,12 +169,12 @@ impl WorkerPolicies {
             match place.decide(desk, (index as usize, concerned), (question, decisions), traces) {
                 Answered::With(answer) => {
                     if let Some(answer) = question.take(answer) {
-                        return Asked::Decided(answer);
+                        return Asked::Decided(answer, index);
                     }
                 }
                 Answered::Nothing => {}
                 Answered::BuiltIn => return Asked::Passed,
-                Answered::Failed(ended) => return Asked::Failed(ended),
+                Answered::Failed(ended) => return Asked::Failed(ended, index),
             }
         }
         Asked::Passed
@@ -212,9 +214,9 @@ impl Policies for WorkerPolicies {
 impl Admission for WorkerPolicies {
     fn admit(&mut self, message: &Message<'_>) -> Admittance {
         match self.first(Hook::Admission, &mut Admitted(message)) {
-            Asked::Decided(admittance) => admittance.unwrap_or(Admittance::Admitted),
+            Asked::Decided(admittance, _) => admittance.unwrap_or(Admittance::Admitted),
             Asked::Passed => Admittance::Admitted,
-            Asked::Failed(ended) => Admittance::Failed(ended.to_string()),
+            Asked::Failed(ended, _) => Admittance::Failed(ended.to_string()),
         }
     }
 }
@@ -223,9 +225,9 @@ impl Routing for WorkerPolicies {
     fn route(&mut self, message: &Message<'_>) -> Outcome {
         let mut question = Routed::new(message);
         let route = match self.first(Hook::Routing, &mut question) {
-            Asked::Decided(said) => Verdict::from(said).route,
+            Asked::Decided(said, _) => Verdict::from(said).route,
             Asked::Passed => Route::Continue,
-            Asked::Failed(ended) => return Outcome::Refused(ended.to_string()),
+            Asked::Failed(ended, _) => return Outcome::Refused(ended.to_string()),
         };
         Outcome::Decided(Verdict { route, set_headers: question.set_headers })
     }
@@ -234,8 +236,8 @@ impl Routing for WorkerPolicies {
 impl Acking for WorkerPolicies {
     fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement {
         match self.first(Hook::Ack, &mut Planned { message, settings }) {
-            Asked::Decided(Some(acknowledgement)) => acknowledgement,
-            Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.plan(message, settings),
+            Asked::Decided(Some(acknowledgement), _) => acknowledgement,
+            Asked::Decided(None, _) | Asked::Passed | Asked::Failed(..) => BySettings.plan(message, settings),
         }
     }
 
@@ -255,8 +257,8 @@ impl Acking for WorkerPolicies {
         let asked = self.first(Hook::Ack, &mut Missed { told, id: Some(failure.id) });
         self.traces.end_failure(failure);
         match asked {
-            Asked::Decided(Some(decision)) => decision,
-            Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => BySettings.failed(failure),
+            Asked::Decided(Some(decision), _) => decision,
+            Asked::Decided(None, _) | Asked::Passed | Asked::Failed(..) => BySettings.failed(failure),
         }
     }
 }
@@ -272,8 +274,48 @@ impl Overflowing for WorkerPolicies {
             self.recorder.overflow(&self.shared.captures, what);
         }
         match self.first(Hook::Overflow, &mut Full(what)) {
-            Asked::Decided(Some(action)) => action,
-            Asked::Decided(None) | Asked::Passed | Asked::Failed(_) => what.configured,
+            Asked::Decided(Some(action), _) => action,
+            Asked::Decided(None, _) | Asked::Passed | Asked::Failed(..) => what.configured,
         }
     }
 }
+
+impl Compressing for WorkerPolicies {
+    fn has_compression(&mut self, to: &str) -> bool {
+        self.refresh();
+        self.masks(to).of(Hook::Compression) != 0 || self.recorder.wants(&self.shared.captures, to)
+    }
+
+    fn choose(&mut self, message: &Message<'_>, id: MessageId, audience: Audience) -> Option<Chosen> {
+        if self.recorder.wants(&self.shared.captures, message.to) {
+            self.recorder.delivery(&self.shared.captures, message, audience);
+        }
+        if self.masks(message.to).of(Hook::Compression) == 0 {
+            return None;
+        }
+        self.traces.begin_delivery(id, audience, self.generation.number);
+        let asked = self.first(Hook::Compression, &mut Delivered::new(message, Some(id), audience));
+        self.traces.end_delivery();
+        let (codec, number) = match asked {
+            Asked::Decided(Some(codec), number) => (codec, number),
+            Asked::Failed(_, number) => (Codec::Plain, number),
+            Asked::Decided(None, _) | Asked::Passed => return None,
+        };
+        let policy = PolicyIndex(self.generation.number << NUMBER_BITS | u64::from(number));
+        Some(Chosen { codec, policy })
+    }
+
+    fn compressed(&mut self, PolicyIndex(policy): PolicyIndex, work: &Work<'_>) {
+        // The places may be others by now, and another policy in this one.
+        if policy >> NUMBER_BITS != self.generation.number {
+            return;
+        }
+        let number = usize::try_from(policy & ((1 << NUMBER_BITS) - 1)).unwrap_or(usize::MAX);
+        let stats = self.places.get(number).and_then(Place::stats);
+        stats.into_iter().for_each(|stats| stats.compressed(self.worker, work));
+    }
+}
+
+/// Bits of a [`PolicyIndex`] for the policy's number in its generation, which fits into them: policies of a generation are
+/// told apart in a mask.
+const NUMBER_BITS: u32 = 8;

@@ -6,13 +6,15 @@ use serde_json::{Value, json};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
-use waspmq_core::SessionId;
 use waspmq_core::address::{Address, Kind};
+use waspmq_core::compression::{Audience, Codec, Codecs};
 use waspmq_core::level::Level;
 use waspmq_core::policy::{
-    Acking, Admission, Admittance, Message, Outcome, Overflowed, Overflowing, Policies, Route, Routing,
+    Acking, Admission, Admittance, Compressing, Message, Outcome, Overflowed, Overflowing, Policies, Route,
+    Routing, Work,
 };
 use waspmq_core::settings::{Overflow, Settings};
+use waspmq_core::{MessageId, SessionId};
 use waspmq_policy::{Host, HostOptions, Nobody, WorkerPolicies};
 
 #[global_allocator]
@@ -125,7 +127,19 @@ fn looking_for_a_rule_allocates_nothing() {
         };
         assert_eq!(overflowing.overflow(&what), Overflow::Conflate);
     });
-    assert_eq!([routed, admitted, planned, decided], [0; 4]);
+    let (_host, mut compressing) =
+        worker("compression", json!({"then": {"codec": {"dictionary": "orders"}}}));
+    let audience = Audience { codecs: Codecs::DICTIONARY, has_dictionary: true };
+    let chosen = allocations(|| {
+        assert!(compressing.has_compression(message.to));
+        let Some(chosen) = compressing.choose(&message, MessageId::new(1, 1, 0, 1), audience) else {
+            panic!()
+        };
+        let Codec::Dictionary { name: Some(_) } = &chosen.codec else { panic!() };
+        let work = Work { codec: &chosen.codec, plain_bytes: 2, packed_bytes: 1, spent_ns: 1 };
+        compressing.compressed(chosen.policy, &work);
+    });
+    assert_eq!([routed, admitted, planned, decided, chosen], [0; 5]);
     let counted = allocations(|| drop(std::hint::black_box(vec![1_u8])));
     assert_eq!(counted, 1, "what allocates is counted");
 }

@@ -3,7 +3,9 @@
 //! A frame that came out of [`crate::decode`] is within all bounds; addresses and names in it are not checked yet.
 //! A frame that is built to be sent is checked by [`crate::encode::client`].
 
-use crate::codec::Packed;
+use crate::codec::{Dictionary, Packed, Unpacker};
+use crate::error::Problem;
+use crate::payload;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use std::borrow::Cow;
@@ -184,6 +186,28 @@ impl<'a> Publish<'a> {
             reply_to: None,
             exclude_self: false,
         }
+    }
+}
+
+impl<'a> Publish<'a> {
+    /// The publish with its payload as it was before it was compressed, at most `max` bytes; JSON is checked.
+    /// `dictionary` is the one that the payload names, if it is there.
+    ///
+    /// # Errors
+    /// When the payload cannot be unpacked within the bound, or is not the JSON that it claims to be.
+    pub fn unpack(
+        self,
+        unpacker: &mut Unpacker,
+        dictionary: Option<&Dictionary>,
+        max: usize,
+    ) -> Result<Self, Problem> {
+        let Some(packed) = self.packed else { return Ok(self) };
+        let plain = unpacker.unpack(packed, dictionary, (&self.payload, max))?;
+        let payload = match payload::one_line(self.content, &plain)? {
+            Cow::Borrowed(line) if line.len() == plain.len() => plain,
+            line => line.into_owned(),
+        };
+        Ok(Self { payload: payload.into(), packed: None, ..self })
     }
 }
 

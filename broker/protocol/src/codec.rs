@@ -9,7 +9,9 @@
 
 mod dictionary;
 
-pub use dictionary::{DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, TrainError, train};
+pub use dictionary::{
+    DICTIONARY_BYTES_MAX, Dictionary, DictionaryError, TrainError, digest_text, parse_digest, train,
+};
 
 use crate::wire::Reader;
 use zstd_safe::{CCtx, DCtx};

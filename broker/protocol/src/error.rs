@@ -1,5 +1,6 @@
 //! Why bytes are not a frame, and why a frame cannot become bytes.
 
+use crate::codec::UnpackError;
 use crate::headers::HeaderError;
 use crate::limits::{ERROR_TEXT_BYTES_MAX, TYPE_NAME_BYTES_MAX};
 use crate::payload::PayloadError;
@@ -21,7 +22,7 @@ impl DecodeError {
 
     /// What the peer is told.
     pub fn reject(&self) -> Reject {
-        Reject::new(self.problem.code(), self.problem.to_string())
+        self.problem.reject()
     }
 }
 
@@ -34,6 +35,8 @@ pub enum Problem {
     UnknownType(String),
     #[error("payload: {0}")]
     InvalidPayload(#[from] PayloadError),
+    #[error("payload: {0}")]
+    Packed(UnpackError),
     #[error("reply_to: {0}")]
     InvalidAddress(#[from] waspmq_core::AddressError),
     #[error("the text is not UTF-8")]
@@ -56,14 +59,28 @@ impl Problem {
         Self::InvalidFrame(format!("missing field `{field}`"))
     }
 
+    /// What the peer is told.
+    pub fn reject(&self) -> Reject {
+        Reject::new(self.code(), self.to_string())
+    }
+
     pub const fn code(&self) -> Code {
         match self {
             Self::InvalidFrame(_) => Code::InvalidFrame,
             Self::UnknownType(_) => Code::UnknownType,
-            Self::InvalidPayload(_) => Code::InvalidPayload,
+            Self::InvalidPayload(_) | Self::Packed(_) => Code::InvalidPayload,
             Self::InvalidAddress(_) => Code::InvalidAddress,
             Self::NotUtf8 => Code::WrongProfile,
             Self::TooLarge { .. } => Code::MessageTooLarge,
+        }
+    }
+}
+
+impl From<UnpackError> for Problem {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::TooLarge { bytes, max } => Self::TooLarge { bytes, max },
+            error => Self::Packed(error),
         }
     }
 }

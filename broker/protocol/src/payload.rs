@@ -5,6 +5,7 @@
 //! stack, and it touches each byte once. Deliberately not here: whether a number fits any machine type, and
 //! whether an object names a member twice; RFC 8259 allows both.
 
+use crate::profile::Content;
 use crate::scan;
 use std::borrow::Cow;
 use waspmq_core::limits;
@@ -33,6 +34,18 @@ pub fn validate_json(payload: &[u8]) -> Result<Cow<'_, [u8]>, PayloadError> {
     match std::str::from_utf8(payload) {
         Ok(text) => validate_text(text),
         Err(error) => Err(PayloadError::NotUtf8 { at: error.valid_up_to() }),
+    }
+}
+
+/// A payload of the binary profile. One that claims to be JSON comes back as one line without white space around
+/// it, as the JSON profile would have had it.
+pub(crate) fn one_line(content: Content, payload: &[u8]) -> Result<Cow<'_, [u8]>, PayloadError> {
+    match content {
+        Content::Bytes => Ok(Cow::Borrowed(payload)),
+        Content::Json => Ok(match validate_json(payload)? {
+            Cow::Borrowed(line) => Cow::Borrowed(line.trim_ascii()),
+            Cow::Owned(line) => Cow::Owned(line.trim_ascii().to_vec()),
+        }),
     }
 }
 

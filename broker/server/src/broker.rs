@@ -24,7 +24,7 @@ use crate::storage;
 use crate::surroundings::Surroundings;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
-use crate::worker::{self, Settings, Shared};
+use crate::worker::{self, CompressionSettings, Settings, Shared};
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
+use waspmq_core::compression::Budget;
 use waspmq_core::limits;
 use waspmq_core::registry::LoginPolicy;
 use waspmq_core::registry::Registry;
@@ -230,6 +231,7 @@ impl Broker {
             access: control.access.clone(),
             resumes,
             queues,
+            dictionaries: control.dictionaries.clone(),
         });
         for (number, listener) in (0..).zip(listeners) {
             let (shared, cut) = (shared.clone(), cut.clone());
@@ -293,7 +295,13 @@ fn settings(config: &Config, address: SocketAddr) -> Settings {
         publish_burst: limits.publish_burst,
         connect_timeout_us: u64::from(limits.connect_timeout_ms) * 1_000,
         heartbeat_ms: limits.heartbeat_ms,
-        permessage_deflate: config.compression.permessage_deflate,
+        compression: CompressionSettings {
+            budget: config.compression.adaptive.then(|| Budget {
+                cpu_share: config.compression.cpu_percent as f32 / 100.0,
+                min_bytes: config.compression.min_bytes,
+            }),
+            permessage_deflate: config.compression.permessage_deflate,
+        },
     }
 }
 

@@ -116,10 +116,16 @@ pub struct LimitsConfig {
     pub heartbeat_ms: u32,
 }
 
-/// What goes over the wire compressed.
+/// How messages are made smaller for those that take compressed ones, where no policy says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CompressionConfig {
+    /// Whether messages are compressed without a policy, where that was worth it so far.
+    pub adaptive: bool,
+    /// The part of a worker's time, in percent, that this may take.
+    pub cpu_percent: u32,
+    /// Bytes of a payload below which it is not tried.
+    pub min_bytes: usize,
     /// Whether WebSocket clients that offer permessage-deflate get it.
     pub permessage_deflate: bool,
 }

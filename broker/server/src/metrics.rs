@@ -6,6 +6,7 @@
 //! background, because reading them costs system calls.
 
 mod broker;
+mod compression;
 mod delivery;
 mod encode;
 mod policies;
@@ -32,6 +33,7 @@ impl Metrics {
         prefixed.register("build", "What was built", build);
         prefixed.register_collector(Box::new(broker::Broker::new(control.clone())));
         prefixed.register_collector(Box::new(delivery::Delivery::new(control.clone())));
+        prefixed.register_collector(Box::new(compression::Compression::new(control.clone())));
         prefixed.register_collector(Box::new(store::Stored::new(control.clone())));
         prefixed.register_collector(Box::new(policies::Policies::new(control.policies)));
         registry.register_collector(Box::new(process::Sampler::start()));

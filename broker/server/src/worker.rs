@@ -14,10 +14,12 @@ mod acks;
 pub(crate) mod alone;
 mod batch;
 mod catchup;
+mod compression;
 mod connection;
 pub mod counters;
 mod delayed;
 mod delivery;
+mod dictionaries;
 mod enqueue;
 mod history;
 mod inbound;
@@ -45,6 +47,7 @@ pub(crate) use tasks::run;
 
 use crate::access::AccessControl;
 use crate::clock::Clock;
+use crate::dictionaries::Library;
 use crate::phase::PhaseCell;
 use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
@@ -52,6 +55,7 @@ use access::AccessWork;
 use acks::{Answers, Moved};
 use alone::PutOff;
 use batch::OpenBatch;
+use compression::Compression;
 use connection::Connection;
 use counters::Counters;
 use delivery::Encoded;
@@ -73,12 +77,14 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::SessionId;
+use waspmq_core::compression::{Adaptive, Budget};
 use waspmq_core::delivery::{Bounds, Delays, Event, Tracker};
 use waspmq_core::message::Batch;
 use waspmq_core::publish::Plan;
 use waspmq_core::registry::Registry;
 use waspmq_core::settings::{Rules, Settled};
 use waspmq_policy::{Host, WorkerPolicies};
+use waspmq_protocol::codec::Unpacker;
 use waspmq_store::Journal;
 use waspmq_transport::websocket::Inflater;
 
@@ -114,7 +120,15 @@ pub(crate) struct Settings {
     pub(crate) publish_burst: u32,
     pub(crate) connect_timeout_us: u64,
     pub(crate) heartbeat_ms: u32,
-    /// Whether WebSocket connections that offer permessage-deflate get it.
+    pub(crate) compression: CompressionSettings,
+}
+
+/// What is done about compression.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CompressionSettings {
+    /// What adaptive compression may spend; absent where it is off.
+    pub(crate) budget: Option<Budget>,
+    /// Whether permessage-deflate is negotiated.
     pub(crate) permessage_deflate: bool,
 }
 
@@ -135,6 +149,7 @@ pub(crate) struct Shared {
     pub(crate) access: Arc<AccessControl>,
     pub(crate) resumes: Arc<Resumes>,
     pub(crate) queues: Arc<KeptQueues>,
+    pub(crate) dictionaries: Arc<Library>,
 }
 
 /// The state of one worker.
@@ -153,6 +168,7 @@ pub(crate) struct Worker {
     watchers: Watchers,
     outbox: Outbox,
     encoder: Encoder,
+    unpacker: Unpacker,
     encoded: Encoded,
     control: Control,
     /// Batches for the same recipients, being put together.
@@ -199,6 +215,7 @@ pub(crate) struct Worker {
 impl Worker {
     fn new(number: u8, shared: Arc<Shared>) -> Self {
         let settings = &shared.settings;
+        let adaptive = settings.compression.budget.map(|budget| Adaptive::new(budget, shared.clock.now_us()));
         let outbox = Outbox::new(settings.outbound_bytes_max, settings.worker_outbound_bytes_max);
         Self {
             number,
@@ -210,7 +227,8 @@ impl Worker {
             recipients: Recipients::default(),
             watchers: Watchers::default(),
             outbox,
-            encoder: Encoder::default(),
+            encoder: Encoder::new(Compression::new(shared.clock, adaptive)),
+            unpacker: Unpacker::default(),
             encoded: Encoded::default(),
             control: Control::default(),
             run: Vec::new(),

@@ -19,6 +19,7 @@ pub(crate) use link::connect;
 
 use crate::backoff::random;
 use crate::builder::Builder;
+use crate::codecs::Codecs;
 use crate::error::Error;
 use crate::limits::{CLOSE_TIMEOUT, STABLE_AFTER, TOKEN_ATTEMPTS_MAX};
 use crate::shared::Shared;
@@ -62,6 +63,7 @@ enum Left {
 #[derive(Debug)]
 pub(crate) struct Driver {
     settings: Builder,
+    codecs: Codecs,
     commands: mpsc::Receiver<Command>,
     messages: mpsc::Sender<Message>,
     shared: Arc<Shared>,
@@ -69,12 +71,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(
-        settings: Builder,
+        (settings, codecs): (Builder, Codecs),
         commands: mpsc::Receiver<Command>,
         messages: mpsc::Sender<Message>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { settings, commands, messages, shared }
+        Self { settings, codecs, commands, messages, shared }
     }
 
     /// Ends when the client does; the reason is in [`Shared::end`].
@@ -108,10 +110,11 @@ impl Driver {
 
     /// Serves one connection until it is left.
     async fn serve(&mut self, link: Link) -> Left {
-        let Self { settings, commands, messages, shared } = self;
+        let Self { settings, codecs, commands, messages, shared } = self;
+        codecs.begin();
         let (mut sink, mut stream) = link.socket.split();
         let heard = read::Heard::new();
-        let mut reader = read::Reader { profile: settings.profile, messages, shared, heard: &heard };
+        let mut reader = read::Reader { profile: settings.profile, codecs, messages, shared, heard: &heard };
         let mut writer = write::Writer { profile: settings.profile, sink: &mut sink, shared, heard: &heard };
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
         let left = tokio::select! {
@@ -127,7 +130,7 @@ impl Driver {
     }
 
     /// Connects again and again, and gives up only when the broker refuses for good or the program ends.
-    async fn reconnect(&self, goaway_ms: Option<u32>, attempt: &mut u32) -> Result<Link, Error> {
+    async fn reconnect(&mut self, goaway_ms: Option<u32>, attempt: &mut u32) -> Result<Link, Error> {
         let mut asked_ms = goaway_ms;
         let mut tokens_refused = 0;
         loop {
@@ -136,9 +139,10 @@ impl Driver {
                 None => self.settings.backoff.wait(*attempt, random()),
             };
             *attempt = attempt.saturating_add(1);
+            let codecs = self.codecs.names();
             let connecting = async {
                 tokio::time::sleep(wait).await;
-                connect(&self.settings, self.shared.token(), self.shared.resume()).await
+                connect(&self.settings, self.shared.token(), self.shared.resume(), &codecs).await
             };
             let connected = tokio::select! {
                 biased;

@@ -13,6 +13,7 @@ mod ask;
 mod backoff;
 mod builder;
 mod client;
+mod codecs;
 mod driver;
 mod error;
 mod events;

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
     pub reconnects: u64,
+    /// Compressed messages and dictionaries that could not be read; the client then connects again without compression.
+    pub unreadable: u64,
     /// Repeats of messages, dropped here.
     pub duplicates: u64,
     /// Messages the broker dropped because this client did not keep up.

@@ -68,3 +68,13 @@ pub mod overflow {
         export_macro_name: "export_overflow_hook",
     });
 }
+
+pub mod compression {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "compression-hook",
+        with: { "waspmq:policy/types@0.1.0": crate::bindings::waspmq::policy::types },
+        pub_export_macro: true,
+        export_macro_name: "export_compression_hook",
+    });
+}

@@ -105,6 +105,18 @@ macro_rules! __export_hook {
 
         $crate::bindings::overflow::export_overflow_hook!(Exports with_types_in $crate::bindings::overflow);
     };
+    (compression) => {
+        impl $crate::bindings::compression::Guest for Exports {
+            fn choose(message: $crate::Message, audience: $crate::Audience) -> $crate::Choice {
+                let choice = with(|policy| $crate::Compression::choose(policy, &message, &audience));
+                choice.unwrap_or_else($crate::Choice::pass)
+            }
+        }
+
+        $crate::bindings::compression::export_compression_hook!(
+            Exports with_types_in $crate::bindings::compression
+        );
+    };
 }
 
 /// Has the compiler find a missing hook without building a component.
@@ -125,5 +137,9 @@ macro_rules! __check_hook {
     (overflow, $policy:ty) => {
         const _: fn(&mut $policy, &$crate::Overflowing) -> $crate::Action =
             <$policy as $crate::Overflow>::overflow;
+    };
+    (compression, $policy:ty) => {
+        const _: fn(&mut $policy, &$crate::Message, &$crate::Audience) -> $crate::Choice =
+            <$policy as $crate::Compression>::choose;
     };
 }

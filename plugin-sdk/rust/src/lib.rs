@@ -21,8 +21,8 @@
 //! export_policy!(Audit: routing);
 //! ```
 //!
-//! The hooks are [`Routing`], [`Ack`], [`Admission`] and [`Overflow`], written `routing`, `ack`, `admission` and
-//! `overflow`. A plugin with several is bound to addresses by one policy for each hook, and each of these has
+//! The hooks are [`Routing`], [`Ack`], [`Admission`], [`Overflow`] and [`Compression`], written `routing`, `ack`,
+//! `admission`, `overflow` and `compression`. A plugin with several is bound to addresses by one policy for each hook, and each of these has
 //! instances of its own. Everything here also compiles for the host, so that a policy's logic has ordinary unit tests;
 //! the exports exist only in a component. Deliberately not here: reading JSON, which is the plugin's choice.
 
@@ -36,8 +36,9 @@ mod pattern;
 mod verdict;
 
 pub use bindings::waspmq::policy::types::{
-    AckPlan, Action, Admission as Admittance, Cache, Cause, Decision, Exhausted, Failure, Kind, Level,
-    Message, Overflowing, Pick, QueueMembers, Quorum, Refusal, Route, Verdict,
+    AckPlan, Action, Admission as Admittance, Audience, Cache, Cause, Choice, Codec, Codecs, Decision,
+    Exhausted, Failure, Kind, Level, Message, Overflowing, Pick, QueueMembers, Quorum, Refusal, Route,
+    Verdict,
 };
 pub use pattern::matches;
 
@@ -96,4 +97,39 @@ pub trait Admission: Policy {
 pub trait Overflow: Policy {
     /// Decides about messages that do not fit their recipient's queue.
     fn overflow(&mut self, what: &Overflowing) -> Action;
+}
+
+/// Decides how the bytes of messages are made fewer on their way to recipients.
+///
+/// ```
+/// use waspmq_plugin_sdk::{Audience, Choice, Codec, Codecs, Compression, Message, Policy, export_policy};
+///
+/// struct Large;
+///
+/// impl Policy for Large {
+///     fn configure(_config: &str) -> Result<Self, String> {
+///         Ok(Self)
+///     }
+/// }
+///
+/// impl Compression for Large {
+///     fn choose(&mut self, message: &Message, audience: &Audience) -> Choice {
+///         if message.size < 1_024 || !audience.takes(Codecs::ZSTD) {
+///             return Choice::pass();
+///         }
+///         Choice::of(Codec::Zstd(3))
+///     }
+/// }
+///
+/// export_policy!(Large: compression);
+///
+/// let audience = Audience { codecs: Codecs::ZSTD | Codecs::LZ4, dictionary: false };
+/// # use waspmq_plugin_sdk::Kind;
+/// # let (sender, address, key) = ("alice".to_owned(), "topic/a".to_owned(), String::new());
+/// # let message = Message { sender, address, kind: Kind::Topic, key, size: 4_096, priority: 4, ts: 1 };
+/// assert!(matches!(Large.choose(&message, &audience).codec, Codec::Zstd(3)));
+/// ```
+pub trait Compression: Policy {
+    /// Decides what a message is sent with to the recipients that take these codecs.
+    fn choose(&mut self, message: &Message, audience: &Audience) -> Choice;
 }

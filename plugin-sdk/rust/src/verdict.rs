@@ -1,6 +1,6 @@
 //! Short ways to write an answer.
 
-use crate::{Admittance, Cache, Pick, Refusal, Route, Verdict};
+use crate::{Admittance, Audience, Cache, Choice, Codec, Codecs, Pick, Refusal, Route, Verdict};
 
 impl Verdict {
     /// Ask the next policy; behind the last one, deliver as addressed.
@@ -49,6 +49,37 @@ impl Verdict {
 
     const fn to(route: Route) -> Self {
         Self { route, set_headers: Vec::new(), cache: Cache::Never }
+    }
+}
+
+impl Audience {
+    /// Whether all of these codecs are taken.
+    pub fn takes(&self, codecs: Codecs) -> bool {
+        self.codecs & codecs == codecs
+    }
+}
+
+impl Choice {
+    /// Ask the next policy; behind the last one, the broker chooses.
+    pub const fn pass() -> Self {
+        Self::of(Codec::Continue)
+    }
+
+    /// Send the message as it is.
+    pub const fn none() -> Self {
+        Self::of(Codec::None)
+    }
+
+    /// Send the message with this codec.
+    pub const fn of(codec: Codec) -> Self {
+        Self { codec, cache: Cache::Never }
+    }
+
+    /// Also holds for later messages to the address, for the same audience, where `cache` is [`Cache::Address`].
+    #[must_use]
+    pub fn cached(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
     }
 }
 

@@ -24,14 +24,20 @@ pub struct Subject {
     pub size: usize,
     /// A number for what is alike: a hash of the address and the content type.
     pub kin: u64,
+    /// The number of the dictionary that is there for the address: another one is another try. 0 without.
+    pub dictionary: u32,
     pub audience: Audience,
 }
+
+/// What a choice was made for, to tell what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial(u16);
 
 /// How long unspent budget is kept: a burst may take this times the share at once.
 const KEPT_NS: u64 = 200_000_000;
 
 /// Places for what was measured. Two that share one are judged together.
-const PLACES: usize = 256;
+const PLACES: usize = 512;
 
 /// Of messages that are not worth compressing, one in this many is tried again.
 const TRIED_AGAIN: u8 = 64;
@@ -81,38 +87,48 @@ impl Adaptive {
         }
     }
 
-    /// The codec for a message; to be followed by [`Self::measured`] unless it is [`Codec::Plain`].
-    pub fn choose(&mut self, subject: Subject, now_us: u64) -> Codec {
-        let Some(codec) = best(subject.audience) else { return Codec::Plain };
+    /// The codec for a message, the best of those that are worth it and within the budget; `None` is to send it plain.
+    /// To be followed by [`Self::measured`].
+    pub fn choose(&mut self, subject: Subject, now_us: u64) -> Option<(Codec, Trial)> {
         if subject.size < self.budget.min_bytes {
-            return Codec::Plain;
+            return None;
         }
         self.refill(now_us);
-        if self.left_ns < i64::try_from(self.estimate_ns(&codec, subject.size)).unwrap_or(i64::MAX) {
-            return Codec::Plain;
-        }
-        let place = &mut self.places[subject.kin as usize % PLACES];
-        if place.is_measured && place.saved < WORTH {
-            place.passed += 1;
-            if place.passed < TRIED_AGAIN {
-                return Codec::Plain;
+        for codec in preferred(subject.audience) {
+            let needed_ns = i64::try_from(self.estimate_ns(&codec, subject.size)).unwrap_or(i64::MAX);
+            let place = place_of(subject, &codec);
+            if needed_ns <= self.left_ns && self.is_worth_trying(place) {
+                return Some((codec, Trial(place as u16)));
             }
-            place.passed = 0;
         }
-        codec
+        None
     }
 
-    /// What compressing a message came to: its bytes afterwards, and the time it took.
-    pub fn measured(&mut self, subject: Subject, codec: &Codec, packed: usize, spent_ns: u64) {
+    /// Whether such messages shrank so far, or it is time to see again.
+    fn is_worth_trying(&mut self, place: usize) -> bool {
+        let place = &mut self.places[place];
+        if !place.is_measured || place.saved >= WORTH {
+            return true;
+        }
+        place.passed += 1;
+        if place.passed < TRIED_AGAIN {
+            return false;
+        }
+        place.passed = 0;
+        true
+    }
+
+    /// What compressing a message of so many bytes came to: its bytes afterwards, and the time it took.
+    pub fn measured(&mut self, (trial, size): (Trial, usize), codec: &Codec, packed: usize, spent_ns: u64) {
         self.left_ns = self.left_ns.saturating_sub(i64::try_from(spent_ns).unwrap_or(i64::MAX));
-        let size = subject.size.max(1) as u64;
+        let size = size.max(1) as u64;
         if let Some(cost) = index(codec).and_then(|index| self.costs.get_mut(index)) {
             let now = (spent_ns.saturating_sub(FIXED_NS) * 16 / size).min(u64::from(u32::MAX >> 4)) as u32;
             // Up at once and down slowly: an estimate that is too low would pass the budget.
             *cost = if now > *cost { now } else { *cost - (*cost - now) / 16 };
         }
         let saved = (size.saturating_sub(packed as u64) * 1024 / size) as u16;
-        let place = &mut self.places[subject.kin as usize % PLACES];
+        let place = &mut self.places[usize::from(trial.0) % PLACES];
         place.saved = if place.is_measured { place.saved - place.saved / 8 + saved / 8 } else { saved };
         place.is_measured = true;
     }
@@ -131,12 +147,12 @@ impl Adaptive {
     }
 }
 
-/// What is tried for those that take these codecs, cheapest for its gain first.
-fn best(audience: Audience) -> Option<Codec> {
+/// What is tried for those that take these codecs, the one that gains most for its cost first. Only the last one of a
+/// kind is tried beside dictionaries: what zstd does not shrink, lz4 and deflate do not.
+fn preferred(audience: Audience) -> impl Iterator<Item = Codec> {
     let takes = |codecs| audience.codecs.contains(codecs);
-    if audience.has_dictionary && takes(Codecs::DICTIONARY) {
-        Some(Codec::Dictionary { name: None })
-    } else if takes(Codecs::ZSTD) {
+    let with_dictionary = audience.has_dictionary && takes(Codecs::DICTIONARY);
+    let without = if takes(Codecs::ZSTD) {
         Some(Codec::Zstd { level: 1 })
     } else if takes(Codecs::LZ4) {
         Some(Codec::Lz4)
@@ -144,7 +160,18 @@ fn best(audience: Audience) -> Option<Codec> {
         Some(Codec::Deflate { level: 1 })
     } else {
         None
-    }
+    };
+    with_dictionary.then_some(Codec::Dictionary { name: None }).into_iter().chain(without)
+}
+
+/// Where messages like this one are judged, with this codec.
+fn place_of(subject: Subject, codec: &Codec) -> usize {
+    let with = match codec {
+        Codec::Dictionary { .. } => u64::from(subject.dictionary).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        _ => 0,
+    };
+    let mixed = (subject.kin ^ with).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as usize % PLACES
 }
 
 const fn index(codec: &Codec) -> Option<usize> {
@@ -163,22 +190,30 @@ mod tests {
     use proptest::prelude::*;
 
     const ZSTD: Audience = Audience { codecs: Codecs::ZSTD, has_dictionary: false };
+    const BOTH: Audience = Audience { codecs: Codecs::ZSTD.with(Codecs::DICTIONARY), has_dictionary: true };
 
     fn subject(size: usize, kin: u64) -> Subject {
-        Subject { size, kin, audience: ZSTD }
+        Subject { size, kin, dictionary: 0, audience: ZSTD }
+    }
+
+    /// Whether a message is compressed that then has so many bytes.
+    fn is_tried(adaptive: &mut Adaptive, subject: Subject, now_us: u64, packed: usize) -> Option<Codec> {
+        let (codec, trial) = adaptive.choose(subject, now_us)?;
+        adaptive.measured((trial, subject.size), &codec, packed, 5_000);
+        Some(codec)
     }
 
     #[test]
     fn small_messages_go_plain_and_large_ones_do_not() {
         let mut adaptive = Adaptive::new(Budget::default(), 0);
-        assert_eq!(adaptive.choose(subject(127, 1), 1_000_000), Codec::Plain);
-        assert_eq!(adaptive.choose(subject(128, 1), 1_000_000), Codec::Zstd { level: 1 });
+        assert_eq!(adaptive.choose(subject(127, 1), 1_000_000), None);
+        assert!(matches!(adaptive.choose(subject(128, 1), 1_000_000), Some((Codec::Zstd { level: 1 }, _))));
     }
 
     #[test]
     fn the_best_codec_that_is_taken_is_chosen() {
         let all = Codecs::LZ4.with(Codecs::ZSTD).with(Codecs::DICTIONARY).with(Codecs::DEFLATE);
-        let best = |codecs, has_dictionary| best(Audience { codecs, has_dictionary });
+        let best = |codecs, has_dictionary| preferred(Audience { codecs, has_dictionary }).next();
         assert_eq!(best(all, true), Some(Codec::Dictionary { name: None }));
         assert_eq!(best(all, false), Some(Codec::Zstd { level: 1 }));
         assert_eq!(best(Codecs::LZ4.with(Codecs::DEFLATE), true), Some(Codec::Lz4));
@@ -189,24 +224,28 @@ mod tests {
     #[test]
     fn what_does_not_shrink_is_tried_now_and_then() {
         let mut adaptive = Adaptive::new(Budget { cpu_share: 1.0, min_bytes: 0 }, 0);
-        let mut tried = 0;
-        for turn in 1..=640_u64 {
-            let codec = adaptive.choose(subject(1_000, 7), turn * 1_000_000);
-            if codec != Codec::Plain {
-                tried += 1;
-                adaptive.measured(subject(1_000, 7), &codec, 990, 5_000);
-            }
-        }
-        assert_eq!(tried, 10, "the first, and one in 64 of those behind it");
-        // Others are not judged by it, and once it shrinks it is compressed again.
-        assert_ne!(adaptive.choose(subject(1_000, 8), 641_000_000), Codec::Plain);
-        for turn in 642..=1_000_u64 {
-            let codec = adaptive.choose(subject(1_000, 7), turn * 1_000_000);
-            if codec != Codec::Plain {
-                adaptive.measured(subject(1_000, 7), &codec, 200, 5_000);
-            }
-        }
-        assert_ne!(adaptive.choose(subject(1_000, 7), 1_001_000_000), Codec::Plain);
+        let mut turn = 0;
+        let mut tried = |adaptive: &mut Adaptive, packed, turns: u64| {
+            let tries = (0..turns).filter(|_| {
+                turn += 1;
+                is_tried(adaptive, subject(1_000, 7), turn * 1_000_000, packed).is_some()
+            });
+            tries.count()
+        };
+        assert_eq!(tried(&mut adaptive, 990, 640), 10, "the first, and one in 64 of those behind it");
+        tried(&mut adaptive, 200, 400);
+        assert_eq!(tried(&mut adaptive, 200, 10), 10, "once it shrinks, all are compressed again");
+    }
+
+    #[test]
+    fn a_dictionary_that_is_of_no_use_is_left_until_there_is_another() {
+        let mut adaptive = Adaptive::new(Budget { cpu_share: 1.0, min_bytes: 0 }, 0);
+        let of = |dictionary| Subject { dictionary, audience: BOTH, ..subject(1_000, 7) };
+        let by_dictionary = Some(Codec::Dictionary { name: None });
+        assert_eq!(is_tried(&mut adaptive, of(1), 1_000_000, 950), by_dictionary);
+        assert_eq!(is_tried(&mut adaptive, of(1), 2_000_000, 300), Some(Codec::Zstd { level: 1 }));
+        assert_eq!(is_tried(&mut adaptive, of(2), 3_000_000, 100), by_dictionary);
+        assert_eq!(is_tried(&mut adaptive, of(2), 4_000_000, 100), by_dictionary);
     }
 
     proptest! {
@@ -221,14 +260,11 @@ mod tests {
             let (mut now_us, mut spent_ns, mut dearest_ns) = (0, 0_u64, 0);
             for (size, wait_us, cost) in messages {
                 now_us += wait_us;
-                let codec = adaptive.choose(subject(size, 1), now_us);
-                if codec == Codec::Plain {
-                    continue;
-                }
+                let Some((codec, trial)) = adaptive.choose(subject(size, 1), now_us) else { continue };
                 let cost_ns = size as u64 * cost / 16;
                 spent_ns += cost_ns;
                 dearest_ns = dearest_ns.max(cost_ns);
-                adaptive.measured(subject(size, 1), &codec, size / 4, cost_ns);
+                adaptive.measured((trial, size), &codec, size / 4, cost_ns);
             }
             let allowed = (now_us as f64 * 1_000.0 * f64::from(share)) as u64 + dearest_ns;
             prop_assert!(spent_ns <= allowed + 1, "{spent_ns} of {allowed}");

@@ -5,6 +5,7 @@
 
 use crate::answers::{self, word};
 use crate::bindings;
+use crate::codecs;
 use crate::limits::CAPTURE_PAYLOAD_BYTES_MAX;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use waspmq_core::Level;
+use waspmq_core::compression::{Audience, Codecs};
 use waspmq_core::delivery::{AckPlan, Backoff, Exhausted, Quorum};
 use waspmq_core::policy::{Message, Overflowed, QueueMembers};
 use waspmq_core::settings::{Keep, Overflow, Settings};
@@ -46,6 +48,7 @@ pub(crate) enum Record<'a> {
     Message(Published<'a>),
     Failure(Failed<'a>),
     Overflow(Full<'a>),
+    Compression(Delivered<'a>),
     Members(Members<'a>),
 }
 
@@ -62,7 +65,9 @@ pub(crate) struct Published<'a> {
     pub(crate) size: u32,
     #[serde(default)]
     pub(crate) priority: u8,
-    pub(crate) configured: Configured,
+    /// None of a message that is being delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) configured: Option<Configured>,
     /// None: they were not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) headers: Option<Vec<(String, String)>>,
@@ -155,6 +160,16 @@ pub(crate) struct Full<'a> {
     configured: Cow<'a, str>,
 }
 
+/// A message on its way to some recipients.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Delivered<'a> {
+    /// The codecs that they take.
+    codecs: Vec<Cow<'a, str>>,
+    dictionary: bool,
+    #[serde(borrow, flatten)]
+    pub(crate) message: Published<'a>,
+}
+
 /// The members of a queue, from this line on.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Members<'a> {
@@ -168,8 +183,8 @@ pub(crate) struct Members<'a> {
 }
 
 impl<'a> Published<'a> {
-    /// `with` says whether headers and payload are wanted.
-    pub(crate) fn new(message: &Message<'a>, settings: &Settings, with: With) -> Self {
+    /// `with` says whether headers and payload are wanted. Without settings it is one that is delivered.
+    pub(crate) fn new(message: &Message<'a>, settings: Option<&Settings>, with: With) -> Self {
         let mut record = Self {
             ts: message.unix_ms,
             sender: message.from.into(),
@@ -177,7 +192,7 @@ impl<'a> Published<'a> {
             key: message.key.into(),
             size: u32::try_from(message.payload.len()).unwrap_or(u32::MAX),
             priority: message.priority,
-            configured: Configured::of(settings),
+            configured: settings.map(Configured::of),
             headers: with.headers.then(|| message.headers.to_vec()),
             payload: None,
             payload_b64: None,
@@ -335,6 +350,33 @@ impl<'a> Full<'a> {
     }
 }
 
+impl<'a> Delivered<'a> {
+    pub(crate) fn new(message: &Message<'a>, audience: Audience, with: With) -> Self {
+        Self {
+            codecs: codecs::names(audience.codecs).map(Cow::Borrowed).collect(),
+            dictionary: audience.has_dictionary,
+            message: Published::new(message, None, with),
+        }
+    }
+
+    /// Those that it goes to; none where the record names a codec that there is not.
+    pub(crate) fn audience(&self) -> Option<Audience> {
+        let codecs = self.codecs.iter().map(|name| codecs::of_name(name));
+        let codecs = codecs.collect::<Option<Vec<_>>>()?.into_iter().fold(Codecs::NONE, Codecs::with);
+        Some(Audience { codecs, has_dictionary: self.dictionary })
+    }
+}
+
+impl Record<'_> {
+    /// Whether a payload is missing because it is too large.
+    pub(crate) const fn is_cut(&self) -> bool {
+        match self {
+            Record::Message(message) | Record::Compression(Delivered { message, .. }) => message.payload_cut,
+            Record::Failure(_) | Record::Overflow(_) | Record::Members(_) => false,
+        }
+    }
+}
+
 impl<'a> Members<'a> {
     pub(crate) fn new(members: &'a QueueMembers, ts: u64) -> Self {
         Self {
@@ -351,6 +393,7 @@ impl<'a> Members<'a> {
 mod tests {
     use super::*;
     use waspmq_core::address::{Address, Kind, Name};
+    use waspmq_core::registry::Loads;
 
     fn round_trip(record: &Record<'_>) -> String {
         let line = serde_json::to_string(record).unwrap();
@@ -385,12 +428,12 @@ mod tests {
         };
         let all = With { payload: true, headers: true };
         for (payload, with) in [(&b"{\"a\":1}"[..], all), (&[0xff, 0, 1], all), (b"x", With::default())] {
-            let record = Published::new(&message(payload, &headers), &settings, with);
+            let record = Published::new(&message(payload, &headers), Some(&settings), with);
             let expected = with.payload.then_some(payload);
             assert_eq!(record.payload().unwrap().as_deref(), expected);
             assert_eq!(record.headers.as_deref(), with.headers.then_some(&headers[..]));
             let mut back = Settings::of_kind(Kind::Topic);
-            record.configured.apply(&mut back);
+            record.configured.unwrap().apply(&mut back);
             assert_eq!(back, settings);
             round_trip(&Record::Message(record));
         }
@@ -400,7 +443,7 @@ mod tests {
     fn a_large_payload_is_cut_and_the_record_says_so() {
         let large = vec![b'x'; CAPTURE_PAYLOAD_BYTES_MAX + 1];
         let with = With { payload: true, headers: false };
-        let record = Published::new(&message(&large, &[]), &Settings::of_kind(Kind::Topic), with);
+        let record = Published::new(&message(&large, &[]), None, with);
         assert_eq!((record.payload_cut, record.size as usize), (true, large.len()));
         assert_eq!(record.payload(), Ok(None));
         let line = round_trip(&Record::Message(record));
@@ -440,11 +483,29 @@ mod tests {
         assert_eq!(full.configured(), Some(Overflow::DropNewest));
         round_trip(&Record::Overflow(full));
 
+        for codecs in [Codecs::NONE, Codecs::LZ4.with(Codecs::DEFLATE), Codecs::ZSTD.with(Codecs::DICTIONARY)]
+        {
+            let audience = Audience { codecs, has_dictionary: codecs.is_empty() };
+            let headers = [("h".to_owned(), "v".to_owned())];
+            let delivered = Delivered::new(
+                &message(b"{\"a\":1}", &headers),
+                audience,
+                With { payload: true, headers: true },
+            );
+            assert_eq!(delivered.audience(), Some(audience));
+            let line = round_trip(&Record::Compression(delivered));
+            assert!(line.contains("\"payload\":\"{\\\"a\\\":1}\"") && !line.contains("configured"), "{line}");
+            let other = line.replace("\"codecs\":[", "\"codecs\":[\"br\",").replace(",]", "]");
+            let Record::Compression(other) = serde_json::from_str(&other).unwrap() else { panic!() };
+            assert_eq!(other.audience(), None);
+        }
+
         let members = QueueMembers {
             pattern: "topic/>".to_owned(),
             queue: Name::parse("workers").unwrap(),
             version: 4,
             members: vec!["u/d/s".to_owned()],
+            loads: Loads::default(),
         };
         let line = round_trip(&Record::Members(Members::new(&members, 9)));
         let expected =

@@ -2,12 +2,13 @@
 //!
 //! While no capture runs, all it costs is one relaxed load. While one does, the address asked about last is remembered.
 
-use super::record::{Failed, Full, Published, Record};
+use super::record::{Delivered, Failed, Full, Published, Record};
 use super::{Capture, Captures};
 use crate::bindings;
 use crate::clock;
 use std::sync::Arc;
 use waspmq_core::address::Address;
+use waspmq_core::compression::Audience;
 use waspmq_core::policy::{Message, Overflowed};
 use waspmq_core::settings::Settings;
 
@@ -52,8 +53,15 @@ impl Recorder {
     /// Takes down a message whose address is wanted.
     pub(crate) fn message(&self, captures: &Captures, message: &Message<'_>, settings: &Settings) {
         let Some(capture) = &self.capture else { return };
-        let record = Published::new(message, settings, capture.with());
+        let record = Published::new(message, Some(settings), capture.with());
         captures.take(capture, self.worker, &Record::Message(record));
+    }
+
+    /// Takes down a message on its way to some recipients.
+    pub(crate) fn delivery(&self, captures: &Captures, message: &Message<'_>, audience: Audience) {
+        let Some(capture) = &self.capture else { return };
+        let record = Delivered::new(message, audience, capture.with());
+        captures.take(capture, self.worker, &Record::Compression(record));
     }
 
     /// Takes down a failed attempt.

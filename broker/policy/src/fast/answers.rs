@@ -1,12 +1,14 @@
-//! Reads the answers of ack and admission policies, and the action of an overflow policy.
+//! Reads the answers of ack, admission and compression policies, and the action of an overflow policy.
 
 use super::lift::{self, Lift, Reader, behind, tag, u32_at};
 use super::types::Type;
 use super::world;
 use crate::bindings::{AckLevel, AckPlan, Action, Admission, Decision, Exhausted, Quorum, Refusal};
+use crate::codecs::{self, AnsweredCodec};
 use crate::verdict::{Routed, Ruling};
 use std::borrow::Cow;
 use wasmtime::{Result, bail};
+use waspmq_core::compression::Codec;
 
 impl Lift<'_> for AckPlan {
     const TYPE: Type = world::ACK_PLAN;
@@ -118,6 +120,47 @@ pub(crate) fn brief_admission(case: u8) -> Result<Admission> {
     })
 }
 
+impl<'a> Lift<'a> for codecs::Answer<'a> {
+    const TYPE: Type = world::CHOICE;
+
+    fn read(reader: &mut Reader<'a>, bytes: &'a [u8]) -> Result<Self> {
+        const CONTINUE: u8 = world::CODEC.case("continue");
+        const NONE: u8 = world::CODEC.case("none");
+        const LZ4: u8 = world::CODEC.case("lz4");
+        const ZSTD: u8 = world::CODEC.case("zstd");
+        const DICTIONARY: u8 = world::CODEC.case("zstd-dictionary");
+        const DEFLATE: u8 = world::CODEC.case("deflate");
+        let codec = behind(bytes, const { world::CHOICE.field_at("codec") });
+        let value = behind(codec, const { world::CODEC.payload_at() });
+        let codec = match tag(codec)? {
+            CONTINUE => AnsweredCodec::Continue,
+            NONE => AnsweredCodec::None,
+            LZ4 => AnsweredCodec::Lz4,
+            ZSTD => AnsweredCodec::Zstd(tag(value)?.cast_signed()),
+            DICTIONARY => AnsweredCodec::Dictionary(Cow::read(reader, value)?),
+            DEFLATE => AnsweredCodec::Deflate(tag(value)?),
+            other => bail!("unexpected discriminant: {other}"),
+        };
+        let cache = lift::cache(tag(behind(bytes, const { world::CHOICE.field_at("cache") }))?)?;
+        Ok(Self { codec, cache })
+    }
+}
+
+/// A choice that an adapter read: which codec without a level, and what it holds for.
+#[inline]
+pub(crate) fn brief_choice(case: u8, cache: u8) -> Result<codecs::Choice> {
+    const CONTINUE: u8 = world::CODEC.case("continue");
+    const NONE: u8 = world::CODEC.case("none");
+    const LZ4: u8 = world::CODEC.case("lz4");
+    let codec = match case {
+        CONTINUE => None,
+        NONE => Some(Codec::Plain),
+        LZ4 => Some(Codec::Lz4),
+        other => bail!("unexpected discriminant: {other}"),
+    };
+    Ok(codecs::Choice { codec, cache: lift::cache(cache)? })
+}
+
 // The one brief answer of these hooks is their first case.
 const _: () = assert!(Type::Option(&world::ACK_PLAN).first_plain_cases() == 1);
 const _: () = assert!(world::DECISION.first_plain_cases() == 1 && world::DECISION.case("continue") == 0);
@@ -145,6 +188,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bindings::Cache;
     use crate::fast::plan::Encoding;
 
     fn read<'a, T: Lift<'a>>(memory: &'a [u8]) -> Option<T> {
@@ -205,6 +249,45 @@ mod tests {
         assert!(read::<Admission>(&with(&refusal, 4, 17)).is_none(), "it ends behind the memory");
         assert!(read::<Admission>(&with(&refusal, 8, 2)).is_none(), "half of a code point");
         assert!(read::<Admission>(&with(&refusal, 16, 0xff)).is_none());
+    }
+
+    #[test]
+    fn choices() {
+        // Case, three bytes of nothing, the value in up to eight bytes, what it holds for.
+        let zstd = [3, 9, 9, 9, 0xfb, 9, 9, 9, 9, 9, 9, 9, 1, 9, 9, 9];
+        fn codec(memory: &[u8]) -> Option<AnsweredCodec<'_>> {
+            read::<codecs::Answer<'_>>(memory).map(|answer| answer.codec)
+        }
+        assert_eq!(codec(&zstd), Some(AnsweredCodec::Zstd(-5)));
+        let cache = |last| read::<codecs::Answer<'_>>(&with(&zstd, 12, last)).map(|answer| answer.cache);
+        assert_eq!(
+            [0, 1, 2, 3].map(cache),
+            [Some(Cache::Never), Some(Cache::Address), Some(Cache::Connection), None]
+        );
+        assert_eq!(codec(&with(&zstd, 0, 0)), Some(AnsweredCodec::Continue));
+        assert_eq!(codec(&with(&zstd, 0, 1)), Some(AnsweredCodec::None));
+        assert_eq!(codec(&with(&zstd, 0, 2)), Some(AnsweredCodec::Lz4));
+        assert_eq!(codec(&with(&zstd, 0, 5)), Some(AnsweredCodec::Deflate(251)));
+        assert_eq!(codec(&with(&zstd, 0, 6)), None);
+        assert_eq!(codec(&zstd[..15]), None, "it ends behind the memory");
+        let mut named = vec![4, 0, 0, 0, 16, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        named.extend("nö".bytes());
+        assert_eq!(codec(&named), Some(AnsweredCodec::Dictionary("nö".into())));
+        assert_eq!(codec(&with(&named, 4, 17)), None);
+        assert_eq!(codec(&with(&named, 8, 2)), None, "half of a code point");
+    }
+
+    #[test]
+    fn brief_choices_are_those_without_a_value() {
+        assert_eq!(world::CODEC.first_plain_cases(), 3);
+        for (case, codec) in [None, Some(Codec::Plain), Some(Codec::Lz4)].into_iter().enumerate() {
+            let case = u8::try_from(case).unwrap();
+            for (number, cache) in [(0, Cache::Never), (1, Cache::Address), (2, Cache::Connection)] {
+                let expected = codecs::Choice { codec: codec.clone(), cache };
+                assert_eq!(brief_choice(case, number).ok(), Some(expected));
+            }
+        }
+        assert!(brief_choice(3, 0).is_err() && brief_choice(0, 3).is_err());
     }
 
     #[test]

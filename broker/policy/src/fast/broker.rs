@@ -9,7 +9,9 @@ use super::outbox::Outbox;
 use super::plan::Encoding;
 use super::types::Function;
 use super::world;
+use crate::answers::BadAnswer;
 use crate::bindings;
+use crate::codecs;
 use crate::state::State;
 use crate::verdict::{self, Answer, BadVerdict, Routed};
 use wasmtime::{Caller, Engine, Linker, Memory, Result, Trap, bail};
@@ -30,6 +32,7 @@ pub(crate) enum Answered {
     Plan(Option<bindings::AckPlan>),
     Failed(bindings::Decision),
     Admit(bindings::Admission),
+    Choose(Result<codecs::Choice, BadAnswer>),
 }
 
 /// Stands in for the allocator of a guest that has none; nothing that needs one is called then.
@@ -59,7 +62,15 @@ fn reading(linker: &mut Linker<State>) -> Result<()> {
     })?;
     lifting(linker, &world::PLAN, |reader, pointer| reader.result(pointer).map(Answered::Plan))?;
     lifting(linker, &world::FAILED, |reader, pointer| reader.result(pointer).map(Answered::Failed))?;
-    lifting(linker, &world::ADMIT, |reader, pointer| reader.result(pointer).map(Answered::Admit))
+    lifting(linker, &world::ADMIT, |reader, pointer| reader.result(pointer).map(Answered::Admit))?;
+    #[rustfmt::skip]
+    linker.func_wrap(BROKER, &adapter::lifted(world::CHOOSE.name), |mut caller: Caller<'_, State>, pointer: u32| {
+        let (memory, state) = memory_and_state(&mut caller)?;
+        let answer: codecs::Answer<'_> = state.reader(memory).result(pointer)?;
+        state.lane.answer = Some(Answered::Choose(codecs::check(answer, &mut state.known)));
+        Ok(())
+    })?;
+    Ok(())
 }
 
 fn lifting(

@@ -9,12 +9,15 @@ use super::brief;
 use super::broker::Answered;
 use super::outbox::Lower;
 use super::world;
+use crate::answers::BadAnswer;
 use crate::bindings;
+use crate::codecs;
 use crate::state::State;
 use crate::verdict::{BadVerdict, Routed};
 use std::borrow::Cow;
 use wasmtime::error::Context as _;
 use wasmtime::{Func, Global, Result, Store, Trap, TypedFunc, Val, bail};
+use waspmq_core::compression::Audience;
 use waspmq_core::policy::QueueMembers;
 
 /// What one instance is called for. To be used with the store it was started in.
@@ -36,6 +39,7 @@ pub(super) enum Hot {
     Ack { plan: TypedFunc<AboutPlan, i32>, failed: TypedFunc<AboutFailure, i32> },
     Admission { admit: TypedFunc<AboutMessage, i32> },
     Overflow { overflow: TypedFunc<AboutQueue, u32> },
+    Compression { choose: TypedFunc<AboutDelivery, i32> },
 }
 
 /// Unit of strings, lengths of sender and address, kind, length of the key, size, priority, time.
@@ -50,6 +54,9 @@ type AboutFailure = (u32, u32, u32, u32, u32, u32, u32, u64, u32, u32, u32, u64)
 
 /// Unit of strings, lengths of address and recipient, kind, priority, size, bytes queued and their limit, action.
 type AboutQueue = (u32, u32, u32, u32, u32, u32, u32, u32, u32);
+
+/// As about a message; then the codecs as bits, and whether there is a dictionary.
+type AboutDelivery = (u32, u32, u32, u32, u32, u32, u32, u64, u32, u32);
 
 /// Pointer and length of pattern and queue, the version, pointer and count of the members.
 type MembersChanged = (u32, u32, u32, u32, u64, u32, u32);
@@ -182,6 +189,29 @@ impl Hooks {
         let action = answers::action(overflow.call(&mut *store, told)?)?;
         self.is_broken = false;
         Ok(action)
+    }
+
+    pub(crate) fn choose(
+        &mut self,
+        store: &mut Store<State>,
+        message: &bindings::Message<'_>,
+        audience: Audience,
+    ) -> Result<Result<codecs::Choice, BadAnswer>> {
+        self.enter()?;
+        let Hot::Compression { choose } = &self.hot else { return other_hook() };
+        let (unit, sender, address, kind, key, size, priority, ts) =
+            about_message(store, self.unit, message)?;
+        let (codecs, dictionary) = (audience.codecs.bits().into(), audience.has_dictionary.into());
+        let told = (unit, sender, address, kind, key, size, priority, ts, codecs, dictionary);
+        if let Some([case, cache]) = brief::split(choose.call(&mut *store, told)?) {
+            let answer = answers::brief_choice(case, cache)?;
+            self.is_broken = false;
+            return Ok(Ok(answer));
+        }
+        match self.answered(store) {
+            Some(Answered::Choose(answer)) => Ok(answer),
+            _ => no_answer(),
+        }
     }
 
     /// What the adapter had read in a call that came to its end.

@@ -110,6 +110,7 @@ impl Starting<'_> {
             Some(Hook::Ack) => Hot::Ack { plan: self.hot(&world::PLAN)?, failed: self.hot(&world::FAILED)? },
             Some(Hook::Admission) => Hot::Admission { admit: self.hot(&world::ADMIT)? },
             Some(Hook::Overflow) => Hot::Overflow { overflow: self.hot(&world::OVERFLOW)? },
+            Some(Hook::Compression) => Hot::Compression { choose: self.hot(&world::CHOOSE)? },
         };
         let realloc = prepared.realloc.as_ref().map(|realloc| self.function(realloc)).transpose()?;
         Ok(Hooks {

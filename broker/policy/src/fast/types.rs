@@ -10,6 +10,7 @@ use wasmtime::component::types::{self, ComponentFunc};
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Type {
     Bool,
+    S8,
     U8,
     U16,
     U32,
@@ -17,6 +18,8 @@ pub(crate) enum Type {
     S64,
     String,
     Enum(&'static [&'static str]),
+    /// At most eight flags.
+    Flags(&'static [&'static str]),
     List(&'static Self),
     Option(&'static Self),
     /// A `result` without a value.
@@ -54,7 +57,7 @@ pub(crate) struct Flat {
 impl Type {
     pub(crate) const fn align(&self) -> usize {
         match self {
-            Self::Bool | Self::U8 => 1,
+            Self::Bool | Self::S8 | Self::U8 | Self::Flags(_) => 1,
             Self::U16 => 2,
             Self::U32 | Self::String | Self::List(_) => 4,
             Self::U64 | Self::S64 => 8,
@@ -76,9 +79,13 @@ impl Type {
     /// Bytes in memory, including what keeps the next one of its kind aligned.
     pub(crate) const fn size(&self) -> usize {
         match self {
-            Self::Bool | Self::U8 => 1,
+            Self::Bool | Self::S8 | Self::U8 => 1,
             Self::U16 => 2,
             Self::U32 => 4,
+            Self::Flags(flags) => {
+                assert!(flags.len() <= 8, "one byte has all of them");
+                1
+            }
             Self::U64 | Self::S64 | Self::String | Self::List(_) => 8,
             Self::Enum(cases) => tag_size(cases.len()),
             Self::Tuple(items) => self.member_at(items.len()),
@@ -141,7 +148,9 @@ impl Type {
 
     const fn flatten(&self, flat: &mut Flat) {
         match self {
-            Self::Bool | Self::U8 | Self::U16 | Self::U32 | Self::Enum(_) => flat.push(Core::I32),
+            Self::Bool | Self::S8 | Self::U8 | Self::U16 | Self::U32 | Self::Enum(_) | Self::Flags(_) => {
+                flat.push(Core::I32)
+            }
             Self::U64 | Self::S64 => flat.push(Core::I64),
             Self::String | Self::List(_) => {
                 flat.push(Core::I32);
@@ -204,7 +213,15 @@ impl Type {
     /// Whether a value of it refers to memory that the guest has to make room for.
     pub(crate) fn has_pointers(&self) -> bool {
         match self {
-            Self::Bool | Self::U8 | Self::U16 | Self::U32 | Self::U64 | Self::S64 | Self::Enum(_) => false,
+            Self::Bool
+            | Self::S8
+            | Self::U8
+            | Self::U16
+            | Self::U32
+            | Self::U64
+            | Self::S64
+            | Self::Enum(_)
+            | Self::Flags(_) => false,
             Self::String | Self::List(_) => true,
             Self::Option(inner) | Self::Fallible(inner) => inner.has_pointers(),
             Self::Tuple(items) => items.iter().any(Self::has_pointers),
@@ -232,6 +249,7 @@ impl Type {
     fn describes(&self, theirs: &types::Type) -> bool {
         match (self, theirs) {
             (Self::Bool, types::Type::Bool)
+            | (Self::S8, types::Type::S8)
             | (Self::U8, types::Type::U8)
             | (Self::U16, types::Type::U16)
             | (Self::U32, types::Type::U32)
@@ -239,6 +257,7 @@ impl Type {
             | (Self::S64, types::Type::S64)
             | (Self::String, types::Type::String) => true,
             (Self::Enum(cases), types::Type::Enum(theirs)) => theirs.names().eq(cases.iter().copied()),
+            (Self::Flags(flags), types::Type::Flags(theirs)) => theirs.names().eq(flags.iter().copied()),
             (Self::List(item), types::Type::List(theirs)) => item.describes(&theirs.ty()),
             (Self::Option(some), types::Type::Option(theirs)) => some.describes(&theirs.ty()),
             (Self::Fallible(error), types::Type::Result(theirs)) => {
@@ -399,6 +418,9 @@ mod tests {
     fn layouts() {
         check(Type::Bool, 1, 1, "i");
         check(Type::U8, 1, 1, "i");
+        check(Type::S8, 1, 1, "i");
+        check(Type::Flags(&["a", "b"]), 1, 1, "i");
+        check(Type::Record(&[("a", Type::Flags(&["a"])), ("b", Type::U32)]), 8, 4, "ii");
         check(Type::U16, 2, 2, "i");
         check(Type::U64, 8, 8, "l");
         check(Type::S64, 8, 8, "l");

@@ -110,6 +110,21 @@ const OVERFLOWING: Type = Type::Record(&[
     ("configured", ACTION),
 ]);
 
+const CODECS: Type = Type::Flags(&["lz4", "zstd", "zstd-dictionary", "deflate"]);
+
+const AUDIENCE: Type = Type::Record(&[("codecs", CODECS), ("dictionary", Type::Bool)]);
+
+pub(crate) const CODEC: Type = Type::Variant(&[
+    ("continue", None),
+    ("none", None),
+    ("lz4", None),
+    ("zstd", Some(Type::S8)),
+    ("zstd-dictionary", Some(Type::String)),
+    ("deflate", Some(Type::U8)),
+]);
+
+pub(crate) const CHOICE: Type = Type::Record(&[("codec", CODEC), ("cache", CACHE)]);
+
 pub(crate) const PLAN: Function = Function {
     name: "plan",
     params: &[("message", MESSAGE), ("configured", ACK_PLAN)],
@@ -121,13 +136,18 @@ pub(crate) const ADMIT: Function =
     Function { name: "admit", params: &[("message", MESSAGE)], result: Some(ADMISSION) };
 pub(crate) const OVERFLOW: Function =
     Function { name: "overflow", params: &[("what", OVERFLOWING)], result: Some(ACTION) };
+pub(crate) const CHOOSE: Function = Function {
+    name: "choose",
+    params: &[("message", MESSAGE), ("audience", AUDIENCE)],
+    result: Some(CHOICE),
+};
 
 /// What components export, all of it functions of the world itself: these always, ...
 pub(crate) const LIFECYCLE: [&Function; 2] = [&CONFIGURE, &SELF_TEST];
 /// ... this on the way to no message, ...
 pub(crate) const COLD: [&Function; 1] = [&MEMBERS_CHANGED];
 /// ... and these on the way of each. They have adapters.
-pub(crate) const HOT: [&Function; 5] = [&ROUTE, &PLAN, &FAILED, &ADMIT, &OVERFLOW];
+pub(crate) const HOT: [&Function; 6] = [&ROUTE, &PLAN, &FAILED, &ADMIT, &OVERFLOW, &CHOOSE];
 
 /// All of them.
 pub(crate) fn exports() -> impl Iterator<Item = &'static Function> {
@@ -143,10 +163,18 @@ pub(crate) fn brief(function: &Function) -> Option<Brief> {
         empty: Some((VERDICT.field_at("set-headers"), HEADER.align())),
         more: Some((VERDICT.field_at("cache"), CACHES.len())),
     };
-    if function.name == ROUTE.name {
-        return Some(ROUTES_AND_NOTHING_ELSE);
+    const CODEC_OF_NO_LEVEL: Brief = Brief {
+        size: CHOICE.size(),
+        align: CHOICE.align(),
+        case: (CHOICE.field_at("codec"), CODEC.first_plain_cases()),
+        empty: None,
+        more: Some((CHOICE.field_at("cache"), CACHES.len())),
+    };
+    match function.name {
+        name if name == ROUTE.name => Some(ROUTES_AND_NOTHING_ELSE),
+        name if name == CHOOSE.name => Some(CODEC_OF_NO_LEVEL),
+        _ => function.result.as_ref().and_then(Brief::of),
     }
-    function.result.as_ref().and_then(Brief::of)
 }
 
 const BYTES: Type = Type::List(&Type::U8);
@@ -154,7 +182,7 @@ const KEY: (&str, Type) = ("key", Type::String);
 const TTL: (&str, Type) = ("ttl-ms", Type::U64);
 
 /// What components may import of the interface `host`.
-pub(crate) const IMPORTS: [&Function; 16] = [
+pub(crate) const IMPORTS: [&Function; 17] = [
     &Function { name: "log", params: &[("level", LEVEL), ("text", Type::String)], result: None },
     &Function { name: "counter", params: &[("name", Type::String), ("delta", Type::U64)], result: None },
     &Function { name: "histogram", params: &[("name", Type::String), ("value", Type::U64)], result: None },
@@ -192,6 +220,7 @@ pub(crate) const IMPORTS: [&Function; 16] = [
     &Function { name: "random", params: &[], result: Some(Type::U64) },
     &Function { name: "is-online", params: &[("user", Type::String)], result: Some(Type::Bool) },
     &Function { name: "group-size", params: &[("group", Type::String)], result: Some(Type::U32) },
+    &Function { name: "in-flight", params: &[("version", Type::U64)], result: Some(Type::List(&Type::U32)) },
 ];
 
 /// Whether the guest has to make room for the result of an import.

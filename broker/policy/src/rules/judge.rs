@@ -3,10 +3,12 @@
 //! Looking for the rule allocates nothing; an answer with texts is copied out of the table.
 
 use super::admission::{Admitted, Limit};
+use super::compression::Compressed;
 use super::when::Facts;
 use super::{Answers, Table};
 use crate::answers::{self, BadAnswer};
 use crate::bindings::{self, Cache};
+use crate::codecs::Choice;
 use crate::engine::{Live, Ticker};
 use crate::state::Context;
 use crate::verdict::{Routed, Ruling};
@@ -71,6 +73,15 @@ impl Judge {
             Admitted::Refuse(refusal) => refusal,
         };
         Some(Admittance::Refused { reason: (*refusal.reason).to_owned(), retry_ms: refusal.retry_ms })
+    }
+
+    /// What a message is sent with.
+    pub(crate) fn choose(&self, message: &Message<'_>) -> Choice {
+        let Answers::Compression(list) = &self.table.answers else {
+            return Choice { codec: None, cache: Cache::Never };
+        };
+        let (answer, cache) = list.first(&facts(message, &[]));
+        Choice { codec: answer.and_then(|Compressed(codec)| codec.clone()), cache }
     }
 
     pub(crate) fn overflow(&self, what: &Overflowed<'_>) -> Option<Overflow> {

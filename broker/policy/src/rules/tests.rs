@@ -194,6 +194,38 @@ fn ack_words() {
 }
 
 #[test]
+fn codecs() {
+    for codec in [
+        json!("none"),
+        json!("lz4"),
+        json!("zstd"),
+        json!("dictionary"),
+        json!("deflate"),
+        json!({"zstd": -7}),
+        json!({"zstd": 9}),
+        json!({"dictionary": "orders"}),
+        json!({"deflate": 6}),
+    ] {
+        good(Hook::Compression, &json!({ "codec": codec }));
+    }
+    good(Hook::Compression, &json!("continue"));
+    let recipient = json!({"when": {"recipient": "a"}, "then": "continue"});
+    bad(Hook::Compression, recipient, "rules[1].when.recipient: is not known");
+    let bad = |then: Value, expected: &str| bad(Hook::Compression, json!({ "then": then }), expected);
+    bad(json!("lz4"), "rules[1].then: \"lz4\" is none of \"continue\"");
+    bad(json!({"codec": "br"}), "rules[1].then.codec: \"br\" is none of \"none\", \"lz4\"");
+    bad(json!({"codec": {"zstd": 10}}), "rules[1].then.codec.zstd: level 10 of zstd, allowed are -7 to 9");
+    bad(json!({"codec": {"zstd": 200}}), "rules[1].then.codec");
+    bad(json!({"codec": {"deflate": 0}}), "rules[1].then.codec.deflate: level 0 of deflate");
+    bad(json!({"codec": {"dictionary": "two words"}}), "rules[1].then.codec.dictionary: ");
+    bad(json!({"codec": {"dictionary": ""}}), "rules[1].then.codec.dictionary: ");
+    bad(json!({"codec": {"lz4": 1}}), "rules[1].then.codec: unknown variant `lz4`");
+    bad(json!({"codec": {"zstd": 1, "deflate": 1}}), "rules[1].then.codec");
+    bad(json!({"codec": "lz4", "level": 1}), "rules[1].then.level: unknown field `level`");
+    bad(json!({}), "rules[1].then: missing field `codec`");
+}
+
+#[test]
 fn overflow_words() {
     for word in ["continue", "drop_oldest", "drop-newest", "conflate", "spill", "close"] {
         good(Hook::Overflow, &json!(word));

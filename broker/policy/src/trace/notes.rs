@@ -59,7 +59,11 @@ impl Traces {
     fn facts(&self, seat: &Seat, (asked, said): (Asked, Said)) -> Facts {
         let attempt = match self.writing {
             Writing::Failure(cause, attempt) => Some((cause, attempt)),
-            Writing::Message | Writing::Nothing => None,
+            Writing::Message | Writing::Delivery(..) | Writing::Nothing => None,
+        };
+        let audience = match self.writing {
+            Writing::Delivery(_, audience) => Some(audience),
+            _ => None,
         };
         Facts {
             said,
@@ -67,6 +71,7 @@ impl Traces {
             ns: seat.took_ns(),
             failed: None,
             attempt,
+            audience,
             asked,
             role: seat.role(),
             is_shadow: false,

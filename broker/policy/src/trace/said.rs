@@ -2,10 +2,12 @@
 //!
 //! A text in the buffer is its length in two bytes, of which the highest bit says that it was cut, and its bytes.
 
+use crate::codecs::Coded;
 use crate::limits::TRACE_TEXT_BYTES_MAX;
 use crate::question::{Admitted, Missed, Planned, Question};
 use crate::verdict::Ruling;
 use serde_json::{Map, Value, json};
+use waspmq_core::compression::Codec;
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Route};
 
 /// An answer; texts are elsewhere.
@@ -23,6 +25,8 @@ pub(crate) enum Said {
     Routed(Routed),
     Planned(Acknowledgement),
     Decided(Decision),
+    /// The name of the dictionary, where there is one, is a text.
+    Chosen(Coded, Option<Place>),
 }
 
 /// A verdict.
@@ -202,6 +206,19 @@ impl Said {
         }
     }
 
+    #[inline]
+    pub(crate) fn codec(codec: &Codec, texts: &mut Texts) -> Self {
+        let (coded, dictionary) = Coded::of(codec);
+        let place = texts.len;
+        Self::Chosen(
+            coded,
+            dictionary.map(|name| {
+                texts.put(name);
+                place
+            }),
+        )
+    }
+
     /// Whether the matter ends with this answer.
     pub(super) const fn is_final(&self) -> bool {
         match self {
@@ -224,6 +241,11 @@ impl Said {
             Self::Routed(routed) => routed.show(texts),
             Self::Planned(acknowledgement) => Planned::show(&Some(*acknowledgement)),
             Self::Decided(decision) => Missed::show(&Some(*decision)),
+            Self::Chosen(coded, None) => coded.show(None),
+            Self::Chosen(coded, Some(name)) => {
+                let name = texts.at(*name).next().unwrap_or_else(|| TRUNCATED.to_owned());
+                coded.show(Some(&name))
+            }
         })
     }
 }

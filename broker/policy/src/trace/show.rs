@@ -1,6 +1,7 @@
 //! A trace in words, for whoever asks: who was asked what, in which order, and what came of each question.
 
 use super::{Asked, Facts, Instead, NOT_TIMED, Noted, OF_EARLIER, Role, Trace};
+use crate::codecs;
 use crate::hook::Hook;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decided {
     pub hook: &'static str,
-    /// The function that was called: `admit`, `route`, `plan` or `failed`.
+    /// The function that was called: `admit`, `route`, `plan`, `failed` or `choose`.
     pub question: &'static str,
     pub policy: String,
     /// `name@revision`.
@@ -60,6 +61,17 @@ pub struct Decided {
     pub cause: Option<&'static str>,
     /// Of question `failed`: which attempt.
     pub attempt: Option<u16>,
+    /// Of question `choose`: what the recipients it is about take.
+    pub audience: Option<ToldAudience>,
+}
+
+/// What some recipients of a message take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToldAudience {
+    /// Of `lz4`, `zstd`, `zstd-dict` and `deflate`.
+    pub codecs: Vec<&'static str>,
+    /// Whether there was a dictionary for the address.
+    pub dictionary: bool,
 }
 
 /// The failure of a policy.
@@ -67,8 +79,8 @@ pub struct Decided {
 pub struct Failed {
     /// As in the counts of calls: `trap`, `deadline`, `breaker_open` and so on.
     pub outcome: &'static str,
-    /// What served instead: `next`, `built_in`, `refused`, `configured`, or another version: `previous`, `active`. Null for
-    /// a shadow.
+    /// What served instead: `next`, `built_in`, `refused`, `configured`, `none` (sent as it is), or another version:
+    /// `previous`, `active`. Null for a shadow.
     pub instead: Option<&'static str>,
 }
 
@@ -128,6 +140,10 @@ impl Noted {
             failed,
             cause: facts.attempt.map(|(cause, _)| cause.as_str()),
             attempt: facts.attempt.map(|(_, attempt)| attempt),
+            audience: facts.audience.map(|audience| ToldAudience {
+                codecs: codecs::names(audience.codecs).collect(),
+                dictionary: audience.has_dictionary,
+            }),
         }
     }
 
@@ -144,6 +160,7 @@ impl Noted {
                 let served = match asked {
                     Asked::Admit | Asked::Route => "refused",
                     Asked::Plan | Asked::Failed => asked.without_policies(),
+                    Asked::Choose => "sent as it is",
                 };
                 let decision = format!("policy {policy} failed ({}): {served}", outcome.as_str());
                 Ended { by: None, decision: decision.into() }
@@ -164,7 +181,7 @@ impl Ended {
 }
 
 impl Asked {
-    const ALL: [Self; 4] = [Self::Admit, Self::Route, Self::Plan, Self::Failed];
+    const ALL: [Self; 5] = [Self::Admit, Self::Route, Self::Plan, Self::Failed, Self::Choose];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -172,6 +189,7 @@ impl Asked {
             Self::Route => "route",
             Self::Plan => "plan",
             Self::Failed => "failed",
+            Self::Choose => "choose",
         }
     }
 
@@ -182,6 +200,7 @@ impl Asked {
             Self::Route => Hook::Routing.as_str(),
             Self::Plan => Hook::Ack.as_str(),
             Self::Failed => self.as_str(),
+            Self::Choose => Hook::Compression.as_str(),
         }
     }
 
@@ -191,6 +210,7 @@ impl Asked {
             Self::Admit => "accepted",
             Self::Route => "as addressed",
             Self::Plan | Self::Failed => "configured",
+            Self::Choose => "as the broker chooses",
         }
     }
 }
@@ -213,6 +233,7 @@ impl Instead {
             Self::Closed => match asked {
                 Asked::Admit | Asked::Route => "refused",
                 Asked::Plan | Asked::Failed => "configured",
+                Asked::Choose => "none",
             },
             Self::Version(role) => role.as_str(),
             Self::Nothing => return None,

@@ -24,6 +24,7 @@ fn facts(said: Said) -> Facts {
         ns: 412,
         failed: None,
         attempt: None,
+        audience: None,
         asked: Asked::Route,
         role: Role::Active,
         is_shadow: false,

@@ -4,10 +4,12 @@ use crate::guests::built;
 use crate::{document, eventually, host, message, route};
 use serde_json::{Value, json};
 use waspmq_core::address::{Address, Kind, Name};
+use waspmq_core::compression::{Audience, Codecs};
 use waspmq_core::delivery::{AckPlan, Cause, Recipient};
 use waspmq_core::policy::{
-    Acking, Bound, BySettings, Failure, Overflowed, Overflowing, Policies, QueueMembers, Routing,
+    Acking, Bound, BySettings, Compressing, Failure, Overflowed, Overflowing, Policies, QueueMembers, Routing,
 };
+use waspmq_core::registry::Loads;
 use waspmq_core::settings::{Overflow, Settings};
 use waspmq_core::{MessageId, SessionId};
 use waspmq_policy::{CaptureError, CaptureRequest, Host, WorkerPolicies};
@@ -85,9 +87,19 @@ pub(crate) fn overflow(policies: &mut WorkerPolicies, to: &str) {
     }
 }
 
+/// A message on its way to recipients that take LZ4, and what is chosen for them.
+pub(crate) fn deliver(policies: &mut WorkerPolicies, to: &str, headers: &[(String, String)], payload: &[u8]) {
+    let message = waspmq_core::policy::Message { payload, ..message(to, headers) };
+    let audience = Audience { codecs: Codecs::LZ4, has_dictionary: true };
+    if policies.has_compression(to) {
+        assert_eq!(policies.choose(&message, MessageId::new(1, 1, 0, 1), audience), None);
+    }
+}
+
 pub(crate) fn members(queue: &str, pattern: &str, version: u64, count: usize) -> QueueMembers {
     let members = (0..count).map(|n| format!("worker{n}/box/{n}")).collect();
-    QueueMembers { pattern: pattern.to_owned(), queue: Name::parse(queue).unwrap(), version, members }
+    let queue = Name::parse(queue).unwrap();
+    QueueMembers { pattern: pattern.to_owned(), queue, version, members, loads: Loads::default() }
 }
 
 #[test]
@@ -104,22 +116,29 @@ fn all_that_policies_are_asked_is_taken_down_though_none_is_bound() {
         publish(&mut workers[0], to, &[], b"{}");
         fail(&mut workers[1], to, Cause::Nack);
         overflow(&mut workers[0], to);
+        deliver(&mut workers[1], to, &[], b"{}");
     }
     fail(&mut workers[0], "topic/a.1", Cause::Expired);
     host.queue_changed(members("late", "topic/*.1", 3, 1));
     host.queue_changed(members("late", "topic/*.1", 3, 1));
     host.queue_changed(members("elsewhere", "topic/b.>", 4, 1));
-    let expected =
-        ["members early", "message topic/a.1", "failure topic/a.1", "overflow topic/a.1", "members late"];
+    let expected = [
+        "members early",
+        "message topic/a.1",
+        "failure topic/a.1",
+        "overflow topic/a.1",
+        "compression topic/a.1",
+        "members late",
+    ];
     assert_eq!(kinds(&host), expected);
     let started = host.capture().unwrap().started_unix_ms;
     let other = host.remove_capture(Some(started - 1));
     assert_eq!(other, Err(CaptureError::Other { started_unix_ms: started }));
     let status = host.remove_capture(Some(started)).unwrap();
-    assert_eq!((status.recorded, status.ended), (5, None));
+    assert_eq!((status.recorded, status.ended), (6, None));
     assert_eq!((host.capture(), host.remove_capture(None)), (None, Err(CaptureError::None)));
     assert_eq!(workers[0].bound("topic/a.1"), Bound::default());
-    assert_eq!(host.capture_counts().recorded, 5);
+    assert_eq!(host.capture_counts().recorded, 6);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Components for tests of the hooks beside routing, as text, with function bodies that can be replaced.
 
-/// A component with the hooks `ack`, `admission` and `overflow`. Each body answers in its own way:
+/// A component with the hooks `ack`, `admission`, `overflow` and `compression`. Each body answers in its own way:
 ///
 /// | body | answer |
 /// | --- | --- |
@@ -8,6 +8,7 @@
 /// | `failed` | a pointer to a decision of 8 bytes: case at 0, milliseconds at 4 |
 /// | `admit` | a pointer to an admission of 16 bytes: case at 0, reason at 4 and 8, milliseconds at 12 |
 /// | `overflow` | the action itself |
+/// | `choose` | a pointer to a choice of 16 bytes: case at 0, level or name (pointer, bytes) at 4, cache at 12 |
 ///
 /// Memory below 4096 belongs to the bodies, 1024 is zero. `$deep` calls itself, `$count` calls the broker once.
 #[derive(Clone)]
@@ -17,6 +18,7 @@ pub(crate) struct Deciding {
     pub(crate) failed: String,
     pub(crate) admit: String,
     pub(crate) overflow: String,
+    pub(crate) choose: String,
 }
 
 impl Default for Deciding {
@@ -27,8 +29,9 @@ impl Default for Deciding {
             data: String::new(),
             plan: nothing.clone(),
             failed: nothing.clone(),
-            admit: nothing,
+            admit: nothing.clone(),
             overflow: "(i32.const 0)".to_owned(),
+            choose: nothing,
         }
     }
 }
@@ -40,7 +43,8 @@ impl Deciding {
             .replace("@plan", &self.plan)
             .replace("@failed", &self.failed)
             .replace("@admit", &self.admit)
-            .replace("@overflow", &self.overflow);
+            .replace("@overflow", &self.overflow)
+            .replace("@choose", &self.choose);
         wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
     }
 }
@@ -80,7 +84,18 @@ const TEMPLATE: &str = r#"
     (type $overflowing-of (record (field "address" string) (field "recipient" string) (field "kind" $kind)
       (field "priority" u8) (field "size" u32) (field "queued-bytes" u32) (field "queued-bytes-max" u32)
       (field "configured" $action)))
-    (export "overflowing" (type (eq $overflowing-of)))))
+    (export "overflowing" (type (eq $overflowing-of)))
+    (type $codecs-of (flags "lz4" "zstd" "zstd-dictionary" "deflate"))
+    (export "codecs" (type $codecs (eq $codecs-of)))
+    (type $audience-of (record (field "codecs" $codecs) (field "dictionary" bool)))
+    (export "audience" (type (eq $audience-of)))
+    (type $codec-of (variant (case "continue") (case "none") (case "lz4") (case "zstd" s8)
+      (case "zstd-dictionary" string) (case "deflate" u8)))
+    (export "codec" (type $codec (eq $codec-of)))
+    (type $cache-of (enum "never" "address" "connection"))
+    (export "cache" (type $cache (eq $cache-of)))
+    (type $choice-of (record (field "codec" $codec) (field "cache" $cache)))
+    (export "choice" (type (eq $choice-of)))))
   (alias export $types "message" (type $message))
   (alias export $types "ack-plan" (type $ack-plan))
   (alias export $types "failure" (type $failure))
@@ -88,6 +103,8 @@ const TEMPLATE: &str = r#"
   (alias export $types "admission" (type $admission))
   (alias export $types "action" (type $action))
   (alias export $types "overflowing" (type $overflowing))
+  (alias export $types "audience" (type $audience))
+  (alias export $types "choice" (type $choice))
   (import "waspmq:policy/host@0.1.0" (instance $host
     (export "counter" (func (param "name" string) (param "delta" u64)))))
 
@@ -119,7 +136,9 @@ const TEMPLATE: &str = r#"
     (func (export "admit") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
       (local $i i32) (call $free-all) @admit)
     (func (export "overflow") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
-      (local $i i32) (call $free-all) @overflow))
+      (local $i i32) (call $free-all) @overflow)
+    (func (export "choose") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+      (local $i i32) (call $free-all) @choose))
   (core instance $main (instantiate $main
     (with "libc" (instance $libc))
     (with "host" (instance (export "counter" (func $counter))))))
@@ -135,4 +154,6 @@ const TEMPLATE: &str = r#"
     (canon lift (core func $main "admit") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
   (func (export "overflow") (param "what" $overflowing) (result $action)
     (canon lift (core func $main "overflow") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
+  (func (export "choose") (param "message" $message) (param "audience" $audience) (result $choice)
+    (canon lift (core func $main "choose") (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
 )"#;

@@ -7,8 +7,9 @@ use crate::{document, eventually, host, message, outcome};
 use serde_json::json;
 use std::sync::{Arc, OnceLock};
 use waspmq_core::address::{Address, Kind};
+use waspmq_core::compression::{Audience, Codec, Codecs};
 use waspmq_core::delivery::Cause;
-use waspmq_core::policy::{Acking, Admission, Admittance, Overflowed, Overflowing, Policies};
+use waspmq_core::policy::{Acking, Admission, Admittance, Compressing, Overflowed, Overflowing, Policies};
 use waspmq_core::settings::{Overflow, Settings};
 use waspmq_core::{MessageId, SessionId};
 use waspmq_policy::{Decided, Host, WorkerPolicies, limits};
@@ -20,9 +21,10 @@ enum Asked {
     Failed,
     Admit,
     Overflow,
+    Choose,
 }
 
-const ALL: [Asked; 4] = [Asked::Plan, Asked::Failed, Asked::Admit, Asked::Overflow];
+const ALL: [Asked; 5] = [Asked::Plan, Asked::Failed, Asked::Admit, Asked::Overflow, Asked::Choose];
 
 impl Asked {
     const fn hook(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Asked {
             Self::Plan | Self::Failed => "ack",
             Self::Admit => "admission",
             Self::Overflow => "overflow",
+            Self::Choose => "compression",
         }
     }
 
@@ -37,7 +40,7 @@ impl Asked {
     fn doing(self, body: &str) -> Deciding {
         let passing = match self {
             Self::Overflow => "(i32.const 0)",
-            Self::Plan | Self::Failed | Self::Admit => "(i32.const 1024)",
+            Self::Plan | Self::Failed | Self::Admit | Self::Choose => "(i32.const 1024)",
         };
         self.answering(&format!("{body} {passing}"))
     }
@@ -49,6 +52,7 @@ impl Asked {
             Self::Failed => guest.failed = body,
             Self::Admit => guest.admit = body,
             Self::Overflow => guest.overflow = body,
+            Self::Choose => guest.choose = body,
         }
         guest
     }
@@ -86,6 +90,12 @@ impl Asked {
                 };
                 format!("{:?}", policies.overflow(&what))
             }
+            Self::Choose => {
+                let audience = Audience { codecs: Codecs::LZ4.with(Codecs::ZSTD), has_dictionary: false };
+                policies.has_compression("topic/a");
+                let chosen = policies.choose(&message("topic/a", &[]), DELIVERED, audience);
+                format!("{:?}", chosen.map(|chosen| chosen.codec))
+            }
         }
     }
 }
@@ -98,6 +108,7 @@ fn healthy() -> Deciding {
         failed: Asked::Failed.storing(&[(0, 1, 1), (4, 4, 4_242)]).failed,
         admit: Asked::Admit.storing(&[(0, 1, 2), (4, 4, 512), (8, 4, 5), (12, 4, 4_242)]).admit,
         overflow: "(i32.const 5)".to_owned(),
+        choose: Asked::Choose.storing(&[(0, 1, 4), (4, 4, 512), (8, 4, 5)]).choose,
         ..Deciding::default()
     }
 }
@@ -129,7 +140,7 @@ use Instance::{Kept, Replaced};
 
 /// What the healthy policy decides behind one that passes.
 fn served(asked: Asked) -> &'static str {
-    static SERVED: OnceLock<[String; 4]> = OnceLock::new();
+    static SERVED: OnceLock<[String; 5]> = OnceLock::new();
     let served = SERVED.get_or_init(|| {
         ALL.map(|asked| {
             let served = asked.ask(&mut beside(asked, &Deciding::default(), "auto", "open").worker(0));
@@ -150,11 +161,11 @@ fn name(policies: &mut WorkerPolicies, count: u64) {
 fn explained(asked: Asked, policies: &mut WorkerPolicies, calls: u64) -> Option<[Decided; 2]> {
     let count = match asked {
         Asked::Overflow => return None,
-        // All attempts are of the same message.
-        Asked::Failed => 1,
+        // All attempts and deliveries are of the same message.
+        Asked::Failed | Asked::Choose => 1,
         Asked::Plan | Asked::Admit => calls,
     };
-    if !matches!(asked, Asked::Failed) {
+    if matches!(asked, Asked::Plan | Asked::Admit) {
         name(policies, count);
     }
     let explanation = policies.explain(MessageId::new(1, 1, 0, count)).found.unwrap().explain();
@@ -172,6 +183,9 @@ fn check(asked: Asked, bad: &Deciding, (expected, instance): (&str, Instance)) {
         if matches!(asked, Asked::Failed) {
             policies.bound("topic/a");
             name(&mut policies, 1);
+        }
+        if matches!(asked, Asked::Choose) {
+            start_tracing(&host, &mut policies);
         }
         for calls in 1..=3 {
             assert_eq!(asked.ask(&mut policies), served, "{about}");
@@ -197,6 +211,17 @@ fn check(asked: Asked, bad: &Deciding, (expected, instance): (&str, Instance)) {
         assert_eq!((state.calls, state.instances.replaced > 0), (3, instance == Replaced), "{about}");
         assert_eq!(host.policy("good").unwrap().calls, 3, "{about}");
     }
+}
+
+/// The message that is delivered.
+const DELIVERED: MessageId = MessageId::new(1, 1, 0, 1);
+
+/// Has a record of the message that is delivered, for which some policy is asked at its publish.
+fn start_tracing(host: &Host, policies: &mut WorkerPolicies) {
+    host.upload("passing", &Deciding::default().build(), "test").unwrap();
+    host.put_policy("plans", document("passing", &["topic/>"], json!({ "hook": "ack" })), "test").unwrap();
+    policies.bound("topic/a");
+    name(policies, DELIVERED.count());
 }
 
 const GROW: &str = "(if (i32.eq (memory.grow (i32.const 256)) (i32.const -1)) (then unreachable))";
@@ -262,13 +287,25 @@ fn answers_out_of_range() {
     for (case, ms) in [(1, 0), (1, DAY_MS + 1), (2, 0), (2, u32::MAX)] {
         check(Asked::Failed, &Asked::Failed.storing(&[(0, 1, case), (4, 4, ms)]), ("bad_verdict", Kept));
     }
+    for level in [-8_i8, 10, i8::MIN, i8::MAX] {
+        let zstd = Asked::Choose.storing(&[(0, 1, 3), (4, 1, u32::from(level.cast_unsigned()))]);
+        check(Asked::Choose, &zstd, ("bad_verdict", Kept));
+    }
+    for level in [0, 10, 255] {
+        check(Asked::Choose, &Asked::Choose.storing(&[(0, 1, 5), (4, 1, level)]), ("bad_verdict", Kept));
+    }
+    // A name with a byte that names have not, and one that is too long.
+    for (at, len) in [(1024, 1), (512, 1_000)] {
+        let named = Asked::Choose.storing(&[(0, 1, 4), (4, 4, at), (8, 4, len)]);
+        check(Asked::Choose, &named, ("bad_verdict", Kept));
+    }
     let refusing = [(0, 1, 2), (4, 4, 512), (8, 4, 5), (12, 4, DAY_MS + 1)];
     check(Asked::Admit, &Asked::Admit.storing(&refusing), ("bad_verdict", Kept));
 }
 
 #[test]
 fn answers_that_cannot_be_read() {
-    for asked in [Asked::Plan, Asked::Failed, Asked::Admit] {
+    for asked in [Asked::Plan, Asked::Failed, Asked::Admit, Asked::Choose] {
         for nowhere in ["(i32.const 0x7ffffff0)", "(i32.const -4)", "(i32.const 1025)", "(i32.const 131068)"]
         {
             // A decision of eight bytes ends where the memory does.
@@ -295,6 +332,12 @@ fn answers_that_cannot_be_read() {
     check(Asked::Admit, &[(0, 1, 3)]);
     check(Asked::Admit, &[(0, 1, 2), (4, 4, 0x7fff_fff0), (8, 4, 5)]);
     check(Asked::Admit, &[(0, 1, 2), (4, 4, 512), (8, 4, u32::MAX)]);
+    check(Asked::Choose, &[(0, 1, 6)]);
+    check(Asked::Choose, &[(0, 1, 2), (12, 1, 3)]);
+    check(Asked::Choose, &[(0, 1, 3), (4, 1, 1), (12, 1, 3)]);
+    check(Asked::Choose, &[(0, 1, 4), (4, 4, 0x7fff_fff0), (8, 4, 5)]);
+    check(Asked::Choose, &[(0, 1, 4), (4, 4, 512), (8, 4, u32::MAX)]);
+    check(Asked::Choose, &[(0, 1, 4), (4, 4, 2_048 + 4), (8, 4, 12), (12, 1, 0xff)]);
 }
 
 /// What a failure means for the message, by `on_failure`: the next policy, what is built in, or the end of it.
@@ -309,6 +352,7 @@ fn each_hook_has_its_fallbacks() {
                 (Asked::Admit, "closed") => {
                     format!("{:?}", Admittance::Failed("policy bad failed (trap)".to_owned()))
                 }
+                (Asked::Choose, "closed") => format!("{:?}", Some(Codec::Plain)),
                 _ => built_in.clone(),
             };
             assert_eq!(answer, expected, "{asked:?} {on_failure}");
@@ -324,7 +368,7 @@ fn hooks_of_one_worker_fail_apart() {
         let host = host(1);
         host.upload("bad", &broken.doing("unreachable").build(), "test").unwrap();
         host.upload("good", &healthy().build(), "test").unwrap();
-        for hook in ["ack", "admission", "overflow"] {
+        for hook in ["ack", "admission", "overflow", "compression"] {
             let plugin = if hook == broken.hook() { "bad" } else { "good" };
             let more = json!({ "hook": hook, "limits": { "cpu_share": 1.0 } });
             host.put_policy(hook, document(plugin, &["topic/>"], more), "test").unwrap();

@@ -1,4 +1,4 @@
-//! Both lanes ask alike about acks, admission and overflows, and do alike what a guest asks of the host.
+//! Both lanes ask alike about acks, admission, overflows and compression, and do alike what a guest asks of the host.
 
 use crate::guests::built;
 use crate::lanes::{Numbers, lanes, lanes_of};
@@ -7,9 +7,12 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use waspmq_core::address::{Address, Kind, Name, Pattern};
+use waspmq_core::compression::{Audience, Codecs};
 use waspmq_core::delivery::{AckPlan, Backoff, Cause, Exhausted, Quorum, Recipient};
 use waspmq_core::level::Level;
-use waspmq_core::policy::{Acking, Admission, Failure, Message, Overflowed, Overflowing, Policies};
+use waspmq_core::policy::{
+    Acking, Admission, Compressing, Failure, Message, Overflowed, Overflowing, Policies,
+};
 use waspmq_core::settings::{Keep, Overflow, Settings};
 use waspmq_core::{MessageId, QueueId};
 use waspmq_policy::WorkerPolicies;
@@ -165,19 +168,42 @@ fn overflows() {
     assert_eq!(different, 5);
 }
 
+/// Any of the audiences there are.
+fn audience(numbers: &mut Numbers) -> Audience {
+    let all = [Codecs::LZ4, Codecs::ZSTD, Codecs::DICTIONARY, Codecs::DEFLATE];
+    let codecs = all.into_iter().filter(|_| numbers.below(2) == 0).fold(Codecs::NONE, Codecs::with);
+    Audience { codecs, has_dictionary: numbers.below(2) == 0 }
+}
+
+#[test]
+fn choices() {
+    let different = agree("compression", |numbers, policies| {
+        about(numbers, |numbers, message| {
+            let (audience, id) = (audience(numbers), MessageId::new(1, 1, 0, numbers.next()));
+            policies.each_mut().map(|policies| {
+                assert!(policies.has_compression(message.to));
+                policies.choose(message, id, audience).map(|chosen| chosen.codec)
+            })
+        })
+    });
+    // Those of each level, none, and a few dictionaries.
+    assert!(different > 30, "{different}");
+}
+
 /// A few commands for the guest `decide`, now and then more than it has calls for.
 fn commands(numbers: &mut Numbers) -> String {
     let count = if numbers.below(50) == 0 { 70 } else { 1 + numbers.below(6) };
     let mut one = || {
         let key = ["k", "größe", "", "n", "a-longer-key"][numbers.below(5)];
         let value = ["v", "", "漢字", "12345678", "another-value"][numbers.below(5)];
-        match numbers.below(9) {
+        match numbers.below(10) {
             0 | 1 => format!("get {key}"),
             2 => format!("set {key} {value} {}", ["0", "90000000"][numbers.below(2)]),
             3 => format!("delete {key}"),
             4 => format!("cas {key} {} {value} 0", ["-", "v", "漢字", ""][numbers.below(4)]),
             5 => format!("add {key} {} 0", [5, -7, i64::MAX, i64::MIN][numbers.below(4)]),
             6 => format!("take {key} {} 1 3000", [1_000, 1, 4_000][numbers.below(3)]),
+            8 => format!("loads {}", numbers.below(5)),
             7 => format!("online {}", ["alice", "bob", ""][numbers.below(3)]),
             _ => format!(
                 "group {}; observe h{} {}",
@@ -213,6 +239,13 @@ fn what_is_asked_of_the_host_is_done_alike() {
     assert_eq!(core.histograms.len(), 8);
     assert!(core.kept.values > 0 && core.kept.refused > 0, "{:?}", core.kept);
     assert!(different.len() > 1_000, "{}", different.len());
+    let loads = [host_loads(1), host_loads(2), host_loads(3)];
+    assert!(loads.iter().all(|loads| different.iter().any(|outcome| outcome.contains(loads))), "{loads:?}");
+}
+
+/// What the members of the queue with this version have in flight, as the guest writes it.
+fn host_loads(version: u32) -> String {
+    (0..version * 5).map(|i| (i * 100_003).to_string()).collect::<Vec<_>>().join(",")
 }
 
 #[test]

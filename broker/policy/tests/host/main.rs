@@ -6,6 +6,8 @@ mod archive;
 mod audit;
 mod cached;
 mod capture;
+mod compress_adaptive;
+mod compression;
 mod deciding;
 mod explain;
 mod failures;
@@ -26,6 +28,7 @@ mod replay;
 mod rollout;
 mod room;
 mod rules;
+mod shipped;
 mod taken_back;
 mod versions;
 

@@ -1,6 +1,6 @@
 //! Captures put to two components: equal ones never differ, and what differs is found with its line.
 
-use crate::capture::{fail, members, overflow, publish, start, text};
+use crate::capture::{deliver, fail, members, overflow, publish, start, text};
 use crate::guests::{Guest, built};
 use crate::host;
 use serde_json::{Map, Value, json};
@@ -52,7 +52,13 @@ fn equal_components_never_differ_whatever_they_ask_the_host_for() {
     assert_eq!(differences, []);
     assert_eq!((summary.records, summary.differences), (20, 0));
     let asked: Vec<_> = summary.hooks.iter().map(|hook| (hook.hook, hook.asked)).collect();
-    let expected = [(Hook::Routing, 20), (Hook::Ack, 20), (Hook::Admission, 20), (Hook::Overflow, 0)];
+    let expected = [
+        (Hook::Routing, 20),
+        (Hook::Ack, 20),
+        (Hook::Admission, 20),
+        (Hook::Overflow, 0),
+        (Hook::Compression, 0),
+    ];
     assert_eq!(asked, expected);
     let routing = &summary.hooks[0];
     assert!(routing.old.failures.is_empty() && routing.old.mean_ns > Some(0) && routing.old.p99_ns > 0);
@@ -127,9 +133,39 @@ fn the_other_hooks_are_asked_what_was_taken_down() {
         row(5, Hook::Overflow, r#""close""#, r#""drop-oldest""#),
     ];
     assert_eq!(found, expected);
-    assert_eq!(summary.hooks.iter().map(|hook| hook.asked).collect::<Vec<_>>(), [1, 3, 1, 1]);
+    assert_eq!(summary.hooks.iter().map(|hook| hook.asked).collect::<Vec<_>>(), [1, 3, 1, 1, 0]);
     let (only_ack, summary) = replay_with(&capture, [(&decide, &old), (&decide, &new)], Some(Hook::Ack));
     assert_eq!((only_ack.len(), summary.hooks.len()), (1, 1));
+}
+
+#[test]
+fn choices_of_a_codec_are_asked_for_again() {
+    let host = host(1);
+    start(&host, &["topic/a"]);
+    let mut policies = host.worker(0);
+    deliver(&mut policies, "topic/a", &[], &[3]);
+    deliver(&mut policies, "topic/a", &[("dictionary".to_owned(), "orders".to_owned())], &[9]);
+    let (capture, decide) = (text(&host), built("guest-decide"));
+    let old = json!({ "compression": { "codec": "asked" } });
+    let new = json!({ "compression": { "codec": { "zstd": 3 } } });
+    let (same, summary) = replay_with(&capture, [(&decide, &old), (&decide, &old)], None);
+    assert_eq!(
+        (same.as_slice(), summary.hooks[4].hook, summary.hooks[4].asked),
+        (&[][..], Hook::Compression, 2)
+    );
+    let (differences, _) = replay_with(&capture, [(&decide, &old), (&decide, &new)], None);
+    let expected = json!([{
+        "line": 3, "hook": "compression",
+        "input": {"compression": {
+            "codecs": ["lz4"], "dictionary": true, "ts": 1_700_000_000_000_u64, "sender": "alice", "address": "topic/a",
+            "size": 1, "priority": 4
+        }},
+        "old": {"dictionary": "orders"}, "new": {"zstd": 3},
+    }]);
+    assert_eq!(serde_json::to_value(&differences).unwrap(), expected);
+    let without = capture.replace("\"headers\":[", "\"other\":[");
+    let (_, summary) = replay_with(&without, [(&decide, &old), (&decide, &old)], None);
+    assert_eq!(summary.lacking, [("headers", 2)].into());
 }
 
 #[test]
@@ -209,7 +245,10 @@ fn hooks_of_one_component_are_named() {
     let (_, summary) = replay_with(&capture, sides, None);
     assert_eq!(summary.hooks.len(), 1);
     let only: Vec<_> = summary.only.iter().map(|only| (only.hook, only.side)).collect();
-    assert_eq!(only, [(Hook::Ack, "old"), (Hook::Admission, "old"), (Hook::Overflow, "old")]);
+    assert_eq!(
+        only,
+        [Hook::Ack, Hook::Admission, Hook::Overflow, Hook::Compression].map(|hook| (hook, "old"))
+    );
     let (none, stamps) = (config(&json!({})), config(&json!({ "stamp": "x" })));
     let side = |component, config| ReplaySide { component, config };
     let refused = |sides, hook, header: &str| {
@@ -255,4 +294,7 @@ fn a_line_that_is_no_record_is_refused_by_its_number() {
     with("\"size\":2", "\"size\":3", "size: ");
     with("\"size\":2", "\"size\":2000000000", "size: ");
     with("\"payload\":", "\"payload_b64\":", "payload_b64: ");
+    with("\"configured\":", "\"other\":", "configured: is missing");
+    with("{\"message\":{", "{\"compression\":{\"codecs\":[\"br\"],\"dictionary\":false,", "codecs: ");
+    with("{\"message\":{", "{\"compression\":{\"dictionary\":false,", "missing field `codecs`");
 }

@@ -66,6 +66,16 @@ impl Dictionary {
     }
 }
 
+/// A digest from its 64 hexadecimal digits.
+pub fn parse_digest(text: &str) -> Option<[u8; 32]> {
+    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
+}
+
+/// A digest as 64 hexadecimal digits.
+pub fn digest_text(digest: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*digest).to_hex().to_string()
+}
+
 /// Why no dictionary can be made of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TrainError {

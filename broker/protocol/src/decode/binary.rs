@@ -6,6 +6,7 @@ use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceV1, ReadV1, RefreshV1};
 use crate::meta::{PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
+use crate::payload;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use crate::wire::{self, BODY_VERSION, Raw, Reader, flag, kind};
@@ -188,7 +189,7 @@ fn publish_rest<'a>(head: &Head, mut reader: Reader<'a>) -> Result<Frame<'a>, Pr
         content,
         payload: match packed {
             Some(_) => reader.rest().into(),
-            None => check::payload(content, reader.rest())?,
+            None => payload::one_line(content, reader.rest())?,
         },
         packed,
         headers,

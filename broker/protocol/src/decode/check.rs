@@ -4,10 +4,7 @@ use crate::client::{Frame, Publish};
 use crate::codec::Packed;
 use crate::error::Problem;
 use crate::limits::LIST_ITEMS_MAX;
-use crate::payload;
-use crate::profile::Content;
 use crate::wire::Reader;
-use std::borrow::Cow;
 use waspmq_core::limits::{KEY_BYTES_MAX, PRIORITY_MAX};
 use waspmq_core::settings::Overflow;
 use waspmq_core::{Address, Position};
@@ -29,18 +26,6 @@ pub(super) fn publish(publish: Publish<'_>) -> Result<Frame<'_>, Problem> {
         Address::check(reply_to)?;
     }
     Ok(Frame::Publish(publish))
-}
-
-/// A payload of the binary profile. One that claims to be JSON comes back as one line without white space around
-/// it, as the JSON profile would have had it.
-pub(super) fn payload(content: Content, payload: &[u8]) -> Result<Cow<'_, [u8]>, Problem> {
-    match content {
-        Content::Bytes => Ok(Cow::Borrowed(payload)),
-        Content::Json => Ok(match payload::validate_json(payload)? {
-            Cow::Borrowed(line) => Cow::Borrowed(line.trim_ascii()),
-            Cow::Owned(line) => Cow::Owned(line.trim_ascii().to_vec()),
-        }),
-    }
 }
 
 /// How a payload is compressed.

@@ -26,7 +26,8 @@ struct Explanation {
     decisions: Vec<Decision>,
     /// Decisions that were not recorded, because there were too many about one message.
     left_out: u32,
-    /// What holds in the end: by hook, and for the last failed attempt by `failed`.
+    /// What holds in the end: by hook, and for the last failed attempt by `failed`. Of hook `compression` it is what holds for the
+    /// audience that was asked about last.
     outcome: BTreeMap<&'static str, Outcome>,
 }
 
@@ -34,10 +35,10 @@ struct Explanation {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PolicyDecision)]
 struct Decision {
-    /// `routing`, `ack` or `admission`.
+    /// `routing`, `ack`, `admission` or `compression`.
     #[schema(example = "routing")]
     hook: &'static str,
-    /// What was asked: `admit`, `route`, `plan`, or `failed` for a failed attempt.
+    /// What was asked: `admit`, `route`, `plan`, `failed` for a failed attempt, or `choose` for a delivery.
     #[schema(example = "route")]
     question: &'static str,
     policy: String,
@@ -68,6 +69,19 @@ struct Decision {
     /// Of `failed`: the number of the attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u16>,
+    /// Of `choose`: what the recipients it is about take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audience: Option<Audience>,
+}
+
+/// Recipients that get the same bytes of a message.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyAudience)]
+struct Audience {
+    /// Of `lz4`, `zstd`, `zstd-dict` and `deflate`.
+    codecs: Vec<&'static str>,
+    /// Whether there was a dictionary for the address.
+    dictionary: bool,
 }
 
 /// The failure of a policy, and what served instead.
@@ -77,7 +91,7 @@ struct Failure {
     /// `trap`, `deadline`, `memory`, `bad_verdict`, `unavailable` or `breaker_open`.
     #[schema(example = "trap")]
     outcome: &'static str,
-    /// `next` (it was passed by), `built_in`, `refused`, `configured`, or the version that was asked instead: `previous` or
+    /// `next` (it was passed by), `built_in`, `refused`, `configured`, `none` (sent as it is), or the version that was asked instead: `previous` or
     /// `active`. Null for a shadow.
     #[schema(example = "next")]
     instead: Option<&'static str>,
@@ -112,6 +126,7 @@ impl From<Decided> for Decision {
             failed,
             cause: of.cause,
             attempt: of.attempt,
+            audience: of.audience.map(|of| Audience { codecs: of.codecs, dictionary: of.dictionary }),
         }
     }
 }

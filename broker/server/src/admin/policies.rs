@@ -56,6 +56,8 @@ pub(super) struct Policy {
     counters: BTreeMap<String, u64>,
     /// What the plugin measures.
     histograms: BTreeMap<String, Distribution>,
+    /// What became of messages whose codec it chose, by codec: `lz4`, `zstd`, `zstd-dict` and `deflate`.
+    compressed: BTreeMap<&'static str, Compressed>,
     kept: Kept,
     /// Versions taken back, by reason.
     rollbacks: BTreeMap<&'static str, u64>,
@@ -71,6 +73,19 @@ struct Distribution {
     p50: u64,
     p99: u64,
     max: u64,
+}
+
+/// What compressing by the policy's choice came to.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyCompressed)]
+struct Compressed {
+    messages: u64,
+    /// Bytes before.
+    plain_bytes: u64,
+    /// Bytes that were sent instead.
+    packed_bytes: u64,
+    /// CPU time spent.
+    spent_ns: u64,
 }
 
 /// What the broker keeps for the policy.
@@ -222,6 +237,7 @@ impl From<PolicyState> for Policy {
             },
             counters: state.counters,
             histograms: state.histograms.into_iter().map(|(name, of)| (name, of.into())).collect(),
+            compressed: state.compressed.into_iter().map(|(codec, of)| (codec, of.into())).collect(),
             kept: Kept {
                 values: state.kept.values,
                 value_bytes: state.kept.value_bytes,
@@ -231,6 +247,13 @@ impl From<PolicyState> for Policy {
             rollbacks: state.rollbacks.into_iter().collect(),
             last_rollback: state.last_rollback.map(Rollback::from),
         }
+    }
+}
+
+impl From<waspmq_policy::Compressed> for Compressed {
+    fn from(of: waspmq_policy::Compressed) -> Self {
+        let waspmq_policy::Compressed { messages, plain_bytes, packed_bytes, spent_ns } = of;
+        Self { messages, plain_bytes, packed_bytes, spent_ns }
     }
 }
 
@@ -251,7 +274,7 @@ impl From<PolicyVersion> for Version {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PolicyDocument)]
 pub(super) struct Document {
-    /// What is decided: `routing`, `ack`, `admission` or `overflow`. The plugin has to have the hook.
+    /// What is decided: `routing`, `ack`, `admission`, `overflow` or `compression`. The plugin has to have the hook.
     #[schema(example = "routing")]
     hook: String,
     /// `name@revision`, or `name` for its latest revision at the time of the call. A document has this or `rules`.
@@ -277,7 +300,7 @@ pub(super) struct Document {
     #[schema(required = false, minimum = 1, maximum = 99)]
     canary_percent: Option<u8>,
     /// `open` (as if the policy had said `continue`), `closed` (the message is refused; where a policy cannot refuse,
-    /// what is configured is done), `builtin` (what is built in is done and no further policy asked) or `previous` (the
+    /// what is configured is done, or with hook `compression` the message sent as it is), `builtin` (what is built in is done and no further policy asked) or `previous` (the
     /// version before is asked).
     #[schema(required = false, default = "open")]
     on_failure: String,

@@ -65,6 +65,16 @@ fn note(of: &Value) -> String {
     if of.get("cause").is_some() {
         notes.push(format!("attempt {} ended with {}", cell(of, "attempt"), cell(of, "cause")));
     }
+    if let Some(audience) = of.get("audience").filter(|audience| !audience.is_null()) {
+        let codecs = audience.get("codecs").and_then(Value::as_array).into_iter().flatten();
+        let codecs: Vec<&str> = codecs.filter_map(Value::as_str).collect();
+        let dictionary = audience.get("dictionary").and_then(Value::as_bool).unwrap_or_default();
+        let no = if dictionary { "" } else { "no " };
+        notes.push(format!(
+            "for {}, {no}dictionary",
+            if codecs.is_empty() { "no codec".to_owned() } else { codecs.join("+") }
+        ));
+    }
     if of.get("cached").and_then(Value::as_bool).unwrap_or_default() {
         notes.push("cached".to_owned());
     }
@@ -121,6 +131,15 @@ mod tests {
             lines[4..],
             ["3 more were not recorded", "failed: no policy decided: configured", "routing: x, by eu"]
         );
+    }
+
+    #[test]
+    fn the_audience_of_a_choice_is_noted() {
+        let of = |codecs: Value, dictionary: bool| {
+            note(&json!({"audience": {"codecs": codecs, "dictionary": dictionary}, "cached": true}))
+        };
+        assert_eq!(of(json!(["lz4", "zstd"]), false), "for lz4+zstd, no dictionary; cached");
+        assert_eq!(of(json!([]), true), "for no codec, dictionary; cached");
     }
 
     #[test]

@@ -145,6 +145,7 @@ pub(super) enum Hook {
     Ack,
     Admission,
     Overflow,
+    Compression,
 }
 
 impl From<Hook> for waspmq_policy::Hook {
@@ -154,6 +155,7 @@ impl From<Hook> for waspmq_policy::Hook {
             Hook::Ack => Self::Ack,
             Hook::Admission => Self::Admission,
             Hook::Overflow => Self::Overflow,
+            Hook::Compression => Self::Compression,
         }
     }
 }
@@ -421,6 +423,7 @@ fn describe(state: &Value) -> String {
         ("because of", "/last_rollback/reason"),
         ("in figures", "/last_rollback/detail"),
         ("counters", "/counters"),
+        ("compressed", "/compressed"),
     ];
     let row = |(name, pointer): (&str, &str)| {
         let value = state.pointer(pointer).filter(|value| !value.is_null() && **value != json!({}))?;

@@ -13,7 +13,7 @@ pub struct Bound {
 }
 
 /// One row per numeric key; `docs/CONFIG.md` shows the same numbers.
-pub const BOUNDS: [Bound; 19] = [
+pub const BOUNDS: [Bound; 21] = [
     bound("workers", 0, limits::WORKERS_MAX as u64, |c| c.workers as u64),
     bound("drain_ms", 0, 600_000, |c| u64::from(c.drain_ms)),
     bound("access.token_leeway_ms", 0, 300_000, |c| u64::from(c.access.token_leeway_ms)),
@@ -36,6 +36,8 @@ pub const BOUNDS: [Bound; 19] = [
     bound("store.reserve_bytes", 0, TIB, |c| c.store.reserve_bytes),
     bound("store.resume_window_ms", 0, 86_400_000, |c| u64::from(c.store.resume_window_ms)),
     bound("store.ledger_age_ms", 0, 365 * 86_400_000, |c| c.store.ledger_age_ms),
+    bound("compression.cpu_percent", 0, 100, |c| u64::from(c.compression.cpu_percent)),
+    bound("compression.min_bytes", 0, limits::MESSAGE_BYTES_MAX as u64, |c| c.compression.min_bytes as u64),
     bound("policy.max_policies", 1, waspmq_policy::limits::POLICIES_MAX as u64, |c| {
         c.policy.max_policies as u64
     }),

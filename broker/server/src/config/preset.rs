@@ -85,7 +85,12 @@ fn base() -> Config {
             connect_timeout_ms: 10_000,
             heartbeat_ms: 25_000,
         },
-        compression: CompressionConfig { permessage_deflate: true },
+        compression: CompressionConfig {
+            adaptive: true,
+            cpu_percent: 10,
+            min_bytes: 128,
+            permessage_deflate: true,
+        },
         policy: PolicyConfig { max_policies: 16 },
         store: StoreConfig {
             bytes_max: 16 * 1024 * MIB as u64,

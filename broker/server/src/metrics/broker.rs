@@ -30,7 +30,7 @@ impl Workers {
         self.summed(|counters| pick(counters).load())
     }
 
-    fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
+    pub(super) fn summed(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
         self.control.counters().fold(0, |total, counters| total.wrapping_add(pick(counters)))
     }
 
@@ -118,16 +118,6 @@ impl Broker {
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_read))])?;
         let metric = described("written", "Bytes written to connections").in_unit(&Unit::Bytes);
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.bytes_written))])?;
-        let metric = described("compression", "Bytes of what was compressed, on the wire and without")
-            .in_unit(&Unit::Bytes);
-        let packed = [
-            ("wire_in", self.workers.total(|c| &c.deflate.wire_in)),
-            ("plain_in", self.workers.total(|c| &c.deflate.plain_in)),
-            ("wire_out", self.workers.total(|c| &c.deflate.wire_out)),
-            ("plain_out", self.workers.total(|c| &c.deflate.plain_out)),
-        ];
-        let packed = packed.map(|(side, bytes)| ([("codec", "deflate"), ("side", side)], bytes));
-        counter(encoder, metric, packed)?;
         let metric = described("error_frames_sent", "Error frames sent to clients");
         counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.errors_sent))])
     }

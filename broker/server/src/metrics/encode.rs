@@ -52,6 +52,20 @@ pub(crate) fn counter<'a, L: AsRef<Labels<'a>>>(
     Ok(())
 }
 
+/// Writes a counter of seconds.
+pub(crate) fn counter_of_seconds<'a, L: AsRef<Labels<'a>>>(
+    encoder: &mut DescriptorEncoder<'_>,
+    metric: Described<'_>,
+    values: impl IntoIterator<Item = (L, f64)>,
+) -> Result<(), Error> {
+    let Described { name, help, .. } = metric;
+    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
+    for (labels, value) in values {
+        series(&mut family, labels.as_ref(), |one| one.encode_counter::<NoLabelSet, _, f64>(&value, None))?;
+    }
+    Ok(())
+}
+
 /// Writes a gauge's series.
 pub(crate) fn gauge<'a, L: AsRef<Labels<'a>>>(
     encoder: &mut DescriptorEncoder<'_>,

@@ -1,7 +1,7 @@
 //! What policies did. Their names are labels: an operator chose them, and there are at most
 //! `waspmq_policy::limits::POLICIES_MAX`.
 
-use super::encode::{Observed, counter, described, gauge, histogram};
+use super::encode::{Observed, counter, counter_of_seconds, described, gauge, histogram};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt::Error;
@@ -71,6 +71,7 @@ impl Collector for Policies {
             policy.shadow.iter().map(of)
         });
         counter(&mut encoder, metric, compared)?;
+        encode_compression(&mut encoder, &policies)?;
         self.encode_captures(&mut encoder)?;
         let metric = described("policy_generation", "The number of the active set of policies");
         gauge(&mut encoder, metric, [(NO_LABELS, self.host.generation())])?;
@@ -96,6 +97,25 @@ impl Policies {
         let left_out = counts.left_out.into_iter().map(|(reason, count)| ([("reason", reason)], count));
         counter(encoder, metric, left_out)
     }
+}
+
+/// What compressing by the choice of policies came to.
+fn encode_compression(encoder: &mut DescriptorEncoder<'_>, policies: &[PolicyMetrics]) -> Result<(), Error> {
+    let all = || policies.iter().flat_map(|policy| policy.compressed.iter().map(|of| (&*policy.policy, of)));
+    let metric = described(
+        "policy_compression_bytes",
+        "Bytes of messages before and after compressing them by a policy's choice",
+    );
+    let bytes = all().flat_map(|(policy, &(codec, of))| {
+        let side = |side, bytes| ([("policy", policy), ("codec", codec), ("side", side)], bytes);
+        [side("plain", of.plain_bytes), side("packed", of.packed_bytes)]
+    });
+    counter(encoder, metric, bytes)?;
+    let metric = described("policy_compression", "CPU time of compressing by a policy's choice");
+    #[expect(clippy::cast_precision_loss, reason = "a sum of seconds needs no more than 53 bits")]
+    let spent = all()
+        .map(|(policy, &(codec, of))| ([("policy", policy), ("codec", codec)], of.spent_ns as f64 / 1e9));
+    counter_of_seconds(encoder, metric, spent)
 }
 
 const NO_LABELS: [(&str, &str); 0] = [];

@@ -436,13 +436,9 @@ impl Worker {
 
     /// Encodes what was read for one connection. Gives how many messages are left out, too, because they have expired.
     fn lay_out(&mut self, connection: &Connection, run: &[Arc<Batch>]) -> (Vec<Shared>, u64) {
-        let mut segments = Vec::new();
-        let mut expired = 0;
-        if let Some(first) = run.first() {
-            let terms = self.terms(run, &first.to);
-            expired = self.encoder.segments(run, connection.encoding, terms, &mut segments);
-        }
-        (segments, expired)
+        let Some(first) = run.first() else { return (Vec::new(), 0) };
+        let terms = self.terms(run, &first.to);
+        self.encode_alone(run, (connection.encoding, terms))
     }
 }
 

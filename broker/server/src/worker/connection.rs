@@ -3,6 +3,7 @@
 use super::access::SessionAccess;
 use super::catchup::Catching;
 use super::counters::Ended;
+use super::dictionaries::Dictionaries;
 use super::presence::Watches;
 use super::publish::Target;
 use super::room::Held;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use waspmq_core::compression::Codecs;
 use waspmq_core::delivery::{Cursors, Window};
 use waspmq_core::outbound::Queue;
 use waspmq_core::registry;
@@ -43,8 +45,6 @@ pub(crate) struct Connection {
     pub(crate) remote: SocketAddr,
     pub(crate) stage: Stage,
     pub(crate) decoder: Decoder,
-    /// Whether permessage-deflate was negotiated: either side may compress any of its messages.
-    pub(crate) has_deflate: bool,
     pub(crate) encoding: Encoding,
     pub(crate) session: Session,
     pub(crate) session_id: Option<SessionId>,
@@ -100,6 +100,7 @@ pub(crate) struct Connection {
     pub(crate) waits_until_us: Option<u64>,
     /// Messages dropped because the outbound queue was full.
     pub(crate) dropped: u64,
+    pub(crate) dictionaries: Dictionaries,
 }
 
 impl Connection {
@@ -115,8 +116,7 @@ impl Connection {
             remote,
             stage: Stage::Http,
             decoder: Decoder::new(),
-            has_deflate: false,
-            encoding: Encoding { profile: Profile::Json, batch: false },
+            encoding: Encoding { profile: Profile::Json, batch: false, codecs: Codecs::NONE },
             session,
             session_id: None,
             asker: None,
@@ -148,6 +148,7 @@ impl Connection {
             held: None,
             waits_until_us: None,
             dropped: 0,
+            dictionaries: Dictionaries::default(),
         }
     }
 
@@ -159,6 +160,28 @@ impl Connection {
     /// Whether this session published something under this id.
     pub(crate) fn has_id(&self, origin: Option<SessionId>) -> bool {
         origin.is_some() && (origin == self.session_id || origin == self.former)
+    }
+
+    /// Whether permessage-deflate was negotiated: either side may compress any of its messages.
+    pub(crate) const fn has_deflate(&self) -> bool {
+        self.encoding.codecs.contains(Codecs::DEFLATE)
+    }
+
+    /// Settles which codecs this connection is sent, from what its client names.
+    pub(crate) fn take_codecs<'a>(&mut self, names: impl Iterator<Item = &'a str> + Clone) {
+        if self.encoding.profile == Profile::Binary {
+            let codecs = self.encoding.codecs.with(Codecs::from_names(names.clone()));
+            self.encoding.codecs = codecs;
+            self.dictionaries = Dictionaries::held(names);
+        }
+    }
+
+    /// A connection that has as many dictionaries as it may have gets no others: what it has goes on to be of use only
+    /// to messages that are on their way.
+    pub(crate) fn note_dictionaries(&mut self) {
+        if self.dictionaries.is_full() {
+            self.encoding.codecs = self.encoding.codecs.without(Codecs::DICTIONARY);
+        }
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

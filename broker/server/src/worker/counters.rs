@@ -5,8 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use waspmq_core::Kind;
+use waspmq_core::compression::Codec;
 use waspmq_core::delivery::Cause;
 use waspmq_core::settings::Overflow;
+use waspmq_protocol::codec::PackedCodec;
 
 /// A count that only its owner changes.
 #[derive(Debug, Default)]
@@ -63,6 +65,59 @@ impl ByAction {
     pub fn dropped(&self) -> u64 {
         let dropped = Overflow::ALL.into_iter().filter(|&action| action != Overflow::Spill);
         dropped.map(|action| self.of(action).load()).sum()
+    }
+}
+
+/// What was compressed with one codec, in both directions.
+#[derive(Debug, Default)]
+pub struct Compressed {
+    /// Messages, or WebSocket messages, that were compressed, whether it made them smaller or not.
+    pub messages: Count,
+    /// Bytes that were to be sent, and those that are sent instead, each counted once however many get them.
+    pub plain_out: Count,
+    pub wire_out: Count,
+    pub spent_ns: Count,
+    /// Bytes that came, and what they were unpacked to.
+    pub wire_in: Count,
+    pub plain_in: Count,
+}
+
+/// What was compressed, by codec.
+#[derive(Debug, Default)]
+pub struct ByCodec([Compressed; 4]);
+
+impl ByCodec {
+    /// Their names, in the order of [`Self::each`].
+    pub const NAMES: [&'static str; 4] = ["lz4", "zstd", "zstd-dict", "deflate"];
+
+    /// That of a codec; what goes plain is not counted, and asking for it gives the first.
+    pub const fn of(&self, codec: &Codec) -> &Compressed {
+        let [lz4, zstd, dictionary, deflate] = &self.0;
+        match codec {
+            Codec::Plain | Codec::Lz4 => lz4,
+            Codec::Zstd { .. } => zstd,
+            Codec::Dictionary { .. } => dictionary,
+            Codec::Deflate { .. } => deflate,
+        }
+    }
+
+    pub const fn of_packed(&self, codec: PackedCodec) -> &Compressed {
+        let [lz4, zstd, dictionary, _] = &self.0;
+        match codec {
+            PackedCodec::Lz4 => lz4,
+            PackedCodec::Zstd => zstd,
+            PackedCodec::Dictionary { .. } => dictionary,
+        }
+    }
+
+    /// That of permessage-deflate.
+    pub const fn deflate(&self) -> &Compressed {
+        let [.., deflate] = &self.0;
+        deflate
+    }
+
+    pub const fn each(&self) -> &[Compressed; 4] {
+        &self.0
     }
 }
 
@@ -158,6 +213,16 @@ pub struct Packed {
     pub plain_out: Count,
 }
 
+impl Packed {
+    /// Each count with its name as a metric label.
+    pub const SIDES: [(&'static str, fn(&Self) -> &Count); 4] = [
+        ("wire_in", |packed| &packed.wire_in),
+        ("plain_in", |packed| &packed.plain_in),
+        ("wire_out", |packed| &packed.wire_out),
+        ("plain_out", |packed| &packed.plain_out),
+    ];
+}
+
 /// Everything one worker counts.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -209,6 +274,10 @@ pub struct Counters {
     pub deflate: Packed,
     pub bytes_read: Count,
     pub bytes_written: Count,
+    pub compression: ByCodec,
+    /// Dictionaries sent to connections, and messages that came and could not be unpacked.
+    pub dictionaries_sent: Count,
+    pub unpack_failures: Count,
 }
 
 impl Counters {

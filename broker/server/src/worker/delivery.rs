@@ -4,7 +4,7 @@ use super::acks;
 use super::catchup::Start;
 use super::connection::Connection;
 use super::mailbox::{Entry, QueueDelivery};
-use super::segment::{Encoding, Shared, Terms};
+use super::segment::{Encoding, Shared, Terms, Told};
 use super::{DELIVERED_BYTES_PER_TURN, ENTRIES_PER_TURN, FRAME_OVERHEAD_BYTES, Worker};
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Recipient, Sending};
@@ -71,7 +71,9 @@ impl Worker {
         let counters = &self.shared.mailboxes.of(self.number).counters;
         let wants_ack = run.iter().any(|batch| batch.wants_ack());
         let now_ms = self.shared.clock.now_us() / 1_000;
+        let dictionaries = &*self.shared.dictionaries.load();
         let Self { recipients, connections, outbox, encoder, encoded, full, policies, .. } = self;
+        encoder.begin_run();
         for listeners in recipients.of(&first.to) {
             for &number in listeners {
                 let Some(connection) = connections.get_mut(number as usize).and_then(Option::as_mut) else {
@@ -96,8 +98,10 @@ impl Worker {
                     continue;
                 }
                 let encoding = connection.encoding;
-                let (segments, expired) =
-                    encoded.of(encoding, |out| encoder.segments(run, encoding, terms, out));
+                let (segments, expired) = encoded.of(encoding, |out| {
+                    let told = Told { policies, dictionaries, counters };
+                    encoder.segments(run, (encoding, terms), told, out)
+                });
                 if expired > 0 {
                     counters.dropped_expired.add(expired);
                 }
@@ -155,8 +159,7 @@ impl Worker {
         }
         let is_decided = self.policies.has_overflow(first.to.as_str());
         let terms = Terms { is_decided, ..self.terms(&run, &first.to) };
-        let mut segments = Vec::new();
-        let expired = self.encoder.segments(&run, connection.encoding, terms, &mut segments);
+        let (segments, expired) = self.encode_alone(&run, (connection.encoding, terms));
         self.counters().dropped_expired.add(expired);
         for segment in segments {
             if !self.outbox.push(connection, segment, is_decided.then_some(&mut self.policies)) {
@@ -165,6 +168,17 @@ impl Worker {
         }
         acks::note_sent(connection, &run, shared.clock.now_us() / 1_000);
         self.handle_losses_of(connection);
+    }
+
+    /// Lays out messages of one address for one connection, and says how many of them have expired.
+    pub(super) fn encode_alone(&mut self, run: &[Arc<Batch>], how: (Encoding, Terms)) -> (Vec<Shared>, u64) {
+        let mut segments = Vec::new();
+        let dictionaries = &*self.shared.dictionaries.load();
+        let counters = &self.shared.mailboxes.of(self.number).counters;
+        let told = Told { policies: &mut self.policies, dictionaries, counters };
+        self.encoder.begin_run();
+        let expired = self.encoder.segments(run, how, told, &mut segments);
+        (segments, expired)
     }
 
     /// Sessions whose messages were left in the store begin to read them from there.
@@ -192,6 +206,8 @@ impl Worker {
         let is_decided = self.policies.has_overflow(batch.to.as_str());
         let terms = self.terms(std::slice::from_ref(batch), &batch.to);
         let now_ms = shared.clock.now_us() / 1_000;
+        let dictionaries = &*shared.dictionaries.load();
+        let counters = &shared.mailboxes.of(self.number).counters;
         for QueueDelivery { message, session, queue, attempt, in_flight } in deliveries {
             let number = self.numbers.get(&session).copied();
             let connection =
@@ -202,7 +218,7 @@ impl Worker {
                 continue;
             };
             if batch.messages.get(message).is_some_and(|envelope| terms.has_expired(envelope)) {
-                shared.mailboxes.of(self.number).counters.dropped_expired.add(1);
+                counters.dropped_expired.add(1);
                 continue;
             }
             let is_tracked = batch.level == Level::Delivered;
@@ -213,9 +229,9 @@ impl Worker {
                 continue;
             }
             connection.catching.note_passed(batch.first.stream.shard);
-            let terms = (connection.encoding, terms);
-            let segment =
-                self.encoder.queue_segment((batch, message), (&queue, attempt), terms, Some(in_flight));
+            let how = ((connection.encoding, terms), Some(in_flight));
+            let told = Told { policies: &mut self.policies, dictionaries, counters };
+            let segment = self.encoder.queue_segment((batch, message), (&queue, attempt), how, told);
             if let Some(segment) = segment {
                 self.outbox.push(connection, segment, is_decided.then_some(&mut self.policies));
             }
@@ -256,23 +272,40 @@ impl Worker {
 /// The segments of the run at hand, per encoding, made when the first connection asks.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
-    /// With the number of messages left out because they have expired; `None` before somebody asks.
-    segments: [(Vec<Shared>, Option<u64>); Encoding::COUNT],
+    /// Those of this run are the first `used`; the rest keeps its memory.
+    laid_out: Vec<LaidOut>,
+    used: usize,
+}
+
+#[derive(Debug)]
+struct LaidOut {
+    encoding: Encoding,
+    segments: Vec<Shared>,
+    /// Messages left out because they have expired.
+    expired: u64,
 }
 
 impl Encoded {
     /// The segments, made by `encode` when they are not there, and the number of messages left out.
     fn of(&mut self, encoding: Encoding, encode: impl FnOnce(&mut Vec<Shared>) -> u64) -> (&[Shared], u64) {
-        let Some((segments, expired)) = self.segments.get_mut(encoding.index()) else { return (&[], 0) };
-        let expired = *expired.get_or_insert_with(|| encode(segments));
-        (segments, expired)
+        let known = self.laid_out.iter().take(self.used).position(|laid_out| laid_out.encoding == encoding);
+        let index = known.unwrap_or(self.used);
+        if known.is_none() {
+            if self.used == self.laid_out.len() {
+                self.laid_out.push(LaidOut { encoding, segments: Vec::new(), expired: 0 });
+            }
+            if let Some(laid_out) = self.laid_out.get_mut(index) {
+                laid_out.encoding = encoding;
+                laid_out.expired = encode(&mut laid_out.segments);
+            }
+            self.used += 1;
+        }
+        self.laid_out.get(index).map_or((&[], 0), |laid_out| (laid_out.segments.as_slice(), laid_out.expired))
     }
 
     fn clear(&mut self) {
-        for (segments, expired) in &mut self.segments {
-            segments.clear();
-            *expired = None;
-        }
+        self.laid_out.iter_mut().take(self.used).for_each(|laid_out| laid_out.segments.clear());
+        self.used = 0;
     }
 }
 

@@ -12,9 +12,11 @@ use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use waspmq_core::access::Action;
+use waspmq_core::compression::Codecs;
 use waspmq_core::session::Request;
 use waspmq_core::{Address, Close, Code, Name, Reject};
-use waspmq_protocol::client::Frame;
+use waspmq_protocol::client::{Frame, Publish};
+use waspmq_protocol::codec::{Packed, PackedCodec};
 use waspmq_protocol::decode::{self, Frames};
 use waspmq_protocol::{From, Profile, server};
 use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
@@ -162,7 +164,7 @@ impl Worker {
                 None => return if connection.is_closing() { bytes.len() } else { 0 },
             }
         }
-        let mut inflater = connection.has_deflate.then(|| std::mem::take(&mut self.inflater));
+        let mut inflater = connection.has_deflate().then(|| std::mem::take(&mut self.inflater));
         while connection.stage == Stage::Open && connection.held.is_none() {
             let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { break };
             let limits = self.message_limits(connection);
@@ -229,11 +231,13 @@ impl Worker {
             return None;
         };
         let profile = upgrade.subprotocols.iter().find_map(|name| Profile::from_subprotocol(name));
-        let deflate = upgrade.deflate.filter(|_| settings.permessage_deflate);
+        let deflate = upgrade.deflate.filter(|_| settings.compression.permessage_deflate);
         let mut response = Vec::with_capacity(256);
         http::accept_response(upgrade.key, profile.map(Profile::subprotocol), deflate, &mut response);
-        connection.has_deflate = deflate.is_some();
         connection.encoding.profile = profile.unwrap_or(Profile::Json);
+        if deflate.is_some() {
+            connection.encoding.codecs = Codecs::DEFLATE;
+        }
         connection.stage = Stage::Open;
         connection.opened_us = now.us;
         self.outbox.push_own(connection, &response);
@@ -252,7 +256,7 @@ impl Worker {
         match event {
             Event::Message { is_text, data, compressed_bytes } => {
                 if let Some(compressed_bytes) = compressed_bytes {
-                    let deflate = &self.counters().deflate;
+                    let deflate = self.counters().compression.deflate();
                     deflate.wire_in.add(compressed_bytes as u64);
                     deflate.plain_in.add(data.len() as u64);
                 }
@@ -301,7 +305,11 @@ impl Worker {
             let Some(frame) = frames.next() else { return };
             match frame {
                 Ok(Frame::Publish(publish)) => {
-                    if self.handle_publish(connection, &publish, now) == Taken::Waits {
+                    let taken = match publish.packed {
+                        None => self.handle_publish(connection, &publish, now),
+                        Some(packed) => self.handle_packed(connection, (publish, packed), now),
+                    };
+                    if taken == Taken::Waits {
                         return self.hold(connection, rest);
                     }
                 }
@@ -330,6 +338,43 @@ impl Worker {
             }
             if connection.is_closing() {
                 return;
+            }
+        }
+    }
+
+    /// Takes a message whose payload the client compressed. A stranger's is not looked into: it is refused for who
+    /// sends it.
+    fn handle_packed(
+        &mut self,
+        connection: &mut Connection,
+        (publish, packed): (Publish<'_>, Packed),
+        now: Moment,
+    ) -> Taken {
+        if connection.session_id.is_none() {
+            return self.handle_publish(connection, &publish, now);
+        }
+        let max = self.shared.settings.message_bytes_max;
+        let (reference, wire_bytes) = (publish.reference, publish.payload.len() as u64);
+        let dictionaries = self.shared.dictionaries.load();
+        let dictionary = match packed.codec {
+            PackedCodec::Dictionary { id } => dictionaries.by_id(id).map(|found| &found.prepared),
+            PackedCodec::Lz4 | PackedCodec::Zstd => None,
+        };
+        let counters = &self.shared.mailboxes.of(self.number).counters;
+        match publish.unpack(&mut self.unpacker, dictionary, max) {
+            Ok(publish) => {
+                let counts = counters.compression.of_packed(packed.codec);
+                counts.wire_in.add(wire_bytes);
+                counts.plain_in.add(publish.payload.len() as u64);
+                drop(dictionaries);
+                self.handle_publish(connection, &publish, now)
+            }
+            Err(error) => {
+                counters.unpack_failures.add(1);
+                drop(dictionaries);
+                self.finish_batch(connection);
+                self.refuse(connection, reference, error.reject());
+                Taken::Done
             }
         }
     }

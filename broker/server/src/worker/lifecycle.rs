@@ -24,6 +24,8 @@ use waspmq_transport::websocket;
 
 /// Connections a sweep acts on; the rest is still due at the next one.
 const LATE_PER_SWEEP: usize = 1024;
+/// The codecs of payloads that the broker takes, the best first.
+const CODECS: [&str; 3] = ["zstd-dict", "zstd", "lz4"];
 /// What stands for the addresses that an `overflow` frame tells together.
 const EVERY_OTHER: &str = "*";
 /// How long a closing peer may take to close its side.
@@ -85,6 +87,7 @@ impl Worker {
         connection.session.handle_connected(identity);
         self.begin_access(connection, admitted.into_access());
         connection.encoding.batch = connect.batch;
+        connection.take_codecs(connect.codecs.iter().map(|name| &**name));
         self.counters().sessions.add(1);
         let resume_token = self.issue_token(connection, &before, now);
         self.welcome(connection, (resume_token, resumed), &before);
@@ -113,7 +116,10 @@ impl Worker {
             recovered,
             heartbeat_ms: settings.heartbeat_ms,
             max_message_bytes: u32::try_from(settings.message_bytes_max).unwrap_or(u32::MAX),
-            codecs: Vec::new(),
+            codecs: match connection.encoding.profile {
+                Profile::Binary => CODECS.map(str::to_owned).to_vec(),
+                Profile::Json => Vec::new(),
+            },
         };
         self.send(connection, &server::Frame::Welcome(welcome));
         for reject in refused {
@@ -436,6 +442,7 @@ impl Worker {
         for (action, acted) in Overflow::ALL.into_iter().zip(self.outbox.acted) {
             counters.slow_consumers.of(action).set(acted);
         }
+        counters.dictionaries_sent.set(self.outbox.dictionaries_sent);
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Outbox {
     /// Used during a flush.
     expired: Vec<Shared>,
     scratch: Vec<u8>,
+    /// Dictionaries sent so far.
+    pub(super) dictionaries_sent: u64,
 }
 
 /// Queues keep this much even when the worker's bound is reached, so that a healthy connection goes on.
@@ -72,6 +74,7 @@ impl Outbox {
             lost: Vec::new(),
             expired: Vec::new(),
             scratch: Vec::new(),
+            dictionaries_sent: 0,
         }
     }
 
@@ -85,6 +88,7 @@ impl Outbox {
         segment: Shared,
         policies: Option<&mut WorkerPolicies>,
     ) -> bool {
+        self.give_dictionary(connection, &segment);
         let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
         let before = connection.out.pinned_bytes();
         match policies {
@@ -97,6 +101,16 @@ impl Outbox {
         self.settle(before, connection);
         self.mark(connection);
         self.lost.is_empty() || self.handle_lost(connection)
+    }
+
+    /// Sends the dictionary that a segment needs, unless the connection has it.
+    fn give_dictionary(&mut self, connection: &mut Connection, segment: &Shared) {
+        let Some(dictionary) = segment.segment().dictionary() else { return };
+        if let Some(frame) = connection.dictionaries.frame_for(dictionary) {
+            self.dictionaries_sent += 1;
+            self.push_own(connection, &frame);
+            connection.note_dictionaries();
+        }
     }
 
     /// Counts what did not stay in a queue. Spilled messages are not dropped: they come from the store later.
@@ -145,6 +159,7 @@ impl Outbox {
 
     /// Queues a segment of a page for which there is room.
     pub(super) fn push_replayed(&mut self, connection: &mut Connection, segment: Shared) {
+        self.give_dictionary(connection, &segment);
         let before = connection.out.pinned_bytes();
         // The page's first segments do not stand in the way of its others: there is no bound here that it could miss.
         if connection.out.push_replayed(segment, usize::MAX).is_ok() {

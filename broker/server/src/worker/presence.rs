@@ -255,7 +255,7 @@ impl Worker {
             last_seen_unix_ms: change.last_seen_unix_ms,
             seq: change.seq,
         });
-        let mut encoded: [Vec<u8>; Encoding::COUNT] = Default::default();
+        let mut encoded: [Vec<u8>; Encoding::CONTROL_COUNT] = Default::default();
         let (mut bytes, mut told_count, mut deferred) = (0, 0, 0);
         for &number in listeners {
             let Some(connection) = connections.get_mut(number as usize).and_then(Option::as_mut) else {
@@ -271,7 +271,7 @@ impl Worker {
                 continue;
             }
             *told = Told { seq: change.seq, online: change.online };
-            let Some(bytes_of) = encoded.get_mut(connection.encoding.index()) else { continue };
+            let Some(bytes_of) = encoded.get_mut(connection.encoding.control_index()) else { continue };
             if bytes_of.is_empty() {
                 encode(connection.encoding, &frame, bytes_of);
             }

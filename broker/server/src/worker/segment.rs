@@ -5,29 +5,38 @@
 //! conflated has one of its own. A segment is encoded once per worker and encoding, and is never changed after.
 //! Messages that have expired are left out.
 
+use super::compression::{Compression, Deflating, Form, Subjects};
+use super::counters::Counters;
+use crate::dictionaries::{Dictionaries, Dictionary};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use waspmq_core::compression::Codecs;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::outbound::{self, Class};
 use waspmq_core::registry::InFlight;
 use waspmq_core::settings::Overflow;
 use waspmq_core::{Kind, MessageId, Name, QueueId, limits};
+use waspmq_policy::WorkerPolicies;
 use waspmq_protocol::server::MessageFrame;
 use waspmq_protocol::{Content, HeaderBlock, Profile, encode};
 use waspmq_transport::websocket::{self, Opcode};
 
-/// How a connection wants its frames: the profile, and whether several may share a WebSocket message.
+/// How a connection wants its frames: the profile, whether several may share a WebSocket message, and the codecs it
+/// takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Encoding {
     pub(crate) profile: Profile,
     pub(crate) batch: bool,
+    pub(crate) codecs: Codecs,
 }
 
 impl Encoding {
-    pub(crate) const COUNT: usize = 4;
+    /// Ways to encode a control frame.
+    pub(crate) const CONTROL_COUNT: usize = 4;
 
-    pub(crate) const fn index(self) -> usize {
+    /// The way to encode a control frame, which is never compressed: below [`Self::CONTROL_COUNT`].
+    pub(crate) const fn control_index(self) -> usize {
         let profile = match self.profile {
             Profile::Json => 0,
             Profile::Binary => 2,
@@ -62,6 +71,8 @@ pub(crate) struct Segment {
     class: Class,
     /// The queue for which its one message was chosen, when it is to be acknowledged.
     of_queue: Option<(QueueId, MessageId)>,
+    /// What its messages are compressed with: the connection must have it before.
+    dictionary: Option<Arc<Dictionary>>,
     /// Held until a queue delivery is written or dropped.
     _in_flight: Option<InFlight>,
 }
@@ -77,6 +88,11 @@ impl Shared {
 }
 
 impl Segment {
+    /// The dictionary that whoever gets this must have.
+    pub(crate) const fn dictionary(&self) -> Option<&Arc<Dictionary>> {
+        self.dictionary.as_ref()
+    }
+
     /// The queue for which its one message was chosen, and the message, when it is to be acknowledged.
     pub(crate) const fn of_queue(&self) -> Option<&(QueueId, MessageId)> {
         self.of_queue.as_ref()
@@ -127,68 +143,86 @@ impl Terms {
 }
 
 /// Lays out frames; keeps its buffer between calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Encoder {
     scratch: Vec<u8>,
+    compression: Compression,
+}
+
+/// Whom compression asks and tells.
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) policies: &'a mut WorkerPolicies,
+    pub(crate) dictionaries: &'a Dictionaries,
+    pub(crate) counters: &'a Counters,
 }
 
 /// Buffers above this size are given back after use.
 const SCRATCH_KEPT_BYTES: usize = 256 * 1024;
 
 impl Encoder {
+    pub(crate) const fn new(compression: Compression) -> Self {
+        Self { scratch: Vec::new(), compression }
+    }
+
+    /// Forgets what was compressed for the run before.
+    pub(crate) fn begin_run(&mut self) {
+        self.compression.begin_run();
+    }
+
     /// All messages of consecutive batches of one address, in order. Gives the number of those that have expired
     /// and are left out.
     pub(crate) fn segments(
         &mut self,
         batches: &[Arc<Batch>],
-        encoding: Encoding,
-        terms: Terms,
+        (encoding, terms): (Encoding, Terms),
+        mut told: Told<'_>,
         out: &mut Vec<Shared>,
     ) -> u64 {
-        let Self { scratch } = self;
-        scratch.clear();
+        let Some(first) = batches.first() else { return 0 };
+        self.scratch.clear();
+        let subjects = self.subjects(first, encoding, &mut told);
+        let mut layout = Layout { encoder: self, told, encoding };
         let (mut open, mut expired) = (None::<Open>, 0);
         for batch in batches {
             let overflow = terms.overflow(batch);
             // A segment lies in one stream; messages from the store may be of several.
             if let Some(other) = open.take_if(|open| open.class.first.stream != batch.first.stream) {
-                out.push(other.finish(scratch, None));
+                out.push(other.finish(&mut layout, None));
             }
             for (index, envelope) in batch.messages.iter().enumerate() {
                 if terms.has_expired(envelope) {
                     expired += 1;
                     continue;
                 }
-                if let Some(other) = open.take_if(|open| !open.takes(batch, envelope, (overflow, terms))) {
-                    out.push(other.finish(scratch, None));
+                let form = layout.form(batch, envelope, subjects.as_ref());
+                let takes = |open: &mut Open| open.takes(batch, envelope, (overflow, terms), &form);
+                if let Some(other) = open.take_if(|open| !takes(open)) {
+                    out.push(other.finish(&mut layout, None));
                 }
                 let message = (&**batch, index, envelope);
-                let current = open.get_or_insert_with(|| Open::new(encoding, message, (overflow, terms)));
-                current.append(scratch, message, (None, None));
+                let current = open.get_or_insert_with(|| Open::new(message, (overflow, terms), &form));
+                current.append(&mut layout, message, (None, None), form);
                 let is_alone = overflow == Overflow::Conflate || current.class.key.is_some();
-                if is_alone || scratch.len() >= limits::SEGMENT_BYTES {
-                    out.extend(open.take().map(|open| open.finish(scratch, None)));
+                if is_alone || layout.encoder.scratch.len() >= limits::SEGMENT_BYTES {
+                    out.extend(open.take().map(|open| open.finish(&mut layout, None)));
                 }
             }
         }
-        out.extend(open.map(|open| open.finish(scratch, None)));
-        scratch.shrink_to(SCRATCH_KEPT_BYTES);
+        out.extend(open.map(|open| open.finish(&mut layout, None)));
+        self.scratch.shrink_to(SCRATCH_KEPT_BYTES);
         expired
     }
 
     /// One message for one recipient, which is a frame of its own: mostly a repeat.
     pub(crate) fn repeat(
         &mut self,
-        (batch, index): (&Batch, usize),
+        message: (&Batch, usize),
         attempt: u16,
-        (encoding, terms): (Encoding, Terms),
+        how: (Encoding, Terms),
+        told: Told<'_>,
     ) -> Option<Shared> {
-        let message = (batch, index, batch.messages.get(index)?);
-        let mut open = Open::new(encoding, message, (terms.overflow(batch), terms));
-        open.class.key = None;
-        self.scratch.clear();
-        open.append(&mut self.scratch, message, (None, Some(attempt).filter(|&attempt| attempt > 1)));
-        Some(open.finish(&mut self.scratch, None))
+        self.alone(message, ((None, Some(attempt).filter(|&attempt| attempt > 1)), None), how, told)
     }
 
     /// One message for one member of a queue, which is a frame of its own. A newer one does not replace it.
@@ -196,21 +230,66 @@ impl Encoder {
         &mut self,
         (batch, index): (&Batch, usize),
         (queue, attempt): (&QueueId, u16),
+        (how, in_flight): ((Encoding, Terms), Option<InFlight>),
+        told: Told<'_>,
+    ) -> Option<Shared> {
+        let id = batch.messages.get(index)?.id;
+        let of_queue = batch.wants_ack().then(|| (queue.clone(), id));
+        let named = (Some(queue.name().as_str()), Some(attempt).filter(|&attempt| attempt > 1));
+        self.alone((batch, index), (named, Some((in_flight, of_queue))), how, told)
+    }
+
+    fn alone(
+        &mut self,
+        (batch, index): (&Batch, usize),
+        (named, chosen): (Named<'_>, Option<Chosen>),
         (encoding, terms): (Encoding, Terms),
-        in_flight: Option<InFlight>,
+        mut told: Told<'_>,
     ) -> Option<Shared> {
         let message = (batch, index, batch.messages.get(index)?);
-        let mut open = Open::new(encoding, message, (terms.overflow(batch), terms));
-        open.class.key = None;
-        open.class.of_queue = true;
         self.scratch.clear();
-        open.append(
-            &mut self.scratch,
-            message,
-            (Some(queue.name().as_str()), Some(attempt).filter(|&attempt| attempt > 1)),
-        );
-        let of_queue = batch.wants_ack().then(|| (queue.clone(), message.2.id));
-        Some(open.finish(&mut self.scratch, Some((in_flight, of_queue))))
+        self.compression.begin_run();
+        let subjects = self.subjects(batch, encoding, &mut told);
+        let mut layout = Layout { encoder: self, told, encoding };
+        let form = layout.form(batch, message.2, subjects.as_ref());
+        let mut open = Open::new(message, (terms.overflow(batch), terms), &form);
+        open.class.key = None;
+        open.class.of_queue = chosen.is_some();
+        open.append(&mut layout, message, named, form);
+        Some(open.finish(&mut layout, chosen))
+    }
+
+    fn subjects<'d>(&self, batch: &Batch, encoding: Encoding, told: &mut Told<'d>) -> Option<Subjects<'d>> {
+        self.compression.subjects(batch, encoding.codecs, told.dictionaries, told.policies)
+    }
+}
+
+/// What segments are laid out with.
+struct Layout<'e, 't> {
+    encoder: &'e mut Encoder,
+    told: Told<'t>,
+    encoding: Encoding,
+}
+
+impl Layout<'_, '_> {
+    fn form(&mut self, batch: &Batch, envelope: &Envelope, subjects: Option<&Subjects<'_>>) -> Form {
+        let Some(subjects) = subjects else { return Form::Plain };
+        let Told { policies, counters, .. } = &mut self.told;
+        self.encoder.compression.form((batch, envelope), subjects, policies, counters)
+    }
+
+    fn end(&mut self, begun: Begun, deflating: Option<Deflating>) {
+        let Encoder { scratch, compression } = &mut *self.encoder;
+        let Begun { start, at } = begun;
+        match deflating {
+            Some(deflating) => {
+                let plain_bytes = scratch.len() - at;
+                let frame = (scratch, start, plain_bytes);
+                let told = (&mut *self.told.policies, self.told.counters);
+                compression.end_deflated(frame, self.encoding.opcode(), deflating, told);
+            }
+            None => websocket::end_frame(scratch, start, self.encoding.opcode()),
+        }
     }
 }
 
@@ -222,21 +301,25 @@ type Chosen = (Option<InFlight>, Option<(QueueId, MessageId)>);
 
 /// The segment being laid out.
 struct Open {
-    encoding: Encoding,
     published_us: u64,
     class: Class,
     frames: u32,
     /// The open WebSocket message, where several frames share one.
-    start: Option<websocket::FrameStart>,
+    begun: Option<Begun>,
+    dictionary: Option<Arc<Dictionary>>,
+    /// How its WebSocket messages are compressed.
+    deflating: Option<Deflating>,
+}
+
+/// A WebSocket message that is being laid out, and where its payload begins.
+struct Begun {
+    start: websocket::FrameStart,
+    at: usize,
 }
 
 impl Open {
     /// A segment that begins with `message`, which is still to be appended.
-    fn new(
-        encoding: Encoding,
-        (batch, index, envelope): Message<'_>,
-        (overflow, terms): (Overflow, Terms),
-    ) -> Self {
+    fn new((batch, index, envelope): Message<'_>, (overflow, terms): (Overflow, Terms), form: &Form) -> Self {
         let first = batch.position(index);
         let may_conflate = overflow == Overflow::Conflate || terms.is_decided;
         let is_conflated = may_conflate && !envelope.key.is_empty();
@@ -251,18 +334,34 @@ impl Open {
             is_stored: batch.is_kept,
             of_queue: false,
         };
-        Self { encoding, published_us: batch.published_us, class, frames: 0, start: None }
+        Self {
+            published_us: batch.published_us,
+            class,
+            frames: 0,
+            begun: None,
+            dictionary: form.dictionary().cloned(),
+            deflating: form.deflating(),
+        }
     }
 
-    fn takes(&self, batch: &Batch, envelope: &Envelope, (overflow, terms): (Overflow, Terms)) -> bool {
+    fn takes(
+        &self,
+        batch: &Batch,
+        envelope: &Envelope,
+        (overflow, terms): (Overflow, Terms),
+        form: &Form,
+    ) -> bool {
         let has_key = terms.is_decided && !envelope.key.is_empty();
+        let id = |dictionary: &Arc<Dictionary>| dictionary.id;
         self.class.priority == envelope.priority
             && self.class.overflow == overflow
             && self.class.is_stored == batch.is_kept
             && !has_key
+            && self.deflating == form.deflating()
+            && self.dictionary.as_ref().map(id) == form.dictionary().map(id)
     }
 
-    fn append(&mut self, scratch: &mut Vec<u8>, message: Message<'_>, named: Named<'_>) {
+    fn append(&mut self, layout: &mut Layout<'_, '_>, message: Message<'_>, named: Named<'_>, form: Form) {
         let (batch, index, envelope) = message;
         self.class.last_offset = batch.position(index).offset;
         // The segment is of no more use when the last of its messages is not.
@@ -270,26 +369,36 @@ impl Open {
             (0, _) | (_, 0) => 0,
             (a, b) => a.max(b),
         };
-        let start = match self.start.take() {
-            Some(start) => {
-                scratch.extend_from_slice(self.encoding.separator());
-                start
+        let encoding = layout.encoding;
+        let Encoder { scratch, compression } = &mut *layout.encoder;
+        let begun = match self.begun.take() {
+            Some(begun) => {
+                scratch.extend_from_slice(encoding.separator());
+                begun
             }
-            None => websocket::begin_frame(scratch),
+            None => {
+                let start = websocket::begin_frame(scratch);
+                Begun { start, at: scratch.len() }
+            }
         };
-        encode::message(self.encoding.profile, &frame(batch, index, envelope, named), scratch);
+        let mut frame = frame(batch, index, envelope, named);
+        if let Form::Packed { packed, at, .. } = form {
+            (frame.packed, frame.payload) = (Some(packed), compression.bytes(at));
+        }
+        encode::message(encoding.profile, &frame, scratch);
         self.frames += 1;
-        if self.encoding.batch {
-            self.start = Some(start);
+        if encoding.batch {
+            self.begun = Some(begun);
         } else {
-            websocket::end_frame(scratch, start, self.encoding.opcode());
+            layout.end(begun, self.deflating);
         }
     }
 
-    fn finish(self, scratch: &mut Vec<u8>, chosen: Option<Chosen>) -> Shared {
-        if let Some(start) = self.start {
-            websocket::end_frame(scratch, start, self.encoding.opcode());
+    fn finish(self, layout: &mut Layout<'_, '_>, chosen: Option<Chosen>) -> Shared {
+        if let Some(begun) = self.begun {
+            layout.end(begun, self.deflating);
         }
+        let scratch = &mut layout.encoder.scratch;
         let (in_flight, of_queue) = chosen.unzip();
         let segment = Segment {
             bytes: scratch.as_slice().into(),
@@ -298,6 +407,7 @@ impl Open {
             published_us: self.published_us,
             class: self.class,
             of_queue: of_queue.flatten(),
+            dictionary: self.dictionary,
             _in_flight: in_flight.flatten(),
         };
         scratch.clear();

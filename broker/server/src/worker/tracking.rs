@@ -7,7 +7,7 @@ use super::Worker;
 use super::connection::Connection;
 use super::mailbox::{Entry, QueueDelivery};
 use super::receipts::INTERNAL;
-use super::segment::Terms;
+use super::segment::{Terms, Told};
 use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
@@ -191,13 +191,17 @@ impl Worker {
         attempt: u16,
         terms: Terms,
     ) {
+        let shared = self.shared.clone();
+        let dictionaries = &*shared.dictionaries.load();
+        let counters = &shared.mailboxes.of(self.number).counters;
         for index in range.clone() {
             if attempt == 1 && connection.replays(batch, index) {
                 continue;
             }
-            let terms = (connection.encoding, terms);
-            if let Some(segment) = self.encoder.repeat((batch, usize::from(index)), attempt, terms) {
-                let policies = terms.1.is_decided.then_some(&mut self.policies);
+            let told = Told { policies: &mut self.policies, dictionaries, counters };
+            let how = (connection.encoding, terms);
+            if let Some(segment) = self.encoder.repeat((batch, usize::from(index)), attempt, how, told) {
+                let policies = terms.is_decided.then_some(&mut self.policies);
                 self.outbox.push(connection, segment, policies);
             }
         }

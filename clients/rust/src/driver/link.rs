@@ -37,10 +37,11 @@ pub(crate) async fn connect(
     settings: &Builder,
     token: Option<Secret<'static>>,
     resume: Option<Resume<'static>>,
+    codecs: &[String],
 ) -> Result<Link, Error> {
     let url = &settings.url;
     let timeout = || Error::Timeout { url: url.clone(), seconds: CONNECT_TIMEOUT.as_secs() };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings, token, resume))
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings, token, resume, codecs))
         .await
         .unwrap_or_else(|_| Err(timeout()))
 }
@@ -49,6 +50,7 @@ async fn attempt(
     settings: &Builder,
     token: Option<Secret<'static>>,
     resume: Option<Resume<'static>>,
+    codecs: &[String],
 ) -> Result<Link, Error> {
     let token = match &settings.provider {
         Some(provider) => Some(provider.token().await?),
@@ -67,7 +69,7 @@ async fn attempt(
         .read_buffer_size(16 * 1024)
         .max_message_size(Some(INBOUND_BYTES_MAX))
         .max_frame_size(Some(INBOUND_BYTES_MAX));
-    let connect_frame = settings.connect_frame(token, resume)?;
+    let connect_frame = settings.connect_frame(token, resume, codecs)?;
     let connected = connect_async_with_config(request, Some(config), true).await;
     let (mut socket, _) = connected.map_err(|error| match error {
         SocketError::Url(_) => wrong_url(error),

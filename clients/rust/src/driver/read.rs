@@ -2,7 +2,9 @@
 
 use super::Left;
 use super::link::{Socket, inbound};
+use crate::codecs::{Codecs, Unreadable};
 use crate::events::Event;
+use crate::limits::INBOUND_BYTES_MAX;
 use crate::request;
 use crate::shared::Shared;
 use futures_util::StreamExt;
@@ -37,6 +39,7 @@ impl Heard {
 
 pub(super) struct Reader<'a> {
     pub(super) profile: Profile,
+    pub(super) codecs: &'a mut Codecs,
     pub(super) messages: &'a mpsc::Sender<Message>,
     pub(super) shared: &'a Shared,
     pub(super) heard: &'a Heard,
@@ -45,7 +48,9 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     /// Reads until the connection ends.
     pub(super) async fn read(&mut self, rest: Vec<Received>, stream: &mut SplitStream<Socket>) -> Left {
-        self.handle(rest).await;
+        if self.handle(rest).await.is_err() {
+            return Left::Lost;
+        }
         loop {
             match stream.next().await {
                 Some(Ok(SocketMessage::Close(frame))) => {
@@ -56,17 +61,28 @@ impl Reader<'_> {
                 }
                 Some(Ok(message)) => {
                     self.heard.set(Some(Instant::now()));
-                    self.handle(inbound(self.profile, message)).await;
+                    if self.handle(inbound(self.profile, message)).await.is_err() {
+                        return Left::Lost;
+                    }
                 }
                 Some(Err(_)) | None => return Left::Lost,
             }
         }
     }
 
-    async fn handle(&mut self, frames: Vec<Received>) {
+    /// An error ends the connection: what could not be read comes again, uncompressed, where it is kept.
+    async fn handle(&mut self, frames: Vec<Received>) -> Result<(), Unreadable> {
         for frame in frames {
             match frame {
-                Received::Message(message) => self.deliver(message).await,
+                Received::Message(mut message) => {
+                    let unpacked = self.codecs.unpack(&mut message, INBOUND_BYTES_MAX);
+                    self.readable(unpacked)?;
+                    self.deliver(message).await;
+                }
+                Received::Dictionary(sent) => {
+                    let taken = self.codecs.take(&sent);
+                    self.readable(taken)?;
+                }
                 Received::Receipt(receipt) => self.shared.handle_receipt(receipt),
                 Received::Ok { reference } => self.shared.handle_ok(reference),
                 Received::Error { reference, refusal } => self.shared.handle_error(reference, refusal),
@@ -80,9 +96,18 @@ impl Reader<'_> {
                 Received::Read(read) => self.shared.handle_event(Event::Read(read)),
                 Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
                 Received::Pong => self.shared.handle_pong(Instant::now()),
-                Received::Welcome(_) | Received::Dictionary(_) | Received::Unknown { .. } => {}
+                Received::Welcome(_) | Received::Unknown { .. } => {}
             }
         }
+        Ok(())
+    }
+
+    fn readable(&mut self, read: Result<(), Unreadable>) -> Result<(), Unreadable> {
+        if read.is_err() {
+            self.codecs.give_up();
+            self.shared.count(|stats| stats.unreadable += 1);
+        }
+        read
     }
 
     async fn deliver(&mut self, message: Message) {

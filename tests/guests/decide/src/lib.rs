@@ -7,11 +7,12 @@ mod commands;
 
 use serde::Deserialize;
 use waspmq_plugin_sdk::{
-    Ack, AckPlan, Action, Admission, Admittance, Cache, Cause, Decision, Exhausted, Failure, Level, Message,
-    Overflow, Overflowing, Policy, Routing, Verdict, export_policy, host,
+    Ack, AckPlan, Action, Admission, Admittance, Audience, Cache, Cause, Choice, Codec, Compression,
+    Decision, Exhausted, Failure, Level, Message, Overflow, Overflowing, Policy, Routing, Verdict,
+    export_policy, host,
 };
 
-/// `{"ack": {…}, "admission": {…}, "overflow": "close", "routing": {…}}`, each of them optional.
+/// `{"ack": {…}, "admission": {…}, "overflow": "close", "routing": {…}, "compression": {…}}`, each of them optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Decide {
@@ -19,6 +20,7 @@ pub struct Decide {
     admission: Option<Bucket>,
     overflow: Option<String>,
     routing: RoutingConfig,
+    compression: CompressionConfig,
     #[serde(skip)]
     calls: u32,
 }
@@ -62,6 +64,34 @@ struct RoutingConfig {
     cache: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CompressionConfig {
+    codec: Option<CodecConfig>,
+    /// `address` or `connection`: choices may be kept.
+    cache: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CodecConfig {
+    None,
+    Lz4,
+    Zstd(i8),
+    Dictionary(String),
+    Deflate(u8),
+    /// The level of `zstd` is the first byte of the payload, and its dictionary is named by the header `dictionary`.
+    Asked,
+}
+
+fn cache(word: Option<&str>) -> Cache {
+    match word {
+        Some("address") => Cache::Address,
+        Some("connection") => Cache::Connection,
+        _ => Cache::Never,
+    }
+}
+
 impl Policy for Decide {
     fn configure(config: &str) -> Result<Self, String> {
         serde_json::from_str(config).map_err(|error| error.to_string())
@@ -72,11 +102,7 @@ impl Routing for Decide {
     fn route(&mut self, _message: &Message) -> Verdict {
         self.calls += 1;
         let done = host::header("do").map(|commands| commands::run(&commands));
-        let cache = match self.routing.cache.as_deref() {
-            Some("address") => Cache::Address,
-            Some("connection") => Cache::Connection,
-            _ => Cache::Never,
-        };
+        let cache = cache(self.routing.cache.as_deref());
         let mut verdict = Verdict::pass().with_header("call", self.calls.to_string()).cached(cache);
         if let Some(done) = done {
             verdict = verdict.with_header("done", done);
@@ -145,4 +171,23 @@ impl Overflow for Decide {
     }
 }
 
-export_policy!(Decide: routing, ack, admission, overflow);
+impl Compression for Decide {
+    fn choose(&mut self, message: &Message, _audience: &Audience) -> Choice {
+        host::counter("chosen_bytes", u64::from(message.size));
+        let codec = match self.compression.codec.clone() {
+            None => Codec::Continue,
+            Some(CodecConfig::None) => Codec::None,
+            Some(CodecConfig::Lz4) => Codec::Lz4,
+            Some(CodecConfig::Zstd(level)) => Codec::Zstd(level),
+            Some(CodecConfig::Dictionary(name)) => Codec::ZstdDictionary(name),
+            Some(CodecConfig::Deflate(level)) => Codec::Deflate(level),
+            Some(CodecConfig::Asked) => match host::header("dictionary") {
+                Some(name) => Codec::ZstdDictionary(name),
+                None => Codec::Zstd(host::payload().first().map_or(0, |&byte| byte.cast_signed())),
+            },
+        };
+        Choice::of(codec).cached(cache(self.compression.cache.as_deref()))
+    }
+}
+
+export_policy!(Decide: routing, ack, admission, overflow, compression);

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 use waspmq_plugin_sdk::{
-    Ack, AckPlan, Action, Admission, Admittance, Decision, Failure, Message, Overflow, Overflowing, Policy,
-    Quorum, Routing, Verdict, export_policy, host,
+    Ack, AckPlan, Action, Admission, Admittance, Audience, Choice, Codec, Codecs, Compression, Decision,
+    Failure, Message, Overflow, Overflowing, Policy, Quorum, Routing, Verdict, export_policy, host,
 };
 
 /// `{"how": "redirect", "to": "topic/b"}`
@@ -117,7 +117,29 @@ impl Overflow for Echo {
     }
 }
 
-export_policy!(Echo: routing, ack, admission, overflow);
+impl Compression for Echo {
+    fn choose(&mut self, message: &Message, audience: &Audience) -> Choice {
+        count(message);
+        let all = [Codecs::LZ4, Codecs::ZSTD, Codecs::ZSTD_DICTIONARY, Codecs::DEFLATE];
+        let bits = (0..).zip(all).map(|(place, codec)| u64::from(audience.takes(codec)) << place);
+        host::counter("codecs", bits.sum());
+        host::counter("dictionaries", u64::from(audience.dictionary));
+        let level = u8::try_from(message.size % 9).unwrap_or(0);
+        // Seldom a level that there is not, so that failures are alike, too.
+        let zstd = if message.priority == 255 { 100 } else { level.cast_signed() * 2 - 7 };
+        Choice::of(match message.ts % 7 {
+            0 => Codec::Continue,
+            1 => Codec::None,
+            2 => Codec::Lz4,
+            3 => Codec::Zstd(zstd),
+            4 => Codec::ZstdDictionary(String::new()),
+            5 => Codec::Deflate(level + 1),
+            _ => Codec::ZstdDictionary(format!("größe-{}", message.key.len())),
+        })
+    }
+}
+
+export_policy!(Echo: routing, ack, admission, overflow, compression);
 
 /// A number that differs when a byte or its place does.
 fn sum(texts: &[&str]) -> u64 {

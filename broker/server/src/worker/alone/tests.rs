@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::admin::tests::control;
-use crate::worker::{Settings, Shared};
+use crate::worker::{CompressionSettings, Settings, Shared};
 use std::time::Duration;
 use waspmq_core::settings::{self, Retention, Rules};
 use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
@@ -33,7 +33,7 @@ pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
             publish_burst: 0,
             connect_timeout_us: 60_000_000,
             heartbeat_ms: 60_000,
-            permessage_deflate: true,
+            compression: CompressionSettings { budget: None, permessage_deflate: false },
         },
         phase: control.phase,
         registry: control.registry,
@@ -44,6 +44,7 @@ pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
         unread: Arc::default(),
         resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
         queues: Arc::new(crate::queues::KeptQueues::new(2)),
+        dictionaries: control.dictionaries.clone(),
         mailboxes: control.mailboxes,
         rules: Arc::new(Rules::new(rules.into())),
     };

@@ -8,7 +8,7 @@ use crate::worker::connection::{Connection, Stage};
 use crate::worker::counters::{Counters, Ended};
 use crate::worker::queues::Given;
 use crate::worker::tracking::Redelivery;
-use crate::worker::{Settings, Shared as WorkerShared};
+use crate::worker::{CompressionSettings, Settings, Shared as WorkerShared};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use waspmq_core::delivery::Give;
@@ -58,7 +58,7 @@ impl Bench {
                 publish_burst: 0,
                 connect_timeout_us: 60_000_000,
                 heartbeat_ms: 60_000,
-                permessage_deflate: true,
+                compression: CompressionSettings { budget: None, permessage_deflate: false },
             },
             phase: control.phase,
             registry: control.registry,
@@ -69,6 +69,7 @@ impl Bench {
             unread: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
             queues: Arc::new(crate::queues::KeptQueues::new(2)),
+            dictionaries: control.dictionaries.clone(),
             mailboxes: control.mailboxes,
             rules: Arc::new(Rules::new(vec![(Pattern::parse("topic/t").unwrap(), of_topic)])),
         };

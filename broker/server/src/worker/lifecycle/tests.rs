@@ -5,7 +5,7 @@ use crate::control::Control;
 use crate::listeners;
 use crate::phase::Phase;
 use crate::worker::counters::Counters;
-use crate::worker::{Settings, Shared, run};
+use crate::worker::{CompressionSettings, Settings, Shared, run};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -54,6 +54,7 @@ impl Workers {
             unread: Arc::default(),
             resumes: Arc::new(crate::resumes::Resumes::new(60_000)),
             queues: Arc::new(crate::queues::KeptQueues::new(2)),
+            dictionaries: control.dictionaries.clone(),
             mailboxes: control.mailboxes.clone(),
         });
         let listeners = listeners::bind("127.0.0.1:0".parse().unwrap(), 2, 64 * 1024).unwrap();
@@ -102,7 +103,7 @@ fn settings() -> Settings {
         publish_burst: 1,
         connect_timeout_us: 10_000_000,
         heartbeat_ms: 25_000,
-        permessage_deflate: true,
+        compression: CompressionSettings { budget: None, permessage_deflate: false },
     }
 }
 

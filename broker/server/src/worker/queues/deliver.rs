@@ -2,7 +2,7 @@
 
 use super::{Done, Told};
 use crate::worker::Worker;
-use crate::worker::segment::Terms;
+use crate::worker::segment::{Terms, Told as Asked};
 use std::sync::Arc;
 use waspmq_core::delivery::{Cause, Failed, Give, Sending};
 use waspmq_core::message::Batch;
@@ -35,6 +35,8 @@ impl Worker {
     pub(in crate::worker) fn deliver_given(&mut self, given: Vec<Given>) {
         let shared = self.shared.clone();
         let now = shared.clock.now();
+        let dictionaries = &*shared.dictionaries.load();
+        let counters = &shared.mailboxes.of(self.number).counters;
         for one in given {
             let Given { queue, session, batch, attempt } = &one;
             let overflow = self.settled.of(&batch.to).overflow;
@@ -48,7 +50,7 @@ impl Worker {
             let terms = Terms { overflow, is_decided: false, now_unix_ms: now.unix_ms };
             let bytes = batch.size_bytes();
             if batch.messages.first().is_none_or(|envelope| terms.has_expired(envelope)) {
-                shared.mailboxes.of(self.number).counters.dropped_expired.add(1);
+                counters.dropped_expired.add(1);
                 self.tell_not_given(&one, Cause::Expired);
                 continue;
             }
@@ -61,8 +63,9 @@ impl Worker {
                 continue;
             }
             connection.catching.note_passed(batch.first.stream.shard);
-            let terms = (connection.encoding, terms);
-            if let Some(segment) = self.encoder.queue_segment((batch, 0), (queue, *attempt), terms, None) {
+            let told = Asked { policies: &mut self.policies, dictionaries, counters };
+            let how = ((connection.encoding, terms), None);
+            if let Some(segment) = self.encoder.queue_segment((batch, 0), (queue, *attempt), how, told) {
                 self.outbox.push(connection, segment, None);
             }
             let sending = Sending { queue: Some(queue), attempt: *attempt, now_ms: now.us / 1_000 };
