@@ -1,4 +1,5 @@
-// WebSocket from a real browser, which compresses what it sends: the echo example, then the broker.
+// WebSocket from a real browser, which compresses what it sends and is sent compressed messages: the echo example,
+// then the broker.
 
 import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -33,10 +34,14 @@ await run({
     assert.equal(seen.protocol, "waspmq.v1.json");
     assert.match(seen.extensions, /^permessage-deflate\b/);
     assert.equal(seen.came, seen.sent);
-    const wire = await bytes(admin, "wire_in");
-    const plain = await bytes(admin, "plain_in");
-    assert.ok(wire > 0 && wire * 10 < plain, `the browser compressed: ${wire} of ${plain} bytes`);
-    return `${seen.extensions}; ${plain} bytes came as ${wire}`;
+    const said = [];
+    for (const way of ["in", "out"]) {
+      const wire = await bytes(admin, `wire_${way}`);
+      const plain = await bytes(admin, `plain_${way}`);
+      assert.ok(wire > 0 && wire * 10 < plain, `${way}: ${plain} bytes as ${wire}`);
+      said.push(`${way} ${plain} bytes as ${wire}`);
+    }
+    return `${seen.extensions}; ${said.join(", ")}`;
   },
 });
 
