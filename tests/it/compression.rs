@@ -1,8 +1,9 @@
 //! Compressed messages: codecs that clients name, dictionaries, and what is refused.
 
-use crate::harness::Broker;
+use crate::harness::{Broker, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message as SocketMessage;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
@@ -11,6 +12,7 @@ use waspmq_protocol::client::{Connect, Frame, Publish};
 use waspmq_protocol::codec::{self, Dictionary, Method, Packed, PackedCodec, Packer, Unpacker};
 use waspmq_protocol::server::{Message, Received, SentDictionary};
 use waspmq_protocol::{Content, Profile, decode, encode};
+use waspmq_transport::websocket::Inflater;
 
 /// A client of the binary profile that shows what comes as it comes.
 pub(crate) struct Raw {
@@ -267,4 +269,110 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
     broker.eventually("what could not be unpacked is counted", |broker| {
         broker.metric("waspmq_unpack_failures_total") >= Some(6.0)
     });
+}
+
+/// A JSON client that negotiated permessage-deflate and sees frames as they are.
+struct Browser {
+    stream: std::net::TcpStream,
+    inflater: Inflater,
+}
+
+impl Browser {
+    fn connect(broker: &Broker, user: &str) -> Self {
+        let mut stream = std::net::TcpStream::connect(&broker.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+            broker.address
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(String::from_utf8(head).unwrap().contains("permessage-deflate"));
+        let mut browser = Self { stream, inflater: Inflater::default() };
+        browser.send(&json!({"type": "connect", "user": user}));
+        assert_eq!(browser.receive().0["type"], "welcome");
+        browser
+    }
+
+    fn send(&mut self, frame: &Value) {
+        let text = frame.to_string();
+        assert!(text.len() < 126);
+        let mut bytes = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+        bytes.extend_from_slice(text.as_bytes());
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next frame, and the bytes it had when it was compressed.
+    fn receive(&mut self) -> (Value, Option<usize>) {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).unwrap();
+        let length = match head[1] {
+            126 => {
+                let mut length = [0; 2];
+                self.stream.read_exact(&mut length).unwrap();
+                usize::from(u16::from_be_bytes(length))
+            }
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).unwrap();
+        match head[0] {
+            0x81 => (serde_json::from_slice(&payload).unwrap(), None),
+            0xc1 => {
+                let plain = self.inflater.inflate(&payload, 100_000).unwrap();
+                (serde_json::from_slice(plain).unwrap(), Some(length))
+            }
+            other => panic!("opcode {other:#x}"),
+        }
+    }
+
+    fn subscribe(&mut self, to: &str) {
+        self.send(&json!({"type": "subscribe", "ref": 1, "to": to}));
+        assert_eq!(self.receive().0["type"], "ok");
+    }
+}
+
+#[tokio::test]
+async fn browsers_are_sent_compressed_messages() {
+    let broker = Broker::start();
+    let mut browsers = [Browser::connect(&broker, "a"), Browser::connect(&broker, "b")];
+    browsers.iter_mut().for_each(|browser| browser.subscribe("topic/orders.>"));
+    let mut plain = broker.connect("plain").await;
+    plain.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/orders.>"})).await;
+    for number in 0..3 {
+        plain.send(&json!({"type": "publish", "to": "topic/orders.eu", "payload": orders(number)})).await;
+        let expected = plain.receive().await;
+        assert_eq!(expected["payload"], orders(number));
+        for browser in &mut browsers {
+            let (frame, bytes) = browser.receive();
+            assert_eq!(frame, expected);
+            assert!(bytes.unwrap() * 2 < expected.to_string().len(), "{bytes:?}");
+        }
+    }
+    plain.send(&json!({"type": "publish", "to": "topic/orders.eu", "payload": 1})).await;
+    assert_eq!(browsers[0].receive().1, None, "not worth it");
+    // Compressed once, whoever gets it.
+    broker.eventually("compressed messages are counted", |broker| {
+        broker
+            .metric("waspmq_compressed_messages_total{codec=\"deflate\"}")
+            .is_some_and(|n| (3.0..=6.0).contains(&n))
+    });
+}
+
+#[tokio::test]
+async fn nothing_is_compressed_without_adaptive_compression_and_policies() {
+    let broker = Broker::start_with(&[("WASPMQ_COMPRESSION__ADAPTIVE", "false")]);
+    let mut zstd = Raw::connect(&broker, "zstd", &["zstd", "lz4"]).await;
+    let mut browser = Browser::connect(&broker, "browser");
+    zstd.subscribe("topic/orders.>").await;
+    browser.subscribe("topic/orders.>");
+    zstd.send(&publish(1, "topic/orders.eu")).await;
+    assert_eq!(zstd.message().await.packed, None);
+    assert_eq!(browser.receive().1, None);
 }

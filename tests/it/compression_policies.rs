@@ -2,15 +2,8 @@
 
 use crate::compression::{Raw, orders};
 use crate::harness::{Broker, Peer};
-use crate::policies::{component, set_hook, upload};
-use serde::Deserialize;
+use crate::policies::{set_hook, upload};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use waspmq_core::compression::{Audience, Codec, Codecs};
-use waspmq_core::policy::{Compressing, Message};
-use waspmq_core::{Kind, MessageId};
-use waspmq_policy::{Host, HostOptions, Nobody};
 
 const ADDRESS: &str = "topic/orders.eu";
 
@@ -108,80 +101,4 @@ async fn rules_and_the_shipped_policy_choose_and_choices_are_explained() {
         (422, true),
         "{refused}"
     );
-}
-
-/// One of `plugins/compress-adaptive/vectors.toml`.
-#[derive(Debug, Deserialize)]
-struct Vector {
-    name: String,
-    config: Value,
-    message: Asked,
-    audience: AskedAudience,
-    expect: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct Asked {
-    from: String,
-    to: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    payload: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct AskedAudience {
-    codecs: Vec<String>,
-    dictionary: bool,
-}
-
-/// What a host of policies chooses, without a broker around it.
-fn chosen(vector: &Vector) -> Value {
-    let host = Host::start(HostOptions { workers: 1, ..HostOptions::default() }, Arc::new(Nobody)).unwrap();
-    host.upload("p", &component("compress-adaptive"), "test").unwrap();
-    let document =
-        json!({"hook": "compression", "plugin": "p", "match": ["topic/>"], "config": vector.config});
-    host.put_policy("p", serde_json::from_value(document).unwrap(), "test").unwrap();
-    let mut policies = host.worker(0);
-    let Asked { from, to, headers, payload } = &vector.message;
-    let headers: Vec<_> = headers.clone().into_iter().collect();
-    let message = Message {
-        from,
-        session: None,
-        to,
-        kind: Kind::Topic,
-        key: "",
-        payload: payload.as_bytes(),
-        is_json: false,
-        headers: &headers,
-        priority: 0,
-        unix_ms: 0,
-    };
-    let codecs = vector.audience.codecs.iter().map(|name| match name.as_str() {
-        "deflate" => Codecs::DEFLATE,
-        name => Codecs::from_names([name]),
-    });
-    let codecs = codecs.fold(Codecs::NONE, Codecs::with);
-    let audience = Audience { codecs, has_dictionary: vector.audience.dictionary };
-    assert!(policies.has_compression(to));
-    match policies.choose(&message, MessageId::new(1, 1, 0, 1), audience).unwrap().codec {
-        Codec::Plain => json!("none"),
-        Codec::Lz4 => json!("lz4"),
-        Codec::Zstd { level } => json!({ "zstd": level }),
-        Codec::Dictionary { name: None } => json!("dictionary"),
-        Codec::Dictionary { name: Some(name) } => json!({ "dictionary": name.as_str() }),
-        Codec::Deflate { level } => json!({ "deflate": level }),
-    }
-}
-
-#[test]
-fn the_shipped_policy_chooses_as_its_vectors_say() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/compress-adaptive/vectors.toml");
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut all: BTreeMap<String, Vec<Vector>> = toml::from_str(&text).unwrap();
-    let vectors = all.remove("vector").unwrap();
-    assert!(vectors.len() >= 5);
-    for vector in vectors {
-        assert_eq!(chosen(&vector), vector.expect, "{}", vector.name);
-    }
 }

@@ -32,15 +32,15 @@ const EDGES: [(&str, &[&str]); 8] = [
     ),
 ];
 
-/// Folders of guests: they see the SDK and nothing of the broker.
+/// Folders of guests: they see the SDK and what shipped policies share, and nothing of the broker.
 const GUEST_FOLDERS: [&str; 2] = ["plugins/", "tests/guests/"];
-const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk"];
+const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 
 /// Packages that nothing ships with: they may see everything.
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("wasmtime", &["waspmq-policy"]),
     ("wasmparser", &["waspmq-policy"]),
     ("wasm-encoder", &["waspmq-policy"]),
@@ -49,6 +49,9 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("rustls", &["waspmq-transport"]),
     ("web-transport-quinn", &["waspmq-transport"]),
     ("bincode", &["waspmq-protocol"]),
+    ("zstd", &["waspmq-protocol"]),
+    ("lz4_flex", &["waspmq-protocol"]),
+    ("flate2", &["waspmq-transport"]),
     ("axum", &["waspmq"]),
     ("aws-lc-rs", &["waspmq"]),
     ("jsonwebtoken", &["waspmq"]),

@@ -1,4 +1,4 @@
-//! Builds the WebAssembly components: every crate under `plugins/` and every guest under `tests/guests/`.
+//! Builds the WebAssembly components: every crate under `plugins/` that is one, and every guest under `tests/guests/`.
 //!
 //! Invariant: what lands in the target directory's `plugins` folder is a component (checked by its first bytes) and is
 //! named after its package, `route-mirror.wasm`. The linker that makes components is set in `.cargo/config.toml`.
@@ -84,7 +84,7 @@ fn ensure_target(workspace: &Workspace) -> Result<()> {
     })
 }
 
-/// The package names of all guest crates, sorted.
+/// The package names of all crates that become components, sorted.
 fn packages(root: &Path) -> Result<Vec<String>> {
     let mut packages = Vec::new();
     for folder in FOLDERS.map(|folder| root.join(folder)).iter().filter(|folder| folder.is_dir()) {
@@ -94,7 +94,10 @@ fn packages(root: &Path) -> Result<Vec<String>> {
                 let text = fs::read_to_string(&manifest)?;
                 let name =
                     package_name(&text).with_context(|| format!("no package in {}", manifest.display()))?;
-                packages.push(name.to_owned());
+                // What plugins share is a crate, and no component.
+                if text.contains("\"cdylib\"") {
+                    packages.push(name.to_owned());
+                }
             }
         }
     }
@@ -159,6 +162,7 @@ mod tests {
     fn the_plugins_of_the_tree_are_found() {
         let packages = packages(Workspace::find().unwrap().root()).unwrap();
         assert!(packages.iter().any(|name| name == "route-mirror"), "{packages:?}");
+        assert!(!packages.iter().any(|name| name == "waspmq-plugin-common"), "{packages:?}");
         assert!(packages.is_sorted());
     }
 }

@@ -8,6 +8,7 @@ use crate::compression::{Audience, Codec};
 use crate::delivery::{AckPlan, Cause, Recipient};
 use crate::id::{MessageId, SessionId};
 use crate::level::Level;
+use crate::registry::Loads;
 use crate::settings::{Overflow, Settings};
 
 /// The hooks that have a policy for an address. Those that have none need not be asked, and answer as the built-in.
@@ -106,6 +107,8 @@ pub struct QueueMembers {
     pub version: u64,
     /// One entry per member session, in the order that an index means; text is `user/device/session`.
     pub members: Vec<String>,
+    /// What each of them has in flight; nothing where that is not known.
+    pub loads: Loads,
 }
 
 /// What the pass of one message does when policies were asked.

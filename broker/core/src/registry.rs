@@ -21,7 +21,7 @@ mod wildcards;
 pub use directory::{Connected, LoginPolicy, Session, SessionEntry};
 pub use marks::{Attached, Mark};
 pub use presence::{Presence, PresenceChange, PresencePage};
-pub use queue::{Choosing, InFlight, Member, Pick, Queue};
+pub use queue::{Choosing, InFlight, Loads, Member, Pick, Queue};
 pub use recipients::Recipients;
 pub use shard::Targets;
 

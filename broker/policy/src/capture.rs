@@ -6,10 +6,12 @@
 //! Deliberately not here: HTTP, files, and what is done with the records (`replay`).
 
 mod admin;
+mod payloads;
 mod record;
 mod recorder;
 mod tape;
 
+pub use payloads::{CapturedMessage, CapturedMessages};
 pub(crate) use record::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 pub(crate) use recorder::Recorder;
 

@@ -140,6 +140,11 @@ impl State {
         self.context.surroundings.is_online(user)
     }
 
+    /// What the members of the queue with this version have in flight; the fast lane reads it in place.
+    pub(crate) fn in_flight(&self, version: u64) -> Vec<u32> {
+        self.told.loads(version).map(|loads| loads.iter().collect()).unwrap_or_default()
+    }
+
     pub(crate) fn group_size(&self, group: &str) -> u32 {
         self.context.surroundings.group_size(group)
     }

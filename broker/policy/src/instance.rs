@@ -171,6 +171,7 @@ impl Instance {
         }
         arm(&mut self.store);
         for members in &changes.queues {
+            self.store.data_mut().told.change(members);
             let answer = match &mut self.callee {
                 Callee::Core(hooks) => hooks.members_changed(&mut self.store, members),
                 Callee::Component(guest) => {

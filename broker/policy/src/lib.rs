@@ -58,6 +58,7 @@ mod state;
 mod stats;
 mod supervisor;
 mod timing;
+mod told;
 mod trace;
 mod verdict;
 mod worker;
@@ -66,7 +67,10 @@ pub use admin::{PromoteError, PutError, RemoveError, RollbackError};
 pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use breaker::BreakerState;
 pub use budget::Budget;
-pub use capture::{CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus};
+pub use capture::{
+    CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus, CapturedMessage,
+    CapturedMessages,
+};
 pub use document::{Lane, Mode, OnFailure, PolicyDocument, PolicyLimits};
 pub use hook::Hook;
 pub use host::{Host, HostOptions, PolicyMetrics, StartError};

@@ -141,6 +141,9 @@ fn offer_surroundings(host: &mut LinkerInstance<'_, State>) -> wasmtime::Result<
         }
         let group = group.to_str(&guest)?;
         Ok((guest.data().group_size(&group),))
+    })?;
+    host.func_wrap("in-flight", |mut guest: Guest<'_>, (version,): (u64,)| {
+        Ok((if may_call(&mut guest) { guest.data().in_flight(version) } else { Vec::new() },))
     })
 }
 

@@ -311,7 +311,7 @@ impl Workbench<'_> {
 }
 
 /// The functions of the host that need nothing of the message under decision.
-const WITHOUT_MESSAGE: [&str; 13] = [
+const WITHOUT_MESSAGE: [&str; 14] = [
     "log",
     "counter",
     "histogram",
@@ -325,6 +325,7 @@ const WITHOUT_MESSAGE: [&str; 13] = [
     "random",
     "is-online",
     "group-size",
+    "in-flight",
 ];
 
 /// Tells apart what is not WebAssembly, a core module, and a component, without parsing.

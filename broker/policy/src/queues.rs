@@ -128,6 +128,7 @@ impl Table {
 mod tests {
     use super::*;
     use waspmq_core::address::Name;
+    use waspmq_core::registry::Loads;
 
     fn members(queue: usize, version: u64, count: usize) -> QueueMembers {
         QueueMembers {
@@ -135,6 +136,7 @@ mod tests {
             queue: Name::parse(&format!("q{queue}")).unwrap(),
             version,
             members: (0..count).map(|i| format!("u{i}/d/s")).collect(),
+            loads: Loads::default(),
         }
     }
 

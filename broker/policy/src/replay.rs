@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use waspmq_core::address::{Address, Name};
 use waspmq_core::limits::MESSAGE_BYTES_MAX;
 use waspmq_core::policy::{Message, Overflowed, QueueMembers};
+use waspmq_core::registry::Loads;
 use waspmq_core::settings::Settings;
 
 /// A component and its configuration.
@@ -303,7 +304,8 @@ impl Replay {
         let queue = Name::parse(&record.queue).map_err(|error| format!("queue: {error}"))?;
         let (pattern, members) = (record.pattern.into_owned(), record.members.into_owned());
         self.ground.clock.set(record.ts);
-        self.ground.queues.change(QueueMembers { pattern, queue, version: record.version, members });
+        let (version, loads) = (record.version, Loads::default());
+        self.ground.queues.change(QueueMembers { pattern, queue, version, members, loads });
         let (old, new) = (self.old.tell(&self.ground), self.new.tell(&self.ground));
         if old == new {
             return Ok(Vec::new());
@@ -348,7 +350,7 @@ impl Replay {
     }
 }
 
-fn read_header(line: &[u8]) -> Result<Header, BadLine> {
+pub(crate) fn read_header(line: &[u8]) -> Result<Header, BadLine> {
     let bad = |reason: String| BadLine { line: 1, reason };
     if line.len() > limits::CAPTURE_LINE_BYTES_MAX {
         return Err(bad(format!("has more than {} bytes", limits::CAPTURE_LINE_BYTES_MAX)));

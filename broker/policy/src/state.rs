@@ -10,6 +10,7 @@ use crate::hostcalls::{Random, Surroundings};
 use crate::limits;
 use crate::memory::Memory;
 use crate::stats::PolicyStats;
+use crate::told::Told;
 use crate::verdict::Known;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(crate) struct State {
     /// What calls on the fast lane keep here.
     pub(crate) lane: Lane,
     pub(crate) known: Known,
+    /// The queues that the guest was told of.
+    pub(crate) told: Told,
     /// What its linear memory grew to.
     pub(crate) memory_bytes: usize,
     memory_bytes_max: usize,
@@ -62,6 +65,7 @@ impl State {
             headers: Arc::default(),
             payload: Arc::default(),
             known: Known::default(),
+            told: Told::default(),
             pulled: Pulls::default(),
             lane: Lane::default(),
             memory_bytes: 0,

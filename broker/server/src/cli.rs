@@ -7,6 +7,7 @@ mod api;
 mod capture;
 mod deadletter;
 mod demo;
+mod dict;
 mod doctor;
 mod explain;
 mod failure;
@@ -60,6 +61,7 @@ enum Command {
     Deadletter(deadletter::Arguments),
     Plugin(plugin::Arguments),
     Policy(policy::Arguments),
+    Dict(dict::Arguments),
     Group(group::Arguments),
     Session(session::Arguments),
     Token(token::Arguments),
@@ -88,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Deadletter(arguments) => deadletter::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Dict(arguments) => dict::run(&arguments),
         Command::Group(arguments) => group::run(&arguments),
         Command::Session(arguments) => session::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),

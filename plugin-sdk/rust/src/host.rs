@@ -163,6 +163,18 @@ pub fn group_size(group: &str) -> u32 {
     }
 }
 
+/// What each member of the queue with this version of members has in flight now, in their order; nothing when the version
+/// is not current.
+pub fn in_flight(version: u64) -> Vec<u32> {
+    #[cfg(target_arch = "wasm32")]
+    return host::in_flight(version);
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let _ = version;
+        Vec::new()
+    }
+}
+
 /// Has panics write their message to the log before they trap.
 #[doc(hidden)]
 pub fn log_panics() {

@@ -9,8 +9,8 @@ mod ring;
 
 use ring::Ring;
 use serde::Deserialize;
-use std::collections::BTreeMap;
-use waspmq_plugin_sdk::{Message, Policy, QueueMembers, Routing, Verdict, export_policy, matches};
+use waspmq_plugin_common::{Queues, Text, key_of, read};
+use waspmq_plugin_sdk::{Message, Policy, QueueMembers, Routing, Verdict, export_policy};
 
 /// Places of one member on the ring: enough that shares differ by about a tenth.
 pub const VIRTUAL_NODES: u32 = 150;
@@ -18,50 +18,30 @@ pub const VIRTUAL_NODES: u32 = 150;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    queue: String,
+    queue: Text<256>,
 }
 
 /// `{"queue": "workers"}`
 #[derive(Debug)]
 pub struct ConsistentHash {
-    queue: String,
-    /// One ring per pattern that has a queue of that name.
-    rings: BTreeMap<String, Versioned>,
-}
-
-#[derive(Debug)]
-struct Versioned {
-    version: u64,
-    ring: Ring,
+    rings: Queues<Ring>,
 }
 
 impl Policy for ConsistentHash {
     fn configure(config: &str) -> Result<Self, String> {
-        let config: Config = serde_json::from_str(config).map_err(|error| error.to_string())?;
-        if config.queue.is_empty() {
-            return Err("\"queue\" must be the name of a queue".to_owned());
-        }
-        Ok(Self { queue: config.queue, rings: BTreeMap::new() })
+        let config: Config = read(config)?;
+        Ok(Self { rings: Queues::new(&config.queue) })
     }
 }
 
 impl Routing for ConsistentHash {
     fn members_changed(&mut self, members: QueueMembers) {
-        if members.queue != self.queue {
-            return;
-        }
-        if members.members.is_empty() {
-            self.rings.remove(&members.pattern);
-            return;
-        }
-        let ring = Ring::new(&members.members, VIRTUAL_NODES);
-        self.rings.insert(members.pattern, Versioned { version: members.version, ring });
+        self.rings.change(members, |_, names| Ring::new(names, VIRTUAL_NODES));
     }
 
     fn route(&mut self, message: &Message) -> Verdict {
-        let key = if message.key.is_empty() { &message.sender } else { &message.key };
-        let found = self.rings.iter().find(|(pattern, _)| matches(pattern, &message.address));
-        match found.and_then(|(_, found)| Some((found.version, found.ring.member_of(key)?))) {
+        let found = self.rings.of(&message.address);
+        match found.and_then(|known| Some((known.version, known.of.member_of(key_of(message))?))) {
             Some((version, index)) => Verdict::pick(version, index),
             None => Verdict::pass(),
         }
@@ -132,7 +112,7 @@ mod tests {
     #[test]
     fn configuration_is_checked() {
         assert!(ConsistentHash::configure("{}").unwrap_err().contains("missing field `queue`"));
-        assert!(ConsistentHash::configure(r#"{"queue":""}"#).unwrap_err().contains("name of a queue"));
+        assert!(ConsistentHash::configure(r#"{"queue":""}"#).unwrap_err().contains("queue: a text of 1"));
         assert!(ConsistentHash::configure(r#"{"queue":"w","n":1}"#).unwrap_err().contains("unknown field"));
     }
 }

@@ -1,7 +1,8 @@
 //! The ring: places in the order of their hashes, each with the index of its member.
 //!
-//! The hash is FNV-1a with a finaliser, which spreads the nearly equal texts of places; it is part of the
-//! behaviour, since all workers' instances have to agree.
+//! The hash is part of the behaviour, since all workers' instances have to agree.
+
+use waspmq_plugin_common::{hash, spread};
 
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -25,19 +26,6 @@ impl Ring {
         let next = self.places.partition_point(|&(place, _)| place < hash);
         self.places.get(next).or_else(|| self.places.first()).map(|&(_, member)| member)
     }
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    spread(bytes.iter().fold(OFFSET, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME)))
-}
-
-/// The finaliser of SplitMix64.
-const fn spread(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

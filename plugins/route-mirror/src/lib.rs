@@ -1,48 +1,49 @@
-//! Sends a copy of every message it is bound to to one more address, such as an audit topic.
+//! Sends a copy of messages to one more address, such as an audit topic: of all that it is bound to, or of a share of them.
 //!
 //! The mirror is not mirrored: a message already addressed there is passed on. The copy and the original are
 //! not routed again, so a mirror cannot loop.
 
 use serde::Deserialize;
-use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy};
+use waspmq_plugin_common::{Share, Target, read};
+use waspmq_plugin_sdk::{Message, Policy, Routing, Verdict, export_policy, host};
 
-/// `{"to": "topic/audit"}`
+/// `{"to": "topic/audit", "percent": 10}`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
-    to: String,
+    to: Target,
+    #[serde(default = "all")]
+    percent: Share,
+}
+
+const fn all() -> Share {
+    Share::ALL
 }
 
 impl Policy for Mirror {
     fn configure(config: &str) -> Result<Self, String> {
-        let mirror: Self = serde_json::from_str(config).map_err(|error| error.to_string())?;
-        check_target(&mirror.to)?;
-        Ok(mirror)
+        read(config)
     }
 }
 
 impl Routing for Mirror {
     fn route(&mut self, message: &Message) -> Verdict {
-        if message.address == self.to {
-            return Verdict::pass();
-        }
-        Verdict::fan_out([message.address.as_str(), self.to.as_str()])
+        self.decide(message, host::random)
     }
 }
 
 export_policy!(Mirror: routing);
 
-/// Refuses at configuration what would make every verdict a bad one.
-fn check_target(to: &str) -> Result<(), String> {
-    let named =
-        ["topic/", "user/", "group/"].iter().any(|kind| to.strip_prefix(kind).is_some_and(|n| !n.is_empty()));
-    if !named && to != "all" {
-        return Err(format!("\"to\" must be an address such as topic/audit, not {to:?}"));
+impl Mirror {
+    fn decide(&self, message: &Message, random: impl FnOnce() -> u64) -> Verdict {
+        if self.percent != Share::ALL && !self.percent.has((random() % 1_000_000) as u32) {
+            return Verdict::pass();
+        }
+        match self.to.of(&message.address) {
+            Some(to) if to != message.address => Verdict::fan_out([message.address.clone(), to]),
+            _ => Verdict::pass(),
+        }
     }
-    if to.contains(['*', '>']) {
-        return Err(format!("\"to\" must be one address, not the pattern {to:?}"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -72,15 +73,36 @@ mod tests {
     }
 
     #[test]
+    fn the_address_may_be_made_of_the_messages() {
+        let mut mirror = Mirror::configure(r#"{"to":"topic/audit.{name}"}"#).unwrap();
+        let verdict = mirror.route(&message("topic/orders.1"));
+        let Route::FanOut(to) = verdict.route else { panic!("{verdict:?}") };
+        assert_eq!(to, ["topic/orders.1", "topic/audit.orders.1"]);
+        assert!(matches!(mirror.route(&message("all")).route, Route::Continue), "it has no name");
+    }
+
+    #[test]
+    fn a_share_is_copied() {
+        let mirror = Mirror::configure(r#"{"to":"topic/audit","percent":12.5}"#).unwrap();
+        let is_copied = |random: u64| {
+            let route = mirror.decide(&message("topic/orders.1"), || random).route;
+            matches!(route, Route::FanOut(_))
+        };
+        assert_eq!((0..8).filter(|part| is_copied(part * 125_000)).count(), 1);
+        assert!(is_copied(124_999) && !is_copied(125_000) && is_copied(1_000_000));
+    }
+
+    #[test]
     fn refuses_what_is_not_an_address() {
         let check = |config: &str, expected: &str| {
             let error = Mirror::configure(config).unwrap_err();
             assert!(error.contains(expected), "{config}: {error}");
         };
         check("{}", "missing field `to`");
-        check(r#"{"to":"audit"}"#, "must be an address");
-        check(r#"{"to":"topic/"}"#, "must be an address");
-        check(r#"{"to":"topic/a.>"}"#, "must be one address");
+        check(r#"{"to":"audit"}"#, "to: an address such as");
+        check(r#"{"to":"topic/"}"#, "to: an address such as");
+        check(r#"{"to":"topic/a.>"}"#, "it is a pattern");
+        check(r#"{"to":"all","percent":101}"#, "percent: a percentage from 0 to 100");
         check(r#"{"to":"all","from":1}"#, "unknown field `from`");
     }
 }

@@ -54,6 +54,31 @@ impl fmt::Display for Member {
     }
 }
 
+/// What each member of a queue has in flight, in their order. It is read as it is at the moment, without a lock.
+#[derive(Debug, Clone, Default)]
+pub struct Loads(Arc<[Arc<AtomicU32>]>);
+
+impl Loads {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = u32> + Clone + '_ {
+        self.0.iter().map(|in_flight| in_flight.load(Ordering::Relaxed))
+    }
+}
+
+/// Counts that stay as they are, of members that are not sessions of this broker.
+impl FromIterator<u32> for Loads {
+    fn from_iter<I: IntoIterator<Item = u32>>(counts: I) -> Self {
+        Self(counts.into_iter().map(|count| Arc::new(AtomicU32::new(count))).collect())
+    }
+}
+
+impl PartialEq for Loads {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Loads {}
+
 /// A member named by a routing policy; it counts only for the queue whose state has this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pick {
@@ -122,6 +147,7 @@ impl Queue {
             queue: self.id.name().clone(),
             version: self.version,
             members: self.members.iter().map(ToString::to_string).collect(),
+            loads: Loads(self.members.iter().map(|member| member.in_flight.clone()).collect()),
         }
     }
 }
@@ -205,6 +231,18 @@ mod tests {
         assert_eq!(counts, [1, 2, 2]);
         drop(held);
         assert!(queue.members.iter().all(|m| m.in_flight() == 0));
+    }
+
+    #[test]
+    fn policies_are_told_what_is_in_flight_at_the_moment() {
+        let queue = queue(3);
+        let told = queue.to_members();
+        assert_eq!(told.loads, [0, 0, 0].into_iter().collect());
+        let held = [0, 2, 2].map(|index: usize| queue.members[index].begin());
+        assert_eq!(told.loads.iter().collect::<Vec<_>>(), [1, 0, 2]);
+        drop(held);
+        assert_eq!(told.loads.iter().sum::<u32>(), 0);
+        assert_eq!(Loads::default().iter().len(), 0);
     }
 
     #[test]

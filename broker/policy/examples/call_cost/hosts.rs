@@ -32,6 +32,7 @@ pub(crate) fn with_policy(workers: usize, plugin: &str, more: &Value) -> Fallibl
         queue: Name::parse("w")?,
         version: 1,
         members: (0..10).map(|i| format!("user{i}/box/{i}")).collect(),
+        loads: (0..10).collect(),
     });
     host.put_policy(NAME, document(more)?, "bench")?;
     Ok(host)

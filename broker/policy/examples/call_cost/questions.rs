@@ -117,6 +117,54 @@ pub(crate) fn all() -> Vec<Question> {
         other("failed, a counter: continue", "ack", failed),
         other("overflow, a histogram: continue", "overflow", overflow),
     ]
+    .into_iter()
+    .chain(shipped())
+    .collect()
+}
+
+/// Policies that ship with the broker, which have no native counterpart. The message has a key.
+fn shipped() -> Vec<Question> {
+    let shipped = |what, plugin, config| Question {
+        what,
+        plugin,
+        document: json!({ "config": config }),
+        ask: route,
+        native: None,
+    };
+    vec![
+        shipped("route-least-loaded: pick", "route-least-loaded", json!({ "queue": "w" })),
+        shipped("route-weighted: pick", "route-weighted", json!({ "queue": "w", "weights": { "user1": 3 } })),
+        shipped("route-sticky-user: pick", "route-sticky-user", json!({ "queue": "w" })),
+        shipped(
+            "route-priority: pick",
+            "route-priority",
+            json!({ "queue": "w", "classes": [{ "senders": ["vip-*"], "first": 2 }] }),
+        ),
+        shipped(
+            "route-region-canary: redirect",
+            "route-region-canary",
+            json!({ "regions": ["eu-*"], "to": "topic/canary.{name}" }),
+        ),
+        shipped(
+            "filter-headers: 3 rules",
+            "filter-headers",
+            json!({ "rules": [
+                { "header": "region", "present": false, "drop": "no region" },
+                { "header": "region", "equals": ["us", "asia"], "to": "topic/far" },
+                { "header": "region", "prefix": ["eu-"], "deliver": true }
+            ] }),
+        ),
+        Question {
+            what: "ack-tiers: plan",
+            plugin: "ack-tiers",
+            document: json!({ "hook": "ack", "config": { "tiers": [
+                { "match": ["topic/paid.>"], "level": "delivered" },
+                { "match": ["topic/orders.>"], "attempts": 3, "waits_ms": [100, 1_000] }
+            ] } }),
+            ask: plan,
+            native: None,
+        },
+    ]
 }
 
 fn by_header(message: &Message<'_>) -> Verdict {

@@ -393,6 +393,7 @@ impl<'a> Members<'a> {
 mod tests {
     use super::*;
     use waspmq_core::address::{Address, Kind, Name};
+    use waspmq_core::registry::Loads;
 
     fn round_trip(record: &Record<'_>) -> String {
         let line = serde_json::to_string(record).unwrap();
@@ -504,6 +505,7 @@ mod tests {
             queue: Name::parse("workers").unwrap(),
             version: 4,
             members: vec!["u/d/s".to_owned()],
+            loads: Loads::default(),
         };
         let line = round_trip(&Record::Members(Members::new(&members, 9)));
         let expected =

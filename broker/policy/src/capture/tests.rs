@@ -5,6 +5,7 @@ use crate::stats::now;
 use serde_json::Value;
 use waspmq_core::address::{Kind, Name};
 use waspmq_core::policy::Message;
+use waspmq_core::registry::Loads;
 use waspmq_core::settings::Settings;
 
 fn request(patterns: &[&str]) -> CaptureRequest {
@@ -96,6 +97,7 @@ fn members_are_taken_down_where_they_concern_it_and_do_not_count() {
         queue: Name::parse("q").unwrap(),
         version,
         members: vec!["u/d/s".to_owned()],
+        loads: Loads::default(),
     };
     let queues = Queues::default();
     queues.change(of("topic/a.*", 1));
@@ -156,7 +158,8 @@ fn what_is_too_large_is_left_out_and_counted() {
     recorder.message(&captures, &message("topic/a", &large), &Settings::of_kind(Kind::Topic));
     let members = (0..20_000).map(|n| format!("{n}/{}/s", "x".repeat(60))).collect();
     let queue = Name::parse("q").unwrap();
-    let crowd = QueueMembers { pattern: "topic/>".to_owned(), queue, version: 1, members };
+    let crowd =
+        QueueMembers { pattern: "topic/>".to_owned(), queue, version: 1, members, loads: Loads::default() };
     captures.members(&capture, &crowd);
     let status = capture.status();
     assert_eq!(status.left_out, [("too_large", 1), ("no_room", 0), ("payload", 1)]);
@@ -194,4 +197,42 @@ fn requests_out_of_bounds_are_refused_by_field() {
     assert_eq!(refused(request(&[])), "match: must have 1 to 64 patterns");
     assert_eq!(refused(request(&["all"; 65])), "match: must have 1 to 64 patterns");
     assert!(refused(request(&["topic/a", "user/a*"])).starts_with("match: \"user/a*\": "));
+}
+
+/// What a reading of the capture's messages gives, line by line.
+fn messages(capture: &Capture) -> Vec<Option<CapturedMessage>> {
+    let bytes: Vec<u8> = capture.records().flatten().collect();
+    let mut lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let mut messages = CapturedMessages::new(lines.next().unwrap()).unwrap();
+    lines.map(|line| messages.line(line).unwrap()).collect()
+}
+
+#[test]
+fn payloads_are_read_back() {
+    let (captures, mut recorder) = (Captures::default(), Recorder::new(0));
+    let asked = CaptureRequest { payload: true, ..request(&["topic/a"]) };
+    let capture = captures.start(asked, 1, now()).unwrap();
+    let large = vec![b'x'; limits::CAPTURE_PAYLOAD_BYTES_MAX + 1];
+    let payloads: [&[u8]; 3] = [b"{\"a\":1}", &[0xff, 0, 1], &large];
+    for payload in payloads {
+        assert!(recorder.wants(&captures, "topic/a"));
+        recorder.message(&captures, &message("topic/a", payload), &Settings::of_kind(Kind::Topic));
+    }
+    let found = messages(&capture);
+    let found: Vec<_> = found.into_iter().flatten().map(|message| message.payload).collect();
+    assert_eq!(found, [Some(payloads[0].to_vec()), Some(payloads[1].to_vec()), None]);
+}
+
+#[test]
+fn lines_that_are_no_messages_are_passed_over_or_refused() {
+    let header = br#"{"capture":1,"version":"0","started":1,"ended":null,"ended_by":null,"match":[],"payload":false,"headers":false,"recorded":0,"left_out":{}}"#;
+    let mut messages = CapturedMessages::new(header).unwrap();
+    assert!(!messages.has_payloads());
+    let members = br#"{"members":{"ts":9,"pattern":"topic/>","queue":"w","version":4,"members":[]}}"#;
+    assert_eq!(messages.line(members).unwrap(), None);
+    for bad in [&b"{}"[..], b"\xff", b"", &vec![b' '; limits::CAPTURE_LINE_BYTES_MAX + 1]] {
+        assert!(messages.line(bad).is_err());
+    }
+    assert_eq!(messages.line(b"x").unwrap_err().line, 7, "each line counts");
+    assert!(CapturedMessages::new(b"{\"capture\":2}").is_err());
 }

@@ -11,6 +11,7 @@ use super::outbox::{List, SharedBytes};
 use crate::memory::Rate;
 use crate::state::State;
 use wasmtime::{Caller, Linker, Result, bail};
+use waspmq_core::registry::Loads;
 
 type Guest<'a> = Caller<'a, State>;
 
@@ -182,6 +183,14 @@ fn surroundings(linker: &mut Linker<State>) -> Result<()> {
         let (memory, state) = memory_and_state(&mut guest)?;
         let group = state.reader(memory).text(group, len)?;
         Ok(if state.spend_hostcall() { state.group_size(&group.decode()?) } else { 0 })
+    })?;
+    #[rustfmt::skip]
+    linker.func_wrap(BROKER, "in-flight", |mut guest: Guest<'_>, version: u64, result: u32| -> Result<i64> {
+        let (memory, state) = memory_and_state(&mut guest)?;
+        let none = Loads::default();
+        let known = if state.spend_hostcall() { state.told.loads(version) } else { None };
+        state.lane.outbox.result(&List(known.unwrap_or(&none).iter()), memory, result)?;
+        Ok(next(&state.lane.outbox))
     })?;
     Ok(())
 }

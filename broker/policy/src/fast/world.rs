@@ -182,7 +182,7 @@ const KEY: (&str, Type) = ("key", Type::String);
 const TTL: (&str, Type) = ("ttl-ms", Type::U64);
 
 /// What components may import of the interface `host`.
-pub(crate) const IMPORTS: [&Function; 16] = [
+pub(crate) const IMPORTS: [&Function; 17] = [
     &Function { name: "log", params: &[("level", LEVEL), ("text", Type::String)], result: None },
     &Function { name: "counter", params: &[("name", Type::String), ("delta", Type::U64)], result: None },
     &Function { name: "histogram", params: &[("name", Type::String), ("value", Type::U64)], result: None },
@@ -220,6 +220,7 @@ pub(crate) const IMPORTS: [&Function; 16] = [
     &Function { name: "random", params: &[], result: Some(Type::U64) },
     &Function { name: "is-online", params: &[("user", Type::String)], result: Some(Type::Bool) },
     &Function { name: "group-size", params: &[("group", Type::String)], result: Some(Type::U32) },
+    &Function { name: "in-flight", params: &[("version", Type::U64)], result: Some(Type::List(&Type::U32)) },
 ];
 
 /// Whether the guest has to make room for the result of an import.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use waspmq_core::SessionId;
 use waspmq_core::address::Name;
 use waspmq_core::policy::{Message, Outcome, QueueMembers};
+use waspmq_core::registry::Loads;
 use waspmq_policy::{Host, WorkerPolicies};
 
 fn caching(cache: &str) -> Arc<Host> {
@@ -84,6 +85,7 @@ fn members_that_changed_are_a_reason_to_ask_again() {
         queue: Name::parse("w").unwrap(),
         version: 1,
         members: vec!["bob/phone/1".to_owned()],
+        loads: Loads::default(),
     });
     crate::eventually("it is asked again", || {
         call(&mut policies, "topic/a", Some(1));

@@ -9,6 +9,7 @@ use waspmq_core::delivery::{AckPlan, Cause, Recipient};
 use waspmq_core::policy::{
     Acking, Bound, BySettings, Compressing, Failure, Overflowed, Overflowing, Policies, QueueMembers, Routing,
 };
+use waspmq_core::registry::Loads;
 use waspmq_core::settings::{Overflow, Settings};
 use waspmq_core::{MessageId, SessionId};
 use waspmq_policy::{CaptureError, CaptureRequest, Host, WorkerPolicies};
@@ -97,7 +98,8 @@ pub(crate) fn deliver(policies: &mut WorkerPolicies, to: &str, headers: &[(Strin
 
 pub(crate) fn members(queue: &str, pattern: &str, version: u64, count: usize) -> QueueMembers {
     let members = (0..count).map(|n| format!("worker{n}/box/{n}")).collect();
-    QueueMembers { pattern: pattern.to_owned(), queue: Name::parse(queue).unwrap(), version, members }
+    let queue = Name::parse(queue).unwrap();
+    QueueMembers { pattern: pattern.to_owned(), queue, version, members, loads: Loads::default() }
 }
 
 #[test]

@@ -308,6 +308,64 @@ fn values_with_bad_arguments() {
     check(get(end - 8), "bad_verdict");
 }
 
+/// A guest that asks what members have in flight.
+fn weighing(body: &str) -> Guest {
+    let edits = vec![
+        (
+            "(export \"counter\" (func (param \"name\" string) (param \"delta\" u64)))",
+            "(export \"counter\" (func (param \"name\" string) (param \"delta\" u64)))
+             (export \"in-flight\" (func (param \"version\" u64) (result (list u32))))",
+        ),
+        (
+            "  (core func $counter (canon lower",
+            "  (core func $loads (canon lower (func $host \"in-flight\") (memory (core memory $libc \"memory\")) (realloc (core func $libc \"realloc\"))))
+             (core func $counter (canon lower",
+        ),
+        (
+            "(import \"host\" \"log\" (func $log (param i32 i32 i32)))",
+            "(import \"host\" \"log\" (func $log (param i32 i32 i32)))
+             (import \"host\" \"loads\" (func $loads (param i64 i32)))",
+        ),
+        ("(with \"host\" (instance ", "(with \"host\" (instance (export \"loads\" (func $loads)) "),
+    ];
+    Guest { edits, ..routing(body) }
+}
+
+#[test]
+fn loads_with_bad_arguments() {
+    let ask = |version: i64, result: u32| {
+        weighing(&format!("(call $loads (i64.const {version}) (i32.const {result}))"))
+    };
+    for version in [0, 1, 3, 4, -1, i64::MIN] {
+        check(ask(version, 2_048), "ok");
+        check(ask(version, 2_050), "bad_verdict");
+        check(ask(version, END - 8), "ok");
+        check(ask(version, END - 4), "bad_verdict");
+        check(ask(version, u32::MAX - 3), "bad_verdict");
+    }
+    // A list of a version that is not there is empty, and so is every one beyond the bound of calls.
+    let length = "(i32.load (i32.const 2052))";
+    let is = |version: u32, times: u32, expected: u32| {
+        weighing(&format!(
+            "(loop $l (call $loads (i64.const {version}) (i32.const 2048))
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (br_if $l (i32.lt_u (local.get $i) (i32.const {times}))))
+             (if (i32.ne {length} (i32.const {expected})) (then unreachable))"
+        ))
+    };
+    check(is(3, 1, 15), "ok");
+    check(is(4, 1, 0), "ok");
+    check(is(3, 1, 0), "trap");
+    check(is(3, 64, 15), "ok");
+    check(is(3, 65, 0), "ok");
+    // 15 counts are asked room for.
+    let nowhere =
+        "(local $at i32) (if (i32.eq (local.get $len) (i32.const 60)) (then (return (i32.const -4))))";
+    let edits = [weighing("").edits, allocating(nowhere).edits].concat();
+    check(Guest { edits: edits.clone(), self_test: CONTINUE, ..ask(2, 2_048) }, "ok");
+    check(Guest { edits, self_test: CONTINUE, ..ask(3, 2_048) }, "bad_verdict");
+}
+
 #[test]
 fn guests_that_do_not_come_back() {
     check(routing("(loop $l (br $l))"), "deadline");

@@ -46,6 +46,7 @@ fn members(version: u64) -> QueueMembers {
         queue: Name::parse("w").unwrap(),
         version,
         members: (0..version * 5).map(|i| format!("user{i}/gerät/{i}")).collect(),
+        loads: (0..u32::try_from(version * 5).unwrap()).map(|i| i * 100_003).collect(),
     }
 }
 
@@ -165,6 +166,49 @@ fn the_shipped_mirror_decides_alike() {
 #[test]
 fn the_shipped_consistent_hash_decides_alike() {
     let (plain, other) = agree(&built("route-consistent-hash"), &json!({ "queue": "w" }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_least_loaded_decides_alike() {
+    let (plain, other) = agree(&built("route-least-loaded"), &json!({ "queue": "w" }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_weighted_decides_alike() {
+    let config = json!({ "queue": "w", "weights": { "user1*": 5, "user2": 0 } });
+    let (plain, other) = agree(&built("route-weighted"), &config);
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_sticky_user_decides_alike() {
+    let (plain, other) = agree(&built("route-sticky-user"), &json!({ "queue": "w", "header": "x" }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_priority_decides_alike() {
+    let classes = json!([{ "senders": ["*k*"], "first": 2 }, { "header": { "h0": ["v1", "v2"] }, "to": "topic/vip.{name}" }]);
+    let (plain, other) = agree(&built("route-priority"), &json!({ "queue": "w", "classes": classes }));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_region_canary_decides_alike() {
+    let config = json!({ "percent": 50, "header": "h0", "regions": ["v*"], "to": "topic/canary.{name}" });
+    let (plain, other) = agree(&built("route-region-canary"), &config);
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
+#[test]
+fn the_shipped_header_filter_decides_alike() {
+    let rules = json!([
+        { "header": "h0", "equals": ["v1"], "drop": "größer" }, { "header": "h1", "present": true, "set": { "h2": "v3" } },
+        { "header": "h2", "prefix": ["v3"], "to": "topic/größe" }
+    ]);
+    let (plain, other) = agree(&built("filter-headers"), &json!({ "rules": rules }));
     assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
 }
 

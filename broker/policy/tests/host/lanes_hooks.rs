@@ -196,13 +196,14 @@ fn commands(numbers: &mut Numbers) -> String {
     let mut one = || {
         let key = ["k", "größe", "", "n", "a-longer-key"][numbers.below(5)];
         let value = ["v", "", "漢字", "12345678", "another-value"][numbers.below(5)];
-        match numbers.below(9) {
+        match numbers.below(10) {
             0 | 1 => format!("get {key}"),
             2 => format!("set {key} {value} {}", ["0", "90000000"][numbers.below(2)]),
             3 => format!("delete {key}"),
             4 => format!("cas {key} {} {value} 0", ["-", "v", "漢字", ""][numbers.below(4)]),
             5 => format!("add {key} {} 0", [5, -7, i64::MAX, i64::MIN][numbers.below(4)]),
             6 => format!("take {key} {} 1 3000", [1_000, 1, 4_000][numbers.below(3)]),
+            8 => format!("loads {}", numbers.below(5)),
             7 => format!("online {}", ["alice", "bob", ""][numbers.below(3)]),
             _ => format!(
                 "group {}; observe h{} {}",
@@ -238,6 +239,13 @@ fn what_is_asked_of_the_host_is_done_alike() {
     assert_eq!(core.histograms.len(), 8);
     assert!(core.kept.values > 0 && core.kept.refused > 0, "{:?}", core.kept);
     assert!(different.len() > 1_000, "{}", different.len());
+    let loads = [host_loads(1), host_loads(2), host_loads(3)];
+    assert!(loads.iter().all(|loads| different.iter().any(|outcome| outcome.contains(loads))), "{loads:?}");
+}
+
+/// What the members of the queue with this version have in flight, as the guest writes it.
+fn host_loads(version: u32) -> String {
+    (0..version * 5).map(|i| (i * 100_003).to_string()).collect::<Vec<_>>().join(",")
 }
 
 #[test]

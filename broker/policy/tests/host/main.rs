@@ -28,6 +28,7 @@ mod replay;
 mod rollout;
 mod room;
 mod rules;
+mod shipped;
 mod taken_back;
 mod versions;
 

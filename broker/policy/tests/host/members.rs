@@ -5,6 +5,7 @@ use crate::{decide, document, eventually, host, outcome, serving};
 use serde_json::json;
 use waspmq_core::address::Name;
 use waspmq_core::policy::{Policies, QueueMembers, Route};
+use waspmq_core::registry::Loads;
 
 fn members(queue: &str, version: u64, count: usize) -> QueueMembers {
     QueueMembers {
@@ -12,6 +13,7 @@ fn members(queue: &str, version: u64, count: usize) -> QueueMembers {
         queue: Name::parse(queue).unwrap(),
         version,
         members: (0..count).map(|i| format!("worker{i}/box/{i}")).collect(),
+        loads: Loads::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use std::sync::{Arc, Condvar, Mutex};
 use waspmq_core::address::Name;
 use waspmq_core::policy::QueueMembers;
+use waspmq_core::registry::Loads;
 use waspmq_policy::{Host, HostOptions, PutError, Surroundings};
 
 /// Surroundings that hold whoever asks for a user, until the gate is opened.
@@ -95,6 +96,7 @@ fn changes_find_room_while_the_policy_thread_is_busy() {
         queue: Name::parse("w").unwrap(),
         version: 1,
         members: vec!["bob/phone/1".to_owned()],
+        loads: Loads::default(),
     });
     gate.wait_for_somebody();
     let mut workers: Vec<_> = (0..WORKERS).map(|worker| host.worker(worker)).collect();

@@ -144,6 +144,18 @@ impl Api {
         self.read(request.content_type(content_type).send(body))
     }
 
+    /// As above, with a query.
+    pub(super) fn post_bytes(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: &[u8],
+    ) -> anyhow::Result<Value> {
+        let url = self.url(path) + &queried(query);
+        let request = self.agent.post(url).header("authorization", &self.authorization);
+        self.read(request.content_type("application/octet-stream").send(body))
+    }
+
     /// A request without a body, such as a rollback.
     pub(super) fn post_empty(&self, path: &[&str]) -> anyhow::Result<Value> {
         let request = self.agent.post(self.url(path)).header("authorization", &self.authorization);

@@ -29,7 +29,7 @@ const POLLS_PER_NOTE: u32 = 8;
 #[command(after_help = "\
 Whether policies are bound to the addresses or not, what they are asked is taken down: messages as they are published, failed
 attempts, full queues, members of queues. Ctrl-C ends it early and saves what there is, a second one ends the command at once.
-The file is for `waspmq plugin replay`.
+The file is for `waspmq plugin replay`, and with payloads for `waspmq dict train`.
 
 Examples:
   waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl
@@ -187,7 +187,7 @@ fn remove(api: &Api, status: &Value) {
 }
 
 /// A file in the directory of `out`, to be renamed to it, that only its owner reads: messages may be in it.
-fn beside(out: &Path) -> Result<NamedTempFile, Failure> {
+pub(super) fn beside(out: &Path) -> Result<NamedTempFile, Failure> {
     let directory = out.parent().filter(|parent| !parent.as_os_str().is_empty());
     let file = NamedTempFile::new_in(directory.unwrap_or_else(|| Path::new(".")));
     file.map_err(|error| Failure::Usage(format!("cannot write {}: {error}", out.display())))

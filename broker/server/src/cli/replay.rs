@@ -63,7 +63,7 @@ pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
     let path = arguments.capture.display();
     let unusable = |error: &dyn std::fmt::Display| Failure::Usage(format!("{path}: {error}"));
     let file = File::open(&arguments.capture).map_err(|error| unusable(&error))?;
-    let mut lines = Lines { reader: BufReader::new(file), line: Vec::new() };
+    let mut lines = Lines::new(BufReader::new(file));
     let header = lines.next().map_err(|error| unusable(&error))?.unwrap_or_default();
     let replay = Replay::new(sides, arguments.hook.map(waspmq_policy::Hook::from), limits, header);
     let mut replay = replay.map_err(|error| match error {
@@ -169,14 +169,18 @@ fn read_config(path: &Path) -> Result<Map<String, Value>, Failure> {
 }
 
 /// The lines of a file, of which none is read further than its bound.
-struct Lines<R> {
+pub(super) struct Lines<R> {
     reader: R,
     line: Vec<u8>,
 }
 
 impl<R: BufRead> Lines<R> {
+    pub(super) const fn new(reader: R) -> Self {
+        Self { reader, line: Vec::new() }
+    }
+
     /// The next line without its end. One that is too long is cut where that is known.
-    fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
+    pub(super) fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
         self.line.clear();
         let most = CAPTURE_LINE_BYTES_MAX as u64 + 1;
         if self.reader.by_ref().take(most).read_until(b'\n', &mut self.line)? == 0 {
@@ -194,11 +198,11 @@ mod tests {
     fn lines_are_read_up_to_their_bound() {
         let long = "x".repeat(CAPTURE_LINE_BYTES_MAX);
         let text = format!("a\n{long}\n{long}x\nlast");
-        let mut lines = Lines { reader: text.as_bytes(), line: Vec::new() };
+        let mut lines = Lines::new(text.as_bytes());
         let mut next = || lines.next().unwrap().map(<[u8]>::len);
         assert_eq!([next(), next()], [Some(1), Some(long.len())]);
         assert_eq!(next(), Some(long.len() + 1), "more than the bound, so that it is refused");
-        let mut lines = Lines { reader: &b"a\nlast"[..], line: Vec::new() };
+        let mut lines = Lines::new(&b"a\nlast"[..]);
         assert_eq!(lines.next().unwrap(), Some(&b"a"[..]));
         assert_eq!(lines.next().unwrap(), Some(&b"last"[..]));
         assert_eq!(lines.next().unwrap(), None);

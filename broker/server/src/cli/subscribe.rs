@@ -47,6 +47,9 @@ pub(super) struct Arguments {
     /// Answer requests with this payload
     #[arg(long, value_name = "PAYLOAD")]
     reply: Option<String>,
+    /// Ask for compressed messages
+    #[arg(long)]
+    compress: bool,
     /// End after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -84,7 +87,9 @@ async fn receive(
 ) -> Result<(), Failure> {
     // From here on a signal ends the program in order, also one that comes before the first message.
     let mut signals = Signals::new()?;
-    let (client, mut messages) = arguments.identity.tell(Client::builder(&arguments.url)).connect().await?;
+    let builder = arguments.identity.tell(Client::builder(&arguments.url));
+    let builder = if arguments.compress { builder.compression() } else { builder };
+    let (client, mut messages) = builder.connect().await?;
     for pattern in patterns {
         ask(&client, pattern, arguments).await?;
     }

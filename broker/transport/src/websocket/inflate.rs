@@ -27,7 +27,7 @@ const FIRST_FACTOR: usize = 4;
 
 impl Inflater {
     /// Inflates a whole message to at most `bytes_max` bytes.
-    pub(super) fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], Violation> {
+    pub fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], Violation> {
         let Self { state, plain } = self;
         plain.clear();
         plain.shrink_to(INFLATED_KEPT_BYTES);

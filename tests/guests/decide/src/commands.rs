@@ -35,6 +35,10 @@ fn one(command: &str) -> String {
         ["random"] => host::random().to_string(),
         ["online", user] => host::is_online(user).to_string(),
         ["group", group] => host::group_size(group).to_string(),
+        ["loads", version] => {
+            let loads: Vec<String> = host::in_flight(number(version)).iter().map(u32::to_string).collect();
+            if loads.is_empty() { "none".to_owned() } else { loads.join(",") }
+        }
         ["observe", name, value] => {
             host::histogram(name, number(value));
             "observed".to_owned()
