@@ -302,8 +302,9 @@ impl Browser {
 
     fn send(&mut self, frame: &Value) {
         let text = frame.to_string();
-        assert!(text.len() < 126);
-        let mut bytes = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+        let length = u8::try_from(text.len()).unwrap();
+        assert!(length < 126);
+        let mut bytes = vec![0x81, 0x80 | length, 0, 0, 0, 0];
         bytes.extend_from_slice(text.as_bytes());
         self.stream.write_all(&bytes).unwrap();
     }

@@ -40,6 +40,7 @@ mod segment;
 mod subscribe;
 mod tasks;
 mod tracking;
+mod unpack;
 
 pub(crate) use delayed::Unread;
 pub(crate) use history::storage as storage_error;
