@@ -304,6 +304,9 @@ const ALL: [&str; 10] = [
     "route-weighted",
 ];
 
+/// Its vectors ask for codecs, and are put to it by the tests of the policy host.
+const ELSEWHERE: &str = "compress-adaptive";
+
 #[test]
 fn every_shipped_policy_has_vectors() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
@@ -312,7 +315,8 @@ fn every_shipped_policy_has_vectors() {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if name != "common" {
             assert!(path.join("vectors.toml").is_file(), "{name} has no vectors.toml");
-            assert!(ALL.contains(&name.as_str()), "{name} is not tested");
+            let is_tested = ALL.contains(&name.as_str()) || name == ELSEWHERE;
+            assert!(is_tested, "{name} is not tested");
         }
     }
 }
