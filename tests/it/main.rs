@@ -27,6 +27,7 @@ mod harness;
 mod hooks;
 mod inbox;
 mod kills;
+mod kit;
 mod ledger;
 mod levels;
 mod lifecycle;
