@@ -17,6 +17,7 @@ mod bad_input;
 mod binary;
 mod capture;
 mod compression;
+mod compression_policies;
 mod crash;
 mod deflate;
 mod dictionaries;

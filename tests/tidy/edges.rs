@@ -60,7 +60,7 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("utoipa", &["waspmq"]),
     ("prometheus-client", &["waspmq"]),
     ("clap", &["waspmq", "xtask", "waspmq-benches"]),
-    ("toml", &["waspmq", "waspmq-plugin-kit"]),
+    ("toml", &["waspmq", "waspmq-plugin-kit", "waspmq-policy"]),
     ("wit-bindgen", &["waspmq-plugin-sdk"]),
     ("wit-component", &["waspmq-plugin-kit"]),
     ("wit-parser", &["waspmq-plugin-kit"]),

@@ -138,7 +138,7 @@ pub const GONE_QUEUES_MAX: usize = 256;
 /// Addresses one worker remembers the bound policies of. More: forgotten all at once.
 pub const MATCH_CACHE_MAX: usize = 1_024;
 
-/// Verdicts one worker remembers because they hold for more than one message. More: forgotten all at once.
+/// Verdicts and choices of a codec one worker remembers because they hold for more than one message. More: forgotten all at once.
 pub const DECISIONS_MAX: usize = 4_096;
 
 /// Messages whose decisions one worker remembers, that at hand included. More: the oldest is forgotten.
