@@ -40,7 +40,7 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("wasmtime", &["waspmq-policy"]),
     ("wasmparser", &["waspmq-policy"]),
     ("wasm-encoder", &["waspmq-policy"]),
@@ -60,6 +60,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("clap", &["waspmq", "xtask", "waspmq-benches"]),
     ("toml", &["waspmq"]),
     ("wit-bindgen", &["waspmq-plugin-sdk"]),
+    ("wit-parser", &["waspmq"]),
 ];
 
 /// The one file that speaks bincode: the bodies of control frames. Everything else is laid out by hand.
