@@ -15,12 +15,12 @@ use waspmq_protocol::{Content, Profile, decode, encode};
 use waspmq_transport::websocket::Inflater;
 
 /// A client of the binary profile that shows what comes as it comes.
-struct Raw {
+pub(crate) struct Raw {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl Raw {
-    async fn connect(broker: &Broker, user: &str, codecs: &[&str]) -> Self {
+    pub(crate) async fn connect(broker: &Broker, user: &str, codecs: &[&str]) -> Self {
         let mut raw = Self { socket: broker.open(Some("waspmq.v1.bin")).await.socket };
         let codecs = codecs.iter().map(|&name| name.into()).collect();
         raw.send(&Frame::Connect(Connect { user: Some(user.into()), codecs, ..Connect::default() })).await;
@@ -45,14 +45,14 @@ impl Raw {
         }
     }
 
-    async fn message(&mut self) -> Message {
+    pub(crate) async fn message(&mut self) -> Message {
         match self.next().await {
             Received::Message(message) => message,
             other => panic!("not a message: {other:?}"),
         }
     }
 
-    async fn subscribe(&mut self, to: &str) {
+    pub(crate) async fn subscribe(&mut self, to: &str) {
         let (reference, to) = (Some(1), to.into());
         self.send(&Frame::Subscribe { reference, to, queue: None, from: None }).await;
         assert_eq!(self.next().await, Received::Ok { reference: Some(1) });
@@ -69,7 +69,7 @@ fn order(number: u32) -> Value {
 }
 
 /// Several of them, which any codec makes shorter.
-fn orders(from: u32) -> Value {
+pub(crate) fn orders(from: u32) -> Value {
     (from..from + 4).map(order).collect()
 }
 
@@ -302,8 +302,9 @@ impl Browser {
 
     fn send(&mut self, frame: &Value) {
         let text = frame.to_string();
-        assert!(text.len() < 126);
-        let mut bytes = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+        let length = u8::try_from(text.len()).unwrap();
+        assert!(length < 126);
+        let mut bytes = vec![0x81, 0x80 | length, 0, 0, 0, 0];
         bytes.extend_from_slice(text.as_bytes());
         self.stream.write_all(&bytes).unwrap();
     }

@@ -115,8 +115,8 @@ async fn an_offer_is_declined_where_it_cannot_be_taken_or_is_switched_off() {
     let broker = Broker::start();
     let small_window = "permessage-deflate; server_max_window_bits=9";
     assert_eq!(broker.open_with(None, Some(small_window)).await.1, None);
-    let python = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12";
-    let answer = broker.open_with(None, Some(python)).await.1;
+    let less_memory = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12";
+    let answer = broker.open_with(None, Some(less_memory)).await.1;
     assert_eq!(answer, Some(format!("{ANSWER}; server_max_window_bits=12")));
 
     let broker = Broker::start_with(&[("WASPMQ_COMPRESSION__PERMESSAGE_DEFLATE", "false")]);

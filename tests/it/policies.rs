@@ -69,13 +69,14 @@ async fn mirror_copies_to_the_audit_topic_until_it_is_off() {
 async fn consistent_hash_keeps_keys_on_their_member() {
     let broker = Broker::start();
     upload(&broker, "hash", "route-consistent-hash");
-    set(&broker, "sticky", "hash", "topic/jobs", &json!({"queue": "pool"}));
     let mut members = Vec::new();
     for i in 0..3 {
         let mut member = broker.connect(&format!("w{i}")).await;
         member.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/jobs", "queue": "pool"})).await;
         members.push(member);
     }
+    // Members that come later are told a moment later, and until then the broker chooses.
+    set(&broker, "sticky", "hash", "topic/jobs", &json!({"queue": "pool"}));
     let mut alice = broker.connect("alice").await;
     for round in 0..3 {
         for key in 0..30 {

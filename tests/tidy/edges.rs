@@ -11,7 +11,7 @@ use crate::report::Findings;
 
 /// What each crate of the workspace may depend on in its normal dependencies. Development dependencies are free:
 /// a test may use what the code under test may not.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("waspmq-core", &[]),
     ("waspmq-protocol", &["waspmq-core"]),
     ("waspmq-transport", &["waspmq-protocol", "waspmq-core"]),
@@ -19,6 +19,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("waspmq-store", &["waspmq-core"]),
     ("waspmq-client", &["waspmq-core", "waspmq-protocol"]),
     ("waspmq-plugin-sdk", &[]),
+    ("waspmq-plugin-kit", &[]),
     (
         "waspmq",
         &[
@@ -26,6 +27,7 @@ const EDGES: [(&str, &[&str]); 8] = [
             "waspmq-protocol",
             "waspmq-transport",
             "waspmq-policy",
+            "waspmq-plugin-kit",
             "waspmq-store",
             "waspmq-client",
         ],
@@ -40,10 +42,10 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("wasmtime", &["waspmq-policy"]),
-    ("wasmparser", &["waspmq-policy"]),
-    ("wasm-encoder", &["waspmq-policy"]),
+    ("wasmparser", &["waspmq-policy", "waspmq-plugin-kit"]),
+    ("wasm-encoder", &["waspmq-policy", "waspmq-plugin-kit"]),
     ("fjall", &["waspmq-store"]),
     ("quinn", &["waspmq-transport"]),
     ("rustls", &["waspmq-transport"]),
@@ -58,9 +60,10 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("utoipa", &["waspmq"]),
     ("prometheus-client", &["waspmq"]),
     ("clap", &["waspmq", "xtask", "waspmq-benches"]),
-    ("toml", &["waspmq"]),
+    ("toml", &["waspmq", "waspmq-plugin-kit", "waspmq-policy"]),
     ("wit-bindgen", &["waspmq-plugin-sdk"]),
-    ("wit-parser", &["waspmq"]),
+    ("wit-component", &["waspmq-plugin-kit"]),
+    ("wit-parser", &["waspmq-plugin-kit", "waspmq"]),
 ];
 
 /// The one file that speaks bincode: the bodies of control frames. Everything else is laid out by hand.

@@ -11,6 +11,8 @@
 mod fuzz;
 mod guests;
 mod process;
+mod templates;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,8 +32,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build the plugins and the test guests as WebAssembly components into target/plugins
-    Plugins,
+    /// Build the plugins and the test guests as WebAssembly components into target/plugins, and plugins from the templates
+    /// in Rust, C and AssemblyScript into target/templates
+    Plugins {
+        /// Templates in all languages, with their vectors put to them and a policy of each in a broker
+        #[arg(long)]
+        all: bool,
+    },
     /// Build everything and show a broker, real clients and one live policy swap
     Demo {
         /// Go through the demo once and exit instead of waiting for Ctrl-C
@@ -89,7 +96,7 @@ fn main() -> ExitCode {
 
 fn run(workspace: &Workspace, task: Task) -> Result<()> {
     match task {
-        Task::Plugins => guests::build(workspace),
+        Task::Plugins { all } => plugins(workspace, all),
         Task::Demo { once, rest } => demo(workspace, once, &rest),
         Task::Test { long: true, rest, .. } => long(workspace, &rest),
         Task::Test { fast, .. } => test(workspace, fast),
@@ -99,6 +106,11 @@ fn run(workspace: &Workspace, task: Task) -> Result<()> {
         Task::Fuzz { seconds, target } => fuzz::run(workspace, seconds, target.as_deref()),
         Task::Bench { rest } => bench(workspace, &rest),
     }
+}
+
+fn plugins(workspace: &Workspace, all: bool) -> Result<()> {
+    guests::build(workspace)?;
+    if all { templates::build_all(workspace) } else { templates::build_quick(workspace) }
 }
 
 fn demo(workspace: &Workspace, once: bool, rest: &[String]) -> Result<()> {
@@ -115,7 +127,7 @@ fn demo(workspace: &Workspace, once: bool, rest: &[String]) -> Result<()> {
 }
 
 fn test(workspace: &Workspace, fast: bool) -> Result<()> {
-    guests::build(workspace)?;
+    plugins(workspace, false)?;
     let (name, command) = if fast {
         ("unit tests and tidy", "test --workspace --lib --bins --test tidy")
     } else {

@@ -39,6 +39,11 @@ impl Workspace {
         self.target_dir.join("plugins")
     }
 
+    /// Where plugins are made from the templates, each in a folder of its own.
+    pub(crate) fn templates_dir(&self) -> PathBuf {
+        self.target_dir.join("templates")
+    }
+
     /// Where cargo leaves the guests: `<target>/<triple>/<profile>`.
     pub(crate) fn guest_artifacts_dir(&self) -> PathBuf {
         self.target_dir.join(crate::guests::TARGET).join(crate::guests::PROFILE)

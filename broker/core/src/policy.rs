@@ -18,6 +18,7 @@ pub struct Bound {
     pub routing: bool,
     pub acking: bool,
     pub overflow: bool,
+    pub compression: bool,
     /// No hook: messages to the address are taken down for an operator, see [`Policies::capture`].
     pub captured: bool,
 }

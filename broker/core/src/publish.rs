@@ -125,7 +125,9 @@ fn decide(
         return ask(publisher, request, (policies, bound));
     }
     let destination = Destination::AsAddressed(None);
-    Ok(Plan { destination, headers: None, level: level_of(request), ack: None, trace: None })
+    // What is decided at the delivery is found by the record of the publish.
+    let trace = if bound.compression { policies.trace() } else { None };
+    Ok(Plan { destination, headers: None, level: level_of(request), ack: None, trace })
 }
 
 /// Asks the policies that are bound to the address.

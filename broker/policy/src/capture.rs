@@ -12,7 +12,7 @@ mod recorder;
 mod tape;
 
 pub use payloads::{CapturedMessage, CapturedMessages};
-pub(crate) use record::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
+pub(crate) use record::{Configured, Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 pub(crate) use recorder::Recorder;
 
 use crate::binding::lock;

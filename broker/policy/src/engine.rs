@@ -1,7 +1,7 @@
 //! The wasmtime engine of the broker and the thread that advances its epochs.
 //!
 //! One engine for all policies: pooled slots reserved at start, so that starting an instance maps nothing new,
-//! and a policy that does not fit is refused before anything changes. No WASI, no async, no fuel.
+//! and a policy that does not fit is refused before anything changes. No WASI, no async, and no fuel but for who counts.
 
 use crate::clock::Clock;
 use crate::limits::{CORE_INSTANCES_MAX, MEMORY_MB_MAX, TABLE_ELEMENTS_MAX, TABLES_PER_COMPONENT, TICK_MS};
@@ -37,6 +37,12 @@ const _: () = assert!(
 pub(crate) fn engine(instances: usize) -> wasmtime::Result<Engine> {
     Engine::new(&config(instances, RESERVATION_FULL))
         .or_else(|_| Engine::new(&config(instances, RESERVATION_SMALL)))
+}
+
+/// One whose guests count what they do: the same number for the same call, in about instructions.
+pub(crate) fn counting(instances: usize) -> wasmtime::Result<Engine> {
+    let with = |reservation| Engine::new(config(instances, reservation).consume_fuel(true));
+    with(RESERVATION_FULL).or_else(|_| with(RESERVATION_SMALL))
 }
 
 fn config(instances: usize, reservation: u64) -> Config {

@@ -20,6 +20,7 @@ use crate::stats::CallOutcome;
 use crate::verdict;
 use std::sync::Arc;
 use wasmtime::component::InstancePre;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::{PoolConcurrencyLimitError, Store, StoreContextMut, Trap};
 use waspmq_core::compression::Audience;
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
@@ -38,6 +39,18 @@ impl Compiled {
     /// The lane that calls take unless a policy asks for the other one.
     pub(crate) const fn lane(&self) -> &'static str {
         if self.direct.is_ok() { LANE_CORE } else { LANE_COMPONENT }
+    }
+
+    /// The functions that it imports of an interface.
+    pub(crate) fn host_functions(&self, interface: &str) -> Vec<String> {
+        let (component, engine) = (self.pre.component(), self.pre.engine());
+        let imported = component.component_type().get_import(engine, interface).map(|import| import.ty);
+        let Some(ComponentItem::ComponentInstance(instance)) = imported else { return Vec::new() };
+        let functions = instance.exports(engine).filter_map(|(name, item)| match item.ty {
+            ComponentItem::ComponentFunc(_) => Some(name.to_owned()),
+            _ => None,
+        });
+        functions.collect()
     }
 
     pub(crate) fn lane_reason(&self) -> Option<&Unsuited> {
@@ -118,6 +131,7 @@ impl Instance {
         let mut store = Store::new(recipe.compiled.pre.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(limits::CALL_BYTES_MAX);
+        refuel(&mut store);
         store
             .epoch_deadline_callback(|mut store: StoreContextMut<'_, State>| Ok(store.data_mut().on_epoch()));
         arm(&mut store);
@@ -310,11 +324,22 @@ impl Instance {
     /// Prepares the next decision to be repeated: what looks random follows from `seed`, and of the message only what is
     /// in `given` can be pulled, of what the component pulls at all.
     pub(crate) fn rehearse(&mut self, seed: u64, given: Pulls) {
+        refuel(&mut self.store);
         let state = self.store.data_mut();
         state.random = Random::of(seed);
         state.hide();
         state.pulled = Pulls::default();
         self.pulls = given;
+    }
+
+    /// What the guest took since it was last prepared, where that is counted.
+    pub(crate) fn fuel_taken(&self) -> Option<u64> {
+        self.store.get_fuel().ok().map(|left| FUEL.saturating_sub(left))
+    }
+
+    /// Bytes of memory it has.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.store.data().memory_bytes
     }
 
     /// What the guest asked for since it was last prepared.
@@ -366,6 +391,17 @@ impl Failure {
         let text = "the plugin does not have the policy's hook".to_owned();
         let outcome = CallOutcome::Unavailable;
         Box::new(Self { outcome, text, broke_instance: false, no_capacity: false })
+    }
+}
+
+/// More than any call takes before its deadline.
+const FUEL: u64 = u64::MAX / 2;
+
+/// Gives a guest that is counted as much as it wants; others have none to begin with.
+fn refuel(store: &mut Store<State>) {
+    if store.get_fuel().is_ok() {
+        let refuelled = store.set_fuel(FUEL);
+        debug_assert!(refuelled.is_ok(), "the engine counts");
     }
 }
 

@@ -1,8 +1,10 @@
 //! Every bound of the policy host, with what happens when it is reached. `docs/PLUGINS.md` lists those that a
 //! plugin's author meets; bounds of verdicts that the domain shares are in `waspmq_core::limits`.
 
-/// Bytes of an uploaded component. Larger: `Unfit::TooLarge`.
-pub const PLUGIN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of an uploaded component. Larger: `Unfit::TooLarge`. A component that brings the interpreter of its language has
+/// some: CPython and its library 18 MiB, of which two thirds are memory that is not compiled. Compiling takes about a second
+/// for each MiB of code, on a thread that gets what others leave.
+pub const PLUGIN_BYTES_MAX: usize = 24 * 1024 * 1024;
 
 /// Bytes of one function of a component: compiling takes longer than in proportion to it. Larger: `Unfit::FunctionTooLarge`.
 pub const FUNCTION_BYTES_MAX: usize = 512 * 1024;
@@ -136,7 +138,7 @@ pub const GONE_QUEUES_MAX: usize = 256;
 /// Addresses one worker remembers the bound policies of. More: forgotten all at once.
 pub const MATCH_CACHE_MAX: usize = 1_024;
 
-/// Verdicts one worker remembers because they hold for more than one message. More: forgotten all at once.
+/// Verdicts and choices of a codec one worker remembers because they hold for more than one message. More: forgotten all at once.
 pub const DECISIONS_MAX: usize = 4_096;
 
 /// Messages whose decisions one worker remembers, that at hand included. More: the oldest is forgotten.
@@ -248,6 +250,15 @@ pub const REPLAY_DIFFERENCES_MAX: u64 = 100_000;
 /// Set-ups in a row that fail for one hook in a replay, behind which questions are put to nobody. The next change of queue
 /// members is one more try.
 pub const REPLAY_SETUPS_MAX: u32 = 16;
+
+/// Vectors of one file, and times that one is asked. More: the file is refused.
+pub const VECTORS_MAX: usize = 10_000;
+pub const VECTOR_REPEAT_MAX: u32 = 100_000;
+
+/// Questions that one run of a bench measures. More: it does not begin.
+pub const BENCH_QUESTIONS_MAX: usize = 64;
+/// Rounds of a bench that may be asked for: it keeps what each of them measured.
+pub const BENCH_ROUNDS_MAX: u32 = 10_000;
 
 const _: () = assert!(
     (CAPTURE_PAYLOAD_BYTES_MAX + waspmq_core::limits::HEADER_BYTES_MAX) * 6 < CAPTURE_LINE_BYTES_MAX / 2,

@@ -340,18 +340,23 @@ fn check_form(bytes: &[u8]) -> Result<(), Unfit> {
     }
 }
 
-/// Finds functions that are too large, in modules and components inside of each other as well. What cannot be read is left
-/// to those who validate.
+/// Finds functions that are too large.
 fn check_functions(bytes: &[u8]) -> Result<(), Unfit> {
+    match largest_function(bytes) {
+        bytes if bytes > limits::FUNCTION_BYTES_MAX => Err(Unfit::FunctionTooLarge { bytes }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of the largest function, in modules and components inside of each other as well. What cannot be read is left to
+/// those who validate.
+pub(crate) fn largest_function(bytes: &[u8]) -> usize {
     let payloads = Parser::new(0).parse_all(bytes).map_while(Result::ok);
     let sizes = payloads.filter_map(|payload| match payload {
         Payload::CodeSectionEntry(body) => Some(body.range().len()),
         _ => None,
     });
-    match sizes.max() {
-        Some(bytes) if bytes > limits::FUNCTION_BYTES_MAX => Err(Unfit::FunctionTooLarge { bytes }),
-        _ => Ok(()),
-    }
+    sizes.max().unwrap_or(0)
 }
 
 /// Whether a text may name a plugin or a policy.

@@ -76,6 +76,11 @@ impl<'a> Routed<'a> {
         Self { message, set_headers: Vec::new(), cache: Cell::new(Cache::Never) }
     }
 
+    /// What the last answer holds for.
+    pub(crate) const fn cache(&self) -> Cache {
+        self.cache.get()
+    }
+
     /// Checks that the message can have all headers, with those that this verdict sets.
     fn check_headers(&self, ruling: &Ruling) -> Result<(), verdict::BadVerdict> {
         let Ruling::More(verdict) = ruling else { return Ok(()) };

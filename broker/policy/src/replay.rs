@@ -4,19 +4,17 @@
 //! records. Equal components never differ: what looks random and what time it is come from the record, and what a capture
 //! lacks is the same for both. Deliberately not here: files, and what people are shown.
 
-mod side;
-
 use crate::capture::{Delivered, FORM, Failed, Full, Header, Members, Published, Record};
 use crate::document::PolicyLimits;
 use crate::hook::Hook;
 use crate::limits;
 use crate::plugin::Unfit;
 use crate::question::{self, Question};
+use crate::side::{Asking, Ground, Side, Told};
 use crate::state::Pulls;
 use crate::stats::CallOutcome;
 use serde::Serialize;
 use serde_json::{Value, json};
-use side::{Asking, Ground, Side};
 use std::collections::BTreeMap;
 use waspmq_core::address::{Address, Name};
 use waspmq_core::limits::MESSAGE_BYTES_MAX;
@@ -324,8 +322,8 @@ impl Replay {
         let (_, asked, _) = self.hooks.iter_mut().find(|(known, ..)| *known == hook)?;
         *asked += 1;
         let asking = Asking { seed: self.line, given };
-        let (old, of_old) = self.old.ask(&self.ground, (hook, question), asking);
-        let (new, of_new) = self.new.ask(&self.ground, (hook, question), asking);
+        let Told { answer: old, pulled: of_old, .. } = self.old.ask(&self.ground, (hook, question), asking);
+        let Told { answer: new, pulled: of_new, .. } = self.new.ask(&self.ground, (hook, question), asking);
         let lacks = Pulls {
             headers: !given.headers && (of_old.headers || of_new.headers),
             payload: !given.payload && (of_old.payload || of_new.payload),

@@ -112,6 +112,14 @@ impl Serving {
         }
     }
 
+    /// Bytes of a guest's memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Guest(instance) => instance.memory_bytes(),
+            Self::Rules(_) => 0,
+        }
+    }
+
     /// Whether it served long enough.
     #[inline]
     pub(crate) fn is_worn(&self) -> bool {

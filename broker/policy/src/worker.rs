@@ -191,9 +191,10 @@ impl Policies for WorkerPolicies {
             routing: has(Hook::Routing),
             acking: has(Hook::Ack),
             overflow: has(Hook::Overflow),
+            compression: has(Hook::Compression),
             captured: self.recorder.wants(&self.shared.captures, to),
         };
-        if bound.on_publish() {
+        if bound.on_publish() || bound.compression {
             self.traces.begin(to, self.generation.number);
         } else {
             self.traces.begin_nothing();

@@ -296,8 +296,8 @@ fn settings(config: &Config, address: SocketAddr) -> Settings {
         connect_timeout_us: u64::from(limits.connect_timeout_ms) * 1_000,
         heartbeat_ms: limits.heartbeat_ms,
         compression: CompressionSettings {
-            budget: config.compression.adaptive.then(|| Budget {
-                cpu_share: config.compression.cpu_percent as f32 / 100.0,
+            budget: config.compression.adaptive.then_some(Budget {
+                cpu_percent: config.compression.cpu_percent,
                 min_bytes: config.compression.min_bytes,
             }),
             permessage_deflate: config.compression.permessage_deflate,

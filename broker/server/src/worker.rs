@@ -40,6 +40,8 @@ mod segment;
 mod subscribe;
 mod tasks;
 mod tracking;
+mod unpack;
+mod upgrade;
 
 pub(crate) use delayed::Unread;
 pub(crate) use history::storage as storage_error;

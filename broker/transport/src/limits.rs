@@ -20,8 +20,9 @@ pub const CONTROL_FRAMES_MAX: u32 = 1_024;
 pub const CONTROL_BYTES_MAX: usize = 125;
 
 /// The binary logarithm of the window that compressed frames need, which all of them share: a client that offers less
-/// room is answered without compression. 12 is the least that is offered by common clients; the messages of one frame
-/// are mostly alike within its 4 KiB.
+/// room is answered without compression. Messages of one frame are mostly alike within the 4 KiB of 12 bits: batches of
+/// them come out 1 to 5 percent longer than with 15 bits, documents of 100 KB by up to a quarter, and clients with
+/// little memory are served, too.
 pub const DEFLATE_WINDOW_BITS: u8 = 12;
 
 /// Bytes that a compressed message may have in addition to the most of a plain one: what stored blocks and flushes

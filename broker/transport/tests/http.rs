@@ -97,7 +97,7 @@ fn offers_of_compression_that_are_taken() {
     for (offers, answer) in [
         (&["permessage-deflate"][..], PLAIN),
         (&["PerMessage-Deflate"], PLAIN),
-        // Browsers; Python's `websockets`; Node's `ws`.
+        // Browsers, Node's `ws` and Python's `websockets`; a client with little memory; Go's.
         (&["permessage-deflate; client_max_window_bits"], PLAIN),
         (&["permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"], WINDOW),
         (&["permessage-deflate; client_no_context_takeover; server_no_context_takeover"], PLAIN),

@@ -149,7 +149,6 @@ impl Builder {
             resume,
             codecs: codecs.iter().map(|name| name.as_str().into()).collect(),
             batch: true,
-            ..Connect::default()
         };
         let mut bytes = Vec::new();
         encode::client(self.profile, &Frame::Connect(connect), &mut bytes)?;

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use waspmq_plugin_common::read;
 
 /// Patterns of content types that a configuration may have.
 const TYPES_MAX: usize = 64;
@@ -74,7 +75,7 @@ impl Default for Config {
 
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let config: Self = read(text)?;
         let bad = |key: &str, what: &str| Err(format!("{key}: {what}"));
         if config.fast_bytes < config.min_bytes {
             return bad("fast_bytes", "must not be less than min_bytes");
@@ -154,7 +155,7 @@ mod tests {
             assert!(error.contains(expected), "{text}: {error}");
         };
         check(r#"{"min_bytes":10,"fast_bytes":9}"#, "fast_bytes: must not");
-        check(r#"{"min_bytes":-1}"#, "invalid value: integer `-1`");
+        check(r#"{"min_bytes":-1}"#, "min_bytes: invalid value: integer `-1`");
         check(r#"{"worth":0}"#, "worth: must be above 0");
         check(r#"{"worth":1.01}"#, "worth: must be above 0");
         check(r#"{"rate":0}"#, "rate: must be 1");
@@ -164,7 +165,7 @@ mod tests {
         check(r#"{"header":""}"#, "header: must have 1");
         check(r#"{"types":{"*":"none"}}"#, "types: must be a content type");
         check(r#"{"types":{"a*b*":"none"}}"#, "types: must be a content type");
-        check(r#"{"types":{"a/b":"zstd"}}"#, "unknown variant `zstd`");
+        check(r#"{"types":{"a/b":"zstd"}}"#, "types.a/b: unknown variant `zstd`");
         check(r#"{"ratio":1}"#, "unknown field `ratio`");
         let many: Vec<_> = (0..65).map(|n| format!("\"a/{n}\":\"none\"")).collect();
         check(&format!("{{\"types\":{{{}}}}}", many.join(",")), "types: has more than 64");

@@ -14,6 +14,9 @@ use waspmq_plugin_sdk::{Audience, Choice, Codec, Codecs, Compression, Message, P
 /// Kinds of messages that are remembered. More: all are forgotten.
 const KINDS_MAX: usize = 1_024;
 
+/// Bytes of a content type that are looked at to tell kinds apart.
+const TYPE_BYTES_MAX: usize = 128;
+
 /// See `README.md` for the configuration.
 #[derive(Debug)]
 pub struct Adaptive {
@@ -86,7 +89,9 @@ impl Adaptive {
         self.name.push_str(address);
         if !content_type.is_empty() {
             self.name.push(' ');
-            self.name.push_str(content_type);
+            // Whoever publishes writes the type; a long one shares its place with those that begin alike.
+            let end = content_type.floor_char_boundary(TYPE_BYTES_MAX);
+            self.name.push_str(content_type.get(..end).unwrap_or_default());
         }
         let known = self.kinds.get_mut(&self.name);
         let before = known.map(|kind| {
@@ -208,5 +213,8 @@ mod tests {
             assert!(policy.kinds.len() <= KINDS_MAX);
         }
         assert_eq!(policy.kinds.len(), 1, "forgotten all at once");
+        let long = "ß".repeat(4_000);
+        assert!(!policy.is_worth_it("topic/a", &long, || noise(500)));
+        assert!(policy.kinds.keys().all(|name| name.len() < 300));
     }
 }

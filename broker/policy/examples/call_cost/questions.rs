@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::hint::black_box;
 use waspmq_core::address::{Address, Name};
+use waspmq_core::compression::{Audience, Codecs};
 use waspmq_core::delivery::{AckPlan, Cause, Recipient};
 use waspmq_core::policy::{
-    Acking as _, Admission as _, Failure, Message, Overflowed, Overflowing as _, Policies as _, Route,
-    Routing as _, Verdict,
+    Acking as _, Admission as _, Compressing as _, Failure, Message, Overflowed, Overflowing as _,
+    Policies as _, Route, Routing as _, Verdict,
 };
 use waspmq_core::settings::{Overflow, Settings};
 use waspmq_core::{Kind, MessageId};
@@ -118,8 +119,25 @@ pub(crate) fn all() -> Vec<Question> {
         other("overflow, a histogram: continue", "overflow", overflow),
     ]
     .into_iter()
+    .chain(choosing())
     .chain(shipped())
     .collect()
+}
+
+/// Choices of a codec: without a level, with one, and kept for the address.
+fn choosing() -> [Question; 3] {
+    let choosing = |what, compression| Question {
+        what,
+        plugin: "guest-decide",
+        document: json!({ "hook": "compression", "config": { "compression": compression } }),
+        ask: choose,
+        native: None,
+    };
+    [
+        choosing("choose, a counter: lz4", json!({ "codec": "lz4" })),
+        choosing("choose, a counter: zstd at a level", json!({ "codec": { "zstd": 3 } })),
+        choosing("choose, kept: lz4", json!({ "codec": "lz4", "cache": "address" })),
+    ]
 }
 
 /// Policies that ship with the broker, which have no native counterpart. The message has a key.
@@ -228,6 +246,15 @@ fn failed(policies: &mut WorkerPolicies, subject: &Subject) {
         plan: &subject.plan,
         random: 7,
     })));
+}
+
+fn choose(policies: &mut WorkerPolicies, subject: &Subject) {
+    const AUDIENCE: Audience = Audience { codecs: Codecs::LZ4.with(Codecs::ZSTD), has_dictionary: false };
+    let message = black_box(subject.message());
+    if policies.has_compression(message.to) {
+        let id = MessageId::new(1_700_000_000_000, 1, 0, 1);
+        black_box(policies.choose(&message, id, black_box(AUDIENCE)));
+    }
 }
 
 fn overflow(policies: &mut WorkerPolicies, subject: &Subject) {

@@ -232,7 +232,7 @@ pub(crate) struct With {
 }
 
 impl Configured {
-    fn of(settings: &Settings) -> Self {
+    pub(crate) fn of(settings: &Settings) -> Self {
         let AckPlan { quorum, timeout_ms, attempts, backoff, exhausted } = settings.ack;
         Self {
             level: match settings.level {
@@ -306,6 +306,16 @@ impl<'a> Failed<'a> {
         }
     }
 
+    /// The same, on its own.
+    pub(crate) fn into_owned(self) -> Failed<'static> {
+        Failed {
+            sender: self.sender.into_owned().into(),
+            address: self.address.into_owned().into(),
+            recipient: self.recipient.into_owned().into(),
+            ..self
+        }
+    }
+
     /// As policies are told it.
     pub(crate) fn told(&self) -> bindings::Failure<'_> {
         bindings::Failure {
@@ -341,6 +351,16 @@ impl<'a> Full<'a> {
             queued_bytes: told.queued_bytes,
             queued_bytes_max: told.queued_bytes_max,
             configured: word(what.configured).into(),
+        }
+    }
+
+    /// The same, on its own.
+    pub(crate) fn into_owned(self) -> Full<'static> {
+        Full {
+            address: self.address.into_owned().into(),
+            recipient: self.recipient.into_owned().into(),
+            configured: self.configured.into_owned().into(),
+            ..self
         }
     }
 

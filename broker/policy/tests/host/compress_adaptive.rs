@@ -3,9 +3,8 @@
 use crate::guests::built;
 use crate::lanes::{Numbers, lanes_of};
 use crate::{document, host, message, outcome};
-use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use waspmq_core::MessageId;
 use waspmq_core::compression::{Audience, Codec, Codecs};
@@ -123,57 +122,4 @@ fn both_lanes_choose_alike() {
     let [core, component] = [core, component].map(|state| state.histograms["kept_percent"]);
     assert_eq!(core, component);
     assert!(core.count > 100, "{}", core.count);
-}
-
-/// One of `plugins/compress-adaptive/vectors.toml`.
-#[derive(Debug, Deserialize)]
-struct Vector {
-    name: String,
-    config: Value,
-    message: Asked,
-    audience: AskedAudience,
-    expect: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct Asked {
-    from: String,
-    to: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    payload: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct AskedAudience {
-    codecs: Vec<String>,
-    dictionary: bool,
-}
-
-#[test]
-fn its_vectors_hold() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/compress-adaptive/vectors.toml");
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut all: BTreeMap<String, Vec<Vector>> = toml::from_str(&text).unwrap();
-    for vector in all.remove("vector").unwrap() {
-        let (_host, mut policies) = adaptive(&vector.config);
-        let Asked { from, to, headers, payload } = &vector.message;
-        let headers: Vec<_> = headers.clone().into_iter().collect();
-        let message = Message { from, payload: payload.as_bytes(), ..message(to, &headers) };
-        let codecs = vector.audience.codecs.iter().map(|name| match name.as_str() {
-            "deflate" => Codecs::DEFLATE,
-            name => Codecs::from_names([name]),
-        });
-        let codecs = codecs.fold(Codecs::NONE, Codecs::with);
-        let audience = Audience { codecs, has_dictionary: vector.audience.dictionary };
-        let shown = match choose(&mut policies, &message, audience) {
-            Codec::Plain => json!("none"),
-            Codec::Lz4 => json!("lz4"),
-            Codec::Zstd { level } => json!({ "zstd": level }),
-            Codec::Dictionary { name: None } => json!("dictionary"),
-            Codec::Dictionary { name: Some(name) } => json!({ "dictionary": name.as_str() }),
-            Codec::Deflate { level } => json!({ "deflate": level }),
-        };
-        assert_eq!(shown, vector.expect, "{}", vector.name);
-    }
 }

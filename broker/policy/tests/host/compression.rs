@@ -1,7 +1,7 @@
 //! The hook `compression`: what policies choose, for whom, who chose it, and what is told about it afterwards.
 
 use crate::archive::{Shelf, next};
-use crate::guests::{Guest, built};
+use crate::guests::built;
 use crate::{document, host, message, outcome};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -68,7 +68,9 @@ fn every_codec_can_be_chosen() {
     put(&host, "q", &json!("lz4"), json!({ "order": 200 }));
     assert_eq!(codec(&mut policies), Some(Codec::Lz4), "left to the next one");
     assert!(!policies.has_compression("user/a"), "not bound");
-    assert_eq!(policies.bound("topic/a"), Bound::default(), "nothing is asked at the publish");
+    let bound = policies.bound("topic/a");
+    assert_eq!(bound, Bound { compression: true, ..Bound::default() });
+    assert!(!bound.on_publish(), "nothing is asked then");
 }
 
 #[test]
@@ -194,8 +196,6 @@ fn what_came_of_a_choice_is_counted_for_its_policy() {
 #[test]
 fn a_choice_is_explained_where_the_message_has_a_record() {
     let host = deciding();
-    host.upload("pass", &Guest::default().build(), "test").unwrap();
-    host.put_policy("route", document("pass", &["topic/>"], json!({})), "test").unwrap();
     put(&host, "p", &json!({"dictionary": "orders"}), json!({}));
     let mut policies = host.worker(0);
     policies.bound("topic/a");

@@ -30,6 +30,7 @@ mod room;
 mod rules;
 mod shipped;
 mod taken_back;
+mod vectors;
 mod versions;
 
 use serde_json::json;

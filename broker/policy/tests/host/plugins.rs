@@ -38,7 +38,7 @@ fn what_is_unfit_is_refused_with_a_reason_and_leaves_no_trace() {
     check(b"", "this is not WebAssembly");
     check(&wat::parse_str("(module)").unwrap(), "this is a core module, not a component");
     check(b"\0asm\x0d\0\x01\0garbage", "the component is not valid");
-    check(&vec![0; limits::PLUGIN_BYTES_MAX + 1], "the limit is 8388608");
+    check(&vec![0; limits::PLUGIN_BYTES_MAX + 1], "the limit is 25165824");
     check(&wat::parse_str("(component)").unwrap(), "does not export `configure`");
     check(
         &wat::parse_str(r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#).unwrap(),

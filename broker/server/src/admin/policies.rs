@@ -84,7 +84,7 @@ struct Compressed {
     plain_bytes: u64,
     /// Bytes that were sent instead.
     packed_bytes: u64,
-    /// CPU time spent.
+    /// Time that workers spent on it.
     spent_ns: u64,
 }
 

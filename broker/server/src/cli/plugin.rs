@@ -1,4 +1,10 @@
-//! `waspmq plugin`: uploaded components.
+//! `waspmq plugin`: components, from a new project to an upload.
+
+mod bench;
+mod build;
+mod check;
+mod new;
+mod vectors;
 
 use super::api::{Access, Api};
 use super::failure::Failure;
@@ -9,10 +15,13 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Upload, list, remove and compare plugins
+/// Make, build, check and test plugins; upload, list, remove and compare them
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  waspmq plugin new orders --lang rust
+  waspmq plugin build orders
+  waspmq plugin test orders/orders.wasm --vectors orders/vectors.toml
   waspmq plugin push target/plugins/route-mirror.wasm
   waspmq plugin show route-mirror
   waspmq plugin list --json
@@ -26,6 +35,16 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Begin a project: a small policy in one of six languages, with vectors that say what it has to decide
+    New(new::Arguments),
+    /// Build a project's component, and check it
+    Build(build::Arguments),
+    /// Whether a broker would take a component, and how it would call it
+    Check(check::Arguments),
+    /// Put vectors to a component, and show which decisions are not as expected
+    Test(vectors::Arguments),
+    /// Measure what a component's decisions cost
+    Bench(bench::Arguments),
     /// Upload a component as the next revision of a plugin
     Push {
         /// The component
@@ -49,7 +68,13 @@ const COLUMNS: [&str; 6] = ["/name", "/revision", "/hooks", "/size_bytes", "/lan
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = || arguments.access.open();
+    let as_json = arguments.access.json;
     let document = match &arguments.command {
+        Command::New(new) => return new::run(new),
+        Command::Build(build) => return build::run(build, as_json),
+        Command::Check(check) => return check::run(check, as_json),
+        Command::Test(test) => return vectors::run(test, as_json),
+        Command::Bench(bench) => return bench::run(bench, as_json),
         Command::Push { file, name } => {
             let name = match name {
                 Some(name) => name.clone(),
@@ -57,7 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
                     .ok_or_else(|| Failure::Usage(format!("{}: give a --name", file.display())))?,
             };
             let revision = push(&api()?, file, &name)?;
-            if !arguments.access.json {
+            if !as_json {
                 let [name, revision] = ["/name", "/revision"]
                     .map(|pointer| output::cell(revision.pointer(pointer).unwrap_or_default()));
                 output::line(format_args!("{name}@{revision}"))?;
@@ -71,9 +96,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             api()?.delete(&["plugins", name])?;
             return Ok(());
         }
-        Command::Replay(replay) => return replay::run(replay, arguments.access.json),
+        Command::Replay(replay) => return replay::run(replay, as_json),
     };
-    if arguments.access.json {
+    if as_json {
         return Ok(output::json(&document)?);
     }
     let items = document.get("plugins").or_else(|| document.get("revisions")).unwrap_or_default();

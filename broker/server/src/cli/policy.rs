@@ -275,7 +275,7 @@ impl Set {
     }
 }
 
-fn parse_config(text: &str) -> Result<Value, Failure> {
+pub(super) fn parse_config(text: &str) -> Result<Value, Failure> {
     let text = match text.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
         None => text.to_owned(),

@@ -108,7 +108,7 @@ fn encode_compression(encoder: &mut DescriptorEncoder<'_>, policies: &[PolicyMet
     );
     let bytes = all().flat_map(|(policy, &(codec, of))| {
         let side = |side, bytes| ([("policy", policy), ("codec", codec), ("side", side)], bytes);
-        [side("plain", of.plain_bytes), side("packed", of.packed_bytes)]
+        [side("plain_out", of.plain_bytes), side("wire_out", of.packed_bytes)]
     });
     counter(encoder, metric, bytes)?;
     let metric = described("policy_compression", "CPU time of compressing by a policy's choice");

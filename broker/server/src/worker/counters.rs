@@ -204,25 +204,6 @@ pub struct Published {
     pub overloaded: ByKind,
 }
 
-/// Bytes of what was compressed, as it was on the wire and as it is without; messages that were not are in neither.
-#[derive(Debug, Default)]
-pub struct Packed {
-    pub wire_in: Count,
-    pub plain_in: Count,
-    pub wire_out: Count,
-    pub plain_out: Count,
-}
-
-impl Packed {
-    /// Each count with its name as a metric label.
-    pub const SIDES: [(&'static str, fn(&Self) -> &Count); 4] = [
-        ("wire_in", |packed| &packed.wire_in),
-        ("plain_in", |packed| &packed.plain_in),
-        ("wire_out", |packed| &packed.wire_out),
-        ("plain_out", |packed| &packed.plain_out),
-    ];
-}
-
 /// Everything one worker counts.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -270,8 +251,6 @@ pub struct Counters {
     pub presence_deferred: Count,
     /// Error frames sent.
     pub errors_sent: Count,
-    /// WebSocket messages compressed by permessage-deflate.
-    pub deflate: Packed,
     pub bytes_read: Count,
     pub bytes_written: Count,
     pub compression: ByCodec,

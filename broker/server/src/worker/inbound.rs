@@ -1,4 +1,4 @@
-//! Reading: bytes to HTTP upgrade, WebSocket messages and frames, and what each frame does.
+//! Reading: bytes to WebSocket messages and frames, and what each frame does.
 
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
@@ -6,21 +6,17 @@ use super::enqueue::journal_full;
 use super::publish::Taken;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
-use crate::phase::Phase;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use waspmq_core::access::Action;
-use waspmq_core::compression::Codecs;
 use waspmq_core::session::Request;
 use waspmq_core::{Address, Close, Code, Name, Reject};
-use waspmq_protocol::client::{Frame, Publish};
-use waspmq_protocol::codec::{Packed, PackedCodec};
+use waspmq_protocol::client::Frame;
 use waspmq_protocol::decode::{self, Frames};
 use waspmq_protocol::{From, Profile, server};
 use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
-use waspmq_transport::{http, origin};
 
 /// Connections that hold less are left alone when the worker's bound of unfinished bytes is reached.
 pub(super) const HELD_FLOOR_BYTES: usize = 4 * 1024;
@@ -200,58 +196,6 @@ impl Worker {
         }
     }
 
-    /// The HTTP request that opens a connection. `None` when it is not complete or was refused.
-    fn take_head(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> Option<usize> {
-        let request = match http::parse(bytes) {
-            Ok(request) => request?,
-            Err(refusal) => {
-                self.refuse_upgrade(connection, &refusal);
-                return None;
-            }
-        };
-        let settings = &self.shared.settings;
-        let refusal = |status, reason, body| http::Refusal { status, reason, body };
-        let refused = if self.shared.phase.load() > Phase::Ready {
-            Some(refusal(503, "Service Unavailable", "The broker is leaving service; try again."))
-        } else if request.path != "/ws" {
-            Some(refusal(404, "Not Found", "WebSocket clients connect to /ws."))
-        } else if settings.check_host && !origin::host_allowed(request.host, &settings.allowed_hosts) {
-            Some(refusal(403, "Forbidden", "This Host is not served here; add it to access.allowed_hosts."))
-        } else if !origin::origin_allowed(request.origin, request.host, &settings.allowed_origins) {
-            Some(refusal(403, "Forbidden", "This Origin may not connect; add it to access.allowed_origins."))
-        } else if request.upgrade.is_none() {
-            Some(refusal(426, "Upgrade Required", "This is a WebSocket endpoint: connect with ws://."))
-        } else {
-            None
-        };
-        let (None, Some(upgrade)) = (&refused, &request.upgrade) else {
-            if let Some(refusal) = &refused {
-                self.refuse_upgrade(connection, refusal);
-            }
-            return None;
-        };
-        let profile = upgrade.subprotocols.iter().find_map(|name| Profile::from_subprotocol(name));
-        let deflate = upgrade.deflate.filter(|_| settings.compression.permessage_deflate);
-        let mut response = Vec::with_capacity(256);
-        http::accept_response(upgrade.key, profile.map(Profile::subprotocol), deflate, &mut response);
-        connection.encoding.profile = profile.unwrap_or(Profile::Json);
-        if deflate.is_some() {
-            connection.encoding.codecs = Codecs::DEFLATE;
-        }
-        connection.stage = Stage::Open;
-        connection.opened_us = now.us;
-        self.outbox.push_own(connection, &response);
-        Some(request.head_bytes)
-    }
-
-    fn refuse_upgrade(&mut self, connection: &mut Connection, refusal: &http::Refusal) {
-        self.counters().handshakes_refused.add(1);
-        let mut response = Vec::with_capacity(256);
-        refusal.write(&mut response);
-        self.outbox.push_own(connection, &response);
-        self.start_closing(connection, Ended::Refused);
-    }
-
     fn take_event(&mut self, connection: &mut Connection, event: Event<'_>, now: Moment) {
         match event {
             Event::Message { is_text, data, compressed_bytes } => {
@@ -338,43 +282,6 @@ impl Worker {
             }
             if connection.is_closing() {
                 return;
-            }
-        }
-    }
-
-    /// Takes a message whose payload the client compressed. A stranger's is not looked into: it is refused for who
-    /// sends it.
-    fn handle_packed(
-        &mut self,
-        connection: &mut Connection,
-        (publish, packed): (Publish<'_>, Packed),
-        now: Moment,
-    ) -> Taken {
-        if connection.session_id.is_none() {
-            return self.handle_publish(connection, &publish, now);
-        }
-        let max = self.shared.settings.message_bytes_max;
-        let (reference, wire_bytes) = (publish.reference, publish.payload.len() as u64);
-        let dictionaries = self.shared.dictionaries.load();
-        let dictionary = match packed.codec {
-            PackedCodec::Dictionary { id } => dictionaries.by_id(id).map(|found| &found.prepared),
-            PackedCodec::Lz4 | PackedCodec::Zstd => None,
-        };
-        let counters = &self.shared.mailboxes.of(self.number).counters;
-        match publish.unpack(&mut self.unpacker, dictionary, max) {
-            Ok(publish) => {
-                let counts = counters.compression.of_packed(packed.codec);
-                counts.wire_in.add(wire_bytes);
-                counts.plain_in.add(publish.payload.len() as u64);
-                drop(dictionaries);
-                self.handle_publish(connection, &publish, now)
-            }
-            Err(error) => {
-                counters.unpack_failures.add(1);
-                drop(dictionaries);
-                self.finish_batch(connection);
-                self.refuse(connection, reference, error.reject());
-                Taken::Done
             }
         }
     }

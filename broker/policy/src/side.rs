@@ -1,7 +1,7 @@
-//! One of the two components of a replay: its instances, one for each hook, set up and called as a worker does.
+//! A component that is asked without a broker: its instances, one for each hook, set up and called as a worker does.
 //!
-//! What differs between workers and moments is taken out: there is one instance and no spare, chance and time come from the
-//! record, values and buckets begin empty. A failed instance is replaced at once.
+//! What differs between workers and moments is taken out: there is one instance and no spare, chance and time come from who
+//! asks, values and buckets begin empty. A failed instance is replaced at once.
 
 use crate::clock::Clock;
 use crate::discards::Discards;
@@ -9,8 +9,8 @@ use crate::document::{Lane, PolicyLimits};
 use crate::engine::{self, Ticker};
 use crate::fast::Adapters;
 use crate::hook::Hook;
-use crate::hostcalls::Nobody;
-use crate::instance::{Compiled, Instance, Recipe, Setup, SetupError};
+use crate::hostcalls::{Nobody, Surroundings};
+use crate::instance::{Compiled, Failure, Instance, Recipe, Setup, SetupError};
 use crate::limits;
 use crate::linker;
 use crate::plugin::{Unfit, Workbench};
@@ -27,21 +27,22 @@ use wasmtime::component::Linker;
 /// Instances at once: one for each hook of both sides, and those that an upload is tried out in.
 const INSTANCES: usize = 2 * Hook::ALL.len() + 3;
 
-/// What both sides run on: the same as in a broker.
-pub(super) struct Ground {
-    engine: Engine,
+/// What components run on: the same as in a broker.
+pub(crate) struct Ground {
+    pub(crate) engine: Engine,
     linker: Linker<State>,
     adapters: Arc<Adapters>,
     ticker: Ticker,
     discards: Discards,
-    pub(super) clock: Arc<Clock>,
-    pub(super) queues: Queues,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) queues: Queues,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
 }
 
 /// One component.
-pub(super) struct Side {
-    pub(super) name: &'static str,
-    compiled: Compiled,
+pub(crate) struct Side {
+    pub(crate) name: &'static str,
+    pub(crate) compiled: Compiled,
     config: String,
     limits: PolicyLimits,
     hooks: Vec<OneHook>,
@@ -59,28 +60,61 @@ struct OneHook {
     why_not: Option<String>,
 }
 
+/// What a question came to.
+pub(crate) struct Told<A> {
+    pub(crate) answer: Result<A, CallOutcome>,
+    /// What the component asked for.
+    pub(crate) pulled: Pulls,
+    /// What it took where calls are counted, and unless it failed.
+    pub(crate) fuel: Option<u64>,
+}
+
 /// How the next question is put.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asking {
-    pub(super) seed: u64,
+pub(crate) struct Asking {
+    pub(crate) seed: u64,
     /// What there is to be pulled.
-    pub(super) given: Pulls,
+    pub(crate) given: Pulls,
+}
+
+impl<A> Told<A> {
+    const UNAVAILABLE: Self = Self {
+        answer: Err(CallOutcome::Unavailable),
+        pulled: Pulls { headers: false, payload: false },
+        fuel: None,
+    };
 }
 
 impl Ground {
-    pub(super) fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
+        Self::on(engine::engine(INSTANCES))
+    }
+
+    /// One on which calls are counted in instructions, which makes them slower and the same every time.
+    pub(crate) fn counting() -> Result<Self, String> {
+        Self::on(engine::counting(INSTANCES))
+    }
+
+    fn on(engine: wasmtime::Result<Engine>) -> Result<Self, String> {
         let failed = |error: wasmtime::Error| format!("the WebAssembly engine does not start: {error:#}");
-        let engine = engine::engine(INSTANCES).map_err(failed)?;
+        let engine = engine.map_err(failed)?;
         let linker = linker::linker(&engine).map_err(failed)?;
         let adapters = Arc::new(Adapters::new(&engine).map_err(failed)?);
         let ticker = Ticker::start(&engine).map_err(|error| format!("a thread does not start: {error}"))?;
         let (clock, queues) = (Arc::new(Clock::standing()), Queues::default());
-        Ok(Self { engine, linker, adapters, ticker, discards: Discards::default(), clock, queues })
+        let (discards, surroundings) = (Discards::default(), Arc::new(Nobody));
+        Ok(Self { engine, linker, adapters, ticker, discards, clock, queues, surroundings })
+    }
+
+    /// Goes back to the beginning of everything: no time has passed, there are no queues.
+    pub(crate) fn begin_anew(&mut self, surroundings: Arc<dyn Surroundings>) {
+        (self.clock, self.queues) = (Arc::new(Clock::standing()), Queues::default());
+        self.surroundings = surroundings;
     }
 }
 
 impl Side {
-    pub(super) fn new(
+    pub(crate) fn new(
         ground: &Ground,
         (name, component): (&'static str, &[u8]),
         config: String,
@@ -91,35 +125,51 @@ impl Side {
         Ok(Self { name, compiled, config, limits, hooks: Vec::new() })
     }
 
-    pub(super) fn has(&self, hook: Hook) -> bool {
+    pub(crate) fn has(&self, hook: Hook) -> bool {
         self.compiled.exports.hooks().contains(&hook)
     }
 
     /// Sets up what answers the questions of a hook.
-    pub(super) fn open(&mut self, ground: &Ground, hook: Hook) -> Result<(), SetupError> {
-        let context = Context {
-            name: self.name.into(),
-            worker: 0,
-            stats: Arc::new(PolicyStats::new(1)),
-            memory: Arc::default(),
-            clock: Arc::clone(&ground.clock),
-            surroundings: Arc::new(Nobody),
-        };
+    pub(crate) fn open(&mut self, ground: &Ground, hook: Hook) -> Result<(), SetupError> {
+        let context = self.context(ground);
         let serving = Some(self.set_up(ground, &context, hook)?);
         self.hooks.push(OneHook { hook, context, serving, failed_setups: 0, why_not: None });
         Ok(())
     }
 
-    fn set_up(&self, ground: &Ground, context: &Context, hook: Hook) -> Result<Serving, SetupError> {
-        let recipe = Recipe {
+    /// Memory of an instance that is not configured.
+    pub(crate) fn memory_bytes(&self, ground: &Ground) -> Result<usize, Unfit> {
+        let context = self.context(ground);
+        let recipe = self.recipe(ground, &context, None);
+        let unfit = |failure: Failure| Unfit::Trapped { stage: "instantiate", reason: failure.text };
+        Ok(Instance::new(&recipe).map_err(unfit)?.memory_bytes())
+    }
+
+    fn context(&self, ground: &Ground) -> Context {
+        Context {
+            name: self.name.into(),
+            worker: 0,
+            stats: Arc::new(PolicyStats::new(1)),
+            memory: Arc::default(),
+            clock: Arc::clone(&ground.clock),
+            surroundings: Arc::clone(&ground.surroundings),
+        }
+    }
+
+    fn recipe<'a>(&'a self, ground: &'a Ground, context: &Context, hook: Option<Hook>) -> Recipe<'a> {
+        Recipe {
             ticker: &ground.ticker,
             compiled: &self.compiled,
-            hook: Some(hook),
+            hook,
             lane: Lane::Auto,
             context: context.clone(),
             memory_bytes_max: self.limits.memory_mb as usize * 1024 * 1024,
             calls_max: limits::INSTANCE_CALLS_MAX,
-        };
+        }
+    }
+
+    fn set_up(&self, ground: &Ground, context: &Context, hook: Hook) -> Result<Serving, SetupError> {
+        let recipe = self.recipe(ground, context, Some(hook));
         let failed = |failure| SetupError::Failed { stage: "instantiate", failure };
         let mut instance = Instance::new(&recipe).map_err(failed)?;
         instance.rehearse(0, Pulls::default());
@@ -128,22 +178,33 @@ impl Side {
             .map(Serving::Guest)
     }
 
-    /// Puts a question to the instance of its hook; also says what it asked for.
-    pub(super) fn ask<Q: Question>(
+    /// Forgets all instances and what they kept, and takes another configuration.
+    pub(crate) fn begin_anew(&mut self, config: String) {
+        self.hooks.clear();
+        self.config = config;
+    }
+
+    /// What serves a hook that was opened, for who puts questions to it directly.
+    pub(crate) fn serving(&mut self, hook: Hook) -> Option<&mut Serving> {
+        self.hooks.iter_mut().find(|of| of.hook == hook)?.serving.as_mut()
+    }
+
+    /// Puts a question to the instance of its hook.
+    pub(crate) fn ask<Q: Question>(
         &mut self,
         ground: &Ground,
         (hook, question): (Hook, &Q),
         asking: Asking,
-    ) -> (Result<Q::Answer, CallOutcome>, Pulls) {
+    ) -> Told<Q::Answer> {
         let (pulls, deadline_ms) = (self.compiled.pulls, self.limits.deadline_ms);
         self.revive(ground, hook);
         let Some(asked) = self.hooks.iter_mut().find(|of| of.hook == hook) else {
-            return (Err(CallOutcome::Unavailable), Pulls::default());
+            return Told::UNAVAILABLE;
         };
         let stats = Arc::clone(&asked.context.stats);
         let Some(serving) = asked.serving.as_mut() else {
             stats.record(0, CallOutcome::Unavailable, None);
-            return (Err(CallOutcome::Unavailable), Pulls::default());
+            return Told::UNAVAILABLE;
         };
         let given = Pulls {
             headers: pulls.headers && asking.given.headers,
@@ -155,9 +216,9 @@ impl Side {
         let started = now();
         let answer = question.put(serving, deadline_ms);
         let took = now().saturating_duration_since(started);
-        let pulled = match serving {
-            Serving::Guest(instance) => instance.pulled(),
-            Serving::Rules(_) => Pulls::default(),
+        let (pulled, fuel) = match serving {
+            Serving::Guest(instance) => (instance.pulled(), instance.fuel_taken()),
+            Serving::Rules(_) => (Pulls::default(), None),
         };
         let is_over = match &answer {
             Ok(_) => serving.is_worn(),
@@ -168,11 +229,12 @@ impl Side {
         if is_over {
             self.replace(ground, hook);
         }
-        (answer.map_err(|failure| failure.outcome), pulled)
+        let fuel = fuel.filter(|_| answer.is_ok());
+        Told { answer: answer.map_err(|failure| failure.outcome), pulled, fuel }
     }
 
     /// Tells the instance that routes what changed in queues.
-    pub(super) fn tell(&mut self, ground: &Ground) -> Result<(), CallOutcome> {
+    pub(crate) fn tell(&mut self, ground: &Ground) -> Result<(), CallOutcome> {
         let Some(asked) = self.hooks.iter_mut().find(|of| of.hook == Hook::Routing) else { return Ok(()) };
         let told = match asked.serving.as_mut() {
             None => Ok(false),
@@ -203,7 +265,7 @@ impl Side {
     }
 
     /// Makes a new instance, if it can be made; with the next question or change of members it is tried again.
-    fn replace(&mut self, ground: &Ground, hook: Hook) {
+    pub(crate) fn replace(&mut self, ground: &Ground, hook: Hook) {
         let Some(index) = self.hooks.iter().position(|of| of.hook == hook) else { return };
         let mut asked = self.hooks.swap_remove(index);
         asked.serving = None;
@@ -218,12 +280,12 @@ impl Side {
     }
 
     /// Why the last instance that could not be set up for a hook could not.
-    pub(super) fn why_not(&self, hook: Hook) -> Option<&str> {
+    pub(crate) fn why_not(&self, hook: Hook) -> Option<&str> {
         self.hooks.iter().find(|of| of.hook == hook)?.why_not.as_deref()
     }
 
     /// What the questions of a hook came to.
-    pub(super) fn stats(&self, hook: Hook) -> Option<&PolicyStats> {
+    pub(crate) fn stats(&self, hook: Hook) -> Option<&PolicyStats> {
         self.hooks.iter().find(|of| of.hook == hook).map(|of| &*of.context.stats)
     }
 }

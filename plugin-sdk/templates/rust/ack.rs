@@ -1,0 +1,70 @@
+//! Has urgent messages delivered in several attempts, and waits for who is offline.
+
+use serde::Deserialize;
+use waspmq_plugin_sdk::{
+    Ack, AckPlan, Cause, Decision, Failure, Level, Message, Policy, export_policy, host,
+};
+
+/// How long somebody who is offline is waited for until the broker looks again.
+const OFFLINE_MS: u32 = 60_000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Urgent {
+    /// The least priority that is urgent.
+    urgent: u8,
+    attempts: u16,
+    timeout_ms: u32,
+}
+
+impl Default for Urgent {
+    fn default() -> Self {
+        Self { urgent: 7, attempts: 5, timeout_ms: 2_000 }
+    }
+}
+
+impl Policy for Urgent {
+    fn configure(config: &str) -> Result<Self, String> {
+        let policy: Self = serde_json::from_str(config).map_err(|error| error.to_string())?;
+        if policy.attempts == 0 {
+            return Err("`attempts` must be at least 1".to_owned());
+        }
+        Ok(policy)
+    }
+}
+
+impl Ack for Urgent {
+    fn plan(&mut self, message: &Message, configured: &AckPlan) -> Option<AckPlan> {
+        if message.priority < self.urgent {
+            return None;
+        }
+        host::counter("urgent", 1);
+        Some(AckPlan {
+            level: Level::Delivered,
+            attempts: self.attempts,
+            timeout_ms: self.timeout_ms,
+            ..*configured
+        })
+    }
+
+    fn failed(&mut self, failure: &Failure) -> Decision {
+        match (failure.cause, failure.retry_ms) {
+            (Cause::Offline, _) => Decision::Wait(OFFLINE_MS),
+            (Cause::Nack, Some(retry_ms)) => Decision::Retry(retry_ms),
+            _ => Decision::Continue,
+        }
+    }
+}
+
+export_policy!(Urgent: ack);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_least_one_attempt_is_made() {
+        let error = Urgent::configure(r#"{"attempts":0}"#).unwrap_err();
+        assert!(error.contains("`attempts`"), "{error}");
+    }
+}

@@ -1,0 +1,268 @@
+//! The plugin kit: new projects, checks, vectors and benches on the command line, and the templates' plugins in a broker.
+
+use crate::harness::Broker;
+use crate::levels::{publish, with};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+fn waspmq(arguments: &[&str]) -> (i32, String, String) {
+    ended(&Command::new(env!("CARGO_BIN_EXE_waspmq")).args(arguments).output().unwrap())
+}
+
+fn ended(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Where `cargo xtask plugins` leaves what it made of the templates.
+fn templates() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_waspmq")).ancestors().nth(2).unwrap().join("templates")
+}
+
+fn template(name: &str) -> String {
+    let path = templates().join(format!("{name}.wasm"));
+    assert!(path.is_file(), "{} is not there; run `cargo xtask plugins`", path.display());
+    path.to_str().unwrap().to_owned()
+}
+
+/// A new project in a folder of its own, and that folder.
+fn project(language: &str, hook: &str) -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders").to_str().unwrap().to_owned();
+    let (code, out, error) =
+        waspmq(&["plugin", "new", "orders", "--lang", language, "--hook", hook, "--dir", &path]);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.lines().all(|file| Path::new(file).is_file()), "{out}");
+    (folder, path)
+}
+
+#[test]
+fn a_new_project_is_complete_and_written_once() {
+    for language in ["rust", "c", "zig", "assemblyscript", "javascript", "python"] {
+        let (_folder, path) = project(language, "routing");
+        for file in ["README.md", "plugin.toml", "vectors.toml", "wit/policy.wit"] {
+            assert!(Path::new(&path).join(file).is_file(), "{language}: no {file}");
+        }
+        let readme = std::fs::read_to_string(Path::new(&path).join("README.md")).unwrap();
+        std::fs::write(Path::new(&path).join("README.md"), "mine").unwrap();
+        let (code, _, error) = waspmq(&["plugin", "new", "orders", "--lang", language, "--dir", &path]);
+        assert!(code == 1 && error.contains("nothing was written"), "{code} {error}");
+        assert_eq!(std::fs::read_to_string(Path::new(&path).join("README.md")).unwrap(), "mine");
+        assert!(readme.starts_with("# orders\n"), "{readme}");
+    }
+    let (code, _, error) = waspmq(&["plugin", "new", "../orders", "--lang", "c"]);
+    assert!(code == 2 && error.contains("is not a name for a plugin"), "{code} {error}");
+}
+
+#[test]
+fn a_missing_tool_is_named_with_where_to_get_it() {
+    let cases = [
+        ("rust", "`cargo`", "rustup.rs"),
+        ("c", "`zig` or `python3 -m ziglang`", "pip install ziglang"),
+        ("assemblyscript", "`asc`", "npm ci"),
+        ("javascript", "`componentize-js`", "npm ci"),
+        ("python", "`componentize-py`", "pip install -r requirements.txt"),
+    ];
+    for (language, tool, fix) in cases {
+        let (folder, path) = project(language, "ack");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waspmq"));
+        let output = command.args(["plugin", "build", &path]).env("PATH", folder.path()).output();
+        let (code, _, error) = ended(&output.unwrap());
+        assert!(code == 1 && error.contains(tool) && error.contains(fix), "{code} {error}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let (code, _, error) = waspmq(&["plugin", "build", empty.path().to_str().unwrap()]);
+    assert!(code == 2 && error.contains("there is no plugin.toml"), "{code} {error}");
+}
+
+#[test]
+fn a_build_makes_a_component_of_what_the_tool_leaves() {
+    let (_folder, path) = project("rust", "routing");
+    let file = Path::new(&path).join("plugin.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let with_tool = |source: &str| {
+        let output = "output = \"target/wasm32-unknown-unknown/release/policy.wasm\"";
+        let arguments = "arguments = [\"build\", \"--release\", \"--target\", \"wasm32-unknown-unknown\"]";
+        assert!(text.contains(output) && text.contains(arguments), "{text}");
+        let copies = format!("arguments = [{source:?}, \"made.wasm\"]");
+        let text = text.replace("[[\"cargo\"]]", "[[\"cp\"]]").replace(arguments, &copies);
+        std::fs::write(&file, text.replace(output, "output = \"made.wasm\"")).unwrap();
+        waspmq(&["plugin", "build", &path])
+    };
+    let (code, out, error) = with_tool(&template("rust-routing"));
+    assert_eq!(code, 0, "{error}");
+    assert!(out.contains("orders.wasm: ") && out.contains(", lane core"), "{out}");
+    let built = std::fs::read(Path::new(&path).join("orders.wasm")).unwrap();
+    assert_eq!(built, std::fs::read(template("rust-routing")).unwrap());
+    let (code, _, error) = with_tool("plugin.toml");
+    assert!(
+        code == 1 && error.contains("cannot be made a component: it is not WebAssembly"),
+        "{code} {error}"
+    );
+    let (code, _, error) = with_tool("no-such-file");
+    assert!(code == 1 && error.contains("`cp no-such-file made.wasm` failed"), "{code} {error}");
+}
+
+#[test]
+fn a_check_says_what_a_broker_would_make_of_a_file() {
+    let file = template("rust-routing");
+    let (code, out, error) = waspmq(&["plugin", "check", &file]);
+    assert_eq!(code, 0, "{error}");
+    for line in
+        ["contract          waspmq:policy@0.1.0", "hooks             routing", "lane              core"]
+    {
+        assert!(out.contains(line), "{out}");
+    }
+    assert!(out.contains("header") && out.contains("not configured"), "{out}");
+    let config = r#"{"header":"region","to":"topic/orders."}"#;
+    let (code, out, _) = waspmq(&["plugin", "check", &file, "--config", config, "--json"]);
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["lane"], &found["hooks"]), (0, &json!("core"), &json!(["routing"])), "{out}");
+
+    let (code, _, error) = waspmq(&["plugin", "check", &file, "--config", "{}"]);
+    assert!(code == 1 && error.contains("does not take its configuration"), "{code} {error}");
+    let folder = tempfile::tempdir().unwrap();
+    let bad = folder.path().join("bad.wasm").to_str().unwrap().to_owned();
+    for (bytes, expected) in
+        [(&b"text"[..], "this is not WebAssembly"), (b"\0asm\x01\0\0\0", "this is a core module")]
+    {
+        std::fs::write(&bad, bytes).unwrap();
+        let (code, _, error) = waspmq(&["plugin", "check", &bad]);
+        assert!(code == 1 && error.contains(expected), "{code} {error}");
+    }
+    assert_eq!(waspmq(&["plugin", "check", "no-such-file.wasm"]).0, 2);
+}
+
+#[test]
+fn vectors_are_put_to_a_component_and_deviations_are_shown() {
+    let (_folder, path) = project("rust", "routing");
+    let (file, vectors) = (template("rust-routing"), format!("{path}/vectors.toml"));
+    let test = |more: &[&str]| waspmq(&[&["plugin", "test", &file, "--vectors", &vectors], more].concat());
+    let (code, out, error) = test(&[]);
+    assert_eq!((code, out.lines().last()), (0, Some("6 vectors, 0 not as expected")), "{out}{error}");
+    assert!(out.lines().next().unwrap().contains("(routing, fuel "), "{out}");
+    assert_eq!(test(&[]).1, out, "the same answers and the same fuel each time");
+    let (code, out, _) = test(&["--only", "too large"]);
+    assert_eq!((code, out.lines().count()), (0, 2), "{out}");
+    assert_eq!(test(&["--only", "no such vector"]).0, 2);
+
+    let text = std::fs::read_to_string(&vectors).unwrap();
+    let change = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&vectors, text.replacen(from, to, 1)).unwrap();
+        test(&[])
+    };
+    let (code, out, error) = change("redirect = \"topic/orders.eu\"", "redirect = \"topic/orders.us\"");
+    assert!(code == 1 && error.contains("1 of 6 vectors are not as expected"), "{code} {error}");
+    let expected =
+        "     route.redirect\n       expected \"topic/orders.us\"\n       found    \"topic/orders.eu\"\n";
+    assert!(out.starts_with("FAIL a region") && out.contains(expected), "{out}");
+    let (code, out, _) = change("max_fuel = ", "max_fuel = 1 # ");
+    assert!(code == 1 && out.contains("     fuel\n       expected 1\n"), "{code} {out}");
+    let (code, _, error) = change("to = \"topic/orders\"", "to = \"orders\"");
+    assert!(code == 2 && error.contains("message.to"), "{code} {error}");
+    let (code, _, error) = change("[config]", "[configuration]");
+    assert!(code == 2 && error.contains("unknown field `configuration`"), "{code} {error}");
+}
+
+#[test]
+fn a_bench_measures_every_question_beside_a_bare_call() {
+    let (_folder, path) = project("rust", "admission");
+    let (file, vectors) = (template("rust-admission"), format!("{path}/vectors.toml"));
+    let (code, out, error) =
+        waspmq(&["plugin", "bench", &file, "--vectors", &vectors, "--rounds", "2", "--json"]);
+    assert_eq!(code, 0, "{error}");
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert!(found["bare_ns"].as_f64().unwrap() > 0.0, "{out}");
+    let questions = found["questions"].as_array().unwrap();
+    assert!(questions.len() >= 2, "{out}");
+    for question in questions {
+        assert!(
+            question["median_ns"].as_f64().unwrap() > 0.0 && question["p99_ns"].as_u64() > Some(0),
+            "{out}"
+        );
+    }
+}
+
+/// What was made of the templates: languages and hooks.
+fn made() -> Vec<(String, String)> {
+    let list = templates().join("components.txt");
+    let text = std::fs::read_to_string(&list)
+        .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", list.display()));
+    let names = text.lines().map(|name| name.split_once('-').unwrap());
+    names.map(|(language, hook)| (language.to_owned(), hook.to_owned())).collect()
+}
+
+/// Pushes a template's plugin as its README says; answers what the broker made of it.
+fn push(broker: &Broker, name: &str) -> Value {
+    let (file, token) = (template(name), broker.token());
+    let arguments = ["plugin", "push", &file, "--admin", &broker.admin, "--token", &token, "--json"];
+    let (code, out, error) = waspmq(&arguments);
+    assert_eq!(code, 0, "{name}: {error}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Puts a policy for one topic in place, with as much memory as any of the templates needs.
+fn put(broker: &Broker, hook: &str, name: &str, config: &Value) -> String {
+    let topic = format!("topic/{name}");
+    let document = json!({
+        "hook": hook, "plugin": name, "match": [topic], "config": config, "limits": {"memory_mb": 32, "deadline_ms": 100},
+    });
+    let (status, body) = broker.put_json(&format!("/v1/policies/{name}"), &document);
+    assert!(status < 300, "{name}: {status} {body}");
+    topic
+}
+
+#[tokio::test]
+async fn plugins_of_all_templates_decide_in_a_broker() {
+    let broker = Broker::start();
+    let made = made();
+    assert!(made.iter().any(|(language, _)| language == "rust"), "{made:?}");
+    let mut alice = broker.connect("alice").await;
+    let mut bob = broker.connect("bob").await;
+    for (language, hook) in &made {
+        let name = format!("{language}-{hook}");
+        let revision = push(&broker, &name);
+        let lane = if language == "python" { "component" } else { "core" };
+        assert_eq!((&revision["lane"], &revision["hooks"]), (&json!(lane), &json!([hook])), "{revision}");
+        match hook.as_str() {
+            "routing" => {
+                let topic =
+                    put(&broker, hook, &name, &json!({"header": "region", "to": format!("topic/{name}.")}));
+                bob.ask_ok(json!({"type": "subscribe", "ref": 1, "to": format!("topic/{name}.eu")})).await;
+                let frame =
+                    with(publish(2, &topic, name.as_str(), "accepted"), json!({"headers": {"region": "eu"}}));
+                let receipt = alice.ask(frame).await;
+                assert_eq!(receipt["type"], "receipt", "{name}: {receipt}");
+                assert_eq!(bob.expect_message(name.as_str()).await["to"], format!("topic/{name}.eu"));
+            }
+            "ack" => {
+                let topic = put(&broker, hook, &name, &json!({"attempts": 3}));
+                let frame = with(publish(2, &topic, 1, "accepted"), json!({"priority": 9}));
+                // Nobody is there to acknowledge, so the level that the policy asks for cannot be reached.
+                let answer = alice.ask(frame).await;
+                assert_eq!(answer["name"], "no_recipients", "{name}: {answer}");
+                let frame = with(publish(2, &topic, 1, "accepted"), json!({"priority": 1}));
+                assert_eq!(alice.ask(frame).await["type"], "receipt", "{name}");
+            }
+            "admission" => {
+                let topic = put(&broker, hook, &name, &json!({"per_second": 1, "burst": 1}));
+                assert_eq!(alice.ask(publish(2, &topic, 1, "accepted")).await["type"], "receipt");
+                let refusal = alice.ask(publish(3, &topic, 2, "accepted")).await;
+                assert_eq!(
+                    (&refusal["code"], &refusal["retry_ms"]),
+                    (&json!(1522), &json!(1000)),
+                    "{refusal}"
+                );
+            }
+            _ => {
+                put(&broker, hook, &name, &json!({"urgent": 7}));
+            }
+        }
+        let (_, policy) = broker.admin("GET", &format!("/v1/policies/{name}"), None);
+        assert_eq!(policy["failures"], json!({}), "{name}: {policy}");
+        assert!(broker.admin("DELETE", &format!("/v1/policies/{name}"), None).0 < 300);
+    }
+}
