@@ -2,6 +2,7 @@
 
 use crate::harness::Broker;
 use crate::levels::{publish, with};
+use crate::policies::plugins;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -186,6 +187,25 @@ fn a_bench_measures_every_question_beside_a_bare_call() {
     }
 }
 
+#[test]
+fn the_shipped_plugins_decide_as_their_vectors_say() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&sources).unwrap() {
+        let folder = entry.unwrap().path();
+        let (vectors, name) = (folder.join("vectors.toml"), folder.file_name().unwrap().to_str().unwrap());
+        if !vectors.is_file() {
+            continue;
+        }
+        let file = plugins().join(format!("{name}.wasm"));
+        let [file, vectors] = [&file, &vectors].map(|path| path.to_str().unwrap());
+        let (code, out, error) = waspmq(&["plugin", "test", file, "--vectors", vectors]);
+        assert_eq!(code, 0, "{name}: {out}{error}");
+        count += 1;
+    }
+    assert!(count > 0, "no plugin in {} has vectors", sources.display());
+}
+
 /// What was made of the templates: languages and hooks.
 fn made() -> Vec<(String, String)> {
     let list = templates().join("components.txt");
@@ -199,10 +219,22 @@ fn made() -> Vec<(String, String)> {
 fn push(broker: &Broker, name: &str) -> Value {
     let (file, token) = (template(name), broker.token());
     let arguments = ["plugin", "push", &file, "--admin", &broker.admin, "--token", &token, "--json"];
-    let (code, out, error) = waspmq(&arguments);
+    // An engine takes a debug build minutes to compile. The broker goes on with what it does not get done in time, and an
+    // upload of the same bytes waits for it and gives the same revision.
+    let mut answer = waspmq(&arguments);
+    for _ in 0..UPLOADS_MAX {
+        if !answer.2.contains("not done within") {
+            break;
+        }
+        answer = waspmq(&arguments);
+    }
+    let (code, out, error) = answer;
     assert_eq!(code, 0, "{name}: {error}");
     serde_json::from_str(&out).unwrap()
 }
+
+/// Times that one component is uploaded until the broker is done with it.
+const UPLOADS_MAX: usize = 4;
 
 /// Puts a policy for one topic in place, with as much memory as any of the templates needs.
 fn put(broker: &Broker, hook: &str, name: &str, config: &Value) -> String {
@@ -262,7 +294,7 @@ async fn plugins_of_all_templates_decide_in_a_broker() {
             }
         }
         let (_, policy) = broker.admin("GET", &format!("/v1/policies/{name}"), None);
-        assert_eq!(policy["failures"], json!({}), "{name}: {policy}");
+        assert_eq!(policy["failures"], json!(0), "{name}: {policy}");
         assert!(broker.admin("DELETE", &format!("/v1/policies/{name}"), None).0 < 300);
     }
 }

@@ -35,6 +35,8 @@ pub enum BuildError {
     Project(#[from] BadProject),
     #[error("`{program}` is not there: install {needs}")]
     ToolMissing { program: String, needs: String },
+    #[error("`{program}` is there and does not work ({reason}); what is needed is {needs}")]
+    ToolBroken { program: String, reason: String, needs: String },
     #[error("cannot start `{program}`: {source}")]
     NotStarted { program: String, source: io::Error },
     #[error("`{command}` failed ({status})")]
@@ -63,18 +65,21 @@ impl<'a> Build<'a> {
     /// Finds the tool: the words it is called with, and what it says of its version.
     pub fn tool(&self) -> Result<(Vec<String>, String), BuildError> {
         let build = &self.file.build;
+        let mut broken = None;
         for words in &build.programs {
             let Ok(mut command) = self.command(words) else { continue };
-            let answer = command.args(&build.probe).stdin(Stdio::null()).stderr(Stdio::null()).output();
-            if let Ok(answer) = answer.as_ref().map(|answer| (answer.status.success(), &answer.stdout))
-                && answer.0
-            {
-                let version = String::from_utf8_lossy(answer.1);
-                return Ok((words.clone(), version.lines().next().unwrap_or_default().trim().to_owned()));
+            let Ok(answer) = command.args(&build.probe).stdin(Stdio::null()).output() else { continue };
+            if answer.status.success() {
+                return Ok((words.clone(), first_line(&answer.stdout)));
             }
+            broken.get_or_insert_with(|| (words.join(" "), telling_line(&answer.stderr)));
+        }
+        let needs = build.needs.clone();
+        if let Some((program, reason)) = broken {
+            return Err(BuildError::ToolBroken { program, reason, needs });
         }
         let names: Vec<_> = build.programs.iter().map(|words| words.join(" ")).collect();
-        Err(BuildError::ToolMissing { program: names.join("` or `"), needs: build.needs.clone() })
+        Err(BuildError::ToolMissing { program: names.join("` or `"), needs })
     }
 
     /// Runs the tool, and makes a component of a bare module.
@@ -136,6 +141,18 @@ impl<'a> Build<'a> {
     }
 }
 
+fn first_line(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).lines().next().unwrap_or_default().trim().to_owned()
+}
+
+/// Of many lines the one that says what is wrong, as far as that can be told.
+fn telling_line(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let is_telling = |line: &&str| line.contains("rror") || line.contains("No module");
+    let line = text.lines().find(is_telling).or_else(|| text.lines().next()).unwrap_or("it fails");
+    line.trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +198,8 @@ mod tests {
         let missing =
             "programs = [[\"no-such-tool\"], [\"node_modules/.bin/none\"]]\nprobe = []\narguments = []";
         check(missing, "`no-such-tool` or `node_modules/.bin/none` is not there: install it from somewhere");
+        let broken = "programs = [[\"no-such-tool\"], [\"sh\", \"-c\", \"echo x; echo error: y >&2; false\"]]\nprobe = []\narguments = []";
+        check(broken, "is there and does not work (error: y); what is needed is it from somewhere");
         let sh = "programs = [[\"sh\"]]\nprobe = [\"-c\", \"true\"]\n";
         check(&format!("{sh}arguments = [\"-c\", \"exit 3\"]"), "`sh -c exit 3` failed (exit status: 3)");
         check(&format!("{sh}arguments = [\"-c\", \"true\"]"), "`sh -c true` left no out/made.wasm");

@@ -160,7 +160,7 @@ pub(crate) fn of(language: Language, hook: Hook, with_sdk: bool) -> Vec<Template
 /// The fuel that a decision of a template's policy may take: what it was seen to take, and as much again.
 pub(crate) const fn fuel_max(language: Language) -> &'static str {
     match language {
-        Language::Rust | Language::C | Language::Zig => "4000",
+        Language::Rust | Language::C | Language::Zig => "6000",
         Language::AssemblyScript => "14000",
         Language::JavaScript | Language::Python => "2000000",
     }

@@ -55,8 +55,8 @@ pub fn wrap(module: &[u8], world: World<'_>) -> Result<Vec<u8>, WrapError> {
     if !has_metadata(&module) {
         let wit = |error: anyhow::Error| WrapError::Wit(format!("{error:#}"));
         let mut resolve = Resolve::default();
-        let (package, _) = resolve.push_path(world.wit).map_err(|error| wit(error.into()))?;
-        let id = resolve.select_world(&[package], Some(world.name)).map_err(|error| wit(error.into()))?;
+        let (package, _) = resolve.push_path(world.wit).map_err(wit)?;
+        let id = resolve.select_world(&[package], Some(world.name)).map_err(wit)?;
         let mut named = with_dashes(&module, &dashed(&resolve, id))?;
         let encoding = match world.strings {
             Strings::Utf8 => StringEncoding::UTF8,
