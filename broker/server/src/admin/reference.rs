@@ -14,7 +14,7 @@ const INTRODUCTION: &str = "# Plugin reference
 
 Made from `plugin-sdk/wit/policy.wit` and `broker/policy/src/limits.rs`; change the texts there, or in
 `broker/server/src/admin/reference/`, and run `UPDATE_DOCS=1 cargo test -p waspmq --lib the_reference_is_up_to_date`.
-[PLUGINS.md](PLUGINS.md) tells how they come together.
+[PLUGINS.md](PLUGINS.md) is the guide, with a tutorial; [POLICY-OPERATIONS.md](POLICY-OPERATIONS.md) is about policies in service.
 
 ";
 
