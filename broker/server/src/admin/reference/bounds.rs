@@ -1,6 +1,7 @@
 //! The bounds that whoever writes a plugin meets, with the numbers of [`waspmq_policy::limits`] and of the domain.
 
 use super::{head, row};
+use crate::config::Config;
 use waspmq_core::limits::{
     ATTEMPTS_MAX, FANOUT_MAX, HEADER_BYTES_MAX, HEADERS_MAX, MESSAGE_BYTES_MAX,
     NAME_BYTES_MAX as ADDRESS_BYTES_MAX, RETRY_WAIT_MS_MAX,
@@ -132,7 +133,14 @@ fn component() -> Vec<Bound> {
         ("all kept revisions of all plugins", bytes(COMPONENTS_BYTES_MAX), "refused"),
         ("patterns of a policy", PATTERNS_MAX.to_string(), "refused"),
         ("`config` of a policy", bytes(CONFIG_BYTES_MAX), "refused"),
-        ("policies", "as configured (`policy.max_policies`)".to_owned(), "refused with 507"),
+        (
+            "policies",
+            format!(
+                "`policy.max_policies` of the configuration, {} unless it says otherwise",
+                Config::default().policy.max_policies
+            ),
+            "refused with 507",
+        ),
     ]
 }
 
