@@ -47,6 +47,16 @@ impl Admin {
         self.send(&format!("PUT /v1/policies/{name}"), "application/json", &body)
     }
 
+    /// Pushes a dictionary as the next revision of `name`, for the addresses that `pattern` matches; the pattern is put
+    /// into the query as it is.
+    ///
+    /// # Errors
+    /// When the broker does not take it; with its words.
+    pub(crate) fn push_dictionary(&self, name: &str, pattern: &str, bytes: &[u8]) -> Result<()> {
+        let request = format!("POST /v1/dictionaries/{name}/revisions?match={pattern}");
+        self.send(&request, "application/octet-stream", bytes)
+    }
+
     fn send(&self, request: &str, kind: &str, body: &[u8]) -> Result<()> {
         let Self { port, token } = self;
         let mut stream =

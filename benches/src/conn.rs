@@ -26,6 +26,7 @@ pub(crate) struct Conn {
     stream: TcpStream,
     key: usize,
     rest: Vec<u8>,
+    read_bytes: u64,
     out: Vec<u8>,
     written: usize,
     watches_writes: bool,
@@ -42,7 +43,7 @@ impl Conn {
     ) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         poller.add(&stream, key)?;
-        Ok(Self { stream, key, rest, out: Vec::new(), written: 0, watches_writes: false })
+        Ok(Self { stream, key, rest, read_bytes: 0, out: Vec::new(), written: 0, watches_writes: false })
     }
 
     /// Reads once and hands each complete frame to `take`. `scratch` is overwritten.
@@ -80,12 +81,18 @@ impl Conn {
             }
             Err(_) => return Err(Gone::Closed),
         };
+        self.read_bytes += count as u64;
         scratch[..kept].copy_from_slice(&self.rest);
         let bytes = &scratch[..kept + count];
         let taken = parse(bytes, &mut self.out)?;
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[taken..]);
         Ok(())
+    }
+
+    /// Bytes read so far, without those of the set-up.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// Appends bytes to be written by the next [`Conn::flush`].
@@ -124,7 +131,7 @@ impl Conn {
     }
 }
 
-/// Hands each complete frame in `bytes` to `take`, pushes answers to pings onto `out`, and returns how many bytes
+/// Hands each complete frame in `bytes` to `take`, for a compressed one what [`Wire::compressed`] says, pushes answers to pings onto `out`, and returns how many bytes
 /// are done with.
 pub(crate) fn walk<'a>(
     wire: Wire,
@@ -137,6 +144,9 @@ pub(crate) fn walk<'a>(
         let end = at + head.frame_bytes();
         let Some(payload) = bytes.get(at + head.header_bytes..end) else { break };
         match head.opcode {
+            ws::TEXT | ws::BINARY if head.fin && head.is_compressed => {
+                take(wire.compressed().ok_or(Gone::Malformed)?);
+            }
             ws::TEXT | ws::BINARY if head.fin => {
                 wire.each_frame(payload, &mut take).map_err(|_| Gone::Malformed)?;
             }
@@ -153,6 +163,7 @@ pub(crate) fn walk<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Kind;
 
     fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
@@ -202,6 +213,21 @@ mod tests {
         assert_eq!((seen.len(), outcome), (1, Ok(())));
         let head = Head::parse(&out).unwrap().unwrap();
         assert_eq!((head.opcode, head.payload_bytes, head.mask.is_some()), (ws::PONG, 2, true));
+    }
+
+    #[test]
+    fn a_compressed_text_is_one_message_and_nothing_else_may_be_compressed() {
+        let mut compressed = server_frame(ws::TEXT, &[0xf2, 0x48, 0xcd]);
+        compressed[0] |= 0x40;
+        let stream = [&compressed[..], &server_frame(ws::TEXT, b"{\"type\":\"pong\"}"), &compressed].concat();
+        let heard = |wire: Wire| {
+            let mut kinds = Vec::new();
+            let outcome = walk(wire, &stream, &mut Vec::new(), |frame| kinds.push(wire.kind(frame)));
+            (kinds, outcome)
+        };
+        let kinds = vec![Kind::Message, Kind::Aside, Kind::Message];
+        assert_eq!(heard(Wire::Json), (kinds, Ok(stream.len())));
+        assert_eq!(heard(Wire::Binary), (Vec::new(), Err(Gone::Malformed)));
     }
 
     #[test]

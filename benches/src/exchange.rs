@@ -404,6 +404,7 @@ impl<'a> Exchange<'a> {
             generator: Cpu::of(std::process::id())?,
             delivered: self.done,
             published: self.flows.iter().map(|flow| flow.sent).sum(),
+            received_bytes: self.conns.iter().map(Conn::read_bytes).sum(),
         })
     }
 

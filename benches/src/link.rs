@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::wire::{Kind, Target, Wire};
+use crate::wire::{Kind, Reads, Target, Wire};
 use crate::ws::{self, Head};
 
 /// How long a server may take for one answer.
@@ -25,6 +25,15 @@ pub(crate) struct Link {
     /// Read but not yet looked at.
     unread: Vec<u8>,
     wire: Wire,
+    reads: Reads,
+}
+
+/// Payload of one WebSocket message.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) payload: Vec<u8>,
+    /// By permessage-deflate; `payload` is as it came.
+    pub(crate) is_compressed: bool,
 }
 
 impl Link {
@@ -36,12 +45,22 @@ impl Link {
         Self::over(wire, port, dial(port, source, None)?)
     }
 
+    /// As [`Link::open`] from any address, as a client that reads what is compressed in these ways.
+    ///
+    /// # Errors
+    /// Those of [`Link::open`], and when the server does not agree to compress as it is asked to.
+    pub(crate) fn reading(wire: Wire, port: u16, reads: Reads) -> Result<Self> {
+        let mut link = Self { stream: dial(port, None, None)?, unread: Vec::new(), wire, reads };
+        link.upgrade(port)?;
+        Ok(link)
+    }
+
     /// As [`Link::open`], over a socket that is connected.
     ///
     /// # Errors
     /// When the server answers otherwise than with 101, or is silent for ten seconds.
     pub(crate) fn over(wire: Wire, port: u16, stream: TcpStream) -> Result<Self> {
-        let mut link = Self { stream, unread: Vec::new(), wire };
+        let mut link = Self { stream, unread: Vec::new(), wire, reads: Reads::PLAIN };
         link.upgrade(port)?;
         Ok(link)
     }
@@ -51,7 +70,7 @@ impl Link {
     /// # Errors
     /// With the server's words when it refuses.
     pub(crate) fn connect(&mut self, user: &str, batch: bool) -> Result<()> {
-        let Some(frame) = self.wire.connect(user, batch) else { return Ok(()) };
+        let Some(frame) = self.wire.connect(user, batch, self.reads.codecs) else { return Ok(()) };
         self.stream.write_all(&frame)?;
         self.wait_for(Kind::Welcome).with_context(|| format!("connecting as {user}"))
     }
@@ -63,20 +82,44 @@ impl Link {
         self.wait_for(Kind::Ok).with_context(|| format!("subscribing to {target}"))
     }
 
+    /// Writes bytes that are WebSocket frames.
+    ///
+    /// # Errors
+    /// When the connection is over.
+    pub(crate) fn send(&mut self, frames: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(frames)?)
+    }
+
+    /// The next WebSocket message with data.
+    ///
+    /// # Errors
+    /// When the server closes, or says nothing for ten seconds.
+    pub(crate) fn receive(&mut self) -> Result<Incoming> {
+        loop {
+            if let Some(incoming) = self.next_message()? {
+                return Ok(incoming);
+            }
+            self.fill()?;
+        }
+    }
+
     /// The socket, and what was read from it beyond the last answer.
     pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
         (self.stream, self.unread)
     }
 
     fn upgrade(&mut self, port: u16) -> Result<()> {
-        self.stream.write_all(self.wire.upgrade_request(port).as_bytes())?;
+        self.stream.write_all(self.wire.upgrade_request(port, self.reads.deflate).as_bytes())?;
         loop {
             self.fill().context("waiting for the upgrade")?;
             if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
                 if !self.unread.starts_with(b"HTTP/1.1 101 ") {
                     bail!("upgrade refused: {}", printable(&self.unread));
                 }
-                self.unread.drain(..end + 4);
+                let head: Vec<u8> = self.unread.drain(..end + 4).collect();
+                if self.reads.deflate && !String::from_utf8_lossy(&head).contains("permessage-deflate") {
+                    bail!("permessage-deflate was not agreed on: {}", printable(&head));
+                }
                 return Ok(());
             }
             if self.unread.len() > RESPONSE_BYTES_MAX {
@@ -87,7 +130,7 @@ impl Link {
 
     fn wait_for(&mut self, awaited: Kind) -> Result<()> {
         loop {
-            while let Some(message) = self.next_message()? {
+            while let Some(Incoming { payload: message, .. }) = self.next_message()? {
                 let mut outcome = None;
                 let wire = self.wire;
                 wire.each_frame(&message, |frame| match wire.kind(frame) {
@@ -104,8 +147,8 @@ impl Link {
         }
     }
 
-    /// Payload of the next complete data message in `unread`.
-    fn next_message(&mut self) -> Result<Option<Vec<u8>>> {
+    /// The next complete data message in `unread`.
+    fn next_message(&mut self) -> Result<Option<Incoming>> {
         while let Some(head) = Head::parse(&self.unread).map_err(|_| anyhow!("a frame beyond the limit"))? {
             if self.unread.len() < head.frame_bytes() {
                 break;
@@ -114,7 +157,10 @@ impl Link {
             let payload = &frame[head.header_bytes..];
             match head.opcode {
                 ws::CLOSE => bail!("closed by the server: {}", printable(payload)),
-                ws::TEXT | ws::BINARY => return Ok(Some(payload.to_vec())),
+                ws::TEXT | ws::BINARY => {
+                    let (payload, is_compressed) = (payload.to_vec(), head.is_compressed);
+                    return Ok(Some(Incoming { payload, is_compressed }));
+                }
                 _ => {}
             }
         }

@@ -19,9 +19,11 @@
 
 mod admin;
 mod commit;
+mod compression;
 mod conn;
 mod delivered;
 mod direct;
+mod documents;
 mod exchange;
 mod fanout;
 mod flow;
@@ -70,6 +72,8 @@ struct Arguments {
 enum Scenario {
     /// One publisher, many subscribers: server CPU per delivery
     Fanout(fanout::Arguments),
+    /// Many subscribers that take compressed messages: server CPU and bytes per delivery, codec by codec
+    Compression(compression::Arguments),
     /// Many pairs, user to user: throughput, server CPU per message, latency
     Direct(direct::Arguments),
     /// Many connections that say nothing: memory, CPU per accept, idle CPU
@@ -100,6 +104,7 @@ enum Scenario {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().scenario {
         Scenario::Fanout(arguments) => fanout::run(&arguments),
+        Scenario::Compression(arguments) => compression::run(&arguments),
         Scenario::Direct(arguments) => direct::run(&arguments),
         Scenario::Idle(arguments) => idle::run(&arguments),
         Scenario::Fsync(arguments) => fsync::run(&arguments),

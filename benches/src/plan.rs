@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::wire::{Target, Wire};
+use crate::wire::{Reads, Target, Wire};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -91,6 +91,25 @@ pub(crate) struct Plan {
     pub(crate) latency: bool,
     pub(crate) warm_up: Duration,
     pub(crate) measure: Duration,
+}
+
+/// What is published and who reads it, where that is not letters for clients that take no compression.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Traffic<'a> {
+    /// JSON values that each flow publishes in turn; letters when there are none. A plan that has them records no
+    /// latencies, for they have no room for stamps.
+    pub(crate) documents: &'a [Vec<u8>],
+    /// What receivers say they read, one after the other and again from the first.
+    pub(crate) readers: &'a [Reads],
+}
+
+impl Traffic<'_> {
+    pub(crate) const LETTERS: Self = Self { documents: &[], readers: &[Reads::PLAIN] };
+
+    /// What receiver `i` says it reads.
+    pub(crate) fn reads(self, i: usize) -> Reads {
+        self.readers.get(i % self.readers.len().max(1)).copied().unwrap_or(Reads::PLAIN)
+    }
 }
 
 #[cfg(test)]

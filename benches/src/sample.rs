@@ -18,7 +18,13 @@ pub(crate) struct Sample {
     pub(crate) server_system_us_per_delivery: f64,
     pub(crate) server_cores: f64,
     pub(crate) generator_us_per_delivery: f64,
+    /// Bytes that the generator read, WebSocket headers included.
+    pub(crate) received_bytes_per_delivery: f64,
     pub(crate) server_resident_bytes: u64,
+    /// From the first publish to the end of the drain.
+    pub(crate) seconds_in_all: f64,
+    /// In those seconds.
+    pub(crate) published_in_all: u64,
     #[serde(flatten)]
     pub(crate) faults: Faults,
     pub(crate) latency: Option<Summary>,
@@ -44,6 +50,7 @@ pub(crate) struct Mark {
     pub(crate) generator: Cpu,
     pub(crate) delivered: u64,
     pub(crate) published: u64,
+    pub(crate) received_bytes: u64,
 }
 
 impl Sample {
@@ -63,7 +70,11 @@ impl Sample {
             server_system_us_per_delivery: per_delivery(server.system),
             server_cores: server.total.as_secs_f64() / seconds,
             generator_us_per_delivery: per_delivery(generator.total),
+            received_bytes_per_delivery: (end.received_bytes - begin.received_bytes) as f64
+                / deliveries.max(1) as f64,
             server_resident_bytes: 0,
+            seconds_in_all: 0.0,
+            published_in_all: 0,
             faults,
             latency: None,
         }
@@ -83,7 +94,14 @@ mod tests {
 
     fn sample(faults: Faults, delivered: u64) -> Sample {
         let cpu = Cpu::of(std::process::id()).unwrap();
-        let mark = |ns, delivered| Mark { ns, server: cpu, generator: cpu, delivered, published: delivered };
+        let mark = |ns, delivered| Mark {
+            ns,
+            server: cpu,
+            generator: cpu,
+            delivered,
+            published: delivered,
+            received_bytes: delivered * 40 + 7,
+        };
         Sample::between(&mark(1_000, 5), &mark(2_000_001_000, 5 + delivered), faults)
     }
 
@@ -94,6 +112,7 @@ mod tests {
             (sample.seconds - 2.0).abs() < 1e-9 && (sample.deliveries_per_s - 150.0).abs() < 1e-6,
             "{sample:?}"
         );
+        assert!((sample.received_bytes_per_delivery - 40.0).abs() < 1e-9, "{sample:?}");
     }
 
     #[test]

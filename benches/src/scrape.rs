@@ -43,6 +43,13 @@ pub(crate) fn get(port: u16, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
+/// A counter of seconds summed over its label sets, 0 where there is none of that name.
+pub(crate) fn seconds(text: &str, name: &str) -> f64 {
+    let own =
+        text.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+    own.filter_map(|rest| rest.rsplit('}').next()?.split_ascii_whitespace().next()?.parse::<f64>().ok()).sum()
+}
+
 /// A counter summed over its label sets, 0 where there is none of that name.
 pub(crate) fn counter(text: &str, name: &str) -> u64 {
     counter_of(text, name, "")
@@ -148,6 +155,12 @@ mod tests {
     fn a_counter_is_added_over_its_label_sets() {
         let text = "# TYPE c counter\nc_total{reason=\"a b\"} 3\nc_total{reason=\"c\"} 4\nc_total_more 9\nd_total 5\n";
         assert_eq!((counter(text, "c_total"), counter(text, "d_total"), counter(text, "e")), (7, 5, 0));
+    }
+
+    #[test]
+    fn seconds_are_added_over_their_label_sets() {
+        let text = "c_total{codec=\"a\"} 0.25\nc_total{codec=\"b\"} 1e-3\nc_total_more 9\n";
+        assert!((seconds(text, "c_total") - 0.251).abs() < 1e-9 && seconds(text, "d").abs() < 1e-9);
     }
 
     #[test]

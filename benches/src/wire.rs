@@ -8,6 +8,7 @@
 //! relay   publish/subscribe: op 'P' or 'S' | channel u16 | payload      delivery: payload      answer: "ok"
 //! binary  frame: type u8 | body version u8 = 1 | body length u32 | body
 //!         publish body: flags u16 = 0 | content u8 = 0 | ack u8 = 0 | priority u8 | 0 | to length u16 | to | payload
+//!         content 1 for a JSON value
 //! json    one object per WebSocket message, newline-delimited after connect with "batch":true
 //! ```
 
@@ -30,6 +31,19 @@ pub(crate) enum Wire {
     Json,
 }
 
+/// What a client says it can read besides plain messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Codecs of payloads, best first; the binary profile has them.
+    pub(crate) codecs: &'static [&'static str],
+    /// permessage-deflate.
+    pub(crate) deflate: bool,
+}
+
+impl Reads {
+    pub(crate) const PLAIN: Self = Self { codecs: &[], deflate: false };
+}
+
 /// Where a published message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -47,7 +61,7 @@ pub(crate) enum Kind {
     Message,
     Welcome,
     Ok,
-    /// Neither awaited nor a fault: `pong`, `presence`.
+    /// Neither awaited nor a fault: `pong`, `presence`, a dictionary.
     Aside,
     /// `error`, `overflow`, `goaway`, a receipt nobody asked for, anything unknown.
     Complaint,
@@ -91,28 +105,31 @@ impl fmt::Display for Wire {
 
 impl Wire {
     /// The HTTP request that opens a connection.
-    pub(crate) fn upgrade_request(self, port: u16) -> String {
+    pub(crate) fn upgrade_request(self, port: u16, offers_deflate: bool) -> String {
         let protocol = match self {
             Self::Relay => "",
             Self::Binary => "Sec-WebSocket-Protocol: waspmq.v1.bin\r\n",
             Self::Json => "Sec-WebSocket-Protocol: waspmq.v1.json\r\n",
         };
+        let extensions = if offers_deflate { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
         format!(
             "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{protocol}\r\n"
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{protocol}{extensions}\r\n"
         )
     }
 
     /// The masked WebSocket frame that makes a session of a connection; `None` where there is no such thing.
-    pub(crate) fn connect(self, user: &str, batch: bool) -> Option<Vec<u8>> {
+    pub(crate) fn connect(self, user: &str, batch: bool, codecs: &[&str]) -> Option<Vec<u8>> {
         match self {
             Self::Relay => None,
             Self::Binary => {
                 let mut body = Vec::new();
                 body.push(1);
                 push_string(&mut body, user);
-                // No device, no token, no codecs; then batch; no resume.
-                body.extend_from_slice(&[0, 0, 0, u8::from(batch), 0]);
+                // No device, no token; then the codecs, a list of strings; batch; no resume.
+                body.extend_from_slice(&[0, 0]);
+                push_string_list(&mut body, codecs);
+                body.extend_from_slice(&[u8::from(batch), 0]);
                 Some(self.masked(&binary_frame(0x01, &body)))
             }
             Self::Json => Some(
@@ -137,25 +154,34 @@ impl Wire {
         self.masked(&frame)
     }
 
+    /// The masked WebSocket frame that publishes a JSON value.
+    pub(crate) fn publish_document(self, target: Target, document: &[u8]) -> Vec<u8> {
+        self.masked(&self.publish(target, Payload::Document(document)).0)
+    }
+
     /// One publish without `ref` and without acknowledgement, and where its payload starts.
-    fn publish(self, target: Target, payload: &[u8]) -> (Vec<u8>, usize) {
+    fn publish(self, target: Target, payload: Payload<'_>) -> (Vec<u8>, usize) {
+        let is_document = matches!(payload, Payload::Document(_));
+        let (Payload::Letters(payload) | Payload::Document(payload)) = payload;
+        let quote = if is_document { "" } else { "\"" };
         let mut frame = match self {
             Self::Relay => relay_frame(b'P', target),
             Self::Binary => {
                 let to = target.to_string();
-                let mut body = vec![0; 6];
+                let mut body = vec![0, 0, u8::from(is_document), 0, 0, 0];
                 body.extend_from_slice(&u16::try_from(to.len()).unwrap_or(u16::MAX).to_le_bytes());
                 body.extend_from_slice(to.as_bytes());
                 body.extend_from_slice(payload);
                 let start = body.len() - payload.len() + 6;
                 return (binary_frame(0x02, &body), start);
             }
-            Self::Json => format!(r#"{{"type":"publish","to":"{target}","payload":""#).into_bytes(),
+            Self::Json => format!(r#"{{"type":"publish","to":"{target}","payload":{quote}"#).into_bytes(),
         };
         let start = frame.len();
         frame.extend_from_slice(payload);
         if self == Self::Json {
-            frame.extend_from_slice(b"\"}");
+            frame.extend_from_slice(quote.as_bytes());
+            frame.push(b'}');
         }
         (frame, start)
     }
@@ -177,6 +203,8 @@ impl Wire {
     ) -> Result<(), Malformed> {
         match self {
             Self::Relay => take(message),
+            // Looking for one byte is much cheaper than splitting at it.
+            Self::Json if !message.is_empty() && !message.contains(&b'\n') => take(message),
             Self::Json => message.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).for_each(take),
             Self::Binary => {
                 while !message.is_empty() {
@@ -202,7 +230,7 @@ impl Wire {
                 Some(0x82) => Kind::Message,
                 Some(0x81) => Kind::Welcome,
                 Some(0x84) => Kind::Ok,
-                Some(0x87 | 0x89) => Kind::Aside,
+                Some(0x87 | 0x89 | 0x8c) => Kind::Aside,
                 _ => Kind::Complaint,
             },
             Self::Json => match frame.strip_prefix(br#"{"type":""#) {
@@ -213,6 +241,13 @@ impl Wire {
                 _ => Kind::Complaint,
             },
         }
+    }
+
+    /// What stands for a WebSocket message compressed by permessage-deflate, which is not inflated: a delivery, for
+    /// the broker compresses nothing else. Without `batch` it holds one. `None` where the extension is not offered.
+    #[inline]
+    pub(crate) fn compressed(self) -> Option<&'static [u8]> {
+        (self == Self::Json).then_some(br#"{"type":"message""#)
     }
 
     /// The stamp at the start of a delivered message's payload. `hint` remembers where JSON had it last.
@@ -241,50 +276,80 @@ impl Wire {
     }
 }
 
+/// What is published.
+#[derive(Debug, Clone, Copy)]
+enum Payload<'a> {
+    /// Bytes; in JSON a text that needs no escapes.
+    Letters(&'a [u8]),
+    /// A JSON value.
+    Document(&'a [u8]),
+}
+
 /// Publishes laid out before the run: only the stamp changes.
 #[derive(Debug)]
 pub(crate) struct Template {
+    /// The different ones, and then as many of them again that [`Self::copies`] in a row begin at each.
     frames: Vec<u8>,
-    frame_bytes: usize,
-    stamp_at: usize,
+    /// Where each begins, and the end of the last.
+    bounds: Vec<usize>,
+    different: usize,
+    /// Which one is next.
+    next: usize,
+    stamp_at: Option<usize>,
     stamp_mask: [u8; STAMP_BYTES],
 }
 
 impl Template {
     /// A payload of `payload_bytes` letters; stamped ones need [`STAMP_BYTES`] at least.
     pub(crate) fn new(wire: Wire, target: Target, payload_bytes: usize) -> Self {
-        let (frame, payload_at) = wire.publish(target, &vec![b'x'; payload_bytes]);
+        let (frame, payload_at) = wire.publish(target, Payload::Letters(&vec![b'x'; payload_bytes]));
         let one = wire.masked(&frame);
         let header_bytes = one.len() - frame.len();
         let mut stamp_mask = [0; STAMP_BYTES];
         for (i, byte) in stamp_mask.iter_mut().enumerate() {
             *byte = MASK[(payload_at + i) % MASK.len()];
         }
-        let copies = (WRITE_BYTES / one.len()).clamp(1, 64);
-        Self {
-            frame_bytes: one.len(),
-            frames: one.repeat(copies),
-            stamp_at: header_bytes + payload_at,
-            stamp_mask,
+        Self { stamp_at: Some(header_bytes + payload_at), stamp_mask, ..Self::laid_out(&[one]) }
+    }
+
+    /// These JSON values in turn, of which there is one at least. They take no stamps.
+    pub(crate) fn of_documents(wire: Wire, target: Target, documents: &[Vec<u8>]) -> Self {
+        let frames: Vec<_> =
+            documents.iter().map(|document| wire.publish_document(target, document)).collect();
+        Self::laid_out(&frames)
+    }
+
+    fn laid_out(different: &[Vec<u8>]) -> Self {
+        let longest = different.iter().map(Vec::len).max().unwrap_or(0);
+        let copies = (WRITE_BYTES / longest.max(1)).clamp(1, 64);
+        let (mut frames, mut bounds) = (Vec::new(), vec![0]);
+        for frame in different.iter().cycle().take(different.len() + copies - 1) {
+            frames.extend_from_slice(frame);
+            bounds.push(frames.len());
         }
+        let different = different.len();
+        Self { frames, bounds, different, next: 0, stamp_at: None, stamp_mask: [0; STAMP_BYTES] }
     }
 
     /// How many publishes [`Template::frames`] can give at once.
     pub(crate) fn copies(&self) -> usize {
-        self.frames.len() / self.frame_bytes
+        self.bounds.len() - self.different
     }
 
-    /// The bytes of the first `count` publishes, all with the same stamp if one is given.
+    /// The bytes of the next `count` publishes, all with the same stamp if one is given.
     pub(crate) fn frames(&mut self, count: usize, stamp_ns: Option<u64>) -> &[u8] {
-        let bytes = count.min(self.copies()) * self.frame_bytes;
-        if let Some(ns) = stamp_ns {
+        let (first, count) = (self.next, count.min(self.copies()));
+        let bounds = &self.bounds[first..=first + count];
+        if let (Some(ns), Some(stamp_at)) = (stamp_ns, self.stamp_at) {
             let mut stamp = encode_stamp(ns);
             stamp.iter_mut().zip(self.stamp_mask).for_each(|(byte, key)| *byte ^= key);
-            for frame in self.frames[..bytes].chunks_exact_mut(self.frame_bytes) {
-                frame[self.stamp_at..self.stamp_at + STAMP_BYTES].copy_from_slice(&stamp);
+            for start in &bounds[..count] {
+                let at = start + stamp_at;
+                self.frames[at..at + STAMP_BYTES].copy_from_slice(&stamp);
             }
         }
-        &self.frames[..bytes]
+        self.next = (first + count) % self.different;
+        &self.frames[bounds[0]..bounds[count]]
     }
 }
 
@@ -312,6 +377,13 @@ pub(crate) fn push_string(body: &mut Vec<u8>, text: &str) {
     body.extend_from_slice(text);
 }
 
+/// A list of strings of a bincode body: as many as the byte before them says, and far fewer than 251.
+fn push_string_list(body: &mut Vec<u8>, texts: &[&str]) {
+    let texts = &texts[..texts.len().min(250)];
+    body.push(u8::try_from(texts.len()).unwrap_or(250));
+    texts.iter().for_each(|text| push_string(body, text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,15 +405,25 @@ mod tests {
 
     #[test]
     fn golden_control_frames() {
-        let connect = unmasked(&Wire::Binary.connect("s1", true).unwrap());
+        let connect = unmasked(&Wire::Binary.connect("s1", true, &[]).unwrap());
         assert_eq!(connect, [1, 1, 9, 0, 0, 0, 1, 2, b's', b'1', 0, 0, 0, 1, 0]);
         let subscribe = unmasked(&Wire::Binary.subscribe(Target::Receiver(7)));
         assert_eq!(subscribe, [b"\x03\x01\x0c\x00\x00\x00\x01\x01\x07user/r7".as_slice(), &[0, 0]].concat());
         assert_eq!(
-            unmasked(&Wire::Json.connect("s1", false).unwrap()),
+            unmasked(&Wire::Json.connect("s1", false, &[]).unwrap()),
             br#"{"type":"connect","user":"s1","batch":false}"#
         );
         assert_eq!(unmasked(&Wire::Relay.subscribe(Target::Receiver(0x0102))), [b'S', 2, 1]);
+    }
+
+    #[test]
+    fn an_upgrade_offers_compression_to_who_asks_for_it() {
+        for wire in [Wire::Binary, Wire::Json] {
+            let mark = "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n";
+            let (plain, offering) = (wire.upgrade_request(80, false), wire.upgrade_request(80, true));
+            assert!(!plain.contains(mark) && offering.contains(mark), "{offering}");
+            assert!(offering.ends_with("\r\n\r\n") && offering.matches("\r\n\r\n").count() == 1);
+        }
     }
 
     #[test]
@@ -350,6 +432,26 @@ mod tests {
         assert_eq!(first(Wire::Json), br#"{"type":"publish","to":"topic/bench","payload":"xxx"}"#);
         assert_eq!(first(Wire::Binary), b"\x02\x01\x16\0\0\0\0\0\0\0\0\0\x0b\0topic/benchxxx");
         assert_eq!(first(Wire::Relay), b"P\0\0xxx");
+        let document = |wire: Wire| unmasked(&wire.publish_document(Target::Topic, b"[1]"));
+        assert_eq!(document(Wire::Json), br#"{"type":"publish","to":"topic/bench","payload":[1]}"#);
+        assert_eq!(document(Wire::Binary), b"\x02\x01\x16\0\0\0\0\0\x01\0\0\0\x0b\0topic/bench[1]");
+    }
+
+    #[test]
+    fn documents_come_in_turn_however_many_are_asked_for_at_once() {
+        let documents: Vec<Vec<u8>> = (0..5).map(|i| b"1234567"[..i + 1].to_vec()).collect();
+        let frame = |i: usize| Wire::Binary.publish_document(Target::Topic, &documents[i % 5]);
+        let mut template = Template::of_documents(Wire::Binary, Target::Topic, &documents);
+        assert_eq!(template.copies(), 64);
+        let mut next = 0;
+        for count in [1, 2, 64, 5, 1, 63, 7] {
+            let expected: Vec<u8> = (next..next + count).flat_map(frame).collect();
+            // Documents have no room for a stamp, and take none.
+            assert_eq!(template.frames(count, Some(7)), expected, "{count} from {next} on");
+            next += count;
+        }
+        let large = vec![vec![b'1'; 100_000], b"2".to_vec()];
+        assert_eq!(Template::of_documents(Wire::Json, Target::Topic, &large).copies(), 1);
     }
 
     #[test]
@@ -357,7 +459,7 @@ mod tests {
         for wire in [Wire::Relay, Wire::Binary, Wire::Json] {
             for payload_bytes in [16, 17, 128, 300, 70_000] {
                 let mut template = Template::new(wire, Target::Receiver(3), payload_bytes);
-                let one = template.frame_bytes;
+                let one = template.frames(1, None).len();
                 let count = template.copies().min(2);
                 let sent = template.frames(count, Some(0xfeed)).to_vec();
                 assert_eq!(sent.len(), count * one);
@@ -434,7 +536,7 @@ mod tests {
         #[test]
         fn what_is_sent_is_understood() {
             for (wire, profile) in BOTH {
-                let connect = unmasked(&wire.connect("s1", true).unwrap());
+                let connect = unmasked(&wire.connect("s1", true, &[]).unwrap());
                 let Frame::Connect(connect) = decoded(profile, &connect) else { panic!("{wire}") };
                 assert_eq!((connect.user.as_deref(), connect.batch), (Some("s1"), true));
                 assert!(connect.device.is_none() && connect.token.is_none() && connect.resume.is_none());
@@ -458,6 +560,35 @@ mod tests {
                 assert_eq!(publish.payload.len(), 128 + 2 * quotes);
                 assert_eq!(decode_stamp(&publish.payload[quotes..]), Some(77));
             }
+        }
+
+        #[test]
+        fn what_a_client_reads_and_documents_are_understood() {
+            let codecs = ["zstd-dict", "zstd", "lz4"];
+            let connect = unmasked(&Wire::Binary.connect("s1", false, &codecs).unwrap());
+            let Frame::Connect(connect) = decode::binary(&connect).unwrap() else { panic!("no connect") };
+            assert_eq!(connect.codecs, codecs);
+            assert!(!connect.batch && connect.token.is_none() && connect.resume.is_none());
+            for (wire, profile) in BOTH {
+                let publish = unmasked(&wire.publish_document(Target::Topic, br#"{"a":"b"}"#));
+                let Frame::Publish(publish) = decoded(profile, &publish) else { panic!("{wire}") };
+                assert_eq!((publish.content, publish.packed), (Content::Json, None));
+                assert_eq!(&*publish.payload, br#"{"a":"b"}"#);
+                assert_eq!(publish.ack, Level::None);
+            }
+        }
+
+        #[test]
+        fn a_dictionary_is_nothing_and_a_packed_message_is_one() {
+            let dictionary = server::SentDictionary { id: 3, digest: [7; 32], bytes: vec![1; 300] };
+            let mut bytes = Vec::new();
+            encode::dictionary(&dictionary, &mut bytes);
+            let length = bytes.len();
+            bytes.extend_from_slice(&binary_frame(0x82, b"packed or not"));
+            let (seen, outcome) = frames(Wire::Binary, &bytes);
+            assert_eq!((seen[0].len(), outcome), (length, Ok(())));
+            let kinds: Vec<_> = seen.iter().map(|frame| Wire::Binary.kind(frame)).collect();
+            assert_eq!(kinds, [Kind::Aside, Kind::Message]);
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //! headers, masking, and the accept key. Both ends of a benchmark use it, so it must be right in both roles.
 //!
 //! Not here: reassembly of fragmented messages (a fragment is a fault of the peer's set-up and ends the run),
-//! extensions, UTF-8 checks.
+//! inflating what permessage-deflate compressed, UTF-8 checks.
 
 use base64::Engine as _;
 use sha1::{Digest as _, Sha1};
@@ -25,6 +25,8 @@ pub(crate) struct TooLong;
 pub(crate) struct Head {
     pub(crate) opcode: u8,
     pub(crate) fin: bool,
+    /// The first reserved bit: compressed, where permessage-deflate was negotiated (RFC 7692, section 6).
+    pub(crate) is_compressed: bool,
     pub(crate) mask: Option<[u8; 4]>,
     /// Bytes before the payload, the mask included.
     pub(crate) header_bytes: usize,
@@ -57,8 +59,8 @@ impl Head {
             mask = Some(*key);
             header_bytes += 4;
         }
-        let (opcode, fin) = (first & 0x0f, first & 0x80 != 0);
-        Ok(Some(Self { opcode, fin, mask, header_bytes, payload_bytes: payload }))
+        let (opcode, fin, is_compressed) = (first & 0x0f, first & 0x80 != 0, first & 0x40 != 0);
+        Ok(Some(Self { opcode, fin, is_compressed, mask, header_bytes, payload_bytes: payload }))
     }
 
     /// Bytes of the whole frame.
@@ -129,7 +131,8 @@ mod tests {
             assert_eq!(Head::parse(&frame[..cut]), Ok(None), "{payload_bytes} bytes cut at {cut}");
         }
         let head = Head::parse(&frame).unwrap().unwrap();
-        assert_eq!(head, Head { opcode: BINARY, fin: true, mask, header_bytes, payload_bytes });
+        let (opcode, fin, is_compressed) = (BINARY, true, false);
+        assert_eq!(head, Head { opcode, fin, is_compressed, mask, header_bytes, payload_bytes });
         assert_eq!(head.frame_bytes(), frame.len());
         if let Some(key) = mask {
             apply_mask(&mut frame[header_bytes..], key);

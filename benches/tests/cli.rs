@@ -87,6 +87,24 @@ fn figures_out_of_range_are_refused() {
 }
 
 #[test]
+fn compression_says_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |arguments: &[&str]| {
+        let output =
+            bench(folder.path(), &[&["compression", "--broker", "/nowhere/waspmq"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let lines = folder.path().join("lines");
+    std::fs::write(&lines, "{\"a\":1}\n").unwrap();
+    let few = said(&["--payload", lines.to_str().unwrap()]);
+    assert!(few.contains("1 lines with a JSON value, 164 are needed"), "{few}");
+    assert!(said(&["--window", "0"]).contains("--window"));
+    let absent = said(&["--subjects", "zstd-dict", "--subs", "1"]);
+    assert!(absent.contains("zstd-dict, repetition 1") && absent.contains("/nowhere/waspmq"), "{absent}");
+}
+
+#[test]
 fn the_group_commit_reference_measures_each_repetition() {
     let folder = tempfile::tempdir().unwrap();
     let quick = ["fsync", "--seconds", "0.1", "--warm-up", "0.02", "--publishers", "8", "--window", "2"];

@@ -85,6 +85,11 @@ fn trained(from: u32) -> Vec<u8> {
     codec::train(&samples, 4 * 1024).unwrap()
 }
 
+/// A broker with so many workers, whose budget is not passed when the machine is slow for a moment.
+fn start(workers: &str) -> Broker {
+    Broker::start_with(&[("WASPMQ_WORKERS", workers), ("WASPMQ_COMPRESSION__CPU_PERCENT", "100")])
+}
+
 fn push(broker: &Broker, name: &str, bytes: Vec<u8>) -> u32 {
     let path = format!("/v1/dictionaries/{name}/revisions?match=topic/orders.%3E");
     let (status, answer) = broker.admin("POST", &path, Some(("application/octet-stream", bytes)));
@@ -94,7 +99,7 @@ fn push(broker: &Broker, name: &str, bytes: Vec<u8>) -> u32 {
 
 #[tokio::test]
 async fn each_client_gets_what_it_can_read() {
-    let broker = Broker::start();
+    let broker = start("2");
     let mut plain = Raw::connect(&broker, "plain", &[]).await;
     let mut lz4 = Raw::connect(&broker, "lz4", &["br", "lz4"]).await;
     let mut zstd = Raw::connect(&broker, "zstd", &["zstd", "lz4"]).await;
@@ -131,7 +136,7 @@ async fn each_client_gets_what_it_can_read() {
 
 #[tokio::test]
 async fn a_dictionary_is_sent_once_and_then_used() {
-    let broker = Broker::start();
+    let broker = start("2");
     let bytes = trained(0);
     let id = push(&broker, "orders", bytes.clone());
     let mut with = Raw::connect(&broker, "with", &["zstd-dict"]).await;
@@ -175,7 +180,7 @@ async fn a_dictionary_is_sent_once_and_then_used() {
 #[tokio::test]
 async fn dictionaries_change_while_clients_are_connected_and_nothing_is_lost() {
     const EACH: u32 = 50;
-    let broker = Broker::start();
+    let broker = start("2");
     let ends = async |user: &str, compressed: bool| {
         let builder = Client::builder(broker.url()).user(user);
         let builder = if compressed { builder.compression() } else { builder };
@@ -208,7 +213,10 @@ async fn dictionaries_change_while_clients_are_connected_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn compressed_publishes_are_unpacked_within_their_bounds() {
-    let broker = Broker::start_with(&[("WASPMQ_LIMITS__MAX_MESSAGE_BYTES", "65536")]);
+    let broker = Broker::start_with(&[
+        ("WASPMQ_LIMITS__MAX_MESSAGE_BYTES", "65536"),
+        ("WASPMQ_COMPRESSION__CPU_PERCENT", "100"),
+    ]);
     let id = push(&broker, "orders", trained(0));
     let mut reader = broker.connect("reader").await;
     let dictionary = Dictionary::new(&trained(0)).unwrap();
@@ -219,17 +227,10 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
         let packed = Some(Packed { codec, plain_bytes: u32::try_from(plain.len()).unwrap() });
         Publish { packed, reference: Some(7), ..Publish::new("user/reader", Content::Json, bytes) }
     };
-    let mut sender = Raw::connect(&broker, "sender", &[]).await;
+    let mut sender = Raw::connect(&broker, "sender", &["zstd-dict"]).await;
     let plain = orders(5).to_string().into_bytes();
-    let good = [
-        packed(Method::Lz4, PackedCodec::Lz4, &plain),
-        packed(Method::Zstd { level: 3 }, PackedCodec::Zstd, &plain),
-        packed(Method::Dictionary(&dictionary), PackedCodec::Dictionary { id }, &plain),
-    ];
-    for publish in good.clone() {
-        sender.send(&Frame::Publish(publish)).await;
-        assert_eq!(reader.receive().await["payload"], orders(5));
-    }
+    // A dictionary is of use to those alone who were sent it.
+    let with_dictionary = packed(Method::Dictionary(&dictionary), PackedCodec::Dictionary { id }, &plain);
     let error = async |sender: &mut Raw, publish: Publish<'_>| {
         sender.send(&Frame::Publish(publish)).await;
         match sender.next().await {
@@ -237,6 +238,20 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
             other => panic!("{other:?}"),
         }
     };
+    assert_eq!(error(&mut sender, with_dictionary.clone()).await.number, 1412);
+    sender.subscribe("topic/orders.>").await;
+    sender.send(&publish(1, "topic/orders.eu")).await;
+    assert!(matches!(sender.next().await, Received::Dictionary(_)));
+    assert!(sender.message().await.packed.is_some());
+    let good = [
+        packed(Method::Lz4, PackedCodec::Lz4, &plain),
+        packed(Method::Zstd { level: 3 }, PackedCodec::Zstd, &plain),
+        with_dictionary,
+    ];
+    for publish in good.clone() {
+        sender.send(&Frame::Publish(publish)).await;
+        assert_eq!(reader.receive().await["payload"], orders(5));
+    }
     // Damaged, of another size than announced, not the JSON it says, of a dictionary that nobody has.
     let [_, zstd, with_dictionary] = good;
     let mut bytes = zstd.payload.to_vec();
@@ -266,8 +281,43 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
             assert_eq!(error(&mut honest, bomb).await.number, 1413);
         }
     }
+    // Many payloads in one WebSocket message, each within the bounds of a message, all together far from them.
+    let spaces = packed(
+        Method::Zstd { level: 1 },
+        PackedCodec::Zstd,
+        &[b"[".as_slice(), &[b' '; 60_000], b"]"].concat(),
+    );
+    let mut all = Vec::new();
+    for _ in 0..50 {
+        encode::client(Profile::Binary, &Frame::Publish(spaces.clone()), &mut all).unwrap();
+    }
+    let mut many = Raw::connect(&broker, "many", &[]).await;
+    many.socket.send(SocketMessage::binary(all)).await.unwrap();
+    assert!(matches!(many.next().await, Received::Receipt(_) | Received::Error { .. }));
+    let refused = loop {
+        match many.next().await {
+            Received::Error { refusal, .. } => break refusal,
+            Received::Receipt(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused.number, 1413);
+    // Damaged ones end the reading of their WebSocket message, as other bad frames do.
+    let mut all = Vec::new();
+    let bad = Publish { payload: b"damaged".as_slice().into(), ..spaces };
+    for _ in 0..100 {
+        encode::client(Profile::Binary, &Frame::Publish(bad.clone()), &mut all).unwrap();
+    }
+    let mut careless = Raw::connect(&broker, "careless", &[]).await;
+    careless.socket.send(SocketMessage::binary(all)).await.unwrap();
+    careless.send(&Frame::Ping).await;
+    let mut errors = 0;
+    while matches!(careless.next().await, Received::Error { .. }) {
+        errors += 1;
+    }
+    assert_eq!(errors, 16);
     broker.eventually("what could not be unpacked is counted", |broker| {
-        broker.metric("waspmq_unpack_failures_total") >= Some(6.0)
+        broker.metric("waspmq_unpack_failures_total") >= Some(7.0)
     });
 }
 
@@ -341,7 +391,7 @@ impl Browser {
 
 #[tokio::test]
 async fn browsers_are_sent_compressed_messages() {
-    let broker = Broker::start();
+    let broker = start("1");
     let mut browsers = [Browser::connect(&broker, "a"), Browser::connect(&broker, "b")];
     browsers.iter_mut().for_each(|browser| browser.subscribe("topic/orders.>"));
     let mut plain = broker.connect("plain").await;
@@ -360,9 +410,7 @@ async fn browsers_are_sent_compressed_messages() {
     assert_eq!(browsers[0].receive().1, None, "not worth it");
     // Compressed once, whoever gets it.
     broker.eventually("compressed messages are counted", |broker| {
-        broker
-            .metric("waspmq_compressed_messages_total{codec=\"deflate\"}")
-            .is_some_and(|n| (3.0..=6.0).contains(&n))
+        broker.metric("waspmq_compressed_messages_total{codec=\"deflate\"}") == Some(3.0)
     });
 }
 

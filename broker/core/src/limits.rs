@@ -106,6 +106,16 @@ pub const QUEUE_STRETCHES_MAX: usize = 256;
 /// Users that one shard of the directory knows: those with a session or a membership. More: `overloaded`.
 pub const USERS_PER_SHARD_MAX: usize = 16_384;
 
+/// Dictionaries that one connection is sent. More: its messages are compressed without any, until it connects again. Clients
+/// keep as many, with all their bytes.
+pub const DICTIONARIES_PER_CONNECTION_MAX: usize = 16;
+
+/// Of these, those that messages delivered together may name. More: the others are compressed without any.
+pub const DICTIONARIES_PER_RUN_MAX: usize = 4;
+
+/// Dictionaries that a client may say it has. More: not looked at, and sent again.
+pub const DICTIONARIES_HELD_MAX: usize = 16;
+
 /// Users one session may watch. More: `too_many_watched`.
 pub const WATCHED_PER_SESSION_MAX: usize = 1_000;
 

@@ -36,6 +36,9 @@ pub struct Trial(usize);
 /// How long unspent budget is kept: a burst may take this times the share at once.
 const KEPT_NS: u64 = 200_000_000;
 
+/// A longer time without any message counts as this one.
+const LONGEST_US: u64 = 60_000_000;
+
 /// Places for what was measured. Two that share one are judged together.
 const PLACES: usize = 512;
 
@@ -90,10 +93,15 @@ impl Adaptive {
         }
     }
 
+    /// Whether messages of so many bytes go plain whatever else holds.
+    pub const fn is_too_short(&self, size: usize) -> bool {
+        size < self.budget.min_bytes
+    }
+
     /// The codec for a message, the best of those that are worth it and within the budget; `None` is to send it plain.
     /// To be followed by [`Self::measured`].
     pub fn choose(&mut self, subject: Subject, now_us: u64) -> Option<(Codec, Trial)> {
-        if subject.size < self.budget.min_bytes {
+        if self.is_too_short(subject.size) {
             return None;
         }
         self.refill(now_us);
@@ -151,7 +159,7 @@ impl Adaptive {
     }
 
     fn refill(&mut self, now_us: u64) {
-        let elapsed_ns = now_us.saturating_sub(self.refilled_us).min(KEPT_NS / 1_000) * 1_000;
+        let elapsed_ns = now_us.saturating_sub(self.refilled_us).min(LONGEST_US) * 1_000;
         self.refilled_us = now_us.max(self.refilled_us);
         self.left_ns = self.left_ns.saturating_add(self.share_of(elapsed_ns)).min(self.share_of(KEPT_NS));
     }

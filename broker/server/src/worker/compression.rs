@@ -11,13 +11,15 @@ use super::counters::Counters;
 use crate::clock::Clock;
 use crate::dictionaries::{Dictionaries, Dictionary};
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::Arc;
 use waspmq_core::compression::{Adaptive, Audience, Codec, Codecs, Subject, Trial};
+use waspmq_core::limits::DICTIONARIES_PER_RUN_MAX;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::policy::{Compressing, Message, PolicyIndex, Work};
-use waspmq_core::{MessageId, Name};
+use waspmq_core::{Address, MessageId, Name};
 use waspmq_policy::WorkerPolicies;
 use waspmq_protocol::HeaderBlock;
 use waspmq_protocol::codec::{Method, Packed, PackedCodec, Packer};
@@ -37,6 +39,10 @@ pub(super) struct Compression {
     /// Compressed payloads of the run at hand, and where they lie; none where compressing made nothing less.
     packed: Vec<u8>,
     done: HashMap<Key, Option<Range<usize>>, foldhash::fast::RandomState>,
+    /// What policies chose for messages of the run at hand, by who takes what.
+    chosen: HashMap<(MessageId, u8), Option<(Codec, By)>, foldhash::fast::RandomState>,
+    /// The dictionaries that they name.
+    named: SmallVec<[u32; DICTIONARIES_PER_RUN_MAX]>,
     hasher: foldhash::fast::FixedState,
 }
 
@@ -91,6 +97,8 @@ impl Compression {
             deflaters: Default::default(),
             packed: Vec::new(),
             done: HashMap::default(),
+            chosen: HashMap::default(),
+            named: SmallVec::new(),
             hasher: foldhash::fast::FixedState::default(),
         }
     }
@@ -99,6 +107,8 @@ impl Compression {
     pub(super) fn begin_run(&mut self) {
         /// Buffers above this size are given back.
         const KEPT_BYTES: usize = 256 * 1024;
+        self.chosen.clear();
+        self.named.clear();
         if !self.done.is_empty() {
             self.done.clear();
             self.packed.clear();
@@ -146,7 +156,7 @@ impl Compression {
             Codec::Deflate { level } => return Form::Deflate(Deflating { level: *level, by }),
             Codec::Lz4 => (Method::Lz4, PackedCodec::Lz4),
             Codec::Zstd { level } => (Method::Zstd { level: *level }, PackedCodec::Zstd),
-            Codec::Dictionary { name } => match subjects.dictionary(name.as_ref()) {
+            Codec::Dictionary { name } => match self.named(subjects.dictionary(&batch.to, name.as_ref())) {
                 Some(found) => {
                     (Method::Dictionary(&found.prepared), PackedCodec::Dictionary { id: found.id })
                 }
@@ -166,7 +176,7 @@ impl Compression {
         let plain_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let dictionary = match (known_as, &codec) {
             (PackedCodec::Dictionary { .. }, Codec::Dictionary { name }) => {
-                subjects.dictionary(name.as_ref()).cloned()
+                subjects.dictionary(&batch.to, name.as_ref()).cloned()
             }
             _ => None,
         };
@@ -200,38 +210,73 @@ impl Compression {
         self.note(&work, deflating.by, told);
     }
 
+    /// The dictionary, unless the run names as many others as it may.
+    fn named<'d>(&mut self, dictionary: Option<&'d Arc<Dictionary>>) -> Option<&'d Arc<Dictionary>> {
+        let id = dictionary?.id;
+        if !self.named.contains(&id) {
+            if self.named.len() >= DICTIONARIES_PER_RUN_MAX {
+                return None;
+            }
+            self.named.push(id);
+        }
+        dictionary
+    }
+
     fn choose(
         &mut self,
         (batch, envelope): (&Batch, &Envelope),
         subjects: &Subjects<'_>,
         policies: &mut WorkerPolicies,
     ) -> Option<(Codec, By)> {
-        if subjects.is_asked {
-            let headers = headers(batch, envelope);
-            let message = Message {
-                from: batch.from.as_ref().map_or("", Name::as_str),
-                session: None,
-                to: batch.to.as_str(),
-                kind: batch.to.kind(),
-                key: batch.text(envelope.key),
-                payload: batch.slice(envelope.payload),
-                is_json: envelope.is_json,
-                headers: &headers,
-                priority: envelope.priority,
-                unix_ms: batch.unix_ms,
-            };
-            if let Some(chosen) = policies.choose(&message, envelope.id, subjects.audience) {
-                return Some((chosen.codec.for_audience(subjects.audience), By::Policy(chosen.policy)));
-            }
+        if subjects.is_asked
+            && let Some(chosen) = self.ask((batch, envelope), subjects, policies)
+        {
+            return Some(chosen);
+        }
+        let adaptive = self.adaptive.as_mut()?;
+        let size = batch.slice(envelope.payload).len();
+        if adaptive.is_too_short(size) {
+            return None;
         }
         let subject = Subject {
-            size: batch.slice(envelope.payload).len(),
+            size,
             kin: subjects.kin ^ u64::from(envelope.is_json),
             dictionary: subjects.by_address.map_or(0, |dictionary| dictionary.id),
             audience: subjects.audience,
         };
-        let (codec, trial) = self.adaptive.as_mut()?.choose(subject, self.clock.now_us())?;
+        let (codec, trial) = adaptive.choose(subject, self.clock.now_us())?;
         Some((codec, By::Adaptive(trial)))
+    }
+
+    /// What the policies choose for a message, asked once for those who take the same codecs.
+    fn ask(
+        &mut self,
+        (batch, envelope): (&Batch, &Envelope),
+        subjects: &Subjects<'_>,
+        policies: &mut WorkerPolicies,
+    ) -> Option<(Codec, By)> {
+        let audience = subjects.audience;
+        let key = (envelope.id, audience.codecs.bits());
+        if let Some(chosen) = self.chosen.get(&key) {
+            return chosen.clone();
+        }
+        let headers = headers(batch, envelope);
+        let message = Message {
+            from: batch.from.as_ref().map_or("", Name::as_str),
+            session: None,
+            to: batch.to.as_str(),
+            kind: batch.to.kind(),
+            key: batch.text(envelope.key),
+            payload: batch.slice(envelope.payload),
+            is_json: envelope.is_json,
+            headers: &headers,
+            priority: envelope.priority,
+            unix_ms: batch.unix_ms,
+        };
+        let chosen = policies.choose(&message, envelope.id, audience);
+        let chosen = chosen.map(|chosen| (chosen.codec.for_audience(audience), By::Policy(chosen.policy)));
+        self.chosen.insert(key, chosen.clone());
+        chosen
     }
 
     fn pack(
@@ -244,7 +289,8 @@ impl Compression {
         let (start, begun) = (self.packed.len(), self.clock.now_ns());
         let is_smaller = self.packer.pack(method, payload, &mut self.packed);
         let spent_ns = self.clock.now_ns().saturating_sub(begun);
-        let packed_bytes = if is_smaller { self.packed.len() - start } else { payload.len() };
+        let said_bytes = if matches!(method, Method::Dictionary(_)) { 9 } else { 5 };
+        let packed_bytes = if is_smaller { self.packed.len() - start + said_bytes } else { payload.len() };
         self.note(&Work { codec, plain_bytes: payload.len(), packed_bytes, spent_ns }, by, told);
         is_smaller.then_some(start..self.packed.len())
     }
@@ -291,11 +337,12 @@ impl Form {
 }
 
 impl Subjects<'_> {
-    fn dictionary(&self, name: Option<&Name>) -> Option<&Arc<Dictionary>> {
-        match name {
-            Some(name) => self.dictionaries.by_name(name.as_str()),
-            None => self.by_address,
-        }
+    /// The dictionary that a choice means. One that is pushed for other addresses is not used here: it has pieces of
+    /// messages to those, and recipients are sent it.
+    fn dictionary(&self, to: &Address, name: Option<&Name>) -> Option<&Arc<Dictionary>> {
+        let Some(name) = name else { return self.by_address };
+        let named = self.dictionaries.by_name(name.as_str())?;
+        named.patterns.iter().any(|pattern| pattern.matches(to)).then_some(named)
     }
 }
 

@@ -4,6 +4,7 @@ use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
 use super::publish::Taken;
+use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
 use std::io::ErrorKind;
@@ -20,6 +21,18 @@ use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
 
 /// Connections that hold less are left alone when the worker's bound of unfinished bytes is reached.
 pub(super) const HELD_FLOOR_BYTES: usize = 4 * 1024;
+
+/// Bytes that compressed WebSocket messages of one connection may inflate to before others have their turn: what one read
+/// brings may come to a thousand times its size.
+const INFLATED_BYTES_PER_TURN: usize = 1024 * 1024;
+
+/// What inflating a message came to.
+fn inflated_by(event: &Event<'_>) -> usize {
+    match event {
+        Event::Message { data, compressed_bytes: Some(_), .. } => data.len(),
+        _ => 0,
+    }
+}
 
 /// What the task of a connection does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +174,7 @@ impl Worker {
             }
         }
         let mut inflater = connection.has_deflate().then(|| std::mem::take(&mut self.inflater));
+        let mut inflated_bytes = 0;
         while connection.stage == Stage::Open && connection.held.is_none() {
             let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { break };
             let limits = self.message_limits(connection);
@@ -175,10 +189,17 @@ impl Worker {
                             connection.wanted_bytes = at_least;
                             break;
                         }
-                        event => self.take_event(connection, event, now),
+                        event => {
+                            inflated_bytes += inflated_by(&event);
+                            self.take_event(connection, event, now);
+                        }
                     }
                 }
                 Err(violation) => self.take_violation(connection, violation),
+            }
+            if inflated_bytes >= INFLATED_BYTES_PER_TURN && !connection.is_closing() {
+                self.finish_batch(connection);
+                self.hold_rest(connection);
             }
         }
         if let Some(inflater) = inflater {
@@ -244,6 +265,7 @@ impl Worker {
     }
 
     fn take_frames<'a>(&mut self, connection: &mut Connection, mut frames: impl Frames<'a>, now: Moment) {
+        let mut unpacking = Unpacking::new(self.shared.settings.message_bytes_max);
         loop {
             let rest = frames.rest();
             let Some(frame) = frames.next() else { return };
@@ -251,7 +273,9 @@ impl Worker {
                 Ok(Frame::Publish(publish)) => {
                     let taken = match publish.packed {
                         None => self.handle_publish(connection, &publish, now),
-                        Some(packed) => self.handle_packed(connection, (publish, packed), now),
+                        Some(packed) => {
+                            self.handle_packed(connection, (publish, packed), &mut unpacking, now)
+                        }
                     };
                     if taken == Taken::Waits {
                         return self.hold(connection, rest);
@@ -280,7 +304,7 @@ impl Worker {
                 let close = (Close::Overloaded.number(), "too many answers are not read");
                 self.close_with(connection, close, Ended::Overloaded);
             }
-            if connection.is_closing() {
+            if connection.is_closing() || unpacking.is_over() {
                 return;
             }
         }

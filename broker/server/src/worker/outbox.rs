@@ -2,7 +2,10 @@
 
 use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended};
+use super::dictionaries::{self, Telling};
 use super::segment::Shared;
+use crate::dictionaries::Dictionary;
+use hashbrown::HashMap;
 use std::io::{ErrorKind, IoSlice};
 use tokio::sync::Notify;
 use waspmq_core::outbound::{Lost, Segment};
@@ -36,6 +39,8 @@ pub(super) struct Outbox {
     scratch: Vec<u8>,
     /// Dictionaries sent so far.
     pub(super) dictionaries_sent: u64,
+    /// Frames that connections were sent lately.
+    dictionary_frames: HashMap<(u32, Telling), Shared, foldhash::fast::RandomState>,
 }
 
 /// Queues keep this much even when the worker's bound is reached, so that a healthy connection goes on.
@@ -44,6 +49,8 @@ const FLOOR_BYTES: usize = 64 * 1024;
 const COPY_BYTES: usize = 16 * 1024;
 /// Pieces of one vectored write.
 const PIECES: usize = 64;
+/// Frames of dictionaries that are kept for other connections; with one more, all are made anew.
+const DICTIONARY_FRAMES_MAX: usize = 64;
 /// Writes of one connection in one turn, so that one fast reader does not starve the others.
 const WRITES_PER_TURN: usize = 8;
 
@@ -75,6 +82,7 @@ impl Outbox {
             expired: Vec::new(),
             scratch: Vec::new(),
             dictionaries_sent: 0,
+            dictionary_frames: HashMap::default(),
         }
     }
 
@@ -106,11 +114,21 @@ impl Outbox {
     /// Sends the dictionary that a segment needs, unless the connection has it.
     fn give_dictionary(&mut self, connection: &mut Connection, segment: &Shared) {
         let Some(dictionary) = segment.segment().dictionary() else { return };
-        if let Some(frame) = connection.dictionaries.frame_for(dictionary) {
+        if let Some(telling) = connection.dictionaries.tell(dictionary) {
             self.dictionaries_sent += 1;
-            self.push_own(connection, &frame);
+            let frame = self.dictionary_frame(dictionary, telling);
+            self.push_replayed_as_it_is(connection, frame);
             connection.note_dictionaries();
         }
+    }
+
+    /// The frame that tells of a dictionary, shared by all connections that are told alike.
+    fn dictionary_frame(&mut self, dictionary: &Dictionary, telling: Telling) -> Shared {
+        if self.dictionary_frames.len() >= DICTIONARY_FRAMES_MAX {
+            self.dictionary_frames.clear();
+        }
+        let made = || Shared::of_dictionary(dictionaries::frame(dictionary, telling));
+        self.dictionary_frames.entry((dictionary.id, telling)).or_insert_with(made).clone()
     }
 
     /// Counts what did not stay in a queue. Spilled messages are not dropped: they come from the store later.
@@ -160,6 +178,10 @@ impl Outbox {
     /// Queues a segment of a page for which there is room.
     pub(super) fn push_replayed(&mut self, connection: &mut Connection, segment: Shared) {
         self.give_dictionary(connection, &segment);
+        self.push_replayed_as_it_is(connection, segment);
+    }
+
+    fn push_replayed_as_it_is(&mut self, connection: &mut Connection, segment: Shared) {
         let before = connection.out.pinned_bytes();
         // The page's first segments do not stand in the way of its others: there is no bound here that it could miss.
         if connection.out.push_replayed(segment, usize::MAX).is_ok() {

@@ -27,7 +27,7 @@ const UNTIL_TOLD: Duration = Duration::from_secs(3_600);
 /// Of the worker's bound of inbound bytes, what publishes that wait leave to unfinished frames.
 const INBOUND_DIVISOR: usize = 2;
 
-/// A publish that waits for room in the journal.
+/// A publish that waits for room in the journal, or nothing but the turn.
 #[derive(Debug)]
 pub(crate) struct Held {
     /// The rest of its WebSocket message, which it begins.
@@ -100,6 +100,13 @@ impl Worker {
         connection.held = Some(Box::new(held));
     }
 
+    /// Lets others have their turn before the rest of what was read of a connection is handled.
+    pub(super) fn hold_rest(&mut self, connection: &mut Connection) {
+        if connection.held.is_none() {
+            connection.held = Some(Box::new(Held { frames: Vec::new(), plan: None }));
+        }
+    }
+
     /// Whether a connection may be read, or what its task waits for before. `stream` tells whether the number still means
     /// the connection that the task serves.
     pub(super) fn pause(&mut self, number: u32, stream: &Rc<TcpStream>) -> Pause {
@@ -144,7 +151,9 @@ impl Worker {
             let Held { frames, plan } = *held;
             let now = self.heard(&mut connection, 0);
             self.planned = plan;
-            self.take_message(&mut connection, &frames, now);
+            if !frames.is_empty() {
+                self.take_message(&mut connection, &frames, now);
+            }
             self.planned = None;
             self.take_partial(&mut connection, now);
             self.charge_held(&mut connection);

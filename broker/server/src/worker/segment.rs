@@ -16,7 +16,7 @@ use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::outbound::{self, Class};
 use waspmq_core::registry::InFlight;
 use waspmq_core::settings::Overflow;
-use waspmq_core::{Kind, MessageId, Name, QueueId, limits};
+use waspmq_core::{Address, Kind, MessageId, Name, Position, QueueId, Stream, limits};
 use waspmq_policy::WorkerPolicies;
 use waspmq_protocol::server::MessageFrame;
 use waspmq_protocol::{Content, HeaderBlock, Profile, encode};
@@ -82,6 +82,32 @@ pub(crate) struct Segment {
 pub(crate) struct Shared(Rc<Segment>);
 
 impl Shared {
+    /// The frame of a dictionary: no message, never dropped, and nothing passes it on its way.
+    pub(super) fn of_dictionary(frame: Vec<u8>) -> Self {
+        let stream = Stream { shard: u16::MAX, epoch: 0 };
+        let class = Class {
+            to: Address::all(),
+            overflow: Overflow::DropNewest,
+            priority: limits::PRIORITY_MAX,
+            first: Position { stream, offset: 0 },
+            last_offset: 0,
+            key: None,
+            expires_unix_ms: 0,
+            is_stored: false,
+            of_queue: false,
+        };
+        Self(Rc::new(Segment {
+            bytes: frame.into(),
+            frames: 0,
+            kind: Kind::All,
+            published_us: 0,
+            class,
+            of_queue: None,
+            dictionary: None,
+            _in_flight: None,
+        }))
+    }
+
     pub(crate) fn segment(&self) -> &Segment {
         &self.0
     }
@@ -196,7 +222,9 @@ impl Encoder {
                     continue;
                 }
                 let form = layout.form(batch, envelope, subjects.as_ref());
-                let takes = |open: &mut Open| open.takes(batch, envelope, (overflow, terms), &form);
+                let takes = |open: &mut Open| {
+                    open.takes(batch, envelope, (overflow, terms)) && open.shares(encoding, &form)
+                };
                 if let Some(other) = open.take_if(|open| !takes(open)) {
                     out.push(other.finish(&mut layout, None));
                 }
@@ -344,21 +372,21 @@ impl Open {
         }
     }
 
-    fn takes(
-        &self,
-        batch: &Batch,
-        envelope: &Envelope,
-        (overflow, terms): (Overflow, Terms),
-        form: &Form,
-    ) -> bool {
+    /// Whether a message may lie in the same segment, and in its open WebSocket message, as far as compression goes.
+    fn shares(&self, encoding: Encoding, form: &Form) -> bool {
+        let has_same = match (&self.dictionary, form.dictionary()) {
+            (Some(one), Some(other)) => one.id == other.id,
+            _ => true,
+        };
+        has_same && (!encoding.batch || self.deflating == form.deflating())
+    }
+
+    fn takes(&self, batch: &Batch, envelope: &Envelope, (overflow, terms): (Overflow, Terms)) -> bool {
         let has_key = terms.is_decided && !envelope.key.is_empty();
-        let id = |dictionary: &Arc<Dictionary>| dictionary.id;
         self.class.priority == envelope.priority
             && self.class.overflow == overflow
             && self.class.is_stored == batch.is_kept
             && !has_key
-            && self.deflating == form.deflating()
-            && self.dictionary.as_ref().map(id) == form.dictionary().map(id)
     }
 
     fn append(&mut self, layout: &mut Layout<'_, '_>, message: Message<'_>, named: Named<'_>, form: Form) {
@@ -369,6 +397,10 @@ impl Open {
             (0, _) | (_, 0) => 0,
             (a, b) => a.max(b),
         };
+        if self.dictionary.is_none() {
+            self.dictionary = form.dictionary().cloned();
+        }
+        let deflating = form.deflating();
         let encoding = layout.encoding;
         let Encoder { scratch, compression } = &mut *layout.encoder;
         let begun = match self.begun.take() {
@@ -390,7 +422,7 @@ impl Open {
         if encoding.batch {
             self.begun = Some(begun);
         } else {
-            layout.end(begun, self.deflating);
+            layout.end(begun, deflating);
         }
     }
 
