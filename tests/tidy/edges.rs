@@ -63,7 +63,7 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("toml", &["waspmq", "waspmq-plugin-kit", "waspmq-policy"]),
     ("wit-bindgen", &["waspmq-plugin-sdk"]),
     ("wit-component", &["waspmq-plugin-kit"]),
-    ("wit-parser", &["waspmq-plugin-kit"]),
+    ("wit-parser", &["waspmq-plugin-kit", "waspmq"]),
 ];
 
 /// The one file that speaks bincode: the bodies of control frames. Everything else is laid out by hand.

@@ -1,5 +1,5 @@
-//! Every bound of the policy host, with what happens when it is reached. `docs/PLUGINS.md` lists those that a
-//! plugin's author meets; bounds of verdicts that the domain shares are in `waspmq_core::limits`.
+//! Every bound of the policy host, with what happens when it is reached. `docs/PLUGIN-REFERENCE.md` lists those that
+//! a plugin's author meets; bounds of verdicts that the domain shares are in `waspmq_core::limits`.
 
 /// Bytes of an uploaded component. Larger: `Unfit::TooLarge`. A component that brings the interpreter of its language has
 /// some: CPython and its library 18 MiB, of which two thirds are memory that is not compiled. Compiling takes about a second

@@ -128,4 +128,6 @@ async fn no_such_endpoint(uri: Uri) -> Problem {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -103,6 +103,12 @@ impl Problem {
         self
     }
 
+    /// Status, name and detail.
+    #[cfg(test)]
+    pub(crate) fn told(&self) -> (StatusCode, &'static str, &str) {
+        (self.status, self.name, &self.detail)
+    }
+
     fn write(&self, instance: &str) -> Response {
         let place = self.place.as_deref();
         let document = ProblemDocument {
