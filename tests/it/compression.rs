@@ -211,22 +211,28 @@ async fn dictionaries_change_while_clients_are_connected_and_nothing_is_lost() {
     });
 }
 
-#[tokio::test]
-async fn compressed_publishes_are_unpacked_within_their_bounds() {
-    let broker = Broker::start_with(&[
+/// A publish with a compressed payload.
+fn packed(method: Method<'_>, codec: PackedCodec, plain: &[u8]) -> Publish<'static> {
+    let mut bytes = Vec::new();
+    assert!(Packer::default().pack(method, plain, &mut bytes));
+    let packed = Some(Packed { codec, plain_bytes: u32::try_from(plain.len()).unwrap() });
+    Publish { packed, reference: Some(7), ..Publish::new("user/reader", Content::Json, bytes) }
+}
+
+/// A broker where messages have at most 64 KiB.
+fn start_small() -> Broker {
+    Broker::start_with(&[
         ("WASPMQ_LIMITS__MAX_MESSAGE_BYTES", "65536"),
         ("WASPMQ_COMPRESSION__CPU_PERCENT", "100"),
-    ]);
+    ])
+}
+
+#[tokio::test]
+async fn compressed_publishes_are_unpacked_within_their_bounds() {
+    let broker = start_small();
     let id = push(&broker, "orders", trained(0));
     let mut reader = broker.connect("reader").await;
     let dictionary = Dictionary::new(&trained(0)).unwrap();
-    let mut packer = Packer::default();
-    let mut packed = |method: Method<'_>, codec, plain: &[u8]| {
-        let mut bytes = Vec::new();
-        assert!(packer.pack(method, plain, &mut bytes));
-        let packed = Some(Packed { codec, plain_bytes: u32::try_from(plain.len()).unwrap() });
-        Publish { packed, reference: Some(7), ..Publish::new("user/reader", Content::Json, bytes) }
-    };
     let mut sender = Raw::connect(&broker, "sender", &["zstd-dict"]).await;
     let plain = orders(5).to_string().into_bytes();
     // A dictionary is of use to those alone who were sent it.
@@ -281,6 +287,15 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
             assert_eq!(error(&mut honest, bomb).await.number, 1413);
         }
     }
+    broker.eventually("what could not be unpacked is counted", |broker| {
+        broker.metric("waspmq_unpack_failures_total") >= Some(7.0)
+    });
+}
+
+#[tokio::test]
+async fn payloads_of_one_websocket_message_are_bounded_together() {
+    let broker = start_small();
+    let mut reader = broker.connect("reader").await;
     // Many payloads in one WebSocket message, each within the bounds of a message, all together far from them.
     let spaces = packed(
         Method::Zstd { level: 1 },
@@ -312,9 +327,6 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
         errors += 1;
     }
     assert_eq!(errors, 16);
-    broker.eventually("what could not be unpacked is counted", |broker| {
-        broker.metric("waspmq_unpack_failures_total") >= Some(7.0)
-    });
 }
 
 /// A JSON client that negotiated permessage-deflate and sees frames as they are.
