@@ -42,7 +42,6 @@ mod resume;
 mod rollout;
 mod rules;
 mod shipped;
-mod shipped_vectors;
 mod slow;
 mod timing;
 mod tokens;
