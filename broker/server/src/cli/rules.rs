@@ -205,7 +205,7 @@ then = "deliver"
             let starts = page.split(opening.as_str()).skip(1);
             starts.map(|block| block.split("```").next().unwrap()).collect()
         };
-        let hooks = [Hook::Routing, Hook::Ack, Hook::Overflow];
+        let hooks = [Hook::Routing, Hook::Ack, Hook::Overflow, Hook::Compression];
         let examples = blocks("toml");
         assert_eq!(examples.len(), hooks.len());
         for (text, hook) in examples.iter().zip(hooks) {
