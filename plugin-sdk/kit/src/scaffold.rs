@@ -12,7 +12,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// A project to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct Project<'a> {
-    /// The plugin's name; [`Project::check_name`] says which ones there are.
+    /// The plugin's name; checked when the project is read.
     pub name: &'a str,
     pub language: Language,
     pub hook: Hook,

@@ -223,7 +223,10 @@ then = "deliver"
             for then in thens {
                 let on = json!({ "on": { "timeout": then } });
                 let fits = |hook: Hook, then: &Value| check_rules(hook, &[json!({ "then": then })]).is_ok();
-                let any = Hook::ALL.iter().any(|hook| fits(*hook, &then)) || fits(Hook::Ack, &on);
+                let codec = json!({ "codec": then });
+                let any = Hook::ALL.iter().any(|hook| fits(*hook, &then))
+                    || fits(Hook::Ack, &on)
+                    || fits(Hook::Compression, &codec);
                 assert!(any, "{then} of {row}");
             }
         }
