@@ -78,6 +78,27 @@ async fn compressed_and_plain_messages_are_taken_alike() {
 }
 
 #[tokio::test]
+async fn what_one_read_brings_is_handled_whatever_it_inflates_to() {
+    const MESSAGES: usize = 12;
+    let broker = Broker::start();
+    let mut bob = broker.connect("bob").await;
+    let mut alice = connect(&broker, "alice").await;
+    // A few kilobytes in one write, more than three megabytes of messages, and nothing behind them.
+    for number in 0..MESSAGES {
+        let payload = format!("{number} {}", "all work and no play ".repeat(15_000));
+        let publish = json!({"type": "publish", "to": "user/bob", "payload": payload}).to_string();
+        let mut frame = Frame::message(deflated(publish.as_bytes()), OpCode::Data(Data::Text), true);
+        frame.header_mut().rsv1 = true;
+        alice.socket.feed(Message::Frame(frame)).await.unwrap();
+    }
+    alice.socket.flush().await.unwrap();
+    for number in 0..MESSAGES {
+        let payload = bob.receive().await["payload"].as_str().unwrap().to_owned();
+        assert!(payload.starts_with(&format!("{number} all work")), "{}", &payload[..20]);
+    }
+}
+
+#[tokio::test]
 async fn a_bomb_is_refused_and_disturbs_nobody() {
     let broker = Broker::start();
     let mut bob = broker.connect("bob").await;
