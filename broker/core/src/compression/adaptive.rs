@@ -175,8 +175,8 @@ impl Adaptive {
     }
 }
 
-/// What is tried for those that take these codecs, the one that gains most for its cost first. Only the last one of a
-/// kind is tried beside dictionaries: what zstd does not shrink, lz4 and deflate do not.
+/// What is tried for those that take these codecs, the one that gains most for its cost first. Beside a
+/// dictionary only the best of the others is tried: what that does not shrink, those behind it do not.
 fn preferred(audience: Audience) -> impl Iterator<Item = Codec> {
     let takes = |codecs| audience.codecs.contains(codecs);
     let with_dictionary = audience.has_dictionary && takes(Codecs::DICTIONARY);
@@ -196,7 +196,8 @@ fn preferred(audience: Audience) -> impl Iterator<Item = Codec> {
 fn place_of(subject: Subject, codec: &Codec) -> usize {
     let with = match codec {
         Codec::Dictionary { .. } => u64::from(subject.dictionary).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-        _ => 0,
+        // What LZ4 does not shrink, Zstandard may.
+        other => (index(other).unwrap_or_default() as u64) << 1,
     };
     let mixed = (subject.kin ^ with).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 32) as usize % PLACES
@@ -274,6 +275,16 @@ mod tests {
         assert_eq!(is_tried(&mut adaptive, of(1), 2_000_000, 300), Some(Codec::Zstd { level: 1 }));
         assert_eq!(is_tried(&mut adaptive, of(2), 3_000_000, 100), by_dictionary);
         assert_eq!(is_tried(&mut adaptive, of(2), 4_000_000, 100), by_dictionary);
+    }
+
+    #[test]
+    fn what_one_codec_does_not_shrink_another_may() {
+        let mut adaptive = Adaptive::new(Budget { cpu_percent: 100, min_bytes: 0 }, 0);
+        let takes = |codecs| Subject { audience: Audience { codecs, ..ZSTD }, ..subject(1_000, 7) };
+        assert_eq!(is_tried(&mut adaptive, takes(Codecs::LZ4), 1_000_000, 990), Some(Codec::Lz4));
+        assert_eq!(is_tried(&mut adaptive, takes(Codecs::LZ4), 2_000_000, 990), None);
+        let zstd = is_tried(&mut adaptive, takes(Codecs::ZSTD), 3_000_000, 500);
+        assert_eq!(zstd, Some(Codec::Zstd { level: 1 }));
     }
 
     #[test]

@@ -151,12 +151,16 @@ impl Compression {
         let Some((codec, by)) = self.choose((batch, envelope), subjects, policies) else {
             return Form::Plain;
         };
+        let dictionary = match &codec {
+            Codec::Dictionary { name } => self.named(subjects.dictionary(&batch.to, name.as_ref())),
+            _ => None,
+        };
         let (method, known_as) = match &codec {
             Codec::Plain => return Form::Plain,
             Codec::Deflate { level } => return Form::Deflate(Deflating { level: *level, by }),
             Codec::Lz4 => (Method::Lz4, PackedCodec::Lz4),
             Codec::Zstd { level } => (Method::Zstd { level: *level }, PackedCodec::Zstd),
-            Codec::Dictionary { name } => match self.named(subjects.dictionary(&batch.to, name.as_ref())) {
+            Codec::Dictionary { .. } => match dictionary {
                 Some(found) => {
                     (Method::Dictionary(&found.prepared), PackedCodec::Dictionary { id: found.id })
                 }
@@ -174,13 +178,8 @@ impl Compression {
         }
         let Some(Some(at)) = self.done.get(&key).cloned() else { return Form::Plain };
         let plain_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        let dictionary = match (known_as, &codec) {
-            (PackedCodec::Dictionary { .. }, Codec::Dictionary { name }) => {
-                subjects.dictionary(&batch.to, name.as_ref()).cloned()
-            }
-            _ => None,
-        };
-        Form::Packed { packed: Packed { codec: known_as, plain_bytes }, at, dictionary }
+        let packed = Packed { codec: known_as, plain_bytes };
+        Form::Packed { packed, at, dictionary: dictionary.cloned() }
     }
 
     /// The payload of a [`Form::Packed`] of the run at hand.
