@@ -103,7 +103,8 @@ async fn a_kill_between_changes_leaves_one_of_them() {
             let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
             for n in 1_u64.. {
                 let document = json!({
-                    "hook": "routing", "plugin": "stamp", "match": ["topic/a"], "config": {"stamp": format!("{round}/{n}")}
+                    "hook": "routing", "plugin": "stamp", "match": ["topic/a"], "config": {"stamp": format!("{round}/{n}")},
+                    "limits": {"deadline_ms": 100, "cpu_share": 1.0}
                 });
                 let put = agent.put(format!("http://{admin}/v1/policies/a"));
                 let put =
