@@ -252,11 +252,11 @@ async fn plugins_of_all_templates_decide_in_a_broker() {
     let broker = Broker::start();
     let made = made();
     assert!(made.iter().any(|(language, _)| language == "rust"), "{made:?}");
-    let mut alice = broker.connect("alice").await;
-    let mut bob = broker.connect("bob").await;
     for (language, hook) in &made {
         let name = format!("{language}-{hook}");
         let revision = push(&broker, &name);
+        // Behind the push, which takes a debug build longer for an engine than a silent connection lives.
+        let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
         let lane = if language == "python" { "component" } else { "core" };
         assert_eq!((&revision["lane"], &revision["hooks"]), (&json!(lane), &json!([hook])), "{revision}");
         match hook.as_str() {
