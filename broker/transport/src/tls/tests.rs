@@ -154,12 +154,12 @@ impl Pair {
                 Err(error) => break Err(error),
             }
         };
-        self.to_client().unwrap();
+        self.deliver().unwrap();
         read
     }
 
     /// Gives the client what the session has written.
-    fn to_client(&mut self) -> Result<Vec<u8>, rustls::Error> {
+    fn deliver(&mut self) -> Result<Vec<u8>, rustls::Error> {
         let outgoing = std::mem::take(&mut self.pipe.outgoing);
         let (mut rest, mut plain) = (outgoing.as_slice(), Vec::new());
         while !rest.is_empty() {
@@ -191,7 +191,7 @@ fn both_versions_carry_bytes_both_ways() {
         assert_eq!(pair.received, b"to the broker");
         let pieces = [IoSlice::new(b"to "), IoSlice::new(b"the client")];
         assert_eq!(pair.session.write_vectored(&mut pair.pipe, &pieces).unwrap(), 13);
-        assert_eq!(pair.to_client().unwrap(), b"to the client");
+        assert_eq!(pair.deliver().unwrap(), b"to the client");
         assert_eq!(pair.session.sealed_bytes(), 0);
     }
 }
@@ -253,7 +253,7 @@ fn what_the_socket_does_not_take_is_bounded_and_comes_later() {
     while sent < message.len() {
         sent += pair.session.write_vectored(&mut pair.pipe, &[IoSlice::new(&message[sent..])]).unwrap();
     }
-    assert!(pair.to_client().unwrap() == message);
+    assert!(pair.deliver().unwrap() == message);
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn a_certificate_of_our_own_is_good_for_less_than_two_weeks() {
         let mut pair = Pair::with(&credentials, client_config(&certificate, now, rustls::ALL_VERSIONS));
         pair.client.write_tls(&mut pair.pipe.incoming).unwrap();
         _ = pair.session.read(&mut pair.pipe, &mut [0; 64]);
-        assert_eq!(pair.to_client().is_ok(), is_good, "at {now}");
+        assert_eq!(pair.deliver().is_ok(), is_good, "at {now}");
     };
     check(NOW, true);
     check(NOW + SELF_SIGNED_SECONDS - 1, true);
@@ -432,6 +432,6 @@ fn bad_credentials_are_told_apart() {
 fn the_fingerprint_is_the_hash_of_the_certificate() {
     let (credentials, _) = credentials();
     // Of nothing, from FIPS 180-4's examples: shows which hash it is.
-    assert_eq!(super::credentials::sha256(b"")[..4], [0xe3, 0xb0, 0xc4, 0x42]);
+    assert_eq!(credentials::sha256(b"")[..4], [0xe3, 0xb0, 0xc4, 0x42]);
     assert_ne!(credentials.fingerprint(), &[0; 32]);
 }
