@@ -22,6 +22,7 @@ use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
 use crate::storage;
 use crate::surroundings::Surroundings;
+use crate::tls::Tls;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, CompressionSettings, Settings, Shared};
@@ -85,6 +86,8 @@ impl Broker {
             None => data_dir.admin_token()?.into_string(),
         };
         let gate = access::gate(&config.access)?;
+        let clock = Clock::new();
+        let tls = Tls::open(&config.tls, &config.data_dir, clock).context("cannot use TLS")?.map(Arc::new);
         let worker_count = worker_count(config.workers);
         let registry =
             Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
@@ -95,7 +98,6 @@ impl Broker {
         };
         let policies = Host::start(options, Arc::new(Surroundings(registry.clone())))
             .context("cannot start the policy host")?;
-        let clock = Clock::new();
         let audit = policies::open(&data_dir, &policies, clock)?;
         let dictionaries = Arc::new(Library::open(&data_dir, audit.clone())?);
         let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
@@ -116,6 +118,7 @@ impl Broker {
             registry,
             policies,
             access: Arc::new(AccessControl::new(gate)),
+            tls,
             dictionaries,
             mailboxes,
             store: storage.store,
@@ -153,6 +156,12 @@ impl Broker {
     /// Where clients connect.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The URL of that place, with the scheme that is spoken there.
+    pub fn url(&self) -> String {
+        let scheme = if self.control.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/ws", self.address)
     }
 
     pub const fn admin_address(&self) -> SocketAddr {
@@ -229,6 +238,7 @@ impl Broker {
             kept,
             unread: Arc::default(),
             access: control.access.clone(),
+            tls: control.tls.clone(),
             resumes,
             queues,
             dictionaries: control.dictionaries.clone(),

@@ -15,12 +15,14 @@ mod preset;
 mod print;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use access::{AccessConfig, Algorithm, KeyConfig, Login, RuleConfig};
 pub use address::AddressRule;
 pub use bounds::{BOUNDS, Bound};
 pub use error::{ConfigError, Finding, Origin};
 pub use layers::{Flags, Loaded, Sources, load};
+pub use tls::TlsConfig;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -57,6 +59,7 @@ pub struct Config {
     pub drain_ms: u32,
     pub admin: AdminConfig,
     pub access: AccessConfig,
+    pub tls: TlsConfig,
     pub limits: LimitsConfig,
     pub compression: CompressionConfig,
     pub policy: PolicyConfig,

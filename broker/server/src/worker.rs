@@ -39,6 +39,7 @@ mod room;
 mod segment;
 mod subscribe;
 mod tasks;
+mod tls;
 mod tracking;
 mod unpack;
 mod upgrade;
@@ -53,6 +54,7 @@ use crate::dictionaries::Library;
 use crate::phase::PhaseCell;
 use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
+use crate::tls::Tls;
 use access::AccessWork;
 use acks::{Answers, Moved};
 use alone::PutOff;
@@ -149,6 +151,7 @@ pub(crate) struct Shared {
     pub(crate) kept: Arc<Kept>,
     pub(crate) unread: Arc<Unread>,
     pub(crate) access: Arc<AccessControl>,
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) resumes: Arc<Resumes>,
     pub(crate) queues: Arc<KeptQueues>,
     pub(crate) dictionaries: Arc<Library>,
@@ -292,7 +295,7 @@ impl Worker {
         let mut wait = None;
         match flushed {
             Flushed::Empty if connection.ended => {}
-            Flushed::Empty if connection.is_closing() => lifecycle::shutdown(&connection, Shutdown::Write),
+            Flushed::Empty if connection.is_closing() => connection.shutdown(Shutdown::Write),
             Flushed::Empty => {}
             Flushed::More => self.outbox.mark(&mut connection),
             Flushed::Blocked => {

@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 Without configuration: data in ./waspmq-data, listeners on loopback. Environment variables such as
 WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: docs/CONFIG.md.
 SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and applies them
-to live sessions; every other key needs a restart.
+to live sessions, and the TLS certificate, which is for new connections; every other key needs a restart.
 
 Examples:
   waspmq serve
@@ -77,14 +77,23 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     })
 }
 
-/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access.
+/// How often it is looked whether the files of the TLS certificate changed, or it is time for another one.
+const TLS_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS.
 async fn obey_hangups(broker: &Broker, sources: &Sources, signals: &mut Signals, mut hangups: Signal) {
+    let tls = broker.control().tls.as_ref();
+    let mut ticks = tokio::time::interval(TLS_EVERY);
     loop {
-        // Biased: a stop is seen at once; both branches are cancel-safe.
+        // Biased: a stop is seen at once; all branches are cancel-safe.
         tokio::select! {
             biased;
             () = signals.next() => return,
-            Some(()) = hangups.recv() => reload_access(broker, sources),
+            Some(()) = hangups.recv() => {
+                reload_access(broker, sources);
+                reload_tls(broker, sources);
+            }
+            _ = ticks.tick(), if tls.is_some() => tls.into_iter().for_each(|tls| tls.tick()),
         }
     }
 }
@@ -97,6 +106,15 @@ fn reload_access(broker: &Broker, sources: &Sources) {
         .and_then(|gate| Ok(broker.control().access.replace(gate)?));
     if let Err(error) = replaced {
         tracing::error!(error = format!("{error:#}"), "access was not changed");
+    }
+}
+
+/// Takes the certificate that the configuration now names. Whether there is one at all needs a restart.
+fn reload_tls(broker: &Broker, sources: &Sources) {
+    let Some(tls) = &broker.control().tls else { return };
+    match config::load(sources) {
+        Ok(loaded) => tls.reload(&loaded.config.tls),
+        Err(error) => tls.refuse(&error.into()),
     }
 }
 
@@ -161,10 +179,12 @@ fn banner(broker: &Broker, config: &Config) {
         Some(_) => "from the configuration".to_owned(),
         None => broker.token_path().display().to_string(),
     };
+    let fingerprint = broker.control().tls.as_ref().map(|tls| format!("\n  sha-256  {}", tls.fingerprint()));
     output::note(format_args!(
-        "waspmq {} is ready\n  clients  ws://{}/ws\n  admin    http://{}/\n  token    {token}",
+        "waspmq {} is ready\n  clients  {}{}\n  admin    http://{}/\n  token    {token}",
         env!("CARGO_PKG_VERSION"),
-        broker.address(),
+        broker.url(),
+        fingerprint.unwrap_or_default(),
         broker.admin_address(),
     ));
 }

@@ -29,6 +29,7 @@ impl Config {
         self.check_listeners(&mut problems);
         self.check_names(&mut problems);
         super::address::check(&self.address, &mut problems);
+        super::tls::check(&self.tls, &mut problems);
         problems.extend(Gate::new(&self.access).err().unwrap_or_default());
         problems
     }

@@ -156,6 +156,8 @@ pub(super) fn known_keys() -> BTreeMap<String, Value> {
     full.admin.token = Some(String::new());
     full.access.issuer = Some(String::new());
     full.access.audience = Some(String::new());
+    full.tls.certificate = Some(PathBuf::new());
+    full.tls.key = Some(PathBuf::new());
     flatten(&table_of(&full)).into_iter().collect()
 }
 

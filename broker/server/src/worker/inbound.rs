@@ -4,6 +4,7 @@ use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
 use super::publish::Taken;
+use super::tls::has_sealed;
 use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
@@ -41,6 +42,8 @@ pub(super) enum Next {
     Read,
     /// Let others run first: there may be more right now.
     Yield,
+    /// As [`Next::Yield`], where there is more for certain of which the socket does not know.
+    Unread,
     /// The peer sends no more; what it is owed is still being written.
     Ended,
     /// The connection is gone.
@@ -50,6 +53,10 @@ pub(super) enum Next {
 /// What follows a read with data. After a short one the socket is empty, which tokio learns without another
 /// system call; readiness comes back with the next event.
 fn after_read(connection: &Connection, is_short: bool) -> Next {
+    // What TLS decrypted and found no room for is not in the socket, and what is there may not have been asked for.
+    if connection.tls.is_some() {
+        return if is_short { Next::Read } else { Next::Unread };
+    }
     if !is_short {
         return Next::Yield;
     }
@@ -97,7 +104,7 @@ impl Worker {
         let most = if self.shared.journal.is_busy() { HELD_FLOOR_BYTES } else { READ_BYTES };
         let room = rest.len().min(most);
         let Some(rest) = rest.get_mut(..room) else { return Next::Gone };
-        let count = match connection.stream.try_read(rest) {
+        let count = match self.receive(connection, rest) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
         };
@@ -119,7 +126,7 @@ impl Worker {
         let missing = connection.wanted_bytes.saturating_sub(connection.partial.len());
         connection.partial.reserve(missing.clamp(1, READ_BYTES));
         let room = connection.partial.capacity() - connection.partial.len();
-        let count = match connection.stream.try_read_buf(&mut connection.partial) {
+        let count = match self.receive_large(connection, room) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
         };
@@ -152,7 +159,7 @@ impl Worker {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 Next::Read
             }
-            Ok(()) if !connection.out.is_empty() => {
+            Ok(()) if !connection.out.is_empty() || has_sealed(connection) => {
                 connection.ended = true;
                 if !connection.is_closing() {
                     self.start_closing(connection, Ended::ByPeer);

@@ -1,0 +1,119 @@
+//! The certificate that the broker makes by itself: two files in its data directory, renewed before they end.
+//!
+//! `tls/self-signed.pem` has a line in front of the certificate that says until when and for which names it is good;
+//! readers of PEM skip it. `tls/self-signed.key` is for the broker alone (mode 0600). The key is written first, so that a
+//! certificate never lies beside the key of the one before for longer than the start that replaces both.
+
+use super::read;
+use anyhow::Context;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use waspmq_transport::tls::{Credentials, self_signed};
+
+/// How long before its end a certificate is renewed: who pins the next one has these days to learn of it.
+pub(super) const RENEW_SECONDS: u64 = 3 * 86_400;
+/// How long after a failed renewal it is tried again.
+const RETRY_SECONDS: u64 = 60;
+/// Names that every certificate has.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// A certificate of our own and when it is renewed.
+#[derive(Debug)]
+pub(super) struct Own {
+    directory: PathBuf,
+    names: Vec<String>,
+    renew_unix_s: u64,
+}
+
+impl Own {
+    /// Takes the one of an earlier start, or makes one.
+    pub(super) fn open(
+        data_dir: &Path,
+        names: &[String],
+        now_unix_s: u64,
+    ) -> anyhow::Result<(Credentials, Self)> {
+        let names = all_names(names);
+        let mut own = Self { directory: data_dir.join("tls"), names, renew_unix_s: 0 };
+        if let Some(credentials) = own.take_kept(now_unix_s) {
+            return Ok((credentials, own));
+        }
+        let credentials = own.make(now_unix_s)?;
+        Ok((credentials, own))
+    }
+
+    pub(super) fn is_for(&self, names: &[String]) -> bool {
+        self.names == all_names(names)
+    }
+
+    /// Makes another one when it is time.
+    pub(super) fn renew(&mut self, now_unix_s: u64) -> Option<anyhow::Result<Credentials>> {
+        if now_unix_s < self.renew_unix_s {
+            return None;
+        }
+        self.renew_unix_s = now_unix_s + RETRY_SECONDS;
+        Some(self.make(now_unix_s))
+    }
+
+    fn take_kept(&mut self, now_unix_s: u64) -> Option<Credentials> {
+        let text = fs::read_to_string(self.certificate()).ok()?;
+        let (expires, names) = text.lines().next()?.strip_prefix("good until ")?.split_once(" for ")?;
+        let renew_unix_s = expires.parse::<u64>().ok()?.checked_sub(RENEW_SECONDS)?;
+        // One from the future was made by a clock that was wrong.
+        let is_of_this_time = (now_unix_s..=now_unix_s + waspmq_transport::tls::SELF_SIGNED_SECONDS)
+            .contains(&(renew_unix_s + RENEW_SECONDS));
+        if now_unix_s >= renew_unix_s || !is_of_this_time || names != self.names.join(",") {
+            return None;
+        }
+        self.renew_unix_s = renew_unix_s;
+        read(&self.certificate(), &self.key()).ok()
+    }
+
+    fn make(&mut self, now_unix_s: u64) -> anyhow::Result<Credentials> {
+        let made = self_signed(&self.names, now_unix_s)?;
+        let credentials = Credentials::from_pem(made.certificate_pem.as_bytes(), made.key_pem.as_bytes())?;
+        let directory = &self.directory;
+        let what = || format!("cannot keep a certificate in {}", directory.display());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(what)?;
+        let text = format!(
+            "good until {} for {}\n{}",
+            made.expires_unix_s,
+            self.names.join(","),
+            made.certificate_pem
+        );
+        write(&self.key(), made.key_pem.as_bytes(), 0o600).with_context(what)?;
+        write(&self.certificate(), text.as_bytes(), 0o644).with_context(what)?;
+        self.renew_unix_s = made.expires_unix_s - RENEW_SECONDS;
+        Ok(credentials)
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.directory.join("self-signed.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.directory.join("self-signed.key")
+    }
+}
+
+fn all_names(names: &[String]) -> Vec<String> {
+    let mut all: Vec<String> = LOOPBACK.map(str::to_owned).to_vec();
+    for name in names {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    all
+}
+
+/// Puts a whole file in the place of one that may be there.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(path);
+    let mut file =
+        tempfile::Builder::new().permissions(fs::Permissions::from_mode(mode)).tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
