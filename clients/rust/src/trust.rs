@@ -73,7 +73,9 @@ fn authorities(path: &Path) -> Result<RootCertStore, String> {
     let text = std::fs::read(path).map_err(unreadable)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
+        // The error has the line that it is about, and what is named here by mistake may be a private key.
+        let certificate = certificate
+            .map_err(|_| format!("{} is broken: expected PEM, `BEGIN CERTIFICATE`", path.display()))?;
         roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if roots.is_empty() {
@@ -182,6 +184,16 @@ impl ServerCertVerifier for Pin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_a_file_is_in_what_is_said_about_it() {
+        let file = std::env::temp_dir().join(format!("waspmq-trust-{}.pem", std::process::id()));
+        std::fs::write(&file, "-----BEGIN PRIVATE KEY-----c2VjcmV0-----END PRIVATE KEY-----").unwrap();
+        let said = Trust::Authorities(file.clone()).config().unwrap_err().to_string();
+        std::fs::remove_file(&file).unwrap();
+        let expected = format!("{} is broken: expected PEM, `BEGIN CERTIFICATE`", file.display());
+        assert_eq!(said, format!("cannot use TLS: {expected}"));
+    }
 
     #[test]
     fn fingerprints_are_read_in_both_spellings() {

@@ -17,10 +17,10 @@ const CHAIN_MAX: usize = 16;
 pub enum CredentialsError {
     /// The certificate's text is not PEM, or has no certificate.
     #[error("the certificate has no usable `BEGIN CERTIFICATE` block: {0}")]
-    Certificate(String),
+    Certificate(&'static str),
     /// The key's text is not PEM, or has no private key.
     #[error("the key has no usable `BEGIN PRIVATE KEY` block (PKCS#8, PKCS#1 or SEC1): {0}")]
-    Key(String),
+    Key(&'static str),
     /// There are more certificates than a chain has.
     #[error("{count} certificates, the limit is {CHAIN_MAX}")]
     TooMany { count: usize },
@@ -93,10 +93,20 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn describe(error: &pem::Error) -> String {
+/// What is wrong with a PEM file, in words of our own: the error has the line that it is about, which may be a private
+/// key, and this goes to a log. A key that is named as the certificate by mistake is no less secret.
+const fn describe(error: &pem::Error) -> &'static str {
     match error {
-        pem::Error::NoItemsFound => "there is none".to_owned(),
-        error => error.to_string(),
+        pem::Error::NoItemsFound => "there is none",
+        pem::Error::MissingSectionEnd { .. } => {
+            "there is no line `-----END ...-----` of its own; are line ends lost?"
+        }
+        pem::Error::IllegalSectionStart { .. } => {
+            "there is no line `-----BEGIN ...-----` of its own; are line ends lost?"
+        }
+        pem::Error::Base64Decode(_) => "what is in it is not base64",
+        pem::Error::SectionTooLarge => "it is too large",
+        _ => "it cannot be read",
     }
 }
 

@@ -429,6 +429,36 @@ fn bad_credentials_are_told_apart() {
 }
 
 #[test]
+fn nothing_of_a_key_is_in_what_is_said_about_it() {
+    let made = self_signed(&["a.example".to_owned()], NOW).unwrap();
+    let secret: String = made.key_pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let check = |certificate: &str, key: &str, expected: &str| {
+        let error = Credentials::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap_err();
+        for said in [error.to_string(), format!("{error:?}")] {
+            assert!(said.contains(expected), "{said}");
+            // As text, and as numbers, as bytes are printed for people who look for faults.
+            for run in secret.as_bytes().windows(4) {
+                let (text, numbers) = (std::str::from_utf8(run).unwrap(), format!("{run:?}"));
+                assert!(!said.contains(text), "{text} in {said}");
+                assert!(!said.contains(numbers.trim_matches(['[', ']'])), "{numbers} in {said}");
+            }
+        }
+    };
+    let broken = [
+        (made.key_pem.replace('\n', ""), "line ends lost"),
+        (made.key_pem.replace('\n', " "), "line ends lost"),
+        (made.key_pem.replace('\n', "\\n"), "line ends lost"),
+        (made.key_pem.replace("-----END", "-----ENDE"), "no line `-----END"),
+        (made.key_pem.replace(&secret[..8], &format!("!{}", &secret[1..8])), "not base64"),
+    ];
+    for (key, expected) in &broken {
+        check(&made.certificate_pem, key, expected);
+        check(key, &made.key_pem, expected);
+    }
+    check(&made.key_pem, &made.certificate_pem, "there is none");
+}
+
+#[test]
 fn the_fingerprint_is_the_hash_of_the_certificate() {
     let (credentials, _) = credentials();
     // Of nothing, from FIPS 180-4's examples: shows which hash it is.
