@@ -52,10 +52,11 @@ pub(super) enum Next {
 
 /// What follows a read with data. After a short one the socket is empty, which tokio learns without another
 /// system call; readiness comes back with the next event.
-fn after_read(connection: &Connection, is_short: bool) -> Next {
-    // What TLS decrypted and found no room for is not in the socket, and what is there may not have been asked for.
+pub(super) fn after_read(connection: &Connection, is_short: bool) -> Next {
+    // What TLS decrypted and found no room for is not in the socket. A short read may have asked for all that one turn
+    // may ask for; if it did find the socket empty, the next one waits.
     if connection.tls.is_some() {
-        return if is_short { Next::Read } else { Next::Unread };
+        return if is_short { Next::Yield } else { Next::Unread };
     }
     if !is_short {
         return Next::Yield;
@@ -154,11 +155,11 @@ impl Worker {
 
     /// Nothing was read: there is nothing yet, or nothing more. A peer that only ended its side still gets
     /// what it is owed.
-    fn take_end(&mut self, connection: &mut Connection, read: std::io::Result<()>) -> Next {
+    pub(super) fn take_end(&mut self, connection: &mut Connection, read: std::io::Result<()>) -> Next {
         match read {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                Next::Read
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Read,
+            // The socket may have more, and says so: waiting for it would not let others run.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Next::Yield,
             Ok(()) if !connection.out.is_empty() || has_sealed(connection) => {
                 connection.ended = true;
                 if !connection.is_closing() {

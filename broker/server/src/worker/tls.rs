@@ -124,3 +124,6 @@ impl Worker {
         received
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Sessions against rustls's own client, over pipes in memory.
 
 use super::*;
-use crate::limits::TLS_CHUNK_BYTES;
+use crate::limits::{TLS_CHUNK_BYTES, TLS_READS_PER_TURN};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -230,6 +230,32 @@ fn a_read_that_fills_the_buffer_may_leave_bytes_that_the_socket_does_not_have() 
     assert_eq!(pair.session.read(&mut pair.pipe, &mut buffer).unwrap(), 40);
     let error = pair.session.read(&mut pair.pipe, &mut buffer).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn one_read_asks_a_socket_that_always_has_more_so_many_times() {
+    let mut pair = Pair::new();
+    pair.shake_hands();
+    // Records of one byte each, and a socket that gives half of one at a time.
+    for byte in 0..100 {
+        pair.client.writer().write_all(&[byte]).unwrap();
+    }
+    while pair.client.wants_write() {
+        pair.client.write_tls(&mut pair.pipe.incoming).unwrap();
+    }
+    let record = pair.pipe.incoming.len() / 100;
+    pair.pipe.step = Some(record.div_ceil(2));
+    let mut buffer = [0; 64];
+    let before = pair.pipe.incoming.len();
+    let count = pair.session.read(&mut pair.pipe, &mut buffer).unwrap();
+    assert!(count > 0 && count < buffer.len(), "{count}");
+    assert_eq!(before - pair.pipe.incoming.len(), TLS_READS_PER_TURN * record.div_ceil(2));
+    // So few that not one record comes to its end.
+    let record = [22, 3, 1, 1, 0].into_iter().chain([1; 256]);
+    pair.pipe = Pipe { incoming: record.collect(), step: Some(1), ..Pipe::default() };
+    let mut session = credentials().0.accept().unwrap();
+    let error = session.read(&mut pair.pipe, &mut buffer).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
 }
 
 #[test]
