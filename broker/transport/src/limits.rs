@@ -39,8 +39,8 @@ pub const DEFLATED_KEPT_BYTES: usize = 256 * 1024;
 /// them, nothing else is sealed and the connection's queue waits.
 pub const TLS_CHUNK_BYTES: usize = 64 * 1024;
 
-/// Reads of a TLS connection's socket in one turn, each of at most one record and its rest. Records that carry no data
-/// of ours, such as those of a handshake, could otherwise be read for ever.
+/// Reads of a TLS connection's socket in one turn. rustls asks for 4 KiB at a time, for more only while a record or a
+/// handshake message is not complete. Records that carry no data of ours could otherwise be read for ever.
 pub const TLS_READS_PER_TURN: usize = 32;
 
 const _: () = assert!(CONTROL_BYTES_MAX < 126, "a control frame's length has no extended form");

@@ -4,7 +4,7 @@ use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
 use super::publish::Taken;
-use super::tls::has_sealed;
+use super::tls::{has_sealed, unfinished_bytes};
 use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
@@ -22,6 +22,9 @@ use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
 
 /// Connections that hold less are left alone when the worker's bound of unfinished bytes is reached.
 pub(super) const HELD_FLOOR_BYTES: usize = 4 * 1024;
+/// When so much of the bound is taken, connections without a session get nothing more of it: less than what publishes
+/// that wait for the journal leave.
+pub(super) const STRANGERS_DIVISOR: usize = 4;
 
 /// Bytes that compressed WebSocket messages of one connection may inflate to before others have their turn: what one read
 /// brings may come to a thousand times its size.
@@ -442,13 +445,16 @@ impl Worker {
         }
     }
 
-    /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed.
+    /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed. Who has no session
+    /// has a part of that bound, so that strangers alone cannot close those who have one.
     pub(super) fn charge_held(&mut self, connection: &mut Connection) {
         let frames = connection.held.as_ref().map_or(0, |held| held.size_bytes());
         let held = connection.partial.capacity() + connection.decoder.held_bytes() + frames;
+        let held = held + unfinished_bytes(connection);
         self.held_bytes = self.held_bytes + held - connection.held_bytes;
         connection.held_bytes = held;
-        if self.held_bytes > self.shared.settings.inbound_bytes_max && held > HELD_FLOOR_BYTES {
+        let divisor = if connection.session_id.is_some() { 1 } else { STRANGERS_DIVISOR };
+        if self.held_bytes > self.shared.settings.inbound_bytes_max / divisor && held > HELD_FLOOR_BYTES {
             let close = (Close::Overloaded.number(), Close::Overloaded.name());
             self.close_with(connection, close, Ended::Overloaded);
         }

@@ -45,6 +45,11 @@ pub(super) fn sealed_bytes(connection: &Connection) -> usize {
     connection.tls.as_ref().map_or(0, |tls| tls.sealed_bytes())
 }
 
+/// What TLS holds of records and handshake messages that are not complete.
+pub(super) fn unfinished_bytes(connection: &Connection) -> usize {
+    connection.tls.as_ref().map_or(0, |tls| tls.unfinished_bytes())
+}
+
 /// Seals and writes. `Ok(0)` is only for nothing.
 pub(super) fn write(session: &mut Session, stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     session.write_vectored(&mut Socket(stream), pieces)

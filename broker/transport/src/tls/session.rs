@@ -19,6 +19,8 @@ pub struct Session {
     tls: ServerConnection,
     /// Plain bytes in what is sealed and not written.
     sealed_bytes: usize,
+    /// Bytes read since the last plain one, or since the handshake.
+    unfinished_bytes: usize,
     is_closed: bool,
 }
 
@@ -26,7 +28,7 @@ impl Session {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let mut tls = ServerConnection::new(config)?;
         tls.set_buffer_limit(Some(CHUNK_BYTES));
-        Ok(Self { tls, sealed_bytes: 0, is_closed: false })
+        Ok(Self { tls, sealed_bytes: 0, unfinished_bytes: 0, is_closed: false })
     }
 
     /// Gives plain bytes, 0 at the end of the stream. As many as there is room for: there may be more, of which no event
@@ -44,7 +46,10 @@ impl Session {
             }
             match self.tls.read_tls(socket) {
                 Ok(0) => return Ok(filled),
-                Ok(_) => self.handle_records(socket)?,
+                Ok(count) => {
+                    self.unfinished_bytes += count;
+                    self.handle_records(socket)?;
+                }
                 Err(_) if filled > 0 => return Ok(filled),
                 Err(error) => return Err(error),
             }
@@ -103,6 +108,12 @@ impl Session {
         self.sealed_bytes
     }
 
+    /// What is held of records and handshake messages that are not complete, to within one read: whatever a peer sends that
+    /// is not data is counted until data comes. rustls ends a connection with more than 64 KiB of it.
+    pub const fn unfinished_bytes(&self) -> usize {
+        self.unfinished_bytes
+    }
+
     pub fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
     }
@@ -117,12 +128,19 @@ impl Session {
                 _ => break,
             }
         }
+        if filled > 0 {
+            self.unfinished_bytes = 0;
+        }
         filled
     }
 
     /// Decrypts what was read, and writes what the handshake has to say to it.
     fn handle_records(&mut self, socket: &mut impl Write) -> io::Result<()> {
+        let was_handshaking = self.tls.is_handshaking();
         let processed = self.tls.process_new_packets();
+        if was_handshaking && !self.tls.is_handshaking() {
+            self.unfinished_bytes = 0;
+        }
         let flushed = self.flush(socket);
         match (processed, flushed) {
             (Err(error), _) => Err(io::Error::new(ErrorKind::InvalidData, error)),

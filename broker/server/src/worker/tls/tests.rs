@@ -3,7 +3,7 @@
 use super::*;
 use crate::admin::tests::control;
 use crate::worker::delivery::tests::Bench;
-use crate::worker::inbound::{Next, after_read};
+use crate::worker::inbound::{Next, STRANGERS_DIVISOR, after_read};
 use std::net::{TcpListener, TcpStream as Client};
 use waspmq_core::settings::{Keep, Overflow};
 use waspmq_transport::tls::{Credentials, self_signed};
@@ -26,6 +26,51 @@ fn open(bench: &mut Bench, credentials: &Credentials) -> (u32, Client) {
     let _guard = bench.runtime.enter();
     let stream = TcpStream::from_std(stream).unwrap();
     (bench.worker.open((stream, remote), Some(Box::new(credentials.accept().unwrap()))), client)
+}
+
+/// The beginning of a handshake message of 60,000 bytes.
+fn half_a_handshake(bytes: usize) -> Vec<u8> {
+    let message: Vec<u8> = [1, 0, 0xea, 0x60].into_iter().chain(std::iter::repeat_n(0, bytes)).collect();
+    let record =
+        |part: &[u8]| [&[22, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+    message.chunks(16 * 1024).flat_map(record).collect()
+}
+
+/// Reads until the socket is empty or the connection is gone.
+fn read(bench: &mut Bench, number: u32) {
+    let stream = bench.worker.connections[number as usize].as_ref().unwrap().stream.clone();
+    bench.runtime.block_on(stream.readable()).unwrap();
+    while !matches!(bench.worker.on_readable(number, &stream), Next::Read | Next::Gone | Next::Ended) {}
+}
+
+fn is_closing(bench: &Bench, number: u32) -> bool {
+    bench.worker.connections[number as usize].as_ref().unwrap().is_closing()
+}
+
+#[test]
+fn handshakes_that_stop_halfway_are_within_the_workers_bound() {
+    let (mut bench, credentials) = (bench(), credentials());
+    let (quiet, mut quiet_client) = open(&mut bench, &credentials);
+    quiet_client.write_all(&half_a_handshake(1_000)).unwrap();
+    read(&mut bench, quiet);
+    let most = bench.worker.shared.settings.inbound_bytes_max / STRANGERS_DIVISOR;
+    let mut others: Vec<_> = (0..20).map(|_| open(&mut bench, &credentials)).collect();
+    for (number, client) in &mut others {
+        client.write_all(&half_a_handshake(40_000)).unwrap();
+        read(&mut bench, *number);
+    }
+    let closed = others.iter().filter(|(number, _)| is_closing(&bench, *number)).count();
+    assert_eq!(closed, 20 - most / 40_000, "those that no longer fit");
+    // One that holds little is left alone, however full it is.
+    quiet_client.write_all(&half_a_handshake(1_000)).unwrap();
+    read(&mut bench, quiet);
+    assert!(!is_closing(&bench, quiet));
+    assert_eq!(bench.worker.counters().closed(Ended::Overloaded).load(), 0, "they are counted at their end");
+    for number in others.iter().map(|(number, _)| *number).chain([quiet]) {
+        bench.worker.remove(number);
+    }
+    assert_eq!(bench.worker.held_bytes, 0);
+    assert_eq!(bench.worker.counters().closed(Ended::Overloaded).load(), closed as u64);
 }
 
 #[test]
