@@ -22,13 +22,15 @@ pub struct Session {
     /// Bytes read since the last plain one, or since the handshake.
     unfinished_bytes: usize,
     is_closed: bool,
+    /// What broke the connection behind data that was given first.
+    broken: Option<io::Error>,
 }
 
 impl Session {
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let mut tls = ServerConnection::new(config)?;
         tls.set_buffer_limit(Some(CHUNK_BYTES));
-        Ok(Self { tls, sealed_bytes: 0, unfinished_bytes: 0, is_closed: false })
+        Ok(Self { tls, sealed_bytes: 0, unfinished_bytes: 0, is_closed: false, broken: None })
     }
 
     /// Gives plain bytes, 0 at the end of the stream. As many as there is room for: there may be more, of which no event
@@ -44,11 +46,17 @@ impl Session {
             if filled == into.len() {
                 return Ok(filled);
             }
+            if filled > 0 && self.broken.is_some() {
+                return Ok(filled);
+            }
+            if let Some(error) = self.broken.take() {
+                return Err(error);
+            }
             match self.tls.read_tls(socket) {
                 Ok(0) => return Ok(filled),
                 Ok(count) => {
                     self.unfinished_bytes += count;
-                    self.handle_records(socket)?;
+                    self.broken = self.handle_records(socket).err();
                 }
                 Err(_) if filled > 0 => return Ok(filled),
                 Err(error) => return Err(error),
