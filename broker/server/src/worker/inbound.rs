@@ -129,7 +129,9 @@ impl Worker {
     fn read_large(&mut self, connection: &mut Connection) -> Next {
         let missing = connection.wanted_bytes.saturating_sub(connection.partial.len());
         connection.partial.reserve(missing.clamp(1, READ_BYTES));
-        let room = connection.partial.capacity() - connection.partial.len();
+        let spare = connection.partial.capacity() - connection.partial.len();
+        // TLS is given room that is written first, and has no more than this in one turn.
+        let room = if connection.tls.is_some() { spare.min(READ_BYTES) } else { spare };
         let count = match self.receive_large(connection, room) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
