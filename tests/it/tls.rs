@@ -205,6 +205,50 @@ async fn another_certificate_is_for_new_connections() {
     assert_eq!(broker.metric(REPLACED), Some(2.0));
 }
 
+/// A configuration with this certificate and more.
+fn configuration((certificate, key): &(PathBuf, PathBuf), more: &str) -> String {
+    format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n{more}")
+}
+
+#[tokio::test]
+async fn at_a_hang_up_access_and_the_certificate_fail_each_by_itself() {
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    let (pair, file) = (write_certificate(&data, "127.0.0.1", now_unix_s()), data.path().join("waspmq.toml"));
+    let configure = |text: &str| {
+        // At once: the broker may be reading.
+        let next = data.path().join("next.toml");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, &file).unwrap();
+    };
+    configure(&configuration(&pair, ""));
+    let broker = Broker::start_on(&data, &[("WASPMQ_CONFIG", file.to_str().unwrap())]);
+    let mut peer = connect(&broker, &pair.0, "a", "waspmq.v1.json").await;
+    // Files that cannot be used do not keep a token from being needed.
+    let other = tempfile::tempdir().unwrap();
+    let others = write_certificate(&other, "127.0.0.1", now_unix_s());
+    let mixed = (others.0.clone(), pair.1.clone());
+    let key = "[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\n";
+    let secret = format!("{key}secret = \"{}\"\n", "c2VjcmV0".repeat(8));
+    configure(&configuration(&mixed, &secret));
+    broker.signal("HUP");
+    peer.expect_error(1402).await;
+    assert_eq!(peer.expect_close().await, 4004);
+    broker.eventually("the files are refused", |broker| broker.metric(NOT_REPLACED) == Some(1.0));
+    // A key that cannot be read does not keep a certificate from being replaced.
+    configure(&configuration(&others, &format!("{key}secret_file = \"/nowhere\"\n")));
+    broker.signal("HUP");
+    broker.eventually("the files are taken", |broker| broker.metric(REPLACED) == Some(1.0));
+    let tls = Client::builder(broker.url()).tls_ca(&others.0).tls_config().unwrap();
+    let mut peer = broker.open_secure(tokio_tungstenite::Connector::Rustls(tls), "waspmq.v1.json").await;
+    peer.send(&json!({"type": "connect", "user": "a"})).await;
+    peer.expect_error(1401).await;
+    // What is not valid in itself changes neither.
+    configure(&configuration(&pair, "[limits]\nheartbeat_ms = 1\n"));
+    broker.signal("HUP");
+    broker.eventually("it is refused", |broker| broker.metric(NOT_REPLACED) == Some(2.0));
+    assert_eq!(broker.metric(REPLACED), Some(1.0));
+}
+
 #[test]
 fn a_certificate_that_cannot_be_used_keeps_the_broker_from_starting() {
     let data = tempfile::tempdir().unwrap();

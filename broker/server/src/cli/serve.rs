@@ -89,32 +89,42 @@ async fn obey_hangups(broker: &Broker, sources: &Sources, signals: &mut Signals,
         tokio::select! {
             biased;
             () = signals.next() => return,
-            Some(()) = hangups.recv() => {
-                reload_access(broker, sources);
-                reload_tls(broker, sources);
-            }
+            Some(()) = hangups.recv() => reload(broker, sources),
             _ = ticks.tick(), if tls.is_some() => tls.into_iter().for_each(|tls| tls.tick()),
         }
     }
 }
 
-/// A configuration that is not valid as a whole changes nothing.
-fn reload_access(broker: &Broker, sources: &Sources) {
-    let replaced = config::load(sources)
-        .map_err(anyhow::Error::from)
-        .and_then(|loaded| access::gate(&loaded.config.access))
-        .and_then(|gate| Ok(broker.control().access.replace(gate)?));
+/// A configuration that is not valid changes nothing. Access and TLS are replaced or stay each by itself.
+fn reload(broker: &Broker, sources: &Sources) {
+    match config::reload(sources) {
+        Ok(loaded) => {
+            reload_access(broker, &loaded.config);
+            reload_tls(broker, &loaded.config);
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!(error = format!("{error:#}"), "access was not changed");
+            broker.control().tls.iter().for_each(|tls| tls.refuse(&error));
+        }
+    }
+}
+
+fn reload_access(broker: &Broker, config: &Config) {
+    let replaced = access::gate(&config.access).and_then(|gate| Ok(broker.control().access.replace(gate)?));
     if let Err(error) = replaced {
         tracing::error!(error = format!("{error:#}"), "access was not changed");
     }
 }
 
-/// Takes the certificate that the configuration now names. Whether there is one at all needs a restart.
-fn reload_tls(broker: &Broker, sources: &Sources) {
-    let Some(tls) = &broker.control().tls else { return };
-    match config::load(sources) {
-        Ok(loaded) => tls.reload(&loaded.config.tls),
-        Err(error) => tls.refuse(&error.into()),
+/// Takes the certificate that the configuration now names.
+fn reload_tls(broker: &Broker, config: &Config) {
+    match &broker.control().tls {
+        Some(tls) => tls.reload(&config.tls),
+        None if config.tls.is_on() => {
+            tracing::warn!("the configuration has a TLS certificate now; to listen with it needs a restart");
+        }
+        None => {}
     }
 }
 

@@ -24,6 +24,13 @@ pub struct TlsConfig {
     pub self_signed_names: Vec<String>,
 }
 
+impl TlsConfig {
+    /// Whether the listener speaks TLS.
+    pub const fn is_on(&self) -> bool {
+        self.certificate.is_some() || self.self_signed
+    }
+}
+
 pub(super) fn check(config: &TlsConfig, problems: &mut Vec<Problem>) {
     let names = &config.self_signed_names;
     if names.len() > NAMES_MAX {
@@ -40,13 +47,16 @@ pub(super) fn check(config: &TlsConfig, problems: &mut Vec<Problem>) {
         return;
     }
     match (&config.certificate, &config.key) {
-        (Some(certificate), Some(key)) => {
-            problems.extend(tls::read(certificate, key).err().map(|problem| problem.of_key()));
-        }
         (Some(_), None) => problems.push(("tls.key", "is missing; tls.certificate needs it".to_owned())),
         (None, Some(_)) => problems.push(("tls.certificate", "is missing; tls.key needs it".to_owned())),
-        (None, None) => {}
+        (Some(_), Some(_)) | (None, None) => {}
     }
+}
+
+/// What is wrong with the files, where both are named.
+pub(super) fn file_problems(config: &TlsConfig) -> Vec<Problem> {
+    let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Vec::new() };
+    tls::read(certificate, key).err().map(|problem| problem.of_key()).into_iter().collect()
 }
 
 fn is_name(name: &str) -> bool {
