@@ -22,7 +22,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 use waspmq_transport::tls::{Credentials, CredentialsError, Session};
 
 /// Why a pair of files cannot be used.
@@ -60,8 +59,8 @@ pub(crate) fn read(certificate: &Path, key: &Path) -> Result<Credentials, FilesE
     })
 }
 
-/// What tells a file from what it was: when it was written, its length, and which file it is.
-type Stamp = Option<(SystemTime, u64, u64)>;
+/// What tells a file from what it was: when it or who may read it was changed, its length, and which file it is.
+type Stamp = Option<((i64, i64), u64, u64)>;
 
 /// Where the certificate comes from.
 #[derive(Debug)]
@@ -134,7 +133,7 @@ impl Tls {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes the certificate of this configuration, whether it changed or not.
+    /// Takes the certificate of this configuration.
     pub fn reload(&self, config: &TlsConfig) {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match (&config.certificate, &config.key) {
@@ -186,7 +185,11 @@ impl Tls {
         }
     }
 
+    /// The same certificate stays as it is, with the tickets that clients have of it.
     fn replace(&self, credentials: Credentials) {
+        if self.credentials.load().is_same(&credentials) {
+            return;
+        }
         self.credentials.store(Arc::new(credentials));
         self.replaced.fetch_add(1, Ordering::Relaxed);
         tracing::info!(sha256 = self.fingerprint(), "new connections get another TLS certificate");
@@ -212,7 +215,7 @@ fn files(certificate: &Path, key: &Path) -> anyhow::Result<(Credentials, Source)
 fn stamp(path: &Path) -> Stamp {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    Some(((metadata.ctime(), metadata.ctime_nsec()), metadata.len(), metadata.ino()))
 }
 
 fn unix_s(clock: Clock) -> u64 {

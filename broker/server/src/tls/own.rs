@@ -10,11 +10,11 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use waspmq_transport::tls::{Credentials, self_signed};
+use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
 
 /// How long before its end a certificate is renewed: who pins the next one has these days to learn of it.
 pub(super) const RENEW_SECONDS: u64 = 3 * 86_400;
-/// How long after a failed renewal it is tried again.
+/// How long after a renewal, or keeping what was made, failed it is tried again.
 const RETRY_SECONDS: u64 = 60;
 /// Names that every certificate has.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -25,6 +25,8 @@ pub(super) struct Own {
     directory: PathBuf,
     names: Vec<String>,
     renew_unix_s: u64,
+    /// The certificate in force, while it could not be kept, and when that is tried again.
+    unkept: Option<(SelfSigned, u64)>,
 }
 
 impl Own {
@@ -35,7 +37,7 @@ impl Own {
         now_unix_s: u64,
     ) -> anyhow::Result<(Credentials, Self)> {
         let names = all_names(names);
-        let mut own = Self { directory: data_dir.join("tls"), names, renew_unix_s: 0 };
+        let mut own = Self { directory: data_dir.join("tls"), names, renew_unix_s: 0, unkept: None };
         if let Some(credentials) = own.take_kept(now_unix_s) {
             return Ok((credentials, own));
         }
@@ -47,8 +49,11 @@ impl Own {
         self.names == all_names(names)
     }
 
-    /// Makes another one when it is time.
+    /// Makes another one when it is time. One that could not be kept is written when that is tried again.
     pub(super) fn renew(&mut self, now_unix_s: u64) -> Option<anyhow::Result<Credentials>> {
+        if let Some((made, _)) = self.unkept.take_if(|(_, retry_unix_s)| now_unix_s >= *retry_unix_s) {
+            self.keep(made, now_unix_s);
+        }
         if now_unix_s < self.renew_unix_s {
             return None;
         }
@@ -73,6 +78,24 @@ impl Own {
     fn make(&mut self, now_unix_s: u64) -> anyhow::Result<Credentials> {
         let made = self_signed(&self.names, now_unix_s)?;
         let credentials = Credentials::from_pem(made.certificate_pem.as_bytes(), made.key_pem.as_bytes())?;
+        self.renew_unix_s = made.expires_unix_s - RENEW_SECONDS;
+        self.keep(made, now_unix_s);
+        Ok(credentials)
+    }
+
+    /// Writes what was made. It is served whether that succeeds or not: a full disk is no reason to serve one that ends.
+    fn keep(&mut self, made: SelfSigned, now_unix_s: u64) {
+        self.unkept = None;
+        if let Err(error) = self.write(&made) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the TLS certificate is served, and a restart would make another one; trying again in a minute"
+            );
+            self.unkept = Some((made, now_unix_s + RETRY_SECONDS));
+        }
+    }
+
+    fn write(&self, made: &SelfSigned) -> anyhow::Result<()> {
         let directory = &self.directory;
         let what = || format!("cannot keep a certificate in {}", directory.display());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(what)?;
@@ -83,9 +106,7 @@ impl Own {
             made.certificate_pem
         );
         write(&self.key(), made.key_pem.as_bytes(), 0o600).with_context(what)?;
-        write(&self.certificate(), text.as_bytes(), 0o644).with_context(what)?;
-        self.renew_unix_s = made.expires_unix_s - RENEW_SECONDS;
-        Ok(credentials)
+        write(&self.certificate(), text.as_bytes(), 0o644).with_context(what)
     }
 
     fn certificate(&self) -> PathBuf {

@@ -119,15 +119,70 @@ fn a_certificate_of_our_own_is_renewed_before_it_ends() {
 }
 
 #[test]
-fn a_renewal_that_fails_is_tried_again_a_minute_later() {
+fn a_certificate_of_our_own_that_cannot_be_kept_is_served_and_kept_a_minute_later() {
     let directory = tempfile::tempdir().unwrap();
-    let (_, mut own) = Own::open(directory.path(), &[], 1_800_000_000).unwrap();
-    let due_at = 1_800_000_000 + SELF_SIGNED_SECONDS;
-    std::fs::remove_dir_all(directory.path().join("tls")).unwrap();
-    std::fs::write(directory.path().join("tls"), "in the way").unwrap();
-    let error = own.renew(due_at).unwrap().unwrap_err();
-    assert!(format!("{error:#}").contains("cannot keep a certificate in"), "{error:#}");
+    let (made_at, tls) = (1_800_000_000, directory.path().join("tls"));
+    let due_at = made_at + SELF_SIGNED_SECONDS - own::RENEW_SECONDS;
+    std::fs::write(&tls, "in the way").unwrap();
+    let (first, mut own) = Own::open(directory.path(), &[], made_at).unwrap();
+    let second = own.renew(due_at).unwrap().unwrap();
+    assert!(!second.is_same(&first));
+    std::fs::remove_file(&tls).unwrap();
     assert!(own.renew(due_at + 59).is_none());
-    std::fs::remove_file(directory.path().join("tls")).unwrap();
-    assert!(own.renew(due_at + 60).unwrap().is_ok());
+    assert!(!tls.exists());
+    assert!(own.renew(due_at + 60).is_none(), "it is the one that is served");
+    let (kept, _) = Own::open(directory.path(), &[], due_at + 60).unwrap();
+    assert!(kept.is_same(&second));
+    // Once it is there, nothing is written any more.
+    std::fs::remove_dir_all(&tls).unwrap();
+    assert!(own.renew(due_at + 1_000).is_none());
+    assert!(!tls.exists());
+}
+
+#[test]
+fn the_same_files_replace_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = write_pair(&directory);
+    let tls = open(&config, &directory);
+    let before = tls.credentials.load_full();
+    tls.reload(&config);
+    std::fs::write(config.key.as_ref().unwrap(), std::fs::read(config.key.as_ref().unwrap()).unwrap())
+        .unwrap();
+    tls.tick();
+    tls.tick();
+    assert_eq!((tls.replaced(), tls.failed()), (0, 0));
+    assert!(Arc::ptr_eq(&before, &tls.credentials.load_full()), "tickets of it stay good");
+}
+
+#[test]
+fn a_hang_up_goes_from_our_own_to_files_and_not_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = TlsConfig { self_signed: true, ..TlsConfig::default() };
+    let files = write_pair(&directory);
+    let tls = open(&own, &directory);
+    let first = tls.fingerprint();
+    tls.reload(&own);
+    assert_eq!((tls.replaced(), tls.failed()), (0, 0));
+    tls.reload(&TlsConfig { self_signed_names: vec!["b.example".to_owned()], ..own.clone() });
+    assert_eq!((tls.fingerprint(), tls.failed()), (first.clone(), 1));
+    tls.reload(&files);
+    let second = tls.fingerprint();
+    assert_ne!(second, first);
+    tls.reload(&own);
+    tls.reload(&files);
+    assert_eq!((tls.fingerprint(), tls.replaced(), tls.failed()), (second, 1, 2));
+}
+
+#[test]
+fn who_may_read_a_file_is_looked_at_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write_pair(&directory).key.unwrap();
+    let before = stamp(&key);
+    assert!(before.is_some());
+    // The time of a change is that of the kernel's clock, which may stand still for some of these.
+    let differs = (0..1_000_000).any(|round| {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600 + round % 2 * 0o40)).unwrap();
+        stamp(&key) != before
+    });
+    assert!(differs);
 }

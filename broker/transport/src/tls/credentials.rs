@@ -37,6 +37,8 @@ pub enum CredentialsError {
 pub struct Credentials {
     config: Arc<ServerConfig>,
     fingerprint: [u8; 32],
+    /// Of all certificates, one behind the other.
+    chain_hash: [u8; 32],
 }
 
 impl Credentials {
@@ -54,7 +56,8 @@ impl Credentials {
         let Some(own) = chain.first() else {
             return Err(CredentialsError::Certificate(describe(&pem::Error::NoItemsFound)));
         };
-        let fingerprint = sha256(own);
+        let fingerprint = sha256(own)?;
+        let chain_hash = sha256(&chain.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().concat())?;
         let key =
             PrivateKeyDer::from_pem_slice(key).map_err(|error| CredentialsError::Key(describe(&error)))?;
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -70,7 +73,7 @@ impl Credentials {
         // Tickets are the client's memory: a broker that everybody comes back to has no table to miss.
         config.ticketer = Ticketer::new().map_err(CredentialsError::Unusable)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), fingerprint })
+        Ok(Self { config: Arc::new(config), fingerprint, chain_hash })
     }
 
     /// Begins to serve a connection that was just accepted.
@@ -79,6 +82,11 @@ impl Credentials {
     /// The configuration cannot be used; that is no fault of the peer.
     pub fn accept(&self) -> Result<Session, CredentialsError> {
         Session::new(self.config.clone()).map_err(CredentialsError::Unusable)
+    }
+
+    /// Whether these have the same certificates, and so the same key.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.chain_hash == other.chain_hash
     }
 
     /// SHA-256 of the server's own certificate (DER): what a client may pin.
@@ -111,13 +119,9 @@ const fn describe(error: &pem::Error) -> &'static str {
 }
 
 /// The hash that the provider has for its cipher suites.
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    if let Some(suite) = cipher_suite::TLS13_AES_128_GCM_SHA256.tls13() {
-        let output = suite.common.hash_provider.hash(bytes);
-        for (to, from) in digest.iter_mut().zip(output.as_ref()) {
-            *to = *from;
-        }
-    }
-    digest
+pub(super) fn sha256(bytes: &[u8]) -> Result<[u8; 32], CredentialsError> {
+    let suite = cipher_suite::TLS13_AES_128_GCM_SHA256.tls13();
+    let hash = suite.map(|suite| suite.common.hash_provider.hash(bytes));
+    let hash = hash.and_then(|hash| hash.as_ref().try_into().ok());
+    hash.ok_or_else(|| CredentialsError::Unusable(rustls::Error::General("there is no SHA-256".to_owned())))
 }

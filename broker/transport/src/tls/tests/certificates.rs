@@ -74,9 +74,21 @@ fn nothing_of_a_key_is_in_what_is_said_about_it() {
 }
 
 #[test]
+fn credentials_are_the_same_if_the_whole_chain_is() {
+    let [one, two] = [0, 1].map(|later| self_signed(&["a.example".to_owned()], NOW + later).unwrap());
+    let of =
+        |chain: &[&str]| Credentials::from_pem(chain.concat().as_bytes(), one.key_pem.as_bytes()).unwrap();
+    let alone = of(&[&one.certificate_pem]);
+    assert!(alone.is_same(&of(&["\n", &one.certificate_pem])));
+    let longer = of(&[&one.certificate_pem, &two.certificate_pem]);
+    assert_eq!(longer.fingerprint(), alone.fingerprint());
+    assert!(!longer.is_same(&alone));
+}
+
+#[test]
 fn the_fingerprint_is_the_hash_of_the_certificate() {
     let (credentials, _) = credentials();
     // Of nothing, from FIPS 180-4's examples: shows which hash it is.
-    assert_eq!(credentials::sha256(b"")[..4], [0xe3, 0xb0, 0xc4, 0x42]);
+    assert_eq!(credentials::sha256(b"").unwrap()[..4], [0xe3, 0xb0, 0xc4, 0x42]);
     assert_ne!(credentials.fingerprint(), &[0; 32]);
 }
