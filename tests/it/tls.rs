@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+use tokio_tungstenite::Connector;
 use waspmq_client::{Client, Error};
 use waspmq_transport::tls::self_signed;
 
@@ -16,6 +17,21 @@ const COMPLETED: &str = "waspmq_tls_handshakes_total{outcome=\"completed\"}";
 const FAILED: &str = "waspmq_tls_handshakes_total{outcome=\"failed\"}";
 const REPLACED: &str = "waspmq_tls_reloads_total{outcome=\"replaced\"}";
 const NOT_REPLACED: &str = "waspmq_tls_reloads_total{outcome=\"failed\"}";
+
+/// An authority that has vouched for nobody; its key is gone.
+const STRANGER: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUWF64XJh/ef7Rhe9MbYEJMGWET+4wCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwObm9ib2R5IHdlIGtub3cwIBcNMjYxMTI5MDkxMDU4WhgPMjEy
+NjExMDUwOTEwNThaMBkxFzAVBgNVBAMMDm5vYm9keSB3ZSBrbm93MFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAE6v+wLSh4d9DB4gBkIe5pizYGqsozGe4dmmsgNz1c
+v/mBUtlTHBQoGmXquFhg/yn6RaJiapCrgQKk/TW8X0mSJKNTMFEwHQYDVR0OBBYE
+FKJPl+0HxACuIIrsm6LpCGOJF00zMB8GA1UdIwQYMBaAFKJPl+0HxACuIIrsm6Lp
+CGOJF00zMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAMFkJ8Wl
+lAG4XCNv4AQeM8z90sGxXJA2ali8ZbFrWKqTAiBApOLG8DrN8iUq0UB4xDTH7tU1
+dRW3GmH+8RSA3tnOzg==
+-----END CERTIFICATE-----
+";
 
 fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -45,7 +61,7 @@ fn start(name: &str, made_unix_s: u64, more: &[(&str, &str)]) -> (Broker, PathBu
 /// Connects as a user who trusts what this file has.
 async fn connect(broker: &Broker, authority: &Path, user: &str, profile: &str) -> Peer {
     let tls = Client::builder(broker.url()).tls_ca(authority).tls_config().unwrap();
-    let mut peer = broker.open_secure(tokio_tungstenite::Connector::Rustls(tls), profile).await;
+    let mut peer = broker.open_secure(Connector::Rustls(tls), profile).await;
     peer.send(&json!({"type": "connect", "user": user})).await;
     assert_eq!(peer.receive().await["type"], "welcome");
     peer
@@ -129,18 +145,47 @@ async fn a_client_says_what_is_wrong_with_a_certificate() {
     check("a.example", now, "for another name").await;
     check("127.0.0.1", now - 14 * 86_400, "has expired").await;
     check("127.0.0.1", now + 86_400, "not valid yet").await;
+    // Of the same name and another key, as an earlier certificate is, and of a name of its own.
     let (broker, _) = start("127.0.0.1", now, &[]);
     let other = tempfile::tempdir().unwrap();
-    let (authority, _) = write_certificate(&other, "127.0.0.1", now);
-    let error = Client::builder(broker.url()).tls_ca(authority).connect().await.unwrap_err();
-    assert!(
-        error.to_string().contains("unknown issuer") || error.to_string().contains("not accepted"),
-        "{error}"
-    );
+    let (earlier, _) = write_certificate(&other, "127.0.0.1", now);
+    let stranger = other.path().join("stranger.pem");
+    std::fs::write(&stranger, STRANGER).unwrap();
+    for authority in [earlier, stranger] {
+        let error = Client::builder(broker.url()).tls_ca(authority).connect().await.unwrap_err();
+        assert!(error.to_string().contains("the certificate is of an unknown issuer"), "{error}");
+    }
     let plain = Broker::start();
     let url = plain.url().replace("ws://", "wss://");
     let error = Client::builder(url).tls_fingerprint("00".repeat(32)).connect().await.unwrap_err();
-    assert!(error.to_string().contains("does not speak TLS"), "{error}");
+    assert!(error.to_string().contains("does not speak TLS; is it ws://?"), "{error}");
+    let url = broker.url().replace("wss://", "ws://");
+    let error = Client::builder(url).connect().await.unwrap_err();
+    assert!(error.to_string().contains("does not speak HTTP; is it wss://?"), "{error}");
+}
+
+#[tokio::test]
+async fn authorities_are_read_again_when_they_do_not_vouch() {
+    let (broker, authority) = start("127.0.0.1", now_unix_s(), &[]);
+    let copy = broker.data.path().join("copy.pem");
+    std::fs::copy(&authority, &copy).unwrap();
+    let tls = Client::builder(broker.url()).tls_ca(&copy).tls_config().unwrap();
+    let connect = async || {
+        let request = broker.url();
+        let connector = Some(Connector::Rustls(tls.clone()));
+        tokio_tungstenite::connect_async_tls_with_config(request, None, true, connector).await
+    };
+    connect().await.unwrap();
+    write_certificate(&broker.data, "127.0.0.1", now_unix_s());
+    broker.eventually("the files are noticed", |broker| broker.metric(REPLACED) == Some(1.0));
+    assert!(connect().await.is_err(), "the file is still that of the first");
+    // What is no file with authorities now leaves what was read.
+    std::fs::write(&copy, "nothing of use").unwrap();
+    assert!(connect().await.is_err());
+    std::fs::copy(&authority, &copy).unwrap();
+    connect().await.unwrap();
+    std::fs::remove_file(&copy).unwrap();
+    connect().await.unwrap();
 }
 
 #[tokio::test]
@@ -238,7 +283,7 @@ async fn at_a_hang_up_access_and_the_certificate_fail_each_by_itself() {
     broker.signal("HUP");
     broker.eventually("the files are taken", |broker| broker.metric(REPLACED) == Some(1.0));
     let tls = Client::builder(broker.url()).tls_ca(&others.0).tls_config().unwrap();
-    let mut peer = broker.open_secure(tokio_tungstenite::Connector::Rustls(tls), "waspmq.v1.json").await;
+    let mut peer = broker.open_secure(Connector::Rustls(tls), "waspmq.v1.json").await;
     peer.send(&json!({"type": "connect", "user": "a"})).await;
     peer.expect_error(1401).await;
     // What is not valid in itself changes neither.

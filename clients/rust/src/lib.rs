@@ -11,6 +11,7 @@
 
 mod acks;
 mod ask;
+mod authorities;
 mod backoff;
 mod builder;
 mod client;

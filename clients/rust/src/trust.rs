@@ -1,18 +1,15 @@
 //! Whom a client trusts to be the broker, for URLs that begin with `wss://`.
 
+use crate::authorities::{Authorities, is_unknown};
 use crate::error::Error;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Bytes of a file with authorities. Longer: refused.
-const AUTHORITIES_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Who may be the broker.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +34,11 @@ impl Trust {
         let mut config = match self {
             Self::System => builder.with_root_certificates(system().map_err(failed)?).with_no_client_auth(),
             Self::Authorities(path) => {
-                builder.with_root_certificates(authorities(path).map_err(failed)?).with_no_client_auth()
+                let authorities = Authorities::open(path, provider).map_err(failed)?;
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(authorities))
+                    .with_no_client_auth()
             }
             Self::Fingerprint(text) => {
                 let pin = Pin { expected: parse(text).map_err(failed)?, provider };
@@ -64,26 +65,6 @@ fn system() -> Result<RootCertStore, String> {
     ))
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, String> {
-    let unreadable = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
-    if length > AUTHORITIES_BYTES_MAX {
-        return Err(format!("{} has more than {AUTHORITIES_BYTES_MAX} bytes", path.display()));
-    }
-    let text = std::fs::read(path).map_err(unreadable)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        // The error has the line that it is about, and what is named here by mistake may be a private key.
-        let certificate = certificate
-            .map_err(|_| format!("{} is broken: expected PEM, `BEGIN CERTIFICATE`", path.display()))?;
-        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    if roots.is_empty() {
-        return Err(format!("{} has no certificate: expected PEM, `BEGIN CERTIFICATE`", path.display()));
-    }
-    Ok(roots)
-}
-
 /// Reads 64 hexadecimal digits, with or without colons.
 fn parse(text: &str) -> Result<[u8; 32], String> {
     let wrong = || format!("{text:?} is no SHA-256: expected 64 hexadecimal digits, with or without colons");
@@ -99,14 +80,15 @@ fn parse(text: &str) -> Result<[u8; 32], String> {
     Ok(bytes)
 }
 
-/// What went wrong with a certificate or the handshake, for people; `None` when it is about something else.
+/// What went wrong with a certificate or the handshake, for people.
 pub(crate) fn describe(error: &rustls::Error) -> String {
     match error {
+        error if is_unknown(error) => {
+            "the certificate is of an unknown issuer: name a file with its authority, or its \
+                                       fingerprint; a file may be that of an earlier certificate"
+                .to_owned()
+        }
         rustls::Error::InvalidCertificate(error) => match error {
-            CertificateError::UnknownIssuer => {
-                "the certificate is of an unknown issuer: name a file with its authority, or its fingerprint"
-                    .to_owned()
-            }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("the certificate is for another name: {error}")
             }
@@ -184,6 +166,7 @@ impl ServerCertVerifier for Pin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn nothing_of_a_file_is_in_what_is_said_about_it() {

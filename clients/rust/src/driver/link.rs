@@ -8,6 +8,7 @@ use crate::trust;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -162,6 +163,9 @@ fn describe(error: &SocketError) -> String {
                 Some(error) => trust::describe(error),
                 None => error.to_string(),
             }
+        }
+        SocketError::Protocol(ProtocolError::HttparseError(_)) => {
+            "the other side does not speak HTTP; is it wss://?".to_owned()
         }
         SocketError::Http(response) => format!("the server answered {}, not a WebSocket", response.status()),
         error => error.to_string(),
