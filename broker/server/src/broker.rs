@@ -5,7 +5,7 @@
 //! | 1. data directory: lock, epoch | 6. data directory: unlock |
 //! | 2. policy host, with the plugins and policies of the last run; dictionaries | 5. policy host |
 //! | 3. listeners bound | 4. admin listener |
-//! | 4. workers | 3. workers stop, late ones are named |
+//! | 4. workers; what replaces the certificate | 3. workers stop, late ones are named |
 //! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
 //! | 6. ready | 1. not ready |
 
@@ -52,6 +52,8 @@ pub struct Broker {
     cut: watch::Sender<bool>,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
     admin: Option<JoinHandle<std::io::Result<()>>>,
+    /// Replaces the certificate, where there is one.
+    certificate: Option<JoinHandle<std::io::Result<()>>>,
     journal: Option<JournalThreads>,
     /// Last, so that the directory is unlocked when nothing uses it any more.
     _data_dir: DataDir,
@@ -134,6 +136,7 @@ impl Broker {
             cut,
             workers: Vec::with_capacity(worker_count),
             admin: None,
+            certificate: None,
             journal: Some(storage.threads),
             _data_dir: data_dir,
         };
@@ -144,6 +147,7 @@ impl Broker {
             listeners,
             &cut_seen,
         )?;
+        broker.start_certificate(&cut_seen)?;
         broker.start_admin(config, token, admin_listener, cut_seen)?;
         broker.control.phase.advance(Phase::Ready);
         Ok(broker)
@@ -194,7 +198,7 @@ impl Broker {
         if self.cut.send(true).is_err() {
             tracing::debug!("every thread had ended before it was told to");
         }
-        let threads = self.workers.drain(..).chain(self.admin.take());
+        let threads = self.workers.drain(..).chain(self.admin.take()).chain(self.certificate.take());
         let threads: Vec<_> = threads.collect();
         wait_until(self.control.clock, CUT_GRACE, || threads.iter().all(JoinHandle::is_finished));
         for thread in threads {
@@ -247,6 +251,16 @@ impl Broker {
             let (shared, cut) = (shared.clone(), cut.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             self.workers.push(thread.spawn(move || worker::run(number, shared, listener, cut))?);
+        }
+        Ok(())
+    }
+
+    /// A thread of its own: files may lie where reading them takes long.
+    fn start_certificate(&mut self, cut: &watch::Receiver<bool>) -> std::io::Result<()> {
+        if let Some(tls) = self.control.tls.clone() {
+            let cut = cut.clone();
+            let thread = std::thread::Builder::new().name("certificate".to_owned());
+            self.certificate = Some(thread.spawn(move || tls.watch(cut))?);
         }
         Ok(())
     }

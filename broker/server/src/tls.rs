@@ -19,10 +19,16 @@ use anyhow::anyhow;
 use arc_swap::ArcSwap;
 use own::Own;
 use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
 use waspmq_transport::tls::{Credentials, CredentialsError, Session};
+
+/// How often it is looked whether files changed, or it is time for another certificate.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a pair of files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -160,8 +166,23 @@ impl Tls {
         self.keep(error);
     }
 
+    /// Looks once a second until the broker ends.
+    pub(crate) fn watch(&self, mut cut: watch::Receiver<bool>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        runtime.block_on(async {
+            let mut ticks = tokio::time::interval(LOOK_EVERY);
+            loop {
+                // Both branches are cancel-safe.
+                tokio::select! {
+                    _ = cut.wait_for(|&cut| cut) => return Ok(()),
+                    _ = ticks.tick() => self.tick(),
+                }
+            }
+        })
+    }
+
     /// Once a second: takes what changed, renews what ends. Reads files: for a thread that may wait.
-    pub fn tick(&self) {
+    pub(crate) fn tick(&self) {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match &mut *source {
             Source::Files { certificate, key, tried, seen } => {

@@ -77,20 +77,14 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     })
 }
 
-/// How often it is looked whether the files of the TLS certificate changed, or it is time for another one.
-const TLS_EVERY: Duration = Duration::from_secs(1);
-
 /// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS.
 async fn obey_hangups(broker: &Broker, sources: &Sources, signals: &mut Signals, mut hangups: Signal) {
-    let tls = broker.control().tls.as_ref();
-    let mut ticks = tokio::time::interval(TLS_EVERY);
     loop {
-        // Biased: a stop is seen at once; all branches are cancel-safe.
+        // Biased: a stop is seen at once; both branches are cancel-safe.
         tokio::select! {
             biased;
             () = signals.next() => return,
             Some(()) = hangups.recv() => reload(broker, sources),
-            _ = ticks.tick(), if tls.is_some() => tls.into_iter().for_each(|tls| tls.tick()),
         }
     }
 }
