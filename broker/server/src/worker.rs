@@ -78,6 +78,7 @@ use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
+use tls::Handshakes;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::SessionId;
@@ -200,6 +201,7 @@ pub(crate) struct Worker {
     message_count: u64,
     session_count: u32,
     read_buffer: Vec<u8>,
+    handshakes: Handshakes,
     /// For the compressed messages of all connections, one at a time.
     inflater: Inflater,
     /// Bytes that connections hold of unfinished frames.
@@ -252,6 +254,7 @@ impl Worker {
             message_count: 0,
             session_count: 0,
             read_buffer: vec![0; READ_BYTES],
+            handshakes: Handshakes::default(),
             inflater: Inflater::default(),
             held_bytes: 0,
             late: Vec::new(),

@@ -4,7 +4,7 @@ use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
 use super::publish::Taken;
-use super::tls::{has_sealed, unfinished_bytes};
+use super::tls::{has_sealed, is_handshaking, unfinished_bytes};
 use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
@@ -88,6 +88,9 @@ impl Worker {
     }
 
     fn read(&mut self, connection: &mut Connection) -> Next {
+        if is_handshaking(connection) && !self.handshakes.may_go_on() {
+            return Next::Yield;
+        }
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let next = if connection.wanted_bytes > buffer.len() / 2 {
             self.read_large(connection)

@@ -56,6 +56,7 @@ pub(crate) fn run(
             spawn_local(timers(worker.clone())),
             spawn_local(cursors(worker.clone())),
         );
+        spawn_local(handshakes(worker.clone()));
         // The first six never end by themselves: without one of them the worker is of no use.
         let result = tokio::select! {
             ended = mail => Err(io::Error::other(format!("the mail task ended: {ended:?}"))),
@@ -231,6 +232,16 @@ async fn flush(worker: Cell) {
                 spawn_local(unblock(worker.clone(), number, stream));
             }
         }
+    }
+}
+
+/// Lets as many handshakes go on as before, once everything else that is ready has run.
+async fn handshakes(worker: Cell) {
+    let wake = worker.borrow().handshakes.wake.clone();
+    loop {
+        wake.notified().await;
+        yield_now().await;
+        worker.borrow_mut().handshakes.begin_turn();
     }
 }
 

@@ -9,7 +9,9 @@ use super::connection::Connection;
 use super::counters::{Counters, Ended};
 use super::outbox::Flushed;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::rc::Rc;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use waspmq_transport::tls::Session;
 
 /// A socket that answers `WouldBlock` instead of waiting.
@@ -35,6 +37,43 @@ impl Write for Socket<'_> {
     }
 }
 
+/// Reads of connections that shake hands before everybody else has had a turn: a signature takes as long as hundreds of
+/// messages, with RSA as thousands.
+const HANDSHAKES_PER_TURN: usize = 8;
+
+/// How many of these reads there still are in this turn.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    left: usize,
+    /// Told when there are none left.
+    pub(super) wake: Rc<Notify>,
+}
+
+impl Default for Handshakes {
+    fn default() -> Self {
+        Self { left: HANDSHAKES_PER_TURN, wake: Rc::default() }
+    }
+}
+
+impl Handshakes {
+    /// Whether one more may be made.
+    pub(super) fn may_go_on(&mut self) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        if self.left == 0 {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Everybody has had a turn.
+    pub(super) const fn begin_turn(&mut self) {
+        self.left = HANDSHAKES_PER_TURN;
+    }
+}
+
 /// Whether bytes are sealed that the socket has not taken.
 pub(super) fn has_sealed(connection: &Connection) -> bool {
     connection.tls.as_ref().is_some_and(|tls| tls.wants_write())
@@ -43,6 +82,10 @@ pub(super) fn has_sealed(connection: &Connection) -> bool {
 /// What a connection's account of unwritten bytes no longer has, and its socket does not have yet.
 pub(super) fn sealed_bytes(connection: &Connection) -> usize {
     connection.tls.as_ref().map_or(0, |tls| tls.sealed_bytes())
+}
+
+pub(super) fn is_handshaking(connection: &Connection) -> bool {
+    connection.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
 }
 
 /// What TLS holds of records and handshake messages that are not complete.

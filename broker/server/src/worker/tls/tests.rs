@@ -40,7 +40,9 @@ fn half_a_handshake(bytes: usize) -> Vec<u8> {
 fn read(bench: &mut Bench, number: u32) {
     let stream = bench.worker.connections[number as usize].as_ref().unwrap().stream.clone();
     bench.runtime.block_on(stream.readable()).unwrap();
-    while !matches!(bench.worker.on_readable(number, &stream), Next::Read | Next::Gone | Next::Ended) {}
+    while !matches!(bench.worker.on_readable(number, &stream), Next::Read | Next::Gone | Next::Ended) {
+        bench.worker.handshakes.begin_turn();
+    }
 }
 
 fn is_closing(bench: &Bench, number: u32) -> bool {
@@ -71,6 +73,30 @@ fn handshakes_that_stop_halfway_are_within_the_workers_bound() {
     }
     assert_eq!(bench.worker.held_bytes, 0);
     assert_eq!(bench.worker.counters().closed(Ended::Overloaded).load(), closed as u64);
+}
+
+#[test]
+fn so_many_handshakes_go_on_in_one_turn() {
+    let (mut bench, credentials) = (bench(), credentials());
+    let mut open: Vec<_> = (0..HANDSHAKES_PER_TURN + 3).map(|_| open(&mut bench, &credentials)).collect();
+    let mut turn = |bench: &mut Bench| {
+        let heard = |bench: &Bench, number: u32| {
+            bench.worker.connections[number as usize].as_ref().unwrap().held_bytes > 0
+        };
+        for (number, client) in &mut open {
+            if !heard(bench, *number) {
+                client.write_all(&half_a_handshake(100)).unwrap();
+                let stream = bench.worker.connections[*number as usize].as_ref().unwrap().stream.clone();
+                bench.runtime.block_on(stream.readable()).unwrap();
+                bench.worker.on_readable(*number, &stream);
+            }
+        }
+        open.iter().filter(|(number, _)| heard(bench, *number)).count()
+    };
+    assert_eq!(turn(&mut bench), HANDSHAKES_PER_TURN);
+    assert_eq!(turn(&mut bench), HANDSHAKES_PER_TURN, "the turn is not over");
+    bench.worker.handshakes.begin_turn();
+    assert_eq!(turn(&mut bench), HANDSHAKES_PER_TURN + 3);
 }
 
 #[test]
