@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::Connector;
 use waspmq_client::{Client, Error};
 use waspmq_transport::tls::self_signed;
@@ -88,10 +89,10 @@ async fn both_profiles_go_over_tls_both_ways() {
 }
 
 #[tokio::test]
-async fn many_small_frames_in_one_record_are_all_read() {
+async fn many_frames_in_one_message_of_many_records_are_all_read() {
     let (broker, authority) = start("127.0.0.1", now_unix_s(), &[]);
     let mut peer = connect(&broker, &authority, "a", "waspmq.v1.json").await;
-    // 200 KB in one WebSocket message: the worker's reads end within records.
+    // 200 KB in one WebSocket message.
     let frames: Vec<_> = (0..2_000)
         .map(|i| json!({"type": "publish", "to": "user/a", "payload": [i, "some text to make it longer"]}))
         .collect();
@@ -348,6 +349,52 @@ async fn a_reader_that_stalls_over_tls_is_bounded_and_slows_nobody() {
     broker.eventually("nothing is pinned any more", |broker| {
         broker.metric("waspmq_outbound_queue_bytes") == Some(0.0)
     });
+}
+
+#[tokio::test]
+async fn who_sends_no_more_still_gets_what_it_is_owed() {
+    let bounds = [("WASPMQ_LIMITS__SEND_BUFFER_BYTES", "16384")];
+    let (broker, authority) = start("127.0.0.1", now_unix_s(), &bounds);
+    let mut reader = connect(&broker, &authority, "reader", "waspmq.v1.json").await;
+    let mut publisher = connect(&broker, &authority, "publisher", "waspmq.v1.json").await;
+    let body = "x".repeat(900_000);
+    for i in 0..2 {
+        let publish = json!({"type": "publish", "ref": i, "to": "user/reader", "payload": [i, body]});
+        assert_eq!(publisher.ask(publish).await["type"], "receipt");
+    }
+    reader.socket.get_mut().shutdown().await.unwrap();
+    for i in 0..2 {
+        assert_eq!(reader.receive().await["payload"], json!([i, body]));
+    }
+    let ended = "waspmq_connections_closed_total{reason=\"peer\"}";
+    broker.eventually("it is gone", |broker| broker.metric(ended) == Some(1.0));
+    publisher.expect_quiet().await;
+}
+
+#[test]
+fn a_plain_broker_says_that_tls_needs_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let (file, log) = (data.path().join("waspmq.toml"), data.path().join("log"));
+    std::fs::write(&file, "").unwrap();
+    let mut command = Broker::command(&data);
+    command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]).arg(&file);
+    let mut process = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+    let id = process.id().to_string();
+    let until = |word: &str| {
+        let started = std::time::Instant::now();
+        while !std::fs::read_to_string(&log).unwrap().contains(word) && started.elapsed() < PATIENCE {
+            std::thread::yield_now();
+        }
+    };
+    let signal = |name: &str| Command::new("kill").args([name, &id]).status().unwrap();
+    until("is ready");
+    std::fs::write(&file, "[tls]\nself_signed = true\n").unwrap();
+    signal("-HUP");
+    until("needs a restart");
+    signal("-TERM");
+    assert!(process.wait().unwrap().success());
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("has a TLS certificate now; to listen with it needs a restart"), "{said}");
 }
 
 #[tokio::test]
