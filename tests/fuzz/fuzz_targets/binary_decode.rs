@@ -76,6 +76,7 @@ fn frame<'a>(message: &'a Message, block: &'a [u8]) -> MessageFrame<'a> {
         position: message.position,
         content: message.content,
         payload: &message.payload,
+        packed: message.packed,
         headers: HeaderBlock::from_encoded(block),
         key: message.key.as_deref(),
         priority: message.priority,
