@@ -6,6 +6,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -45,6 +46,19 @@ pub(crate) fn run(workspace: &Workspace, seconds_each: u32, only: Option<&str>) 
     Ok(())
 }
 
+/// Checks the targets with the workspace's own compiler: they are a workspace apart, where an interface that
+/// changed would show only once somebody fuzzes.
+pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    let manifest = format!("--manifest-path {FOLDER}/Cargo.toml");
+    Step::cargo(workspace, "formatting, fuzz targets", &format!("fmt {manifest} --check")).run()?;
+    let clippy = format!("clippy {manifest} --locked --all-targets -- -D warnings");
+    Step::cargo(workspace, "clippy, fuzz targets", &clippy)
+        .env("CARGO_TARGET_DIR", target_dir(workspace))
+        // Nothing is linked here, so libFuzzer's C++ need not be compiled.
+        .env("CUSTOM_LIBFUZZER_PATH", "unlinked/libfuzzer.a")
+        .run()
+}
+
 fn cargo_fuzz(
     workspace: &Workspace,
     name: &str,
@@ -53,9 +67,12 @@ fn cargo_fuzz(
 ) -> Step {
     let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
     let step = Step::cargo(workspace, name, &format!("fuzz {command} --fuzz-dir {FOLDER} {rest}"));
-    // cargo-fuzz sets flags of its own: in the main target directory they would rebuild everything each time.
-    let target_dir = workspace.target_dir().join("fuzz");
-    step.env("PATH", path).env(toolchain.0, toolchain.1).env("CARGO_TARGET_DIR", target_dir)
+    step.env("PATH", path).env(toolchain.0, toolchain.1).env("CARGO_TARGET_DIR", target_dir(workspace))
+}
+
+/// Apart from the main one: cargo-fuzz sets flags of its own, with which everything would be built anew each time.
+fn target_dir(workspace: &Workspace) -> PathBuf {
+    workspace.target_dir().join("fuzz")
 }
 
 /// `PATH` with this tree's own tools behind it: a cargo-fuzz of the machine comes first.

@@ -143,7 +143,7 @@ fn lint(workspace: &Workspace) -> Result<()> {
     if workspace.root().join("tests/long/main.rs").is_file() {
         Step::cargo(workspace, "clippy, long tests", "clippy -p waspmq --test long -- -D warnings").run()?;
     }
-    Ok(())
+    fuzz::lint(workspace)
 }
 
 fn fix(workspace: &Workspace) -> Result<()> {

@@ -34,8 +34,8 @@ pub(crate) struct Seat {
     changed: bool,
     breaker: Breaker,
     timing: Timing,
-    /// The most that one call is charged: it cannot use more CPU time, which its deadline or the bounds of rules see to, and
-    /// what the operating system does meanwhile is not the policy's.
+    /// The most that one call is charged: it cannot use more CPU time, which its deadline or the bounds of rules see to, but
+    /// for the grace of one that meets few checks; and what the operating system does meanwhile is not the policy's.
     charge_max: Duration,
 }
 

@@ -254,6 +254,9 @@ mod tests {
             [100].into_iter().chain((0..=u64::from(GRACE_CHECKS)).map(|n| 1_000 + n * 2)).collect();
         assert!(is_cut(2, &loops), "nine tenths of the tick behind it, and the grace");
         assert!(!is_cut(2, &loops[..100]), "an end within a few checks");
+        let checks: Vec<u64> =
+            [100].into_iter().chain((0..=u64::from(GRACE_CHECKS)).map(|n| 1_000 + n)).collect();
+        assert!(!is_cut(2, &checks), "as many checks in less time");
         assert!(
             !is_cut(2, &[100, 1_000, 1_500, 2_000, 2_500]),
             "charged for others' time, check after check"
