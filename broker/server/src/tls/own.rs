@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
 
-/// How long before its end a certificate is renewed: who pins the next one has these days to learn of it.
+/// How long before its end a certificate is renewed: time to try again what fails.
 pub(super) const RENEW_SECONDS: u64 = 3 * 86_400;
 /// How long after a renewal, or keeping what was made, failed it is tried again.
 const RETRY_SECONDS: u64 = 60;
