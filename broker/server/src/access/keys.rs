@@ -103,7 +103,7 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     match read {
         Err(error) => Err(format!("cannot read {}: {error}", path.display())),
         Ok(count) if count as u64 > FILE_BYTES_MAX => Err(format!(
-            "{} has more than {FILE_BYTES_MAX} bytes, which no key and no certificate has",
+            "{} has more than {FILE_BYTES_MAX} bytes, which no key or certificate has",
             path.display()
         )),
         Ok(_) => Ok(bytes),
