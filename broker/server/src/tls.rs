@@ -3,7 +3,7 @@
 //! | source | looked at | replaced |
 //! | --- | --- | --- |
 //! | two files | every second, and at a hang-up | when they changed and then stayed for a second |
-//! | of our own making | every second | [`own::RENEW_SECONDS`] before it ends |
+//! | of our own making | every second | three days before it ends |
 //!
 //! *Invariants.* There is always a certificate that was good when it was read: one that cannot be used changes nothing. A
 //! connection keeps what it was accepted with. Plain brokers have none of this.
