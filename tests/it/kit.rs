@@ -142,7 +142,7 @@ fn vectors_are_put_to_a_component_and_deviations_are_shown() {
     let (file, vectors) = (template("rust-routing"), format!("{path}/vectors.toml"));
     let test = |more: &[&str]| waspmq(&[&["plugin", "test", &file, "--vectors", &vectors], more].concat());
     let (code, out, error) = test(&[]);
-    assert_eq!((code, out.lines().last()), (0, Some("6 vectors, 0 not as expected")), "{out}{error}");
+    assert_eq!((code, out.lines().last()), (0, Some("9 vectors, 0 not as expected")), "{out}{error}");
     assert!(out.lines().next().unwrap().contains("(routing, fuel "), "{out}");
     assert_eq!(test(&[]).1, out, "the same answers and the same fuel each time");
     let (code, out, _) = test(&["--only", "too large"]);
@@ -156,7 +156,7 @@ fn vectors_are_put_to_a_component_and_deviations_are_shown() {
         test(&[])
     };
     let (code, out, error) = change("redirect = \"topic/orders.eu\"", "redirect = \"topic/orders.us\"");
-    assert!(code == 1 && error.contains("1 of 6 vectors are not as expected"), "{code} {error}");
+    assert!(code == 1 && error.contains("1 of 9 vectors are not as expected"), "{code} {error}");
     let expected =
         "     route.redirect\n       expected \"topic/orders.us\"\n       found    \"topic/orders.eu\"\n";
     assert!(out.starts_with("FAIL a region") && out.contains(expected), "{out}");
