@@ -93,8 +93,9 @@ fn one(workspace: &Workspace, language: Language, hook: Hook) -> Result<String> 
     if language == Language::Rust {
         share(workspace, &folder)?;
     }
-    let path = tools::search_path(workspace)?;
-    let built = Build::of(&folder)?.with_path(path).run().with_context(|| format!("{name} is not built"))?;
+    let build = Build::of(&folder)?.with_path(tools::search_path(workspace)?);
+    let built = build.tool().and_then(|(words, _)| build.run(&words));
+    let built = built.with_context(|| format!("{name} is not built"))?;
     let component = component(workspace, &name);
     // Renamed into place, so that a test that reads it meanwhile never sees half a file.
     let partial = workspace.templates_dir().join(format!(".{name}.{}", std::process::id()));
