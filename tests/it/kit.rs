@@ -85,7 +85,7 @@ fn a_build_makes_a_component_of_what_the_tool_leaves() {
     let text = std::fs::read_to_string(&file).unwrap();
     let with_tool = |source: &str| {
         let output = "output = \"target/wasm32-unknown-unknown/release/policy.wasm\"";
-        let arguments = "arguments = [\"build\", \"--release\", \"--target\", \"wasm32-unknown-unknown\"]";
+        let arguments = "arguments = [\"build\", \"--release\", \"--target\", \"wasm32-unknown-unknown\", \"--target-dir\", \"target\"]";
         assert!(text.contains(output) && text.contains(arguments), "{text}");
         let copies = format!("arguments = [{source:?}, \"made.wasm\"]");
         let text = text.replace("[[\"cargo\"]]", "[[\"cp\"]]").replace(arguments, &copies);
