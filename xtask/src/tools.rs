@@ -96,8 +96,10 @@ fn pip(workspace: &Workspace, package: &str, what: &str) -> Result<()> {
         let made = Step::new(workspace, "python environment", "python3 -m venv").arg(&venv).run();
         made.context("Python has no venv module: on Debian, apt-get install python3-venv")?;
     }
-    let pip = venv.join("bin/pip").display().to_string();
-    let install = Step::new(workspace, what, "env").args([pip.as_str(), "install", "--quiet", package]);
+    // By the environment's own Python: the script `pip` names the folder that it was made for, and a tree may have been copied.
+    let python = venv.join("bin/python3").display().to_string();
+    let pip = [python.as_str(), "-m", "pip", "install", "--quiet", package];
+    let install = Step::new(workspace, what, "env").args(pip);
     install.run().with_context(|| format!("{package} could not be installed; is there a network?"))?;
     fs::write(stamp, package)?;
     Ok(())
