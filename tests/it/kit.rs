@@ -148,6 +148,7 @@ fn vectors_are_put_to_a_component_and_deviations_are_shown() {
     let (code, out, _) = test(&["--only", "too large"]);
     assert_eq!((code, out.lines().count()), (0, 2), "{out}");
     assert_eq!(test(&["--only", "no such vector"]).0, 2);
+    assert_eq!(test(&["--config", "@no-such-file"]).0, 2);
 
     let text = std::fs::read_to_string(&vectors).unwrap();
     let change = |from: &str, to: &str| {
@@ -166,6 +167,14 @@ fn vectors_are_put_to_a_component_and_deviations_are_shown() {
     assert!(code == 2 && error.contains("message.to"), "{code} {error}");
     let (code, _, error) = change("[config]", "[configuration]");
     assert!(code == 2 && error.contains("unknown field `configuration`"), "{code} {error}");
+}
+
+#[test]
+fn a_vector_is_put_with_those_it_continues_and_without_those_that_continue_it() {
+    let (_folder, path) = project("rust", "admission");
+    let (file, vectors) = (template("rust-admission"), format!("{path}/vectors.toml"));
+    let (code, out, _) = waspmq(&["plugin", "test", &file, "--vectors", &vectors, "--only", "beyond"]);
+    assert_eq!((code, out.lines().last()), (0, Some("2 vectors, 0 not as expected")), "{out}");
 }
 
 #[test]
