@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use waspmq_protocol::client::Frame;
 use waspmq_protocol::server::{HistoryHead, Message, MessageFrame, Received};
-use waspmq_protocol::{HeaderBlock, Profile, decode, encode};
+use waspmq_protocol::{EncodeError, HeaderBlock, Profile, decode, encode};
 
 fuzz_target!(|bytes: &[u8]| {
     let frames: Vec<_> = decode::binary_frames(bytes).collect();
@@ -45,7 +45,13 @@ fuzz_target!(|bytes: &[u8]| {
 fn survives(frame: &Frame<'_>) {
     for profile in Profile::ALL {
         let mut out = Vec::new();
-        encode::client(profile, frame, &mut out).expect("what was decoded is within bounds");
+        let encoded = encode::client(profile, frame, &mut out);
+        // What is compressed is no text.
+        if profile == Profile::Json && matches!(frame, Frame::Publish(publish) if publish.packed.is_some()) {
+            assert_eq!(encoded, Err(EncodeError::PackedText));
+            continue;
+        }
+        encoded.expect("what was decoded is within bounds");
         let again = match profile {
             Profile::Json => decode::json(&out),
             Profile::Binary => decode::binary(&out),
