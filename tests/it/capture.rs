@@ -41,7 +41,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Replays with plugins by their names and configurations by their files.
+/// Replays with plugins by their names and configurations in files.
 struct Replays {
     directory: TempDir,
     capture: PathBuf,
@@ -51,7 +51,7 @@ impl Replays {
     fn config(&self, name: &str, config: &Value) -> String {
         let path = self.directory.path().join(name);
         std::fs::write(&path, config.to_string()).unwrap();
-        path.to_str().unwrap().to_owned()
+        format!("@{}", path.display())
     }
 
     fn run(&self, [old, new]: [&str; 2], more: &[&str]) -> (i32, String, String) {
@@ -128,6 +128,9 @@ fn find_differences(replays: &Replays) {
     let (code, out, noted) = replays.run(["stamp-a", "stamp-a"], &["--config", &stamp]);
     assert_eq!((code, noted.as_str()), (0, ""), "{out}");
     assert!(out.starts_with("22 records\n") && out.contains("routing  20     0"), "{out}");
+    let more = ["--config", r#"{"stamp":"x"}"#, "--memory-mb", "1"];
+    let (code, _, noted) = replays.run(["stamp-a", "stamp-a"], &more);
+    assert!(code == 2 && noted.contains("it needs more memory than its limit allows"), "{code} {noted}");
 
     let (code, out, noted) = replays.run(["stamp-a", "stamp-b"], &["--config", &stamp]);
     assert_eq!((code, noted.as_str()), (1, "error: 20 of the decisions differ\n"));

@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{Step, Stopwatch, seconds};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, write_whole};
+use waspmq_plugin_kit::is_component;
 
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -24,9 +25,6 @@ const VARIANTS: [Variant; 2] = [
     Variant { package: "guest-stamp", features: "", artifact: "stamp-a" },
     Variant { package: "guest-stamp", features: "second", artifact: "stamp-b" },
 ];
-
-/// The first bytes of a component: magic, version 13, layer 1. A core module has version 1, layer 0.
-const COMPONENT_HEADER: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 
 #[derive(Debug)]
 struct Variant {
@@ -123,17 +121,9 @@ fn collect(workspace: &Workspace, package: &str, name: &str) -> Result<()> {
         bail!("{} is no component: cargo did not link it with wasm-component-ld", built.display());
     }
     let path = workspace.plugins_dir().join(format!("{name}.wasm"));
-    // Renamed into place, so that a broker or a test that reads the folder meanwhile never sees half a file.
-    let partial = workspace.plugins_dir().join(format!(".{name}.{}", std::process::id()));
-    fs::write(&partial, &bytes)
-        .and_then(|()| fs::rename(&partial, &path))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(&path, &bytes)?;
     eprintln!("    {name}.wasm: {} KiB", bytes.len().div_ceil(1024));
     Ok(())
-}
-
-fn is_component(bytes: &[u8]) -> bool {
-    bytes.starts_with(&COMPONENT_HEADER)
 }
 
 #[cfg(test)]
@@ -149,13 +139,6 @@ mod tests {
         assert_eq!(package_name("[lib]\nname = \"other\"\n[package]\nname=\"own\"\n"), Some("own"));
         assert_eq!(package_name("[package]\nversion = \"1\"\n[lib]\nname = \"other\"\n"), None);
         assert_eq!(package_name("[workspace]\n"), None);
-    }
-
-    #[test]
-    fn a_core_module_is_no_component() {
-        assert!(is_component(b"\0asm\x0d\0\x01\0rest"));
-        assert!(!is_component(b"\0asm\x01\0\0\0rest"));
-        assert!(!is_component(b""));
     }
 
     #[test]

@@ -7,12 +7,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use waspmq_plugin_kit::{Build, Hook, Language, Project};
 
 use crate::process::{Step, Stopwatch, seconds};
 use crate::tools;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, remove, write_whole};
 
 /// What is quick to install and to build; the rest is for those who ask for all.
 const QUICK: [Language; 3] = [Language::Rust, Language::C, Language::AssemblyScript];
@@ -24,31 +24,17 @@ pub(crate) fn build_quick(workspace: &Workspace) -> Result<()> {
     build(workspace, &QUICK, is_strict)
 }
 
-/// Builds the projects of all languages, and puts their vectors to them, each in the host.
+/// Builds the projects of all languages, and runs the tests that put their vectors to them and their policies into a broker.
 pub(crate) fn build_all(workspace: &Workspace) -> Result<()> {
     build(workspace, &Language::ALL, true)?;
-    Step::cargo(workspace, "waspmq", "build -p waspmq --bin waspmq").run()?;
-    for language in Language::ALL {
-        for hook in Hook::ALL {
-            let name = name(language, hook);
-            let waspmq = workspace.target_dir().join("debug/waspmq").display().to_string();
-            let vectors = folder(workspace, language, hook).join("vectors.toml");
-            let step = Step::new(workspace, &name, "env").args([
-                waspmq.as_str(),
-                "plugin",
-                "test",
-                "--memory-mb",
-                "32",
-            ]);
-            step.arg(component(workspace, &name)).arg("--vectors").arg(vectors).run()?;
-        }
-    }
-    let broker = "test -p waspmq --test it kit::";
-    Step::cargo(workspace, "templates in a broker", broker).run()
+    Step::cargo(workspace, "vectors and templates in a broker", "test -p waspmq --test it kit::").run()
 }
 
 fn build(workspace: &Workspace, languages: &[Language], is_strict: bool) -> Result<()> {
     let clock = Stopwatch::start();
+    let list = workspace.templates_dir().join("components.txt");
+    // What an earlier run built is not listed when this one fails.
+    remove(&list)?;
     let mut built = Vec::new();
     for &language in languages {
         match tools::ensure(workspace, language) {
@@ -63,8 +49,7 @@ fn build(workspace: &Workspace, languages: &[Language], is_strict: bool) -> Resu
             built.push(one(workspace, language, hook)?);
         }
     }
-    let list = built.join("\n") + "\n";
-    fs::write(workspace.templates_dir().join("components.txt"), list)?;
+    write_whole(&list, (built.join("\n") + "\n").as_bytes())?;
     let folder = workspace.display_path(&workspace.templates_dir()).display().to_string();
     eprintln!("    {} plugins from templates are in {folder} ({})", built.len(), seconds(clock.elapsed()));
     Ok(())
@@ -78,10 +63,6 @@ fn folder(workspace: &Workspace, language: Language, hook: Hook) -> PathBuf {
     workspace.templates_dir().join(name(language, hook))
 }
 
-fn component(workspace: &Workspace, name: &str) -> PathBuf {
-    workspace.templates_dir().join(format!("{name}.wasm"))
-}
-
 /// Makes one project anew and builds it.
 fn one(workspace: &Workspace, language: Language, hook: Hook) -> Result<String> {
     let clock = Stopwatch::start();
@@ -93,15 +74,10 @@ fn one(workspace: &Workspace, language: Language, hook: Hook) -> Result<String> 
     if language == Language::Rust {
         share(workspace, &folder)?;
     }
-    let path = tools::search_path(workspace)?;
-    let built = Build::of(&folder)?.with_path(path).run().with_context(|| format!("{name} is not built"))?;
-    let component = component(workspace, &name);
-    // Renamed into place, so that a test that reads it meanwhile never sees half a file.
-    let partial = workspace.templates_dir().join(format!(".{name}.{}", std::process::id()));
-    fs::copy(&built.path, &partial).and_then(|_| fs::rename(&partial, &component))?;
-    if !component.is_file() {
-        bail!("{} is not there", component.display());
-    }
+    let build = Build::of(&folder)?.with_path(tools::search_path(workspace)?);
+    let built = build.tool().and_then(|(words, _)| build.run(&words));
+    let built = built.with_context(|| format!("{name} is not built"))?;
+    write_whole(&workspace.templates_dir().join(format!("{name}.wasm")), &fs::read(&built.path)?)?;
     eprintln!("    {name}.wasm: {} KiB in {}", built.bytes.div_ceil(1024), seconds(clock.elapsed()));
     Ok(name)
 }

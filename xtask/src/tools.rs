@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use waspmq_plugin_kit::Language;
 
 use crate::process::Step;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, remove};
 
 /// Zig compiles C, too. The versions that the templates ask for.
 const ZIG: &str = "ziglang==0.17.0";
@@ -75,13 +75,17 @@ fn executable(_: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Installs a Python package into the tree's own environment, unless this very version is there.
+/// Installs a Python package (`name==version`) into the tree's own environment, unless this very version is there.
 fn pip(workspace: &Workspace, package: &str, what: &str) -> Result<()> {
     let venv = venv(workspace);
-    let stamp = venv.join(format!("installed-{package}"));
-    if stamp.is_file() {
+    // One of each package, so that going back to a version installs it again.
+    let name = package.split_once("==").map_or(package, |(name, _)| name);
+    let stamp = venv.join(format!("installed-{name}"));
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == package) {
         return Ok(());
     }
+    // Before anything changes: what fails from here on has to be done again.
+    remove(&stamp)?;
     if Step::new(workspace, "python check", "python3 --version").output().is_err() {
         bail!(
             "{what} is installed by Python, and there is no python3: install Python 3.10 or later (on Debian: apt-get install python3-venv)"
@@ -92,10 +96,12 @@ fn pip(workspace: &Workspace, package: &str, what: &str) -> Result<()> {
         let made = Step::new(workspace, "python environment", "python3 -m venv").arg(&venv).run();
         made.context("Python has no venv module: on Debian, apt-get install python3-venv")?;
     }
-    let pip = venv.join("bin/pip").display().to_string();
-    let install = Step::new(workspace, what, "env").args([pip.as_str(), "install", "--quiet", package]);
+    // By the environment's own Python: the script `pip` names the folder that it was made for, and a tree may have been copied.
+    let python = venv.join("bin/python3").display().to_string();
+    let pip = [python.as_str(), "-m", "pip", "install", "--quiet", package];
+    let install = Step::new(workspace, what, "env").args(pip);
     install.run().with_context(|| format!("{package} could not be installed; is there a network?"))?;
-    fs::write(stamp, "")?;
+    fs::write(stamp, package)?;
     Ok(())
 }
 
@@ -103,16 +109,22 @@ fn pip(workspace: &Workspace, package: &str, what: &str) -> Result<()> {
 fn npm(workspace: &Workspace, language: Language) -> Result<()> {
     let folder = npm_folder(workspace, language);
     let template = workspace.root().join("plugin-sdk/templates").join(language.as_str());
-    let mut is_there = folder.join("installed").is_file();
-    fs::create_dir_all(&folder)?;
+    let stamp = folder.join("installed");
+    let mut is_there = stamp.is_file();
+    let mut files = Vec::new();
     for name in NPM_FILES {
         let wanted = fs::read_to_string(template.join(name))?.replace("{{name}}", "tools");
         let file = folder.join(name);
         is_there &= fs::read_to_string(&file).is_ok_and(|text| text == wanted);
-        fs::write(file, wanted)?;
+        files.push((file, wanted));
     }
     if is_there {
         return Ok(());
+    }
+    fs::create_dir_all(&folder)?;
+    remove(&stamp)?;
+    for (file, wanted) in files {
+        fs::write(file, wanted)?;
     }
     if Step::new(workspace, "npm check", "npm --version").output().is_err() {
         bail!(
@@ -126,6 +138,6 @@ fn npm(workspace: &Workspace, language: Language) -> Result<()> {
     done.with_context(|| {
         format!("the compiler for {} could not be installed; is there a network?", language.as_str())
     })?;
-    fs::write(folder.join("installed"), "")?;
+    fs::write(stamp, "")?;
     Ok(())
 }

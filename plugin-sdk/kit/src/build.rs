@@ -2,12 +2,13 @@
 //!
 //! What the tool writes to its standard output goes to standard error: that is where progress is shown.
 
+use crate::probe::{self, Answer};
 use crate::project::{BadProject, ProjectFile};
 use crate::wrap::{self, World, WrapError};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 /// A build to be run.
@@ -31,8 +32,6 @@ pub struct Built {
 /// Why there is no component.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error(transparent)]
-    Project(#[from] BadProject),
     #[error("`{program}` is not there: install {needs}")]
     ToolMissing { program: String, needs: String },
     #[error("`{program}` is there and does not work ({reason}); what is needed is {needs}")]
@@ -67,12 +66,19 @@ impl<'a> Build<'a> {
         let build = &self.file.build;
         let mut broken = None;
         for words in &build.programs {
-            let Ok(mut command) = self.command(words) else { continue };
-            let Ok(answer) = command.args(&build.probe).stdin(Stdio::null()).output() else { continue };
-            if answer.status.success() {
-                return Ok((words.clone(), first_line(&answer.stdout)));
-            }
-            broken.get_or_insert_with(|| (words.join(" "), telling_line(&answer.stderr)));
+            let asked = self.command(words).and_then(|mut command| {
+                command.args(&build.probe);
+                probe::ask(command, probe::WITHIN)
+            });
+            let reason = match asked {
+                Ok(Answer { is_success: true, output, .. }) => {
+                    return Ok((words.clone(), first_line(&output)));
+                }
+                Ok(Answer { errors, .. }) => telling_line(&errors),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => error.to_string(),
+            };
+            broken.get_or_insert_with(|| (words.join(" "), reason));
         }
         let needs = build.needs.clone();
         if let Some((program, reason)) = broken {
@@ -82,18 +88,24 @@ impl<'a> Build<'a> {
         Err(BuildError::ToolMissing { program: names.join("` or `"), needs })
     }
 
-    /// Runs the tool, and makes a component of a bare module.
-    pub fn run(&self) -> Result<Built, BuildError> {
+    /// Runs the tool by the words that [`tool`](Self::tool) found, and makes a component of a bare module.
+    pub fn run(&self, words: &[String]) -> Result<Built, BuildError> {
         let ProjectFile { build, component } = &self.file;
-        let (words, _) = self.tool()?;
-        let line = [words.as_slice(), &build.arguments].concat().join(" ");
+        let line = self.line(words);
         let output = self.folder.join(&build.output);
         if let Some(parent) = output.parent() {
             let failed = |source| BuildError::NotWritten { path: parent.to_owned(), source };
             fs::create_dir_all(parent).map_err(failed)?;
         }
+        // What an earlier build left is not what this one makes.
+        match fs::remove_file(&output) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(BuildError::NotWritten { path: output, source });
+            }
+            _ => {}
+        }
         let started = |source| BuildError::NotStarted { program: words.join(" "), source };
-        let mut command = self.command(&words).map_err(started)?;
+        let mut command = self.command(words).map_err(started)?;
         let status = command.args(&build.arguments).stdin(Stdio::null()).stdout(io::stderr()).status();
         let status = status.map_err(started)?;
         if !status.success() {
@@ -128,7 +140,8 @@ impl<'a> Build<'a> {
         let (program, first) = words.split_first().ok_or(io::ErrorKind::NotFound)?;
         // Whether a relative program is looked up here or in its new folder differs between systems.
         let program = if program.contains('/') {
-            fs::canonicalize(self.folder.join(program))?
+            // Not resolved further: a Python environment knows itself by where its link lies.
+            path::absolute(self.folder.join(program))?
         } else {
             PathBuf::from(program)
         };
@@ -168,7 +181,9 @@ mod tests {
     }
 
     fn run(folder: &TempDir) -> Result<Built, BuildError> {
-        Build::of(folder.path())?.run()
+        let build = Build::of(folder.path()).unwrap();
+        let (words, _) = build.tool()?;
+        build.run(&words)
     }
 
     #[test]
@@ -203,7 +218,28 @@ mod tests {
         let sh = "programs = [[\"sh\"]]\nprobe = [\"-c\", \"true\"]\n";
         check(&format!("{sh}arguments = [\"-c\", \"exit 3\"]"), "`sh -c exit 3` failed (exit status: 3)");
         check(&format!("{sh}arguments = [\"-c\", \"true\"]"), "`sh -c true` left no out/made.wasm");
+        let not_a_program = "programs = [[\"./plugin.toml\"]]\nprobe = []\narguments = []";
+        check(not_a_program, "`./plugin.toml` is there and does not work (Permission denied");
         let text = format!("{sh}arguments = [\"-c\", \"echo text > out/made.wasm\"]");
         check(&text, "out/made.wasm cannot be made a component: it is not WebAssembly");
+    }
+
+    #[test]
+    fn what_an_earlier_build_left_is_not_what_this_one_makes() {
+        let folder =
+            project("programs = [[\"sh\"]]\nprobe = [\"-c\", \"true\"]\narguments = [\"-c\", \"true\"]");
+        fs::create_dir(folder.path().join("out")).unwrap();
+        fs::write(folder.path().join("out/made.wasm"), b"\0asm\r\0\x01\0").unwrap();
+        assert!(matches!(run(&folder), Err(BuildError::NoOutput { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_program_of_the_project_is_called_by_the_name_of_its_link() {
+        let folder = project("programs = [[\"venv/sh\"]]\nprobe = [\"-c\", \"echo $0\"]\narguments = []");
+        fs::create_dir(folder.path().join("venv")).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", folder.path().join("venv/sh")).unwrap();
+        let (_, said) = Build::of(folder.path()).unwrap().tool().unwrap();
+        assert!(said.ends_with("/venv/sh"), "{said}");
     }
 }

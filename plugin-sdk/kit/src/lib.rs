@@ -7,6 +7,7 @@
 
 mod build;
 mod language;
+mod probe;
 mod project;
 mod scaffold;
 mod templates;

@@ -2,8 +2,8 @@
  * The contract with the broker, wit/policy.wit, for AssemblyScript: what policies are told, what they may ask, and how texts
  * cross. `exports.ts` calls `policy.ts` with it. Not here: what is decided.
  *
- * Texts cross as UTF-16, which is what AssemblyScript has. Garbage is collected every 256 calls, when an answer has been read
- * and nothing runs.
+ * Texts cross as UTF-16, which is what AssemblyScript has. Garbage is collected every 256 calls and when the broker has passed
+ * 1 MiB, behind a call, when its answer has been read and nothing runs.
  */
 
 export enum Kind { User, Group, Topic, All }
@@ -32,10 +32,13 @@ export class Header {
 
 const BLOCK: usize = 64 * 1024;
 const COLLECT_EVERY: u32 = 256;
+const COLLECT_BYTES: usize = 1 << 20;
 let block: usize = 0;
 let used: usize = 0;
 const large: usize[] = [];
 let calls: u32 = 0;
+/** Bytes of texts and values that were made since the last collection. */
+let made: usize = 0;
 
 /** Room for what the broker passes, until the call is over. */
 export function cabi_realloc(old: usize, oldBytes: usize, align: usize, bytes: usize): usize {
@@ -58,10 +61,13 @@ export function cabi_realloc(old: usize, oldBytes: usize, align: usize, bytes: u
 export function callIsOver(): void {
   used = 0;
   while (large.length > 0) heap.free(large.pop());
-  if (++calls % COLLECT_EVERY == 0) __collect();
+  if (++calls % COLLECT_EVERY != 0 && made < COLLECT_BYTES) return;
+  made = 0;
+  __collect();
 }
 
 export function textAt(ptr: usize, len: u32): string {
+  made += <usize>len << 1;
   return String.UTF16.decodeUnsafe(ptr, <usize>len << 1);
 }
 
@@ -202,6 +208,7 @@ export namespace host {
   export function inFlight(version: u64): u32[] {
     importInFlight(version, answer);
     const list = load<usize>(answer), count = load<u32>(answer, 4);
+    made += 4 * <usize>count;
     const numbers: u32[] = [];
     for (let at = list; at < list + 4 * count; at += 4) numbers.push(load<u32>(at));
     return numbers;
@@ -212,6 +219,7 @@ export namespace host {
 }
 
 function bytesAt(ptr: usize, len: u32): Uint8Array {
+  made += len;
   const bytes = new Uint8Array(len);
   memory.copy(bytes.dataStart, ptr, len);
   return bytes;

@@ -17,7 +17,7 @@ static inline uint32_t json_hex(json_cursor *c) {
   return code;
 }
 
-/* The text at its opening quote, without escapes. */
+/* The text at its opening quote, without escapes. It has no more room than it needs once it is read. */
 static inline wq_string json_text(json_cursor *c) {
   char *text = wq_alloc((uint32_t)(c->end - c->at)), *to = text;
   c->at++;
@@ -47,14 +47,22 @@ static inline wq_string json_text(json_cursor *c) {
     }
   }
   c->at++;
+  wq_top = (uintptr_t)to;
   return (wq_string){ text, (uint32_t)(to - text) };
+}
+
+/* Steps over a text at its opening quote. */
+static inline void json_skip_text(json_cursor *c) {
+  for (c->at++; c->at < c->end && *c->at != '"'; c->at++)
+    if (*c->at == '\\') c->at++;
+  c->at++;
 }
 
 /* Steps over a value, whatever it is. */
 static inline void json_skip(json_cursor *c) {
   for (int depth = 0; c->at < c->end;) {
     char next = *c->at;
-    if (next == '"') { json_text(c); if (depth == 0) return; continue; }
+    if (next == '"') { json_skip_text(c); if (depth == 0) return; continue; }
     if (next == '{' || next == '[') depth++;
     if (next == '}' || next == ']') { if (depth == 0) return; if (--depth == 0) { c->at++; return; } }
     if (next == ',' && depth == 0) return;

@@ -12,7 +12,8 @@ let policy = { per_second: 10, burst: 20 };
 export function configure(text) {
   const config = { ...policy, ...JSON.parse(text) };
   for (const key of ['per_second', 'burst']) {
-    if (!Number.isInteger(config[key]) || config[key] < 1) throw `\`${key}\` must be a number, at least 1`;
+    const isRate = Number.isInteger(config[key]) && config[key] >= 1 && config[key] <= 4294967295;
+    if (!isRate) throw `\`${key}\` must be a number, at least 1`;
   }
   policy = config;
 }

@@ -10,7 +10,8 @@ export function configure(text) {
   const config = { ...policy, header: undefined, to: undefined, ...JSON.parse(text) };
   if (typeof config.header !== 'string') throw '`header` must be a text';
   if (typeof config.to !== 'string') throw '`to` must be a text';
-  if (!Number.isInteger(config.bytes_max)) throw '`bytes_max` must be a number';
+  const isNumber = Number.isInteger(config.bytes_max) && config.bytes_max >= 0 && config.bytes_max <= 4294967295;
+  if (!isNumber) throw '`bytes_max` must be a number';
   policy = config;
 }
 

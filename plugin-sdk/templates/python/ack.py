@@ -48,6 +48,6 @@ class WitWorld(wit_world.WitWorld):
 
 def number(config: dict, key: str, default: int, bounds: range) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or value not in bounds:
+    if type(value) is not int or value not in bounds:
         raise Err(f"`{key}` must be a number from {bounds.start} to {bounds.stop - 1}")
     return value

@@ -34,6 +34,6 @@ class WitWorld(wit_world.WitWorld):
 
 def at_least_one(config: dict, key: str, default: int) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or not 1 <= value < 1 << 32:
         raise Err(f"`{key}` must be a number, at least 1")
     return value

@@ -16,7 +16,7 @@ class WitWorld(wit_world.WitWorld):
     def configure(self, config: str) -> None:
         global urgent
         wanted = json.loads(config).get("urgent", urgent)
-        if not isinstance(wanted, int) or not 0 <= wanted <= 255:
+        if type(wanted) is not int or not 0 <= wanted <= 255:
             raise Err("`urgent` must be a number from 0 to 255")
         urgent = wanted
 

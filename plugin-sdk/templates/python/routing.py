@@ -22,7 +22,7 @@ class WitWorld(wit_world.WitWorld):
             raise Err("`header` must be a text")
         if not isinstance(to, str):
             raise Err("`to` must be a text")
-        if not isinstance(bytes_max, int):
+        if type(bytes_max) is not int or not 0 <= bytes_max < 1 << 32:
             raise Err("`bytes_max` must be a number")
         policy = (header, to, bytes_max)
 

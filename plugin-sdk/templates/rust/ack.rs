@@ -26,8 +26,11 @@ impl Default for Urgent {
 impl Policy for Urgent {
     fn configure(config: &str) -> Result<Self, String> {
         let policy: Self = serde_json::from_str(config).map_err(|error| error.to_string())?;
-        if policy.attempts == 0 {
-            return Err("`attempts` must be at least 1".to_owned());
+        if !(1..=1_000).contains(&policy.attempts) {
+            return Err("`attempts` must be a number from 1 to 1000".to_owned());
+        }
+        if !(1..=86_400_000).contains(&policy.timeout_ms) {
+            return Err("`timeout_ms` must be a number from 1 to 86400000".to_owned());
         }
         Ok(policy)
     }
@@ -63,8 +66,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn at_least_one_attempt_is_made() {
-        let error = Urgent::configure(r#"{"attempts":0}"#).unwrap_err();
-        assert!(error.contains("`attempts`"), "{error}");
+    fn attempts_and_times_are_within_what_a_plan_may_have() {
+        for (config, wrong) in [
+            (r#"{"attempts":0}"#, "`attempts`"),
+            (r#"{"attempts":1001}"#, "`attempts`"),
+            (r#"{"timeout_ms":0}"#, "`timeout_ms`"),
+            (r#"{"timeout_ms":86400001}"#, "`timeout_ms`"),
+        ] {
+            let error = Urgent::configure(config).unwrap_err();
+            assert!(error.contains(wrong), "{config}: {error}");
+        }
+        assert!(Urgent::configure(r#"{"attempts":1000,"timeout_ms":86400000}"#).is_ok());
     }
 }

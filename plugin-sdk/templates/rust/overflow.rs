@@ -1,7 +1,20 @@
 //! Keeps what is urgent in the store for a recipient that does not keep up, and of topics the newest of each key.
 
+use serde::Deserialize;
 use serde_json::Value;
 use waspmq_plugin_sdk::{Action, Kind, Overflow, Overflowing, Policy, export_policy, host};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// Not a number yet, so that what is wrong can be said by name.
+    #[serde(default = "urgent_default")]
+    urgent: Value,
+}
+
+fn urgent_default() -> Value {
+    7.into()
+}
 
 #[derive(Debug)]
 struct Slow {
@@ -11,9 +24,8 @@ struct Slow {
 
 impl Policy for Slow {
     fn configure(config: &str) -> Result<Self, String> {
-        let config: Value = serde_json::from_str(config).map_err(|error| error.to_string())?;
-        let urgent = config.get("urgent").map_or(Some(7), Value::as_u64);
-        let urgent = urgent.and_then(|number| u8::try_from(number).ok());
+        let config: Config = serde_json::from_str(config).map_err(|error| error.to_string())?;
+        let urgent = config.urgent.as_u64().and_then(|number| u8::try_from(number).ok());
         Ok(Self { urgent: urgent.ok_or("`urgent` must be a number from 0 to 255")? })
     }
 }
@@ -39,5 +51,6 @@ mod tests {
         assert_eq!(Slow::configure("{}").unwrap().urgent, 7);
         let error = Slow::configure(r#"{"urgent":"very"}"#).unwrap_err();
         assert!(error.contains("`urgent`"), "{error}");
+        assert!(Slow::configure(r#"{"urgnet":7}"#).is_err());
     }
 }

@@ -19,13 +19,17 @@ fn callIsOver() void {
     _ = arena.reset(.{ .retain_with_limit = kept_bytes });
 }
 
+/// Where a text or a value lies. What is empty may point nowhere, and the contract asks for a place in memory all the same.
+fn place(bytes: []const u8) [*]const u8 {
+    return if (bytes.len == 0) "" else bytes.ptr;
+}
+
 /// A text as the contract lays it out.
 const Text = extern struct {
     ptr: [*]const u8,
     len: usize,
     fn of(text: []const u8) Text {
-        // What is empty may point nowhere, and the contract asks for a place in memory all the same.
-        return .{ .ptr = if (text.len == 0) "" else text.ptr, .len = text.len };
+        return .{ .ptr = place(text), .len = text.len };
     }
     fn slice(text: Text) []const u8 {
         return text.ptr[0..text.len];
@@ -98,18 +102,18 @@ const Pairs = extern struct { ptr: [*]const Pair, len: usize };
 pub const Level = enum(u32) { debug, info, warn, err };
 
 pub fn log(level: Level, text: []const u8) void {
-    import.log(@intFromEnum(level), text.ptr, text.len);
+    import.log(@intFromEnum(level), place(text), text.len);
 }
 pub fn counter(name: []const u8, delta: u64) void {
-    import.counter(name.ptr, name.len, delta);
+    import.counter(place(name), name.len, delta);
 }
 pub fn histogram(name: []const u8, value: u64) void {
-    import.histogram(name.ptr, name.len, value);
+    import.histogram(place(name), name.len, value);
 }
 /// The value of one header of the message under decision.
 pub fn header(name: []const u8) ?[]const u8 {
     var found: Option = undefined;
-    import.header(name.ptr, name.len, &found);
+    import.header(place(name), name.len, &found);
     return found.get();
 }
 pub fn headers() []const Header {
@@ -126,26 +130,26 @@ pub fn payload() []const u8 {
 }
 pub fn kvGet(key: []const u8) ?[]const u8 {
     var found: Option = undefined;
-    import.@"kv-get"(key.ptr, key.len, &found);
+    import.@"kv-get"(place(key), key.len, &found);
     return found.get();
 }
 pub fn kvSet(key: []const u8, value: []const u8, ttl_ms: u64) bool {
-    return import.@"kv-set"(key.ptr, key.len, value.ptr, value.len, ttl_ms) != 0;
+    return import.@"kv-set"(place(key), key.len, place(value), value.len, ttl_ms) != 0;
 }
 pub fn kvDelete(key: []const u8) void {
-    import.@"kv-delete"(key.ptr, key.len);
+    import.@"kv-delete"(place(key), key.len);
 }
 pub fn kvCompareAndSet(key: []const u8, expected: ?[]const u8, value: []const u8, ttl_ms: u64) bool {
     const known = expected orelse "";
-    return import.@"kv-compare-and-set"(key.ptr, key.len, @intFromBool(expected != null), known.ptr, known.len, value.ptr, value.len, ttl_ms) != 0;
+    return import.@"kv-compare-and-set"(place(key), key.len, @intFromBool(expected != null), place(known), known.len, place(value), value.len, ttl_ms) != 0;
 }
 pub fn kvAdd(key: []const u8, delta: i64, ttl_ms: u64) ?i64 {
     var sum: OptionNumber = undefined;
-    import.@"kv-add"(key.ptr, key.len, delta, ttl_ms, &sum);
+    import.@"kv-add"(place(key), key.len, delta, ttl_ms, &sum);
     return if (sum.is_some) sum.value else null;
 }
 pub fn take(bucket: []const u8, amount: u32, per_second: u32, burst: u32) bool {
-    return import.take(bucket.ptr, bucket.len, amount, per_second, burst) != 0;
+    return import.take(place(bucket), bucket.len, amount, per_second, burst) != 0;
 }
 /// Milliseconds since 1970.
 pub fn now() u64 {
@@ -155,7 +159,7 @@ pub fn random() u64 {
     return import.random();
 }
 pub fn isOnline(user: []const u8) bool {
-    return import.@"is-online"(user.ptr, user.len) != 0;
+    return import.@"is-online"(place(user), user.len) != 0;
 }
 /// What each member of the queue with this version of members has in flight; none when the version is not current.
 pub fn inFlight(version: u64) []const u32 {
@@ -164,7 +168,7 @@ pub fn inFlight(version: u64) []const u32 {
     return numbers.ptr[0..numbers.len];
 }
 pub fn groupSize(group: []const u8) u32 {
-    return import.@"group-size"(group.ptr, group.len);
+    return import.@"group-size"(place(group), group.len);
 }
 
 // ---- a configuration: one JSON object of texts and numbers ----

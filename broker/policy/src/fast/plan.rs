@@ -256,7 +256,8 @@ impl Replay {
     fn canonical(&mut self, function: CanonicalFunction) -> Result<(), Unsuited> {
         match function {
             CanonicalFunction::Lift { core_func_index, options, .. } => {
-                let post_return = self.options(&options)?;
+                // Every hook has a string in its type.
+                let post_return = self.options(&options, true)?;
                 let function = at(&self.functions, core_func_index)?.clone();
                 self.component_functions.push(ComponentFunction::Lifted { function, post_return });
             }
@@ -264,7 +265,7 @@ impl Replay {
                 let ComponentFunction::Broker(name) = *at(&self.component_functions, func_index)? else {
                     return Err(contains("a call of one of its own hooks"));
                 };
-                self.options(&options)?;
+                self.options(&options, world::passes_strings(name))?;
                 self.imports_allocate |= options.iter().any(|o| matches!(o, CanonicalOption::Realloc(_)));
                 self.functions.push(Item::Broker { name });
             }
@@ -277,7 +278,11 @@ impl Replay {
     }
 
     /// Takes one function's options into what all functions have in common; returns its own one.
-    fn options(&mut self, options: &[CanonicalOption]) -> Result<Option<Item>, Unsuited> {
+    fn options(
+        &mut self,
+        options: &[CanonicalOption],
+        passes_strings: bool,
+    ) -> Result<Option<Item>, Unsuited> {
         let (mut encoding, mut post_return) = (Encoding::Utf8, None);
         for option in options {
             match *option {
@@ -299,8 +304,8 @@ impl Replay {
                 }
             }
         }
-        // Without a memory no string is passed, and the encoding that is the default then means nothing.
-        if options.iter().any(|option| matches!(option, CanonicalOption::Memory(_))) {
+        // Where no string is passed, tools leave the encoding out, and the one that is the default then means nothing.
+        if passes_strings {
             one(&mut self.encoding, encoding, "string encoding")?;
         }
         Ok(post_return)

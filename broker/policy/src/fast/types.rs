@@ -212,7 +212,12 @@ impl Type {
 
     /// Whether a value of it refers to memory that the guest has to make room for.
     pub(crate) fn has_pointers(&self) -> bool {
-        match self {
+        self.has(|part| matches!(part, Self::String | Self::List(_)))
+    }
+
+    /// Whether this is such a type, or a part of it is.
+    fn has(&self, wanted: fn(&Self) -> bool) -> bool {
+        let of_parts = match self {
             Self::Bool
             | Self::S8
             | Self::U8
@@ -220,16 +225,15 @@ impl Type {
             | Self::U32
             | Self::U64
             | Self::S64
+            | Self::String
             | Self::Enum(_)
             | Self::Flags(_) => false,
-            Self::String | Self::List(_) => true,
-            Self::Option(inner) | Self::Fallible(inner) => inner.has_pointers(),
-            Self::Tuple(items) => items.iter().any(Self::has_pointers),
-            Self::Record(fields) => fields.iter().any(|(_, field)| field.has_pointers()),
-            Self::Variant(cases) => {
-                cases.iter().any(|(_, case)| case.is_some_and(|case| case.has_pointers()))
-            }
-        }
+            Self::List(inner) | Self::Option(inner) | Self::Fallible(inner) => inner.has(wanted),
+            Self::Tuple(items) => items.iter().any(|item| item.has(wanted)),
+            Self::Record(fields) => fields.iter().any(|(_, field)| field.has(wanted)),
+            Self::Variant(cases) => cases.iter().any(|(_, case)| case.is_some_and(|case| case.has(wanted))),
+        };
+        of_parts || wanted(self)
     }
 
     /// Size and alignment of the largest value among the cases.
@@ -328,6 +332,12 @@ impl Function {
     /// Whether a result needs room that the guest has to make.
     pub(crate) fn result_has_blocks(&self) -> bool {
         self.result.is_some_and(|result| result.has_pointers())
+    }
+
+    /// Whether strings are passed, so that their encoding matters.
+    pub(crate) fn passes_strings(&self) -> bool {
+        let types = self.params.iter().map(|(_, ty)| ty).chain(&self.result);
+        types.into_iter().any(|ty| ty.has(|part| matches!(part, Type::String)))
     }
 
     /// Whether this describes a function of a component.

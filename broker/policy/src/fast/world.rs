@@ -227,3 +227,8 @@ pub(crate) const IMPORTS: [&Function; 17] = [
 pub(crate) fn has_blocks(import: &str) -> bool {
     IMPORTS.iter().any(|known| known.name == import && known.result_has_blocks())
 }
+
+/// Whether strings cross with an import.
+pub(crate) fn passes_strings(import: &str) -> bool {
+    IMPORTS.iter().any(|known| known.name == import && known.passes_strings())
+}

@@ -2,13 +2,26 @@
 
 use std::path::PathBuf;
 
-/// A component that `cargo xtask plugins` builds.
-pub(crate) fn built(name: &str) -> Vec<u8> {
+fn target() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let path = root.join(target.unwrap_or_else(|| "target".into())).join(format!("plugins/{name}.wasm"));
+    root.join(target.unwrap_or_else(|| "target".into()))
+}
+
+/// A component that `cargo xtask plugins` builds.
+pub(crate) fn built(name: &str) -> Vec<u8> {
+    let path = target().join(format!("plugins/{name}.wasm"));
     std::fs::read(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; build it with `cargo xtask plugins`", path.display()))
+}
+
+/// Of what `cargo xtask plugins` makes of templates, the names of those without an engine or interpreter.
+pub(crate) fn templates() -> Vec<String> {
+    let list = target().join("templates/components.txt");
+    let text = std::fs::read_to_string(&list)
+        .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", list.display()));
+    let is_quick = |name: &&str| !name.starts_with("javascript-") && !name.starts_with("python-");
+    text.lines().filter(is_quick).map(str::to_owned).collect()
 }
 
 /// A component in parts, all of which can be replaced: function bodies of its main module in WebAssembly text.

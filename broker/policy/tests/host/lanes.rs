@@ -280,6 +280,32 @@ const ECHO: &str = r#"
     (i32.store (i32.const 2056) (local.get $sender)) (i32.store (i32.const 2060) (local.get $sender_len))))
   (i32.const 2048)"#;
 
+#[test]
+fn an_import_without_strings_has_no_encoding_to_agree_on() {
+    let long_is_delivered = "(call $payload (i32.const 2400))
+      (i32.store8 (i32.const 2048) (i32.gt_u (i32.load (i32.const 2404)) (i32.const 100))) (i32.const 2048)";
+    let mut guest = in_utf16(Guest { route: long_is_delivered.to_owned(), ..Guest::default() });
+    // Tools write no encoding where no string is passed.
+    guest.edits.extend([
+        (
+            "(result (option string))))))",
+            "(result (option string)))) (export \"payload\" (func (result (list u8))))))",
+        ),
+        (
+            "  (core module $main\n",
+            "  (core func $payload (canon lower (func $host \"payload\")
+              (memory (core memory $libc \"memory\")) (realloc (core func $libc \"realloc\"))))
+            (core module $main (import \"host\" \"payload\" (func $payload (param i32)))\n",
+        ),
+        (
+            "(export \"header\" (func $header))",
+            "(export \"header\" (func $header)) (export \"payload\" (func $payload))",
+        ),
+    ]);
+    let (plain, other) = agree(&guest.build(), &json!({}));
+    assert!(plain > 1_000 && other > 1_000, "{plain} and {other}");
+}
+
 /// The same guest with strings of 16-bit code units.
 pub(crate) fn in_utf16(mut guest: Guest) -> Guest {
     guest.edits.push((

@@ -1,10 +1,10 @@
 //! What the host keeps for policies, and what it tells them, through a guest that does what a header asks.
 
-use crate::guests::built;
-use crate::{document, host, message, outcome};
+use crate::guests::{built, templates};
+use crate::{document, host, message, outcome, serving};
 use serde_json::json;
 use std::sync::Arc;
-use waspmq_core::policy::Outcome;
+use waspmq_core::policy::{Message, Outcome};
 use waspmq_policy::{Host, WorkerPolicies, limits};
 
 /// A host with the policy `p` on `topic/p` and the policy `q` on `topic/q`, both of one plugin.
@@ -132,4 +132,21 @@ fn histograms_are_shown() {
     assert_eq!(histograms.len(), 1);
     assert_eq!((histograms["h"].count, histograms["h"].sum), (3, 600));
     assert_eq!(outcome(&host, "p", "ok"), 2);
+}
+
+/// As many messages as would fill an instance's memory over and over if what they made stayed.
+#[test]
+fn templates_are_not_worn_by_large_texts() {
+    let key = "k".repeat(60_000);
+    for name in templates().iter().filter(|name| name.ends_with("-routing")) {
+        let config = json!({ "header": "region", "to": "topic/" });
+        let whole = json!({ "config": config, "limits": { "cpu_share": 1.0, "deadline_ms": 1_000 } });
+        let host = serving(&built(&format!("../templates/{name}")), whole);
+        let mut policies = host.worker(0);
+        for _ in 0..300 {
+            crate::route(&mut policies, &Message { key: &key, ..message("topic/orders", &[]) });
+        }
+        assert_eq!(outcome(&host, "p", "ok"), 300, "{name}");
+        assert_eq!(host.policy("p").unwrap().instances.replaced, 0, "{name}");
+    }
 }

@@ -2,7 +2,7 @@
 
 mod bench;
 mod build;
-mod check;
+pub(super) mod check;
 mod new;
 mod vectors;
 
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = || arguments.access.open();
     let as_json = arguments.access.json;
     let document = match &arguments.command {
-        Command::New(new) => return new::run(new),
+        Command::New(new) => return new::run(new, as_json),
         Command::Build(build) => return build::run(build, as_json),
         Command::Check(check) => return check::run(check, as_json),
         Command::Test(test) => return vectors::run(test, as_json),

@@ -218,7 +218,7 @@ impl Changes {
             document.insert("canary_percent".to_owned(), percent.into());
         }
         if let Some(config) = &self.config {
-            document.insert("config".to_owned(), parse_config(config)?);
+            document.insert("config".to_owned(), parse_config(config)?.into());
         }
         Ok(Value::Object(document))
     }
@@ -245,7 +245,7 @@ impl Set {
         }
         document.insert("match".to_owned(), self.patterns.clone().into());
         if let Some(config) = &self.config {
-            document.insert("config".to_owned(), parse_config(config)?);
+            document.insert("config".to_owned(), parse_config(config)?.into());
         }
         if let Some(order) = self.order {
             document.insert("order".to_owned(), order.into());
@@ -275,13 +275,15 @@ impl Set {
     }
 }
 
-pub(super) fn parse_config(text: &str) -> Result<Value, Failure> {
+/// A JSON object, or `@file` with one.
+pub(super) fn parse_config(text: &str) -> Result<Map<String, Value>, Failure> {
     let text = match text.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| Failure::Usage(format!("cannot read {path}: {error}")))?,
         None => text.to_owned(),
     };
     match serde_json::from_str(&text) {
-        Ok(config @ Value::Object(_)) => Ok(config),
+        Ok(Value::Object(config)) => Ok(config),
         Ok(_) => Err(Failure::Usage("--config must be a JSON object".to_owned())),
         Err(error) => Err(Failure::Usage(format!("--config is not JSON: {error}"))),
     }
@@ -539,7 +541,7 @@ mod tests {
         for wrong in ["", "[1]", "{", "3"] {
             assert!(matches!(parse_config(wrong), Err(Failure::Usage(_))), "{wrong:?}");
         }
-        assert!(matches!(parse_config("@/nowhere"), Err(Failure::Failed(_))));
+        assert!(matches!(parse_config("@/nowhere"), Err(Failure::Usage(_))));
     }
 
     #[test]

@@ -2,15 +2,17 @@
 
 use super::failure::Failure;
 use super::output;
-use super::policy::Hook;
+use super::plugin::check::read;
+use super::policy::{Hook, parse_config};
 use anyhow::anyhow;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use waspmq_policy::limits::{
-    CAPTURE_LINE_BYTES_MAX, DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX, DEADLINE_MS_MIN, REPLAY_DIFFERENCES_MAX,
+    CAPTURE_LINE_BYTES_MAX, DEADLINE_MS_DEFAULT, DEADLINE_MS_MAX, DEADLINE_MS_MIN, MEMORY_MB_DEFAULT,
+    MEMORY_MB_MAX, MEMORY_MB_MIN, REPLAY_DIFFERENCES_MAX,
 };
 use waspmq_policy::{
     OnlyHook, PolicyLimits, Replay, ReplayDifference, ReplayError, ReplaySide, ReplaySummary, ReplayedHook,
@@ -25,7 +27,7 @@ a hook, 2 a file cannot be used.
 
 Examples:
   waspmq plugin replay old.wasm new.wasm orders.jsonl
-  waspmq plugin replay same.wasm same.wasm orders.jsonl --config now.json --new-config next.json --hook routing")]
+  waspmq plugin replay same.wasm same.wasm orders.jsonl --config @now.json --new-config @next.json --hook routing")]
 pub(super) struct Arguments {
     /// The component as it is
     old: PathBuf,
@@ -33,18 +35,21 @@ pub(super) struct Arguments {
     new: PathBuf,
     /// What `waspmq policy capture` wrote
     capture: PathBuf,
-    /// The plugin's configuration: a file with a JSON object
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    /// The plugin's configuration: a JSON object, or `@file` with one
+    #[arg(long, value_name = "JSON")]
+    config: Option<String>,
     /// The configuration of the new component, when it is another one
-    #[arg(long, value_name = "FILE")]
-    new_config: Option<PathBuf>,
+    #[arg(long, value_name = "JSON")]
+    new_config: Option<String>,
     /// Only this hook
     #[arg(long, value_enum)]
     hook: Option<Hook>,
     /// CPU time of one decision, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = DEADLINE_MS_DEFAULT, value_parser = clap::value_parser!(u32).range(i64::from(DEADLINE_MS_MIN)..=i64::from(DEADLINE_MS_MAX)))]
     deadline_ms: u32,
+    /// Memory of an instance, in MiB, as the policy's limit is
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MB_DEFAULT, value_parser = clap::value_parser!(u32).range(i64::from(MEMORY_MB_MIN)..=i64::from(MEMORY_MB_MAX)))]
+    memory_mb: u32,
     /// Differences that are shown; all are counted
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(0..=REPLAY_DIFFERENCES_MAX))]
     differences_max: u64,
@@ -53,13 +58,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
     let [old, new] = [&arguments.old, &arguments.new].map(|path| read(path));
     let (old, new) = (old?, new?);
-    let config = arguments.config.as_deref().map(read_config).transpose()?.unwrap_or_default();
-    let new_config = arguments.new_config.as_deref().map(read_config).transpose()?;
+    let config = arguments.config.as_deref().map(parse_config).transpose()?.unwrap_or_default();
+    let new_config = arguments.new_config.as_deref().map(parse_config).transpose()?;
     let sides = [
         ReplaySide { component: &old, config: &config },
         ReplaySide { component: &new, config: new_config.as_ref().unwrap_or(&config) },
     ];
-    let limits = PolicyLimits { deadline_ms: arguments.deadline_ms, ..PolicyLimits::default() };
+    let Arguments { deadline_ms, memory_mb, .. } = *arguments;
+    let limits = PolicyLimits { deadline_ms, memory_mb, ..PolicyLimits::default() };
     let path = arguments.capture.display();
     let unusable = |error: &dyn std::fmt::Display| Failure::Usage(format!("{path}: {error}"));
     let file = File::open(&arguments.capture).map_err(|error| unusable(&error))?;
@@ -153,19 +159,6 @@ fn table(summary: &ReplaySummary) -> String {
     };
     let rows: Vec<Vec<String>> = summary.hooks.iter().flat_map(rows).collect();
     format!("{} records\n{}", summary.records, output::table(&headings, &rows))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
-}
-
-fn read_config(path: &Path) -> Result<Map<String, Value>, Failure> {
-    let unusable = |reason: String| Failure::Usage(format!("{}: {reason}", path.display()));
-    match serde_json::from_slice(&read(path)?) {
-        Ok(Value::Object(config)) => Ok(config),
-        Ok(_) => Err(unusable("must be a JSON object".to_owned())),
-        Err(error) => Err(unusable(format!("is not JSON: {error}"))),
-    }
 }
 
 /// The lines of a file, of which none is read further than its bound.

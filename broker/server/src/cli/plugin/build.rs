@@ -6,7 +6,7 @@ use crate::cli::output;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
-use waspmq_plugin_kit::{BadProject, Build, BuildError};
+use waspmq_plugin_kit::Build;
 use waspmq_policy::limits::MEMORY_MB_MAX;
 
 #[derive(Debug, Args)]
@@ -24,14 +24,11 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
-    let build = Build::of(&arguments.dir).map_err(usage)?;
+    let build = Build::of(&arguments.dir).map_err(|bad| Failure::Usage(bad.to_string()))?;
     let (words, version) = build.tool()?;
     output::note(format_args!("using {version}"));
     output::note(format_args!("running {}", build.line(&words)));
-    let built = build.run().map_err(|error| match error {
-        BuildError::Project(bad) => usage(bad),
-        other => other.into(),
-    })?;
+    let built = build.run(&words)?;
     let component = std::fs::read(&built.path)?;
     let found = waspmq_policy::inspect(&component, None, MEMORY_MB_MAX)
         .map_err(|error| anyhow::anyhow!("{}: {error}", built.path.display()))?;
@@ -49,8 +46,4 @@ pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-fn usage(bad: BadProject) -> Failure {
-    Failure::Usage(bad.to_string())
 }

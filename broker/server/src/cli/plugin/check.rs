@@ -2,6 +2,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::output;
+use crate::cli::policy::parse_config;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use serde_json::{Map, Value};
@@ -43,15 +44,11 @@ impl Component {
     }
 
     pub(super) fn config(&self) -> Result<Option<Map<String, Value>>, Failure> {
-        let Some(text) = &self.config else { return Ok(None) };
-        match crate::cli::policy::parse_config(text)? {
-            Value::Object(config) => Ok(Some(config)),
-            _ => Err(Failure::Usage("--config must be a JSON object".to_owned())),
-        }
+        self.config.as_deref().map(parse_config).transpose()
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(in crate::cli) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 

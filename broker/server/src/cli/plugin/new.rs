@@ -3,6 +3,7 @@
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use std::path::PathBuf;
 use waspmq_plugin_kit::{Hook, Language, Project, ScaffoldError};
 
@@ -74,7 +75,7 @@ impl From<Decides> for Hook {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
     let Arguments { name, lang, sdk, .. } = arguments;
     let folder = arguments.dir.clone().unwrap_or_else(|| PathBuf::from(name));
     let project =
@@ -85,8 +86,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             Failure::Usage(error.to_string())
         }
     })?;
+    let files: Vec<_> = files.iter().map(|file| folder.join(file).display().to_string()).collect();
+    if as_json {
+        return Ok(output::json(&json!({ "files": files }))?);
+    }
     for file in &files {
-        output::line(format_args!("{}", folder.join(file).display()))?;
+        output::line(format_args!("{file}"))?;
     }
     let folder = folder.display();
     output::note(format_args!(

@@ -55,10 +55,9 @@ pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
     let (mut asked, mut deviating) = (0, 0);
     for group in vectors.groups() {
         let wanted = |name: &str| only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-        if !group.iter().any(|vector| wanted(&vector.name)) {
-            continue;
-        }
-        for vector in group {
+        // Those that a wanted one continues are asked before it; what continues the last wanted one is not.
+        let Some(last) = group.iter().rposition(|vector| wanted(&vector.name)) else { continue };
+        for vector in group.iter().take(last + 1) {
             let result = run.run(vector).map_err(failed)?;
             asked += 1;
             deviating += u32::from(!result.deviations.is_empty());
