@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream};
 
 /// Nothing on loopback takes this long unless it is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,6 +25,16 @@ pub(crate) struct Broker {
     audit: Audit,
     pub(crate) address: String,
     pub(crate) admin: String,
+    /// SHA-256 of its certificate, where it has one.
+    pub(crate) fingerprint: Option<String>,
+}
+
+/// What a broker says of itself when it is ready.
+struct Ready {
+    process: Child,
+    address: String,
+    admin: String,
+    fingerprint: Option<String>,
 }
 
 type Audit = Arc<Mutex<Vec<String>>>;
@@ -51,8 +61,8 @@ impl Broker {
         let environment: Vec<_> =
             environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let audit = Audit::default();
-        let (process, address, admin) = Self::launch(data, &environment, &audit);
-        Self { process, data: data.clone(), environment, audit, address, admin }
+        let Ready { process, address, admin, fingerprint } = Self::launch(data, &environment, &audit);
+        Self { process, data: data.clone(), environment, audit, address, admin, fingerprint }
     }
 
     /// Kills the broker unless it has ended, and starts it again on the same directory and other ports.
@@ -66,14 +76,12 @@ impl Broker {
             self.signal(signal);
         }
         self.wait();
-        (self.process, self.address, self.admin) = Self::launch(&self.data, &self.environment, &self.audit);
+        let ready = Self::launch(&self.data, &self.environment, &self.audit);
+        (self.process, self.address, self.admin) = (ready.process, ready.address, ready.admin);
+        self.fingerprint = ready.fingerprint;
     }
 
-    fn launch(
-        data: &tempfile::TempDir,
-        environment: &[(String, String)],
-        audit: &Audit,
-    ) -> (Child, String, String) {
+    fn launch(data: &tempfile::TempDir, environment: &[(String, String)], audit: &Audit) -> Ready {
         let mut command = Self::command(data);
         if config_file(data).exists() {
             command.arg("--config").arg(config_file(data));
@@ -85,12 +93,15 @@ impl Broker {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (mut address, mut admin, mut said) = (None, None, String::new());
+        let (mut address, mut admin, mut fingerprint, mut said) = (None, None, None, String::new());
         while address.is_none() || admin.is_none() {
             let Some(line) = lines.next().transpose().unwrap() else { panic!("it did not start:\n{said}") };
             said += &line;
             said.push('\n');
             address = address.or_else(|| between(&line, "ws://", "/ws"));
+            address = address.or_else(|| between(&line, "wss://", "/ws"));
+            let after = line.split_once("sha-256  ").map(|(_, sha256)| sha256.trim().to_owned());
+            fingerprint = fingerprint.or(after);
             admin = admin.or_else(|| between(&line, "http://", "/"));
         }
         // The rest of the log is read so that the broker never waits for a full pipe; what matters is shown.
@@ -106,7 +117,7 @@ impl Broker {
                 }
             }
         });
-        (process, address.unwrap(), admin.unwrap())
+        Ready { process, address: address.unwrap(), admin: admin.unwrap(), fingerprint }
     }
 
     pub(crate) fn command(data: &tempfile::TempDir) -> Command {
@@ -116,7 +127,8 @@ impl Broker {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("ws://{}/ws", self.address)
+        let scheme = if self.fingerprint.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/ws", self.address)
     }
 
     pub(crate) fn token(&self) -> String {
@@ -144,6 +156,15 @@ impl Broker {
         let answer = response.headers().get("sec-websocket-extensions");
         let answer = answer.map(|answer| answer.to_str().unwrap().to_owned());
         (Peer { socket, is_binary: subprotocol == Some("waspmq.v1.bin") }, answer)
+    }
+
+    /// Connects over TLS without sending anything.
+    pub(crate) async fn open_secure(&self, connector: Connector, subprotocol: &str) -> Peer {
+        let mut request = self.url().into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
+        let connecting =
+            tokio_tungstenite::connect_async_tls_with_config(request, None, true, Some(connector));
+        Peer { socket: connecting.await.unwrap().0, is_binary: subprotocol == "waspmq.v1.bin" }
     }
 
     /// Connects as a user in the JSON profile.

@@ -8,7 +8,9 @@
     clippy::expect_used,
     clippy::disallowed_methods,
     clippy::print_stderr,
-    reason = "tests: a surprise ends the test, and tests are clients that have clocks and tasks of their own"
+    clippy::large_futures,
+    reason = "tests: a surprise ends the test, and tests are clients that have clocks and tasks of their own, and sockets \
+              with room for TLS in their futures"
 )]
 
 mod access;
@@ -44,5 +46,6 @@ mod rules;
 mod shipped;
 mod slow;
 mod timing;
+mod tls;
 mod tokens;
 mod worker;

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 fn tcp(peer: &Peer) -> &tokio::net::TcpStream {
     match peer.socket.get_ref() {
         MaybeTlsStream::Plain(stream) => stream,
-        _ => panic!("tests use no TLS"),
+        _ => panic!("these tests use no TLS"),
     }
 }
 

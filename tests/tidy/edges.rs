@@ -42,13 +42,14 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 22] = [
     ("wasmtime", &["waspmq-policy"]),
     ("wasmparser", &["waspmq-policy", "waspmq-plugin-kit"]),
     ("wasm-encoder", &["waspmq-policy", "waspmq-plugin-kit"]),
     ("fjall", &["waspmq-store"]),
     ("quinn", &["waspmq-transport"]),
-    ("rustls", &["waspmq-transport"]),
+    ("rustls", &["waspmq-transport", "waspmq-client"]),
+    ("rcgen", &["waspmq-transport"]),
     ("web-transport-quinn", &["waspmq-transport"]),
     ("bincode", &["waspmq-protocol"]),
     ("zstd", &["waspmq-protocol"]),

@@ -5,7 +5,7 @@
 //! | 1. data directory: lock, epoch | 6. data directory: unlock |
 //! | 2. policy host, with the plugins and policies of the last run; dictionaries | 5. policy host |
 //! | 3. listeners bound | 4. admin listener |
-//! | 4. workers | 3. workers stop, late ones are named |
+//! | 4. workers; what replaces the certificate | 3. workers stop, late ones are named |
 //! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
 //! | 6. ready | 1. not ready |
 
@@ -22,6 +22,7 @@ use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
 use crate::storage;
 use crate::surroundings::Surroundings;
+use crate::tls::Tls;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, CompressionSettings, Settings, Shared};
@@ -51,6 +52,8 @@ pub struct Broker {
     cut: watch::Sender<bool>,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
     admin: Option<JoinHandle<std::io::Result<()>>>,
+    /// Replaces the certificate, where there is one.
+    certificate: Option<JoinHandle<std::io::Result<()>>>,
     journal: Option<JournalThreads>,
     /// Last, so that the directory is unlocked when nothing uses it any more.
     _data_dir: DataDir,
@@ -85,6 +88,8 @@ impl Broker {
             None => data_dir.admin_token()?.into_string(),
         };
         let gate = access::gate(&config.access)?;
+        let clock = Clock::new();
+        let tls = Tls::open(&config.tls, &config.data_dir, clock).context("cannot use TLS")?.map(Arc::new);
         let worker_count = worker_count(config.workers);
         let registry =
             Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
@@ -95,7 +100,6 @@ impl Broker {
         };
         let policies = Host::start(options, Arc::new(Surroundings(registry.clone())))
             .context("cannot start the policy host")?;
-        let clock = Clock::new();
         let audit = policies::open(&data_dir, &policies, clock)?;
         let dictionaries = Arc::new(Library::open(&data_dir, audit.clone())?);
         let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
@@ -116,6 +120,7 @@ impl Broker {
             registry,
             policies,
             access: Arc::new(AccessControl::new(gate)),
+            tls,
             dictionaries,
             mailboxes,
             store: storage.store,
@@ -131,6 +136,7 @@ impl Broker {
             cut,
             workers: Vec::with_capacity(worker_count),
             admin: None,
+            certificate: None,
             journal: Some(storage.threads),
             _data_dir: data_dir,
         };
@@ -141,6 +147,7 @@ impl Broker {
             listeners,
             &cut_seen,
         )?;
+        broker.start_certificate(&cut_seen)?;
         broker.start_admin(config, token, admin_listener, cut_seen)?;
         broker.control.phase.advance(Phase::Ready);
         Ok(broker)
@@ -153,6 +160,12 @@ impl Broker {
     /// Where clients connect.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The URL of that place, with the scheme that is spoken there.
+    pub fn url(&self) -> String {
+        let scheme = if self.control.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/ws", self.address)
     }
 
     pub const fn admin_address(&self) -> SocketAddr {
@@ -185,7 +198,7 @@ impl Broker {
         if self.cut.send(true).is_err() {
             tracing::debug!("every thread had ended before it was told to");
         }
-        let threads = self.workers.drain(..).chain(self.admin.take());
+        let threads = self.workers.drain(..).chain(self.admin.take()).chain(self.certificate.take());
         let threads: Vec<_> = threads.collect();
         wait_until(self.control.clock, CUT_GRACE, || threads.iter().all(JoinHandle::is_finished));
         for thread in threads {
@@ -229,6 +242,7 @@ impl Broker {
             kept,
             unread: Arc::default(),
             access: control.access.clone(),
+            tls: control.tls.clone(),
             resumes,
             queues,
             dictionaries: control.dictionaries.clone(),
@@ -237,6 +251,16 @@ impl Broker {
             let (shared, cut) = (shared.clone(), cut.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             self.workers.push(thread.spawn(move || worker::run(number, shared, listener, cut))?);
+        }
+        Ok(())
+    }
+
+    /// A thread of its own: files may lie where reading them takes long.
+    fn start_certificate(&mut self, cut: &watch::Receiver<bool>) -> std::io::Result<()> {
+        if let Some(tls) = self.control.tls.clone() {
+            let cut = cut.clone();
+            let thread = std::thread::Builder::new().name("certificate".to_owned());
+            self.certificate = Some(thread.spawn(move || tls.watch(cut))?);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The broker's configuration: one typed value, made from defaults, a TOML file, the environment and flags.
 //!
-//! Invariant: a [`Config`] that [`load`] returned is valid as a whole, so nothing behind it checks a key again.
+//! Invariant: a [`Config`] that [`load`] returned is valid as a whole, so nothing behind it checks a key again. After [`reload`]
+//! that goes for everything but `access` and the files of `tls`.
 //! Every key is optional; what it means, its range and what happens when it is reached is in `docs/CONFIG.md`.
 //! Deliberately not here: bounds that nobody may change, which are in `waspmq_core::limits`.
 
@@ -15,12 +16,14 @@ mod preset;
 mod print;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use access::{AccessConfig, Algorithm, KeyConfig, Login, RuleConfig};
 pub use address::AddressRule;
 pub use bounds::{BOUNDS, Bound};
 pub use error::{ConfigError, Finding, Origin};
-pub use layers::{Flags, Loaded, Sources, load};
+pub use layers::{Flags, Loaded, Sources, load, reload};
+pub use tls::TlsConfig;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -57,6 +60,7 @@ pub struct Config {
     pub drain_ms: u32,
     pub admin: AdminConfig,
     pub access: AccessConfig,
+    pub tls: TlsConfig,
     pub limits: LimitsConfig,
     pub compression: CompressionConfig,
     pub policy: PolicyConfig,

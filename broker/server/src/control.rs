@@ -4,6 +4,7 @@ use crate::access::AccessControl;
 use crate::clock::Clock;
 use crate::dictionaries::Library;
 use crate::phase::{Phase, PhaseCell};
+use crate::tls::Tls;
 use crate::worker::counters::Counters;
 use crate::worker::ledger::Found;
 use crate::worker::mailbox::{Entry, Mailboxes};
@@ -60,6 +61,8 @@ pub struct Control {
     pub registry: Arc<Registry>,
     pub policies: Arc<Host>,
     pub access: Arc<AccessControl>,
+    /// The certificate of the listener for clients; none where it is plain.
+    pub tls: Option<Arc<Tls>>,
     pub dictionaries: Arc<Library>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub store: Arc<dyn Store>,

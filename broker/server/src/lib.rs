@@ -19,4 +19,5 @@ mod queues;
 mod resumes;
 mod storage;
 mod surroundings;
+pub mod tls;
 pub mod worker;

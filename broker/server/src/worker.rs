@@ -39,6 +39,7 @@ mod room;
 mod segment;
 mod subscribe;
 mod tasks;
+mod tls;
 mod tracking;
 mod unpack;
 mod upgrade;
@@ -53,6 +54,7 @@ use crate::dictionaries::Library;
 use crate::phase::PhaseCell;
 use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
+use crate::tls::Tls;
 use access::AccessWork;
 use acks::{Answers, Moved};
 use alone::PutOff;
@@ -76,6 +78,7 @@ use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
+use tls::Handshakes;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::SessionId;
@@ -149,6 +152,7 @@ pub(crate) struct Shared {
     pub(crate) kept: Arc<Kept>,
     pub(crate) unread: Arc<Unread>,
     pub(crate) access: Arc<AccessControl>,
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) resumes: Arc<Resumes>,
     pub(crate) queues: Arc<KeptQueues>,
     pub(crate) dictionaries: Arc<Library>,
@@ -197,6 +201,7 @@ pub(crate) struct Worker {
     message_count: u64,
     session_count: u32,
     read_buffer: Vec<u8>,
+    handshakes: Handshakes,
     /// For the compressed messages of all connections, one at a time.
     inflater: Inflater,
     /// Bytes that connections hold of unfinished frames.
@@ -249,6 +254,7 @@ impl Worker {
             message_count: 0,
             session_count: 0,
             read_buffer: vec![0; READ_BYTES],
+            handshakes: Handshakes::default(),
             inflater: Inflater::default(),
             held_bytes: 0,
             late: Vec::new(),
@@ -292,7 +298,7 @@ impl Worker {
         let mut wait = None;
         match flushed {
             Flushed::Empty if connection.ended => {}
-            Flushed::Empty if connection.is_closing() => lifecycle::shutdown(&connection, Shutdown::Write),
+            Flushed::Empty if connection.is_closing() => connection.shutdown(Shutdown::Write),
             Flushed::Empty => {}
             Flushed::More => self.outbox.mark(&mut connection),
             Flushed::Blocked => {

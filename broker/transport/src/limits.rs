@@ -35,6 +35,14 @@ pub const INFLATED_KEPT_BYTES: usize = 256 * 1024;
 /// Bytes of a compressed message for which memory is kept. A larger one's is given back at the next.
 pub const DEFLATED_KEPT_BYTES: usize = 256 * 1024;
 
+/// Plain bytes that are sealed for a TLS connection ahead of its socket: four records. While the socket has not taken
+/// them, nothing else is sealed and the connection's queue waits.
+pub const TLS_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Reads of a TLS connection's socket in one turn. rustls asks for 4 KiB at a time, for more only while a record or a
+/// handshake message is not complete. Records that carry no data of ours could otherwise be read for ever.
+pub const TLS_READS_PER_TURN: usize = 32;
+
 const _: () = assert!(CONTROL_BYTES_MAX < 126, "a control frame's length has no extended form");
 
 const _: () = assert!(

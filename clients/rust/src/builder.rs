@@ -9,7 +9,11 @@ use crate::limits::{COMMANDS_MAX, MESSAGES_MAX};
 use crate::messages::Messages;
 use crate::shared::Shared;
 use crate::token::Provider;
+use crate::trust::Trust;
+use rustls::ClientConfig;
 use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use waspmq_protocol::client::{Connect, Frame, Resume};
 use waspmq_protocol::{Profile, Secret, encode};
@@ -26,6 +30,9 @@ pub struct Builder {
     pub(crate) compression: bool,
     pub(crate) profile: Profile,
     pub(crate) backoff: Backoff,
+    trust: Trust,
+    /// Made of it at the first connect, where the URL needs it.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Builder {
@@ -40,6 +47,8 @@ impl Builder {
             compression: false,
             profile: Profile::Binary,
             backoff: Backoff::default(),
+            trust: Trust::default(),
+            tls: None,
         }
     }
 
@@ -104,11 +113,38 @@ impl Builder {
         self
     }
 
+    /// For a URL that begins with `wss://`: the certificates in this PEM file vouch for the broker, instead of those of the
+    /// system. The broker's own certificate may be among them.
+    #[must_use]
+    pub fn tls_ca(mut self, file: impl Into<PathBuf>) -> Self {
+        self.trust = Trust::Authorities(file.into());
+        self
+    }
+
+    /// For a URL that begins with `wss://`: the broker is who has the certificate with this SHA-256 (of its DER), in hexadecimal
+    /// digits with or without colons. Its names and dates do not count. Takes the place of [`Self::tls_ca`].
+    #[must_use]
+    pub fn tls_fingerprint(mut self, sha256: impl Into<String>) -> Self {
+        self.trust = Trust::Fingerprint(sha256.into());
+        self
+    }
+
+    /// The TLS that this client would speak, for programs that make a connection of their own.
+    ///
+    /// # Errors
+    /// Whom to trust cannot be read.
+    pub fn tls_config(&self) -> Result<Arc<ClientConfig>, Error> {
+        self.trust.config()
+    }
+
     /// Connects and waits for the broker's welcome. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The first attempt counts; reconnecting begins only once there was a connection.
-    pub async fn connect(self) -> Result<(Client, Messages), Error> {
+    pub async fn connect(mut self) -> Result<(Client, Messages), Error> {
+        if driver::is_secure(&self.url) {
+            self.tls = Some(self.trust.config()?);
+        }
         let mut codecs = self.codecs();
         let link = driver::connect(&self, self.token.clone(), None, &codecs.names()).await?;
         let correlation = format!("{:016x}", random());

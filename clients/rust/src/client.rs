@@ -33,7 +33,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins with the broker's URL, such as `ws://127.0.0.1:9470/ws`.
+    /// Begins with the broker's URL, such as `ws://127.0.0.1:9470/ws`, or `wss://broker.example/ws` for TLS.
     pub fn builder(url: impl Into<String>) -> Builder {
         Builder::new(url.into())
     }

@@ -15,7 +15,7 @@ mod link;
 mod read;
 mod write;
 
-pub(crate) use link::connect;
+pub(crate) use link::{connect, is_secure};
 
 use crate::backoff::random;
 use crate::builder::Builder;

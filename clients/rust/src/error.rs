@@ -6,12 +6,15 @@ use waspmq_protocol::server::Refusal;
 /// `Clone`, because one failure may end many requests.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The URL is not `ws://host:port/path`.
+    /// The URL is not `ws://host:port/path` or `wss://host:port/path`.
     #[error("{url:?} is no WebSocket URL: {message}")]
     Url { url: String, message: String },
     /// No connection, or no WebSocket on the other side.
     #[error("cannot connect to {url}: {message}")]
     Connect { url: String, message: String },
+    /// Whom to trust cannot be read.
+    #[error("cannot use TLS: {message}")]
+    Tls { message: String },
     /// The broker did not answer in time.
     #[error("{url} did not answer within {seconds} s")]
     Timeout { url: String, seconds: u64 },

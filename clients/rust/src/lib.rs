@@ -5,11 +5,13 @@
 //! requests waiting for an answer above all, is in `shared`.
 //! What the driver and the program know of messages is in `inbox`: repeats (`seen`), acknowledgements (`acks`) and how
 //! far was read (`places`), with which a session is resumed. Requests to other clients are in `request`.
-//! Deliberately not here: TLS, and transports other than WebSocket.
+//! Whom it trusts to be the broker is in `trust`.
+//! Deliberately not here: transports other than WebSocket.
 #![doc = include_str!("../README.md")]
 
 mod acks;
 mod ask;
+mod authorities;
 mod backoff;
 mod builder;
 mod client;
@@ -28,6 +30,7 @@ mod seen;
 mod shared;
 mod stats;
 mod token;
+mod trust;
 mod waiting;
 
 pub use backoff::Backoff;

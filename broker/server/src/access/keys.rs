@@ -95,16 +95,17 @@ fn read(config: &KeyConfig) -> Result<Key, String> {
     Ok(Key { id: config.id.clone(), algorithm, material, fingerprint })
 }
 
-/// A whole file, unless it is far too long for a key. The problem names the file and nothing in it.
+/// A whole file, unless it is far too long for a key or a certificate. The problem names the file and nothing in it.
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read =
         std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read {
         Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-        Ok(count) if count as u64 > FILE_BYTES_MAX => {
-            Err(format!("{} has more than {FILE_BYTES_MAX} bytes, which no key has", path.display()))
-        }
+        Ok(count) if count as u64 > FILE_BYTES_MAX => Err(format!(
+            "{} has more than {FILE_BYTES_MAX} bytes, which no key or certificate has",
+            path.display()
+        )),
         Ok(_) => Ok(bytes),
     }
 }

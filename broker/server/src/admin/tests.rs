@@ -40,6 +40,7 @@ pub(crate) fn control() -> Control {
         )
         .unwrap(),
         access: Arc::default(),
+        tls: None,
         dictionaries: Arc::default(),
         mailboxes,
         store,

@@ -1,7 +1,9 @@
-//! Who a command connects as: `--as`, `--device` and `--token`, the same for every command that is a client.
+//! Who a command connects as, and whom it takes for the broker: `--as`, `--device`, `--token`, `--tls-ca` and
+//! `--tls-fingerprint`, the same for every command that is a client.
 
 use clap::Args;
 use std::fmt;
+use std::path::PathBuf;
 use waspmq_client::Builder;
 
 /// Whom the broker is told.
@@ -16,6 +18,12 @@ pub(super) struct Identity {
     /// The device to connect as; each device of a user has read up to a place of its own
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// For wss://: a PEM file with the authorities that vouch for the broker, instead of those of this system
+    #[arg(long, value_name = "FILE", conflicts_with = "tls_fingerprint")]
+    tls_ca: Option<PathBuf>,
+    /// For wss://: the SHA-256 of the one certificate that the broker may have, as it prints it at its start
+    #[arg(long, value_name = "SHA256")]
+    tls_fingerprint: Option<String>,
 }
 
 impl Identity {
@@ -27,6 +35,11 @@ impl Identity {
         let builder = match &self.device {
             Some(device) => builder.device(device),
             None => builder,
+        };
+        let builder = match (&self.tls_ca, &self.tls_fingerprint) {
+            (_, Some(fingerprint)) => builder.tls_fingerprint(fingerprint),
+            (Some(file), None) => builder.tls_ca(file),
+            (None, None) => builder,
         };
         match &self.token {
             Some(token) => builder.token(token.trim()),
@@ -46,6 +59,8 @@ impl fmt::Debug for Identity {
             .field("user", &self.user)
             .field("device", &self.device)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
+            .field("tls_ca", &self.tls_ca)
+            .field("tls_fingerprint", &self.tls_fingerprint)
             .finish()
     }
 }
@@ -58,7 +73,13 @@ mod tests {
     fn a_token_says_who_unless_somebody_else_does() {
         let check = |user: Option<&str>, token: Option<&str>, expected| {
             let own = |text: Option<&str>| text.map(str::to_owned);
-            let identity = Identity { user: own(user), token: own(token), device: None };
+            let identity = Identity {
+                user: own(user),
+                token: own(token),
+                device: None,
+                tls_ca: None,
+                tls_fingerprint: None,
+            };
             assert_eq!(identity.user(), expected);
             assert!(!format!("{identity:?}").contains("hunter2"));
         };

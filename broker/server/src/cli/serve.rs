@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 Without configuration: data in ./waspmq-data, listeners on loopback. Environment variables such as
 WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: docs/CONFIG.md.
 SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and applies them
-to live sessions; every other key needs a restart.
+to live sessions, and the TLS certificate, which is for new connections; every other key needs a restart.
 
 Examples:
   waspmq serve
@@ -77,26 +77,48 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     })
 }
 
-/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access.
+/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS.
 async fn obey_hangups(broker: &Broker, sources: &Sources, signals: &mut Signals, mut hangups: Signal) {
     loop {
         // Biased: a stop is seen at once; both branches are cancel-safe.
         tokio::select! {
             biased;
             () = signals.next() => return,
-            Some(()) = hangups.recv() => reload_access(broker, sources),
+            Some(()) = hangups.recv() => reload(broker, sources),
         }
     }
 }
 
-/// A configuration that is not valid as a whole changes nothing.
-fn reload_access(broker: &Broker, sources: &Sources) {
-    let replaced = config::load(sources)
-        .map_err(anyhow::Error::from)
-        .and_then(|loaded| access::gate(&loaded.config.access))
-        .and_then(|gate| Ok(broker.control().access.replace(gate)?));
+/// A configuration that is not valid changes nothing. Access and TLS are replaced or stay each by itself.
+fn reload(broker: &Broker, sources: &Sources) {
+    match config::reload(sources) {
+        Ok(loaded) => {
+            reload_access(broker, &loaded.config);
+            reload_tls(broker, &loaded.config);
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!(error = format!("{error:#}"), "access was not changed");
+            broker.control().tls.iter().for_each(|tls| tls.refuse(&error));
+        }
+    }
+}
+
+fn reload_access(broker: &Broker, config: &Config) {
+    let replaced = access::gate(&config.access).and_then(|gate| Ok(broker.control().access.replace(gate)?));
     if let Err(error) = replaced {
         tracing::error!(error = format!("{error:#}"), "access was not changed");
+    }
+}
+
+/// Takes the certificate that the configuration now names.
+fn reload_tls(broker: &Broker, config: &Config) {
+    match &broker.control().tls {
+        Some(tls) => tls.reload(&config.tls),
+        None if config.tls.is_on() => {
+            tracing::warn!("the configuration has a TLS certificate now; to listen with it needs a restart");
+        }
+        None => {}
     }
 }
 
@@ -161,10 +183,12 @@ fn banner(broker: &Broker, config: &Config) {
         Some(_) => "from the configuration".to_owned(),
         None => broker.token_path().display().to_string(),
     };
+    let fingerprint = broker.control().tls.as_ref().map(|tls| format!("\n  sha-256  {}", tls.fingerprint()));
     output::note(format_args!(
-        "waspmq {} is ready\n  clients  ws://{}/ws\n  admin    http://{}/\n  token    {token}",
+        "waspmq {} is ready\n  clients  {}{}\n  admin    http://{}/\n  token    {token}",
         env!("CARGO_PKG_VERSION"),
-        broker.address(),
+        broker.url(),
+        fingerprint.unwrap_or_default(),
         broker.admin_address(),
     ));
 }

@@ -14,7 +14,7 @@ const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 const LIST_ENTRIES_MAX: usize = 64;
 
 impl Config {
-    /// Everything that is wrong, in the order of the keys; empty when nothing is.
+    /// Everything that is wrong in itself, in the order of the keys; empty when nothing is.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         for bound in &BOUNDS {
@@ -29,6 +29,13 @@ impl Config {
         self.check_listeners(&mut problems);
         self.check_names(&mut problems);
         super::address::check(&self.address, &mut problems);
+        super::tls::check(&self.tls, &mut problems);
+        problems
+    }
+
+    /// What is wrong with what is made of files: with the certificate, and with access.
+    pub(super) fn file_problems(&self) -> Vec<Problem> {
+        let mut problems = super::tls::file_problems(&self.tls);
         problems.extend(Gate::new(&self.access).err().unwrap_or_default());
         problems
     }

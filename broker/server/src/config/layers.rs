@@ -40,11 +40,27 @@ pub struct Loaded {
 /// Who set a key; keys that nobody set are absent.
 pub(super) type Origins = BTreeMap<String, Origin>;
 
-/// Reads and checks the configuration.
+/// Reads and checks the configuration, with the files that it names.
+///
+/// # Errors
+/// It cannot be read or is not valid; the error has everything that is wrong.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    checked(sources, |config| config.problems().into_iter().chain(config.file_problems()).collect())
+}
+
+/// As [`load`], for a broker that runs: what is made of files, the certificate and access, is checked when it is made, so that
+/// one that cannot be used does not keep the other from being replaced.
+///
+/// # Errors
+/// It cannot be read or is not valid in itself.
+pub fn reload(sources: &Sources) -> Result<Loaded, ConfigError> {
+    checked(sources, Config::problems)
+}
+
+fn checked(sources: &Sources, check: impl Fn(&Config) -> Vec<Problem>) -> Result<Loaded, ConfigError> {
     let layers = collect(sources)?;
     let config = layers.parse()?;
-    let findings: Vec<_> = config.problems().into_iter().map(|problem| layers.finding_of(problem)).collect();
+    let findings: Vec<_> = check(&config).into_iter().map(|problem| layers.finding_of(problem)).collect();
     if !findings.is_empty() {
         return Err(ConfigError::Invalid(findings));
     }
@@ -156,6 +172,8 @@ pub(super) fn known_keys() -> BTreeMap<String, Value> {
     full.admin.token = Some(String::new());
     full.access.issuer = Some(String::new());
     full.access.audience = Some(String::new());
+    full.tls.certificate = Some(PathBuf::new());
+    full.tls.key = Some(PathBuf::new());
     flatten(&table_of(&full)).into_iter().collect()
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     AccessConfig, AdminConfig, CompressionConfig, Config, LimitsConfig, LogConfig, LogFormat, Login,
-    PolicyConfig, Profile, StoreConfig,
+    PolicyConfig, Profile, StoreConfig, TlsConfig,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -73,6 +73,7 @@ fn base() -> Config {
             keys: Vec::new(),
             rules: Vec::new(),
         },
+        tls: TlsConfig::default(),
         limits: LimitsConfig {
             max_message_bytes: limits::MESSAGE_BYTES_MAX,
             outbound_bytes_max: limits::OUTBOUND_BYTES_MAX,

@@ -69,7 +69,27 @@ impl Broker {
         let metric = described("connection_duration", "How long connections that ended had been open");
         histogram(encoder, metric, [(NO_LABELS, self.workers.observed(|c| &c.connection_duration_us))])?;
         let metric = described("handshakes_refused", "Requests for a connection that were refused");
-        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.handshakes_refused))])
+        counter(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.handshakes_refused))])?;
+        self.tls(encoder)
+    }
+
+    fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let metric = described("tls_handshakes", "TLS handshakes with clients, by what became of them");
+        let handshakes = [
+            ([("outcome", "completed")], self.workers.total(|c| &c.tls_completed)),
+            ([("outcome", "failed")], self.workers.total(|c| &c.tls_failed)),
+        ];
+        counter(encoder, metric, handshakes)?;
+        let metric = described(
+            "tls_reloads",
+            "Certificates that were to take the place of the one before, by what became of them",
+        );
+        let tls = self.workers.control.tls.as_ref();
+        let reloads = [
+            ([("outcome", "replaced")], tls.map_or(0, |tls| tls.replaced())),
+            ([("outcome", "failed")], tls.map_or(0, |tls| tls.failed())),
+        ];
+        counter(encoder, metric, reloads)
     }
 
     fn messages(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {

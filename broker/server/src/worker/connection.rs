@@ -9,7 +9,8 @@ use super::publish::Target;
 use super::room::Held;
 use super::segment::{Encoding, Shared};
 use crate::resumes::TokenHash;
-use std::net::SocketAddr;
+use socket2::SockRef;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -20,6 +21,7 @@ use waspmq_core::registry;
 use waspmq_core::session::Session;
 use waspmq_core::{Address, SessionId};
 use waspmq_protocol::Profile;
+use waspmq_transport::tls;
 use waspmq_transport::websocket::Decoder;
 
 /// Where a connection is in its life.
@@ -43,6 +45,8 @@ pub(crate) struct Connection {
     pub(crate) number: u32,
     pub(crate) stream: Rc<TcpStream>,
     pub(crate) remote: SocketAddr,
+    /// What lies between the socket and everything else, where the listener has a certificate.
+    pub(crate) tls: Option<Box<tls::Session>>,
     pub(crate) stage: Stage,
     pub(crate) decoder: Decoder,
     pub(crate) encoding: Encoding,
@@ -114,6 +118,7 @@ impl Connection {
             number,
             stream: Rc::new(stream),
             remote,
+            tls: None,
             stage: Stage::Http,
             decoder: Decoder::new(),
             encoding: Encoding { profile: Profile::Json, batch: false, codecs: Codecs::NONE },
@@ -181,6 +186,13 @@ impl Connection {
     pub(crate) fn note_dictionaries(&mut self) {
         if self.dictionaries.is_full() {
             self.encoding.codecs = self.encoding.codecs.without(Codecs::DICTIONARY);
+        }
+    }
+
+    /// Ends one or both directions of the socket.
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        if let Err(error) = SockRef::from(&*self.stream).shutdown(how) {
+            tracing::trace!(%error, "the socket was closed already");
         }
     }
 

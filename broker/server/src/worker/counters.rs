@@ -213,6 +213,9 @@ pub struct Counters {
     connections_closed: [Count; Ended::ALL.len()],
     pub connection_duration_us: Latency,
     pub handshakes_refused: Count,
+    /// TLS handshakes that were completed, and those of connections that ended before.
+    pub tls_completed: Count,
+    pub tls_failed: Count,
     pub published: Published,
     /// Connections that began to wait, unread, for room in the journal.
     pub journal_waits: Count,

@@ -4,6 +4,7 @@ use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
 use super::publish::Taken;
+use super::tls::{has_sealed, is_handshaking, unfinished_bytes};
 use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
@@ -21,6 +22,9 @@ use waspmq_transport::websocket::{self, Event, Limits, Violation, close_code};
 
 /// Connections that hold less are left alone when the worker's bound of unfinished bytes is reached.
 pub(super) const HELD_FLOOR_BYTES: usize = 4 * 1024;
+/// When so much of the bound is taken, connections without a session get nothing more of it: less than what publishes
+/// that wait for the journal leave.
+pub(super) const STRANGERS_DIVISOR: usize = 4;
 
 /// Bytes that compressed WebSocket messages of one connection may inflate to before others have their turn: what one read
 /// brings may come to a thousand times its size.
@@ -41,6 +45,8 @@ pub(super) enum Next {
     Read,
     /// Let others run first: there may be more right now.
     Yield,
+    /// As [`Next::Yield`], where there is more for certain of which the socket does not know.
+    Unread,
     /// The peer sends no more; what it is owed is still being written.
     Ended,
     /// The connection is gone.
@@ -49,7 +55,12 @@ pub(super) enum Next {
 
 /// What follows a read with data. After a short one the socket is empty, which tokio learns without another
 /// system call; readiness comes back with the next event.
-fn after_read(connection: &Connection, is_short: bool) -> Next {
+pub(super) fn after_read(connection: &Connection, is_short: bool) -> Next {
+    // What TLS decrypted and found no room for is not in the socket. A short read may have asked for all that one turn
+    // may ask for; if it did find the socket empty, the next one waits.
+    if connection.tls.is_some() {
+        return if is_short { Next::Yield } else { Next::Unread };
+    }
     if !is_short {
         return Next::Yield;
     }
@@ -77,6 +88,9 @@ impl Worker {
     }
 
     fn read(&mut self, connection: &mut Connection) -> Next {
+        if is_handshaking(connection) && !self.handshakes.may_go_on() {
+            return Next::Yield;
+        }
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let next = if connection.wanted_bytes > buffer.len() / 2 {
             self.read_large(connection)
@@ -97,7 +111,7 @@ impl Worker {
         let most = if self.shared.journal.is_busy() { HELD_FLOOR_BYTES } else { READ_BYTES };
         let room = rest.len().min(most);
         let Some(rest) = rest.get_mut(..room) else { return Next::Gone };
-        let count = match connection.stream.try_read(rest) {
+        let count = match self.receive(connection, rest) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
         };
@@ -118,8 +132,10 @@ impl Worker {
     fn read_large(&mut self, connection: &mut Connection) -> Next {
         let missing = connection.wanted_bytes.saturating_sub(connection.partial.len());
         connection.partial.reserve(missing.clamp(1, READ_BYTES));
-        let room = connection.partial.capacity() - connection.partial.len();
-        let count = match connection.stream.try_read_buf(&mut connection.partial) {
+        let spare = connection.partial.capacity() - connection.partial.len();
+        // TLS is given room that is written first, and has no more than this in one turn.
+        let room = if connection.tls.is_some() { spare.min(READ_BYTES) } else { spare };
+        let count = match self.receive_large(connection, room) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
         };
@@ -147,12 +163,12 @@ impl Worker {
 
     /// Nothing was read: there is nothing yet, or nothing more. A peer that only ended its side still gets
     /// what it is owed.
-    fn take_end(&mut self, connection: &mut Connection, read: std::io::Result<()>) -> Next {
+    pub(super) fn take_end(&mut self, connection: &mut Connection, read: std::io::Result<()>) -> Next {
         match read {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                Next::Read
-            }
-            Ok(()) if !connection.out.is_empty() => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Read,
+            // The socket may have more, and says so: waiting for it would not let others run.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Next::Yield,
+            Ok(()) if !connection.out.is_empty() || has_sealed(connection) => {
                 connection.ended = true;
                 if !connection.is_closing() {
                     self.start_closing(connection, Ended::ByPeer);
@@ -434,13 +450,16 @@ impl Worker {
         }
     }
 
-    /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed.
+    /// Counts the bytes a connection holds of unfinished frames; over the worker's bound it is closed. Who has no session
+    /// has a part of that bound, so that strangers alone cannot close those who have one.
     pub(super) fn charge_held(&mut self, connection: &mut Connection) {
         let frames = connection.held.as_ref().map_or(0, |held| held.size_bytes());
         let held = connection.partial.capacity() + connection.decoder.held_bytes() + frames;
+        let held = held + unfinished_bytes(connection);
         self.held_bytes = self.held_bytes + held - connection.held_bytes;
         connection.held_bytes = held;
-        if self.held_bytes > self.shared.settings.inbound_bytes_max && held > HELD_FLOOR_BYTES {
+        let divisor = if connection.session_id.is_some() { 1 } else { STRANGERS_DIVISOR };
+        if self.held_bytes > self.shared.settings.inbound_bytes_max / divisor && held > HELD_FLOOR_BYTES {
             let close = (Close::Overloaded.number(), Close::Overloaded.name());
             self.close_with(connection, close, Ended::Overloaded);
         }

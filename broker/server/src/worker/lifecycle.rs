@@ -9,7 +9,6 @@ use super::outbox::end_of;
 use super::resume::Resumed;
 use super::segment::Encoding;
 use crate::clock::Moment;
-use socket2::SockRef;
 use std::net::{Shutdown, SocketAddr};
 use tokio::net::TcpStream;
 use waspmq_core::admission::Rate;
@@ -20,7 +19,7 @@ use waspmq_core::{Address, Close, Code, Kind, Position, QueueId, Reject, Session
 use waspmq_protocol::client::Connect;
 use waspmq_protocol::server::{HistoryHead, MessageFrame};
 use waspmq_protocol::{Profile, Secret, server};
-use waspmq_transport::websocket;
+use waspmq_transport::{tls, websocket};
 
 /// Connections a sweep acts on; the rest is still due at the next one.
 const LATE_PER_SWEEP: usize = 1024;
@@ -33,13 +32,18 @@ const CLOSE_WAIT_US: u64 = 3_000_000;
 
 impl Worker {
     /// Takes an accepted socket; gives its number and stream for the task that reads it.
-    pub(super) fn open(&mut self, stream: TcpStream, remote: SocketAddr) -> u32 {
+    pub(super) fn open(
+        &mut self,
+        (stream, remote): (TcpStream, SocketAddr),
+        tls: Option<Box<tls::Session>>,
+    ) -> u32 {
         let now = self.shared.clock.now();
         let settings = &self.shared.settings;
         let session = Session::new(Rate::new(settings.publishes_per_second, settings.publish_burst));
         let slot = self.connections.vacant_entry();
         let number = u32::try_from(slot.key()).unwrap_or(u32::MAX);
-        slot.insert(Some(Box::new(Connection::new(number, (stream, remote), session, now.us))));
+        let connection = Connection::new(number, (stream, remote), session, now.us);
+        slot.insert(Some(Box::new(Connection { tls, ..connection })));
         self.counters().connections_opened.add(1);
         self.counters().connections.add(1);
         number
@@ -310,8 +314,9 @@ impl Worker {
         if let Some(paused) = connection.paused.take() {
             paused.notify_one();
         }
-        shutdown(&connection, Shutdown::Both);
         let counters = self.counters();
+        super::tls::end(&mut connection, counters);
+        connection.shutdown(Shutdown::Both);
         counters.dropped_connection_lost.add(connection.out.pending_frames());
         counters.connections.set(counters.connections.load().saturating_sub(1));
         counters.closed(end_of(&connection)).add(1);
@@ -443,13 +448,6 @@ impl Worker {
             counters.slow_consumers.of(action).set(acted);
         }
         counters.dictionaries_sent.set(self.outbox.dictionaries_sent);
-    }
-}
-
-/// Ends one or both directions of a connection's socket.
-pub(super) fn shutdown(connection: &Connection, how: Shutdown) {
-    if let Err(error) = SockRef::from(&*connection.stream).shutdown(how) {
-        tracing::trace!(%error, "the socket was closed already");
     }
 }
 

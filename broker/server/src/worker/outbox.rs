@@ -4,6 +4,7 @@ use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended};
 use super::dictionaries::{self, Telling};
 use super::segment::Shared;
+use super::tls;
 use crate::dictionaries::Dictionary;
 use hashbrown::HashMap;
 use std::io::{ErrorKind, IoSlice};
@@ -240,7 +241,7 @@ impl Outbox {
 
     /// Forgets what a connection still had to be written.
     pub(super) fn forget(&mut self, connection: &Connection) {
-        self.pinned_bytes -= connection.out.pinned_bytes();
+        self.pinned_bytes -= connection.out.pinned_bytes() + tls::sealed_bytes(connection);
     }
 
     /// Whether the worker's queues together are at their bound.
@@ -254,10 +255,22 @@ impl Outbox {
 
     /// Writes what the socket takes, with a bounded number of calls.
     pub(super) fn flush(&mut self, connection: &mut Connection, counters: &Counters, now_us: u64) -> Flushed {
+        let sealed = tls::sealed_bytes(connection);
+        let flushed = self.flush_queue(connection, counters, now_us);
+        self.note_sealed(sealed, tls::sealed_bytes(connection));
+        flushed
+    }
+
+    /// What TLS has sealed and the socket not taken became another number of bytes.
+    pub(super) const fn note_sealed(&mut self, before: usize, now: usize) {
+        self.pinned_bytes = self.pinned_bytes + now - before;
+    }
+
+    fn flush_queue(&mut self, connection: &mut Connection, counters: &Counters, now_us: u64) -> Flushed {
         connection.dirty = false;
         for _ in 0..WRITES_PER_TURN {
             if connection.out.is_empty() {
-                return Flushed::Empty;
+                return tls::flush_rest(connection);
             }
             let written = match self.write(connection) {
                 Ok(0) => return Flushed::Broken,
@@ -285,15 +298,15 @@ impl Outbox {
             count_delivered(counters, delivered, now_us);
             self.settle(before, connection);
         }
-        if connection.out.is_empty() { Flushed::Empty } else { Flushed::More }
+        if connection.out.is_empty() { tls::flush_rest(connection) } else { Flushed::More }
     }
 
-    fn write(&mut self, connection: &Connection) -> std::io::Result<usize> {
+    fn write(&mut self, connection: &mut Connection) -> std::io::Result<usize> {
         let (stream, out) = (&connection.stream, &connection.out);
-        if out.len() == 1 {
+        if out.len() == 1 && connection.tls.is_none() {
             return out.pieces(1).next().map_or(Ok(0), |piece| stream.try_write(piece));
         }
-        if out.pinned_bytes() <= COPY_BYTES {
+        if out.pinned_bytes() <= COPY_BYTES && connection.tls.is_none() {
             self.scratch.clear();
             out.pieces(usize::MAX).for_each(|piece| self.scratch.extend_from_slice(piece));
             return stream.try_write(&self.scratch);
@@ -304,7 +317,11 @@ impl Outbox {
             *slice = IoSlice::new(piece);
             count += 1;
         }
-        stream.try_write_vectored(slices.get(..count).unwrap_or_default())
+        let slices = slices.get(..count).unwrap_or_default();
+        match &mut connection.tls {
+            None => stream.try_write_vectored(slices),
+            Some(session) => tls::write(session, stream, slices),
+        }
     }
 
     fn settle(&mut self, before: usize, connection: &Connection) {

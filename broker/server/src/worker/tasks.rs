@@ -56,6 +56,7 @@ pub(crate) fn run(
             spawn_local(timers(worker.clone())),
             spawn_local(cursors(worker.clone())),
         );
+        spawn_local(handshakes(worker.clone()));
         // The first six never end by themselves: without one of them the worker is of no use.
         let result = tokio::select! {
             ended = mail => Err(io::Error::other(format!("the mail task ended: {ended:?}"))),
@@ -128,8 +129,12 @@ fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
         tracing::debug!(%remote, %error, "the connection was gone before it was served");
         return;
     }
+    let tls = match shared.tls.as_ref().map(|tls| tls.accept()).transpose() {
+        Ok(tls) => tls.map(Box::new),
+        Err(error) => return tracing::error!(%remote, %error, "connection refused: TLS cannot be used"),
+    };
     let mut borrowed = worker.borrow_mut();
-    let number = borrowed.open(stream, remote);
+    let number = borrowed.open((stream, remote), tls);
     let stream = borrowed.connections.get(number as usize).and_then(Option::as_ref).map(|c| c.stream.clone());
     drop(borrowed);
     if let Some(stream) = stream {
@@ -139,6 +144,8 @@ fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
 
 /// Serves the input of one connection.
 async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
+    // Whether bytes wait that left the socket before.
+    let mut is_unread = false;
     loop {
         let has_held = match may_go_on(&worker, number, &stream) {
             Some(has_held) => has_held,
@@ -148,14 +155,16 @@ async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
         let next = if has_held {
             worker.borrow_mut().go_on(number, &stream)
         } else {
-            if stream.readable().await.is_err() {
+            if !is_unread && stream.readable().await.is_err() {
                 return;
             }
-            worker.borrow_mut().on_readable(number, &stream)
+            let next = worker.borrow_mut().on_readable(number, &stream);
+            is_unread = next == Next::Unread;
+            next
         };
         match next {
             Next::Read => {}
-            Next::Yield => yield_now().await,
+            Next::Yield | Next::Unread => yield_now().await,
             Next::Ended | Next::Gone => return,
         }
     }
@@ -223,6 +232,16 @@ async fn flush(worker: Cell) {
                 spawn_local(unblock(worker.clone(), number, stream));
             }
         }
+    }
+}
+
+/// Lets as many handshakes go on as before, once everything else that is ready has run.
+async fn handshakes(worker: Cell) {
+    let wake = worker.borrow().handshakes.wake.clone();
+    loop {
+        wake.notified().await;
+        yield_now().await;
+        worker.borrow_mut().handshakes.begin_turn();
     }
 }
 

@@ -37,7 +37,11 @@ impl Worker {
         } else if !origin::origin_allowed(request.origin, request.host, &settings.allowed_origins) {
             Some(refusal(403, "Forbidden", "This Origin may not connect; add it to access.allowed_origins."))
         } else if request.upgrade.is_none() {
-            Some(refusal(426, "Upgrade Required", "This is a WebSocket endpoint: connect with ws://."))
+            Some(refusal(
+                426,
+                "Upgrade Required",
+                "This is a WebSocket endpoint: connect with ws:// or wss://.",
+            ))
         } else {
             None
         };

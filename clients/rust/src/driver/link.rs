@@ -4,14 +4,16 @@ use crate::builder::Builder;
 use crate::error::Error;
 use crate::interest::Interest;
 use crate::limits::{CONNECT_TIMEOUT, INBOUND_BYTES_MAX};
+use crate::trust;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 use waspmq_protocol::client::Resume;
 use waspmq_protocol::server::{Received, Welcome};
 use waspmq_protocol::{Profile, Secret, decode};
@@ -58,8 +60,8 @@ async fn attempt(
     };
     let failed = |error: SocketError| Error::Connect { url: settings.url.clone(), message: describe(&error) };
     let wrong_url = |error: SocketError| Error::Url { url: settings.url.clone(), message: describe(&error) };
-    if !settings.url.starts_with("ws://") {
-        let message = "it must begin with ws://".to_owned();
+    if !settings.url.starts_with("ws://") && !is_secure(&settings.url) {
+        let message = "it must begin with ws:// or wss://".to_owned();
         return Err(Error::Url { url: settings.url.clone(), message });
     }
     let mut request = settings.url.as_str().into_client_request().map_err(wrong_url)?;
@@ -70,7 +72,8 @@ async fn attempt(
         .max_message_size(Some(INBOUND_BYTES_MAX))
         .max_frame_size(Some(INBOUND_BYTES_MAX));
     let connect_frame = settings.connect_frame(token, resume, codecs)?;
-    let connected = connect_async_with_config(request, Some(config), true).await;
+    let connector = settings.tls.clone().map_or(Connector::Plain, Connector::Rustls);
+    let connected = connect_async_tls_with_config(request, Some(config), true, Some(connector)).await;
     let (mut socket, _) = connected.map_err(|error| match error {
         SocketError::Url(_) => wrong_url(error),
         error => failed(error),
@@ -147,10 +150,23 @@ pub(crate) fn inbound(profile: Profile, message: Message) -> Vec<Received> {
     frames
 }
 
+/// Whether a URL asks for TLS.
+pub(crate) fn is_secure(url: &str) -> bool {
+    url.starts_with("wss://")
+}
+
 /// Without the words that the caller puts around it.
 fn describe(error: &SocketError) -> String {
     match error {
-        SocketError::Io(error) => error.to_string(),
+        SocketError::Io(error) => {
+            match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(error) => trust::describe(error),
+                None => error.to_string(),
+            }
+        }
+        SocketError::Protocol(ProtocolError::HttparseError(_)) => {
+            "the other side does not speak HTTP; is it wss://?".to_owned()
+        }
         SocketError::Http(response) => format!("the server answered {}, not a WebSocket", response.status()),
         error => error.to_string(),
     }

@@ -315,7 +315,7 @@ async fn no_broker_and_no_url_are_told_apart() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = connect(format!("ws://{nobody}/ws")).await;
     assert!(matches!(&error, Error::Connect { url, .. } if url.contains(&nobody.to_string())), "{error}");
-    for wrong in ["", "127.0.0.1:9470", "http://127.0.0.1:9470/ws", "wss://127.0.0.1:1/ws"] {
+    for wrong in ["", "127.0.0.1:9470", "http://127.0.0.1:9470/ws", "wss:/127.0.0.1:1/ws"] {
         let error = connect(wrong.to_owned()).await;
         assert!(matches!(error, Error::Url { .. }), "{wrong:?} {error:?}");
     }

@@ -39,6 +39,7 @@ pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
         registry: control.registry,
         policies: control.policies,
         access: control.access,
+        tls: control.tls,
         journal: control.journal,
         kept: Arc::default(),
         unread: Arc::default(),

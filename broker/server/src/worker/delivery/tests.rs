@@ -64,6 +64,7 @@ impl Bench {
             registry: control.registry,
             policies: control.policies,
             access: control.access,
+            tls: control.tls,
             journal: control.journal,
             kept: Arc::default(),
             unread: Arc::default(),
@@ -84,7 +85,7 @@ impl Bench {
         let (stream, remote) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let _guard = self.runtime.enter();
-        let number = self.worker.open(tokio::net::TcpStream::from_std(stream).unwrap(), remote);
+        let number = self.worker.open((tokio::net::TcpStream::from_std(stream).unwrap(), remote), None);
         let mut connection = self.worker.connections[number as usize].take().unwrap();
         connection.stage = Stage::Open;
         self.runtime.block_on(connection.stream.writable()).unwrap();

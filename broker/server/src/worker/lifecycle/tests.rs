@@ -48,6 +48,7 @@ impl Workers {
             registry: control.registry.clone(),
             policies: control.policies.clone(),
             access: control.access.clone(),
+            tls: control.tls.clone(),
             rules: Arc::default(),
             journal: control.journal.clone(),
             kept: Arc::default(),

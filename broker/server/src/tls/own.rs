@@ -1,0 +1,140 @@
+//! The certificate that the broker makes by itself: two files in its data directory, renewed before they end.
+//!
+//! `tls/self-signed.pem` has a line in front of the certificate that says until when and for which names it is good;
+//! readers of PEM skip it. `tls/self-signed.key` is for the broker alone (mode 0600). The key is written first, so that a
+//! certificate never lies beside the key of the one before for longer than the start that replaces both.
+
+use super::read;
+use anyhow::Context;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
+
+/// How long before its end a certificate is renewed: time to try again what fails.
+pub(super) const RENEW_SECONDS: u64 = 3 * 86_400;
+/// How long after a renewal, or keeping what was made, failed it is tried again.
+const RETRY_SECONDS: u64 = 60;
+/// Names that every certificate has.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// A certificate of our own and when it is renewed.
+#[derive(Debug)]
+pub(super) struct Own {
+    directory: PathBuf,
+    names: Vec<String>,
+    renew_unix_s: u64,
+    /// The certificate in force, while it could not be kept, and when that is tried again.
+    unkept: Option<(SelfSigned, u64)>,
+}
+
+impl Own {
+    /// Takes the one of an earlier start, or makes one.
+    pub(super) fn open(
+        data_dir: &Path,
+        names: &[String],
+        now_unix_s: u64,
+    ) -> anyhow::Result<(Credentials, Self)> {
+        let names = all_names(names);
+        let mut own = Self { directory: data_dir.join("tls"), names, renew_unix_s: 0, unkept: None };
+        if let Some(credentials) = own.take_kept(now_unix_s) {
+            return Ok((credentials, own));
+        }
+        let credentials = own.make(now_unix_s)?;
+        Ok((credentials, own))
+    }
+
+    pub(super) fn is_for(&self, names: &[String]) -> bool {
+        self.names == all_names(names)
+    }
+
+    /// Makes another one when it is time. One that could not be kept is written when that is tried again.
+    pub(super) fn renew(&mut self, now_unix_s: u64) -> Option<anyhow::Result<Credentials>> {
+        if let Some((made, _)) = self.unkept.take_if(|(_, retry_unix_s)| now_unix_s >= *retry_unix_s) {
+            self.keep(made, now_unix_s);
+        }
+        if now_unix_s < self.renew_unix_s {
+            return None;
+        }
+        self.renew_unix_s = now_unix_s + RETRY_SECONDS;
+        Some(self.make(now_unix_s))
+    }
+
+    fn take_kept(&mut self, now_unix_s: u64) -> Option<Credentials> {
+        let text = fs::read_to_string(self.certificate()).ok()?;
+        let (expires, names) = text.lines().next()?.strip_prefix("good until ")?.split_once(" for ")?;
+        let renew_unix_s = expires.parse::<u64>().ok()?.checked_sub(RENEW_SECONDS)?;
+        // One from the future was made by a clock that was wrong.
+        let is_of_this_time = (now_unix_s..=now_unix_s + waspmq_transport::tls::SELF_SIGNED_SECONDS)
+            .contains(&(renew_unix_s + RENEW_SECONDS));
+        if now_unix_s >= renew_unix_s || !is_of_this_time || names != self.names.join(",") {
+            return None;
+        }
+        self.renew_unix_s = renew_unix_s;
+        read(&self.certificate(), &self.key()).ok()
+    }
+
+    fn make(&mut self, now_unix_s: u64) -> anyhow::Result<Credentials> {
+        let made = self_signed(&self.names, now_unix_s)?;
+        let credentials = Credentials::from_pem(made.certificate_pem.as_bytes(), made.key_pem.as_bytes())?;
+        self.renew_unix_s = made.expires_unix_s - RENEW_SECONDS;
+        self.keep(made, now_unix_s);
+        Ok(credentials)
+    }
+
+    /// Writes what was made. It is served whether that succeeds or not: a full disk is no reason to serve one that ends.
+    fn keep(&mut self, made: SelfSigned, now_unix_s: u64) {
+        self.unkept = None;
+        if let Err(error) = self.write(&made) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the TLS certificate is served, and a restart would make another one; trying again in a minute"
+            );
+            self.unkept = Some((made, now_unix_s + RETRY_SECONDS));
+        }
+    }
+
+    fn write(&self, made: &SelfSigned) -> anyhow::Result<()> {
+        let directory = &self.directory;
+        let what = || format!("cannot keep a certificate in {}", directory.display());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(what)?;
+        let text = format!(
+            "good until {} for {}\n{}",
+            made.expires_unix_s,
+            self.names.join(","),
+            made.certificate_pem
+        );
+        write(&self.key(), made.key_pem.as_bytes(), 0o600).with_context(what)?;
+        write(&self.certificate(), text.as_bytes(), 0o644).with_context(what)
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.directory.join("self-signed.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.directory.join("self-signed.key")
+    }
+}
+
+fn all_names(names: &[String]) -> Vec<String> {
+    let mut all: Vec<String> = LOOPBACK.map(str::to_owned).to_vec();
+    for name in names {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    all
+}
+
+/// Puts a whole file in the place of one that may be there.
+fn write(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(path);
+    let mut file =
+        tempfile::Builder::new().permissions(fs::Permissions::from_mode(mode)).tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
