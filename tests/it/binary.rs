@@ -18,7 +18,10 @@ pub(crate) fn from_binary(bytes: &[u8]) -> Value {
     assert_eq!(consumed, bytes.len(), "one frame per WebSocket message");
     let value = match frame {
         Received::Message(frame) => message(&frame),
-        Received::Welcome(frame) => json!({"type": "welcome", "session": frame.session}),
+        Received::Welcome(frame) => json!({
+            "type": "welcome", "session": frame.session, "resume_token": frame.resume_token.as_ref().map(|token| token.expose()),
+            "resumed": frame.resumed, "recovered": frame.recovered,
+        }),
         Received::Receipt(frame) => json!({
             "type": "receipt", "ref": frame.reference, "id": frame.id.to_string(),
             "level": frame.level.as_str(), "recipients": frame.recipients,

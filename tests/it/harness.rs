@@ -1,6 +1,7 @@
 //! A broker process for one test, a raw WebSocket peer, and the admin API.
 
 use crate::binary::{from_binary, to_binary};
+use crate::quic::{self, Way};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -27,6 +28,8 @@ pub(crate) struct Broker {
     pub(crate) admin: String,
     /// SHA-256 of its certificate, where it has one.
     pub(crate) fingerprint: Option<String>,
+    /// Whether its sockets speak TLS.
+    is_secure: bool,
 }
 
 /// What a broker says of itself when it is ready.
@@ -35,6 +38,7 @@ struct Ready {
     address: String,
     admin: String,
     fingerprint: Option<String>,
+    is_secure: bool,
 }
 
 type Audit = Arc<Mutex<Vec<String>>>;
@@ -61,8 +65,9 @@ impl Broker {
         let environment: Vec<_> =
             environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let audit = Audit::default();
-        let Ready { process, address, admin, fingerprint } = Self::launch(data, &environment, &audit);
-        Self { process, data: data.clone(), environment, audit, address, admin, fingerprint }
+        let Ready { process, address, admin, fingerprint, is_secure } =
+            Self::launch(data, &environment, &audit);
+        Self { process, data: data.clone(), environment, audit, address, admin, fingerprint, is_secure }
     }
 
     /// Kills the broker unless it has ended, and starts it again on the same directory and other ports.
@@ -78,7 +83,7 @@ impl Broker {
         self.wait();
         let ready = Self::launch(&self.data, &self.environment, &self.audit);
         (self.process, self.address, self.admin) = (ready.process, ready.address, ready.admin);
-        self.fingerprint = ready.fingerprint;
+        (self.fingerprint, self.is_secure) = (ready.fingerprint, ready.is_secure);
     }
 
     fn launch(data: &tempfile::TempDir, environment: &[(String, String)], audit: &Audit) -> Ready {
@@ -94,11 +99,13 @@ impl Broker {
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let (mut address, mut admin, mut fingerprint, mut said) = (None, None, None, String::new());
+        let mut is_secure = false;
         while address.is_none() || admin.is_none() {
             let Some(line) = lines.next().transpose().unwrap() else { panic!("it did not start:\n{said}") };
             said += &line;
             said.push('\n');
             address = address.or_else(|| between(&line, "ws://", "/ws"));
+            is_secure |= line.contains("wss://");
             address = address.or_else(|| between(&line, "wss://", "/ws"));
             let after = line.split_once("sha-256  ").map(|(_, sha256)| sha256.trim().to_owned());
             fingerprint = fingerprint.or(after);
@@ -117,7 +124,7 @@ impl Broker {
                 }
             }
         });
-        Ready { process, address: address.unwrap(), admin: admin.unwrap(), fingerprint }
+        Ready { process, address: address.unwrap(), admin: admin.unwrap(), fingerprint, is_secure }
     }
 
     pub(crate) fn command(data: &tempfile::TempDir) -> Command {
@@ -127,7 +134,7 @@ impl Broker {
     }
 
     pub(crate) fn url(&self) -> String {
-        let scheme = if self.fingerprint.is_some() { "wss" } else { "ws" };
+        let scheme = if self.is_secure { "wss" } else { "ws" };
         format!("{scheme}://{}/ws", self.address)
     }
 
@@ -146,6 +153,9 @@ impl Broker {
         subprotocol: Option<&str>,
         offer: Option<&str>,
     ) -> (Peer, Option<String>) {
+        if let Some(way) = subprotocol.and_then(Way::of) {
+            return (Peer { socket: quic::bridge(self, way).await, is_binary: true }, None);
+        }
         let mut request = self.url().into_client_request().unwrap();
         for (name, value) in [("sec-websocket-protocol", subprotocol), ("sec-websocket-extensions", offer)] {
             if let Some(value) = value {

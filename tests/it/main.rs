@@ -40,6 +40,7 @@ mod policy_restart;
 mod presence;
 mod queues;
 mod queues_kept;
+mod quic;
 mod resume;
 mod rollout;
 mod rules;

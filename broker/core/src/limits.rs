@@ -234,6 +234,9 @@ pub const SPILLED_ADDRESSES_MAX: usize = 64;
 /// session gets no resume token. About 500 bytes each, and 1 KiB for each subscription with wildcards.
 pub const RESUMABLE_SESSIONS_MAX: usize = 100_000;
 
+/// Bytes that a QUIC client may send ahead of what is read of it. More: it waits, by the protocol.
+pub const QUIC_RECEIVE_BYTES: usize = 256 * 1024;
+
 const _: () = assert!(SHARD_COUNT.is_power_of_two(), "the shard is a mask of the address's hash");
 const _: () = assert!(WORKERS_MAX <= 64, "target workers are a 64-bit set");
 const _: () = assert!(

@@ -16,6 +16,7 @@ pub mod encode;
 pub mod limits;
 pub mod payload;
 pub mod server;
+pub mod stream;
 
 mod error;
 mod from;

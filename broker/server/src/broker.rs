@@ -19,6 +19,7 @@ use crate::listeners;
 use crate::phase::{Phase, PhaseCell};
 use crate::policies;
 use crate::queues::KeptQueues;
+use crate::quic::{self, Handed};
 use crate::resumes::Resumes;
 use crate::storage;
 use crate::surroundings::Surroundings;
@@ -27,12 +28,13 @@ use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, CompressionSettings, Settings, Shared};
 use anyhow::Context;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use waspmq_core::compression::Budget;
 use waspmq_core::limits;
 use waspmq_core::registry::LoginPolicy;
@@ -40,6 +42,7 @@ use waspmq_core::registry::Registry;
 use waspmq_core::settings::Rules;
 use waspmq_policy::{Host, HostOptions};
 use waspmq_store::{DataDir, JournalThreads};
+use waspmq_transport::quic::Windows;
 
 /// A running broker. Dropping it without [`Broker::stop`] ends it at once.
 #[derive(Debug)]
@@ -52,11 +55,12 @@ pub struct Broker {
     cut: watch::Sender<bool>,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
     admin: Option<JoinHandle<std::io::Result<()>>>,
+    quic: Option<JoinHandle<std::io::Result<()>>>,
     /// Replaces the certificate, where there is one.
     certificate: Option<JoinHandle<std::io::Result<()>>>,
     journal: Option<JournalThreads>,
     /// Last, so that the directory is unlocked when nothing uses it any more.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// How a stop went.
@@ -89,7 +93,9 @@ impl Broker {
         };
         let gate = access::gate(&config.access)?;
         let clock = Clock::new();
-        let tls = Tls::open(&config.tls, &config.data_dir, clock).context("cannot use TLS")?.map(Arc::new);
+        let tls = Tls::open(&config.tls, config.quic.enabled, (&config.data_dir, clock))
+            .context("cannot use TLS")?
+            .map(Arc::new);
         let worker_count = worker_count(config.workers);
         let registry =
             Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
@@ -102,13 +108,9 @@ impl Broker {
             .context("cannot start the policy host")?;
         let audit = policies::open(&data_dir, &policies, clock)?;
         let dictionaries = Arc::new(Library::open(&data_dir, audit.clone())?);
-        let listeners = listeners::bind(config.listen, worker_count, config.limits.send_buffer_bytes)
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let (listeners, datagrams) = bind(config, worker_count)?;
         let address = listeners.first().context("no listener")?.local_addr()?;
-        let admin_listener = listeners::bind(config.admin.listen, 1, config.limits.send_buffer_bytes)
-            .with_context(|| format!("cannot listen on {} for the admin API", config.admin.listen))?
-            .pop()
-            .context("no admin listener")?;
+        let admin_listener = bind_admin(config)?;
         let admin_address = admin_listener.local_addr()?;
 
         let mailboxes = Arc::new(Mailboxes::new(worker_count));
@@ -121,6 +123,7 @@ impl Broker {
             policies,
             access: Arc::new(AccessControl::new(gate)),
             tls,
+            quic: Arc::default(),
             dictionaries,
             mailboxes,
             store: storage.store,
@@ -136,17 +139,20 @@ impl Broker {
             cut,
             workers: Vec::with_capacity(worker_count),
             admin: None,
+            quic: None,
             certificate: None,
             journal: Some(storage.threads),
-            _data_dir: data_dir,
+            data_dir,
         };
         let rules = Arc::new(config::address::rules(&config.address));
+        let (senders, receivers) = quic::hand_overs(datagrams.is_some(), worker_count);
         broker.start_workers(
             (&settings(config, address), rules),
             (storage.kept, storage.resumes, storage.queues),
-            listeners,
+            listeners.into_iter().zip(receivers).collect(),
             &cut_seen,
         )?;
+        broker.start_quic((datagrams, windows(config)), senders, &cut_seen)?;
         broker.start_certificate(&cut_seen)?;
         broker.start_admin(config, token, admin_listener, cut_seen)?;
         broker.control.phase.advance(Phase::Ready);
@@ -164,8 +170,14 @@ impl Broker {
 
     /// The URL of that place, with the scheme that is spoken there.
     pub fn url(&self) -> String {
-        let scheme = if self.control.tls.is_some() { "wss" } else { "ws" };
+        let is_secure = self.control.tls.as_ref().is_some_and(|tls| tls.is_for_sockets());
+        let scheme = if is_secure { "wss" } else { "ws" };
         format!("{scheme}://{}/ws", self.address)
+    }
+
+    /// Where QUIC is spoken: the same address on UDP. `None` where it is off.
+    pub fn quic_url(&self) -> Option<String> {
+        self.quic.as_ref().map(|_| format!("quic://{}", self.address))
     }
 
     pub const fn admin_address(&self) -> SocketAddr {
@@ -198,7 +210,8 @@ impl Broker {
         if self.cut.send(true).is_err() {
             tracing::debug!("every thread had ended before it was told to");
         }
-        let threads = self.workers.drain(..).chain(self.admin.take()).chain(self.certificate.take());
+        let threads = self.workers.drain(..).chain(self.quic.take());
+        let threads = threads.chain(self.admin.take()).chain(self.certificate.take());
         let threads: Vec<_> = threads.collect();
         wait_until(self.control.clock, CUT_GRACE, || threads.iter().all(JoinHandle::is_finished));
         for thread in threads {
@@ -225,7 +238,7 @@ impl Broker {
         &mut self,
         (settings, rules): (&Settings, Arc<Rules>),
         (kept, resumes, queues): (Arc<Kept>, Arc<Resumes>, Arc<KeptQueues>),
-        listeners: Vec<std::net::TcpListener>,
+        inputs: Vec<(TcpListener, Option<mpsc::Receiver<Handed>>)>,
         cut: &watch::Receiver<bool>,
     ) -> std::io::Result<()> {
         let control = &self.control;
@@ -247,11 +260,35 @@ impl Broker {
             queues,
             dictionaries: control.dictionaries.clone(),
         });
-        for (number, listener) in (0..).zip(listeners) {
+        for (number, inputs) in (0..).zip(inputs) {
             let (shared, cut) = (shared.clone(), cut.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-            self.workers.push(thread.spawn(move || worker::run(number, shared, listener, cut))?);
+            self.workers.push(thread.spawn(move || worker::run(number, shared, inputs, cut))?);
         }
+        Ok(())
+    }
+
+    fn start_quic(
+        &mut self,
+        (socket, windows): (Option<UdpSocket>, Windows),
+        workers: Vec<mpsc::Sender<Handed>>,
+        cut: &watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let control = &self.control;
+        let (Some(socket), Some(tls)) = (socket, control.tls.clone()) else { return Ok(()) };
+        let parts = quic::Parts {
+            socket,
+            tls,
+            windows,
+            secret: quic::secret(&self.data_dir),
+            phase: control.phase.clone(),
+            mailboxes: control.mailboxes.clone(),
+            counters: control.quic.clone(),
+            workers,
+        };
+        let cut = cut.clone();
+        let thread = std::thread::Builder::new().name("quic".to_owned());
+        self.quic = Some(thread.spawn(move || quic::run(parts, cut))?);
         Ok(())
     }
 
@@ -269,7 +306,7 @@ impl Broker {
         &mut self,
         config: &Config,
         token: String,
-        listener: std::net::TcpListener,
+        listener: TcpListener,
         mut cut: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
         let state = AdminState::new(self.control.clone(), token)
@@ -294,6 +331,50 @@ impl Drop for Broker {
         if self.journal.is_some() {
             self.end();
         }
+    }
+}
+
+/// How often another port is tried, where any will do and UDP has none of the same number.
+const PORTS_TRIED_MAX: usize = 16;
+
+/// The sockets for clients: one of TCP for each worker, and one of UDP, unless QUIC is off.
+fn bind(config: &Config, workers: usize) -> anyhow::Result<(Vec<TcpListener>, Option<UdpSocket>)> {
+    for tried in 1.. {
+        let listeners = listeners::bind(config.listen, workers, config.limits.send_buffer_bytes)
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listeners.first().context("no listener")?.local_addr()?;
+        if !config.quic.enabled {
+            return Ok((listeners, None));
+        }
+        match quic::bind(address) {
+            Ok(socket) => return Ok((listeners, Some(socket))),
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse
+                    && config.listen.port() == 0
+                    && tried < PORTS_TRIED_MAX => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("cannot listen on {address} for QUIC (UDP); quic.enabled = false does without")
+                });
+            }
+        }
+    }
+    anyhow::bail!("no port is free")
+}
+
+fn bind_admin(config: &Config) -> anyhow::Result<TcpListener> {
+    listeners::bind(config.admin.listen, 1, config.limits.send_buffer_bytes)
+        .with_context(|| format!("cannot listen on {} for the admin API", config.admin.listen))?
+        .pop()
+        .context("no admin listener")
+}
+
+fn windows(config: &Config) -> Windows {
+    let clamp = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    Windows {
+        receive_bytes: clamp(limits::QUIC_RECEIVE_BYTES),
+        send_bytes: clamp(config.limits.send_buffer_bytes),
+        idle: Duration::from_millis(2 * u64::from(config.limits.heartbeat_ms)),
     }
 }
 

@@ -14,6 +14,7 @@ mod error;
 mod layers;
 mod preset;
 mod print;
+mod quic;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -23,6 +24,7 @@ pub use address::AddressRule;
 pub use bounds::{BOUNDS, Bound};
 pub use error::{ConfigError, Finding, Origin};
 pub use layers::{Flags, Loaded, Sources, load, reload};
+pub use quic::QuicConfig;
 pub use tls::TlsConfig;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,7 @@ pub struct Config {
     pub admin: AdminConfig,
     pub access: AccessConfig,
     pub tls: TlsConfig,
+    pub quic: QuicConfig,
     pub limits: LimitsConfig,
     pub compression: CompressionConfig,
     pub policy: PolicyConfig,

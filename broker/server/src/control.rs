@@ -4,6 +4,7 @@ use crate::access::AccessControl;
 use crate::clock::Clock;
 use crate::dictionaries::Library;
 use crate::phase::{Phase, PhaseCell};
+use crate::quic::QuicCounters;
 use crate::tls::Tls;
 use crate::worker::counters::Counters;
 use crate::worker::ledger::Found;
@@ -63,6 +64,7 @@ pub struct Control {
     pub access: Arc<AccessControl>,
     /// The certificate of the listener for clients; none where it is plain.
     pub tls: Option<Arc<Tls>>,
+    pub quic: Arc<QuicCounters>,
     pub dictionaries: Arc<Library>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub store: Arc<dyn Store>,

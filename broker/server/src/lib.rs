@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod phase;
 mod policies;
 mod queues;
+pub mod quic;
 mod resumes;
 mod storage;
 mod surroundings;

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use waspmq_transport::tls::{Credentials, CredentialsError, Session};
 
 /// How often it is looked whether files changed, or it is time for another certificate.
@@ -85,7 +85,10 @@ enum Source {
 #[derive(Debug)]
 pub struct Tls {
     clock: Clock,
+    /// Whether sockets speak TLS; otherwise it is for QUIC alone.
+    is_for_sockets: bool,
     credentials: ArcSwap<Credentials>,
+    changed: Notify,
     source: Mutex<Source>,
     /// Certificates that took the place of another one, and those that could not.
     replaced: AtomicU64,
@@ -93,14 +96,20 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads or makes the certificate; `None` where the listener is plain.
+    /// Reads or makes the certificate; `None` where nothing speaks TLS. QUIC always does: where the configuration has
+    /// none, `for_quic` makes one.
     ///
     /// # Errors
     /// There is to be one, and it cannot be used.
-    pub fn open(config: &TlsConfig, data_dir: &Path, clock: Clock) -> anyhow::Result<Option<Self>> {
+    pub fn open(
+        config: &TlsConfig,
+        for_quic: bool,
+        (data_dir, clock): (&Path, Clock),
+    ) -> anyhow::Result<Option<Self>> {
+        let is_for_sockets = config.is_on();
         let (credentials, source) = match (&config.certificate, &config.key) {
             (Some(certificate), Some(key)) => files(certificate, key)?,
-            _ if config.self_signed => {
+            _ if config.self_signed || for_quic => {
                 let (credentials, own) = Own::open(data_dir, &config.self_signed_names, unix_s(clock))?;
                 (credentials, Source::Own(own))
             }
@@ -108,6 +117,8 @@ impl Tls {
         };
         Ok(Some(Self {
             clock,
+            is_for_sockets,
+            changed: Notify::new(),
             credentials: ArcSwap::from_pointee(credentials),
             source: Mutex::new(source),
             replaced: AtomicU64::new(0),
@@ -115,9 +126,23 @@ impl Tls {
         }))
     }
 
-    /// Begins to serve a connection.
-    pub(crate) fn accept(&self) -> Result<Session, CredentialsError> {
-        self.credentials.load().accept()
+    /// Begins to serve a socket, where sockets speak TLS.
+    pub(crate) fn accept(&self) -> Option<Result<Session, CredentialsError>> {
+        self.is_for_sockets.then(|| self.credentials.load().accept())
+    }
+
+    /// Whether sockets speak TLS.
+    pub const fn is_for_sockets(&self) -> bool {
+        self.is_for_sockets
+    }
+
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.load_full()
+    }
+
+    /// Waits until there are other credentials than before. For one who waits.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// SHA-256 of the certificate, as `openssl x509 -fingerprint -sha256` writes it.
@@ -143,14 +168,17 @@ impl Tls {
     pub fn reload(&self, config: &TlsConfig) {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match (&config.certificate, &config.key) {
+            _ if config.is_on() && !self.is_for_sockets => {
+                Err(anyhow!("the configuration has a TLS certificate now; to listen with it needs a restart"))
+            }
+            _ if !config.is_on() && self.is_for_sockets => Err(anyhow!(
+                "the configuration has no certificate any more; a plain listener needs a restart"
+            )),
             (Some(certificate), Some(key)) => files(certificate, key),
-            _ if config.self_signed => match &mut *source {
+            _ => match &mut *source {
                 Source::Own(own) if own.is_for(&config.self_signed_names) => return,
                 _ => Err(anyhow!("tls.self_signed and its names need a restart")),
             },
-            _ => Err(anyhow!(
-                "the configuration has no certificate any more; a plain listener needs a restart"
-            )),
         };
         match taken {
             Ok((credentials, new)) => {
@@ -213,6 +241,7 @@ impl Tls {
         }
         self.credentials.store(Arc::new(credentials));
         self.replaced.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
         tracing::info!(sha256 = self.fingerprint(), "new connections get another TLS certificate");
     }
 

@@ -16,22 +16,26 @@ mod batch;
 mod catchup;
 mod compression;
 mod connection;
+mod control;
 pub mod counters;
 mod delayed;
 mod delivery;
 mod dictionaries;
 mod enqueue;
+mod framing;
 mod history;
 mod inbound;
 pub(crate) mod kept;
 pub(crate) mod ledger;
 mod lifecycle;
+mod link;
 pub(crate) mod mailbox;
 mod obey;
 mod outbox;
 mod presence;
 mod publish;
 mod queues;
+mod quic;
 mod receipts;
 mod recipients;
 mod resume;
@@ -61,11 +65,13 @@ use alone::PutOff;
 use batch::OpenBatch;
 use compression::Compression;
 use connection::Connection;
+use control::Control;
 use counters::Counters;
 use delivery::Encoded;
 use hashbrown::HashMap;
 use kept::Kept;
-use lifecycle::{Control, Late};
+use lifecycle::Late;
+use link::Link;
 use mailbox::Mailboxes;
 use outbox::{Flushed, Outbox};
 use presence::Watchers;
@@ -79,7 +85,6 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
 use tls::Handshakes;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::SessionId;
 use waspmq_core::compression::{Adaptive, Budget};
@@ -277,8 +282,8 @@ impl Worker {
         self.drain.notify_one();
     }
 
-    /// Writes what one dirty connection has. Gives its stream when somebody must wait for it to take more.
-    fn flush(&mut self, number: u32) -> Option<Rc<TcpStream>> {
+    /// Writes what one dirty connection has. Gives its link when somebody must wait for it to take more.
+    fn flush(&mut self, number: u32) -> Option<Link> {
         let mut connection = self.connections.get_mut(number as usize)?.take()?;
         if connection.out.has_reports() {
             self.tell_losses(&mut connection);
@@ -303,7 +308,7 @@ impl Worker {
             Flushed::More => self.outbox.mark(&mut connection),
             Flushed::Blocked => {
                 connection.blocked = true;
-                wait = Some(connection.stream.clone());
+                wait = Some(connection.link.clone());
             }
             Flushed::Broken => {}
         }
@@ -320,9 +325,9 @@ impl Worker {
     }
 
     /// The socket takes bytes again.
-    fn unblock(&mut self, number: u32, stream: &Rc<TcpStream>) {
+    fn unblock(&mut self, number: u32, link: &Link) {
         let slot = self.connections.get_mut(number as usize);
-        if let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| Rc::ptr_eq(&c.stream, stream))) {
+        if let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(link))) {
             connection.blocked = false;
             self.outbox.mark(&mut connection);
             self.put_back(number, connection);

@@ -43,6 +43,27 @@ pub const TLS_CHUNK_BYTES: usize = 64 * 1024;
 /// handshake message is not complete. Records that carry no data of ours could otherwise be read for ever.
 pub const TLS_READS_PER_TURN: usize = 32;
 
+/// Bidirectional streams that a QUIC client may have open: the session's. More: it has to wait, by the protocol.
+pub const QUIC_STREAMS_MAX: u32 = 1;
+
+/// As [`QUIC_STREAMS_MAX`] with WebTransport, where the request for the session has one, too.
+pub const QUIC_STREAMS_MAX_H3: u32 = 2;
+
+/// Unidirectional streams that a client may have open: HTTP/3 has three, and browsers open one of a reserved type.
+pub const QUIC_UNI_STREAMS_MAX: u32 = 5;
+
+/// Connections of which the first datagram was received and that no worker has begun to serve. More are refused.
+pub const QUIC_INCOMING_MAX: usize = 1_024;
+
+/// Bytes that are kept of such a connection while it waits. More are dropped; the peer sends them again.
+pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
+
+/// Bytes of a handshake that came out of order. More: the connection is closed.
+pub const QUIC_CRYPTO_BYTES: usize = 16 * 1024;
+
+/// Bytes of datagrams of one connection, in each direction. The oldest are dropped for new ones.
+pub const QUIC_DATAGRAM_BYTES: usize = 16 * 1024;
+
 const _: () = assert!(CONTROL_BYTES_MAX < 126, "a control frame's length has no extended form");
 
 const _: () = assert!(

@@ -22,7 +22,7 @@ pub struct Session {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEntry {
     pub session: Session,
-    /// Transport and profile, such as `websocket+json`.
+    /// Transport and profile, such as `websocket+json` or `quic`.
     pub transport: &'static str,
     pub remote: SocketAddr,
     pub connected_unix_ms: u64,

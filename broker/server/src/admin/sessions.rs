@@ -18,7 +18,7 @@ struct Session {
     id: String,
     user: String,
     device: Option<String>,
-    /// Transport and profile, such as `websocket+json`.
+    /// Transport and profile: `websocket+json`, `websocket+binary`, `quic` or `webtransport`.
     transport: &'static str,
     worker: u8,
     /// The client's address, or its proxy's.

@@ -41,6 +41,7 @@ pub(crate) fn control() -> Control {
         .unwrap(),
         access: Arc::default(),
         tls: None,
+        quic: Arc::default(),
         dictionaries: Arc::default(),
         mailboxes,
         store,

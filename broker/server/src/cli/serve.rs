@@ -183,11 +183,13 @@ fn banner(broker: &Broker, config: &Config) {
         Some(_) => "from the configuration".to_owned(),
         None => broker.token_path().display().to_string(),
     };
+    let quic = broker.quic_url().map(|url| format!("\n  quic     {url}  (WebTransport at /wt)"));
     let fingerprint = broker.control().tls.as_ref().map(|tls| format!("\n  sha-256  {}", tls.fingerprint()));
     output::note(format_args!(
-        "waspmq {} is ready\n  clients  {}{}\n  admin    http://{}/\n  token    {token}",
+        "waspmq {} is ready\n  clients  {}{}{}\n  admin    http://{}/\n  token    {token}",
         env!("CARGO_PKG_VERSION"),
         broker.url(),
+        quic.unwrap_or_default(),
         fingerprint.unwrap_or_default(),
         broker.admin_address(),
     ));

@@ -201,7 +201,7 @@ fn flatten(table: &Table) -> Vec<(String, Value)> {
 }
 
 fn is_section(name: &str) -> bool {
-    ["admin", "access", "limits", "compression", "policy", "store", "log"].contains(&name)
+    ["admin", "access", "tls", "quic", "limits", "compression", "policy", "store", "log"].contains(&name)
 }
 
 fn insert(table: &mut Table, key: &str, value: Value) {

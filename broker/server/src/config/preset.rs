@@ -2,7 +2,7 @@
 
 use super::{
     AccessConfig, AdminConfig, CompressionConfig, Config, LimitsConfig, LogConfig, LogFormat, Login,
-    PolicyConfig, Profile, StoreConfig, TlsConfig,
+    PolicyConfig, Profile, QuicConfig, StoreConfig, TlsConfig,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -74,6 +74,7 @@ fn base() -> Config {
             rules: Vec::new(),
         },
         tls: TlsConfig::default(),
+        quic: QuicConfig::default(),
         limits: LimitsConfig {
             max_message_bytes: limits::MESSAGE_BYTES_MAX,
             outbound_bytes_max: limits::OUTBOUND_BYTES_MAX,
@@ -100,7 +101,7 @@ fn base() -> Config {
             ledger_age_ms: 24 * 3_600_000,
         },
         address: Vec::new(),
-        log: LogConfig { format: LogFormat::Text, filter: "info".to_owned() },
+        log: LogConfig { format: LogFormat::Text, filter: "info,web_transport_quinn=error".to_owned() },
     }
 }
 

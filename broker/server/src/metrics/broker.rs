@@ -2,16 +2,21 @@
 
 use super::encode::{Observed, counter, described, gauge, histogram};
 use crate::control::Control;
-use crate::worker::counters::{ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Published};
+use crate::worker::counters::{
+    ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Published, Transport,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use std::fmt::Error;
+use std::sync::atomic::Ordering;
 use waspmq_core::Kind;
 use waspmq_core::settings::Overflow;
 
 /// The one transport of this version, as a label.
-const TRANSPORT: (&str, &str) = ("transport", "websocket");
+const fn label(transport: Transport) -> (&'static str, &'static str) {
+    ("transport", transport.as_str())
+}
 
 const NO_LABELS: [(&str, &str); 0] = [];
 
@@ -57,7 +62,9 @@ impl Broker {
 
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let metric = described("connections", "Open connections, with and without a session");
-        gauge(encoder, metric, [([TRANSPORT], self.workers.total(|c| &c.connections))])?;
+        let connections = Transport::ALL
+            .map(|transport| ([label(transport)], self.workers.total(|c| c.connections_by.of(transport))));
+        gauge(encoder, metric, connections)?;
         let metric = described("sessions", "Sessions");
         gauge(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.sessions))])?;
         let metric = described("connections_opened", "Connections accepted");
@@ -80,6 +87,16 @@ impl Broker {
             ([("outcome", "failed")], self.workers.total(|c| &c.tls_failed)),
         ];
         counter(encoder, metric, handshakes)?;
+        let quic = &self.workers.control.quic;
+        let metric = described(
+            "quic_incoming",
+            "Connections of QUIC that a crowd kept from beginning at once, by what was done with them",
+        );
+        let incoming = [
+            ([("outcome", "retried")], quic.retried.load(Ordering::Relaxed)),
+            ([("outcome", "refused")], quic.refused.load(Ordering::Relaxed)),
+        ];
+        counter(encoder, metric, incoming)?;
         let metric = described(
             "tls_reloads",
             "Certificates that were to take the place of the one before, by what became of them",
@@ -105,8 +122,12 @@ impl Broker {
         });
         counter(encoder, metric, published)?;
         let metric = described("messages_delivered", "Messages completely written to a connection");
-        let delivered = Kind::ALL
-            .map(|kind| ([("kind", kind.as_str()), TRANSPORT], self.workers.total(|c| c.delivered.of(kind))));
+        let delivered = Transport::ALL.iter().flat_map(|&transport| {
+            Kind::ALL.map(|kind| {
+                let labels = [("kind", kind.as_str()), label(transport)];
+                (labels, self.workers.total(|c| c.delivered.of(transport).of(kind)))
+            })
+        });
         counter(encoder, metric, delivered)?;
         let metric = described(
             "messages_dropped",

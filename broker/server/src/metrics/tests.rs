@@ -3,6 +3,7 @@
 use super::Metrics;
 use crate::admin::tests::control;
 use crate::worker::counters::Ended;
+use crate::worker::counters::Transport;
 use std::collections::{BTreeMap, BTreeSet};
 use waspmq_core::Kind;
 use waspmq_core::delivery::Cause;
@@ -91,7 +92,8 @@ fn docs_list_what_a_fresh_broker_exposes() {
 fn workers_are_summed() {
     let control = control();
     for (counters, n) in control.counters().zip([1, 2]) {
-        counters.connections.set(n);
+        counters.connections_by.of(Transport::WebSocket).set(n);
+        counters.connections_by.of(Transport::Quic).set(10 * n);
         counters.closed(Ended::Kicked).add(n);
         counters.published.duplicate.of(Kind::Topic).add(n);
         counters.dropped_no_member.add(n);

@@ -15,13 +15,13 @@ fn write_pair(directory: &TempDir) -> TlsConfig {
 }
 
 fn open(config: &TlsConfig, directory: &TempDir) -> Tls {
-    Tls::open(config, directory.path(), Clock::new()).unwrap().unwrap()
+    Tls::open(config, false, (directory.path(), Clock::new())).unwrap().unwrap()
 }
 
 #[test]
 fn without_a_word_there_is_no_tls() {
     let directory = tempfile::tempdir().unwrap();
-    assert!(Tls::open(&TlsConfig::default(), directory.path(), Clock::new()).unwrap().is_none());
+    assert!(Tls::open(&TlsConfig::default(), false, (directory.path(), Clock::new())).unwrap().is_none());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 

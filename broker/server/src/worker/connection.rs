@@ -2,17 +2,16 @@
 
 use super::access::SessionAccess;
 use super::catchup::Catching;
-use super::counters::Ended;
+use super::counters::{Ended, Transport};
 use super::dictionaries::Dictionaries;
+use super::link::{Goodbye, Link};
 use super::presence::Watches;
 use super::publish::Target;
 use super::room::Held;
 use super::segment::{Encoding, Shared};
 use crate::resumes::TokenHash;
-use socket2::SockRef;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::compression::Codecs;
 use waspmq_core::delivery::{Cursors, Window};
@@ -43,7 +42,7 @@ pub(crate) enum Stage {
 pub(crate) struct Connection {
     /// Its number in the worker; used again after its end.
     pub(crate) number: u32,
-    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) link: Link,
     pub(crate) remote: SocketAddr,
     /// What lies between the socket and everything else, where the listener has a certificate.
     pub(crate) tls: Option<Box<tls::Session>>,
@@ -105,23 +104,26 @@ pub(crate) struct Connection {
     /// Messages dropped because the outbound queue was full.
     pub(crate) dropped: u64,
     pub(crate) dictionaries: Dictionaries,
+    pub(crate) transport: Transport,
+    /// With what a connection of QUIC is closed.
+    pub(crate) goodbye: Option<Box<Goodbye>>,
 }
 
 impl Connection {
     pub(crate) fn new(
         number: u32,
-        (stream, remote): (TcpStream, SocketAddr),
+        (link, remote): (Link, SocketAddr),
         session: Session,
         now_us: u64,
     ) -> Self {
         Self {
             number,
-            stream: Rc::new(stream),
+            link,
             remote,
             tls: None,
             stage: Stage::Http,
             decoder: Decoder::new(),
-            encoding: Encoding { profile: Profile::Json, batch: false, codecs: Codecs::NONE },
+            encoding: Encoding::START,
             session,
             session_id: None,
             asker: None,
@@ -154,6 +156,8 @@ impl Connection {
             waits_until_us: None,
             dropped: 0,
             dictionaries: Dictionaries::default(),
+            transport: Transport::WebSocket,
+            goodbye: None,
         }
     }
 
@@ -165,6 +169,15 @@ impl Connection {
     /// Whether this session published something under this id.
     pub(crate) fn has_id(&self, origin: Option<SessionId>) -> bool {
         origin.is_some() && (origin == self.session_id || origin == self.former)
+    }
+
+    /// What people call the way it is connected.
+    pub(crate) const fn spoken(&self) -> &'static str {
+        match (self.transport, self.encoding.profile) {
+            (Transport::WebSocket, Profile::Json) => "websocket+json",
+            (Transport::WebSocket, Profile::Binary) => "websocket+binary",
+            (transport, _) => transport.as_str(),
+        }
     }
 
     /// Whether permessage-deflate was negotiated: either side may compress any of its messages.
@@ -189,11 +202,9 @@ impl Connection {
         }
     }
 
-    /// Ends one or both directions of the socket.
+    /// Ends one or both directions of the link.
     pub(crate) fn shutdown(&self, how: Shutdown) {
-        if let Err(error) = SockRef::from(&*self.stream).shutdown(how) {
-            tracing::trace!(%error, "the socket was closed already");
-        }
+        self.link.shutdown(how, self.goodbye.as_deref());
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

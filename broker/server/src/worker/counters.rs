@@ -45,6 +45,41 @@ impl<T> ByKind<T> {
     }
 }
 
+/// What a connection comes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    WebSocket,
+    Quic,
+    WebTransport,
+}
+
+impl Transport {
+    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Quic, Self::WebTransport];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Quic => "quic",
+            Self::WebTransport => "webtransport",
+        }
+    }
+}
+
+/// One count, or several, per transport.
+#[derive(Debug, Default)]
+pub struct ByTransport<T = Count>([T; 3]);
+
+impl<T> ByTransport<T> {
+    pub const fn of(&self, transport: Transport) -> &T {
+        let [websocket, quic, webtransport] = &self.0;
+        match transport {
+            Transport::WebSocket => websocket,
+            Transport::Quic => quic,
+            Transport::WebTransport => webtransport,
+        }
+    }
+}
+
 /// Messages by what was done with them because a connection's outbound queue was full.
 #[derive(Debug, Default)]
 pub struct ByAction([Count; Overflow::ALL.len()]);
@@ -208,6 +243,8 @@ pub struct Published {
 #[derive(Debug, Default)]
 pub struct Counters {
     pub connections: Count,
+    /// The same, by what they come over.
+    pub connections_by: ByTransport,
     pub sessions: Count,
     pub connections_opened: Count,
     connections_closed: [Count; Ended::ALL.len()],
@@ -220,7 +257,7 @@ pub struct Counters {
     /// Connections that began to wait, unread, for room in the journal.
     pub journal_waits: Count,
     /// Messages completely written to a connection.
-    pub delivered: ByKind,
+    pub delivered: ByTransport<ByKind>,
     /// Messages that met a full outbound queue, or made room in one.
     pub slow_consumers: ByAction,
     /// Messages whose time to live ended before they were written, per connection.

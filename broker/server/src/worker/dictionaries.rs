@@ -1,10 +1,10 @@
 //! The dictionaries of one connection: those it was sent, and those its client has from before.
 
+use super::framing::Framing;
 use crate::dictionaries::Dictionary;
 use waspmq_core::limits::{DICTIONARIES_HELD_MAX, DICTIONARIES_PER_CONNECTION_MAX, DICTIONARIES_PER_RUN_MAX};
 use waspmq_protocol::server::SentDictionary;
-use waspmq_protocol::{codec, encode};
-use waspmq_transport::websocket::{self, Opcode};
+use waspmq_protocol::{Profile, codec, encode};
 
 /// What a client names in `connect` besides the codec, for each dictionary it has: the digest, in hexadecimal.
 const HELD_PREFIX: &str = "zstd-dict:";
@@ -21,17 +21,17 @@ pub(crate) enum Telling {
     Bytes,
 }
 
-/// The frame as a WebSocket message, the same for all that are told alike.
-pub(crate) fn frame(dictionary: &Dictionary, telling: Telling) -> Vec<u8> {
+/// The frame as a message, the same for all that are told alike.
+pub(crate) fn frame(dictionary: &Dictionary, (telling, framing): (Telling, Framing)) -> Vec<u8> {
     let bytes = match telling {
         Telling::Number => Vec::new(),
         Telling::Bytes => dictionary.bytes.to_vec(),
     };
     let frame = SentDictionary { id: dictionary.id, digest: dictionary.digest, bytes };
     let mut out = Vec::with_capacity(frame.bytes.len() + 64);
-    let start = websocket::begin_frame(&mut out);
+    let begun = framing.begin(&mut out);
     encode::dictionary(&frame, &mut out);
-    websocket::end_frame(&mut out, start, Opcode::Binary);
+    begun.end(&mut out, Profile::Binary);
     out
 }
 

@@ -3,15 +3,14 @@
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use super::enqueue::journal_full;
+use super::framing::Framing;
+use super::link::Link;
 use super::publish::Taken;
 use super::tls::{has_sealed, is_handshaking, unfinished_bytes};
 use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
 use std::io::ErrorKind;
-use std::rc::Rc;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use waspmq_core::access::Action;
 use waspmq_core::session::Request;
 use waspmq_core::{Address, Close, Code, Name, Reject};
@@ -56,6 +55,10 @@ pub(super) enum Next {
 /// What follows a read with data. After a short one the socket is empty, which tokio learns without another
 /// system call; readiness comes back with the next event.
 pub(super) fn after_read(connection: &Connection, is_short: bool) -> Next {
+    // A stream of QUIC tells once that it has something.
+    if connection.link.is_quic() {
+        return if is_short { Next::Read } else { Next::Unread };
+    }
     // What TLS decrypted and found no room for is not in the socket. A short read may have asked for all that one turn
     // may ask for; if it did find the socket empty, the next one waits.
     if connection.tls.is_some() {
@@ -64,18 +67,16 @@ pub(super) fn after_read(connection: &Connection, is_short: bool) -> Next {
     if !is_short {
         return Next::Yield;
     }
-    let empty = connection.stream.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-    debug_assert!(empty.is_err(), "the closure only clears the readiness");
+    connection.link.note_empty();
     Next::Read
 }
 
 impl Worker {
     /// Reads once from a connection and handles everything complete in it.
-    /// `stream` tells whether the number still means the connection that the caller serves.
-    pub(super) fn on_readable(&mut self, number: u32, stream: &Rc<TcpStream>) -> Next {
+    /// `link` tells whether the number still means the connection that the caller serves.
+    pub(super) fn on_readable(&mut self, number: u32, link: &Link) -> Next {
         let slot = self.connections.get_mut(number as usize);
-        let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| Rc::ptr_eq(&c.stream, stream)))
-        else {
+        let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(link))) else {
             return Next::Gone;
         };
         let next = self.read(&mut connection);
@@ -189,6 +190,9 @@ impl Worker {
                 None => return if connection.is_closing() { bytes.len() } else { 0 },
             }
         }
+        if connection.encoding.framing == Framing::Stream {
+            return self.take_stream(connection, bytes, now);
+        }
         let mut inflater = connection.has_deflate().then(|| std::mem::take(&mut self.inflater));
         let mut inflated_bytes = 0;
         while connection.stage == Stage::Open && connection.held.is_none() {
@@ -225,7 +229,7 @@ impl Worker {
         if connection.is_closing() { bytes.len() } else { consumed }
     }
 
-    fn message_limits(&self, connection: &Connection) -> Limits {
+    pub(super) fn message_limits(&self, connection: &Connection) -> Limits {
         if connection.session_id.is_some() {
             Limits { message_bytes_max: self.shared.settings.message_bytes_max, ..Limits::SESSION }
         } else {

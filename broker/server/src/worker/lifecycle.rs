@@ -3,49 +3,79 @@
 use super::Worker;
 use super::catchup::Start;
 use super::connection::{Connection, Stage};
-use super::counters::{Counters, Ended};
+use super::counters::{Counters, Ended, Transport};
+use super::framing::Framing;
+use super::link::{Goodbye, Link};
 use super::mailbox::Entry;
 use super::outbox::end_of;
 use super::resume::Resumed;
-use super::segment::Encoding;
 use crate::clock::Moment;
 use std::net::{Shutdown, SocketAddr};
-use tokio::net::TcpStream;
 use waspmq_core::admission::Rate;
 use waspmq_core::registry::{self, SessionEntry};
 use waspmq_core::session::{Session, State, Subscription};
 use waspmq_core::settings::Overflow;
 use waspmq_core::{Address, Close, Code, Kind, Position, QueueId, Reject, SessionId};
 use waspmq_protocol::client::Connect;
-use waspmq_protocol::server::{HistoryHead, MessageFrame};
 use waspmq_protocol::{Profile, Secret, server};
+use waspmq_transport::quic::Protocol;
 use waspmq_transport::{tls, websocket};
 
 /// Connections a sweep acts on; the rest is still due at the next one.
 const LATE_PER_SWEEP: usize = 1024;
 /// The codecs of payloads that the broker takes, the best first.
 const CODECS: [&str; 3] = ["zstd-dict", "zstd", "lz4"];
-/// What stands for the addresses that an `overflow` frame tells together.
-const EVERY_OTHER: &str = "*";
 /// How long a closing peer may take to close its side.
 const CLOSE_WAIT_US: u64 = 3_000_000;
 
+/// How a connection came to be.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// A socket, with its TLS where the listener has a certificate.
+    Socket(Option<Box<tls::Session>>),
+    /// A stream of QUIC.
+    Stream(Protocol),
+}
+
 impl Worker {
-    /// Takes an accepted socket; gives its number and stream for the task that reads it.
-    pub(super) fn open(
-        &mut self,
-        (stream, remote): (TcpStream, SocketAddr),
-        tls: Option<Box<tls::Session>>,
-    ) -> u32 {
+    /// Whether the broker has as many connections as it may have; whoever comes is turned away.
+    pub(super) fn is_crowded(&self, remote: SocketAddr) -> bool {
+        let shared = &self.shared;
+        let connections: u64 =
+            shared.mailboxes.iter().map(|mailbox| mailbox.counters.connections.load()).sum();
+        if connections < shared.settings.connections_max {
+            return false;
+        }
+        self.counters().handshakes_refused.add(1);
+        tracing::warn!(%remote, connections, "connection refused: limits.connections_max is reached");
+        true
+    }
+
+    /// Takes an open connection; gives its number for the task that reads it.
+    pub(super) fn open(&mut self, (link, remote): (Link, SocketAddr), way: Way) -> u32 {
         let now = self.shared.clock.now();
         let settings = &self.shared.settings;
         let session = Session::new(Rate::new(settings.publishes_per_second, settings.publish_burst));
         let slot = self.connections.vacant_entry();
         let number = u32::try_from(slot.key()).unwrap_or(u32::MAX);
-        let connection = Connection::new(number, (stream, remote), session, now.us);
-        slot.insert(Some(Box::new(Connection { tls, ..connection })));
+        let mut connection = Box::new(Connection::new(number, (link, remote), session, now.us));
+        match way {
+            Way::Socket(tls) => connection.tls = tls,
+            Way::Stream(protocol) => {
+                connection.stage = Stage::Open;
+                connection.encoding.profile = Profile::Binary;
+                connection.encoding.framing = Framing::Stream;
+                connection.transport = match protocol {
+                    Protocol::Quic => Transport::Quic,
+                    Protocol::WebTransport => Transport::WebTransport,
+                };
+            }
+        }
+        let transport = connection.transport;
+        slot.insert(Some(connection));
         self.counters().connections_opened.add(1);
         self.counters().connections.add(1);
+        self.counters().connections_by.of(transport).add(1);
         number
     }
 
@@ -67,10 +97,7 @@ impl Worker {
         let identity = registry::Session { id, worker: self.number, user, device };
         let entry = SessionEntry {
             session: identity.clone(),
-            transport: match connection.encoding.profile {
-                Profile::Json => "websocket+json",
-                Profile::Binary => "websocket+binary",
-            },
+            transport: connection.spoken(),
             remote: connection.remote,
             connected_unix_ms: now.unix_ms,
             is_generated: admitted.is_unnamed(),
@@ -185,21 +212,6 @@ impl Worker {
         }
     }
 
-    /// Sends one control frame.
-    pub(super) fn send(&mut self, connection: &mut Connection, frame: &server::Frame) {
-        self.control.push(connection.encoding, frame);
-        self.send_control(connection);
-    }
-
-    /// Sends what was put together in [`Worker::control`].
-    pub(super) fn send_control(&mut self, connection: &mut Connection) {
-        let Self { control, outbox, .. } = self;
-        if !control.bytes.is_empty() {
-            outbox.push_own(connection, &control.bytes);
-            control.bytes.clear();
-        }
-    }
-
     /// Sends a close frame behind everything queued; the connection takes no more input.
     pub(super) fn close_with(
         &mut self,
@@ -210,10 +222,17 @@ impl Worker {
         if connection.is_closing() {
             return;
         }
-        if connection.stage == Stage::Open {
-            let mut frame = Vec::with_capacity(128);
-            websocket::write_close(code, reason, &mut frame);
-            self.outbox.push_own(connection, &frame);
+        match connection.encoding.framing {
+            Framing::WebSocket if connection.stage == Stage::Open => {
+                let mut frame = Vec::with_capacity(128);
+                websocket::write_close(code, reason, &mut frame);
+                self.outbox.push_own(connection, &frame);
+            }
+            Framing::WebSocket => {}
+            Framing::Stream => {
+                let goodbye = Goodbye { code: code.into(), reason: reason.to_owned() };
+                connection.goodbye = Some(Box::new(goodbye));
+            }
         }
         self.start_closing(connection, ended);
         self.outbox.mark(connection);
@@ -286,20 +305,6 @@ impl Worker {
         }
     }
 
-    /// Tells the client what it lost, in front of everything that waits.
-    pub(super) fn tell_losses(&mut self, connection: &mut Connection) {
-        while let Some(report) = connection.out.poll_report() {
-            let to = report.to.map_or_else(|| EVERY_OTHER.to_owned(), |to| to.to_string());
-            let overflow = server::Overflow { to, dropped: report.dropped, action: Some(report.action) };
-            self.control.push(connection.encoding, &server::Frame::Overflow(overflow));
-        }
-        let Self { control, outbox, .. } = self;
-        if !control.bytes.is_empty() {
-            outbox.push_own_first(connection, &control.bytes);
-            control.bytes.clear();
-        }
-    }
-
     /// Forgets a connection.
     pub(super) fn remove(&mut self, number: u32) {
         if !self.connections.contains(number as usize) {
@@ -319,6 +324,8 @@ impl Worker {
         connection.shutdown(Shutdown::Both);
         counters.dropped_connection_lost.add(connection.out.pending_frames());
         counters.connections.set(counters.connections.load().saturating_sub(1));
+        let by_transport = counters.connections_by.of(connection.transport);
+        by_transport.set(by_transport.load().saturating_sub(1));
         counters.closed(end_of(&connection)).add(1);
         counters.connection_duration_us.observe(now_us.saturating_sub(connection.opened_us), 1);
         tracing::debug!(
@@ -366,6 +373,8 @@ impl Worker {
                         }
                         // It is not read, so it is not known to be silent.
                         _ if connection.held.is_some() => return None,
+                        // QUIC itself finds out who is gone.
+                        _ if connection.link.is_quic() => return None,
                         _ if silent_us >= 2 * heartbeat_us => Late::Close,
                         _ if silent_us >= heartbeat_us && !connection.pinged => Late::Ping,
                         _ => return None,
@@ -458,38 +467,6 @@ pub(super) enum Late {
     Ping,
     Close,
     Remove,
-}
-
-/// Control frames for one connection, put together before they are queued.
-#[derive(Debug, Default)]
-pub(super) struct Control {
-    bytes: Vec<u8>,
-}
-
-impl Control {
-    /// Appends a page of messages as a WebSocket message of its own.
-    pub(super) fn push_history<'a>(
-        &mut self,
-        encoding: Encoding,
-        head: &HistoryHead<'_>,
-        messages: impl IntoIterator<Item = MessageFrame<'a>>,
-    ) {
-        let start = websocket::begin_frame(&mut self.bytes);
-        waspmq_protocol::encode::history(encoding.profile, head, messages, &mut self.bytes);
-        websocket::end_frame(&mut self.bytes, start, encoding.opcode());
-    }
-
-    /// Appends one frame as a WebSocket message of its own.
-    pub(super) fn push(&mut self, encoding: Encoding, frame: &server::Frame) {
-        encode(encoding, frame, &mut self.bytes);
-    }
-}
-
-/// Appends one control frame as a WebSocket message of its own.
-pub(super) fn encode(encoding: Encoding, frame: &server::Frame, out: &mut Vec<u8>) {
-    let start = websocket::begin_frame(out);
-    waspmq_protocol::encode::control(encoding.profile, frame, out);
-    websocket::end_frame(out, start, encoding.opcode());
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Writing: which connections have something to write, and one write per connection and turn.
 
 use super::connection::{Connection, Stage};
-use super::counters::{Counters, Ended};
+use super::counters::{Counters, Ended, Transport};
 use super::dictionaries::{self, Telling};
+use super::framing::Framing;
 use super::segment::Shared;
 use super::tls;
 use crate::dictionaries::Dictionary;
@@ -41,7 +42,7 @@ pub(super) struct Outbox {
     /// Dictionaries sent so far.
     pub(super) dictionaries_sent: u64,
     /// Frames that connections were sent lately.
-    dictionary_frames: HashMap<(u32, Telling), Shared, foldhash::fast::RandomState>,
+    dictionary_frames: HashMap<(u32, Telling, Framing), Shared, foldhash::fast::RandomState>,
 }
 
 /// Queues keep this much even when the worker's bound is reached, so that a healthy connection goes on.
@@ -117,19 +118,23 @@ impl Outbox {
         let Some(dictionary) = segment.segment().dictionary() else { return };
         if let Some(telling) = connection.dictionaries.tell(dictionary) {
             self.dictionaries_sent += 1;
-            let frame = self.dictionary_frame(dictionary, telling);
+            let frame = self.dictionary_frame(dictionary, (telling, connection.encoding.framing));
             self.push_replayed_as_it_is(connection, frame);
             connection.note_dictionaries();
         }
     }
 
     /// The frame that tells of a dictionary, shared by all connections that are told alike.
-    fn dictionary_frame(&mut self, dictionary: &Dictionary, telling: Telling) -> Shared {
+    fn dictionary_frame(
+        &mut self,
+        dictionary: &Dictionary,
+        (telling, framing): (Telling, Framing),
+    ) -> Shared {
         if self.dictionary_frames.len() >= DICTIONARY_FRAMES_MAX {
             self.dictionary_frames.clear();
         }
-        let made = || Shared::of_dictionary(dictionaries::frame(dictionary, telling));
-        self.dictionary_frames.entry((dictionary.id, telling)).or_insert_with(made).clone()
+        let made = || Shared::of_dictionary(dictionaries::frame(dictionary, (telling, framing)));
+        self.dictionary_frames.entry((dictionary.id, telling, framing)).or_insert_with(made).clone()
     }
 
     /// Counts what did not stay in a queue. Spilled messages are not dropped: they come from the store later.
@@ -290,26 +295,26 @@ impl Outbox {
                         *count += frames
                     }
                     _ => {
-                        count_delivered(counters, delivered, now_us);
+                        count_delivered(counters, connection.transport, delivered, now_us);
                         delivered = Some((segment.kind, segment.published_us, frames));
                     }
                 }
             }
-            count_delivered(counters, delivered, now_us);
+            count_delivered(counters, connection.transport, delivered, now_us);
             self.settle(before, connection);
         }
         if connection.out.is_empty() { tls::flush_rest(connection) } else { Flushed::More }
     }
 
     fn write(&mut self, connection: &mut Connection) -> std::io::Result<usize> {
-        let (stream, out) = (&connection.stream, &connection.out);
+        let (link, out) = (&connection.link, &connection.out);
         if out.len() == 1 && connection.tls.is_none() {
-            return out.pieces(1).next().map_or(Ok(0), |piece| stream.try_write(piece));
+            return out.pieces(1).next().map_or(Ok(0), |piece| link.try_write(piece));
         }
         if out.pinned_bytes() <= COPY_BYTES && connection.tls.is_none() {
             self.scratch.clear();
             out.pieces(usize::MAX).for_each(|piece| self.scratch.extend_from_slice(piece));
-            return stream.try_write(&self.scratch);
+            return link.try_write(&self.scratch);
         }
         let mut slices = [IoSlice::new(&[]); PIECES];
         let mut count = 0;
@@ -319,8 +324,8 @@ impl Outbox {
         }
         let slices = slices.get(..count).unwrap_or_default();
         match &mut connection.tls {
-            None => stream.try_write_vectored(slices),
-            Some(session) => tls::write(session, stream, slices),
+            None => link.try_write_vectored(slices),
+            Some(session) => tls::write(session, link, slices),
         }
     }
 
@@ -351,9 +356,14 @@ fn decided(
     })
 }
 
-fn count_delivered(counters: &Counters, delivered: Option<(Kind, u64, u64)>, now_us: u64) {
+fn count_delivered(
+    counters: &Counters,
+    transport: Transport,
+    delivered: Option<(Kind, u64, u64)>,
+    now_us: u64,
+) {
     if let Some((kind, published_us, frames)) = delivered {
-        counters.delivered.of(kind).add(frames);
+        counters.delivered.of(transport).of(kind).add(frames);
         // What was read from the store was published at a time that this clock does not know.
         if published_us != 0 {
             counters.delivery_latency.of(kind).observe(now_us.saturating_sub(published_us), frames);

@@ -13,8 +13,8 @@
 use super::Worker;
 use super::catchup::{busy, hand_over};
 use super::connection::Connection;
+use super::control::encode;
 use super::inbound::name;
-use super::lifecycle::encode;
 use super::mailbox::Entry;
 use super::recipients::Listeners;
 use super::segment::Encoding;

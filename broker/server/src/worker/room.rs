@@ -10,11 +10,11 @@ use super::Worker;
 use super::connection::Connection;
 use super::enqueue::{is_kept, journal_full};
 use super::inbound::Next;
+use super::link::Link;
 use super::publish::Target;
 use crate::clock::Moment;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_core::limits::JOURNAL_WAIT_MS;
 use waspmq_core::publish::{Destination, Plan};
@@ -107,12 +107,12 @@ impl Worker {
         }
     }
 
-    /// Whether a connection may be read, or what its task waits for before. `stream` tells whether the number still means
+    /// Whether a connection may be read, or what its task waits for before. `link` tells whether the number still means
     /// the connection that the task serves.
-    pub(super) fn pause(&mut self, number: u32, stream: &Rc<TcpStream>) -> Pause {
+    pub(super) fn pause(&mut self, number: u32, link: &Link) -> Pause {
         let go_on = Pause::GoOn { has_held: false };
         let slot = self.connections.get_mut(number as usize).and_then(Option::as_mut);
-        let Some(connection) = slot.filter(|connection| Rc::ptr_eq(&connection.stream, stream)) else {
+        let Some(connection) = slot.filter(|connection| connection.link.is(link)) else {
             return go_on;
         };
         if connection.out.owes_much() {
@@ -141,10 +141,9 @@ impl Worker {
     }
 
     /// Handles what a connection holds back. It may have to wait again.
-    pub(super) fn go_on(&mut self, number: u32, stream: &Rc<TcpStream>) -> Next {
+    pub(super) fn go_on(&mut self, number: u32, link: &Link) -> Next {
         let slot = self.connections.get_mut(number as usize);
-        let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| Rc::ptr_eq(&c.stream, stream)))
-        else {
+        let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(link))) else {
             return Next::Gone;
         };
         if let Some(held) = connection.held.take() {

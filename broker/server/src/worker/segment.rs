@@ -7,6 +7,7 @@
 
 use super::compression::{Compression, Deflating, Form, Subjects};
 use super::counters::Counters;
+use super::framing::{self, Begun, Framing};
 use crate::dictionaries::{Dictionaries, Dictionary};
 use std::ops::Deref;
 use std::rc::Rc;
@@ -20,38 +21,36 @@ use waspmq_core::{Address, Kind, MessageId, Name, Position, QueueId, Stream, lim
 use waspmq_policy::WorkerPolicies;
 use waspmq_protocol::server::MessageFrame;
 use waspmq_protocol::{Content, HeaderBlock, Profile, encode};
-use waspmq_transport::websocket::{self, Opcode};
 
-/// How a connection wants its frames: the profile, whether several may share a WebSocket message, and the codecs it
+/// How a connection wants its frames: in which framing and profile, whether several may share a message, and the codecs it
 /// takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Encoding {
+    pub(crate) framing: Framing,
     pub(crate) profile: Profile,
     pub(crate) batch: bool,
     pub(crate) codecs: Codecs,
 }
 
 impl Encoding {
+    /// What a socket begins with, before it said anything.
+    pub(crate) const START: Self =
+        Self { framing: Framing::WebSocket, profile: Profile::Json, batch: false, codecs: Codecs::NONE };
+
     /// Ways to encode a control frame.
-    pub(crate) const CONTROL_COUNT: usize = 4;
+    pub(crate) const CONTROL_COUNT: usize = 6;
 
     /// The way to encode a control frame, which is never compressed: below [`Self::CONTROL_COUNT`].
     pub(crate) const fn control_index(self) -> usize {
-        let profile = match self.profile {
-            Profile::Json => 0,
-            Profile::Binary => 2,
+        let way = match (self.framing, self.profile) {
+            (Framing::WebSocket, Profile::Json) => 0,
+            (Framing::WebSocket, Profile::Binary) => 2,
+            (Framing::Stream, _) => 4,
         };
-        profile + self.batch as usize
+        way + self.batch as usize
     }
 
-    pub(crate) const fn opcode(self) -> Opcode {
-        match self.profile {
-            Profile::Json => Opcode::Text,
-            Profile::Binary => Opcode::Binary,
-        }
-    }
-
-    /// What stands between two frames of one WebSocket message.
+    /// What stands between two frames of one message.
     const fn separator(self) -> &'static [u8] {
         match self.profile {
             Profile::Json => b"\n",
@@ -306,17 +305,17 @@ impl Layout<'_, '_> {
         self.encoder.compression.form((batch, envelope), subjects, policies, counters)
     }
 
-    fn end(&mut self, begun: Begun, deflating: Option<Deflating>) {
+    fn end(&mut self, begun: OpenMessage, deflating: Option<Deflating>) {
         let Encoder { scratch, compression } = &mut *self.encoder;
-        let Begun { start, at } = begun;
-        match deflating {
-            Some(deflating) => {
+        let OpenMessage { begun, at } = begun;
+        match (deflating, begun) {
+            (Some(deflating), Begun::WebSocket(start)) => {
                 let plain_bytes = scratch.len() - at;
                 let frame = (scratch, start, plain_bytes);
                 let told = (&mut *self.told.policies, self.told.counters);
-                compression.end_deflated(frame, self.encoding.opcode(), deflating, told);
+                compression.end_deflated(frame, framing::opcode(self.encoding.profile), deflating, told);
             }
-            None => websocket::end_frame(scratch, start, self.encoding.opcode()),
+            (_, begun) => begun.end(scratch, self.encoding.profile),
         }
     }
 }
@@ -332,16 +331,16 @@ struct Open {
     published_us: u64,
     class: Class,
     frames: u32,
-    /// The open WebSocket message, where several frames share one.
-    begun: Option<Begun>,
+    /// The open message, where several frames share one.
+    begun: Option<OpenMessage>,
     dictionary: Option<Arc<Dictionary>>,
-    /// How its WebSocket messages are compressed.
+    /// How its messages of WebSocket are compressed.
     deflating: Option<Deflating>,
 }
 
-/// A WebSocket message that is being laid out, and where its payload begins.
-struct Begun {
-    start: websocket::FrameStart,
+/// A message that is being laid out, and where its payload begins.
+struct OpenMessage {
+    begun: Begun,
     at: usize,
 }
 
@@ -409,8 +408,8 @@ impl Open {
                 begun
             }
             None => {
-                let start = websocket::begin_frame(scratch);
-                Begun { start, at: scratch.len() }
+                let begun = encoding.framing.begin(scratch);
+                OpenMessage { begun, at: scratch.len() }
             }
         };
         let mut frame = frame(batch, index, envelope, named);

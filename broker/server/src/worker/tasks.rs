@@ -3,9 +3,13 @@
 //! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
 
 use super::inbound::Next;
+use super::lifecycle::Way;
+use super::link::Link;
+use super::quic;
 use super::room::Pause;
 use super::{Shared, Worker};
 use crate::listeners;
+use crate::quic::Handed;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
@@ -13,10 +17,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
-type Cell = Rc<RefCell<Worker>>;
+pub(super) type Cell = Rc<RefCell<Worker>>;
 
 /// Pause after an error of `accept`, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -40,7 +44,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 pub(crate) fn run(
     number: u8,
     shared: Arc<Shared>,
-    listener: std::net::TcpListener,
+    (listener, incoming): (std::net::TcpListener, Option<mpsc::Receiver<Handed>>),
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -56,6 +60,9 @@ pub(crate) fn run(
             spawn_local(timers(worker.clone())),
             spawn_local(cursors(worker.clone())),
         );
+        if let Some(incoming) = incoming {
+            spawn_local(quic::accept(worker.clone(), incoming));
+        }
         spawn_local(handshakes(worker.clone()));
         // The first six never end by themselves: without one of them the worker is of no use.
         let result = tokio::select! {
@@ -119,46 +126,43 @@ fn accept_backlog(worker: &Cell, listener: TcpListener) -> io::Result<()> {
 
 fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
     let shared = worker.borrow().shared.clone();
-    let connections: u64 = shared.mailboxes.iter().map(|mailbox| mailbox.counters.connections.load()).sum();
-    if connections >= shared.settings.connections_max {
-        worker.borrow().counters().handshakes_refused.add(1);
-        tracing::warn!(%remote, connections, "connection refused: limits.connections_max is reached");
+    if worker.borrow().is_crowded(remote) {
         return;
     }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%remote, %error, "the connection was gone before it was served");
         return;
     }
-    let tls = match shared.tls.as_ref().map(|tls| tls.accept()).transpose() {
+    let tls = match shared.tls.as_ref().and_then(|tls| tls.accept()).transpose() {
         Ok(tls) => tls.map(Box::new),
         Err(error) => return tracing::error!(%remote, %error, "connection refused: TLS cannot be used"),
     };
-    let mut borrowed = worker.borrow_mut();
-    let number = borrowed.open((stream, remote), tls);
-    let stream = borrowed.connections.get(number as usize).and_then(Option::as_ref).map(|c| c.stream.clone());
-    drop(borrowed);
-    if let Some(stream) = stream {
-        spawn_local(read(worker.clone(), number, stream));
-    }
+    serve_link(worker, Link::Tcp(Rc::new(stream)), remote, Way::Socket(tls));
+}
+
+/// Takes an open connection into the worker and reads it from now on.
+pub(super) fn serve_link(worker: &Cell, link: Link, remote: SocketAddr, way: Way) {
+    let number = worker.borrow_mut().open((link.clone(), remote), way);
+    spawn_local(read(worker.clone(), number, link));
 }
 
 /// Serves the input of one connection.
-async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
+async fn read(worker: Cell, number: u32, link: Link) {
     // Whether bytes wait that left the socket before.
     let mut is_unread = false;
     loop {
-        let has_held = match may_go_on(&worker, number, &stream) {
+        let has_held = match may_go_on(&worker, number, &link) {
             Some(has_held) => has_held,
             // Boxed: what a wait needs is more than all else of this task, and few connections ever wait.
-            None => Box::pin(wait_for_room(&worker, number, &stream)).await,
+            None => Box::pin(wait_for_room(&worker, number, &link)).await,
         };
         let next = if has_held {
-            worker.borrow_mut().go_on(number, &stream)
+            worker.borrow_mut().go_on(number, &link)
         } else {
-            if !is_unread && stream.readable().await.is_err() {
+            if !is_unread && link.readable().await.is_err() {
                 return;
             }
-            let next = worker.borrow_mut().on_readable(number, &stream);
+            let next = worker.borrow_mut().on_readable(number, &link);
             is_unread = next == Next::Unread;
             next
         };
@@ -171,9 +175,9 @@ async fn read(worker: Cell, number: u32, stream: Rc<TcpStream>) {
 }
 
 /// What [`wait_for_room`] gives, where there is nothing to wait for.
-fn may_go_on(worker: &Cell, number: u32, stream: &Rc<TcpStream>) -> Option<bool> {
+fn may_go_on(worker: &Cell, number: u32, link: &Link) -> Option<bool> {
     let mut worker = worker.borrow_mut();
-    match worker.pause(number, stream) {
+    match worker.pause(number, link) {
         Pause::GoOn { has_held } if worker.busy_workers().is_empty() => Some(has_held),
         Pause::GoOn { .. } | Pause::Wait(..) => None,
     }
@@ -181,9 +185,9 @@ fn may_go_on(worker: &Cell, number: u32, stream: &Rc<TcpStream>) -> Option<bool>
 
 /// Back-pressure: while mailboxes are full, the journal is for what this peer publishes, or the peer does not read what
 /// it is owed, it is not read. Gives whether it has sent something that waits.
-async fn wait_for_room(worker: &Cell, number: u32, stream: &Rc<TcpStream>) -> bool {
+async fn wait_for_room(worker: &Cell, number: u32, link: &Link) -> bool {
     let has_held = loop {
-        let pause = worker.borrow_mut().pause(number, stream);
+        let pause = worker.borrow_mut().pause(number, link);
         match pause {
             Pause::Wait(paused, most) => drop(tokio::time::timeout(most, paused.notified()).await),
             Pause::GoOn { has_held } => break has_held,
@@ -228,8 +232,8 @@ async fn flush(worker: Cell) {
                 yield_now().await;
             }
             let blocked = worker.borrow_mut().flush(number);
-            if let Some(stream) = blocked {
-                spawn_local(unblock(worker.clone(), number, stream));
+            if let Some(link) = blocked {
+                spawn_local(unblock(worker.clone(), number, link));
             }
         }
     }
@@ -246,9 +250,9 @@ async fn handshakes(worker: Cell) {
 }
 
 /// Waits until a blocked socket takes bytes again.
-async fn unblock(worker: Cell, number: u32, stream: Rc<TcpStream>) {
-    if stream.writable().await.is_ok() {
-        worker.borrow_mut().unblock(number, &stream);
+async fn unblock(worker: Cell, number: u32, link: Link) {
+    if link.writable().await.is_ok() {
+        worker.borrow_mut().unblock(number, &link);
     }
 }
 

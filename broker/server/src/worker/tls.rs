@@ -7,15 +7,15 @@
 use super::Worker;
 use super::connection::Connection;
 use super::counters::{Counters, Ended};
+use super::link::Link;
 use super::outbox::Flushed;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::rc::Rc;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use waspmq_transport::tls::Session;
 
 /// A socket that answers `WouldBlock` instead of waiting.
-pub(super) struct Socket<'a>(pub(super) &'a TcpStream);
+pub(super) struct Socket<'a>(pub(super) &'a Link);
 
 impl Read for Socket<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -94,8 +94,8 @@ pub(super) fn unfinished_bytes(connection: &Connection) -> usize {
 }
 
 /// Seals and writes. `Ok(0)` is only for nothing.
-pub(super) fn write(session: &mut Session, stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    session.write_vectored(&mut Socket(stream), pieces)
+pub(super) fn write(session: &mut Session, link: &Link, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    session.write_vectored(&mut Socket(link), pieces)
 }
 
 /// Behind the last byte of a connection's queue: what is sealed, and the goodbye of one that is closing.
@@ -105,7 +105,7 @@ pub(super) fn flush_rest(connection: &mut Connection) -> Flushed {
     if is_closing {
         tls.close();
     }
-    match tls.flush(&mut Socket(&connection.stream)) {
+    match tls.flush(&mut Socket(&connection.link)) {
         Ok(()) => Flushed::Empty,
         Err(error) if error.kind() == ErrorKind::WouldBlock => Flushed::Blocked,
         Err(_) => Flushed::Broken,
@@ -120,7 +120,7 @@ pub(super) fn end(connection: &mut Connection, counters: &Counters) {
         return;
     }
     tls.close();
-    if let Err(error) = tls.flush(&mut Socket(&connection.stream)) {
+    if let Err(error) = tls.flush(&mut Socket(&connection.link)) {
         tracing::trace!(%error, "the socket did not take the end of TLS");
     }
 }
@@ -129,7 +129,7 @@ impl Worker {
     /// Reads plain bytes, whatever the connection speaks.
     pub(super) fn receive(&mut self, connection: &mut Connection, into: &mut [u8]) -> io::Result<usize> {
         match connection.tls {
-            None => connection.stream.try_read(into),
+            None => connection.link.try_read(into),
             Some(_) => self.receive_sealed(connection, into),
         }
     }
@@ -137,7 +137,7 @@ impl Worker {
     /// Reads at most `room` bytes behind what the connection's own buffer has.
     pub(super) fn receive_large(&mut self, connection: &mut Connection, room: usize) -> io::Result<usize> {
         if connection.tls.is_none() {
-            return connection.stream.try_read_buf(&mut connection.partial);
+            return connection.link.try_read_buf(&mut connection.partial, room);
         }
         let mut partial = std::mem::take(&mut connection.partial);
         let kept = partial.len();
@@ -152,7 +152,7 @@ impl Worker {
         let Some(tls) = &mut connection.tls else { return Ok(0) };
         let was_handshaking = tls.is_handshaking();
         let sealed = tls.sealed_bytes();
-        let received = tls.read(&mut Socket(&connection.stream), into);
+        let received = tls.read(&mut Socket(&connection.link), into);
         // Answers of the handshake go behind what was sealed, so reading writes, too.
         self.outbox.note_sealed(sealed, tls.sealed_bytes());
         if was_handshaking && !tls.is_handshaking() {

@@ -1,10 +1,12 @@
 //! A certificate chain with its private key.
 
 use super::{ALPN, Session, provider};
+use crate::quic;
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
+use rustls::version::TLS13;
 use rustls::{InconsistentKeys, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ pub enum CredentialsError {
 #[derive(Clone)]
 pub struct Credentials {
     config: Arc<ServerConfig>,
+    quic: Arc<ServerConfig>,
     fingerprint: [u8; 32],
     /// Of all certificates, one behind the other.
     chain_hash: [u8; 32],
@@ -73,7 +76,12 @@ impl Credentials {
         // Tickets are the client's memory: a broker that everybody comes back to has no table to miss.
         config.ticketer = Ticketer::new().map_err(CredentialsError::Unusable)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), fingerprint, chain_hash })
+        let quic = quic_config(&config)?;
+        Ok(Self { config: Arc::new(config), quic: Arc::new(quic), fingerprint, chain_hash })
+    }
+
+    pub(crate) fn quic(&self) -> Arc<ServerConfig> {
+        self.quic.clone()
     }
 
     /// Begins to serve a connection that was just accepted.
@@ -99,6 +107,19 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
     }
+}
+
+/// The same certificate for QUIC, which has TLS 1.3 alone.
+fn quic_config(config: &ServerConfig) -> Result<ServerConfig, CredentialsError> {
+    let mut quic = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(CredentialsError::Unusable)?
+        .with_no_client_auth()
+        .with_cert_resolver(config.cert_resolver.clone());
+    quic.alpn_protocols = [quic::ALPN, quic::ALPN_H3].map(<[u8]>::to_vec).to_vec();
+    quic.ticketer = Ticketer::new().map_err(CredentialsError::Unusable)?;
+    quic.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(quic)
 }
 
 /// What is wrong with a PEM file, in words of our own: the error has the line that it is about, which may be a private

@@ -5,12 +5,16 @@ use super::*;
 use crate::admin::tests::control;
 use crate::control::Control;
 use crate::worker::connection::{Connection, Stage};
+use crate::worker::counters::Transport;
 use crate::worker::counters::{Counters, Ended};
+use crate::worker::lifecycle::Way;
+use crate::worker::link::Link;
 use crate::worker::queues::Given;
 use crate::worker::tracking::Redelivery;
 use crate::worker::{CompressionSettings, Settings, Shared as WorkerShared};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::rc::Rc;
 use waspmq_core::delivery::Give;
 use waspmq_core::delivery::window::{Bounds, Window};
 use waspmq_core::message::Envelope;
@@ -85,10 +89,13 @@ impl Bench {
         let (stream, remote) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let _guard = self.runtime.enter();
-        let number = self.worker.open((tokio::net::TcpStream::from_std(stream).unwrap(), remote), None);
+        let number = self.worker.open(
+            (Link::Tcp(Rc::new(tokio::net::TcpStream::from_std(stream).unwrap())), remote),
+            Way::Socket(None),
+        );
         let mut connection = self.worker.connections[number as usize].take().unwrap();
         connection.stage = Stage::Open;
-        self.runtime.block_on(connection.stream.writable()).unwrap();
+        self.runtime.block_on(connection.link.writable()).unwrap();
         let connect = Connect {
             user: Some("reader".into()),
             device: None,
@@ -197,7 +204,7 @@ fn the_oldest_make_room() {
     assert_eq!(bench.read(number, &mut client), (vec![4, 5, 6], told("topic/t", 3, "drop_oldest")));
     bench.deliver_each("topic/t", Level::None, &[""]);
     assert_eq!(bench.read(number, &mut client), (vec![7], vec![]), "told once");
-    assert_eq!(bench.counters().delivered.of(waspmq_core::Kind::Topic).load(), 4);
+    assert_eq!(bench.counters().delivered.of(Transport::WebSocket).of(waspmq_core::Kind::Topic).load(), 4);
 }
 
 #[test]

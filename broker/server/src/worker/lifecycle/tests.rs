@@ -63,7 +63,7 @@ impl Workers {
         let (stop, stopped) = watch::channel(false);
         let threads = (0..).zip(listeners).map(|(number, listener)| {
             let (shared, stopped) = (shared.clone(), stopped.clone());
-            std::thread::spawn(move || run(number, shared, listener, stopped))
+            std::thread::spawn(move || run(number, shared, (listener, None), stopped))
         });
         Self { control, address, stop, threads: threads.collect() }
     }

@@ -74,13 +74,13 @@ impl Publisher {
     }
 
     fn pause(&mut self) -> Pause {
-        let stream = self.bench.connection(self.number).stream.clone();
-        self.bench.worker.pause(self.number, &stream)
+        let link = self.bench.connection(self.number).link.clone();
+        self.bench.worker.pause(self.number, &link)
     }
 
     fn go_on(&mut self) {
-        let stream = self.bench.connection(self.number).stream.clone();
-        assert_eq!(self.bench.worker.go_on(self.number, &stream), Next::Yield);
+        let link = self.bench.connection(self.number).link.clone();
+        assert_eq!(self.bench.worker.go_on(self.number, &link), Next::Yield);
     }
 
     /// As if it had waited as long as it may.
@@ -255,10 +255,10 @@ fn while_there_is_no_room_little_is_read_at_once() {
     let mut frame = vec![0x81, 0xfe, 0x08, 0x00, 0, 0, 0, 0];
     frame.resize(frame.len() + 2_048, b' ');
     (&client).write_all(&frame.repeat(10)).unwrap();
-    let stream = bench.connection(number).stream.clone();
-    bench.runtime.block_on(stream.readable()).unwrap();
+    let link = bench.connection(number).link.clone();
+    bench.runtime.block_on(link.readable()).unwrap();
     let before = bench.worker.counters().bytes_read.load();
-    assert_eq!(bench.worker.on_readable(number, &stream), Next::Yield);
+    assert_eq!(bench.worker.on_readable(number, &link), Next::Yield);
     assert_eq!(bench.worker.counters().bytes_read.load() - before, HELD_FLOOR_BYTES as u64);
     gate.set_shut(false);
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::tests::control;
 use crate::worker::delivery::tests::Bench;
 use crate::worker::inbound::{Next, STRANGERS_DIVISOR, after_read};
+use crate::worker::lifecycle::Way;
 use std::net::{TcpListener, TcpStream as Client};
 use waspmq_core::settings::{Keep, Overflow};
 use waspmq_transport::tls::{Credentials, self_signed};
@@ -24,8 +25,8 @@ fn open(bench: &mut Bench, credentials: &Credentials) -> (u32, Client) {
     let (stream, remote) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
     let _guard = bench.runtime.enter();
-    let stream = TcpStream::from_std(stream).unwrap();
-    (bench.worker.open((stream, remote), Some(Box::new(credentials.accept().unwrap()))), client)
+    let link = Link::Tcp(Rc::new(tokio::net::TcpStream::from_std(stream).unwrap()));
+    (bench.worker.open((link, remote), Way::Socket(Some(Box::new(credentials.accept().unwrap())))), client)
 }
 
 /// The beginning of a handshake message of 60,000 bytes.
@@ -38,9 +39,9 @@ fn half_a_handshake(bytes: usize) -> Vec<u8> {
 
 /// Reads until the socket is empty or the connection is gone.
 fn read(bench: &mut Bench, number: u32) {
-    let stream = bench.worker.connections[number as usize].as_ref().unwrap().stream.clone();
-    bench.runtime.block_on(stream.readable()).unwrap();
-    while !matches!(bench.worker.on_readable(number, &stream), Next::Read | Next::Gone | Next::Ended) {
+    let link = bench.worker.connections[number as usize].as_ref().unwrap().link.clone();
+    bench.runtime.block_on(link.readable()).unwrap();
+    while !matches!(bench.worker.on_readable(number, &link), Next::Read | Next::Gone | Next::Ended) {
         bench.worker.handshakes.begin_turn();
     }
 }
@@ -86,9 +87,9 @@ fn so_many_handshakes_go_on_in_one_turn() {
         for (number, client) in &mut open {
             if !heard(bench, *number) {
                 client.write_all(&half_a_handshake(100)).unwrap();
-                let stream = bench.worker.connections[*number as usize].as_ref().unwrap().stream.clone();
-                bench.runtime.block_on(stream.readable()).unwrap();
-                bench.worker.on_readable(*number, &stream);
+                let link = bench.worker.connections[*number as usize].as_ref().unwrap().link.clone();
+                bench.runtime.block_on(link.readable()).unwrap();
+                bench.worker.on_readable(*number, &link);
             }
         }
         open.iter().filter(|(number, _)| heard(bench, *number)).count()

@@ -1,0 +1,48 @@
+//! How a connection's bytes are cut into messages.
+
+use waspmq_protocol::{Profile, stream};
+use waspmq_transport::websocket::{self, FrameStart, Opcode};
+
+/// How messages are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Framing {
+    /// RFC 6455.
+    WebSocket,
+    /// Each with its length in front, on a stream of QUIC: [`waspmq_protocol::stream`].
+    Stream,
+}
+
+/// A message that is being appended.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    WebSocket(FrameStart),
+    Stream(stream::Start),
+}
+
+impl Framing {
+    /// Leaves room for what stands in front of a message; what is appended until [`Begun::end`] is the message.
+    pub(crate) fn begin(self, out: &mut Vec<u8>) -> Begun {
+        match self {
+            Self::WebSocket => Begun::WebSocket(websocket::begin_frame(out)),
+            Self::Stream => Begun::Stream(stream::begin(out)),
+        }
+    }
+}
+
+impl Begun {
+    /// Writes what stands in front of the message.
+    pub(crate) fn end(self, out: &mut Vec<u8>, profile: Profile) {
+        match self {
+            Self::WebSocket(start) => websocket::end_frame(out, start, opcode(profile)),
+            Self::Stream(start) => stream::end(out, start),
+        }
+    }
+}
+
+/// The opcode of a profile's messages.
+pub(crate) const fn opcode(profile: Profile) -> Opcode {
+    match profile {
+        Profile::Json => Opcode::Text,
+        Profile::Binary => Opcode::Binary,
+    }
+}

@@ -1,0 +1,107 @@
+//! Connections of QUIC in a worker: from the hand-over to a connection as any other, and their messages.
+//!
+//! *Invariants.* A handshake ends within the time that `connect` may take, and is counted once, as the ones of TLS.
+
+use super::connection::{Connection, Stage};
+use super::lifecycle::Way;
+use super::link::Link;
+use super::tasks::{Cell, serve_link};
+use super::{Settings, Worker};
+use crate::clock::Moment;
+use crate::phase::Phase;
+use crate::quic::Handed;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use waspmq_core::{Code, Reject};
+use waspmq_protocol::stream;
+use waspmq_transport::origin;
+use waspmq_transport::quic::{Incoming, Opened, Page};
+
+/// Bytes of the longest length of a message.
+const LENGTH_BYTES_MAX: usize = 8;
+
+/// Opens the connections that the listener's thread hands over, until it ends.
+pub(super) async fn accept(worker: Cell, mut handed: mpsc::Receiver<Handed>) {
+    while let Some(Handed { incoming, handshake }) = handed.recv().await {
+        if worker.borrow().is_crowded(incoming.remote()) {
+            incoming.refuse();
+            continue;
+        }
+        let worker = worker.clone();
+        spawn_local(async move {
+            open(&worker, incoming).await;
+            drop(handshake);
+        });
+    }
+}
+
+async fn open(worker: &Cell, incoming: Incoming) {
+    let shared = worker.borrow().shared.clone();
+    let remote = incoming.remote();
+    let opening = incoming.open(|page| admit(&page, &shared.settings));
+    let most = Duration::from_micros(shared.settings.connect_timeout_us);
+    let opened = tokio::time::timeout(most, opening).await;
+    let is_leaving = shared.phase.load() > Phase::Ready;
+    let counters = &shared.mailboxes.of(worker.borrow().number).counters;
+    match opened {
+        Ok(Ok(Opened { channel, protocol })) if !is_leaving => {
+            counters.tls_completed.add(1);
+            serve_link(worker, Link::Quic(Rc::new(channel)), remote, Way::Stream(protocol));
+        }
+        Ok(Ok(_)) => counters.handshakes_refused.add(1),
+        Ok(Err(error)) => {
+            counters.tls_failed.add(1);
+            tracing::debug!(%remote, %error, "a connection of QUIC did not open");
+        }
+        Err(_) => {
+            counters.tls_failed.add(1);
+            tracing::debug!(%remote, "a connection of QUIC had no stream in time");
+        }
+    }
+}
+
+/// Whether a browser may have a session, by the rules of WebSocket's.
+fn admit(page: &Page<'_>, settings: &Settings) -> Result<(), u16> {
+    if page.path != "/wt" {
+        return Err(404);
+    }
+    let host = Some(page.authority);
+    if settings.check_host && !origin::host_allowed(host, &settings.allowed_hosts) {
+        return Err(403);
+    }
+    if !origin::origin_allowed(page.origin, host, &settings.allowed_origins) {
+        return Err(403);
+    }
+    Ok(())
+}
+
+impl Worker {
+    /// Handles the complete messages of a stream; gives their length.
+    pub(super) fn take_stream(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> usize {
+        let mut consumed = 0;
+        while connection.stage == Stage::Open && connection.held.is_none() {
+            let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) else { break };
+            let Some((length, taken)) = stream::length(rest) else {
+                connection.wanted_bytes = LENGTH_BYTES_MAX;
+                break;
+            };
+            let limit = self.message_limits(connection).message_bytes_max;
+            let Some(length) = usize::try_from(length).ok().filter(|&length| length <= limit) else {
+                let message = format!("a message may have {limit} bytes here");
+                self.finish_batch(connection);
+                self.refuse(connection, None, Reject::new(Code::MessageTooLarge, message));
+                break;
+            };
+            let Some(message) = rest.get(taken..taken + length) else {
+                connection.wanted_bytes = taken + length;
+                break;
+            };
+            consumed += taken + length;
+            self.take_message(connection, message, now);
+        }
+        self.finish_batch(connection);
+        if connection.is_closing() { bytes.len() } else { consumed }
+    }
+}

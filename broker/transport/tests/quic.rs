@@ -1,0 +1,202 @@
+//! A listener of QUIC and quinn's own client.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ConnectionError, Endpoint};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use waspmq_transport::quic::{Channel, Listener, OpenError, Opened, Protocol, Secret, Windows};
+use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
+
+const WINDOWS: Windows =
+    Windows { receive_bytes: 64 * 1024, send_bytes: 16 * 1024, idle: Duration::from_secs(20) };
+
+struct Bench {
+    made: SelfSigned,
+    listener: Listener,
+}
+
+impl Bench {
+    #[expect(clippy::disallowed_methods, reason = "the client looks at the dates of the certificate")]
+    fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let made = self_signed(&["localhost".to_owned()], now).unwrap();
+        let listener = listen(&made, (Ipv4Addr::LOCALHOST, 0).into());
+        Self { made, listener }
+    }
+
+    fn client(&self, alpn: &[u8]) -> Endpoint {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.made.certificate_pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let config = QuicClientConfig::try_from(tls).unwrap();
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
+        endpoint
+    }
+
+    /// A client with its stream, of which the first byte is `!`, and the listener's side.
+    async fn open(&self) -> (Endpoint, quinn::Connection, quinn::SendStream, quinn::RecvStream, Channel) {
+        let endpoint = self.client(b"waspmq/1");
+        let connecting = endpoint.connect(self.listener.local_addr().unwrap(), "localhost").unwrap();
+        let accepting = async { self.listener.accept().await.unwrap().open(|_| Ok(())).await.unwrap() };
+        let connecting = async {
+            let connection = connecting.await.unwrap();
+            let (mut send, receive) = connection.open_bi().await.unwrap();
+            send.write_all(b"!").await.unwrap();
+            (connection, send, receive)
+        };
+        let (Opened { channel, protocol }, (connection, send, receive)) = tokio::join!(accepting, connecting);
+        assert_eq!(protocol, Protocol::Quic);
+        (endpoint, connection, send, receive, channel)
+    }
+}
+
+fn listen(made: &SelfSigned, address: SocketAddr) -> Listener {
+    let socket = UdpSocket::bind(address).unwrap();
+    let credentials =
+        Credentials::from_pem(made.certificate_pem.as_bytes(), made.key_pem.as_bytes()).unwrap();
+    Listener::new(socket, (&credentials, &Secret([7; 32])), WINDOWS).unwrap()
+}
+
+/// Reads until there are so many bytes, or the stream ends.
+async fn read(channel: &Channel, most: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 1024];
+    while all.len() < most {
+        match channel.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => all.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => channel.readable().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_the_end_is_seen() {
+    let bench = Bench::new();
+    let (_endpoint, connection, mut send, mut receive, channel) = bench.open().await;
+    let sent: Vec<u8> = (0..=250).cycle().take(200_000).collect();
+    let (_, received) = tokio::join!(
+        async {
+            send.write_all(&sent).await.unwrap();
+            send.finish().unwrap();
+        },
+        read(&channel, usize::MAX)
+    );
+    assert!(received[1..] == sent);
+    // Far more than the window: it has to block, and to tell when it does not any more.
+    let mut blocked = 0;
+    let write = async {
+        let mut rest = &sent[..];
+        while !rest.is_empty() {
+            match channel.try_write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    blocked += 1;
+                    channel.writable().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        channel.finish(4_100, "draining").await;
+    };
+    let (_, received) = tokio::join!(write, receive.read_to_end(usize::MAX));
+    assert!(received.unwrap() == sent);
+    assert!(blocked > 0);
+    let ConnectionError::ApplicationClosed(close) = connection.closed().await else { panic!("it is closed") };
+    assert_eq!((close.error_code.into_inner(), &*close.reason), (4_100, &b"draining"[..]));
+    assert!(channel.try_write(b"more").is_err(), "it was finished");
+}
+
+#[tokio::test]
+async fn what_is_lost_is_seen_by_who_reads() {
+    let bench = Bench::new();
+    let (_endpoint, connection, _send, _receive, channel) = bench.open().await;
+    assert_eq!(read(&channel, 1).await, b"!");
+    connection.close(7_u32.into(), b"");
+    let mut buffer = [0; 16];
+    loop {
+        match channel.try_read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => channel.readable().await,
+            Err(_) => break,
+            Ok(count) => panic!("{count} bytes"),
+        }
+    }
+}
+
+#[test]
+fn connections_of_the_run_before_are_told_that_they_are_over() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, client) = (runtime(), runtime());
+    let (bench, address) = first.block_on(async {
+        let bench = Bench::new();
+        let address = bench.listener.local_addr().unwrap();
+        (bench, address)
+    });
+    let endpoint = client.block_on(async { bench.client(b"waspmq/1") });
+    let accepting = std::thread::spawn(move || {
+        first.block_on(async {
+            let opened = bench.listener.accept().await.unwrap().open(|_| Ok(())).await.unwrap();
+            assert_eq!(read(&opened.channel, 1).await, b"!");
+        });
+        // As a crash: the runtime stops before anything can be said.
+        first.shutdown_background();
+        bench.made
+    });
+    let (connection, mut send) = client.block_on(async {
+        let connection = endpoint.connect(address, "localhost").unwrap().await.unwrap();
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(b"!").await.unwrap();
+        while !accepting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        (connection, send)
+    });
+    let made = accepting.join().unwrap();
+    let ended = client.block_on(async {
+        let _listener = listen(&made, address);
+        _ = send.write_all(b"still there?").await;
+        connection.closed().await
+    });
+    assert!(matches!(ended, ConnectionError::Reset), "{ended}");
+}
+
+#[tokio::test]
+async fn a_page_is_asked_about_and_may_be_turned_away() {
+    let bench = Bench::new();
+    let endpoint = bench.client(b"h3");
+    let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
+    let accepting = async {
+        let incoming = bench.listener.accept().await.unwrap();
+        incoming
+            .open(|page| {
+                assert_eq!((page.path, page.authority, page.origin), ("/wt", "broker.example:9470", None));
+                Err(403)
+            })
+            .await
+    };
+    let connecting = async {
+        let request = url::Url::parse("https://broker.example:9470/wt").unwrap();
+        web_transport_quinn::Session::connect(connecting.await.unwrap(), request).await.err().unwrap()
+    };
+    let (opened, error) = tokio::join!(
+        async { tokio::time::timeout(Duration::from_secs(20), accepting).await.expect("in time") },
+        connecting
+    );
+    assert!(matches!(opened, Err(OpenError::Refused(403))), "{opened:?}");
+    assert!(error.to_string().contains("403"), "{error}");
+}
