@@ -3,12 +3,13 @@
 use crate::backoff::{Backoff, random};
 use crate::client::Client;
 use crate::codecs::Codecs;
-use crate::driver::{self, Driver};
+use crate::driver::{self, Driver, HTTP, Route};
 use crate::error::Error;
 use crate::limits::{COMMANDS_MAX, MESSAGES_MAX};
 use crate::messages::Messages;
 use crate::shared::Shared;
 use crate::token::Provider;
+use crate::transport::Transport;
 use crate::trust::Trust;
 use rustls::ClientConfig;
 use std::future::Future;
@@ -30,9 +31,9 @@ pub struct Builder {
     pub(crate) compression: bool,
     pub(crate) profile: Profile,
     pub(crate) backoff: Backoff,
-    trust: Trust,
-    /// Made of it at the first connect, where the URL needs it.
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) trust: Trust,
+    /// Unless the URL says it.
+    pub(crate) transport: Option<Transport>,
 }
 
 impl Builder {
@@ -48,7 +49,7 @@ impl Builder {
             profile: Profile::Binary,
             backoff: Backoff::default(),
             trust: Trust::default(),
-            tls: None,
+            transport: None,
         }
     }
 
@@ -113,15 +114,22 @@ impl Builder {
         self
     }
 
-    /// For a URL that begins with `wss://`: the certificates in this PEM file vouch for the broker, instead of those of the
-    /// system. The broker's own certificate may be among them.
+    /// Takes another transport than the one of the URL, to the same host and port.
+    #[must_use]
+    pub const fn transport(mut self, transport: Transport) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// With TLS, which is every URL but `ws://`: the certificates in this PEM file vouch for the broker, instead of those of
+    /// the system. The broker's own certificate may be among them.
     #[must_use]
     pub fn tls_ca(mut self, file: impl Into<PathBuf>) -> Self {
         self.trust = Trust::Authorities(file.into());
         self
     }
 
-    /// For a URL that begins with `wss://`: the broker is who has the certificate with this SHA-256 (of its DER), in hexadecimal
+    /// With TLS, which is every URL but `ws://`: the broker is who has the certificate with this SHA-256 (of its DER), in hexadecimal
     /// digits with or without colons. Its names and dates do not count. Takes the place of [`Self::tls_ca`].
     #[must_use]
     pub fn tls_fingerprint(mut self, sha256: impl Into<String>) -> Self {
@@ -129,30 +137,33 @@ impl Builder {
         self
     }
 
-    /// The TLS that this client would speak, for programs that make a connection of their own.
+    /// The TLS that this client would speak below WebSocket, for programs that make a connection of their own.
     ///
     /// # Errors
     /// Whom to trust cannot be read.
     pub fn tls_config(&self) -> Result<Arc<ClientConfig>, Error> {
-        self.trust.config()
+        Ok(Arc::new(self.trust.verifier()?.config(HTTP)?))
     }
 
     /// Connects and waits for the broker's welcome. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The first attempt counts; reconnecting begins only once there was a connection.
-    pub async fn connect(mut self) -> Result<(Client, Messages), Error> {
-        if driver::is_secure(&self.url) {
-            self.tls = Some(self.trust.config()?);
-        }
+    pub async fn connect(self) -> Result<(Client, Messages), Error> {
+        let mut route = Route::new(&self)?;
         let mut codecs = self.codecs();
-        let link = driver::connect(&self, self.token.clone(), None, &codecs.names()).await?;
+        let link = driver::connect(&self, &mut route, self.token.clone(), None, &codecs.names()).await?;
         let correlation = format!("{:016x}", random());
-        let shared = Shared::new(link.welcome.clone(), self.token.clone(), self.manual_acks, correlation);
+        let shared = Shared::new(
+            (link.welcome.clone(), link.transport),
+            self.token.clone(),
+            self.manual_acks,
+            correlation,
+        );
         let (commands, commands_out) = mpsc::channel(COMMANDS_MAX);
         let (messages, messages_out) = mpsc::channel(MESSAGES_MAX);
         let (profile, user) = (self.profile, self.user.clone());
-        let driver = Driver::new((self, codecs), commands_out, messages, shared.clone());
+        let driver = Driver::new((self, route, codecs), commands_out, messages, shared.clone());
         #[expect(
             clippy::disallowed_methods,
             reason = "the client owns this one task: closing waits for it, dropping aborts it"

@@ -9,6 +9,7 @@ use crate::limits::{CLOSE_TIMEOUT, IN_FLIGHT_MAX, REPLIES_MAX};
 use crate::publish::{Payload, PendingReceipt, PublishOptions, frame};
 use crate::shared::Shared;
 use crate::stats::Stats;
+use crate::transport::Transport;
 use crate::waiting::Waiting;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins with the broker's URL, such as `ws://127.0.0.1:9470/ws`, or `wss://broker.example/ws` for TLS.
+    /// Begins with the broker's URL, such as `ws://127.0.0.1:9470/ws`, or with TLS `wss://broker.example/ws`,
+    /// `quic://broker.example:9470` and `wt://broker.example:9470/wt`.
     pub fn builder(url: impl Into<String>) -> Builder {
         Builder::new(url.into())
     }
@@ -124,6 +126,11 @@ impl Client {
     /// What the broker said at the last connect.
     pub fn welcome(&self) -> Welcome {
         self.shared.welcome()
+    }
+
+    /// What the connection is, or was while there is none: never [`Transport::Auto`].
+    pub fn transport(&self) -> Transport {
+        self.shared.transport()
     }
 
     pub fn stats(&self) -> Stats {

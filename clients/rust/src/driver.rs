@@ -12,10 +12,19 @@
 //! | waiting | refused for good; with a token provider, a fresh token refused twice | ended |
 
 mod link;
+#[cfg(feature = "quic")]
+mod quic;
 mod read;
+mod route;
+mod socket;
+#[cfg(feature = "quic")]
+mod stream;
+mod websocket;
 mod write;
 
-pub(crate) use link::{connect, is_secure};
+pub(crate) use link::connect;
+pub(crate) use route::Route;
+pub(crate) use websocket::HTTP;
 
 use crate::backoff::random;
 use crate::builder::Builder;
@@ -24,7 +33,6 @@ use crate::error::Error;
 use crate::limits::{CLOSE_TIMEOUT, STABLE_AFTER, TOKEN_ATTEMPTS_MAX};
 use crate::shared::Shared;
 use crate::waiting::Waiting;
-use futures_util::{SinkExt, StreamExt};
 use link::Link;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +71,7 @@ enum Left {
 #[derive(Debug)]
 pub(crate) struct Driver {
     settings: Builder,
+    route: Route,
     codecs: Codecs,
     commands: mpsc::Receiver<Command>,
     messages: mpsc::Sender<Message>,
@@ -71,12 +80,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(
-        (settings, codecs): (Builder, Codecs),
+        (settings, route, codecs): (Builder, Route, Codecs),
         commands: mpsc::Receiver<Command>,
         messages: mpsc::Sender<Message>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { settings, codecs, commands, messages, shared }
+        Self { settings, route, codecs, commands, messages, shared }
     }
 
     /// Ends when the client does; the reason is in [`Shared::end`].
@@ -110,21 +119,25 @@ impl Driver {
 
     /// Serves one connection until it is left.
     async fn serve(&mut self, link: Link) -> Left {
-        let Self { settings, codecs, commands, messages, shared } = self;
+        let Self { settings, codecs, commands, messages, shared, .. } = self;
         codecs.begin();
-        let (mut sink, mut stream) = link.socket.split();
+        let (mut sender, mut receiver) = (link.sender, link.receiver);
         let heard = read::Heard::new();
         let mut reader = read::Reader { profile: settings.profile, codecs, messages, shared, heard: &heard };
-        let mut writer = write::Writer { profile: settings.profile, sink: &mut sink, shared, heard: &heard };
+        let mut writer =
+            write::Writer { profile: settings.profile, sender: &mut sender, shared, heard: &heard };
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
         let left = tokio::select! {
-            left = reader.read(link.rest, &mut stream) => left,
+            left = reader.read(link.rest, &mut receiver) => left,
             left = writer.write(&link.restore, commands, heartbeat) => left,
         };
-        if matches!(left, Left::Finished { .. }) {
+        if let Left::Finished { for_good } = left {
             // Until the broker has closed, what it sends still counts.
-            drop(sink.close().await);
-            drop(tokio::time::timeout(CLOSE_TIMEOUT, reader.read(Vec::new(), &mut stream)).await);
+            sender.finish().await;
+            drop(tokio::time::timeout(CLOSE_TIMEOUT, reader.read(Vec::new(), &mut receiver)).await);
+            if for_good {
+                receiver.end().await;
+            }
         }
         left
     }
@@ -140,9 +153,10 @@ impl Driver {
             };
             *attempt = attempt.saturating_add(1);
             let codecs = self.codecs.names();
+            let (settings, route, shared) = (&self.settings, &mut self.route, &self.shared);
             let connecting = async {
                 tokio::time::sleep(wait).await;
-                connect(&self.settings, self.shared.token(), self.shared.resume(), &codecs).await
+                connect(settings, route, shared.token(), shared.resume(), &codecs).await
             };
             let connected = tokio::select! {
                 biased;
@@ -151,7 +165,7 @@ impl Driver {
             };
             match connected {
                 Ok(mut link) => {
-                    link.restore = self.shared.handle_reconnected(link.welcome.clone());
+                    link.restore = self.shared.handle_reconnected(link.welcome.clone(), link.transport);
                     return Ok(link);
                 }
                 Err(error @ Error::Closed { .. }) => return Err(error),

@@ -6,10 +6,11 @@ use waspmq_protocol::server::Refusal;
 /// `Clone`, because one failure may end many requests.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The URL is not `ws://host:port/path` or `wss://host:port/path`.
-    #[error("{url:?} is no WebSocket URL: {message}")]
+    /// The URL is none of `ws://host:port/path`, `wss://host:port/path`, `quic://host:port` and `wt://host:port/path`, or
+    /// asks for what this client cannot do.
+    #[error("cannot use the URL {url:?}: {message}")]
     Url { url: String, message: String },
-    /// No connection, or no WebSocket on the other side.
+    /// No connection, or something else than a broker on the other side.
     #[error("cannot connect to {url}: {message}")]
     Connect { url: String, message: String },
     /// Whom to trust cannot be read.

@@ -5,8 +5,8 @@
 //! requests waiting for an answer above all, is in `shared`.
 //! What the driver and the program know of messages is in `inbox`: repeats (`seen`), acknowledgements (`acks`) and how
 //! far was read (`places`), with which a session is resumed. Requests to other clients are in `request`.
-//! Whom it trusts to be the broker is in `trust`.
-//! Deliberately not here: transports other than WebSocket.
+//! Where the broker is says a `target`, whom the client trusts to be it `trust`. What lies below the frames is chosen by
+//! `driver::route` and hidden by `driver::socket`; QUIC and WebTransport come with the feature `quic`, which is on by default.
 #![doc = include_str!("../README.md")]
 
 mod acks;
@@ -29,8 +29,11 @@ mod request;
 mod seen;
 mod shared;
 mod stats;
+mod target;
 mod token;
+mod transport;
 mod trust;
+mod verifier;
 mod waiting;
 
 pub use backoff::Backoff;
@@ -42,6 +45,7 @@ pub use messages::Messages;
 pub use publish::{Payload, PendingReceipt, PublishOptions};
 pub use request::CORRELATION_ID;
 pub use stats::Stats;
+pub use transport::Transport;
 
 pub use waspmq_core::settings::Overflow as OverflowAction;
 pub use waspmq_core::{AddressError, Code, MessageId, Position};

@@ -34,11 +34,14 @@ pub(crate) const EVENTS_MAX: usize = 1_024;
 /// Refusals of a fresh token in a row. More: the client ends.
 pub(crate) const TOKEN_ATTEMPTS_MAX: u32 = 2;
 
-/// Bytes of one WebSocket message from the broker. More: the connection is given up. A message of the largest
+/// Signs of life that the broker has not answered. More: none is added until it answers.
+pub(crate) const PINGS_MAX: usize = 1_024;
+
+/// Bytes of one message from the broker. More: the connection is given up. A message of the largest
 /// size is a third longer as base64; escapes and headers come on top.
 pub(crate) const INBOUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of requests that are put into one WebSocket message. A larger request gets one of its own.
+/// Bytes of requests that are put into one message. A larger request gets one of its own.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 * 1024;
 
 /// From the start of connecting to the broker's welcome. Longer: the attempt failed.
@@ -46,6 +49,31 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection that is being closed may take to finish. Longer: it is dropped.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// QUIC attempts of [`crate::Transport::Auto`] that are left out once one was of no use. More: QUIC is tried again.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_SKIPS: u32 = 9;
+
+/// How long QUIC is alone with [`crate::Transport::Auto`]. Longer: WebSocket is tried beside it.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_HEAD_START: Duration = Duration::from_secs(1);
+
+/// Addresses of a host that are tried over QUIC. More: the first ones only.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_ADDRESSES_MAX: usize = 8;
+
+/// How long one address of a host is tried alone over QUIC. Longer: the next one is tried beside it (RFC 8305, 5).
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// Silence of the other side of a QUIC connection, which answers a sign of life every third of that. Longer: it is lost.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a QUIC connection that were received and not read, or written and not acknowledged. More: the side that writes
+/// waits.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
 /// A connection that lasted this long counts as good: the next backoff begins anew.
 pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(5);

@@ -6,8 +6,9 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::inbox::Inbox;
 use crate::interest::{Change, Interest};
-use crate::limits::EVENTS_MAX;
+use crate::limits::{EVENTS_MAX, PINGS_MAX};
 use crate::stats::Stats;
+use crate::transport::Transport;
 use crate::waiting::Waiting;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,8 @@ struct State {
     /// For the next connect.
     token: Option<Secret<'static>>,
     welcome: Welcome,
+    /// What the connection is, or was.
+    transport: Transport,
     stats: Stats,
     /// Milliseconds to stay away, once the broker said goodbye.
     goaway_ms: Option<u32>,
@@ -63,7 +66,7 @@ struct Ping {
 
 impl Shared {
     pub(crate) fn new(
-        welcome: Welcome,
+        (welcome, transport): (Welcome, Transport),
         token: Option<Secret<'static>>,
         manual_acks: bool,
         correlation: String,
@@ -78,6 +81,7 @@ impl Shared {
                 events: Some(broadcast::Sender::new(EVENTS_MAX)),
                 token,
                 welcome,
+                transport,
                 stats: Stats::default(),
                 goaway_ms: None,
                 complaint: None,
@@ -101,6 +105,10 @@ impl Shared {
 
     pub(crate) fn welcome(&self) -> Welcome {
         self.state().welcome.clone()
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        self.state().transport
     }
 
     pub(crate) fn max_message_bytes(&self) -> usize {
@@ -138,6 +146,10 @@ impl Shared {
 
     pub(crate) fn ping_sent(&self, sent: Instant, answer: Option<oneshot::Sender<Duration>>) {
         self.state().pings.push_back(Ping { sent, answer });
+    }
+
+    pub(crate) fn may_ping(&self) -> bool {
+        self.state().pings.len() < PINGS_MAX
     }
 
     pub(crate) fn handle_pong(&self, now: Instant) {
@@ -286,11 +298,12 @@ impl Shared {
     }
 
     /// What is to be asked for again, each from where it was: nothing when the session goes on.
-    pub(crate) fn handle_reconnected(&self, welcome: Welcome) -> Vec<Interest> {
+    pub(crate) fn handle_reconnected(&self, welcome: Welcome, transport: Transport) -> Vec<Interest> {
         let (resumed, recovered) = (welcome.resumed, welcome.recovered);
         let interests = {
             let mut state = self.state();
             state.welcome = welcome;
+            state.transport = transport;
             state.stats.reconnects += 1;
             state.again.clear();
             state.interests.clone()

@@ -1,12 +1,14 @@
-//! Whom a client trusts to be the broker, for URLs that begin with `wss://`.
+//! Whom a client trusts to be the broker, for connections with TLS: `wss://`, `quic://` and `wt://`.
 
 use crate::authorities::{Authorities, is_unknown};
 use crate::error::Error;
+use crate::verifier::Verifier;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,28 +27,22 @@ pub(crate) enum Trust {
 
 impl Trust {
     /// Reads what is needed to connect.
-    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Error> {
-        let failed = |message: String| Error::Tls { message };
+    pub(crate) fn verifier(&self) -> Result<Arc<Verifier>, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(error.to_string()))?;
-        let mut config = match self {
-            Self::System => builder.with_root_certificates(system().map_err(failed)?).with_no_client_auth(),
-            Self::Authorities(path) => {
-                let authorities = Authorities::open(path, provider).map_err(failed)?;
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(authorities))
-                    .with_no_client_auth()
-            }
+        let inner = self.decider(&provider).map_err(|message| Error::Tls { message })?;
+        Ok(Verifier::new(inner, provider))
+    }
+
+    fn decider(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
+        let roots = match self {
+            Self::System => system()?,
+            Self::Authorities(path) => return Ok(Arc::new(Authorities::open(path, provider.clone())?)),
             Self::Fingerprint(text) => {
-                let pin = Pin { expected: parse(text).map_err(failed)?, provider };
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(pin)).with_no_client_auth()
+                return Ok(Arc::new(Pin { expected: parse(text)?, provider: provider.clone() }));
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        Ok(built.map_err(|error| error.to_string())?)
     }
 }
 
@@ -172,7 +168,7 @@ mod tests {
     fn nothing_of_a_file_is_in_what_is_said_about_it() {
         let file = std::env::temp_dir().join(format!("waspmq-trust-{}.pem", std::process::id()));
         std::fs::write(&file, "-----BEGIN PRIVATE KEY-----c2VjcmV0-----END PRIVATE KEY-----").unwrap();
-        let said = Trust::Authorities(file.clone()).config().unwrap_err().to_string();
+        let said = Trust::Authorities(file.clone()).verifier().unwrap_err().to_string();
         std::fs::remove_file(&file).unwrap();
         let expected = format!("{} is broken: expected PEM, `BEGIN CERTIFICATE`", file.display());
         assert_eq!(said, format!("cannot use TLS: {expected}"));
@@ -187,7 +183,7 @@ mod tests {
         assert_eq!(parse(&digits).unwrap()[..2], [0x01, 0x23]);
         for wrong in ["", "0123", &format!("{digits}0"), &digits.replace('a', "g"), &digits.replace('a', "+")]
         {
-            let error = Trust::Fingerprint(wrong.to_owned()).config().unwrap_err().to_string();
+            let error = Trust::Fingerprint(wrong.to_owned()).verifier().unwrap_err().to_string();
             assert!(error.contains("64 hexadecimal digits"), "{error}");
         }
     }
@@ -195,7 +191,7 @@ mod tests {
     #[test]
     fn a_file_without_authorities_is_named() {
         let check = |path: &Path, expected: &str| {
-            let error = Trust::Authorities(path.to_owned()).config().unwrap_err().to_string();
+            let error = Trust::Authorities(path.to_owned()).verifier().unwrap_err().to_string();
             assert!(error.contains(&path.display().to_string()) && error.contains(expected), "{error}");
         };
         check(Path::new("/nowhere/ca.pem"), "cannot read");

@@ -1,10 +1,34 @@
-//! Who a command connects as, and whom it takes for the broker: `--as`, `--device`, `--token`, `--tls-ca` and
-//! `--tls-fingerprint`, the same for every command that is a client.
+//! Who a command connects as, how, and whom it takes for the broker: `--as`, `--device`, `--token`, `--transport`, `--tls-ca`
+//! and `--tls-fingerprint`, the same for every command that is a client.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::fmt;
 use std::path::PathBuf;
-use waspmq_client::Builder;
+use waspmq_client::{Builder, Transport};
+
+/// What carries the frames.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Carrier {
+    /// QUIC where it works within a second, otherwise WebSocket
+    Auto,
+    /// WebSocket, with TLS unless the URL begins with ws://
+    Ws,
+    /// QUIC
+    Quic,
+    /// WebTransport
+    Wt,
+}
+
+impl Carrier {
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Auto => Transport::Auto,
+            Self::Ws => Transport::WebSocket,
+            Self::Quic => Transport::Quic,
+            Self::Wt => Transport::WebTransport,
+        }
+    }
+}
 
 /// Whom the broker is told.
 #[derive(Args)]
@@ -18,10 +42,13 @@ pub(super) struct Identity {
     /// The device to connect as; each device of a user has read up to a place of its own
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// For wss://: a PEM file with the authorities that vouch for the broker, instead of those of this system
+    /// What to connect with, instead of what the URL says, to the same host and port
+    #[arg(long, value_enum)]
+    transport: Option<Carrier>,
+    /// With TLS (all but ws://): a PEM file with the authorities that vouch for the broker, instead of those of this system
     #[arg(long, value_name = "FILE", conflicts_with = "tls_fingerprint")]
     tls_ca: Option<PathBuf>,
-    /// For wss://: the SHA-256 of the one certificate that the broker may have, as it prints it at its start
+    /// With TLS (all but ws://): the SHA-256 of the one certificate that the broker may have, as it prints it at its start
     #[arg(long, value_name = "SHA256")]
     tls_fingerprint: Option<String>,
 }
@@ -41,6 +68,10 @@ impl Identity {
             (Some(file), None) => builder.tls_ca(file),
             (None, None) => builder,
         };
+        let builder = match self.transport {
+            Some(carrier) => builder.transport(carrier.transport()),
+            None => builder,
+        };
         match &self.token {
             Some(token) => builder.token(token.trim()),
             None => builder,
@@ -59,6 +90,7 @@ impl fmt::Debug for Identity {
             .field("user", &self.user)
             .field("device", &self.device)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
+            .field("transport", &self.transport)
             .field("tls_ca", &self.tls_ca)
             .field("tls_fingerprint", &self.tls_fingerprint)
             .finish()
@@ -77,6 +109,7 @@ mod tests {
                 user: own(user),
                 token: own(token),
                 device: None,
+                transport: None,
                 tls_ca: None,
                 tls_fingerprint: None,
             };

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     /// How far the message must get before this command ends
     #[arg(long, value_parser = parse_level, default_value = "accepted", value_name = "none|accepted|stored|delivered")]
     ack: Level,
-    /// The broker
+    /// The broker: ws://host:port/ws, wss://host:port/ws, quic://host:port or wt://host:port/wt
     #[arg(long, env = "WASPMQ_URL", default_value = DEFAULT_URL)]
     url: String,
     /// A header; may be given several times

@@ -44,7 +44,7 @@ pub(super) struct Arguments {
     /// Print the whole reply as a JSON object
     #[arg(long)]
     json: bool,
-    /// The broker
+    /// The broker: ws://host:port/ws, wss://host:port/ws, quic://host:port or wt://host:port/wt
     #[arg(long, env = "WASPMQ_URL", default_value = DEFAULT_URL)]
     url: String,
 }

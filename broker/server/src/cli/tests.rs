@@ -82,6 +82,8 @@ fn the_contract_parses() {
         "pub user/bob - --token x.y.z",
         "sub topic/a user/b --as b --count 3 --json --url ws://x/ws",
         "sub topic/a --queue q",
+        "sub topic/a --url quic://[::1]:9470 --tls-fingerprint 0a:1b",
+        "pub topic/a x --url wt://x --transport auto --tls-ca c.pem",
         "sub topic/a --from earliest --device phone",
         "sub topic/a --from s3e1:57",
         "sub topic/a --from 2026-01-31T12:00:00Z --reply x",

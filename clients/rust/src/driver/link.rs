@@ -1,31 +1,24 @@
 //! From a URL to a welcome.
 
+use super::route::{Opened, Route};
+use super::socket::{Inbound, Receiver, Sender};
 use crate::builder::Builder;
 use crate::error::Error;
 use crate::interest::Interest;
-use crate::limits::{CONNECT_TIMEOUT, INBOUND_BYTES_MAX};
-use crate::trust;
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
+use crate::limits::CONNECT_TIMEOUT;
+use crate::transport::Transport;
 use waspmq_protocol::client::Resume;
 use waspmq_protocol::server::{Received, Welcome};
 use waspmq_protocol::{Profile, Secret, decode};
 
-pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
 /// A connection whose `connect` was accepted.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) socket: Socket,
+    pub(crate) transport: Transport,
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
     pub(crate) welcome: Welcome,
-    /// Frames that came in the same WebSocket message as the welcome.
+    /// Frames that came in the same message as the welcome.
     pub(crate) rest: Vec<Received>,
     /// To be asked for before anything else.
     pub(crate) restore: Vec<Interest>,
@@ -37,19 +30,21 @@ pub(crate) struct Link {
 /// When there is no token, no connection, or no welcome.
 pub(crate) async fn connect(
     settings: &Builder,
+    route: &mut Route,
     token: Option<Secret<'static>>,
     resume: Option<Resume<'static>>,
     codecs: &[String],
 ) -> Result<Link, Error> {
     let url = &settings.url;
     let timeout = || Error::Timeout { url: url.clone(), seconds: CONNECT_TIMEOUT.as_secs() };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings, token, resume, codecs))
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt(settings, route, token, resume, codecs))
         .await
         .unwrap_or_else(|_| Err(timeout()))
 }
 
 async fn attempt(
     settings: &Builder,
+    route: &mut Route,
     token: Option<Secret<'static>>,
     resume: Option<Resume<'static>>,
     codecs: &[String],
@@ -58,57 +53,44 @@ async fn attempt(
         Some(provider) => Some(provider.token().await?),
         None => token,
     };
-    let failed = |error: SocketError| Error::Connect { url: settings.url.clone(), message: describe(&error) };
-    let wrong_url = |error: SocketError| Error::Url { url: settings.url.clone(), message: describe(&error) };
-    if !settings.url.starts_with("ws://") && !is_secure(&settings.url) {
-        let message = "it must begin with ws:// or wss://".to_owned();
-        return Err(Error::Url { url: settings.url.clone(), message });
-    }
-    let mut request = settings.url.as_str().into_client_request().map_err(wrong_url)?;
-    let protocol = HeaderValue::from_static(settings.profile.subprotocol());
-    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
-    let config = WebSocketConfig::default()
-        .read_buffer_size(16 * 1024)
-        .max_message_size(Some(INBOUND_BYTES_MAX))
-        .max_frame_size(Some(INBOUND_BYTES_MAX));
     let connect_frame = settings.connect_frame(token, resume, codecs)?;
-    let connector = settings.tls.clone().map_or(Connector::Plain, Connector::Rustls);
-    let connected = connect_async_tls_with_config(request, Some(config), true, Some(connector)).await;
-    let (mut socket, _) = connected.map_err(|error| match error {
-        SocketError::Url(_) => wrong_url(error),
-        error => failed(error),
-    })?;
-    socket.send(outbound(settings.profile, connect_frame)).await.map_err(failed)?;
-    welcomed(settings, socket).await
+    let mut opened = route.open().await?;
+    // A broker that has no room says so and closes without having read: what it said is found by reading.
+    let sent = opened.sender.send(settings.profile, connect_frame).await;
+    match welcomed(settings, opened).await {
+        Err(Error::Connect { url, message }) => {
+            Err(Error::Connect { url, message: sent.err().map_or(message, |broken| broken.0) })
+        }
+        welcomed => welcomed,
+    }
 }
 
 /// Reads up to the answer to `connect`.
-async fn welcomed(settings: &Builder, mut socket: Socket) -> Result<Link, Error> {
-    let failed = |error: SocketError| Error::Connect { url: settings.url.clone(), message: describe(&error) };
+async fn welcomed(settings: &Builder, opened: Opened) -> Result<Link, Error> {
+    let Opened { transport, sender, mut receiver } = opened;
+    let failed = |message: String| Error::Connect { url: settings.url.clone(), message };
     let mut complaint = None;
     loop {
-        let frames = match socket.next().await {
-            Some(Ok(Message::Close(frame))) => {
-                return Err(match (complaint, frame) {
-                    (Some(refusal), _) => Error::Refused(refusal),
-                    (None, Some(frame)) if (4000..4100).contains(&u16::from(frame.code)) => Error::Closed {
-                        code: frame.code.into(),
-                        reason: frame.reason.as_str().to_owned(),
-                        refusal: None,
-                    },
-                    (None, _) => failed(SocketError::ConnectionClosed),
+        let frames = match receiver.next().await {
+            Inbound::Message(bytes) => decoded(settings.profile, &bytes),
+            Inbound::SignOfLife => continue,
+            Inbound::Closed { code, reason } => {
+                return Err(match complaint {
+                    Some(refusal) => Error::Refused(refusal),
+                    None if (4000..4100).contains(&code) => Error::Closed { code, reason, refusal: None },
+                    None => failed(format!("the broker closed with code {code}: {reason}")),
                 });
             }
-            Some(message) => inbound(settings.profile, message.map_err(failed)?),
-            None => {
-                return Err(complaint.map_or_else(|| failed(SocketError::ConnectionClosed), Error::Refused));
+            Inbound::Ended(message) => {
+                return Err(complaint.map_or_else(|| failed(message), Error::Refused));
             }
         };
         let mut frames = frames.into_iter();
         while let Some(frame) = frames.next() {
             match frame {
                 Received::Welcome(welcome) => {
-                    return Ok(Link { socket, welcome, rest: frames.collect(), restore: Vec::new() });
+                    let rest = frames.collect();
+                    return Ok(Link { transport, sender, receiver, welcome, rest, restore: Vec::new() });
                 }
                 Received::Error { refusal, .. } if refusal.code().is_some_and(|code| code.closes()) => {
                     complaint = Some(refusal);
@@ -121,23 +103,10 @@ async fn welcomed(settings: &Builder, mut socket: Socket) -> Result<Link, Error>
     }
 }
 
-/// One WebSocket message with these frames.
-pub(crate) fn outbound(profile: Profile, frames: Vec<u8>) -> Message {
-    match profile {
-        Profile::Binary => Message::binary(frames),
-        // Frames of the JSON profile are encoded from strings.
-        Profile::Json => Message::text(String::from_utf8_lossy(&frames).into_owned()),
-    }
-}
-
-/// The frames of a WebSocket message. What cannot be decoded is left out with the rest of its message: the
-/// broker may be newer than this library.
-pub(crate) fn inbound(profile: Profile, message: Message) -> Vec<Received> {
-    let data = match message {
-        Message::Text(_) | Message::Binary(_) => message.into_data(),
-        _ => return Vec::new(),
-    };
-    let (mut bytes, mut frames) = (&*data, Vec::new());
+/// The frames of a message. What cannot be decoded is left out with the rest of its message: the broker may be newer than
+/// this library.
+pub(super) fn decoded(profile: Profile, mut bytes: &[u8]) -> Vec<Received> {
+    let mut frames = Vec::new();
     while !bytes.is_empty() {
         let decoded = match profile {
             Profile::Json => decode::server_json(bytes),
@@ -148,26 +117,4 @@ pub(crate) fn inbound(profile: Profile, message: Message) -> Vec<Received> {
         bytes = bytes.get(consumed.max(1)..).unwrap_or_default();
     }
     frames
-}
-
-/// Whether a URL asks for TLS.
-pub(crate) fn is_secure(url: &str) -> bool {
-    url.starts_with("wss://")
-}
-
-/// Without the words that the caller puts around it.
-fn describe(error: &SocketError) -> String {
-    match error {
-        SocketError::Io(error) => {
-            match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(error) => trust::describe(error),
-                None => error.to_string(),
-            }
-        }
-        SocketError::Protocol(ProtocolError::HttparseError(_)) => {
-            "the other side does not speak HTTP; is it wss://?".to_owned()
-        }
-        SocketError::Http(response) => format!("the server answered {}, not a WebSocket", response.status()),
-        error => error.to_string(),
-    }
 }

@@ -1,19 +1,17 @@
 //! Reading: from the socket to whoever waits for it.
 
 use super::Left;
-use super::link::{Socket, inbound};
+use super::link::decoded;
+use super::socket::{Inbound, Receiver};
 use crate::codecs::{Codecs, Unreadable};
 use crate::events::Event;
 use crate::limits::INBOUND_BYTES_MAX;
 use crate::request;
 use crate::shared::Shared;
-use futures_util::StreamExt;
-use futures_util::stream::SplitStream;
 use std::cell::Cell;
 use std::sync::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message as SocketMessage;
 use waspmq_protocol::Profile;
 use waspmq_protocol::server::{Message, Received};
 
@@ -47,25 +45,21 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads until the connection ends.
-    pub(super) async fn read(&mut self, rest: Vec<Received>, stream: &mut SplitStream<Socket>) -> Left {
+    pub(super) async fn read(&mut self, rest: Vec<Received>, receiver: &mut Receiver) -> Left {
         if self.handle(rest).await.is_err() {
             return Left::Lost;
         }
         loop {
-            match stream.next().await {
-                Some(Ok(SocketMessage::Close(frame))) => {
-                    return frame.map_or(Left::Lost, |frame| Left::Closed {
-                        code: frame.code.into(),
-                        reason: frame.reason.as_str().to_owned(),
-                    });
-                }
-                Some(Ok(message)) => {
+            match receiver.next().await {
+                Inbound::Message(bytes) => {
                     self.heard.set(Some(Instant::now()));
-                    if self.handle(inbound(self.profile, message)).await.is_err() {
+                    if self.handle(decoded(self.profile, &bytes)).await.is_err() {
                         return Left::Lost;
                     }
                 }
-                Some(Err(_)) | None => return Left::Lost,
+                Inbound::SignOfLife => self.heard.set(Some(Instant::now())),
+                Inbound::Closed { code, reason } => return Left::Closed { code, reason },
+                Inbound::Ended(_) => return Left::Lost,
             }
         }
     }

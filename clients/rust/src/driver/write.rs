@@ -1,24 +1,21 @@
 //! Writing: from the queue of requests to the socket, with signs of life in between.
 
-use super::link::{Socket, outbound};
 use super::read::Heard;
+use super::socket::{Broken, Sender};
 use super::{Command, Left};
 use crate::interest::Interest;
 use crate::limits::{ACK_DELAY, BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
 use crate::shared::Shared;
 use crate::waiting::Waiting;
-use futures_util::SinkExt;
-use futures_util::stream::SplitSink;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_tungstenite::tungstenite::{Error as SocketError, Message as SocketMessage};
 use waspmq_protocol::client::Frame;
 use waspmq_protocol::{Profile, encode};
 
 pub(super) struct Writer<'a> {
     pub(super) profile: Profile,
-    pub(super) sink: &'a mut SplitSink<Socket, SocketMessage>,
+    pub(super) sender: &'a mut Sender,
     pub(super) shared: &'a Shared,
     pub(super) heard: &'a Heard,
 }
@@ -46,7 +43,7 @@ impl Writer<'_> {
         restore: &[Interest],
         commands: &mut mpsc::Receiver<Command>,
         heartbeat: Duration,
-    ) -> Result<Left, SocketError> {
+    ) -> Result<Left, Broken> {
         self.restore(restore).await?;
         let mut ticks = tokio::time::interval(heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -66,11 +63,14 @@ impl Writer<'_> {
                 biased;
                 () = self.shared.leave.notified() => {}
                 _ = ticks.tick() => {
-                    if self.heard.last().is_some_and(|last| last.elapsed() > 2 * heartbeat) {
+                    let is_silent = self.heard.last().is_some_and(|last| last.elapsed() > 2 * heartbeat);
+                    if is_silent && !self.sender.notices_silence() {
                         return Ok(Left::Lost);
                     }
-                    self.shared.ping_sent(Instant::now(), None);
-                    self.send(&Frame::Ping).await?;
+                    if self.shared.may_ping() {
+                        self.shared.ping_sent(Instant::now(), None);
+                        self.send(&Frame::Ping).await?;
+                    }
                 }
                 () = self.shared.inbox.work.notified() => {
                     let again = self.shared.take_again();
@@ -96,7 +96,7 @@ impl Writer<'_> {
         }
     }
 
-    async fn restore(&mut self, interests: &[Interest]) -> Result<(), SocketError> {
+    async fn restore(&mut self, interests: &[Interest]) -> Result<(), Broken> {
         for interest in interests {
             let reference = self.shared.reference();
             self.shared.wait(reference, Waiting::Restored(interest.clone()));
@@ -105,8 +105,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes what was taken, several requests in one WebSocket message; true when the last one was to close.
-    async fn take(&mut self, taken: &mut Vec<Command>) -> Result<bool, SocketError> {
+    /// Writes what was taken, several requests in one message; true when the last one was to close.
+    async fn take(&mut self, taken: &mut Vec<Command>) -> Result<bool, Broken> {
         let batch_max = BATCH_BYTES_MAX.min(self.shared.max_message_bytes());
         let mut batch = Vec::new();
         self.feed_acks(&mut batch, batch_max).await?;
@@ -130,7 +130,7 @@ impl Writer<'_> {
             self.append(&mut batch, bytes, batch_max).await?;
         }
         self.feed(&mut batch).await?;
-        self.sink.flush().await?;
+        self.sender.flush().await?;
         Ok(false)
     }
 
@@ -140,7 +140,7 @@ impl Writer<'_> {
         batch: &mut Vec<u8>,
         mut bytes: Vec<u8>,
         batch_max: usize,
-    ) -> Result<(), SocketError> {
+    ) -> Result<(), Broken> {
         if batch.len() + bytes.len() + 1 > batch_max {
             self.feed(batch).await?;
         }
@@ -151,7 +151,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    async fn feed_acks(&mut self, batch: &mut Vec<u8>, batch_max: usize) -> Result<(), SocketError> {
+    async fn feed_acks(&mut self, batch: &mut Vec<u8>, batch_max: usize) -> Result<(), Broken> {
         for frame in self.shared.inbox.take_acks() {
             let bytes = self.encoded(&frame);
             self.append(batch, bytes, batch_max).await?;
@@ -159,21 +159,21 @@ impl Writer<'_> {
         Ok(())
     }
 
-    async fn flush_acks(&mut self) -> Result<(), SocketError> {
+    async fn flush_acks(&mut self) -> Result<(), Broken> {
         let mut batch = Vec::new();
         self.feed_acks(&mut batch, BATCH_BYTES_MAX.min(self.shared.max_message_bytes())).await?;
         self.feed(&mut batch).await?;
-        self.sink.flush().await
+        self.sender.flush().await
     }
 
-    async fn feed(&mut self, batch: &mut Vec<u8>) -> Result<(), SocketError> {
+    async fn feed(&mut self, batch: &mut Vec<u8>) -> Result<(), Broken> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.sink.feed(outbound(self.profile, std::mem::take(batch))).await
+        self.sender.feed(self.profile, std::mem::take(batch)).await
     }
 
-    async fn goodbye(&mut self, for_good: bool) -> Result<Left, SocketError> {
+    async fn goodbye(&mut self, for_good: bool) -> Result<Left, Broken> {
         self.flush_acks().await?;
         // `disconnect` ends the session; one that can be resumed is only left.
         if for_good || self.shared.welcome().resume_token.is_none() {
@@ -182,9 +182,9 @@ impl Writer<'_> {
         Ok(Left::Finished { for_good })
     }
 
-    async fn send(&mut self, frame: &Frame<'_>) -> Result<(), SocketError> {
+    async fn send(&mut self, frame: &Frame<'_>) -> Result<(), Broken> {
         let bytes = self.encoded(frame);
-        self.sink.send(outbound(self.profile, bytes)).await
+        self.sender.send(self.profile, bytes).await
     }
 
     /// A frame of the driver's own: without user input, or with input that was encoded before.

@@ -3,7 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acks;
+#[cfg(feature = "quic")]
+mod auto;
 mod client;
 mod questions;
 mod sessions;
 mod support;
+#[cfg(feature = "quic")]
+mod transports;
+#[cfg(feature = "quic")]
+mod udp;

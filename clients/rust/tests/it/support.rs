@@ -1,5 +1,7 @@
-//! A scripted peer: a WebSocket server whose every answer is written out by the test.
+//! A scripted peer: a server whose every answer is written out by the test.
 
+#[cfg(feature = "quic")]
+use crate::udp::Stream as QuicStream;
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,15 +29,25 @@ pub(crate) struct Got {
     pub(crate) text: String,
 }
 
+enum Socket {
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+    #[cfg(feature = "quic")]
+    Stream(Box<QuicStream>),
+}
+
 pub(crate) struct Peer {
-    socket: WebSocketStream<TcpStream>,
+    socket: Socket,
     profile: Profile,
     got: VecDeque<Got>,
 }
 
 impl Server {
     pub(crate) async fn start(profile: Profile) -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap(), profile }
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), profile)
+    }
+
+    pub(crate) const fn on(listener: TcpListener, profile: Profile) -> Self {
+        Self { listener, profile }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -54,7 +66,7 @@ impl Server {
             Ok(response)
         };
         let socket = tokio_tungstenite::accept_hdr_async(stream, choose).await.unwrap();
-        Peer { socket, profile, got: VecDeque::new() }
+        Peer { socket: Socket::WebSocket(Box::new(socket)), profile, got: VecDeque::new() }
     }
 
     /// The next connection, welcomed.
@@ -63,20 +75,12 @@ impl Server {
     }
 
     pub(crate) async fn welcome_with(&self, heartbeat_ms: u32, max_message_bytes: u32) -> Peer {
-        let mut peer = self.accept().await;
-        peer.expect("connect").await;
-        peer.send(&Frame::Welcome(Welcome { heartbeat_ms, max_message_bytes, ..welcome() })).await;
-        peer
+        self.accept().await.welcomed_with(heartbeat_ms, max_message_bytes).await
     }
 
     /// The next connection, welcomed as a session that can be resumed, and its `connect`.
     pub(crate) async fn welcome_session(&self, resume_token: &'static str, resumed: bool) -> (Peer, Got) {
-        let mut peer = self.accept().await;
-        let connect = peer.expect("connect").await;
-        let resume_token = Some(Secret::new(resume_token));
-        let recovered = resumed;
-        peer.send(&Frame::Welcome(Welcome { resume_token, resumed, recovered, ..welcome() })).await;
-        (peer, connect)
+        self.accept().await.welcomed_session(resume_token, resumed).await
     }
 }
 
@@ -94,15 +98,49 @@ fn welcome() -> Welcome {
 }
 
 impl Peer {
+    #[cfg(feature = "quic")]
+    pub(crate) fn over(stream: QuicStream) -> Self {
+        Self { socket: Socket::Stream(Box::new(stream)), profile: Profile::Binary, got: VecDeque::new() }
+    }
+
+    #[cfg(feature = "quic")]
+    pub(crate) fn stream(&mut self) -> &mut QuicStream {
+        let Socket::Stream(stream) = &mut self.socket else { panic!("a WebSocket") };
+        stream
+    }
+
+    pub(crate) async fn welcomed_with(mut self, heartbeat_ms: u32, max_message_bytes: u32) -> Self {
+        self.expect("connect").await;
+        self.send(&Frame::Welcome(Welcome { heartbeat_ms, max_message_bytes, ..welcome() })).await;
+        self
+    }
+
+    pub(crate) async fn welcomed_session(mut self, resume_token: &'static str, resumed: bool) -> (Self, Got) {
+        let connect = self.expect("connect").await;
+        let resume_token = Some(Secret::new(resume_token));
+        let recovered = resumed;
+        self.send(&Frame::Welcome(Welcome { resume_token, resumed, recovered, ..welcome() })).await;
+        (self, connect)
+    }
+
+    /// The next message; `None` when the client has gone.
+    async fn read(&mut self) -> Option<Vec<u8>> {
+        match &mut self.socket {
+            Socket::WebSocket(socket) => loop {
+                let message = socket.next().await?.ok()?;
+                if message.is_text() || message.is_binary() {
+                    return Some(message.into_data().into());
+                }
+            },
+            #[cfg(feature = "quic")]
+            Socket::Stream(stream) => stream.read().await,
+        }
+    }
+
     /// The next frame; `None` when the client has gone.
     pub(crate) async fn next(&mut self) -> Option<Got> {
         while self.got.is_empty() {
-            let message = tokio::time::timeout(Duration::from_secs(5), self.socket.next()).await.unwrap();
-            let Ok(message) = message? else { return None };
-            if !message.is_text() && !message.is_binary() {
-                continue;
-            }
-            let data = message.into_data();
+            let data = tokio::time::timeout(Duration::from_secs(5), self.read()).await.unwrap()?;
             let frames: Vec<_> = match self.profile {
                 Profile::Json => decode::json_frames(&data).collect(),
                 Profile::Binary => decode::binary_frames(&data).collect(),
@@ -128,14 +166,19 @@ impl Peer {
     }
 
     pub(crate) async fn send_bytes(&mut self, bytes: Vec<u8>) {
-        let message = match self.profile {
-            Profile::Json => SocketMessage::text(String::from_utf8(bytes).unwrap()),
-            Profile::Binary => SocketMessage::binary(bytes),
-        };
-        self.socket.send(message).await.unwrap();
+        match (&mut self.socket, self.profile) {
+            (Socket::WebSocket(socket), Profile::Json) => {
+                socket.send(SocketMessage::text(String::from_utf8(bytes).unwrap())).await.unwrap();
+            }
+            (Socket::WebSocket(socket), Profile::Binary) => {
+                socket.send(SocketMessage::binary(bytes)).await.unwrap();
+            }
+            #[cfg(feature = "quic")]
+            (Socket::Stream(stream), _) => stream.write(&bytes).await,
+        }
     }
 
-    /// Several frames in one WebSocket message.
+    /// Several frames in one message.
     pub(crate) async fn send_batch(&mut self, frames: &[Vec<u8>]) {
         let separator: &[u8] = if self.profile == Profile::Json { b"\n" } else { b"" };
         self.send_bytes(frames.join(separator)).await;
@@ -192,8 +235,14 @@ impl Peer {
     }
 
     pub(crate) async fn close(&mut self, code: u16) {
-        let frame = CloseFrame { code: code.into(), reason: "reason".into() };
-        self.socket.close(Some(frame)).await.unwrap();
+        match &mut self.socket {
+            Socket::WebSocket(socket) => {
+                let frame = CloseFrame { code: code.into(), reason: "reason".into() };
+                socket.as_mut().close(Some(frame)).await.unwrap();
+            }
+            #[cfg(feature = "quic")]
+            Socket::Stream(stream) => stream.close(code.into(), "reason").await,
+        }
     }
 }
 

@@ -1,0 +1,142 @@
+//! QUIC, by itself or below WebTransport: from a host to a stream.
+//!
+//! Each address of a host is tried by itself, in the order they were given: a later one begins when those before it failed
+//! or after [`QUIC_NEXT_ADDRESS`], and the first that answers is used.
+
+use super::route::Opened;
+use super::socket::{Receiver, Sender};
+use super::stream::{Incoming, Outgoing, Owned};
+use crate::error::Error;
+use crate::limits::{QUIC_ADDRESSES_MAX, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS, QUIC_WINDOW_BYTES};
+use crate::target::Target;
+use crate::transport::Transport;
+use crate::trust;
+use crate::verifier::Verifier;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportConfig, VarInt};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use url::Url;
+use web_transport_quinn::Session;
+
+/// What is spoken over QUIC alone (ALPN).
+const WASPMQ: &[u8] = b"waspmq/1";
+
+/// Unidirectional streams of the broker: HTTP/3 has three, and may try others.
+const HTTP_STREAMS: u8 = 8;
+
+/// TLS's `no_application_protocol`, as a code of QUIC (RFC 9001, 4.8).
+const NO_PROTOCOL: u64 = 0x100 + 120;
+
+/// What connects.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    target: Target,
+    transport: Transport,
+    config: ClientConfig,
+    verifier: Arc<Verifier>,
+}
+
+impl Dialer {
+    /// `transport` is QUIC or WebTransport.
+    pub(super) fn new(target: Target, transport: Transport, verifier: Arc<Verifier>) -> Result<Self, Error> {
+        let is_http = transport == Transport::WebTransport;
+        let alpn = if is_http { web_transport_quinn::ALPN.as_bytes() } else { WASPMQ };
+        let tls = |error: &dyn std::error::Error| Error::Tls { message: error.to_string() };
+        // Without early data, which a config has only if it is turned on: what is sent by it may be repeated by others.
+        let crypto = QuicClientConfig::try_from(verifier.config(alpn)?).map_err(|error| tls(&error))?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        let idle = QUIC_IDLE_TIMEOUT.try_into().map_err(|error: quinn::VarIntBoundsExceeded| tls(&error))?;
+        let mut transport_config = TransportConfig::default();
+        transport_config
+            .max_idle_timeout(Some(idle))
+            .keep_alive_interval(Some(QUIC_IDLE_TIMEOUT / 3))
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(if is_http { HTTP_STREAMS.into() } else { VarInt::from_u32(0) })
+            .stream_receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES))
+            .receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES + QUIC_WINDOW_BYTES / 2))
+            .send_window(QUIC_WINDOW_BYTES.into());
+        if !is_http {
+            transport_config.datagram_receive_buffer_size(None);
+        }
+        config.transport_config(Arc::new(transport_config));
+        Ok(Self { target, transport, config, verifier })
+    }
+
+    /// One attempt.
+    pub(super) async fn open(&self) -> Result<Opened, Error> {
+        let failed = |message: String| Error::Connect { url: self.target.url().to_owned(), message };
+        let (endpoint, connection) = self.dial().await.map_err(failed)?;
+        let session = Owned(self.session(connection).await.map_err(failed)?);
+        let (send, receive) = session.open_bi().await.map_err(|error| failed(error.to_string()))?;
+        Ok(Opened {
+            transport: self.transport,
+            sender: Sender::Stream(Outgoing::new(send)),
+            receiver: Receiver::Stream(Box::new(Incoming::new(endpoint, session, receive))),
+        })
+    }
+
+    async fn session(&self, connection: Connection) -> Result<Session, String> {
+        if self.transport == Transport::Quic {
+            return Ok(Session::raw(connection));
+        }
+        let url = self.target.web_transport_url();
+        let url = Url::parse(&url).map_err(|error| format!("{url}: {error}"))?;
+        let connected = Session::connect(connection, url).await;
+        connected.map_err(|error| format!("no WebTransport: {error}"))
+    }
+
+    /// The first address that answers. An error is why the last one did not.
+    async fn dial(&self) -> Result<(Endpoint, Connection), String> {
+        let host = (self.target.host(), self.target.port());
+        let found = tokio::net::lookup_host(host).await.map_err(|error| error.to_string())?;
+        let mut addresses = found.take(QUIC_ADDRESSES_MAX).peekable();
+        let mut attempts = FuturesUnordered::new();
+        let mut error = format!("{} has no address", self.target.host());
+        loop {
+            attempts.extend(addresses.next().map(|address| self.handshake(address)));
+            let next = attempts.next();
+            let finished = if addresses.peek().is_some() {
+                let Ok(finished) = tokio::time::timeout(QUIC_NEXT_ADDRESS, next).await else { continue };
+                finished
+            } else {
+                next.await
+            };
+            match finished {
+                Some(Ok(connected)) => return Ok(connected),
+                Some(Err(failure)) => error = failure,
+                None => return Err(error),
+            }
+        }
+    }
+
+    async fn handshake(&self, address: SocketAddr) -> Result<(Endpoint, Connection), String> {
+        let any: SocketAddr = if address.is_ipv6() {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        };
+        let endpoint = Endpoint::client(any).map_err(|error| error.to_string())?;
+        let connecting = endpoint.connect_with(self.config.clone(), address, self.target.host());
+        let connecting = connecting.map_err(|error| error.to_string())?;
+        let connection = connecting.await.map_err(|error| self.describe(&error))?;
+        Ok((endpoint, connection))
+    }
+
+    /// What went wrong with a handshake, for people.
+    fn describe(&self, error: &ConnectionError) -> String {
+        match error {
+            ConnectionError::TransportError(error) => match self.verifier.take_refusal() {
+                Some(refusal) => trust::describe(&refusal),
+                None => error.to_string(),
+            },
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
+                format!("the other side does not speak {} here", self.transport)
+            }
+            ConnectionError::TimedOut => "nobody answers over UDP".to_owned(),
+            error => error.to_string(),
+        }
+    }
+}

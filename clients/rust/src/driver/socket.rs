@@ -1,0 +1,107 @@
+//! The two halves of a connection, whatever it is made of: each carries whole messages, one or more frames each.
+
+#[cfg(feature = "quic")]
+use super::stream::{Incoming, Outgoing};
+use super::websocket::{self, WebSocket};
+use bytes::Bytes;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::Message;
+use waspmq_protocol::Profile;
+
+/// The other side does not take anything any more; the text is for people.
+#[derive(Debug)]
+pub(crate) struct Broken(pub(crate) String);
+
+/// What came.
+#[derive(Debug)]
+pub(crate) enum Inbound {
+    Message(Bytes),
+    /// Without frames.
+    SignOfLife,
+    /// The broker closed with this code.
+    Closed {
+        code: u16,
+        reason: String,
+    },
+    /// Nothing comes any more, without a code; the text is for people.
+    Ended(String),
+}
+
+#[derive(Debug)]
+pub(crate) enum Sender {
+    WebSocket(SplitSink<WebSocket, Message>),
+    #[cfg(feature = "quic")]
+    Stream(Outgoing),
+}
+
+#[derive(Debug)]
+pub(crate) enum Receiver {
+    WebSocket(SplitStream<WebSocket>),
+    #[cfg(feature = "quic")]
+    Stream(Box<Incoming>),
+}
+
+impl Sender {
+    /// Takes a message, which may wait for [`Self::flush`].
+    pub(super) async fn feed(&mut self, profile: Profile, frames: Vec<u8>) -> Result<(), Broken> {
+        match self {
+            Self::WebSocket(sink) => sink.feed(websocket::outbound(profile, frames)).await.map_err(broken),
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.feed(&frames).await,
+        }
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), Broken> {
+        match self {
+            Self::WebSocket(sink) => sink.flush().await.map_err(broken),
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.flush().await,
+        }
+    }
+
+    pub(super) async fn send(&mut self, profile: Profile, frames: Vec<u8>) -> Result<(), Broken> {
+        self.feed(profile, frames).await?;
+        self.flush().await
+    }
+
+    /// Tells the other side that nothing comes any more. That it is gone already does not matter.
+    pub(super) async fn finish(&mut self) {
+        match self {
+            Self::WebSocket(sink) => drop(sink.close().await),
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.finish(),
+        }
+    }
+
+    /// Whether what is below ends a connection by itself whose other side says nothing.
+    pub(super) const fn notices_silence(&self) -> bool {
+        !matches!(self, Self::WebSocket(_))
+    }
+}
+
+impl Receiver {
+    /// Cancel safe: what was read of a message is kept.
+    pub(super) async fn next(&mut self) -> Inbound {
+        match self {
+            Self::WebSocket(stream) => websocket::inbound(stream.next().await),
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.next().await,
+        }
+    }
+
+    /// Waits until the other side can know that the connection is over: the program may end right after it.
+    pub(super) async fn end(&self) {
+        match self {
+            // Closing its TCP connection is left to the kernel.
+            Self::WebSocket(_) => {}
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.end().await,
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as a function of one argument")]
+fn broken(error: tokio_tungstenite::tungstenite::Error) -> Broken {
+    Broken(websocket::describe(&error))
+}
