@@ -34,12 +34,12 @@ dRW3GmH+8RSA3tnOzg==
 -----END CERTIFICATE-----
 ";
 
-fn now_unix_s() -> u64 {
+pub(crate) fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// Writes a fresh certificate and its key.
-fn write_certificate(directory: &TempDir, name: &str, made_unix_s: u64) -> (PathBuf, PathBuf) {
+pub(crate) fn write_certificate(directory: &TempDir, name: &str, made_unix_s: u64) -> (PathBuf, PathBuf) {
     let made = self_signed(&[name.to_owned()], made_unix_s).unwrap();
     let (certificate, key) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
     std::fs::write(&certificate, made.certificate_pem).unwrap();
@@ -48,7 +48,7 @@ fn write_certificate(directory: &TempDir, name: &str, made_unix_s: u64) -> (Path
 }
 
 /// A broker with a certificate for a name, made at a time.
-fn start(name: &str, made_unix_s: u64, more: &[(&str, &str)]) -> (Broker, PathBuf) {
+pub(crate) fn start(name: &str, made_unix_s: u64, more: &[(&str, &str)]) -> (Broker, PathBuf) {
     let data = Arc::new(tempfile::tempdir().unwrap());
     let (certificate, key) = write_certificate(&data, name, made_unix_s);
     let mut environment = vec![

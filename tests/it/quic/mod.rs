@@ -3,6 +3,7 @@
 //! A peer of a test sees WebSocket messages: a bridge puts what it sends on a stream of QUIC, message by message,
 //! and what comes from there back. It holds one message at most in either direction.
 
+mod client;
 mod hostile;
 mod moving;
 mod proxy;
