@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::output;
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
+use waspmq_transport::quic::{self, Offload};
 
 /// Check this machine's limits, and print the fix for each that is low
 #[derive(Debug, Args)]
@@ -25,6 +26,9 @@ const FILES_WANTED: u64 = 100_000 + 1_024;
 /// The length of the broker's accept queues; the kernel cuts it at `somaxconn`.
 const BACKLOG_WANTED: u64 = 4_096;
 
+/// What the broker asks for its UDP socket; the kernel gives at most `rmem_max` and `wmem_max`.
+const UDP_BUFFER_WANTED: u64 = 4 * 1024 * 1024;
+
 /// The kernel's own default range has this many.
 const PORTS_WANTED: u64 = 28_000;
 
@@ -35,6 +39,17 @@ pub(super) fn run(_: &Arguments) -> Result<(), Failure> {
         open_files(getrlimit(Resource::Nofile).current),
         backlog(read("/proc/sys/net/core/somaxconn").as_deref()),
         ports(read("/proc/sys/net/ipv4/ip_local_port_range").as_deref()),
+        buffer(
+            "UDP receive buffer (net.core.rmem_max)",
+            "rmem_max",
+            read("/proc/sys/net/core/rmem_max").as_deref(),
+        ),
+        buffer(
+            "UDP send buffer (net.core.wmem_max)",
+            "wmem_max",
+            read("/proc/sys/net/core/wmem_max").as_deref(),
+        ),
+        offload(quic::offload().ok()),
         workers(cores),
     ];
     for Check { name, found, advice } in checks {
@@ -90,6 +105,32 @@ fn ports(text: Option<&str>) -> Check {
     Check { name: "ephemeral ports (net.ipv4.ip_local_port_range)", found: shown(count), advice }
 }
 
+fn buffer(name: &'static str, key: &str, text: Option<&str>) -> Check {
+    let value = text.and_then(|text| text.trim().parse::<u64>().ok());
+    let advice = match value {
+        Some(value) if value < UDP_BUFFER_WANTED => Some(format!(
+            "QUIC loses datagrams in bursts and sends them again. Fix: sysctl -w net.core.{key}={UDP_BUFFER_WANTED}"
+        )),
+        _ => None,
+    };
+    Check { name, found: shown(value), advice }
+}
+
+fn offload(found: Option<Offload>) -> Check {
+    let is_low = found.is_some_and(|offload| offload.send_segments < 2 || offload.receive_segments < 2);
+    let found = found.map_or_else(
+        || "unknown: no UDP socket could be opened".to_owned(),
+        |Offload { send_segments, receive_segments }| {
+            format!("{send_segments} datagrams per send (GSO), {receive_segments} per receive (GRO)")
+        },
+    );
+    let advice = is_low.then(|| {
+        "QUIC makes a system call for each datagram, which costs several times as much. The kernel has it from Linux 5.0 on"
+            .to_owned()
+    });
+    Check { name: "UDP offload", found, advice }
+}
+
 fn workers(cores: usize) -> Check {
     Check {
         name: "cores",
@@ -129,6 +170,18 @@ mod tests {
         check(&ports(Some("32768\t60999\n")), "28232", None);
         check(&ports(Some("60000 60999")), "1000", Some("ip_local_port_range"));
         check(&ports(Some("nonsense")), "unknown on this system", None);
+        let receive = |text| buffer("receive", "rmem_max", text);
+        check(&receive(Some("212992\n")), "212992", Some("sysctl -w net.core.rmem_max=4194304"));
+        check(&receive(Some("4194304\n")), "4194304", None);
+        check(&receive(None), "unknown on this system", None);
+        let segments = |send_segments, receive_segments| Some(Offload { send_segments, receive_segments });
+        check(&offload(segments(64, 64)), "64 datagrams per send (GSO), 64 per receive (GRO)", None);
+        check(
+            &offload(segments(1, 64)),
+            "1 datagrams per send (GSO), 64 per receive (GRO)",
+            Some("each datagram"),
+        );
+        check(&offload(None), "unknown: no UDP socket could be opened", None);
         check(&workers(1), "1", Some("another core"));
         check(&workers(2), "2", None);
     }

@@ -16,10 +16,12 @@
 mod channel;
 mod incoming;
 mod listener;
+mod offload;
 
 pub use channel::Channel;
 pub use incoming::{Incoming, OpenError, Opened, Page, Protocol};
 pub use listener::{Listener, Secret, Windows};
+pub use offload::{Offload, offload};
 
 /// What is spoken without HTTP/3.
 pub(crate) const ALPN: &[u8] = b"waspmq/1";
