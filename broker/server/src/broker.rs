@@ -53,6 +53,8 @@ pub struct Broker {
     token_path: PathBuf,
     /// Turns true when everything that still runs has to end.
     cut: watch::Sender<bool>,
+    /// The same for the thread of QUIC, a moment earlier.
+    cut_quic: watch::Sender<bool>,
     workers: Vec<JoinHandle<std::io::Result<()>>>,
     admin: Option<JoinHandle<std::io::Result<()>>>,
     quic: Option<JoinHandle<std::io::Result<()>>>,
@@ -76,6 +78,8 @@ pub enum Stopped {
 const STOP_POLL: Duration = Duration::from_millis(5);
 /// What the journal gets to write what waits.
 const JOURNAL_GRACE: Duration = Duration::from_secs(10);
+/// What peers of QUIC get to hear that their connections are over.
+const QUIC_GRACE: Duration = Duration::from_secs(1);
 /// What threads get to end by themselves after they were told to: longer than the admin API takes to finish its requests.
 const CUT_GRACE: Duration = Duration::from_secs(6);
 
@@ -137,6 +141,7 @@ impl Broker {
             admin_address,
             token_path: data_dir.admin_token_path(),
             cut,
+            cut_quic: watch::Sender::new(false),
             workers: Vec::with_capacity(worker_count),
             admin: None,
             quic: None,
@@ -144,15 +149,14 @@ impl Broker {
             journal: Some(storage.threads),
             data_dir,
         };
-        let rules = Arc::new(config::address::rules(&config.address));
         let (senders, receivers) = quic::hand_overs(datagrams.is_some(), worker_count);
         broker.start_workers(
-            (&settings(config, address), rules),
+            (&settings(config, address), Arc::new(config::address::rules(&config.address))),
             (storage.kept, storage.resumes, storage.queues),
             listeners.into_iter().zip(receivers).collect(),
             &cut_seen,
         )?;
-        broker.start_quic((datagrams, windows(config)), senders, &cut_seen)?;
+        broker.start_quic((datagrams, windows(config)), senders)?;
         broker.start_certificate(&cut_seen)?;
         broker.start_admin(config, token, admin_listener, cut_seen)?;
         broker.control.phase.advance(Phase::Ready);
@@ -207,6 +211,12 @@ impl Broker {
 
     /// Ends what still runs and waits for it; threads that do not end are named and left.
     fn end(&mut self) {
+        // First: it is the workers that tell the peers of its connections.
+        if self.cut_quic.send(true).is_ok() {
+            wait_until(self.control.clock, QUIC_GRACE, || {
+                self.quic.as_ref().is_none_or(JoinHandle::is_finished)
+            });
+        }
         if self.cut.send(true).is_err() {
             tracing::debug!("every thread had ended before it was told to");
         }
@@ -272,7 +282,6 @@ impl Broker {
         &mut self,
         (socket, windows): (Option<UdpSocket>, Windows),
         workers: Vec<mpsc::Sender<Handed>>,
-        cut: &watch::Receiver<bool>,
     ) -> std::io::Result<()> {
         let control = &self.control;
         let (Some(socket), Some(tls)) = (socket, control.tls.clone()) else { return Ok(()) };
@@ -286,9 +295,9 @@ impl Broker {
             counters: control.quic.clone(),
             workers,
         };
-        let cut = cut.clone();
+        let cut = self.cut_quic.subscribe();
         let thread = std::thread::Builder::new().name("quic".to_owned());
-        self.quic = Some(thread.spawn(move || quic::run(parts, cut))?);
+        self.quic = Some(thread.spawn(move || quic::run(&parts, cut))?);
         Ok(())
     }
 

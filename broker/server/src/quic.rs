@@ -7,19 +7,28 @@
 use crate::phase::{Phase, PhaseCell};
 use crate::tls::Tls;
 use crate::worker::mailbox::Mailboxes;
+use hashbrown::HashMap;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
+use waspmq_core::limits::WORKERS_MAX;
 use waspmq_store::DataDir;
 use waspmq_transport::quic::{Incoming, Listener, Secret, Windows};
 
 /// Handshakes of the whole broker that were begun and are not over. Who comes in addition is refused.
 const HANDSHAKES_MAX: usize = 2_048;
 /// From so many on, who comes has to prove its address, which costs it a round trip.
-const RETRY_FROM: usize = 256;
+const RETRY_FROM: usize = 192;
+/// Handshakes of one address, or one IPv6 network of 64 bits. Those whose address is not proven cannot take them all.
+const HANDSHAKES_PER_ADDRESS_MAX: usize = 256;
+const _: () = assert!(RETRY_FROM < HANDSHAKES_PER_ADDRESS_MAX);
+/// How long it takes until a socket that broke is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Connections that wait for a worker's turn; one more is refused.
 const HANDED_MAX: usize = 256;
 /// What is asked of the kernel for either direction; it gives what `net.core.rmem_max` and `wmem_max` allow.
@@ -28,25 +37,80 @@ const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// What was done with who came, for the metrics.
 #[derive(Debug, Default)]
 pub struct QuicCounters {
-    handshakes: AtomicUsize,
+    begun: Mutex<Begun>,
     pub retried: AtomicU64,
     pub refused: AtomicU64,
 }
 
-/// A connection on its way to a worker, counted as a handshake until it is dropped.
+/// Handshakes that were begun and are not over.
+#[derive(Debug)]
+struct Begun {
+    count: usize,
+    by_worker: [usize; WORKERS_MAX],
+    by_address: HashMap<IpAddr, usize, foldhash::fast::RandomState>,
+}
+
+impl Default for Begun {
+    fn default() -> Self {
+        Self { count: 0, by_worker: [0; WORKERS_MAX], by_address: HashMap::default() }
+    }
+}
+
+/// A connection on its way to a worker.
 #[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) incoming: Incoming,
     pub(crate) handshake: Handshake,
 }
 
-/// One of the handshakes that were begun.
+/// One of the handshakes that were begun, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Handshake(Arc<QuicCounters>);
+pub(crate) struct Handshake {
+    counters: Arc<QuicCounters>,
+    worker: usize,
+    address: IpAddr,
+}
+
+impl QuicCounters {
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more for the worker that has the least to do: `connections` are those that each has.
+    fn begin(self: &Arc<Self>, address: IpAddr, connections: impl Iterator<Item = u64>) -> Handshake {
+        let mut begun = self.begun();
+        let loads = connections.zip(begun.by_worker).map(|(connections, begun)| connections + begun as u64);
+        let worker = loads.enumerate().min_by_key(|&(_, load)| load).map_or(0, |(worker, _)| worker);
+        begun.count += 1;
+        *begun.by_address.entry(address).or_default() += 1;
+        if let Some(of_worker) = begun.by_worker.get_mut(worker) {
+            *of_worker += 1;
+        }
+        Handshake { counters: self.clone(), worker, address }
+    }
+}
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Ordering::Relaxed);
+        let mut begun = self.counters.begun();
+        begun.count -= 1;
+        if let Some(of_worker) = begun.by_worker.get_mut(self.worker) {
+            *of_worker -= 1;
+        }
+        if let Some(of_address) = begun.by_address.get_mut(&self.address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                begun.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What one peer has at the least: an address, or a network of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
     }
 }
 
@@ -92,38 +156,55 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Serves on this thread until `stop` turns true. Connections that are left then are closed.
-pub(crate) fn run(parts: Parts, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+/// Serves on this thread until `stop` turns true. Connections that are left then are closed, while their workers still
+/// run.
+pub(crate) fn run(parts: &Parts, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async move {
-        let Parts { socket, tls, windows, secret, .. } = &parts;
-        let listener = Listener::new(socket.try_clone()?, (&tls.credentials(), secret), *windows)?;
         loop {
-            // All branches are cancel-safe.
+            let Err(error) = serve(parts, &mut stop).await else { return Ok(()) };
+            tracing::error!(%error, "QUIC does not work; its connections are lost, and it is tried again");
             tokio::select! {
-                _ = stop.wait_for(|&stop| stop) => break,
-                () = tls.changed() => {
-                    if let Err(error) = listener.replace(&tls.credentials()) {
-                        tracing::error!(%error, "QUIC keeps the certificate from before");
-                    }
-                }
-                incoming = listener.accept() => match incoming {
-                    Some(incoming) => parts.hand(incoming),
-                    None => break,
-                },
+                _ = stop.wait_for(|&stop| stop) => return Ok(()),
+                () = tokio::time::sleep(PAUSE) => {}
             }
         }
-        listener.close().await;
-        Ok(())
     })
+}
+
+async fn serve(parts: &Parts, stop: &mut watch::Receiver<bool>) -> io::Result<()> {
+    let Parts { socket, tls, windows, secret, .. } = parts;
+    let listener = Listener::new(socket.try_clone()?, (&tls.credentials(), secret), *windows)?;
+    loop {
+        // All branches are cancel-safe.
+        tokio::select! {
+            _ = stop.wait_for(|&stop| stop) => break,
+            () = tls.changed() => {
+                if let Err(error) = listener.replace(&tls.credentials()) {
+                    tracing::error!(%error, "QUIC keeps the certificate from before");
+                }
+            }
+            incoming = listener.accept() => match incoming {
+                Some(incoming) => parts.hand(incoming),
+                None => return Err(io::Error::other("nothing can be received any more")),
+            },
+        }
+    }
+    listener.close().await;
+    Ok(())
 }
 
 impl Parts {
     /// Gives a connection to the worker that has the fewest.
     fn hand(&self, incoming: Incoming) {
         let counters = &self.counters;
-        let begun = counters.handshakes.load(Ordering::Relaxed);
-        if begun >= HANDSHAKES_MAX || self.phase.load() > Phase::Ready {
+        let address = network(incoming.remote().ip());
+        let (begun, of_address) = {
+            let begun = counters.begun();
+            (begun.count, begun.by_address.get(&address).copied().unwrap_or_default())
+        };
+        let is_crowded = begun >= HANDSHAKES_MAX || of_address >= HANDSHAKES_PER_ADDRESS_MAX;
+        if is_crowded || self.phase.load() > Phase::Ready {
             counters.refused.fetch_add(1, Ordering::Relaxed);
             return incoming.refuse();
         }
@@ -131,17 +212,12 @@ impl Parts {
             counters.retried.fetch_add(1, Ordering::Relaxed);
             return incoming.retry();
         }
-        counters.handshakes.fetch_add(1, Ordering::Relaxed);
-        let handshake = Handshake(counters.clone());
-        // Those on their way are not connections yet, and a crowd that comes at once is spread, too.
-        let waiting = |worker: &mpsc::Sender<Handed>| (worker.max_capacity() - worker.capacity()) as u64;
-        let load = |(worker, mailbox): (&mpsc::Sender<Handed>, u64)| mailbox + waiting(worker);
         let connections = self.mailboxes.iter().map(|mailbox| mailbox.counters.connections.load());
-        let least = self.workers.iter().zip(connections).min_by_key(|&worker| load(worker));
-        let Some((worker, _)) = least else { return incoming.refuse() };
+        let handshake = counters.begin(address, connections);
+        let Some(worker) = self.workers.get(handshake.worker) else { return incoming.refuse() };
         if let Err(error) = worker.try_send(Handed { incoming, handshake }) {
             counters.refused.fetch_add(1, Ordering::Relaxed);
-            let (mpsc::error::TrySendError::Full(handed) | mpsc::error::TrySendError::Closed(handed)) = error;
+            let (TrySendError::Full(handed) | TrySendError::Closed(handed)) = error;
             handed.incoming.refuse();
         }
     }
@@ -157,5 +233,21 @@ mod tests {
         let first = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let error = bind(first.local_addr().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_at_once_is_spread_and_forgotten() {
+        let counters = Arc::new(QuicCounters::default());
+        let address = |last: u8| network(format!("2001:db8::{last}").parse().unwrap());
+        assert_eq!(address(1), address(2));
+        assert_ne!(network("10.0.0.1".parse().unwrap()), network("10.0.0.2".parse().unwrap()));
+        // The first worker has three connections more than the others.
+        let crowd: Vec<_> = (0..9).map(|_| counters.begin(address(1), [3, 0, 0].into_iter())).collect();
+        let of = |worker| crowd.iter().filter(|handshake| handshake.worker == worker).count();
+        assert_eq!([of(0), of(1), of(2)], [1, 4, 4]);
+        assert_eq!(counters.begun().by_address.get(&address(7)), Some(&9));
+        drop(crowd);
+        let begun = counters.begun();
+        assert_eq!((begun.count, begun.by_address.len(), begun.by_worker.iter().sum()), (0, 0, 0_usize));
     }
 }

@@ -50,7 +50,7 @@ impl Bench {
     async fn open(&self) -> (Endpoint, quinn::Connection, quinn::SendStream, quinn::RecvStream, Channel) {
         let endpoint = self.client(b"waspmq/1");
         let connecting = endpoint.connect(self.listener.local_addr().unwrap(), "localhost").unwrap();
-        let accepting = async { self.listener.accept().await.unwrap().open(|_| Ok(())).await.unwrap() };
+        let accepting = async { serve(&self.listener).await };
         let connecting = async {
             let connection = connecting.await.unwrap();
             let (mut send, receive) = connection.open_bi().await.unwrap();
@@ -68,6 +68,11 @@ fn listen(made: &SelfSigned, address: SocketAddr) -> Listener {
     let credentials =
         Credentials::from_pem(made.certificate_pem.as_bytes(), made.key_pem.as_bytes()).unwrap();
     Listener::new(socket, (&credentials, &Secret([7; 32])), WINDOWS).unwrap()
+}
+
+async fn serve(listener: &Listener) -> Opened {
+    let connected = listener.accept().await.unwrap().connect().await.unwrap();
+    connected.open(|_| Ok(())).await.unwrap()
 }
 
 /// Reads until there are so many bytes, or the stream ends.
@@ -150,7 +155,7 @@ fn connections_of_the_run_before_are_told_that_they_are_over() {
     let endpoint = client.block_on(async { bench.client(b"waspmq/1") });
     let accepting = std::thread::spawn(move || {
         first.block_on(async {
-            let opened = bench.listener.accept().await.unwrap().open(|_| Ok(())).await.unwrap();
+            let opened = serve(&bench.listener).await;
             assert_eq!(read(&opened.channel, 1).await, b"!");
         });
         // As a crash: the runtime stops before anything can be said.
@@ -182,7 +187,8 @@ async fn a_page_is_asked_about_and_may_be_turned_away() {
     let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
     let accepting = async {
         let incoming = bench.listener.accept().await.unwrap();
-        incoming
+        let connected = incoming.connect().await.unwrap();
+        connected
             .open(|page| {
                 assert_eq!((page.path, page.authority, page.origin), ("/wt", "broker.example:9470", None));
                 Err(403)
@@ -199,4 +205,46 @@ async fn a_page_is_asked_about_and_may_be_turned_away() {
     );
     assert!(matches!(opened, Err(OpenError::Refused(403))), "{opened:?}");
     assert!(error.to_string().contains("403"), "{error}");
+}
+
+#[tokio::test]
+async fn who_waits_to_write_hears_of_the_end() {
+    let bench = Bench::new();
+    for is_finished in [true, false] {
+        let (_endpoint, _connection, _send, _receive, channel) = bench.open().await;
+        while channel.try_write(&[0; 8 * 1024]).is_ok() {}
+        let end = async {
+            if is_finished {
+                // The peer reads nothing, so that this does not come to its end.
+                drop(tokio::time::timeout(Duration::from_millis(1), channel.finish(0, "")).await);
+            } else {
+                channel.close(0, "");
+            }
+        };
+        let wait = tokio::time::timeout(Duration::from_secs(20), channel.writable());
+        let (waited, ()) = tokio::join!(wait, end);
+        waited.unwrap();
+        assert!(channel.try_write(b"more").is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_session_without_a_stream_is_closed_with_who_waited_for_it() {
+    let bench = Bench::new();
+    let endpoint = bench.client(b"h3");
+    let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
+    let accepting = async {
+        let connected = bench.listener.accept().await.unwrap().connect().await.unwrap();
+        // Given up once the client has its session.
+        tokio::time::timeout(Duration::from_millis(500), connected.open(|_| Ok(()))).await.map(|_| ())
+    };
+    let connecting = async {
+        let connection = connecting.await.unwrap();
+        let request = url::Url::parse("https://broker.example:9470/wt").unwrap();
+        let session = web_transport_quinn::Session::connect(connection.clone(), request).await.unwrap();
+        (connection, session)
+    };
+    let (given_up, (connection, _session)) = tokio::join!(accepting, connecting);
+    assert!(given_up.is_err());
+    tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect("it is closed");
 }

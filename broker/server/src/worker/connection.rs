@@ -204,7 +204,7 @@ impl Connection {
 
     /// Ends one or both directions of the link.
     pub(crate) fn shutdown(&self, how: Shutdown) {
-        self.link.shutdown(how, self.goodbye.as_deref());
+        self.link.shutdown(how, self.goodbye.as_deref(), !self.out.is_empty());
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

@@ -134,8 +134,9 @@ impl Worker {
         let missing = connection.wanted_bytes.saturating_sub(connection.partial.len());
         connection.partial.reserve(missing.clamp(1, READ_BYTES));
         let spare = connection.partial.capacity() - connection.partial.len();
-        // TLS is given room that is written first, and has no more than this in one turn.
-        let room = if connection.tls.is_some() { spare.min(READ_BYTES) } else { spare };
+        // TLS and QUIC are given room that is written first, and have no more than this in one turn.
+        let is_written = connection.tls.is_some() || connection.link.is_quic();
+        let room = if is_written { spare.min(READ_BYTES) } else { spare };
         let count = match self.receive_large(connection, room) {
             Ok(count) if count > 0 => count,
             other => return self.take_end(connection, other.map(|_| ())),
@@ -177,7 +178,13 @@ impl Worker {
                 self.outbox.mark(connection);
                 Next::Ended
             }
-            _ => Next::Gone,
+            _ => {
+                // As a connection of WebSocket that misses its heartbeats: its peer was there last when it was heard.
+                if connection.link.is_timed_out() && !connection.is_closing() {
+                    self.start_closing(connection, Ended::Timeout);
+                }
+                Next::Gone
+            }
         }
     }
 

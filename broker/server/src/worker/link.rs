@@ -3,6 +3,7 @@
 //! Nothing here waits but [`Link::readable`] and [`Link::writable`]. Clones are the same link.
 
 use socket2::SockRef;
+use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -14,6 +15,16 @@ use waspmq_transport::quic::Channel;
 
 /// How long a peer of QUIC may take to acknowledge the last it is sent.
 const FINISH_WAIT: Duration = Duration::from_secs(3);
+
+thread_local! {
+    /// Connections of this worker whose peers do not have everything yet.
+    static FINISHING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many connections of this worker, all of which it has forgotten, are still finishing.
+pub(super) fn finishing() -> usize {
+    FINISHING.get()
+}
 
 /// With what a connection of QUIC is closed; without it, it ends normally.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +52,11 @@ impl Link {
 
     pub(super) const fn is_quic(&self) -> bool {
         matches!(self, Self::Quic(_))
+    }
+
+    /// Whether a connection of QUIC ended because its peer fell silent.
+    pub(super) fn is_timed_out(&self) -> bool {
+        matches!(self, Self::Quic(channel) if channel.is_timed_out())
     }
 
     /// Waits until reading is worth a try.
@@ -116,7 +132,9 @@ impl Link {
 
     /// Ends one or both directions of a socket. A connection of QUIC ends as a whole, with what was said about it, as
     /// soon as its peer has everything.
-    pub(super) fn shutdown(&self, how: Shutdown, goodbye: Option<&Goodbye>) {
+    ///
+    /// With `is_cut` it has not been handed everything, and ends at once.
+    pub(super) fn shutdown(&self, how: Shutdown, goodbye: Option<&Goodbye>, is_cut: bool) {
         match self {
             Self::Tcp(stream) => {
                 if let Err(error) = SockRef::from(&**stream).shutdown(how) {
@@ -126,11 +144,16 @@ impl Link {
             Self::Quic(channel) => {
                 let channel = channel.clone();
                 let Goodbye { code, reason } = goodbye.cloned().unwrap_or_default();
+                if is_cut {
+                    return channel.close(code, &reason);
+                }
+                FINISHING.set(FINISHING.get() + 1);
                 spawn_local(async move {
                     let finished = tokio::time::timeout(FINISH_WAIT, channel.finish(code, &reason)).await;
                     if finished.is_err() {
                         channel.close(code, &reason);
                     }
+                    FINISHING.set(FINISHING.get() - 1);
                 });
             }
         }

@@ -13,8 +13,9 @@ use crate::quic::Handed;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
-use waspmq_core::{Code, Reject};
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{Instant, timeout_at};
+use waspmq_core::{Close, Code, Reject};
 use waspmq_protocol::stream;
 use waspmq_transport::origin;
 use waspmq_transport::quic::{Incoming, Opened, Page};
@@ -38,28 +39,36 @@ pub(super) async fn accept(worker: Cell, mut handed: mpsc::Receiver<Handed>) {
 }
 
 async fn open(worker: &Cell, incoming: Incoming) {
+    // A signature takes as long as hundreds of messages.
+    while !worker.borrow_mut().handshakes.may_go_on() {
+        yield_now().await;
+    }
     let shared = worker.borrow().shared.clone();
     let remote = incoming.remote();
-    let opening = incoming.open(|page| admit(&page, &shared.settings));
-    let most = Duration::from_micros(shared.settings.connect_timeout_us);
-    let opened = tokio::time::timeout(most, opening).await;
-    let is_leaving = shared.phase.load() > Phase::Ready;
     let counters = &shared.mailboxes.of(worker.borrow().number).counters;
-    match opened {
-        Ok(Ok(Opened { channel, protocol })) if !is_leaving => {
-            counters.tls_completed.add(1);
-            serve_link(worker, Link::Quic(Rc::new(channel)), remote, Way::Stream(protocol));
-        }
-        Ok(Ok(_)) => counters.handshakes_refused.add(1),
-        Ok(Err(error)) => {
+    let deadline = Instant::now() + Duration::from_micros(shared.settings.connect_timeout_us);
+    let connected = match timeout_at(deadline, incoming.connect()).await {
+        Ok(Ok(connected)) => connected,
+        failed => {
             counters.tls_failed.add(1);
-            tracing::debug!(%remote, %error, "a connection of QUIC did not open");
+            return tracing::debug!(%remote, ?failed, "a handshake of QUIC failed");
         }
-        Err(_) => {
-            counters.tls_failed.add(1);
-            tracing::debug!(%remote, "a connection of QUIC had no stream in time");
+    };
+    counters.tls_completed.add(1);
+    let opening = connected.open(|page| admit(&page, &shared.settings));
+    let Opened { channel, protocol } = match timeout_at(deadline, opening).await {
+        Ok(Ok(opened)) => opened,
+        failed => {
+            counters.handshakes_refused.add(1);
+            return tracing::debug!(%remote, ?failed, "a connection of QUIC had no stream");
         }
+    };
+    let is_leaving = shared.phase.load() > Phase::Ready;
+    if is_leaving || worker.borrow().is_crowded(remote) {
+        let close = if is_leaving { Close::Draining } else { Close::Overloaded };
+        return channel.close(close.number().into(), close.name());
     }
+    serve_link(worker, Link::Quic(Rc::new(channel)), remote, Way::Stream(protocol));
 }
 
 /// Whether a browser may have a session, by the rules of WebSocket's.

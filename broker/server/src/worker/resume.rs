@@ -376,6 +376,9 @@ impl Worker {
         let now = self.shared.clock.now();
         let is_silent = matches!(connection.stage, Stage::Closing { reason: Ended::Timeout, .. });
         let silent_us = if is_silent { now.us.saturating_sub(connection.heard_us) } else { 0 };
+        // What keeps a connection of QUIC alive is not seen here: it was there until its time ran out, at the most.
+        let most_us = 2_000 * u64::from(self.shared.settings.heartbeat_ms);
+        let silent_us = if connection.link.is_quic() { silent_us.min(most_us) } else { silent_us };
         now.unix_ms.saturating_sub(silent_us / 1_000)
     }
 

@@ -4,7 +4,7 @@
 
 use super::inbound::Next;
 use super::lifecycle::Way;
-use super::link::Link;
+use super::link::{self, Link};
 use super::quic;
 use super::room::Pause;
 use super::{Shared, Worker};
@@ -343,7 +343,7 @@ async fn drain_connections(worker: &Cell) {
         let reconnect_ms = 500 + u32::try_from(index * 1_000 / count).unwrap_or(1_000);
         worker.borrow_mut().drain_connection(number, reconnect_ms);
     }
-    while !worker.borrow().connections.is_empty() {
+    while !worker.borrow().connections.is_empty() || link::finishing() > 0 {
         tokio::time::sleep(DRAIN_POLL).await;
     }
 }

@@ -189,6 +189,8 @@ impl Channel {
     /// Ends the stream, waits until the peer has everything, and closes the connection. A second call does nothing.
     pub async fn finish(&self, code: u32, reason: &str) {
         let send = self.send.borrow_mut().take();
+        // Whoever waits to write would wait for ever: what it waits for goes with the stream, without a word.
+        self.writable.signal.0.notify_one();
         match send {
             None => return,
             Some(Send::Quic(mut send)) => {
@@ -209,10 +211,17 @@ impl Channel {
         if self.is_closed.replace(true) {
             return;
         }
+        self.writable.signal.0.notify_one();
+        self.readable.signal.0.notify_one();
         match &self.whole {
             Whole::Quic(connection) => connection.close(code.into(), reason.as_bytes()),
             Whole::WebTransport(session) => session.close(code, reason.as_bytes()),
         }
+    }
+
+    /// Whether the peer fell silent: the connection was given up, not ended.
+    pub fn is_timed_out(&self) -> bool {
+        matches!(self.connection().close_reason(), Some(quinn::ConnectionError::TimedOut))
     }
 
     fn connection(&self) -> &quinn::Connection {
@@ -220,6 +229,12 @@ impl Channel {
             Whole::Quic(connection) => connection,
             Whole::WebTransport(session) => session,
         }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.close(0, "");
     }
 }
 

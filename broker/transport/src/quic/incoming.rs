@@ -2,14 +2,23 @@
 
 use super::{ALPN_H3, Channel};
 use crate::limits::QUIC_STREAMS_MAX_H3;
+use quinn::VarInt;
 use quinn::crypto::rustls::HandshakeData;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 use web_transport_quinn::http::StatusCode;
 use web_transport_quinn::{Request, ServerError, SessionError};
 
+/// How long who was turned away may take to read why.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
 /// A connection that wants to begin. Dropped, it is refused.
 pub struct Incoming(quinn::Incoming);
+
+/// A connection that has no stream yet. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Connected(Option<quinn::Connection>);
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +50,9 @@ pub enum OpenError {
     /// The handshake failed, or the connection was lost before it had a stream.
     #[error("the connection was lost: {0}")]
     Lost(#[from] quinn::ConnectionError),
+    /// It was opened before.
+    #[error("the connection is gone")]
+    Gone,
     /// What came is no HTTP/3, or no request for WebTransport.
     #[error("no WebTransport session: {0}")]
     NoSession(Box<ServerError>),
@@ -76,19 +88,45 @@ impl Incoming {
         self.0.refuse();
     }
 
-    /// Shakes hands and waits for the session's stream. `admit` says whether a browser may have a session, or with which
-    /// HTTP status it is turned away. There is no time limit here. The connection's work is done by the runtime in which
-    /// this is called.
+    /// Shakes hands. There is no time limit here. The connection's work is done by the runtime in which this is called.
+    ///
+    /// # Errors
+    /// The peer is gone, or breaks the protocol.
+    pub async fn connect(self) -> Result<Connected, OpenError> {
+        let connection = self.0.accept()?.await?;
+        Ok(Connected(Some(connection)))
+    }
+}
+
+impl Connected {
+    /// Waits for the session's stream. `admit` says whether a browser may have a session, or with which HTTP status it is
+    /// turned away. There is no time limit here.
     ///
     /// # Errors
     /// The peer is gone, breaks a protocol, or was turned away.
-    pub async fn open(self, admit: impl FnOnce(Page<'_>) -> Result<(), u16>) -> Result<Opened, OpenError> {
-        let connection = self.0.accept()?.await?;
-        if alpn(&connection).as_deref() == Some(ALPN_H3) {
-            return web_transport(connection, admit).await;
+    pub async fn open(
+        mut self,
+        admit: impl FnOnce(Page<'_>) -> Result<(), u16>,
+    ) -> Result<Opened, OpenError> {
+        let Some(connection) = self.0.clone() else { return Err(OpenError::Gone) };
+        let opened = if alpn(&connection).as_deref() == Some(ALPN_H3) {
+            web_transport(connection, admit).await?
+        } else {
+            let (send, receive) = connection.accept_bi().await?;
+            Opened { channel: Channel::quic(connection, send, receive), protocol: Protocol::Quic }
+        };
+        // From here on it is the channel that ends it.
+        self.0 = None;
+        Ok(opened)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        // Other parts of it may hold a connection that nobody serves: what is dropped alone is not closed.
+        if let Some(connection) = self.0.take() {
+            connection.close(VarInt::from_u32(0), b"");
         }
-        let (send, receive) = connection.accept_bi().await?;
-        Ok(Opened { channel: Channel::quic(connection, send, receive), protocol: Protocol::Quic })
     }
 }
 
@@ -112,7 +150,7 @@ async fn web_transport(
         let refusal = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
         request.reject(refusal).await.map_err(no_session)?;
         // The answer is on its way: whoever reads it closes the connection.
-        drop(connection.closed().await);
+        drop(tokio::time::timeout(REFUSAL_WAIT, connection.closed()).await);
         return Err(OpenError::Refused(status));
     }
     let session = request.ok().await.map_err(no_session)?;

@@ -30,6 +30,9 @@ pub struct Windows {
     pub idle: Duration,
 }
 
+/// How often at most a stray datagram is answered. An answer is shorter than what it answers.
+const RESET_EVERY: Duration = Duration::from_millis(1);
+
 /// Bytes of a connection's id.
 const ID_BYTES: usize = 8;
 
@@ -141,7 +144,7 @@ impl ConnectionIdGenerator for RandomIds {
 fn endpoint(Secret(secret): &Secret) -> EndpointConfig {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
     let mut config = EndpointConfig::new(Arc::new(ResetKey(key)));
-    config.cid_generator(|| Box::new(RandomIds));
+    config.cid_generator(|| Box::new(RandomIds)).min_reset_interval(RESET_EVERY);
     config
 }
 

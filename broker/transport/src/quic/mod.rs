@@ -19,7 +19,7 @@ mod listener;
 mod offload;
 
 pub use channel::Channel;
-pub use incoming::{Incoming, OpenError, Opened, Page, Protocol};
+pub use incoming::{Connected, Incoming, OpenError, Opened, Page, Protocol};
 pub use listener::{Listener, Secret, Windows};
 pub use offload::{Offload, offload};
 
