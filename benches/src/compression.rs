@@ -281,6 +281,7 @@ fn take(subject: Subjects, (subscribers, window): (usize, u32), setting: &Settin
     let plan = Plan {
         wire: subject.wire(),
         port: server.port(),
+        is_secure: false,
         pid: server.pid(),
         // One frame in each WebSocket message, so that those that are compressed as a whole can be counted as they are.
         batch: false,

@@ -4,9 +4,9 @@
 //! looked at beyond what tells them apart, so that the generator stays cheaper than the servers it drives.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
 
 use crate::poll::Poller;
+use crate::stream::Stream;
 use crate::wire::Wire;
 use crate::ws::{self, Head};
 
@@ -23,7 +23,7 @@ pub(crate) enum Gone {
 
 #[derive(Debug)]
 pub(crate) struct Conn {
-    stream: TcpStream,
+    stream: Stream,
     key: usize,
     rest: Vec<u8>,
     read_bytes: u64,
@@ -38,10 +38,11 @@ impl Conn {
     pub(crate) fn new(
         poller: &Poller,
         key: usize,
-        stream: TcpStream,
+        stream: impl Into<Stream>,
         rest: Vec<u8>,
     ) -> std::io::Result<Self> {
-        stream.set_nonblocking(true)?;
+        let stream = stream.into();
+        stream.socket().set_nonblocking(true)?;
         poller.add(&stream, key)?;
         Ok(Self { stream, key, rest, read_bytes: 0, out: Vec::new(), written: 0, watches_writes: false })
     }
@@ -109,6 +110,7 @@ impl Conn {
     /// # Errors
     /// When the connection is over.
     pub(crate) fn flush(&mut self, poller: &Poller) -> Result<(), Gone> {
+        self.stream.push_out().map_err(|_| Gone::Closed)?;
         while self.written < self.out.len() {
             match self.stream.write(&self.out[self.written..]) {
                 Ok(0) => return Err(Gone::Closed),
@@ -118,11 +120,11 @@ impl Conn {
                 Err(_) => return Err(Gone::Closed),
             }
         }
-        let blocked = self.written < self.out.len();
-        if !blocked {
+        if self.written == self.out.len() {
             self.out.clear();
             self.written = 0;
         }
+        let blocked = !self.out.is_empty() || self.stream.is_blocked();
         if blocked != self.watches_writes {
             poller.watch_writes(&self.stream, self.key, blocked).map_err(|_| Gone::Closed)?;
             self.watches_writes = blocked;

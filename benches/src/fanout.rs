@@ -61,6 +61,7 @@ fn plan(kind: Kind, server: &Server, arguments: &Arguments, subscribers: usize) 
     Plan {
         wire: kind.wire(arguments.common.profile),
         port: server.port(),
+        is_secure: false,
         pid: server.pid(),
         batch: timing.batch,
         shape: Shape::Fanout { subscribers },

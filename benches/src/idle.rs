@@ -17,6 +17,7 @@ use crate::options::Common;
 use crate::process::{self, Cpu};
 use crate::report::{self, Journal, Samples, Subject as _};
 use crate::server::Server;
+use crate::stream::Stream;
 use crate::wire::Wire;
 
 /// Connections from one source address; a default range of ephemeral ports holds 28,232.
@@ -40,6 +41,9 @@ pub(crate) struct Arguments {
     /// Seconds over which idle CPU is measured
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// Over TLS, broker and relay alike; the scenario is `wss-idle` then
+    #[arg(long)]
+    tls: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,17 +64,16 @@ struct Sample {
 /// # Errors
 /// When a server does not start, a connection is refused or results cannot be written.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let Arguments { common, connections, seconds } = arguments;
+    let Arguments { common, connections, seconds, tls } = arguments;
     ensure!((1..=CONNECTIONS_MAX).contains(connections), "--connections is between 1 and {CONNECTIONS_MAX}");
     ensure!((0.1..=20.0).contains(seconds), "--seconds is between 0.1 and 20, below the broker's heartbeat");
     process::allow_files(*connections as u64 + 200)?;
-    let mut journal = Journal::open("idle", &common.output.results)?;
+    let mut journal = Journal::open(if *tls { "wss-idle" } else { "idle" }, &common.output.results)?;
     let parameters = json!({ "connections": connections, "seconds": seconds });
     let samples = Samples::take(common, &mut journal, &parameters, |kind| {
-        let server = Server::start(kind, common)?;
-        let wire = kind.wire(common.profile);
-        let sample =
-            measure(wire, server.port(), server.pid(), *connections, Duration::from_secs_f64(*seconds))?;
+        let server = Server::start_over(kind, common, *tls)?;
+        let road = Road { wire: kind.wire(common.profile), port: server.port(), is_secure: *tls };
+        let sample = measure(road, server.pid(), *connections, Duration::from_secs_f64(*seconds))?;
         eprintln!(
             "{:>6}: {:.0} B and {:.1} us CPU per connection, {:.2} % idle CPU, {} closed",
             kind.name(),
@@ -90,11 +93,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     Ok(samples.all(|sample| sample.disconnected == 0))
 }
 
-fn measure(wire: Wire, port: u16, pid: u32, connections: usize, idle: Duration) -> Result<Sample> {
+/// How a server is reached.
+#[derive(Debug, Clone, Copy)]
+struct Road {
+    wire: Wire,
+    port: u16,
+    is_secure: bool,
+}
+
+fn measure(road: Road, pid: u32, connections: usize, idle: Duration) -> Result<Sample> {
     thread::sleep(SETTLE);
     let (resident_bytes_before, before) = (process::resident_bytes(pid)?, Cpu::of(pid)?);
     let start = Instant::now();
-    let held = connect_all(wire, port, connections)?;
+    let held = connect_all(road, connections)?;
     let connecting = start.elapsed().as_secs_f64();
     let connected = Cpu::of(pid)?;
     thread::sleep(SETTLE);
@@ -102,7 +113,7 @@ fn measure(wire: Wire, port: u16, pid: u32, connections: usize, idle: Duration) 
         (process::resident_bytes(pid)?, Cpu::of(pid)?, Instant::now());
     thread::sleep(idle);
     let idle_cpu = Cpu::of(pid)?.since(&settled).total.as_secs_f64() / start.elapsed().as_secs_f64();
-    let disconnected = held.iter().filter(|stream| !is_open(stream)).count();
+    let disconnected = held.iter().filter(|stream| !is_open(stream.socket())).count();
     let count = connections as f64;
     Ok(Sample {
         connections,
@@ -116,10 +127,10 @@ fn measure(wire: Wire, port: u16, pid: u32, connections: usize, idle: Duration) 
     })
 }
 
-fn connect_all(wire: Wire, port: u16, connections: usize) -> Result<Vec<TcpStream>> {
+fn connect_all(road: Road, connections: usize) -> Result<Vec<Stream>> {
     thread::scope(|scope| {
-        let connect = move |first: usize| -> Result<Vec<TcpStream>> {
-            (first..connections).step_by(CONNECTING_THREADS).map(|i| connect_one(wire, port, i)).collect()
+        let connect = move |first: usize| -> Result<Vec<Stream>> {
+            (first..connections).step_by(CONNECTING_THREADS).map(|i| connect_one(road, i)).collect()
         };
         let threads: Vec<_> =
             (0..CONNECTING_THREADS).map(|first| scope.spawn(move || connect(first))).collect();
@@ -131,11 +142,13 @@ fn connect_all(wire: Wire, port: u16, connections: usize) -> Result<Vec<TcpStrea
     })
 }
 
-fn connect_one(wire: Wire, port: u16, i: usize) -> Result<TcpStream> {
-    let mut link = Link::open(wire, port, Some(source(i)))?;
+fn connect_one(road: Road, i: usize) -> Result<Stream> {
+    let Road { wire, port, is_secure } = road;
+    let open = if is_secure { Link::secure } else { Link::open };
+    let mut link = open(wire, port, Some(source(i)))?;
     link.connect(&format!("i{i}"), false)?;
-    let (stream, _) = link.into_parts();
-    stream.set_nonblocking(true)?;
+    let (stream, _) = link.into_stream();
+    stream.socket().set_nonblocking(true)?;
     Ok(stream)
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::stream::{READ_BYTES_MIN, Stream};
 use crate::wire::{Kind, Reads, Target, Wire};
 use crate::ws::{self, Head};
 
@@ -21,7 +22,7 @@ const RESPONSE_BYTES_MAX: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: TcpStream,
+    stream: Stream,
     /// Read but not yet looked at.
     unread: Vec<u8>,
     wire: Wire,
@@ -50,9 +51,7 @@ impl Link {
     /// # Errors
     /// Those of [`Link::open`], and when the server does not agree to compress as it is asked to.
     pub(crate) fn reading(wire: Wire, port: u16, reads: Reads) -> Result<Self> {
-        let mut link = Self { stream: dial(port, None, None)?, unread: Vec::new(), wire, reads };
-        link.upgrade(port)?;
-        Ok(link)
+        Self::upgraded(wire, port, dial(port, None, None)?.into(), reads)
     }
 
     /// As [`Link::open`], over a socket that is connected.
@@ -60,7 +59,19 @@ impl Link {
     /// # Errors
     /// When the server answers otherwise than with 101, or is silent for ten seconds.
     pub(crate) fn over(wire: Wire, port: u16, stream: TcpStream) -> Result<Self> {
-        let mut link = Self { stream, unread: Vec::new(), wire, reads: Reads::PLAIN };
+        Self::upgraded(wire, port, stream.into(), Reads::PLAIN)
+    }
+
+    /// As [`Link::open`], over TLS.
+    ///
+    /// # Errors
+    /// Those of [`Link::open`], and when the handshake fails.
+    pub(crate) fn secure(wire: Wire, port: u16, source: Option<Ipv4Addr>) -> Result<Self> {
+        Self::upgraded(wire, port, Stream::client(dial(port, source, None)?)?, Reads::PLAIN)
+    }
+
+    fn upgraded(wire: Wire, port: u16, stream: Stream, reads: Reads) -> Result<Self> {
+        let mut link = Self { stream, unread: Vec::new(), wire, reads };
         link.upgrade(port)?;
         Ok(link)
     }
@@ -105,6 +116,11 @@ impl Link {
 
     /// The socket, and what was read from it beyond the last answer.
     pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream.into_socket(), self.unread)
+    }
+
+    /// As [`Link::into_parts`], with TLS where it has it.
+    pub(crate) fn into_stream(self) -> (Stream, Vec<u8>) {
         (self.stream, self.unread)
     }
 
@@ -168,7 +184,7 @@ impl Link {
     }
 
     fn fill(&mut self) -> Result<()> {
-        let mut bytes = [0; 4096];
+        let mut bytes = vec![0; READ_BYTES_MIN];
         match self.stream.read(&mut bytes).context("no answer")? {
             0 => bail!("the server closed the connection"),
             count => self.unread.extend_from_slice(&bytes[..count]),

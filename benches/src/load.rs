@@ -130,19 +130,27 @@ impl<'a> Load<'a> {
         let receiver_count = plan.shape.receivers();
         let mut conns = Vec::with_capacity(receiver_count + plan.shape.flows());
         for i in 0..receiver_count {
-            let mut link = Link::reading(plan.wire, plan.port, traffic.reads(i))?;
+            let mut link = if plan.is_secure {
+                Link::secure(plan.wire, plan.port, None)?
+            } else {
+                Link::reading(plan.wire, plan.port, traffic.reads(i))?
+            };
             link.connect(&format!("r{i}"), plan.batch)?;
             let target = plan.shape.target(plan.shape.flow_of(i));
             // A user's own address is subscribed by itself; the relay has no users.
             if plan.wire == Wire::Relay || !matches!(target, Target::Receiver(_)) {
                 link.subscribe(target)?;
             }
-            let (stream, rest) = link.into_parts();
+            let (stream, rest) = link.into_stream();
             conns.push(Conn::new(&poller, conns.len(), stream, rest)?);
         }
         let mut flows = Vec::with_capacity(plan.shape.flows());
         for i in 0..plan.shape.flows() {
-            let mut link = Link::open(plan.wire, plan.port, None)?;
+            let mut link = if plan.is_secure {
+                Link::secure(plan.wire, plan.port, None)?
+            } else {
+                Link::open(plan.wire, plan.port, None)?
+            };
             link.connect(&format!("s{i}"), false)?;
             let target = plan.shape.target(i);
             let template = match traffic.documents {
@@ -150,7 +158,7 @@ impl<'a> Load<'a> {
                 documents => Template::of_documents(plan.wire, target, documents),
             };
             flows.push(Flow::new(template, plan.shape.receivers_of(i), conns.len()));
-            let (stream, rest) = link.into_parts();
+            let (stream, rest) = link.into_stream();
             conns.push(Conn::new(&poller, conns.len(), stream, rest)?);
         }
         let ear = Ear {
@@ -375,7 +383,10 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::Arc;
     use std::thread;
+
+    use rustls::ServerConfig;
 
     use super::*;
     use crate::fake::{self, Fault};
@@ -387,6 +398,7 @@ mod tests {
         Plan {
             wire,
             port,
+            is_secure: false,
             pid: std::process::id(),
             batch: false,
             shape,
@@ -399,10 +411,15 @@ mod tests {
     }
 
     fn relay() -> u16 {
+        relay_over(None)
+    }
+
+    fn relay_over(tls: Option<Arc<ServerConfig>>) -> u16 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
             let mut relay = Relay::new(listener).unwrap();
+            relay.tls = tls;
             while relay.turn(None).is_ok() {}
         });
         port
@@ -466,6 +483,18 @@ mod tests {
         plan.payload_bytes = 300_000;
         let sample = run(&plan).unwrap();
         assert!(sample.is_clean(), "{sample:?}");
+    }
+
+    #[test]
+    fn messages_pass_over_tls_with_records_cut_and_full_sockets() {
+        let tls = Arc::new(crate::tls::server(crate::stream::ALPN).unwrap());
+        for (payload_bytes, window) in [(128, 64), (128, 1), (60_000, 64), (300_000, 16)] {
+            let port = relay_over(Some(tls.clone()));
+            let mut plan = plan(Wire::Relay, port, Shape::Direct { pairs: 3 }, Pace::Window(window));
+            (plan.is_secure, plan.payload_bytes) = (true, payload_bytes);
+            let sample = run(&plan).unwrap();
+            assert!(sample.is_clean(), "{payload_bytes} {window}: {sample:?}");
+        }
     }
 
     #[test]

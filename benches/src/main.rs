@@ -1,11 +1,11 @@
 //! `bench`: what the broker costs, as a ratio against references measured in the same minutes.
 //!
 //! A scenario (`fanout`, `delivered` and so on) starts a fresh server process per repetition, reference and broker in
-//! turn, drives it from one thread over loopback WebSocket connections, and reads the server's CPU time from
+//! turn, drives it from one thread over loopback connections (WebSocket or QUIC), and reads the server's CPU time from
 //! `/proc`. Raw samples go to JSON lines, medians to standard output. Exit code 1 means that a message was lost
 //! or repeated, a connection was closed, or a server complained: such a sample says nothing about cost.
 //!
-//! Not here: micro-benchmarks of single stages, TLS, QUIC, real networks.
+//! Not here: micro-benchmarks of single stages, real networks.
 
 #![expect(
     clippy::print_stdout,
@@ -40,6 +40,7 @@ mod plan;
 mod policy;
 mod poll;
 mod process;
+mod quic;
 mod recovery;
 mod relay;
 mod report;
@@ -48,7 +49,9 @@ mod scrape;
 mod server;
 mod stalled;
 mod stored;
+mod stream;
 mod talk;
+mod tls;
 mod watch;
 mod wire;
 mod ws;
@@ -96,6 +99,12 @@ enum Scenario {
     Policy(policy::Arguments),
     /// The reference: a coalescing epoll relay on one thread
     Relay(relay::Arguments),
+    /// Many pairs, user to user over QUIC: server CPU per message against a bare relay of quinn
+    Quic(quic::Arguments),
+    /// Many QUIC sessions that say nothing: memory of each against a bare relay of quinn
+    QuicIdle(quic::IdleArguments),
+    /// The reference of `quic` and `quic-idle`: streams of quinn, passed on
+    QuicRelay(quic::RelayArguments),
     /// Runs a program that ends when this one's parent does
     #[command(hide = true)]
     Guard(server::GuardArguments),
@@ -116,6 +125,9 @@ fn main() -> ExitCode {
         Scenario::Recovery(arguments) => recovery::run(&arguments),
         Scenario::Policy(arguments) => policy::run(&arguments),
         Scenario::Relay(arguments) => relay::run(&arguments).map(|()| true),
+        Scenario::Quic(arguments) => quic::run(&arguments),
+        Scenario::QuicIdle(arguments) => quic::run_idle(&arguments),
+        Scenario::QuicRelay(arguments) => quic::run_relay(&arguments).map(|()| true),
         Scenario::Guard(arguments) => server::guard(&arguments).map(|()| true),
     };
     match outcome {

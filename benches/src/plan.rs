@@ -81,6 +81,8 @@ pub(crate) enum Pace {
 pub(crate) struct Plan {
     pub(crate) wire: Wire,
     pub(crate) port: u16,
+    /// Over TLS; readers read plain messages only then.
+    pub(crate) is_secure: bool,
     /// Process whose CPU time is measured.
     pub(crate) pid: u32,
     pub(crate) batch: bool,

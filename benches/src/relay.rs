@@ -8,12 +8,15 @@
 //! one bound is the bytes a subscriber may leave unread; beyond it the subscriber is disconnected.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustls::ServerConfig;
 
 use crate::poll::{self, Event, Poller};
+use crate::stream::{self, Stream};
 use crate::ws::{self, Head};
 
 /// Bytes of one read.
@@ -34,6 +37,9 @@ pub(crate) struct Arguments {
     /// Address to listen on
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 9480)))]
     listen: SocketAddr,
+    /// Serve over TLS, with a certificate of its own making
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Serves until the process is ended.
@@ -44,6 +50,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let listener =
         TcpListener::bind(arguments.listen).with_context(|| format!("binding {}", arguments.listen))?;
     let mut relay = Relay::new(listener)?;
+    if arguments.tls {
+        relay.tls = Some(Arc::new(crate::tls::server(stream::ALPN)?));
+    }
     loop {
         relay.turn(None)?;
     }
@@ -51,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 #[derive(Debug)]
 struct Peer {
-    stream: TcpStream,
+    stream: Stream,
     upgraded: bool,
     channels: Vec<u16>,
     /// The start of an unfinished frame or request.
@@ -61,6 +70,8 @@ struct Peer {
 
 pub(crate) struct Relay {
     listener: TcpListener,
+    /// With which connections are accepted, where they are not plain.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     poller: Poller,
     events: Vec<Event>,
     scratch: Vec<u8>,
@@ -79,6 +90,7 @@ impl Relay {
         poller.add(&listener, LISTENER)?;
         Ok(Self {
             listener,
+            tls: None,
             poller,
             events: Vec::new(),
             scratch: vec![0; READ_BYTES],
@@ -126,6 +138,10 @@ impl Relay {
             };
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
+            let stream = match &self.tls {
+                None => Stream::from(stream),
+                Some(config) => Stream::server(stream, config).map_err(io::Error::other)?,
+            };
             let id = self.free.pop().unwrap_or(self.peers.len());
             self.poller.add(&stream, id)?;
             let peer = Peer {
@@ -255,8 +271,8 @@ impl Relay {
             return Ok(());
         }
         let written = written(peer.stream.write(bytes))?;
-        if written < bytes.len() {
-            peer.unwritten.extend_from_slice(&bytes[written..]);
+        peer.unwritten.extend_from_slice(&bytes[written..]);
+        if !peer.unwritten.is_empty() || peer.stream.is_blocked() {
             self.poller.watch_writes(&peer.stream, id, true)?;
         }
         Ok(())
@@ -264,9 +280,10 @@ impl Relay {
 
     fn flush(&mut self, id: usize) -> io::Result<()> {
         let Some(peer) = &mut self.peers[id] else { return Ok(()) };
+        peer.stream.push_out()?;
         let written = written(peer.stream.write(&peer.unwritten))?;
         peer.unwritten.drain(..written);
-        if peer.unwritten.is_empty() {
+        if peer.unwritten.is_empty() && !peer.stream.is_blocked() {
             self.poller.watch_writes(&peer.stream, id, false)?;
         }
         Ok(())

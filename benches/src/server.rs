@@ -26,6 +26,9 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 /// The data folder of a broker that is not given one, in its own folder.
 const OWN_DATA: &str = "data";
 
+/// What has a broker speak TLS.
+const SELF_SIGNED: &str = "[tls]\nself_signed = true\n";
+
 /// Bytes of a failed server's output that are shown.
 const SHOWN_BYTES: usize = 2_000;
 
@@ -93,15 +96,27 @@ impl Server {
     /// # Errors
     /// When it cannot be started, ends, or does not come up; with the end of its output.
     pub(crate) fn start(kind: Kind, common: &Common) -> Result<Self> {
+        Self::start_over(kind, common, false)
+    }
+
+    /// As [`Server::start`], over TLS with a certificate of the server's own making, or without.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub(crate) fn start_over(kind: Kind, common: &Common, is_secure: bool) -> Result<Self> {
         let dir = std::env::temp_dir();
+        let configuration = if is_secure { SELF_SIGNED } else { "" };
         match kind {
             Kind::Broker => {
-                Self::broker(&Site { broker: &common.broker, dir: &dir, data: None, configuration: "" })
+                Self::broker(&Site { broker: &common.broker, dir: &dir, data: None, configuration })
             }
             Kind::Relay => {
                 let bench = std::env::current_exe()?;
                 Self::launch("relay", &dir, |command, ports, _| {
                     command.arg(&bench).args(["relay", "--listen", &format!("127.0.0.1:{}", ports.clients)]);
+                    if is_secure {
+                        command.arg("--tls");
+                    }
                     Ok(())
                 })
             }

@@ -183,6 +183,7 @@ fn take(subject: Subjects, arguments: &Arguments) -> Result<Sample> {
     let plan = Plan {
         wire: Wire::Binary,
         port: server.port(),
+        is_secure: false,
         pid: server.pid(),
         batch: false,
         shape: Shape::Topics {

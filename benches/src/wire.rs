@@ -120,6 +120,11 @@ impl Wire {
 
     /// The masked WebSocket frame that makes a session of a connection; `None` where there is no such thing.
     pub(crate) fn connect(self, user: &str, batch: bool, codecs: &[&str]) -> Option<Vec<u8>> {
+        self.connect_message(user, batch, codecs).map(|message| self.masked(&message))
+    }
+
+    /// As [`Wire::connect`], what is inside the frame.
+    pub(crate) fn connect_message(self, user: &str, batch: bool, codecs: &[&str]) -> Option<Vec<u8>> {
         match self {
             Self::Relay => None,
             Self::Binary => {
@@ -130,17 +135,22 @@ impl Wire {
                 body.extend_from_slice(&[0, 0]);
                 push_string_list(&mut body, codecs);
                 body.extend_from_slice(&[u8::from(batch), 0]);
-                Some(self.masked(&binary_frame(0x01, &body)))
+                Some(binary_frame(0x01, &body))
             }
-            Self::Json => Some(
-                self.masked(format!(r#"{{"type":"connect","user":"{user}","batch":{batch}}}"#).as_bytes()),
-            ),
+            Self::Json => {
+                Some(format!(r#"{{"type":"connect","user":"{user}","batch":{batch}}}"#).into_bytes())
+            }
         }
     }
 
     /// The masked WebSocket frame that subscribes to `target`, answered by [`Kind::Ok`].
     pub(crate) fn subscribe(self, target: Target) -> Vec<u8> {
-        let frame = match self {
+        self.masked(&self.subscribe_message(target))
+    }
+
+    /// As [`Wire::subscribe`], what is inside the frame.
+    pub(crate) fn subscribe_message(self, target: Target) -> Vec<u8> {
+        match self {
             Self::Relay => relay_frame(b'S', target),
             Self::Binary => {
                 let mut body = vec![1, 1];
@@ -150,8 +160,12 @@ impl Wire {
                 binary_frame(0x03, &body)
             }
             Self::Json => format!(r#"{{"type":"subscribe","ref":1,"to":"{target}"}}"#).into_bytes(),
-        };
-        self.masked(&frame)
+        }
+    }
+
+    /// A message that publishes so many letters, without a WebSocket frame around it.
+    pub(crate) fn publish_message(self, target: Target, payload_bytes: usize) -> Vec<u8> {
+        self.publish(target, Payload::Letters(&vec![b'x'; payload_bytes])).0
     }
 
     /// The masked WebSocket frame that publishes a JSON value.

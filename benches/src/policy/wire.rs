@@ -217,6 +217,7 @@ fn take(variant: &Variant<'_>, arguments: &Arguments) -> Result<Taken> {
     let plan = Plan {
         wire: Wire::Binary,
         port: server.port(),
+        is_secure: false,
         pid: server.pid(),
         batch: false,
         shape: Shape::Direct { pairs: arguments.pairs },

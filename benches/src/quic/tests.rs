@@ -1,0 +1,61 @@
+//! The relay of quinn under the load that is measured, in this process.
+
+use super::*;
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::thread;
+
+/// A relay on a free port, which is up.
+fn relay(threads: usize) -> u16 {
+    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    thread::spawn(move || relay::run(&relay::Arguments::at(port, threads)).unwrap());
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        thread::yield_now();
+    }
+    port
+}
+
+#[test]
+fn pairs_on_one_thread_and_on_two_lose_and_repeat_nothing() {
+    for (threads, payload_bytes) in [(1, 128), (2, 128), (2, 20_000)] {
+        let sample = load::run(&load::Plan {
+            wire: Wire::Relay,
+            port: relay(threads),
+            pid: std::process::id(),
+            pairs: 4,
+            batch: 64,
+            payload_bytes,
+            warm_up: Duration::from_millis(30),
+            measure: Duration::from_millis(200),
+        });
+        let sample = sample.unwrap();
+        assert!(sample.is_clean(), "{threads} {payload_bytes}: {sample:?}");
+        assert!(sample.published_in_all.is_multiple_of(64) && sample.published_in_all > 0);
+        // A delivery is the payload and its length.
+        let header_bytes = if payload_bytes < 1 << 14 { 2.0 } else { 4.0 };
+        let excess = sample.received_bytes_per_delivery - payload_bytes as f64 - header_bytes;
+        assert!(excess.abs() < payload_bytes as f64 / 10.0, "{sample:?}");
+    }
+}
+
+#[test]
+fn a_subscriber_that_is_missing_ends_its_sender_and_is_told() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let port = relay(1);
+    let outcome = runtime.block_on(async {
+        let endpoint = client::endpoint().unwrap();
+        let mut link = client::Link::open(&endpoint, Wire::Relay, port, "s").await.unwrap();
+        let message = Wire::Relay.publish_message(crate::wire::Target::Receiver(7), 16);
+        let mut framed = Vec::new();
+        framing::push_message(&mut framed, &message);
+        link.send.write_all(&framed).await.unwrap();
+        link.ear.hear().await
+    });
+    assert!(outcome.is_err());
+}
+
+#[test]
+fn idle_connections_are_all_there() {
+    let port = relay(2);
+    let sample = idle::measure(Wire::Relay, port, std::process::id(), 70, Duration::from_millis(50)).unwrap();
+    assert_eq!(sample.disconnected, 0);
+}
