@@ -8,6 +8,7 @@
 
 #![expect(clippy::print_stderr, reason = "a command line tool: stderr is where it shows its progress")]
 
+mod browser;
 mod fuzz;
 mod guests;
 mod process;
@@ -60,6 +61,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, requires = "long")]
         rest: Vec<String>,
     },
+    /// Check the broker and the example page in headless Chromium; not part of `test`, because it needs a browser: the
+    /// command `chromium` (Debian's package of that name), or the one that the variable CHROMIUM names
+    Browser,
     /// Check formatting and run clippy; warnings are errors
     Lint,
     /// Format, and apply what clippy can mend by itself
@@ -100,6 +104,7 @@ fn run(workspace: &Workspace, task: Task) -> Result<()> {
         Task::Demo { once, rest } => demo(workspace, once, &rest),
         Task::Test { long: true, rest, .. } => long(workspace, &rest),
         Task::Test { fast, .. } => test(workspace, fast),
+        Task::Browser => browser::run(workspace),
         Task::Lint => lint(workspace),
         Task::Fix => fix(workspace),
         Task::Docs => docs(workspace),

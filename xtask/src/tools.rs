@@ -1,4 +1,4 @@
-//! Tools of the languages that plugins are written in, installed for this tree only, at fixed versions.
+//! Tools of the languages that plugins are written in, and what drives a browser: installed for this tree only, at fixed versions.
 //!
 //! They are found by `PATH`, in front of those of the machine. What is there is not installed again.
 
@@ -17,7 +17,7 @@ use crate::workspace::{Workspace, remove};
 const ZIG: &str = "ziglang==0.17.0";
 const PYTHON_REQUIREMENTS: &str = "plugin-sdk/templates/python/requirements.txt";
 
-/// The files of a template that say what npm installs.
+/// The files that say what npm installs.
 const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
 /// Makes sure of what builds a language's plugins.
@@ -105,15 +105,26 @@ fn pip(workspace: &Workspace, package: &str, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Installs what a template's lock file names, unless it is there.
+/// Installs what a template's lock file names.
 fn npm(workspace: &Workspace, language: Language) -> Result<()> {
-    let folder = npm_folder(workspace, language);
     let template = workspace.root().join("plugin-sdk/templates").join(language.as_str());
+    let what = format!("the compiler for {}", language.as_str());
+    npm_install(workspace, &what, &template, &npm_folder(workspace, language))
+}
+
+/// Installs what drives the browser of `tests/browser`.
+pub(crate) fn ensure_browser_driver(workspace: &Workspace) -> Result<()> {
+    let files = workspace.root().join("tests/browser");
+    npm_install(workspace, "what drives the browser", &files, &workspace.tools_dir().join("browser"))
+}
+
+/// Installs into `folder` what the lock file of `source` names, unless it is there.
+fn npm_install(workspace: &Workspace, what: &str, source: &Path, folder: &Path) -> Result<()> {
     let stamp = folder.join("installed");
     let mut is_there = stamp.is_file();
     let mut files = Vec::new();
     for name in NPM_FILES {
-        let wanted = fs::read_to_string(template.join(name))?.replace("{{name}}", "tools");
+        let wanted = fs::read_to_string(source.join(name))?.replace("{{name}}", "tools");
         let file = folder.join(name);
         is_there &= fs::read_to_string(&file).is_ok_and(|text| text == wanted);
         files.push((file, wanted));
@@ -121,23 +132,17 @@ fn npm(workspace: &Workspace, language: Language) -> Result<()> {
     if is_there {
         return Ok(());
     }
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder)?;
     remove(&stamp)?;
     for (file, wanted) in files {
         fs::write(file, wanted)?;
     }
     if Step::new(workspace, "npm check", "npm --version").output().is_err() {
-        bail!(
-            "the compiler for {} is installed by npm, which is not there: install Node.js 20 or later",
-            language.as_str()
-        );
+        bail!("{what} is installed by npm, which is not there: install Node.js 20 or later");
     }
-    let install =
-        Step::new(workspace, language.as_str(), "npm ci --no-audit --no-fund --loglevel=error --prefix");
-    let done = install.arg(&folder).run();
-    done.with_context(|| {
-        format!("the compiler for {} could not be installed; is there a network?", language.as_str())
-    })?;
+    let install = Step::new(workspace, what, "npm ci --no-audit --no-fund --loglevel=error --prefix");
+    let done = install.arg(folder).run();
+    done.with_context(|| format!("{what} could not be installed; is there a network?"))?;
     fs::write(stamp, "")?;
     Ok(())
 }

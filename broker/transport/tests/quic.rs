@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use waspmq_transport::quic::{Channel, Listener, OpenError, Opened, Protocol, Secret, Windows};
 use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
+use web_transport_quinn::{http, proto};
 
 const WINDOWS: Windows =
     Windows { receive_bytes: 64 * 1024, send_bytes: 16 * 1024, idle: Duration::from_secs(20) };
@@ -228,23 +229,105 @@ async fn who_waits_to_write_hears_of_the_end() {
     }
 }
 
+/// What a browser has open besides its session's stream. HTTP/3 calls the control stream critical: a browser that is told to
+/// stop sending on it takes the connection for broken, whatever else was said.
+struct Browser {
+    connection: quinn::Connection,
+    control: quinn::SendStream,
+    _connect: quinn::SendStream,
+    answers: quinn::RecvStream,
+    status: http::StatusCode,
+}
+
+impl Browser {
+    async fn ask(connecting: quinn::Connecting) -> Self {
+        let connection = connecting.await.unwrap();
+        let mut control = connection.open_uni().await.unwrap();
+        let mut settings = proto::Settings::default();
+        settings.enable_webtransport(1);
+        settings.write(&mut control).await.unwrap();
+        let (mut connect, mut answers) = connection.open_bi().await.unwrap();
+        let request = url::Url::parse("https://localhost:9470/wt").unwrap();
+        proto::ConnectRequest::new(request).write(&mut connect).await.unwrap();
+        let status = match proto::ConnectResponse::read(&mut answers).await {
+            Ok(answer) => answer.status,
+            Err(proto::ConnectError::WrongStatus(Some(status))) => status,
+            Err(error) => panic!("{error}"),
+        };
+        Self { connection, control, _connect: connect, answers, status }
+    }
+
+    /// The session's stream, with the first byte `!`.
+    async fn stream(&self) -> (quinn::SendStream, quinn::RecvStream) {
+        let (mut send, receive) = self.connection.open_bi().await.unwrap();
+        // The frame type that makes it one of WebTransport, and the number of the request's stream.
+        send.write_all(&[0x40, 0x41, 0, b'!']).await.unwrap();
+        (send, receive)
+    }
+
+    /// Closes the connection, and tells whether it was asked to stop its control stream before.
+    async fn was_stopped(self) -> bool {
+        self.connection.close(0_u32.into(), b"");
+        self.control.stopped().await.is_ok()
+    }
+}
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what).await.unwrap()
+}
+
 #[tokio::test]
-async fn a_session_without_a_stream_is_closed_with_who_waited_for_it() {
+async fn a_browser_that_is_turned_away_keeps_a_sound_connection() {
+    let bench = Bench::new();
+    let endpoint = bench.client(b"h3");
+    let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
+    let accepting =
+        async { bench.listener.accept().await.unwrap().connect().await.unwrap().open(|_| Err(403)).await };
+    let browsing = async {
+        let browser = Browser::ask(connecting).await;
+        assert_eq!(browser.status, 403);
+        browser.was_stopped().await
+    };
+    let (opened, was_stopped) = in_time(async { tokio::join!(accepting, browsing) }).await;
+    assert!(matches!(opened, Err(OpenError::Refused(403))), "{opened:?}");
+    assert!(!was_stopped);
+}
+
+#[tokio::test]
+async fn a_browser_reads_how_its_session_ended_on_a_sound_connection() {
     let bench = Bench::new();
     let endpoint = bench.client(b"h3");
     let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
     let accepting = async {
-        let connected = bench.listener.accept().await.unwrap().connect().await.unwrap();
-        // Given up once the client has its session.
-        tokio::time::timeout(Duration::from_millis(500), connected.open(|_| Ok(()))).await.map(|_| ())
+        let Opened { channel, protocol } = serve(&bench.listener).await;
+        assert_eq!((protocol, read(&channel, usize::MAX).await), (Protocol::WebTransport, b"!".to_vec()));
+        channel.finish(4_100, "draining").await;
     };
-    let connecting = async {
-        let connection = connecting.await.unwrap();
-        let request = url::Url::parse("https://broker.example:9470/wt").unwrap();
-        let session = web_transport_quinn::Session::connect(connection.clone(), request).await.unwrap();
-        (connection, session)
+    let browsing = async {
+        let mut browser = Browser::ask(connecting).await;
+        let (mut send, mut receive) = browser.stream().await;
+        send.finish().unwrap();
+        assert_eq!(receive.read_to_end(16).await.unwrap(), b"");
+        let said = browser.answers.read_to_end(64).await.unwrap();
+        // A DATA frame with the capsule (0x2843): the code in four bytes, and the reason.
+        assert_eq!(said, [&[0, 15, 0x68, 0x43, 12, 0, 0, 0x10, 0x04], &b"draining"[..]].concat());
+        browser.was_stopped().await
     };
-    let (given_up, (connection, _session)) = tokio::join!(accepting, connecting);
-    assert!(given_up.is_err());
-    tokio::time::timeout(Duration::from_secs(5), connection.closed()).await.expect("it is closed");
+    let ((), was_stopped) = in_time(async { tokio::join!(accepting, browsing) }).await;
+    assert!(!was_stopped);
+}
+
+#[tokio::test]
+async fn a_session_whose_stream_nobody_waits_for_any_more_is_closed() {
+    let bench = Bench::new();
+    let endpoint = bench.client(b"h3");
+    let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
+    let accepting =
+        async { bench.listener.accept().await.unwrap().connect().await.unwrap().open(|_| Ok(())).await };
+    let browser = tokio::select! {
+        opened = accepting => panic!("without a stream: {opened:?}"),
+        browser = Browser::ask(connecting) => browser,
+    };
+    let ended = in_time(browser.connection.closed()).await;
+    assert!(matches!(ended, ConnectionError::ApplicationClosed(_)), "{ended}");
 }

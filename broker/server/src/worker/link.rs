@@ -145,14 +145,15 @@ impl Link {
                 let channel = channel.clone();
                 let Goodbye { code, reason } = goodbye.cloned().unwrap_or_default();
                 if is_cut {
-                    return channel.close(code, &reason);
+                    channel.close(code, &reason);
                 }
                 FINISHING.set(FINISHING.get() + 1);
                 spawn_local(async move {
-                    let finished = tokio::time::timeout(FINISH_WAIT, channel.finish(code, &reason)).await;
-                    if finished.is_err() {
+                    if !is_cut {
+                        drop(tokio::time::timeout(FINISH_WAIT, channel.finish(code, &reason)).await);
                         channel.close(code, &reason);
                     }
+                    channel.closed().await;
                     FINISHING.set(FINISHING.get() - 1);
                 });
             }

@@ -186,7 +186,8 @@ impl Channel {
         self.writable.signal.0.notified().await;
     }
 
-    /// Ends the stream, waits until the peer has everything, and closes the connection. A second call does nothing.
+    /// Ends the stream, waits until the peer has everything, closes the connection, and waits for that, too. A second call
+    /// does nothing.
     pub async fn finish(&self, code: u32, reason: &str) {
         let send = self.send.borrow_mut().take();
         // Whoever waits to write would wait for ever: what it waits for goes with the stream, without a word.
@@ -204,6 +205,15 @@ impl Channel {
             }
         }
         self.close(code, reason);
+        self.closed().await;
+    }
+
+    /// Waits until a connection that was closed is gone, which takes three round trips or a tenth of a second at most. A
+    /// browser that is shown the end of HTTP/3's own streams first, as a drop shows it, takes the connection for lost and
+    /// its page never learns the code.
+    pub async fn closed(&self) {
+        // Why it is gone is known: it was closed here, or by the peer at the same time.
+        drop(self.connection().closed().await);
     }
 
     /// Closes the connection at once, with whatever the peer does not have yet. A second call does nothing.

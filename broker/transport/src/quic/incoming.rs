@@ -12,6 +12,8 @@ use web_transport_quinn::{Request, ServerError, SessionError};
 
 /// How long who was turned away may take to read why.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+/// The end of a connection that broke no rule (RFC 9114, 8.1).
+const H3_NO_ERROR: VarInt = VarInt::from_u32(0x100);
 
 /// A connection that wants to begin. Dropped, it is refused.
 pub struct Incoming(quinn::Incoming);
@@ -123,10 +125,10 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        // Other parts of it may hold a connection that nobody serves: what is dropped alone is not closed.
-        if let Some(connection) = self.0.take() {
-            connection.close(VarInt::from_u32(0), b"");
-        }
+        let Some(connection) = self.0.take() else { return };
+        // What reads the request's stream of HTTP/3 holds on to the connection: a drop alone would not close it.
+        let is_h3 = alpn(&connection).as_deref() == Some(ALPN_H3);
+        connection.close(if is_h3 { H3_NO_ERROR } else { VarInt::from_u32(0) }, b"");
     }
 }
 
@@ -148,9 +150,11 @@ async fn web_transport(
     let page = Page { path: request.url.path(), authority: request.url.authority(), origin };
     if let Err(status) = admit(page) {
         let refusal = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-        request.reject(refusal).await.map_err(no_session)?;
+        // Not by `reject`, which ends HTTP/3's own streams: a browser takes that for a broken connection.
+        let refused = request.respond(refusal).await.map_err(no_session)?;
         // The answer is on its way: whoever reads it closes the connection.
         drop(tokio::time::timeout(REFUSAL_WAIT, connection.closed()).await);
+        drop(refused);
         return Err(OpenError::Refused(status));
     }
     let session = request.ok().await.map_err(no_session)?;

@@ -1,0 +1,255 @@
+// WaspMQ for a page: one connection, over WebSocket or WebTransport, with the same methods. No library, no build step.
+//
+//   import { connect } from "./waspmq.js";
+//
+//   const broker = await connect("ws://127.0.0.1:9470/ws", {
+//     user: "carol",
+//     onMessage: (message) => console.log(message.from, message.payload),
+//   });
+//   await broker.subscribe("topic/chat");
+//   const receipt = await broker.publish("topic/chat", { text: "hello" });
+//
+// With "https://127.0.0.1:9470/wt" it is WebTransport. A connection that was lost is not made again here: `onClose` says that it is
+// gone, and `welcome.resume_token` is what a new one can go on with (docs/PROTOCOL.md).
+
+import { Splitter, decode, encodeMessage } from "./binary.js";
+
+/** Requests without an answer. What is above is refused, so that a page that is faster than its network does not fill its memory. */
+const REQUESTS_MAX = 1024;
+/** The longest message that is taken from a stream. */
+const MESSAGE_MAX = 16 * 1024 * 1024;
+/** How long the broker may take to close after a goodbye. */
+const CLOSE_MS = 3000;
+
+/** What the broker answered instead of doing what it was asked; `code` and `name` are those of docs/ERRORS.md. */
+export class Refused extends Error {
+  constructor({ code, name, message, retry_ms }) {
+    super(`${name}: ${message}`);
+    Object.assign(this, { code, reason: name, retry_ms });
+  }
+}
+
+/** The connection ended, or there never was one; `code` is the close code, where there is one. */
+export class Closed extends Error {
+  constructor({ code, reason }) {
+    super(reason ? `closed: ${reason}` : `closed (${code})`);
+    Object.assign(this, { code, reason });
+  }
+}
+
+/**
+ * Connects and gives the session, once the broker has welcomed it.
+ *
+ * `url`          `ws://` or `wss://` for WebSocket, `https://` for WebTransport
+ * `user`, `device`, `token`, `resume`   as in the frame `connect`
+ * `fingerprint`  SHA-256 of a certificate of the broker's own, as it prints it at start; for WebTransport
+ * `onMessage`    is given each message. Bytes are a Uint8Array in `payload`. What asks for it is acknowledged when this returns
+ * `onNotice`     is given other frames that answer nothing, such as `overflow` and `goaway`
+ * `onClose`      is given `{ code, reason }` when a session ends, whoever ended it
+ */
+export async function connect(url, options = {}) {
+  const { user, device, token, resume, fingerprint, ...callbacks } = options;
+  const connection = new Connection(callbacks);
+  const opened = new URL(url).protocol === "https:" ? webTransport(url, fingerprint, connection) : webSocket(url, connection);
+  return connection.begin(await opened, compact({ type: "connect", user, device, token, resume }));
+}
+
+/** A session with the broker. Made by `connect`. */
+class Connection {
+  #callbacks;
+  #transport;
+  #welcomed = Promise.withResolvers();
+  #waiting = new Map();
+  #lastRef = 0;
+  #end;
+  /** The frame that the broker answered `connect` with. */
+  welcome;
+
+  constructor(callbacks) {
+    this.#callbacks = callbacks;
+    // Whoever waits for it is told; nobody does when the transport does not open.
+    this.#welcomed.promise.catch(() => {});
+  }
+
+  /** Sends the first frame on a transport that is open, and waits for its answer. */
+  async begin(transport, frame) {
+    this.#transport = transport;
+    if (!this.#end) transport.send(frame);
+    await this.#welcomed.promise;
+    return this;
+  }
+
+  /** What the transport says of itself: its name, and extensions that were negotiated. */
+  get transport() {
+    return this.#transport.describe();
+  }
+
+  /** Receives what is published to an address or a pattern from now on; `queue` and `from` as in docs/PROTOCOL.md. */
+  async subscribe(to, { queue, from } = {}) {
+    await this.#ask({ type: "subscribe", to, queue, from });
+  }
+
+  async unsubscribe(to, { queue } = {}) {
+    await this.#ask({ type: "unsubscribe", to, queue });
+  }
+
+  /**
+   * Publishes a JSON value, or bytes as a Uint8Array, and gives the receipt: `{ id, level, recipients }`. `more` has the other
+   * fields of the frame: `ack`, `headers`, `ttl_ms` and so on.
+   */
+  async publish(to, payload, more = {}) {
+    return this.#ask({ ...more, type: "publish", to, payload });
+  }
+
+  /** Says goodbye. `onClose` is called when it is done. */
+  close() {
+    if (this.#end) return;
+    this.#transport.send({ type: "disconnect" });
+    this.#transport.finish();
+  }
+
+  #ask(frame) {
+    if (this.#end) return Promise.reject(new Closed(this.#end));
+    if (this.#waiting.size >= REQUESTS_MAX) {
+      return Promise.reject(new Error(`${REQUESTS_MAX} requests wait for an answer`));
+    }
+    const ref = (this.#lastRef += 1);
+    const answer = Promise.withResolvers();
+    this.#waiting.set(ref, answer);
+    try {
+      this.#transport.send(compact({ ...frame, ref }));
+    } catch (error) {
+      // A value that has no JSON, or a text that is too long for its place.
+      this.#waiting.delete(ref);
+      answer.reject(error);
+    }
+    return answer.promise;
+  }
+
+  /** The transport has a frame. */
+  take(frame) {
+    const answer = this.#waiting.get(frame.ref);
+    if (answer) {
+      this.#waiting.delete(frame.ref);
+      frame.type === "error" ? answer.reject(new Refused(frame)) : answer.resolve(frame);
+    } else if (frame.type === "message") {
+      this.#deliver(frame);
+    } else if (frame.type === "welcome") {
+      this.welcome = frame;
+      this.#welcomed.resolve();
+    } else if (frame.type === "error" && !this.welcome) {
+      this.#welcomed.reject(new Refused(frame));
+    } else if (frame.type !== "pong") {
+      this.#callbacks.onNotice?.(frame);
+    }
+  }
+
+  #deliver(message) {
+    try {
+      this.#callbacks.onMessage?.(message);
+    } catch (error) {
+      // It comes again, to whoever can do something with it.
+      reportError(error);
+      return;
+    }
+    if (message.ack) {
+      this.#transport.send(compact({ type: "ack", ids: [message.id], queue: message.queue }));
+    }
+  }
+
+  /** The transport has ended. Only the first time counts. */
+  ended(code, reason) {
+    if (this.#end) return;
+    this.#end = { code, reason };
+    for (const answer of this.#waiting.values()) answer.reject(new Closed(this.#end));
+    this.#waiting.clear();
+    this.#welcomed.reject(new Closed(this.#end));
+    if (this.welcome) this.#callbacks.onClose?.(this.#end);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------------
+// WebSocket, JSON profile. The browser answers the broker's pings and compresses by itself.
+
+function webSocket(url, connection) {
+  const socket = new WebSocket(url, ["waspmq.v1.json"]);
+  const opened = Promise.withResolvers();
+  socket.onmessage = ({ data }) => connection.take(fromJson(JSON.parse(data)));
+  socket.onclose = ({ code, reason }) => {
+    // 1006 without a word is all a page learns of a connection that was refused.
+    opened.reject(new Closed({ code, reason: reason || "the broker is not there, or does not let this page in" }));
+    connection.ended(code, reason);
+  };
+  socket.onopen = () =>
+    opened.resolve({
+      send: (frame) => socket.send(JSON.stringify(toJson(frame))),
+      finish: () => socket.close(1000),
+      describe: () => ({ name: "WebSocket", extensions: socket.extensions, protocol: socket.protocol }),
+    });
+  return opened.promise;
+}
+
+function toJson(frame) {
+  if (!(frame.payload instanceof Uint8Array)) return frame;
+  const { payload, ...rest } = frame;
+  return { ...rest, payload_b64: btoa(Array.from(payload, (byte) => String.fromCharCode(byte)).join("")) };
+}
+
+function fromJson(frame) {
+  if (frame.payload_b64 === undefined) return frame;
+  const { payload_b64, ...rest } = frame;
+  return { ...rest, payload: Uint8Array.from(atob(payload_b64), (letter) => letter.charCodeAt(0)) };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------------
+// WebTransport, binary profile, on one stream
+
+async function webTransport(url, fingerprint, connection) {
+  const transport = new WebTransport(url, pinned(fingerprint));
+  transport.closed.then(
+    ({ closeCode, reason }) => connection.ended(closeCode, reason),
+    (error) => connection.ended(undefined, error.message),
+  );
+  try {
+    await transport.ready;
+  } catch (error) {
+    throw new Closed({ reason: `${error.message} Is this the certificate's fingerprint, and may this page connect?` });
+  }
+  const stream = await transport.createBidirectionalStream();
+  const writer = stream.writable.getWriter();
+  read(stream.readable, connection).catch(({ message }) => transport.close({ closeCode: 0, reason: message }));
+  return {
+    // Why a write failed says `closed`.
+    send: (frame) => void writer.write(encodeMessage(frame)).catch(() => {}),
+    // The broker closes. The writer is left open: where the stream and the session end in the same moment, Chromium may tell the page
+    // of a lost connection instead of the close code.
+    finish: () => setTimeout(() => transport.close(), CLOSE_MS),
+    describe: () => ({ name: "WebTransport" }),
+  };
+}
+
+async function read(readable, connection) {
+  const splitter = new Splitter(MESSAGE_MAX);
+  const reader = readable.getReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    for (const message of splitter.push(value)) {
+      for (const frame of decode(message)) connection.take(frame);
+    }
+  }
+}
+
+/** The options that make the browser take exactly this certificate, whoever signed it. */
+function pinned(fingerprint) {
+  if (!fingerprint) return {};
+  const digits = fingerprint.replaceAll(/[\s:]/g, "");
+  if (!/^[0-9a-f]{64}$/i.test(digits)) throw new TypeError("a fingerprint is 32 bytes in hexadecimal digits");
+  const value = Uint8Array.from(digits.match(/../g), (pair) => parseInt(pair, 16));
+  return { serverCertificateHashes: [{ algorithm: "sha-256", value }] };
+}
+
+/** Without fields that are absent. */
+function compact(frame) {
+  return Object.fromEntries(Object.entries(frame).filter(([, value]) => value !== undefined));
+}
