@@ -127,17 +127,24 @@ async fn datagrams_of_rubbish_harm_nobody() {
     broker.connect_as("alice", "one", "webtransport").await.expect_quiet().await;
 }
 
-/// First datagrams of connections whose clients never answer.
+/// First datagrams of connections whose clients never answer, each of another connection.
 async fn first_datagrams(broker: &Broker, count: usize) -> Vec<Vec<u8>> {
     let nobody = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let endpoint = endpoint(broker, b"waspmq/1");
-    let mut datagrams = Vec::new();
+    // Kept: one that is dropped closes its connection, which would be the end of it at the broker, too.
+    let mut connecting = Vec::new();
+    let mut datagrams: Vec<Vec<u8>> = Vec::new();
     let mut buffer = [0; 2048];
-    for _ in 0..count {
-        let connecting = endpoint.connect(nobody.local_addr().unwrap(), "localhost").unwrap();
+    // RFC 9000, 17.2: flags, version, a length, and the id that the client chose.
+    let id = |datagram: &[u8]| datagram[6..6 + usize::from(datagram[5])].to_vec();
+    while datagrams.len() < count {
+        connecting.push(endpoint.connect(nobody.local_addr().unwrap(), "localhost").unwrap());
         let (length, _) = nobody.recv_from(&mut buffer).await.unwrap();
-        datagrams.push(buffer[..length].to_vec());
-        drop(connecting);
+        // Others are repeats, or the second part of a long hello.
+        let datagram = &buffer[..length];
+        if !datagrams.iter().any(|known| id(known) == id(datagram)) {
+            datagrams.push(datagram.to_vec());
+        }
     }
     datagrams
 }
@@ -147,8 +154,12 @@ async fn a_crowd_has_to_prove_its_addresses() {
     let broker = Broker::start();
     let mut bob = broker.connect_as("bob", "one", "quic").await;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    for datagram in first_datagrams(&broker, 400).await {
-        socket.send_to(&datagram, &broker.address).unwrap();
+    for (sent, datagram) in first_datagrams(&broker, 400).await.iter().enumerate() {
+        socket.send_to(datagram, &broker.address).unwrap();
+        // What comes behind them on the same socket is answered: none is lost for want of room.
+        if sent % 16 == 15 {
+            bob.expect_quiet().await;
+        }
     }
     broker.eventually("some were asked for a proof", |broker| {
         broker.metric("waspmq_quic_incoming_total{outcome=\"retried\"}") > Some(0.0)
