@@ -1,7 +1,7 @@
 //! A broker process for one test, a raw WebSocket peer, and the admin API.
 
 use crate::binary::{from_binary, to_binary};
-use crate::quic::{self, Way};
+use crate::bridge::{self, Way};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -154,7 +154,7 @@ impl Broker {
         offer: Option<&str>,
     ) -> (Peer, Option<String>) {
         if let Some(way) = subprotocol.and_then(Way::of) {
-            return (Peer { socket: quic::bridge(self, way).await, is_binary: true }, None);
+            return (Peer { socket: bridge::bridge(self, way).await, is_binary: true }, None);
         }
         let mut request = self.url().into_client_request().unwrap();
         for (name, value) in [("sec-websocket-protocol", subprotocol), ("sec-websocket-extensions", offer)] {

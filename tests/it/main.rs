@@ -17,6 +17,7 @@ mod access;
 mod asking;
 mod bad_input;
 mod binary;
+mod bridge;
 mod capture;
 mod compression;
 mod compression_policies;

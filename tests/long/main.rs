@@ -10,6 +10,9 @@
 
 #[path = "../it/binary.rs"]
 mod binary;
+#[path = "../it/bridge.rs"]
+#[expect(dead_code, reason = "shared with the short tests, which use all of it")]
+mod bridge;
 mod crash;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "shared with the short tests, which use all of it")]

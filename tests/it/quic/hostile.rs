@@ -1,7 +1,7 @@
 //! Peers that do not keep to what they may do.
 
-use super::{connect, endpoint, framed, message};
 use crate::binary::from_binary;
+use crate::bridge::{connect, endpoint, framed, message};
 use crate::harness::{Broker, PATIENCE};
 use crate::levels::{PROFILES, publish};
 use futures_util::future::poll_immediate;

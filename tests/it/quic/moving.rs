@@ -1,8 +1,8 @@
 //! Sessions that move: between networks, and between transports.
 
 use super::proxy::Proxy;
-use super::{connect, framed, message};
 use crate::binary::from_binary;
+use crate::bridge::{connect, framed, message};
 use crate::harness::{Broker, Peer};
 use crate::levels::{PROFILES, publish};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! A bad network between clients and a broker: one datagram in twenty is lost, and one in ten comes late.
 
-use super::{connect_to, framed, message};
 use crate::binary::from_binary;
+use crate::bridge::{connect_to, framed, message};
 use crate::harness::Broker;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
