@@ -5,7 +5,7 @@ use crate::builder::Builder;
 use crate::driver::Command;
 use crate::error::Error;
 use crate::interest::{Change, Interest};
-use crate::limits::{CLOSE_TIMEOUT, IN_FLIGHT_MAX, REPLIES_MAX};
+use crate::limits::{CLOSE_TIMEOUT, IN_FLIGHT_MAX, QUIC_ACKNOWLEDGE_TIMEOUT, REPLIES_MAX};
 use crate::publish::{Payload, PendingReceipt, PublishOptions, frame};
 use crate::shared::Shared;
 use crate::stats::Stats;
@@ -143,12 +143,16 @@ impl Client {
     /// Why the client had ended before.
     pub async fn close(mut self) -> Result<(), Error> {
         self.shared.ending.notify_one();
+        let written = match self.transport() {
+            Transport::Auto | Transport::WebSocket => Duration::ZERO,
+            Transport::Quic | Transport::WebTransport => QUIC_ACKNOWLEDGE_TIMEOUT,
+        };
         // A driver that has ended takes no command, and one whose peer does not read is dropped.
         let goodbye = async {
             drop(self.commands.send(Command::Close).await);
             drop((&mut self.driver).await);
         };
-        drop(tokio::time::timeout(2 * CLOSE_TIMEOUT, goodbye).await);
+        drop(tokio::time::timeout(written + 2 * CLOSE_TIMEOUT, goodbye).await);
         match self.shared.end() {
             None | Some(Error::Ended) => Ok(()),
             Some(error) => Err(error),

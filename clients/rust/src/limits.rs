@@ -66,6 +66,14 @@ pub(crate) const QUIC_ADDRESSES_MAX: usize = 8;
 #[cfg(feature = "quic")]
 pub(crate) const QUIC_NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
+/// How long one address may take to shake hands over QUIC. Longer: nobody answers there.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the broker may take to acknowledge what was written to a QUIC connection that is being closed: there is no
+/// kernel that goes on to send it. Longer: the rest is lost.
+pub(crate) const QUIC_ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Silence of the other side of a QUIC connection, which answers a sign of life every third of that. Longer: it is lost.
 #[cfg(feature = "quic")]
 pub(crate) const QUIC_IDLE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -89,12 +89,19 @@ async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure>
     let (client, messages) = arguments.identity.tell(Client::builder(&arguments.url)).connect().await?;
     // Messages to this user are for other programs.
     drop(messages);
-    if arguments.ack == Level::None {
-        client.send(&arguments.address, payload, options).await?;
-        return Ok(client.close().await?);
-    }
-    let receipt = client.publish(&arguments.address, payload, options).await?.await?;
-    client.close().await?;
+    let publishing = async {
+        if arguments.ack == Level::None {
+            client.send(&arguments.address, payload, options).await?;
+            return Ok(None);
+        }
+        client.publish(&arguments.address, payload, options).await?.await.map(Some)
+    };
+    let published = publishing.await;
+    // Whatever came of it, the broker is told: over QUIC nothing else does that for a program that ends.
+    let closed = client.close().await;
+    let published = published?;
+    closed?;
+    let Some(receipt) = published else { return Ok(()) };
     let (id, level, recipients) = (receipt.id, receipt.level.as_str(), receipt.recipients);
     if arguments.json {
         let document = json!({ "id": id.to_string(), "level": level, "recipients": recipients });

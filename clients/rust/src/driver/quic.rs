@@ -7,7 +7,9 @@ use super::route::Opened;
 use super::socket::{Receiver, Sender};
 use super::stream::{Incoming, Outgoing, Owned};
 use crate::error::Error;
-use crate::limits::{QUIC_ADDRESSES_MAX, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS, QUIC_WINDOW_BYTES};
+use crate::limits::{
+    QUIC_ADDRESSES_MAX, QUIC_HANDSHAKE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS, QUIC_WINDOW_BYTES,
+};
 use crate::target::Target;
 use crate::transport::Transport;
 use crate::trust;
@@ -26,6 +28,9 @@ const WASPMQ: &[u8] = b"waspmq/1";
 
 /// Unidirectional streams of the broker: HTTP/3 has three, and may try others.
 const HTTP_STREAMS: u8 = 8;
+
+/// What is said of an address that does not answer.
+const SILENT: &str = "nobody answers over UDP";
 
 /// TLS's `no_application_protocol`, as a code of QUIC (RFC 9001, 4.8).
 const NO_PROTOCOL: u64 = 0x100 + 120;
@@ -94,7 +99,7 @@ impl Dialer {
         let found = tokio::net::lookup_host(host).await.map_err(|error| error.to_string())?;
         let mut addresses = found.take(QUIC_ADDRESSES_MAX).peekable();
         let mut attempts = FuturesUnordered::new();
-        let mut error = format!("{} has no address", self.target.host());
+        let mut error = String::new();
         loop {
             attempts.extend(addresses.next().map(|address| self.handshake(address)));
             let next = attempts.next();
@@ -106,7 +111,10 @@ impl Dialer {
             };
             match finished {
                 Some(Ok(connected)) => return Ok(connected),
-                Some(Err(failure)) => error = failure,
+                // Why somebody refused says more than that somebody else is not there.
+                Some(Err(failure)) if error.is_empty() || failure != SILENT => error = failure,
+                Some(Err(_)) => {}
+                None if error.is_empty() => return Err(format!("{} has no address", self.target.host())),
                 None => return Err(error),
             }
         }
@@ -121,8 +129,11 @@ impl Dialer {
         let endpoint = Endpoint::client(any).map_err(|error| error.to_string())?;
         let connecting = endpoint.connect_with(self.config.clone(), address, self.target.host());
         let connecting = connecting.map_err(|error| error.to_string())?;
-        let connection = connecting.await.map_err(|error| self.describe(&error))?;
-        Ok((endpoint, connection))
+        match tokio::time::timeout(QUIC_HANDSHAKE_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => Ok((endpoint, connection)),
+            Ok(Err(error)) => Err(self.describe(&error)),
+            Err(_) => Err(SILENT.to_owned()),
+        }
     }
 
     /// What went wrong with a handshake, for people.
@@ -135,7 +146,7 @@ impl Dialer {
             ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
                 format!("the other side does not speak {} here", self.transport)
             }
-            ConnectionError::TimedOut => "nobody answers over UDP".to_owned(),
+            ConnectionError::TimedOut => SILENT.to_owned(),
             error => error.to_string(),
         }
     }

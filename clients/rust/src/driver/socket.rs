@@ -70,7 +70,7 @@ impl Sender {
         match self {
             Self::WebSocket(sink) => drop(sink.close().await),
             #[cfg(feature = "quic")]
-            Self::Stream(stream) => stream.finish(),
+            Self::Stream(stream) => stream.finish().await,
         }
     }
 

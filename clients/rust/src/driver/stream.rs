@@ -1,7 +1,7 @@
 //! A stream of QUIC, of its own or below WebTransport: messages with their lengths in front (`waspmq_protocol::stream`).
 
 use super::socket::{Broken, Inbound};
-use crate::limits::{BATCH_BYTES_MAX, CLOSE_TIMEOUT, INBOUND_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, CLOSE_TIMEOUT, INBOUND_BYTES_MAX, QUIC_ACKNOWLEDGE_TIMEOUT};
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::Endpoint;
 use std::ops::Deref;
@@ -47,9 +47,11 @@ impl Outgoing {
         self.stream.write_chunk(bytes).await.map_err(|error| Broken(error.to_string()))
     }
 
-    pub(super) fn finish(&mut self) {
-        // An error means that it is finished or the connection gone.
+    /// Ends the stream, and waits until the broker has everything: closing the connection would drop the rest.
+    pub(super) async fn finish(&mut self) {
+        // Errors mean that it is finished or the connection gone.
         drop(self.stream.finish());
+        drop(tokio::time::timeout(QUIC_ACKNOWLEDGE_TIMEOUT, self.stream.stopped()).await);
     }
 }
 
