@@ -1,17 +1,28 @@
 //! The relay of quinn under the load that is measured, in this process.
 
 use super::*;
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
-/// A relay on a free port, which is up.
+/// Ports that relays of this process have tried. Below those that the system gives away by itself, which others may be given
+/// between a look and a bind.
+static TRIED: AtomicU16 = AtomicU16::new(0);
+
+/// A relay on a port of its own, which is up.
 fn relay(threads: usize) -> u16 {
-    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    thread::spawn(move || relay::run(&relay::Arguments::at(port, threads)).unwrap());
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        thread::yield_now();
+    let first = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap();
+    loop {
+        let port = first + TRIED.fetch_add(1, Ordering::Relaxed);
+        // One that is taken ends it.
+        let relay = thread::spawn(move || relay::run(&relay::Arguments::at(port, threads)));
+        while !relay.is_finished() {
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                return port;
+            }
+            thread::yield_now();
+        }
     }
-    port
 }
 
 #[test]
