@@ -7,7 +7,7 @@
 //! +------------------------+--------------------------------------+
 //! ```
 //!
-//! The length may take more bytes than it needs. Here it is written with 2, and with 4 from [`SHORT_MAX`] on.
+//! The length may take more bytes than it needs. Here it is written with 2, and with 4 from 16 KiB on.
 
 /// The longest message whose length takes two bytes.
 const SHORT_MAX: usize = (1 << 14) - 1;
