@@ -136,7 +136,8 @@ fn test(workspace: &Workspace, fast: bool) -> Result<()> {
     let (name, command) = if fast {
         ("unit tests and tidy", "test --workspace --lib --bins --test tidy")
     } else {
-        ("all tests", "test --workspace")
+        // One failure does not hide those behind it: a run is long.
+        ("all tests", "test --workspace --no-fail-fast")
     };
     Step::cargo(workspace, name, command).run()
 }

@@ -30,8 +30,9 @@ fn errors_page() -> String {
     }
     page.push_str(
         "\n## Close codes\n\n\
-         The status of a WebSocket close frame. 4000-4099: do not\n\
-         reconnect, the same would happen again. 4100-4199: reconnect, after the wait that `goaway` named if there was one.\n\n\
+         The status of a WebSocket close frame, the application error code of a QUIC connection, the close code of a\n\
+         WebTransport session. 4000-4099: do not reconnect, the same would happen again. 4100-4199: reconnect, after the\n\
+         wait that `goaway` named if there was one.\n\n\
          | code | name | reconnect |\n| --- | --- | --- |\n",
     );
     for close in Close::ALL {
