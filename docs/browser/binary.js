@@ -217,6 +217,7 @@ const READERS = {
     action: from.isAtEnd ? undefined : from.option("text"),
   })],
   0x88: ["goaway", (from) => ({ reason: from.text(), reconnect_ms: from.varint() })],
+  0x8d: ["close", (from) => ({ code: from.varint(), name: from.text(), message: from.text() })],
   0x89: ["pong", () => ({})],
 };
 

@@ -61,6 +61,8 @@ class Connection {
   #welcomed = Promise.withResolvers();
   #waiting = new Map();
   #lastRef = 0;
+  /** Why the broker closes, once it has said so on the connection itself. */
+  #said;
   #end;
   /** The frame that the broker answered `connect` with. */
   welcome;
@@ -137,6 +139,9 @@ class Connection {
     } else if (frame.type === "welcome") {
       this.welcome = frame;
       this.#welcomed.resolve();
+    } else if (frame.type === "close") {
+      // What says so later, and less, may have been lost on its way.
+      this.#said = { code: frame.code, reason: frame.message || frame.name };
     } else if (frame.type === "error" && !this.welcome) {
       this.#welcomed.reject(new Refused(frame));
     } else if (frame.type !== "pong") {
@@ -160,7 +165,7 @@ class Connection {
   /** The transport has ended. Only the first time counts. */
   ended(code, reason) {
     if (this.#end) return;
-    this.#end = { code, reason };
+    this.#end = this.#said ?? { code, reason };
     for (const answer of this.#waiting.values()) answer.reject(new Closed(this.#end));
     this.#waiting.clear();
     this.#welcomed.reject(new Closed(this.#end));
@@ -217,7 +222,11 @@ async function webTransport(url, fingerprint, connection) {
   }
   const stream = await transport.createBidirectionalStream();
   const writer = stream.writable.getWriter();
-  read(stream.readable, connection).catch(({ message }) => transport.close({ closeCode: 0, reason: message }));
+  read(stream.readable, connection).then(
+    // The broker closes, too; that it did may get lost.
+    () => setTimeout(() => transport.close(), CLOSE_MS),
+    ({ message }) => transport.close({ closeCode: 0, reason: message }),
+  );
   return {
     // Why a write failed says `closed`.
     send: (frame) => void writer.write(encodeMessage(frame)).catch(() => {}),

@@ -7,7 +7,7 @@ import test from "node:test";
 import { Splitter, decode, decodeLength, encode, encodeLength, encodeMessage } from "../../docs/browser/binary.js";
 
 const WRITTEN = ["connect", "publish", "subscribe", "unsubscribe", "ack", "ping", "disconnect"];
-const READ = ["welcome", "message", "receipt", "ok", "error", "overflow", "goaway", "pong"];
+const READ = ["welcome", "message", "receipt", "ok", "error", "overflow", "goaway", "close", "pong"];
 const GREATEST = 16 * 1024 * 1024;
 
 /** Name, frame and bytes of each vector of a file; those of compressed payloads have no frame. */

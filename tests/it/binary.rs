@@ -52,6 +52,9 @@ pub(crate) fn from_binary(bytes: &[u8]) -> Value {
             json!({"type": "overflow", "to": frame.to, "dropped": frame.dropped, "action": frame.action.map(|action| action.as_str())})
         }
         Received::Goaway(frame) => json!({"type": "goaway", "reason": frame.reason}),
+        Received::Close(frame) => {
+            json!({"type": "close", "code": frame.code, "name": frame.name, "message": frame.message})
+        }
         Received::Pong => json!({"type": "pong"}),
         other => panic!("not a frame these tests ask for: {other:?}"),
     };

@@ -14,7 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
-use waspmq_protocol::stream;
+use waspmq_protocol::server::Received;
+use waspmq_protocol::{decode, stream};
 
 /// What a peer speaks that is no WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,16 +148,22 @@ async fn relay(
         std::future::pending::<()>().await;
     };
     let down = async {
+        let mut said = None;
         while let Some(message) = message(&mut receive).await {
+            assert_eq!(said, None, "a close is the last frame");
+            if let Ok((Received::Close(close), _)) = decode::server_binary(&message) {
+                said = Some((close.code, close.reason().to_owned()));
+                continue;
+            }
             if sink.send(Message::binary(message)).await.is_err() {
                 return;
             }
         }
         let is_known = |&(code, _): &(u16, String)| code >= 1000;
-        let close = ended
-            .await
-            .filter(is_known)
-            .map(|(code, reason)| CloseFrame { code: code.into(), reason: reason.into() });
+        let ended = ended.await.filter(is_known);
+        // A stream that was cut has said nothing.
+        assert!(said.is_none() || said == ended, "the stream says {said:?}, the connection {ended:?}");
+        let close = ended.map(|(code, reason)| CloseFrame { code: code.into(), reason: reason.into() });
         if close.is_some() {
             _ = sink.send(Message::Close(close)).await;
         }

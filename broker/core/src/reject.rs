@@ -194,6 +194,10 @@ impl Close {
         self as u16
     }
 
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|close| close.number() == number)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::ProtocolViolation => "protocol_violation",
@@ -222,6 +226,8 @@ mod tests {
         }
         for close in Close::ALL {
             assert!((4000..4200).contains(&close.number()), "{close:?}");
+            assert_eq!(Close::from_number(close.number()), Some(*close));
         }
+        assert_eq!(Close::from_number(1000), None);
     }
 }

@@ -241,3 +241,10 @@ pub(crate) struct GoawayV1<'a> {
     pub(crate) reason: &'a str,
     pub(crate) reconnect_ms: u32,
 }
+
+#[derive(Encode, BorrowDecode)]
+pub(crate) struct CloseV1<'a> {
+    pub(crate) code: u16,
+    pub(crate) name: &'a str,
+    pub(crate) message: &'a str,
+}

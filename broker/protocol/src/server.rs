@@ -20,6 +20,7 @@ pub enum Frame {
     PresenceChange(PresenceChange),
     Read(Read),
     Goaway(Goaway),
+    Close(Close),
     Pong,
 }
 
@@ -158,6 +159,31 @@ pub struct Goaway {
     pub reconnect_ms: u32,
 }
 
+/// The connection ends, and why: the last frame of all. Sent where what lies below the messages cannot say it, or may lose it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Close {
+    /// The code that a close frame of WebSocket would have.
+    pub code: u16,
+    /// What the code is called; empty for one that has no name of ours.
+    pub name: String,
+    /// What there is to say beyond the name; may be empty.
+    pub message: String,
+}
+
+impl Close {
+    /// With the reason that a close frame of WebSocket would have.
+    pub fn new(code: u16, reason: &str) -> Self {
+        let name = waspmq_core::Close::from_number(code).map_or("", waspmq_core::Close::name);
+        let message = if reason == name { "" } else { reason };
+        Self { code, name: name.to_owned(), message: message.to_owned() }
+    }
+
+    /// The reason that a close frame of WebSocket would have.
+    pub fn reason(&self) -> &str {
+        if self.message.is_empty() { &self.name } else { &self.message }
+    }
+}
+
 /// A message as [`crate::encode::message`] takes it. Texts come from checked values of at most 65,535 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MessageFrame<'a> {
@@ -270,6 +296,7 @@ pub enum Received {
     Read(Read),
     History(History),
     Goaway(Goaway),
+    Close(Close),
     Dictionary(SentDictionary),
     Pong,
     /// A frame of a type or version this library does not know. Clients ignore it.
@@ -290,6 +317,7 @@ impl From<Frame> for Received {
             Frame::PresenceChange(change) => Self::PresenceChange(change),
             Frame::Read(read) => Self::Read(read),
             Frame::Goaway(goaway) => Self::Goaway(goaway),
+            Frame::Close(close) => Self::Close(close),
             Frame::Pong => Self::Pong,
         }
     }

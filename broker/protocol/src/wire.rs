@@ -40,6 +40,7 @@ pub(crate) mod kind {
     pub(crate) const PAGE: u8 = 0x8a;
     pub(crate) const MARK: u8 = 0x8b;
     pub(crate) const DICTIONARY: u8 = 0x8c;
+    pub(crate) const CLOSE: u8 = 0x8d;
 }
 
 /// Flags of publish and message bodies; one space, so that a bit means the same in both.

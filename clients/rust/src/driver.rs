@@ -123,7 +123,8 @@ impl Driver {
         codecs.begin();
         let (mut sender, mut receiver) = (link.sender, link.receiver);
         let heard = read::Heard::new();
-        let mut reader = read::Reader { profile: settings.profile, codecs, messages, shared, heard: &heard };
+        let mut reader =
+            read::Reader { profile: settings.profile, codecs, messages, shared, heard: &heard, said: None };
         let mut writer =
             write::Writer { profile: settings.profile, sender: &mut sender, shared, heard: &heard };
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
@@ -131,15 +132,15 @@ impl Driver {
             left = reader.read(link.rest, &mut receiver) => left,
             left = writer.write(&link.restore, commands, heartbeat) => left,
         };
-        if let Left::Finished { for_good } = left {
-            // Until the broker has closed, what it sends still counts.
-            sender.finish().await;
-            drop(tokio::time::timeout(CLOSE_TIMEOUT, reader.read(Vec::new(), &mut receiver)).await);
-            if for_good {
-                receiver.end().await;
-            }
+        let Left::Finished { for_good } = left else { return reader.explained(left) };
+        // Until the broker has closed, what it sends still counts.
+        sender.finish().await;
+        let after = tokio::time::timeout(CLOSE_TIMEOUT, reader.read(Vec::new(), &mut receiver)).await;
+        if for_good {
+            receiver.end().await;
+            return left;
         }
-        left
+        reader.explained(after.unwrap_or(left))
     }
 
     /// Connects again and again, and gives up only when the broker refuses for good or the program ends.

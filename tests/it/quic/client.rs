@@ -1,11 +1,12 @@
 //! The Rust client and the command line over QUIC and WebTransport.
 
+use super::proxy::Proxy;
 use crate::harness::{Broker, PATIENCE};
 use crate::tls::{now_unix_s, start, write_certificate};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use waspmq_client::{Client, Level, Messages, Payload, PublishOptions, Transport};
+use waspmq_client::{Client, Error, Level, Messages, Payload, PublishOptions, Transport};
 
 /// A client of this user at a URL, which trusts the broker's certificate by its hash.
 async fn client(broker: &Broker, url: String, user: &str, is_auto: bool) -> (Client, Messages) {
@@ -50,6 +51,23 @@ async fn clients_talk_over_whatever_reaches_the_broker() {
     let builder = Client::builder(other.url()).user("alone").transport(Transport::Auto);
     let (client, _messages) = builder.connect().await.unwrap();
     assert_eq!(client.transport(), Transport::WebSocket);
+}
+
+/// The datagram with which the broker closes a connection is sent once, and may be lost: the stream has the reason.
+#[tokio::test]
+async fn who_was_kicked_stays_away_even_if_the_close_is_lost() {
+    let broker = Broker::start();
+    let proxy = Proxy::good(&broker).await;
+    let (client, mut messages) = client(&broker, format!("quic://{}", proxy.address), "bob", false).await;
+    let session = client.welcome().session;
+    // The broker does not learn that its last words have arrived: it closes when the client has gone long ago.
+    proxy.cut();
+    assert_eq!(broker.admin("DELETE", &format!("/v1/sessions/{session}"), None).0, 204);
+    let last = tokio::time::timeout(PATIENCE, messages.recv()).await.expect("the client ends");
+    assert!(last.is_none());
+    let ended = Error::Closed { code: 4002, reason: "kicked".to_owned(), refusal: None };
+    assert_eq!(client.close().await, Err(ended));
+    assert_eq!(broker.admin("GET", "/v1/sessions", None).1["total"], 0);
 }
 
 #[test]

@@ -6,8 +6,16 @@ use crate::harness::{Broker, PATIENCE};
 use crate::levels::{PROFILES, publish};
 use futures_util::future::poll_immediate;
 use quinn::{ConnectionError, VarInt};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+/// What the last frame of a stream says.
+async fn last(receive: &mut quinn::RecvStream) -> Value {
+    let close = from_binary(&message(receive).await.unwrap());
+    assert_eq!(close["type"], "close");
+    assert_eq!(message(receive).await, None);
+    json!([close["code"], close["name"], close["message"]])
+}
 
 /// How a connection ended.
 async fn end(connection: &quinn::Connection) -> (u64, String) {
@@ -91,6 +99,7 @@ async fn what_breaks_the_protocol_is_told_and_closed_with_its_code() {
     send.write_all(&[0x40]).await.unwrap();
     let error = from_binary(&message(&mut receive).await.unwrap());
     assert_eq!(error["name"], "connect_timeout");
+    assert_eq!(last(&mut receive).await, json!([4102, "connect_timeout", ""]));
     assert_eq!(end(&idle).await, (4102, "connect_timeout".to_owned()));
     let ended = tokio::time::timeout(PATIENCE, silent.closed()).await;
     assert!(ended.is_ok(), "a connection without a stream ends");
@@ -98,6 +107,7 @@ async fn what_breaks_the_protocol_is_told_and_closed_with_its_code() {
     let (mut send, mut receive) = early.open_bi().await.unwrap();
     send.write_all(&framed(&json!({"type": "ping"}))).await.unwrap();
     assert_eq!(from_binary(&message(&mut receive).await.unwrap())["name"], "not_connected");
+    assert_eq!(last(&mut receive).await, json!([4000, "protocol_violation", "not_connected"]));
     assert_eq!(end(&early).await.1, "not_connected");
     // More than a message may have, which is refused by its length alone.
     let (_endpoint, large) = connect(&broker, b"waspmq/1").await;

@@ -1,4 +1,5 @@
-//! A bad network between clients and a broker: one datagram in twenty is lost, and one in ten comes late.
+//! A network between clients and a broker. A bad one loses one datagram in twenty, and one in ten comes late; any can be cut
+//! for those who are on it.
 
 use crate::binary::from_binary;
 use crate::bridge::{connect_to, framed, message};
@@ -6,24 +7,49 @@ use crate::harness::Broker;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::time::Instant;
+
+/// How long what the broker sends still comes through when the way to it is cut: less than it takes the broker to give up the wait for
+/// an acknowledgement and to close.
+const AFTER_CUT: Duration = Duration::from_secs(2);
 
 /// Forwards to one broker.
 pub(super) struct Proxy {
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     lost: Arc<AtomicU64>,
+    cut: Arc<AtomicBool>,
     tasks: tokio::task::JoinSet<()>,
 }
 
 impl Proxy {
+    /// A bad network.
     pub(super) async fn start(broker: &Broker) -> Self {
+        Self::of(broker, true).await
+    }
+
+    /// A network that loses nothing by itself.
+    pub(super) async fn good(broker: &Broker) -> Self {
+        Self::of(broker, false).await
+    }
+
+    async fn of(broker: &Broker, is_bad: bool) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
-        let (lost, mut tasks) = (Arc::new(AtomicU64::new(0)), tokio::task::JoinSet::new());
-        tasks.spawn(serve(socket, broker.address.parse().unwrap(), lost.clone()));
-        Self { address, lost, tasks }
+        let (lost, cut, mut tasks) = (Arc::default(), Arc::default(), tokio::task::JoinSet::new());
+        let network = Network { up: Direction::new(is_bad), down: Direction::new(is_bad) };
+        let counts = (Arc::clone(&lost), Arc::clone(&cut));
+        tasks.spawn(network.serve(socket, broker.address.parse().unwrap(), counts));
+        Self { address, lost, cut, tasks }
+    }
+
+    /// From now on what the clients that are here send is lost, and after [`AFTER_CUT`] what they are sent, too. Those who come later
+    /// are not concerned.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn lost(&self) -> u64 {
@@ -46,19 +72,26 @@ impl Proxy {
 }
 
 /// One direction of the network.
-#[derive(Default)]
 struct Direction {
+    is_bad: bool,
     seen: u64,
     late: Option<(Vec<u8>, SocketAddr)>,
 }
 
 impl Direction {
+    const fn new(is_bad: bool) -> Self {
+        Self { is_bad, seen: 0, late: None }
+    }
+
     /// What goes on of a datagram, and what was held back before.
     fn pass(&mut self, datagram: &[u8], to: SocketAddr, lost: &AtomicU64) -> Vec<(Vec<u8>, SocketAddr)> {
         self.seen += 1;
         // Multiplied with a large odd number, the counter's upper bits are spread evenly.
         let dice = self.seen.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let datagram = (datagram.to_vec(), to);
+        if !self.is_bad {
+            return vec![datagram];
+        }
         if dice.is_multiple_of(20) {
             lost.fetch_add(1, Ordering::Relaxed);
             return Vec::new();
@@ -71,34 +104,65 @@ impl Direction {
     }
 }
 
-/// Gives each client a socket of its own towards the broker.
-async fn serve(socket: UdpSocket, broker: SocketAddr, lost: Arc<AtomicU64>) {
-    let mut clients: Vec<(SocketAddr, UdpSocket)> = Vec::new();
-    let (mut up, mut down) = (Direction::default(), Direction::default());
-    let (mut near, mut far) = ([0; 2048], [0; 2048]);
-    loop {
-        let answer = std::future::poll_fn(|context| {
-            let ready = clients.iter().find(|(_, socket)| socket.poll_recv_ready(context).is_ready());
-            ready.map_or(Poll::Pending, |(client, _)| Poll::Ready(*client))
-        });
-        tokio::select! {
-            received = socket.recv_from(&mut near) => {
-                let Ok((length, client)) = received else { continue };
-                if !clients.iter().any(|(known, _)| *known == client) {
-                    clients.push((client, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap()));
+/// A client, the socket that is its own towards the broker, and since when it is cut off.
+type Client = (SocketAddr, UdpSocket, Option<Instant>);
+
+struct Network {
+    up: Direction,
+    down: Direction,
+}
+
+impl Network {
+    async fn serve(
+        mut self,
+        socket: UdpSocket,
+        broker: SocketAddr,
+        (lost, cut): (Arc<AtomicU64>, Arc<AtomicBool>),
+    ) {
+        let mut clients: Vec<Client> = Vec::new();
+        let (mut near, mut far) = ([0; 2048], [0; 2048]);
+        loop {
+            let answer = std::future::poll_fn(|context| {
+                let ready = clients.iter().find(|(_, socket, _)| socket.poll_recv_ready(context).is_ready());
+                ready.map_or(Poll::Pending, |(client, ..)| Poll::Ready(*client))
+            });
+            tokio::select! {
+                received = socket.recv_from(&mut near) => {
+                    let Ok((length, client)) = received else { continue };
+                    cut_off(&mut clients, &cut);
+                    if !clients.iter().any(|(known, ..)| *known == client) {
+                        let own = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                        clients.push((client, own, None));
+                    }
+                    for (datagram, client) in self.up.pass(&near[..length], client, &lost) {
+                        let (_, own, cut) = of(&clients, client);
+                        if cut.is_none() {
+                            _ = own.send_to(&datagram, broker).await;
+                        }
+                    }
                 }
-                for (datagram, client) in up.pass(&near[..length], client, &lost) {
-                    let own = clients.iter().find(|(known, _)| *known == client);
-                    _ = own.unwrap().1.send_to(&datagram, broker).await;
-                }
-            }
-            client = answer => {
-                let own = clients.iter().find(|(known, _)| *known == client);
-                let Ok((length, _)) = own.unwrap().1.try_recv_from(&mut far) else { continue };
-                for (datagram, client) in down.pass(&far[..length], client, &lost) {
-                    _ = socket.send_to(&datagram, client).await;
+                client = answer => {
+                    let (_, own, _) = of(&clients, client);
+                    let Ok((length, _)) = own.try_recv_from(&mut far) else { continue };
+                    cut_off(&mut clients, &cut);
+                    for (datagram, client) in self.down.pass(&far[..length], client, &lost) {
+                        if of(&clients, client).2.is_none_or(|since| since.elapsed() < AFTER_CUT) {
+                            _ = socket.send_to(&datagram, client).await;
+                        }
+                    }
                 }
             }
         }
+    }
+}
+
+fn of(clients: &[Client], client: SocketAddr) -> &Client {
+    clients.iter().find(|(known, ..)| *known == client).unwrap()
+}
+
+/// Does what [`Proxy::cut`] asks for.
+fn cut_off(clients: &mut [Client], cut: &AtomicBool) {
+    if cut.swap(false, Ordering::Relaxed) {
+        clients.iter_mut().for_each(|(_, _, since)| *since = Some(Instant::now()));
     }
 }

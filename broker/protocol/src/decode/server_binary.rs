@@ -5,13 +5,13 @@ use crate::codec::DICTIONARY_BYTES_MAX;
 use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{
-    self, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1, PresentV1,
-    ReceiptV1, WelcomeMoreV1, WelcomeV1,
+    self, CloseV1, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1,
+    PresentV1, ReceiptV1, WelcomeMoreV1, WelcomeV1,
 };
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
 use crate::server::{
-    Goaway, History, Message, Overflow, Presence, PresenceChange, Read, Receipt, Received, Refusal,
+    Close, Goaway, History, Message, Overflow, Presence, PresenceChange, Read, Receipt, Received, Refusal,
     SentDictionary, UserPresence, Welcome,
 };
 use crate::wire::{self, BODY_VERSION, Reader, flag, kind};
@@ -89,6 +89,10 @@ fn control(kind: u8, body: &[u8]) -> Result<Received, Problem> {
         kind::GOAWAY => {
             let GoawayV1 { reason, reconnect_ms } = meta::read(body)?;
             Received::Goaway(Goaway { reason: reason.to_owned(), reconnect_ms })
+        }
+        kind::CLOSE => {
+            let CloseV1 { code, name, message } = meta::read(body)?;
+            Received::Close(Close { code, name: name.to_owned(), message: message.to_owned() })
         }
         kind::DICTIONARY => Received::Dictionary(dictionary(body)?),
         kind::PONG => Received::Pong,

@@ -8,7 +8,7 @@ use crate::error::{DecodeError, Problem};
 use crate::payload::PayloadError;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
-use crate::server::{Goaway, Message, Overflow, Read, Receipt, Received, Refusal, Welcome};
+use crate::server::{Close, Goaway, Message, Overflow, Read, Receipt, Received, Refusal, Welcome};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -169,6 +169,11 @@ fn build(fields: &Fields<'_>) -> Result<Received, Problem> {
         "goaway" => Received::Goaway(Goaway {
             reason: maybe_owned(fields.reason, "reason")?.unwrap_or_default(),
             reconnect_ms: maybe_number(fields.reconnect_ms, "reconnect_ms")?.unwrap_or(0),
+        }),
+        "close" => Received::Close(Close {
+            code: number(fields.code, "code")?,
+            name: maybe_owned(fields.name, "name")?.unwrap_or_default(),
+            message: maybe_owned(fields.message, "message")?.unwrap_or_default(),
         }),
         "pong" => Received::Pong,
         "welcome" => Received::Welcome(welcome(fields)?),

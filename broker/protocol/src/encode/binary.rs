@@ -1,8 +1,8 @@
 //! Broker frames of the binary profile.
 
 use crate::meta::{
-    self, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1, PresentV1,
-    ReceiptV1, WelcomeMoreV1, WelcomeV1,
+    self, CloseV1, ErrorV1, GoawayV1, MarkV1, OkV1, OverflowMoreV1, OverflowV1, PageV1, PresentUserV1,
+    PresentV1, ReceiptV1, WelcomeMoreV1, WelcomeV1,
 };
 use crate::secret::Secret;
 use crate::server::{Frame, HistoryHead, MessageFrame, Presence, PresenceChange, SentDictionary};
@@ -104,6 +104,9 @@ pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
         Frame::Goaway(frame) => {
             meta::write(GoawayV1 { reason: &frame.reason, reconnect_ms: frame.reconnect_ms }, out);
         }
+        Frame::Close(frame) => {
+            meta::write(CloseV1 { code: frame.code, name: &frame.name, message: &frame.message }, out);
+        }
         Frame::Pong => {}
     }
     end_frame(out, start);
@@ -176,6 +179,7 @@ const fn kind_of(frame: &Frame) -> u8 {
         Frame::Presence(_) | Frame::PresenceChange(_) => kind::PRESENT,
         Frame::Read(_) => kind::MARK,
         Frame::Goaway(_) => kind::GOAWAY,
+        Frame::Close(_) => kind::CLOSE,
         Frame::Pong => kind::PONG,
     }
 }

@@ -72,6 +72,11 @@ pub(super) fn control(frame: &Frame, out: &mut Vec<u8>) {
             put_field(out, br#"{"type":"goaway","reason":"#, &frame.reason);
             put_count(out, br#","reconnect_ms":"#, frame.reconnect_ms);
         }
+        Frame::Close(frame) => {
+            put_count(out, br#"{"type":"close","code":"#, frame.code);
+            put_field(out, br#","name":"#, &frame.name);
+            put_field(out, br#","message":"#, &frame.message);
+        }
         Frame::Pong => out.extend_from_slice(br#"{"type":"pong""#),
     }
     out.push(b'}');

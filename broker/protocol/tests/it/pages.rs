@@ -30,8 +30,8 @@ fn errors_page() -> String {
     }
     page.push_str(
         "\n## Close codes\n\n\
-         The status of a WebSocket close frame, the application error code of a QUIC connection, the close code of a\n\
-         WebTransport session. 4000-4099: do not reconnect, the same would happen again. 4100-4199: reconnect, after the\n\
+         The status of a WebSocket close frame, the `code` of the frame `close`, the application error code of a QUIC\n\
+         connection, the close code of a WebTransport session. 4000-4099: do not reconnect, the same would happen again. 4100-4199: reconnect, after the\n\
          wait that `goaway` named if there was one.\n\n\
          | code | name | reconnect |\n| --- | --- | --- |\n",
     );

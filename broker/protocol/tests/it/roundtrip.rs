@@ -7,8 +7,8 @@ use waspmq_core::settings::Overflow as OverflowAction;
 use waspmq_core::{Code, MessageId, Position, Reject, Stream};
 use waspmq_protocol::client::{Acked, Connect, Frame, Publish, Resume};
 use waspmq_protocol::server::{
-    self, Goaway, History, HistoryHead, Message, MessageFrame, Overflow, Presence, PresenceChange, Read,
-    Receipt, Received, UserPresence, Welcome,
+    self, Close, Goaway, History, HistoryHead, Message, MessageFrame, Overflow, Presence, PresenceChange,
+    Read, Receipt, Received, UserPresence, Welcome,
 };
 use waspmq_protocol::{Content, HeaderBlock, Level, Profile, Secret, decode, encode};
 
@@ -168,6 +168,11 @@ fn control() -> impl Strategy<Value = server::Frame> {
         })),
         (string(), any::<u32>())
             .prop_map(|(reason, reconnect_ms)| server::Frame::Goaway(Goaway { reason, reconnect_ms })),
+        (any::<u16>(), string(), string()).prop_map(|(code, name, message)| server::Frame::Close(Close {
+            code,
+            name,
+            message
+        })),
         Just(server::Frame::Pong),
     ]
 }

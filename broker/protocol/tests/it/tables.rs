@@ -72,7 +72,7 @@ fn frames_of_the_contract() {
 {"type":"history","ref":6,"of":"group/eng","messages":[{"type":"message","id":"01a0c41b780000000102000000000001","to":"group/eng","pos":"s3e1:57","payload":1,"ts":1,"ack":true}],"more":true,"gap":false,"unread":3}
 {"type":"presence","ref":7,"of":"group/eng","users":[{"user":"bob","online":true,"sessions":2,"last_seen":1790000000000,"seq":12}],"more":false}
 {"type":"presence","user":"bob","online":false,"last_seen":1790000000000,"seq":13}   {"type":"read","of":"group/eng","upto":"s3e1:40","unread":0}
-{"type":"goaway","reason":"drain","reconnect_ms":1500}   {"type":"pong"}
+{"type":"goaway","reason":"drain","reconnect_ms":1500}   {"type":"pong"}   {"type":"close","code":4002,"name":"kicked","message":""}
 "#;
     let mut rest = server.as_bytes();
     let mut count = 0;
@@ -82,7 +82,7 @@ fn frames_of_the_contract() {
         rest = &rest[consumed..];
         count += 1;
     }
-    assert_eq!(count, 14);
+    assert_eq!(count, 15);
 }
 
 #[test]

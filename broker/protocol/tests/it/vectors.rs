@@ -10,8 +10,8 @@ use waspmq_core::settings::Overflow as OverflowAction;
 use waspmq_core::{Code, MessageId, Position, Reject, Stream};
 use waspmq_protocol::client::{Acked, Connect, Frame, Publish, Resume};
 use waspmq_protocol::server::{
-    self, Goaway, History, HistoryHead, Message, MessageFrame, Overflow, Presence, PresenceChange, Read,
-    Receipt, Received, UserPresence, Welcome,
+    self, Close, Goaway, History, HistoryHead, Message, MessageFrame, Overflow, Presence, PresenceChange,
+    Read, Receipt, Received, UserPresence, Welcome,
 };
 use waspmq_protocol::{Content, HeaderBlock, Level, Profile, Secret, decode, encode};
 
@@ -162,6 +162,9 @@ fn control_examples() -> Vec<(&'static str, server::Frame)> {
         ),
         ("read", server::Frame::Read(Read { of: "group/eng".into(), upto: POSITION, unread: Some(0) })),
         ("goaway", server::Frame::Goaway(Goaway { reason: "drain".into(), reconnect_ms: 1_500 })),
+        ("close", server::Frame::Close(Close::new(4002, "kicked"))),
+        ("close with message", server::Frame::Close(Close::new(4000, "not_connected"))),
+        ("close without name", server::Frame::Close(Close::new(1000, ""))),
         ("pong", server::Frame::Pong),
     ]
 }

@@ -20,6 +20,12 @@ pub(crate) enum Begun {
 }
 
 impl Framing {
+    /// Whether a connection's end has its reason in a message of the framing, behind everything else. Otherwise the last message
+    /// is a frame `close`, see `Worker::close_with`.
+    pub(crate) const fn has_close(self) -> bool {
+        matches!(self, Self::WebSocket)
+    }
+
     /// Leaves room for what stands in front of a message; what is appended until [`Begun::end`] is the message.
     pub(crate) fn begin(self, out: &mut Vec<u8>) -> Begun {
         match self {

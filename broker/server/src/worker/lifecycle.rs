@@ -212,7 +212,7 @@ impl Worker {
         }
     }
 
-    /// Sends a close frame behind everything queued; the connection takes no more input.
+    /// Says why behind everything queued; the connection takes no more input.
     pub(super) fn close_with(
         &mut self,
         connection: &mut Connection,
@@ -222,17 +222,18 @@ impl Worker {
         if connection.is_closing() {
             return;
         }
-        match connection.encoding.framing {
-            Framing::WebSocket if connection.stage == Stage::Open => {
+        if connection.stage == Stage::Open {
+            if connection.encoding.framing.has_close() {
                 let mut frame = Vec::with_capacity(128);
                 websocket::write_close(code, reason, &mut frame);
                 self.outbox.push_own(connection, &frame);
+            } else {
+                // It is as sure to arrive as what is in front of it; the datagram that closes QUIC is sent once.
+                self.send(connection, &server::Frame::Close(server::Close::new(code, reason)));
             }
-            Framing::WebSocket => {}
-            Framing::Stream => {
-                let goodbye = Goodbye { code: code.into(), reason: reason.to_owned() };
-                connection.goodbye = Some(Box::new(goodbye));
-            }
+        }
+        if connection.link.is_quic() {
+            connection.goodbye = Some(Box::new(Goodbye { code: code.into(), reason: reason.to_owned() }));
         }
         self.start_closing(connection, ended);
         self.outbox.mark(connection);

@@ -69,9 +69,9 @@ async fn attempt(
 async fn welcomed(settings: &Builder, opened: Opened) -> Result<Link, Error> {
     let Opened { transport, sender, mut receiver } = opened;
     let failed = |message: String| Error::Connect { url: settings.url.clone(), message };
-    let mut complaint = None;
+    let (mut complaint, mut said) = (None, None);
     loop {
-        let frames = match receiver.next().await {
+        let frames = match receiver.next().await.explained(said.clone()) {
             Inbound::Message(bytes) => decoded(settings.profile, &bytes),
             Inbound::SignOfLife => continue,
             Inbound::Closed { code, reason } => {
@@ -97,6 +97,7 @@ async fn welcomed(settings: &Builder, opened: Opened) -> Result<Link, Error> {
                 }
                 // The connection stays open, but this `connect` will not be accepted.
                 Received::Error { refusal, .. } => return Err(Error::Refused(refusal)),
+                Received::Close(close) => said = Some(close),
                 _ => {}
             }
         }

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use waspmq_protocol::Profile;
-use waspmq_protocol::server::{Message, Received};
+use waspmq_protocol::server::{Close, Message, Received};
 
 /// When the broker was heard last. While the program has no room for messages the socket is not read, and
 /// silence means nothing.
@@ -41,6 +41,8 @@ pub(super) struct Reader<'a> {
     pub(super) messages: &'a mpsc::Sender<Message>,
     pub(super) shared: &'a Shared,
     pub(super) heard: &'a Heard,
+    /// Why the broker closes, once it has said so on the connection itself.
+    pub(super) said: Option<Close>,
 }
 
 impl Reader<'_> {
@@ -61,6 +63,16 @@ impl Reader<'_> {
                 Inbound::Closed { code, reason } => return Left::Closed { code, reason },
                 Inbound::Ended(_) => return Left::Lost,
             }
+        }
+    }
+
+    /// What the broker said on the connection decides over how that looks to have ended.
+    pub(super) fn explained(&self, left: Left) -> Left {
+        match (left, &self.said) {
+            (Left::Lost | Left::Closed { .. } | Left::Finished { for_good: false }, Some(close)) => {
+                Left::Closed { code: close.code, reason: close.reason().to_owned() }
+            }
+            (left, _) => left,
         }
     }
 
@@ -89,6 +101,7 @@ impl Reader<'_> {
                 Received::PresenceChange(change) => self.shared.handle_event(Event::Presence(change)),
                 Received::Read(read) => self.shared.handle_event(Event::Read(read)),
                 Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
+                Received::Close(close) => self.said = Some(close),
                 Received::Pong => self.shared.handle_pong(Instant::now()),
                 Received::Welcome(_) | Received::Unknown { .. } => {}
             }

@@ -8,6 +8,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use waspmq_protocol::Profile;
+use waspmq_protocol::server::Close;
 
 /// The other side does not take anything any more; the text is for people.
 #[derive(Debug)]
@@ -26,6 +27,18 @@ pub(crate) enum Inbound {
     },
     /// Nothing comes any more, without a code; the text is for people.
     Ended(String),
+}
+
+impl Inbound {
+    /// An end, with the reason that the broker gave in a frame: what says so later may have lost it on its way.
+    pub(super) fn explained(self, said: Option<Close>) -> Self {
+        match (self, said) {
+            (Self::Closed { .. } | Self::Ended(_), Some(close)) => {
+                Self::Closed { code: close.code, reason: close.reason().to_owned() }
+            }
+            (inbound, _) => inbound,
+        }
+    }
 }
 
 #[derive(Debug)]

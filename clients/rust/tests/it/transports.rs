@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_tungstenite::tungstenite;
 use waspmq_client::{Client, Code, Error, Event, Payload, Profile, PublishOptions, Stats, Transport};
+use waspmq_protocol::server::{Close, Frame};
 
 fn options() -> PublishOptions {
     PublishOptions::default()
@@ -63,6 +64,53 @@ async fn close_codes_say_whether_to_come_back() {
         for code in [4100, 4199, 1000, 0] {
             check(code, true).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn what_the_stream_says_of_the_end_decides() {
+    for way in WAYS {
+        let check = async |code: u16, connection: Option<u16>| {
+            let server = UdpServer::start(way);
+            let (client, mut messages, mut peer) = pair(&server).await;
+            peer.message(1, b"last").await;
+            peer.send(&Frame::Close(Close::new(code, "reason"))).await;
+            match connection {
+                Some(code) => peer.close(code).await,
+                // The datagram that closes the connection is lost.
+                None => peer.stream().finish().await,
+            }
+            assert_eq!(messages.recv().await.unwrap().payload, b"last");
+            if code >= 4100 {
+                server.welcome().await;
+                return;
+            }
+            assert!(messages.recv().await.is_none(), "{code}");
+            let ended = Error::Closed { code, reason: "reason".to_owned(), refusal: None };
+            assert_eq!(client.close().await, Err(ended));
+        };
+        check(4002, None).await;
+        check(4002, Some(0)).await;
+        check(4002, Some(4100)).await;
+        check(4100, None).await;
+        check(4100, Some(4002)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_stream_says_of_a_connect_decides() {
+    for way in WAYS {
+        let server = UdpServer::start(way);
+        let peer = async {
+            let mut peer = server.accept().await;
+            peer.expect("connect").await;
+            peer.send(&Frame::Close(Close::new(4003, "replaced"))).await;
+            peer.stream().finish().await;
+            peer
+        };
+        let (refused, _peer) = tokio::join!(server.client().connect(), peer);
+        let expected = Error::Closed { code: 4003, reason: "replaced".to_owned(), refusal: None };
+        assert_eq!(refused.unwrap_err(), expected);
     }
 }
 

@@ -171,10 +171,15 @@ impl Stream {
         self.send.write_all(bytes).await.unwrap();
     }
 
-    /// Closes once the client has everything.
-    pub(crate) async fn close(&mut self, code: u32, reason: &str) {
+    /// Ends this side of the stream once the client has everything; the connection is still there.
+    pub(crate) async fn finish(&mut self) {
         self.send.finish().unwrap();
         self.send.stopped().await.unwrap();
+    }
+
+    /// Closes once the client has everything.
+    pub(crate) async fn close(&mut self, code: u32, reason: &str) {
+        self.finish().await;
         self.session.close(code, reason.as_bytes());
     }
 
