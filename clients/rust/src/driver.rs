@@ -123,19 +123,26 @@ impl Driver {
         codecs.begin();
         let (mut sender, mut receiver) = (link.sender, link.receiver);
         let heard = read::Heard::new();
-        let mut reader =
-            read::Reader { profile: settings.profile, codecs, messages, shared, heard: &heard, said: None };
+        let mut reader = read::Reader {
+            profile: settings.profile,
+            codecs,
+            messages,
+            shared,
+            heard: &heard,
+            pending: link.rest.into(),
+            said: None,
+        };
         let mut writer =
             write::Writer { profile: settings.profile, sender: &mut sender, shared, heard: &heard };
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
         let left = tokio::select! {
-            left = reader.read(link.rest, &mut receiver) => left,
+            left = reader.read(&mut receiver) => left,
             left = writer.write(&link.restore, commands, heartbeat) => left,
         };
         let Left::Finished { for_good } = left else { return reader.explained(left) };
         // Until the broker has closed, what it sends still counts.
         sender.finish().await;
-        let after = tokio::time::timeout(CLOSE_TIMEOUT, reader.read(Vec::new(), &mut receiver)).await;
+        let after = tokio::time::timeout(CLOSE_TIMEOUT, reader.read(&mut receiver)).await;
         if for_good {
             receiver.end().await;
             return left;

@@ -9,6 +9,7 @@ use crate::limits::INBOUND_BYTES_MAX;
 use crate::request;
 use crate::shared::Shared;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -41,23 +42,23 @@ pub(super) struct Reader<'a> {
     pub(super) messages: &'a mpsc::Sender<Message>,
     pub(super) shared: &'a Shared,
     pub(super) heard: &'a Heard,
+    /// What was read and not handled yet.
+    pub(super) pending: VecDeque<Received>,
     /// Why the broker closes, once it has said so on the connection itself.
     pub(super) said: Option<Close>,
 }
 
-impl Reader<'_> {
-    /// Reads until the connection ends.
-    pub(super) async fn read(&mut self, rest: Vec<Received>, receiver: &mut Receiver) -> Left {
-        if self.handle(rest).await.is_err() {
-            return Left::Lost;
-        }
+impl<'a> Reader<'a> {
+    /// Reads until the connection ends. Cancel safe: what was read and has no place yet is kept for the next call.
+    pub(super) async fn read(&mut self, receiver: &mut Receiver) -> Left {
         loop {
+            if self.handle_pending().await.is_err() {
+                return Left::Lost;
+            }
             match receiver.next().await {
                 Inbound::Message(bytes) => {
                     self.heard.set(Some(Instant::now()));
-                    if self.handle(decoded(self.profile, &bytes)).await.is_err() {
-                        return Left::Lost;
-                    }
+                    self.pending = decoded(self.profile, &bytes).into();
                 }
                 Inbound::SignOfLife => self.heard.set(Some(Instant::now())),
                 Inbound::Closed { code, reason } => return Left::Closed { code, reason },
@@ -76,37 +77,52 @@ impl Reader<'_> {
         }
     }
 
-    /// An error ends the connection: what could not be read comes again, uncompressed, where it is kept.
-    async fn handle(&mut self, frames: Vec<Received>) -> Result<(), Unreadable> {
-        for frame in frames {
-            match frame {
-                Received::Message(mut message) => {
+    /// A message is not counted as seen before it has a place in the program's queue: one that has none when the connection ends comes
+    /// again. An error ends the connection: what could not be read comes again, uncompressed, where it is kept.
+    async fn handle_pending(&mut self) -> Result<(), Unreadable> {
+        while let Some(frame) = self.pending.front() {
+            let place = match frame {
+                Received::Message(message) => self.place(message).await,
+                _ => Place::None,
+            };
+            match self.pending.pop_front() {
+                Some(Received::Message(mut message)) => {
                     let unpacked = self.codecs.unpack(&mut message, INBOUND_BYTES_MAX);
                     self.readable(unpacked)?;
-                    self.deliver(message).await;
+                    self.deliver(message, place);
                 }
-                Received::Dictionary(sent) => {
+                Some(Received::Dictionary(sent)) => {
                     let taken = self.codecs.take(&sent);
                     self.readable(taken)?;
                 }
-                Received::Receipt(receipt) => self.shared.handle_receipt(receipt),
-                Received::Ok { reference } => self.shared.handle_ok(reference),
-                Received::Error { reference, refusal } => self.shared.handle_error(reference, refusal),
-                Received::Overflow(overflow) => {
-                    self.shared.count(|stats| stats.overflowed += overflow.dropped);
-                    self.shared.handle_event(Event::Overflow(overflow));
-                }
-                Received::History(history) => self.shared.handle_history(history),
-                Received::Presence(presence) => self.shared.handle_presence(presence),
-                Received::PresenceChange(change) => self.shared.handle_event(Event::Presence(change)),
-                Received::Read(read) => self.shared.handle_event(Event::Read(read)),
-                Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
-                Received::Close(close) => self.said = Some(close),
-                Received::Pong => self.shared.handle_pong(Instant::now()),
-                Received::Welcome(_) | Received::Unknown { .. } => {}
+                Some(frame) => self.handle(frame),
+                None => {}
             }
         }
         Ok(())
+    }
+
+    fn handle(&mut self, frame: Received) {
+        match frame {
+            Received::Receipt(receipt) => self.shared.handle_receipt(receipt),
+            Received::Ok { reference } => self.shared.handle_ok(reference),
+            Received::Error { reference, refusal } => self.shared.handle_error(reference, refusal),
+            Received::Overflow(overflow) => {
+                self.shared.count(|stats| stats.overflowed += overflow.dropped);
+                self.shared.handle_event(Event::Overflow(overflow));
+            }
+            Received::History(history) => self.shared.handle_history(history),
+            Received::Presence(presence) => self.shared.handle_presence(presence),
+            Received::PresenceChange(change) => self.shared.handle_event(Event::Presence(change)),
+            Received::Read(read) => self.shared.handle_event(Event::Read(read)),
+            Received::Goaway(goaway) => self.shared.handle_goaway(goaway.reconnect_ms),
+            Received::Close(close) => self.said = Some(close),
+            Received::Pong => self.shared.handle_pong(Instant::now()),
+            Received::Message(_)
+            | Received::Dictionary(_)
+            | Received::Welcome(_)
+            | Received::Unknown { .. } => {}
+        }
     }
 
     fn readable(&mut self, read: Result<(), Unreadable>) -> Result<(), Unreadable> {
@@ -117,20 +133,42 @@ impl Reader<'_> {
         read
     }
 
-    async fn deliver(&mut self, message: Message) {
+    /// Waits until a message may be taken.
+    async fn place(&self, message: &Message) -> Place<'a> {
+        if let Some(number) = request::reply_number(message, &self.shared.correlation) {
+            return Place::Asker(number);
+        }
+        let messages = self.messages;
+        match messages.try_reserve() {
+            Ok(permit) => Place::Queue(permit),
+            Err(mpsc::error::TrySendError::Full(())) => {
+                self.heard.set(None);
+                let permit = messages.reserve().await;
+                self.heard.set(Some(Instant::now()));
+                permit.map_or(Place::None, Place::Queue)
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => Place::None,
+        }
+    }
+
+    fn deliver(&self, message: Message, place: Place<'_>) {
         if !self.shared.inbox.admit(&message) {
             self.shared.count(|stats| stats.duplicates += 1);
             return;
         }
-        if let Some(number) = request::reply_number(&message, &self.shared.correlation) {
-            self.shared.handle_reply(number, message);
-            return;
-        }
-        if let Err(mpsc::error::TrySendError::Full(message)) = self.messages.try_send(message) {
-            self.heard.set(None);
+        match place {
+            Place::Asker(number) => self.shared.handle_reply(number, message),
+            Place::Queue(permit) => permit.send(message),
             // A program that dropped its receiver does not want messages.
-            drop(self.messages.send(message).await);
-            self.heard.set(Some(Instant::now()));
+            Place::None => {}
         }
     }
+}
+
+/// Where a message goes.
+enum Place<'a> {
+    /// To who waits for this reply.
+    Asker(u64),
+    Queue(mpsc::Permit<'a, Message>),
+    None,
 }

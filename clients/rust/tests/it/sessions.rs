@@ -1,10 +1,11 @@
 //! Sessions across connections: resuming, beginning anew, and the tokens for both.
 
-use crate::support::{FAST, Peer, Server, pair, tracked};
+use crate::support::{FAST, Peer, Server, message, pair, tracked};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use waspmq_client::{Client, Code, Error, Event, From, Payload, Profile, PublishOptions, Stats};
-use waspmq_protocol::server::MessageFrame;
+use waspmq_protocol::encode;
+use waspmq_protocol::server::{Frame, Goaway, MessageFrame};
 
 async fn connected(server: &Server, token: &'static str) -> (Client, waspmq_client::Messages, Peer) {
     let connecting = Client::builder(server.url()).user("alice").token("t-1").backoff(FAST).connect();
@@ -100,6 +101,47 @@ async fn a_new_session_is_asked_for_what_the_old_one_had() {
     assert_eq!(client.stats(), Stats { reconnects: 1, ..Stats::default() });
     let (ended, _) = tokio::join!(client.watch(&[]), peer.expect_ok("watch"));
     ended.unwrap();
+}
+
+/// The client's queue has room for this many.
+const QUEUE: u64 = 1_024;
+
+/// Asks a client to leave, with more messages behind that than it has places for.
+async fn overfill(peer: &mut Peer) {
+    let mut goaway = Vec::new();
+    let frame = Frame::Goaway(Goaway { reason: "drain".to_owned(), reconnect_ms: 1 });
+    encode::control(Profile::Binary, &frame, &mut goaway);
+    let waiting = (1..=QUEUE + 2).map(|count| message(Profile::Binary, count, b"x"));
+    peer.send_batch(&std::iter::once(goaway).chain(waiting).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn what_had_no_place_when_the_connection_ended_was_not_seen() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = connected(&server, "r-1").await;
+    overfill(&mut peer).await;
+    assert!(peer.next().await.is_none());
+    let (mut peer, connect) = server.welcome_session("r-2", true).await;
+    assert!(connect.text.contains(&format!("epoch: 1 }}, offset: {QUEUE} }}]")), "{}", connect.text);
+    for count in [QUEUE + 1, QUEUE + 2] {
+        peer.message(count, b"x").await;
+    }
+    for count in 1..=QUEUE + 2 {
+        assert_eq!(messages.recv().await.unwrap().position.offset, count);
+    }
+    assert_eq!(client.stats().duplicates, 0);
+}
+
+#[tokio::test]
+async fn what_had_no_place_is_not_overtaken_by_what_comes_behind_the_goodbye() {
+    let server = Server::start(Profile::Binary).await;
+    let (_client, mut messages, mut peer) = pair(&server, Profile::Binary).await;
+    overfill(&mut peer).await;
+    peer.expect("disconnect").await;
+    peer.message(QUEUE + 3, b"x").await;
+    for count in 1..=QUEUE + 3 {
+        assert_eq!(messages.recv().await.unwrap().position.offset, count);
+    }
 }
 
 #[tokio::test]
