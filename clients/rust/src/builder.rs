@@ -152,7 +152,13 @@ impl Builder {
     pub async fn connect(self) -> Result<(Client, Messages), Error> {
         let mut route = Route::new(&self)?;
         let mut codecs = self.codecs();
-        let link = driver::connect(&self, &mut route, self.token.clone(), None, &codecs.names()).await?;
+        let names = codecs.names();
+        let link = match driver::connect(&self, &mut route, self.token.clone(), None, &names).await {
+            Err(_) if route.has_another() => {
+                driver::connect(&self, &mut route, self.token.clone(), None, &names).await?
+            }
+            first => first?,
+        };
         let correlation = format!("{:016x}", random());
         let shared = Shared::new(
             (link.welcome.clone(), link.transport),

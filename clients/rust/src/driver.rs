@@ -11,6 +11,8 @@
 //! | waiting | connected, a new session | serving, after asking for all subscriptions, groups and watches again |
 //! | waiting | refused for good; with a token provider, a fresh token refused twice | ended |
 
+#[cfg(feature = "quic")]
+mod lessons;
 mod link;
 #[cfg(feature = "quic")]
 mod quic;

@@ -54,6 +54,15 @@ pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 #[cfg(feature = "quic")]
 pub(crate) const QUIC_SKIPS: u32 = 9;
 
+/// How long [`crate::Transport::Auto`] begins with WebSocket once a connection of QUIC ended before anything came over it. Longer: QUIC
+/// begins again.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_DISTRUST: Duration = Duration::from_mins(1);
+
+/// How long WebSocket is alone with [`crate::Transport::Auto`] where it begins. Longer: QUIC is tried beside it.
+#[cfg(feature = "quic")]
+pub(crate) const WEBSOCKET_HEAD_START: Duration = Duration::from_secs(5);
+
 /// How long QUIC is alone with [`crate::Transport::Auto`]. Longer: WebSocket is tried beside it.
 #[cfg(feature = "quic")]
 pub(crate) const QUIC_HEAD_START: Duration = Duration::from_secs(1);
@@ -91,5 +100,10 @@ const _: () = assert!(
     INBOUND_BYTES_MAX
         > waspmq_protocol::limits::HISTORY_BYTES_MAX + 2 * waspmq_core::limits::MESSAGE_BYTES_MAX,
     "a page is longer than its bound by at most one message"
+);
+#[cfg(feature = "quic")]
+const _: () = assert!(
+    WEBSOCKET_HEAD_START.as_secs() < CONNECT_TIMEOUT.as_secs(),
+    "an attempt has time for the other transport"
 );
 const _: () = assert!(ACK_BATCH <= ACKS_MAX, "a batch must fit");

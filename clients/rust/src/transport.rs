@@ -7,7 +7,8 @@ use std::fmt;
 pub enum Transport {
     /// QUIC where it works, otherwise WebSocket: QUIC begins, WebSocket joins in after a second or as soon as QUIC has
     /// failed, and who is connected first is used. A client that had to do without QUIC tries it again at the tenth
-    /// reconnect. WebSocket is with TLS unless the URL begins with `ws://`; QUIC always is, and asks for the same
+    /// reconnect. Where QUIC connects and then nothing comes over it, WebSocket begins for a minute: some networks lose
+    /// all but the smallest datagrams. WebSocket is with TLS unless the URL begins with `ws://`; QUIC always is, and asks for the same
     /// certificates. With [`crate::Profile::Json`], WebSocket alone.
     Auto,
     /// `ws://` and `wss://`.

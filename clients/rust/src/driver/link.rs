@@ -57,7 +57,7 @@ async fn attempt(
     let mut opened = route.open().await?;
     // A broker that has no room says so and closes without having read: what it said is found by reading.
     let sent = opened.sender.send(settings.profile, connect_frame).await;
-    match welcomed(settings, opened).await {
+    match welcomed(settings, route, opened).await {
         Err(Error::Connect { url, message }) => {
             Err(Error::Connect { url, message: sent.err().map_or(message, |broken| broken.0) })
         }
@@ -66,15 +66,19 @@ async fn attempt(
 }
 
 /// Reads up to the answer to `connect`.
-async fn welcomed(settings: &Builder, opened: Opened) -> Result<Link, Error> {
+async fn welcomed(settings: &Builder, route: &mut Route, opened: Opened) -> Result<Link, Error> {
     let Opened { transport, sender, mut receiver } = opened;
     let failed = |message: String| Error::Connect { url: settings.url.clone(), message };
     let (mut complaint, mut said) = (None, None);
     loop {
         let frames = match receiver.next().await.explained(said.clone()) {
-            Inbound::Message(bytes) => decoded(settings.profile, &bytes),
+            Inbound::Message(bytes) => {
+                route.handle_answer();
+                decoded(settings.profile, &bytes)
+            }
             Inbound::SignOfLife => continue,
             Inbound::Closed { code, reason } => {
+                route.handle_answer();
                 return Err(match complaint {
                     Some(refusal) => Error::Refused(refusal),
                     None if (4000..4100).contains(&code) => Error::Closed { code, reason, refusal: None },

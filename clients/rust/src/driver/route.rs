@@ -2,12 +2,16 @@
 //!
 //! | [`Transport::Auto`] | event | next |
 //! | --- | --- | --- |
-//! | QUIC alone | connected | done: QUIC, which is the first choice of the next attempt, too |
-//! | QUIC alone | failed, such as a certificate that is not trusted | WebSocket alone |
-//! | QUIC alone | [`QUIC_HEAD_START`] is over | both |
-//! | both | the first is connected | done; after WebSocket, [`QUIC_SKIPS`] attempts go without QUIC |
+//! | the first alone | connected | done |
+//! | the first alone | failed, such as a certificate that is not trusted | the second alone |
+//! | the first alone | its head start is over | both |
+//! | both | the first is connected | done |
 //! | both | one failed | the other alone |
+//!
+//! Which is the first says [`Lessons`]; it begins as QUIC, with a head start of [`QUIC_HEAD_START`].
 
+#[cfg(feature = "quic")]
+use super::lessons::{Begin, Lessons};
 #[cfg(feature = "quic")]
 use super::quic::Dialer;
 use super::socket::{Receiver, Sender};
@@ -15,13 +19,17 @@ use super::websocket::{self, HTTP};
 use crate::builder::Builder;
 use crate::error::Error;
 #[cfg(feature = "quic")]
-use crate::limits::{QUIC_HEAD_START, QUIC_SKIPS};
+use crate::limits::{QUIC_HEAD_START, WEBSOCKET_HEAD_START};
 use crate::target::Target;
 use crate::transport::Transport;
 #[cfg(feature = "quic")]
 use crate::trust::Trust;
 use rustls::ClientConfig;
 use std::sync::Arc;
+#[cfg(feature = "quic")]
+use std::time::Duration;
+#[cfg(feature = "quic")]
+use tokio::time::Instant;
 use waspmq_protocol::Profile;
 
 /// A connection on which nothing was said yet.
@@ -47,9 +55,9 @@ enum Way {
     WebSocket,
     #[cfg(feature = "quic")]
     Quic(Dialer),
-    /// Both, and the attempts that are to go without QUIC.
+    /// Both.
     #[cfg(feature = "quic")]
-    Auto(Dialer, u32),
+    Auto(Dialer, Lessons),
 }
 
 impl Route {
@@ -95,7 +103,7 @@ impl Route {
             Transport::WebSocket => Ok(Way::WebSocket),
             Transport::Quic | Transport::WebTransport => Ok(Way::Quic(dialer(transport)?)),
             Transport::Auto => match dialer(Transport::Quic) {
-                Ok(dialer) => Ok(Way::Auto(dialer, 0)),
+                Ok(dialer) => Ok(Way::Auto(dialer, Lessons::default())),
                 // Nobody asked for TLS, and this system has nothing to check certificates with.
                 Err(error) if !target.is_secure() && matches!(settings.trust, Trust::System) => {
                     tracing::debug!(url = settings.url, %error, "without QUIC");
@@ -122,18 +130,40 @@ impl Route {
         match &mut self.way {
             Way::WebSocket => websocket.await,
             Way::Quic(dialer) => Box::pin(dialer.open()).await,
-            Way::Auto(_, skips) if *skips > 0 => {
-                *skips -= 1;
-                websocket.await
-            }
-            Way::Auto(dialer, skips) => {
-                let opened = race(Box::pin(dialer.open()), websocket).await?;
-                if opened.transport == Transport::WebSocket {
-                    *skips = QUIC_SKIPS;
-                }
+            Way::Auto(dialer, lessons) => {
+                let begun = lessons.begin(Instant::now());
+                let opened = match begun {
+                    Begin::WebSocketAlone => websocket.await?,
+                    Begin::Quic => {
+                        let raced = race(Box::pin(dialer.open()), websocket, QUIC_HEAD_START).await;
+                        raced.map_err(|errors| both(&errors.0, errors.1))?
+                    }
+                    Begin::WebSocket => {
+                        let raced = race(websocket, Box::pin(dialer.open()), WEBSOCKET_HEAD_START).await;
+                        raced.map_err(|errors| both(&errors.1, errors.0))?
+                    }
+                };
+                lessons.handle_connected(begun, opened.transport);
                 Ok(opened)
             }
         }
+    }
+
+    /// The broker has said something on the connection that was opened last.
+    pub(super) fn handle_answer(&mut self) {
+        #[cfg(feature = "quic")]
+        if let Way::Auto(_, lessons) = &mut self.way {
+            lessons.handle_answer();
+        }
+    }
+
+    /// Whether the last attempt failed on a connection that a second one would not begin with.
+    pub(crate) fn has_another(&self) -> bool {
+        #[cfg(feature = "quic")]
+        if let Way::Auto(_, lessons) = &self.way {
+            return lessons.is_unanswered();
+        }
+        false
     }
 }
 
@@ -142,42 +172,34 @@ async fn websocket(url: &str, profile: Profile, tls: Option<Arc<ClientConfig>>) 
     Ok(Opened { transport: Transport::WebSocket, sender, receiver })
 }
 
-/// The first that is connected; nothing was said on the other.
+/// Who is connected first; nothing was said on the other. An error is why both are not.
 #[cfg(feature = "quic")]
 async fn race(
-    mut quic: impl Future<Output = Result<Opened, Error>> + Unpin,
-    mut websocket: impl Future<Output = Result<Opened, Error>> + Unpin,
-) -> Result<Opened, Error> {
-    let mut failed = match tokio::time::timeout(QUIC_HEAD_START, &mut quic).await {
+    mut first: impl Future<Output = Result<Opened, Error>> + Unpin,
+    mut second: impl Future<Output = Result<Opened, Error>> + Unpin,
+    head_start: Duration,
+) -> Result<Opened, Box<(Error, Error)>> {
+    let failed = match tokio::time::timeout(head_start, &mut first).await {
         Ok(Ok(opened)) => return Ok(opened),
-        Ok(Err(error)) => Some(error),
-        Err(_) => None,
-    };
-    if failed.is_none() {
+        Ok(Err(error)) => error,
         // Both are cancel safe: who loses has said nothing.
-        tokio::select! {
+        Err(_) => tokio::select! {
             biased;
-            opened = &mut quic => match opened {
+            opened = &mut first => match opened {
                 Ok(opened) => return Ok(opened),
-                Err(error) => failed = Some(error),
+                Err(error) => error,
             },
-            opened = &mut websocket => match opened {
+            opened = &mut second => return match opened {
                 Ok(opened) => {
-                    tracing::debug!("QUIC is slower than WebSocket: going on over WebSocket");
-                    return Ok(opened);
+                    tracing::debug!(transport = %opened.transport, "the other transport is slower");
+                    Ok(opened)
                 }
-                Err(error) => return quic.await.map_err(|other| both(&other, error)),
+                Err(error) => first.await.map_err(|other| Box::new((other, error))),
             },
-        }
-    }
-    let opened = websocket.await;
-    match failed {
-        Some(error) => {
-            tracing::debug!(%error, "QUIC is of no use: going on over WebSocket");
-            opened.map_err(|other| both(&error, other))
-        }
-        None => opened,
-    }
+        },
+    };
+    tracing::debug!(error = %failed, "one transport is of no use: going on over the other");
+    second.await.map_err(|other| Box::new((failed, other)))
 }
 
 /// Why neither is connected. What is wrong with the WebSocket says what kind of error it is.

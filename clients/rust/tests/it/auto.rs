@@ -17,8 +17,17 @@ fn sockets() -> (TcpListener, UdpSocket) {
     std::iter::repeat_with(both).take(100).flatten().next().unwrap()
 }
 
-fn websocket(tcp: TcpListener) -> Server {
+fn plain(tcp: TcpListener) -> Server {
     Server::on(tokio::net::TcpListener::from_std(tcp).unwrap(), Profile::Binary)
+}
+
+fn websocket(tcp: TcpListener, identity: &Identity) -> Server {
+    plain(tcp).with_tls(identity.config("http/1.1"))
+}
+
+/// Somebody whose handshake passes, and nothing behind it.
+async fn unanswered(quic: &UdpServer) {
+    drop(quic.accept().await);
 }
 
 fn client(server: &Server) -> Builder {
@@ -35,7 +44,8 @@ fn senders(silent: &UdpSocket) -> HashSet<SocketAddr> {
 #[tokio::test]
 async fn quic_comes_first() {
     let (tcp, udp) = sockets();
-    let (server, quic) = (websocket(tcp), UdpServer::on(udp, Transport::Quic));
+    let quic = UdpServer::on(udp, Transport::Quic);
+    let server = websocket(tcp, &quic.identity);
     let client = client(&server).tls_fingerprint(quic.identity.fingerprint());
     let (connected, peer) = tokio::join!(client.connect(), quic.welcome());
     let (client, _messages) = connected.unwrap();
@@ -50,8 +60,8 @@ async fn quic_comes_first() {
 #[tokio::test]
 async fn where_nothing_answers_websocket_is_used_and_remembered() {
     let (tcp, silent) = sockets();
-    let server = websocket(tcp);
     let identity = Identity::new();
+    let server = websocket(tcp, &identity);
     let client = client(&server).tls_ca(identity.file());
     let (connected, mut peer) = tokio::join!(client.connect(), server.welcome());
     let (client, _messages) = connected.unwrap();
@@ -72,8 +82,8 @@ async fn where_nothing_answers_websocket_is_used_and_remembered() {
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_is_not_used() {
     let (tcp, udp) = sockets();
-    let (server, quic) = (websocket(tcp), UdpServer::on(udp, Transport::Quic));
-    let other = Identity::new();
+    let (quic, other) = (UdpServer::on(udp, Transport::Quic), Identity::new());
+    let server = websocket(tcp, &other);
     let client = client(&server).tls_fingerprint(other.fingerprint());
     let (connected, _peer, ()) = tokio::join!(client.connect(), server.welcome(), quic.failed());
     let (client, _messages) = connected.unwrap();
@@ -83,7 +93,8 @@ async fn a_certificate_that_is_not_trusted_is_not_used() {
 #[tokio::test]
 async fn a_session_goes_on_over_the_other_transport() {
     let (tcp, udp) = sockets();
-    let (server, quic) = (websocket(tcp), UdpServer::on(udp, Transport::Quic));
+    let quic = UdpServer::on(udp, Transport::Quic);
+    let server = websocket(tcp, &quic.identity);
     let client = client(&server).tls_fingerprint(quic.identity.fingerprint());
     let (connected, (peer, _)) = tokio::join!(client.connect(), quic.welcome_session("r-1", false));
     let (client, _messages) = connected.unwrap();
@@ -93,6 +104,39 @@ async fn a_session_goes_on_over_the_other_transport() {
     let (_peer, connect) = server.welcome_session("r-2", true).await;
     assert!(connect.text.contains("resume: Some"), "{}", connect.text);
     assert_eq!(events.recv().await, Some(Event::Reconnected { resumed: true, recovered: true }));
+    assert_eq!(client.transport(), Transport::WebSocket);
+}
+
+#[tokio::test]
+async fn quic_that_brings_no_answer_gives_way_to_websocket() {
+    let (tcp, udp) = sockets();
+    let quic = UdpServer::on(udp, Transport::Quic);
+    let server = websocket(tcp, &quic.identity);
+    let client = client(&server).tls_fingerprint(quic.identity.fingerprint());
+    let (connected, (), mut peer) = tokio::join!(client.connect(), unanswered(&quic), server.welcome());
+    let (client, _messages) = connected.unwrap();
+    let mut events = client.events();
+    for _ in 0..3 {
+        assert_eq!(client.transport(), Transport::WebSocket);
+        drop(peer);
+        peer = server.welcome().await;
+        assert!(matches!(events.recv().await, Some(Event::Reconnected { .. })));
+    }
+    assert_eq!(client.transport(), Transport::WebSocket);
+}
+
+#[tokio::test]
+async fn quic_that_worked_before_gives_way_too() {
+    let (tcp, udp) = sockets();
+    let quic = UdpServer::on(udp, Transport::Quic);
+    let server = websocket(tcp, &quic.identity);
+    let client = client(&server).tls_fingerprint(quic.identity.fingerprint());
+    let (connected, peer) = tokio::join!(client.connect(), quic.welcome());
+    let (client, _messages) = connected.unwrap();
+    let mut events = client.events();
+    drop(peer);
+    let ((), _peer) = tokio::join!(unanswered(&quic), server.welcome());
+    assert!(matches!(events.recv().await, Some(Event::Reconnected { .. })));
     assert_eq!(client.transport(), Transport::WebSocket);
 }
 
@@ -109,7 +153,7 @@ async fn json_goes_over_websocket_alone() {
 async fn where_neither_works_both_say_why() {
     let (tcp, udp) = sockets();
     let quic = UdpServer::on(udp, Transport::Quic);
-    let url = format!("ws://{}/ws", tcp.local_addr().unwrap());
+    let url = format!("wss://{}/ws", tcp.local_addr().unwrap());
     drop(tcp);
     let other = Identity::new();
     let client = Client::builder(url).transport(Transport::Auto).tls_ca(other.file());

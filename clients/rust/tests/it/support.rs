@@ -4,8 +4,12 @@
 use crate::udp::Stream as QuicStream;
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
+#[cfg(feature = "quic")]
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as SocketMessage;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
@@ -18,7 +22,13 @@ use waspmq_protocol::{HeaderBlock, Secret, decode, encode};
 pub(crate) struct Server {
     listener: TcpListener,
     profile: Profile,
+    tls: Option<TlsAcceptor>,
 }
+
+/// A connection with or without TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A client frame, as far as the tests look at it.
 #[derive(Debug, Clone)]
@@ -30,7 +40,7 @@ pub(crate) struct Got {
 }
 
 enum Socket {
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    WebSocket(Box<WebSocketStream<Box<dyn Io>>>),
     #[cfg(feature = "quic")]
     Stream(Box<QuicStream>),
 }
@@ -47,17 +57,27 @@ impl Server {
     }
 
     pub(crate) const fn on(listener: TcpListener, profile: Profile) -> Self {
-        Self { listener, profile }
+        Self { listener, profile, tls: None }
+    }
+
+    #[cfg(feature = "quic")]
+    pub(crate) fn with_tls(self, config: rustls::ServerConfig) -> Self {
+        Self { tls: Some(Arc::new(config).into()), ..self }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("ws://{}/ws", self.listener.local_addr().unwrap())
+        let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}/ws", self.listener.local_addr().unwrap())
     }
 
     /// The next connection, before its `connect`.
     #[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
     pub(crate) async fn accept(&self) -> Peer {
         let (stream, _) = self.listener.accept().await.unwrap();
+        let stream: Box<dyn Io> = match &self.tls {
+            Some(tls) => Box::new(tls.accept(stream).await.unwrap()),
+            None => Box::new(stream),
+        };
         let profile = self.profile;
         let choose = |request: &Request, mut response: Response| {
             assert_eq!(request.headers()["sec-websocket-protocol"], profile.subprotocol());
