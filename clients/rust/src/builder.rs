@@ -114,7 +114,8 @@ impl Builder {
         self
     }
 
-    /// Takes another transport than the one of the URL, to the same host and port.
+    /// Takes another transport than the one of the URL, to the same host and port. With [`Transport::Auto`] and a certificate that was
+    /// named, plain WebSocket is never used.
     #[must_use]
     pub const fn transport(mut self, transport: Transport) -> Self {
         self.transport = Some(transport);

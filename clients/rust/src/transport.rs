@@ -9,7 +9,8 @@ pub enum Transport {
     /// failed, and who is connected first is used. A client that had to do without QUIC tries it again at the tenth
     /// reconnect. Where QUIC connects and then nothing comes over it, WebSocket begins for a minute: some networks lose
     /// all but the smallest datagrams. WebSocket is with TLS unless the URL begins with `ws://`; QUIC always is, and asks for the same
-    /// certificates. With [`crate::Profile::Json`], WebSocket alone.
+    /// certificates. Where those were named ([`crate::Builder::tls_ca`], [`crate::Builder::tls_fingerprint`]), a `ws://` URL means
+    /// QUIC alone: to go on without TLS is refused, with an error that says so. With [`crate::Profile::Json`], WebSocket alone.
     Auto,
     /// `ws://` and `wss://`.
     WebSocket,

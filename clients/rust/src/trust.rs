@@ -26,6 +26,11 @@ pub(crate) enum Trust {
 }
 
 impl Trust {
+    /// Whether nobody was named.
+    pub(crate) const fn is_of_system(&self) -> bool {
+        matches!(self, Self::System)
+    }
+
     /// Reads what is needed to connect.
     pub(crate) fn verifier(&self) -> Result<Arc<Verifier>, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());

@@ -9,7 +9,7 @@ use waspmq_client::{Builder, Transport};
 /// What carries the frames.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Carrier {
-    /// QUIC where it works within a second, otherwise WebSocket
+    /// QUIC where it works within a second, else WebSocket; no ws:// with a --tls option
     Auto,
     /// WebSocket, with TLS unless the URL begins with ws://
     Ws,

@@ -22,8 +22,6 @@ use crate::error::Error;
 use crate::limits::{QUIC_HEAD_START, WEBSOCKET_HEAD_START};
 use crate::target::Target;
 use crate::transport::Transport;
-#[cfg(feature = "quic")]
-use crate::trust::Trust;
 use rustls::ClientConfig;
 use std::sync::Arc;
 #[cfg(feature = "quic")]
@@ -31,6 +29,10 @@ use std::time::Duration;
 #[cfg(feature = "quic")]
 use tokio::time::Instant;
 use waspmq_protocol::Profile;
+
+/// Why plain WebSocket is not used.
+const NOT_PLAIN: &str = "a ws:// URL is without TLS, and a certificate authority or a fingerprint was named: use wss:// or quic://, or name \
+                         neither";
 
 /// A connection on which nothing was said yet.
 #[derive(Debug)]
@@ -53,8 +55,9 @@ pub(crate) struct Route {
 #[derive(Debug)]
 enum Way {
     WebSocket,
+    /// And what there is to say beside why it failed.
     #[cfg(feature = "quic")]
-    Quic(Dialer),
+    Quic(Dialer, Option<&'static str>),
     /// Both.
     #[cfg(feature = "quic")]
     Auto(Dialer, Lessons),
@@ -62,7 +65,7 @@ enum Way {
 
 impl Route {
     /// # Errors
-    /// The URL is none, asks for what cannot be done, or whom to trust cannot be read.
+    /// The URL is none, asks for what cannot be done or must not be, or whom to trust cannot be read.
     pub(crate) fn new(settings: &Builder) -> Result<Self, Error> {
         let wrong = |message: String| Error::Url { url: settings.url.clone(), message };
         let target = Target::parse(&settings.url).map_err(wrong)?;
@@ -71,10 +74,16 @@ impl Route {
         if is_json && matches!(transport, Transport::Quic | Transport::WebTransport) {
             return Err(wrong(format!("{transport} carries the binary profile only, not JSON")));
         }
+        // Who names a certificate and leaves the transport open does not want to go without one where nothing else works.
+        let is_plain_refused =
+            transport == Transport::Auto && !target.is_secure() && !settings.trust.is_of_system();
+        if is_plain_refused && (is_json || !cfg!(feature = "quic")) {
+            return Err(wrong(NOT_PLAIN.to_owned()));
+        }
         let transport = if is_json { Transport::WebSocket } else { transport };
         let way = Self::way(settings, &target, transport)?;
         #[cfg(feature = "quic")]
-        let needs_tls = !matches!(way, Way::Quic(_));
+        let needs_tls = !matches!(way, Way::Quic(..));
         #[cfg(not(feature = "quic"))]
         let needs_tls = true;
         let tls = if needs_tls && target.is_secure() {
@@ -101,11 +110,14 @@ impl Route {
         let dialer = |transport| Dialer::new(target.clone(), transport, settings.trust.verifier()?);
         match transport {
             Transport::WebSocket => Ok(Way::WebSocket),
-            Transport::Quic | Transport::WebTransport => Ok(Way::Quic(dialer(transport)?)),
+            Transport::Quic | Transport::WebTransport => Ok(Way::Quic(dialer(transport)?, None)),
+            Transport::Auto if !target.is_secure() && !settings.trust.is_of_system() => {
+                Ok(Way::Quic(dialer(Transport::Quic)?, Some(NOT_PLAIN)))
+            }
             Transport::Auto => match dialer(Transport::Quic) {
                 Ok(dialer) => Ok(Way::Auto(dialer, Lessons::default())),
                 // Nobody asked for TLS, and this system has nothing to check certificates with.
-                Err(error) if !target.is_secure() && matches!(settings.trust, Trust::System) => {
+                Err(error) if !target.is_secure() => {
                     tracing::debug!(url = settings.url, %error, "without QUIC");
                     Ok(Way::WebSocket)
                 }
@@ -129,7 +141,13 @@ impl Route {
         let websocket = Box::pin(websocket(&self.websocket_url, self.profile, self.tls.clone()));
         match &mut self.way {
             Way::WebSocket => websocket.await,
-            Way::Quic(dialer) => Box::pin(dialer.open()).await,
+            Way::Quic(dialer, remark) => {
+                let opened = Box::pin(dialer.open()).await;
+                match (opened, remark) {
+                    (Err(error), Some(remark)) => Err(with(error, remark)),
+                    (opened, _) => opened,
+                }
+            }
             Way::Auto(dialer, lessons) => {
                 let begun = lessons.begin(Instant::now());
                 let opened = match begun {
@@ -200,6 +218,17 @@ async fn race(
     };
     tracing::debug!(error = %failed, "one transport is of no use: going on over the other");
     second.await.map_err(|other| Box::new((failed, other)))
+}
+
+/// Why there is no connection, and a remark on it.
+#[cfg(feature = "quic")]
+fn with(error: Error, remark: &str) -> Error {
+    match error {
+        Error::Connect { url, message } => {
+            Error::Connect { url, message: format!("{message} (over QUIC; {remark})") }
+        }
+        error => error,
+    }
 }
 
 /// Why neither is connected. What is wrong with the WebSocket says what kind of error it is.

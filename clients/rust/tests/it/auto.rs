@@ -140,6 +140,32 @@ async fn quic_that_worked_before_gives_way_too() {
     assert_eq!(client.transport(), Transport::WebSocket);
 }
 
+/// Who names a certificate does not want to be without one because QUIC does not work.
+#[tokio::test]
+async fn a_certificate_that_was_named_is_not_done_without() {
+    let (tcp, udp) = sockets();
+    let (server, quic, other) = (plain(tcp), UdpServer::on(udp, Transport::Quic), Identity::new());
+    for named in [client(&server).tls_fingerprint(other.fingerprint()), client(&server).tls_ca(other.file())]
+    {
+        let refused = tokio::select! {
+            (refused, ()) = async { tokio::join!(named.connect(), quic.failed()) } => refused,
+            _ = server.accept() => panic!("a connection without TLS"),
+        };
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("fingerprint") && text.contains("use wss:// or quic://"), "{text}");
+    }
+    let json = client(&server).tls_ca(other.file()).profile(Profile::Json).connect().await;
+    assert!(
+        matches!(json.unwrap_err(), Error::Url { message, .. } if message.contains("use wss:// or quic://"))
+    );
+    // Who asks for plain WebSocket by its name gets it.
+    let plain = Client::builder(server.url()).tls_ca(other.file());
+    let (connected, _peer) = tokio::join!(plain.connect(), server.welcome());
+    assert_eq!(connected.unwrap().0.transport(), Transport::WebSocket);
+}
+
 #[tokio::test]
 async fn json_goes_over_websocket_alone() {
     let (tcp, silent) = sockets();
