@@ -37,6 +37,10 @@ pub(crate) const TOKEN_ATTEMPTS_MAX: u32 = 2;
 /// Signs of life that the broker has not answered. More: none is added until it answers.
 pub(crate) const PINGS_MAX: usize = 1_024;
 
+/// Certificates that were not accepted, until it is said why: one for each address that is tried. More: the oldest is described as TLS
+/// does.
+pub(crate) const REFUSALS_MAX: usize = 8;
+
 /// Bytes of one message from the broker. More: the connection is given up. A message of the largest
 /// size is a third longer as base64; escapes and headers come on top.
 pub(crate) const INBOUND_BYTES_MAX: usize = 4 * 1024 * 1024;

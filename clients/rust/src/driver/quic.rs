@@ -139,7 +139,7 @@ impl Dialer {
     /// What went wrong with a handshake, for people.
     fn describe(&self, error: &ConnectionError) -> String {
         match error {
-            ConnectionError::TransportError(error) => match self.verifier.take_refusal() {
+            ConnectionError::TransportError(error) => match self.verifier.take_refusal(&error.reason) {
                 Some(refusal) => trust::describe(&refusal),
                 None => error.to_string(),
             },
