@@ -20,7 +20,11 @@ pub struct Incoming(quinn::Incoming);
 
 /// A connection that has no stream yet. Dropped, it is closed.
 #[derive(Debug)]
-pub struct Connected(Option<quinn::Connection>);
+pub struct Connected {
+    connection: quinn::Connection,
+    /// Whether there is a channel, which ends the connection instead.
+    has_channel: bool,
+}
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +56,6 @@ pub enum OpenError {
     /// The handshake failed, or the connection was lost before it had a stream.
     #[error("the connection was lost: {0}")]
     Lost(#[from] quinn::ConnectionError),
-    /// It was opened before.
-    #[error("the connection is gone")]
-    Gone,
     /// What came is no HTTP/3, or no request for WebTransport.
     #[error("no WebTransport session: {0}")]
     NoSession(Box<ServerError>),
@@ -96,7 +97,7 @@ impl Incoming {
     /// The peer is gone, or breaks the protocol.
     pub async fn connect(self) -> Result<Connected, OpenError> {
         let connection = self.0.accept()?.await?;
-        Ok(Connected(Some(connection)))
+        Ok(Connected { connection, has_channel: false })
     }
 }
 
@@ -110,25 +111,26 @@ impl Connected {
         mut self,
         admit: impl FnOnce(Page<'_>) -> Result<(), u16>,
     ) -> Result<Opened, OpenError> {
-        let Some(connection) = self.0.clone() else { return Err(OpenError::Gone) };
+        let connection = self.connection.clone();
         let opened = if alpn(&connection).as_deref() == Some(ALPN_H3) {
             web_transport(connection, admit).await?
         } else {
             let (send, receive) = connection.accept_bi().await?;
             Opened { channel: Channel::quic(connection, send, receive), protocol: Protocol::Quic }
         };
-        // From here on it is the channel that ends it.
-        self.0 = None;
+        self.has_channel = true;
         Ok(opened)
     }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let Some(connection) = self.0.take() else { return };
+        if self.has_channel {
+            return;
+        }
         // What reads the request's stream of HTTP/3 holds on to the connection: a drop alone would not close it.
-        let is_h3 = alpn(&connection).as_deref() == Some(ALPN_H3);
-        connection.close(if is_h3 { H3_NO_ERROR } else { VarInt::from_u32(0) }, b"");
+        let is_h3 = alpn(&self.connection).as_deref() == Some(ALPN_H3);
+        self.connection.close(if is_h3 { H3_NO_ERROR } else { VarInt::from_u32(0) }, b"");
     }
 }
 
