@@ -100,6 +100,24 @@ fn the_command_line_speaks_them_too() {
     }
 }
 
+/// A program that ends without a word leaves a session behind until QUIC has found out.
+#[test]
+fn a_command_that_fails_says_goodbye() {
+    let broker = Broker::start();
+    let (pin, url) = (broker.fingerprint.clone().unwrap(), format!("quic://{}", broker.address));
+    for arguments in [&["sub", "user/alice", "--as", "bob"][..], &["req", "topic/a", "1", "--timeout", "1"]] {
+        let ended = Command::new(env!("CARGO_BIN_EXE_waspmq"))
+            .args(arguments)
+            .args(["--url", &url, "--tls-fingerprint", &pin])
+            .output()
+            .unwrap();
+        assert!(!ended.status.success(), "{ended:?}");
+        broker.eventually("the session has ended", |broker| {
+            broker.admin("GET", "/v1/sessions", None).1["total"] == 0
+        });
+    }
+}
+
 #[tokio::test]
 async fn quic_has_the_certificate_that_sockets_have_and_its_successor() {
     let (broker, authority) = start("127.0.0.1", now_unix_s(), &[]);

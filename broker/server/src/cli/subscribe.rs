@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use waspmq_client::{CORRELATION_ID, Client, Content, From, Message, Payload, PublishOptions};
+use waspmq_client::{CORRELATION_ID, Client, Content, From, Message, Messages, Payload, PublishOptions};
 use waspmq_core::{Kind, Pattern};
 
 /// Receive messages, one a line
@@ -90,8 +90,32 @@ async fn receive(
     let builder = arguments.identity.tell(Client::builder(&arguments.url));
     let builder = if arguments.compress { builder.compression() } else { builder };
     let (client, mut messages) = builder.connect().await?;
+    let received = print(arguments, (patterns, reply), (&client, &mut messages), &mut signals).await;
+    let stats = client.stats();
+    if stats.overflowed > 0 {
+        output::note(format_args!(
+            "the broker dropped {} messages, because this reader was too slow",
+            stats.overflowed
+        ));
+    }
+    if stats.refused > 0 {
+        output::note(format_args!("the broker refused {} replies", stats.refused));
+    }
+    // Whatever came of it, the broker is told: over QUIC nothing else does that for a program that ends.
+    let closed = client.close().await;
+    received?;
+    Ok(closed?)
+}
+
+/// Asks for what is wanted, and prints it until there was enough of it, the client has ended or a signal comes.
+async fn print(
+    arguments: &Arguments,
+    (patterns, reply): (&[Pattern], Option<&Payload>),
+    (client, messages): (&Client, &mut Messages),
+    signals: &mut Signals,
+) -> Result<(), Failure> {
     for pattern in patterns {
-        ask(&client, pattern, arguments).await?;
+        ask(client, pattern, arguments).await?;
     }
     let user = arguments.identity.user().unwrap_or("the token's user");
     output::note(format_args!("receiving from {} as {user}; Ctrl-C ends it", arguments.url));
@@ -112,21 +136,11 @@ async fn receive(
             ))?;
             received += 1;
             if let Some(payload) = reply {
-                answer(&client, &message, payload).await?;
+                answer(client, &message, payload).await?;
             }
         }
     }
-    let stats = client.stats();
-    if stats.overflowed > 0 {
-        output::note(format_args!(
-            "the broker dropped {} messages, because this reader was too slow",
-            stats.overflowed
-        ));
-    }
-    if stats.refused > 0 {
-        output::note(format_args!("the broker refused {} replies", stats.refused));
-    }
-    Ok(client.close().await?)
+    Ok(())
 }
 
 /// Replies to a request; a message that is none is left alone. Without a receipt, because receipts are read in turn
