@@ -85,7 +85,8 @@ async fn what_the_stream_says_of_the_end_decides() {
                 server.welcome().await;
                 return;
             }
-            assert!(messages.recv().await.is_none(), "{code}");
+            let end = tokio::time::timeout(Duration::from_secs(5), messages.recv()).await;
+            assert!(end.expect("the client does not come back").is_none(), "{code}");
             let ended = Error::Closed { code, reason: "reason".to_owned(), refusal: None };
             assert_eq!(client.close().await, Err(ended));
         };
