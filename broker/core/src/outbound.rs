@@ -27,7 +27,7 @@ mod reports;
 mod room;
 mod spilled;
 
-pub use class::{Class, Lost, PRIORITIES, Segment};
+pub use class::{Class, Lost, PRIORITIES, Piece, Segment};
 pub use reports::Report;
 pub use spilled::Spilled;
 
@@ -54,6 +54,13 @@ impl<S: Segment> Item<S> {
             Self::Shared(segment) => segment,
             Self::Own(bytes) => bytes,
             Self::Gone => &[],
+        }
+    }
+
+    const fn segment(&self) -> Option<&S> {
+        match self {
+            Self::Shared(segment) => Some(segment),
+            Self::Own(_) | Self::Gone => None,
         }
     }
 }
@@ -222,12 +229,16 @@ impl<S: Segment> Queue<S> {
 
     /// The next pieces to write, at most `max`, in order; some may be empty, never the first.
     pub fn pieces(&self, max: usize) -> impl Iterator<Item = &[u8]> {
+        self.owned_pieces(max).map(|piece| piece.bytes)
+    }
+
+    /// As [`Self::pieces`], with the segments in which they lie.
+    pub fn owned_pieces(&self, max: usize) -> impl Iterator<Item = Piece<'_, S>> {
         let written = self.written;
-        self.items
-            .iter()
-            .take(max)
-            .enumerate()
-            .map(move |(i, item)| item.bytes().get(if i == 0 { written } else { 0 }..).unwrap_or_default())
+        self.items.iter().take(max).enumerate().map(move |(i, item)| Piece {
+            bytes: item.bytes().get(if i == 0 { written } else { 0 }..).unwrap_or_default(),
+            segment: item.segment(),
+        })
     }
 
     /// What the client is to be told of its losses, one address and action after the other; nothing while many

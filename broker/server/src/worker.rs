@@ -14,6 +14,7 @@ mod acks;
 pub(crate) mod alone;
 mod batch;
 mod catchup;
+mod chunks;
 mod compression;
 mod connection;
 mod control;

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, Endpoint};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +86,7 @@ async fn read(channel: &Channel, most: usize) -> Vec<u8> {
         match channel.try_read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => all.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => channel.readable().await,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => channel.readable().await,
             Err(error) => panic!("{error}"),
         }
     }
@@ -111,7 +113,7 @@ async fn bytes_go_both_ways_and_the_end_is_seen() {
         while !rest.is_empty() {
             match channel.try_write(rest) {
                 Ok(count) => rest = &rest[count..],
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     blocked += 1;
                     channel.writable().await;
                 }
@@ -137,7 +139,7 @@ async fn what_is_lost_is_seen_by_who_reads() {
     let mut buffer = [0; 16];
     loop {
         match channel.try_read(&mut buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => channel.readable().await,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => channel.readable().await,
             Err(_) => break,
             Ok(count) => panic!("{count} bytes"),
         }
@@ -227,6 +229,59 @@ async fn who_waits_to_write_hears_of_the_end() {
         waited.unwrap();
         assert!(channel.try_write(b"more").is_err());
     }
+}
+
+#[tokio::test]
+async fn what_is_shared_is_held_and_not_copied_until_the_peer_has_it() {
+    let bench = Bench::new();
+    let (_endpoint, _connection, _send, mut receive, channel) = bench.open().await;
+    let window = WINDOWS.send_bytes as usize;
+    let own = Bytes::from_static(b"before ");
+    let shared = Bytes::from((0..=250).cycle().take(3 * window).collect::<Vec<u8>>());
+    let wanted = [&own[..], &shared].concat();
+    let mut chunks = [own, shared.clone()];
+    let written = channel.try_write_chunks(&mut chunks).unwrap();
+    // The window ends within the second: what was taken is gone, and the rest is still the same memory.
+    assert_eq!((written, chunks[0].len()), (window, 0));
+    assert_eq!(chunks[1].as_ptr(), shared[window - 7..].as_ptr());
+    let blocked = channel.try_write_chunks(&mut chunks).unwrap_err();
+    assert_eq!((blocked.kind(), chunks[1].len()), (ErrorKind::WouldBlock, 2 * window + 7));
+    let write = async {
+        while !chunks[1].is_empty() {
+            match channel.try_write_chunks(&mut chunks) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => channel.writable().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // Whoever holds it now is the connection.
+        chunks.fill(Bytes::new());
+        assert!(!shared.is_unique(), "the peer has not acknowledged the last of it");
+        channel.finish(0, "").await;
+    };
+    let ((), received) = tokio::join!(write, receive.read_to_end(usize::MAX));
+    assert!(received.unwrap() == wanted);
+    assert!(shared.is_unique(), "nothing is kept of what the peer has");
+}
+
+#[tokio::test]
+async fn a_browser_is_written_shared_memory_too() {
+    let bench = Bench::new();
+    let endpoint = bench.client(b"h3");
+    let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
+    let browsing = async {
+        let browser = Browser::ask(connecting).await;
+        let (send, receive) = browser.stream().await;
+        (browser, send, receive)
+    };
+    let (opened, (_browser, _send, mut receive)) =
+        in_time(async { tokio::join!(serve(&bench.listener), browsing) }).await;
+    let shared = Bytes::from(vec![7; 2_000]);
+    assert_eq!(opened.channel.try_write_chunks(&mut [shared.clone()]).unwrap(), 2_000);
+    assert!(!shared.is_unique());
+    let mut received = vec![0; 2_000];
+    in_time(receive.read_exact(&mut received)).await.unwrap();
+    assert!(received == shared);
 }
 
 /// What a browser has open besides its session's stream. HTTP/3 calls the control stream critical: a browser that is told to

@@ -17,6 +17,14 @@ pub trait Segment: Deref<Target = [u8]> {
     fn class(&self) -> &Class;
 }
 
+/// What is written next of one item of a queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a, S> {
+    pub bytes: &'a [u8],
+    /// The segment in which the bytes lie; none when they are the connection's own.
+    pub segment: Option<&'a S>,
+}
+
 /// What the messages of a segment have in common.
 #[derive(Debug, Clone)]
 pub struct Class {

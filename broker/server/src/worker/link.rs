@@ -118,7 +118,11 @@ impl Link {
     pub(super) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write_vectored(pieces),
-            Self::Quic(channel) => channel.try_write_vectored(pieces),
+            // It is handed its queue by [`super::chunks`]; this is for what is written past that.
+            Self::Quic(channel) => {
+                let first = pieces.iter().find(|piece| !piece.is_empty());
+                first.map_or(Ok(0), |piece| channel.try_write(piece))
+            }
         }
     }
 

@@ -1,9 +1,11 @@
 //! Writing: which connections have something to write, and one write per connection and turn.
 
+use super::chunks::Chunks;
 use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended, Transport};
 use super::dictionaries::{self, Telling};
 use super::framing::Framing;
+use super::link::Link;
 use super::segment::Shared;
 use super::tls;
 use crate::dictionaries::Dictionary;
@@ -39,6 +41,7 @@ pub(super) struct Outbox {
     /// Used during a flush.
     expired: Vec<Shared>,
     scratch: Vec<u8>,
+    chunks: Chunks,
     /// Dictionaries sent so far.
     pub(super) dictionaries_sent: u64,
     /// Frames that connections were sent lately.
@@ -83,6 +86,7 @@ impl Outbox {
             lost: Vec::new(),
             expired: Vec::new(),
             scratch: Vec::new(),
+            chunks: Chunks::default(),
             dictionaries_sent: 0,
             dictionary_frames: HashMap::default(),
         }
@@ -308,6 +312,9 @@ impl Outbox {
 
     fn write(&mut self, connection: &mut Connection) -> std::io::Result<usize> {
         let (link, out) = (&connection.link, &connection.out);
+        if let Link::Quic(channel) = link {
+            return self.chunks.write(channel, out);
+        }
         if out.len() == 1 && connection.tls.is_none() {
             return out.pieces(1).next().map_or(Ok(0), |piece| link.try_write(piece));
         }

@@ -9,6 +9,7 @@ use super::compression::{Compression, Deflating, Form, Subjects};
 use super::counters::Counters;
 use super::framing::{self, Begun, Framing};
 use crate::dictionaries::{Dictionaries, Dictionary};
+use bytes::Bytes;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ impl Encoding {
 /// Encoded frames with what must be known when they are written or dropped.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    bytes: Box<[u8]>,
+    bytes: Bytes,
     frames: u32,
     pub(crate) kind: Kind,
     /// When the first message was published, on the broker's clock.
@@ -109,6 +110,11 @@ impl Shared {
 
     pub(crate) fn segment(&self) -> &Segment {
         &self.0
+    }
+
+    /// Its bytes, for who has to hold on to them.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.0.bytes
     }
 }
 
@@ -432,7 +438,7 @@ impl Open {
         let scratch = &mut layout.encoder.scratch;
         let (in_flight, of_queue) = chosen.unzip();
         let segment = Segment {
-            bytes: scratch.as_slice().into(),
+            bytes: Bytes::copy_from_slice(scratch),
             frames: self.frames,
             kind: self.class.to.kind(),
             published_us: self.published_us,

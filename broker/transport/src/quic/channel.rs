@@ -1,13 +1,14 @@
 //! An open connection with its stream: read and written without waiting.
 
+use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
 
 /// Told by the connection's work when something may be done again.
@@ -138,42 +139,34 @@ impl Channel {
         Ok(buffer.filled().len())
     }
 
-    /// Writes what the connection's window takes.
+    /// Writes what the connection's window takes of a copy.
+    ///
+    /// # Errors
+    /// As [`Self::try_write_chunks`].
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_write_chunks(&mut [Bytes::copy_from_slice(bytes)])
+    }
+
+    /// Writes what the connection's window takes, of several chunks in order, and does not copy them: each is held until the
+    /// peer has acknowledged all of it. What was taken is gone from the chunks.
     ///
     /// # Errors
     /// `WouldBlock` when it takes nothing; anything else is the end of the connection.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.try_write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    /// As [`Self::try_write`], of several pieces in order.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn try_write_chunks(&self, chunks: &mut [Bytes]) -> io::Result<usize> {
         let mut send = self.send.borrow_mut();
         let Some(send) = &mut *send else { return Err(ErrorKind::BrokenPipe.into()) };
         let mut context = Context::from_waker(&self.writable.waker);
-        let mut written = 0;
-        for piece in pieces {
-            let mut rest: &[u8] = piece;
-            while !rest.is_empty() {
-                let polled = match send {
-                    Send::Quic(send) => AsyncWrite::poll_write(Pin::new(send), &mut context, rest),
-                    Send::WebTransport(send) => AsyncWrite::poll_write(Pin::new(send), &mut context, rest),
-                };
-                match polled {
-                    Poll::Ready(Ok(count)) => {
-                        written += count;
-                        rest = rest.get(count..).unwrap_or_default();
-                    }
-                    Poll::Pending if written == 0 => return Err(ErrorKind::WouldBlock.into()),
-                    Poll::Ready(Err(error)) if written == 0 => return Err(error),
-                    Poll::Pending | Poll::Ready(Err(_)) => return Ok(written),
-                }
+        // Either future is on the stack, keeps nothing that a drop would lose, and has told the waker when it is pending.
+        let polled = match send {
+            Send::Quic(send) => pin!(send.write_chunks(chunks)).poll(&mut context).map_err(io::Error::from),
+            Send::WebTransport(send) => {
+                pin!(send.write_chunks(chunks)).poll(&mut context).map_err(io::Error::other)
             }
+        };
+        match polled {
+            Poll::Ready(written) => Ok(written?.bytes),
+            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
         }
-        Ok(written)
     }
 
     /// Waits until reading is worth a try. May be so without reason.
