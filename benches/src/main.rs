@@ -103,6 +103,8 @@ enum Scenario {
     Quic(quic::Arguments),
     /// Many QUIC sessions that say nothing: memory of each against a bare relay of quinn
     QuicIdle(quic::IdleArguments),
+    /// Streams of quinn, passed on, with one socket for all threads and with one for each
+    QuicSockets(quic::SocketsArguments),
     /// The reference of `quic` and `quic-idle`: streams of quinn, passed on
     QuicRelay(quic::RelayArguments),
     /// Runs a program that ends when this one's parent does
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
         Scenario::Relay(arguments) => relay::run(&arguments).map(|()| true),
         Scenario::Quic(arguments) => quic::run(&arguments),
         Scenario::QuicIdle(arguments) => quic::run_idle(&arguments),
+        Scenario::QuicSockets(arguments) => quic::run_sockets(&arguments),
         Scenario::QuicRelay(arguments) => quic::run_relay(&arguments).map(|()| true),
         Scenario::Guard(arguments) => server::guard(&arguments).map(|()| true),
     };

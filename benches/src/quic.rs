@@ -5,10 +5,12 @@ mod framing;
 mod idle;
 mod load;
 mod relay;
+mod sockets;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use relay::{Arguments as RelayArguments, run as run_relay};
+pub(crate) use sockets::{Arguments as SocketsArguments, run as run_sockets};
 
 use std::time::Duration;
 
@@ -103,6 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
             port: server.port(),
             pid: server.pid(),
             pairs: *pairs,
+            sockets: 1,
             batch: *window,
             payload_bytes: *payload,
             warm_up: Duration::from_secs_f64(*warm_up),
@@ -168,13 +171,17 @@ impl Reference {
         if kind == Kind::Broker {
             return Server::start(kind, common);
         }
-        let bench = std::env::current_exe()?;
-        Server::launch("relay", &std::env::temp_dir(), |command, ports, _| {
-            command.arg(&bench).args(["quic-relay", "--listen", &format!("127.0.0.1:{}", ports.clients)]);
-            command.args(["--threads", &self.relay_threads.to_string()]);
-            Ok(())
-        })
+        start_relay(self.relay_threads, relay::Sockets::First)
     }
+}
+
+fn start_relay(threads: usize, sockets: relay::Sockets) -> Result<Server> {
+    let bench = std::env::current_exe()?;
+    Server::launch("relay", &std::env::temp_dir(), |command, ports, _| {
+        command.arg(&bench).args(["quic-relay", "--listen", &format!("127.0.0.1:{}", ports.clients)]);
+        command.args(["--threads", &threads.to_string(), "--sockets", sockets.name()]);
+        Ok(())
+    })
 }
 
 fn rows(common: &Common, samples: &Samples<Sample>) -> Vec<Vec<String>> {

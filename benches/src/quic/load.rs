@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use quinn::{Connection, Endpoint, SendStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) port: u16,
     pub(super) pid: u32,
     pub(super) pairs: u16,
+    /// Of the clients; connections are spread over them.
+    pub(super) sockets: u16,
     pub(super) batch: u32,
     pub(super) payload_bytes: usize,
     pub(super) warm_up: Duration,
@@ -81,9 +83,9 @@ pub(super) fn run(plan: &Plan) -> Result<Sample> {
 }
 
 async fn drive(plan: &Plan) -> Result<Sample> {
-    let endpoint = client::endpoint()?;
+    let endpoints: Vec<_> = (0..plan.sockets).map(|_| client::endpoint()).collect::<Result<_>>()?;
     let board = Rc::new(Board::default());
-    let (pairs, held) = set_up(plan, &endpoint, &board).await?;
+    let (pairs, held) = set_up(plan, &endpoints, &board).await?;
     let start = Instant::now();
     let tasks: Vec<_> = pairs.into_iter().map(|pair| spawn_local(pair.run(board.clone()))).collect();
     board.go_on(plan.warm_up).await;
@@ -106,10 +108,12 @@ async fn drive(plan: &Plan) -> Result<Sample> {
 }
 
 /// The pairs, and what has to live as long as they do.
-async fn set_up(plan: &Plan, endpoint: &Endpoint, board: &Rc<Board>) -> Result<(Vec<Pair>, Vec<Held>)> {
+async fn set_up(plan: &Plan, endpoints: &[Endpoint], board: &Rc<Board>) -> Result<(Vec<Pair>, Vec<Held>)> {
     let mut receivers = Vec::new();
+    let mut endpoints = endpoints.iter().cycle();
+    let mut next = || endpoints.next().context("no socket");
     for i in 0..plan.pairs {
-        let mut link = Link::open(endpoint, plan.wire, plan.port, &format!("r{i}")).await?;
+        let mut link = Link::open(next()?, plan.wire, plan.port, &format!("r{i}")).await?;
         if plan.wire == Wire::Relay {
             link.subscribe(Target::Receiver(i)).await?;
         }
@@ -119,7 +123,7 @@ async fn set_up(plan: &Plan, endpoint: &Endpoint, board: &Rc<Board>) -> Result<(
     // Servers give connections to their threads in turn: in this order half of the pairs have both ends on one.
     for i in (0..plan.pairs).step_by(2).chain((1..plan.pairs).step_by(2)) {
         let Some(receiver) = receivers[usize::from(i)].take() else { continue };
-        let sender = Link::open(endpoint, plan.wire, plan.port, &format!("s{i}")).await?;
+        let sender = Link::open(next()?, plan.wire, plan.port, &format!("s{i}")).await?;
         let message = plan.wire.publish_message(Target::Receiver(i), plan.payload_bytes);
         let mut batch = Vec::new();
         (0..plan.batch).for_each(|_| push_message(&mut batch, &message));

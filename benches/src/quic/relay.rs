@@ -1,8 +1,7 @@
 //! The reference: what moving messages between streams of quinn costs when nothing else is done.
 //!
-//! As many threads as the broker has workers, each with a runtime of its own; the first one has the socket, too, and
-//! hands connections to the threads in turn, before their handshakes, so that each has the encryption, the timers and
-//! the sending of its own. quinn is configured as the broker configures it. Messages are walked in the pieces that
+//! As many threads as the broker has workers, each with a runtime of its own, and with the encryption, the timers and the
+//! sending of its connections. Who receives is said by [`Sockets`]. quinn is configured as the broker configures it. Messages are walked in the pieces that
 //! quinn received, laid out again with their lengths, and written to the paired stream once per read.
 //!
 //! Dialect inside the messages: that of the relay in [`crate::wire`]. A connection publishes to one channel only, and
@@ -18,7 +17,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
     Endpoint, EndpointConfig, IdleTimeout, Incoming, SendStream, ServerConfig, TokioRuntime, TransportConfig,
 };
-use rustix::net::sockopt;
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use waspmq_transport::limits::{
@@ -50,12 +49,37 @@ pub(crate) struct Arguments {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Who receives
+    #[arg(long, value_enum, default_value_t = Sockets::First)]
+    sockets: Sockets,
+}
+
+/// Who receives datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Sockets {
+    /// The first thread has the one socket, beside its connections. It hands the others theirs in turn, before their
+    /// handshakes.
+    First,
+    /// One more thread has the one socket, and no connections. It hands them over likewise.
+    Apart,
+    /// Each thread has a socket of its own on the same port (`SO_REUSEPORT`), and keeps what the kernel gives it.
+    Each,
+}
+
+impl Sockets {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Apart => "apart",
+            Self::Each => "each",
+        }
+    }
 }
 
 #[cfg(test)]
 impl Arguments {
-    pub(super) fn at(port: u16, threads: usize) -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, port).into(), threads }
+    pub(super) fn at(port: u16, threads: usize, sockets: Sockets) -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, port).into(), threads, sockets }
     }
 }
 
@@ -68,33 +92,69 @@ type Outlet = Arc<tokio::sync::Mutex<SendStream>>;
 /// # Errors
 /// When the address cannot be bound or a thread cannot be started.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let socket =
-        UdpSocket::bind(arguments.listen).with_context(|| format!("binding {}", arguments.listen))?;
-    sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
-    sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
+    let Arguments { listen, threads, sockets } = *arguments;
     let channels = Channels::default();
+    if sockets == Sockets::Each {
+        return each(listen, threads.max(1), &channels);
+    }
+    let socket = bind(listen, false)?;
     let (own, first) = mpsc::channel(HANDED_MAX);
-    let mut threads = vec![own];
-    for number in 1..arguments.threads.max(1) {
+    let mut hand_overs = vec![own];
+    let others = if sockets == Sockets::First { 1..threads.max(1) } else { 0..threads.max(1) };
+    if sockets == Sockets::Apart {
+        hand_overs.clear();
+    }
+    for number in others {
         let (sender, incoming) = mpsc::channel(HANDED_MAX);
-        threads.push(sender);
+        hand_overs.push(sender);
         let channels = channels.clone();
-        std::thread::Builder::new()
-            .name(format!("relay-{number}"))
-            .spawn(move || on_this_thread(serve(incoming, channels)))?;
+        start(number, move || on_this_thread(serve(incoming, channels)))?;
     }
     on_this_thread(async move {
-        let endpoint =
-            Endpoint::new(EndpointConfig::default(), Some(server()?), socket, Arc::new(TokioRuntime))?;
+        let endpoint = endpoint(socket)?;
         spawn_local(serve(first, channels));
         // Whoever starts this waits until the port is open.
-        let _up = TcpListener::bind(arguments.listen)?;
-        for thread in threads.iter().cycle() {
+        let _up = TcpListener::bind(listen)?;
+        for thread in hand_overs.iter().cycle() {
             let Some(incoming) = endpoint.accept().await else { break };
             thread.send(incoming).await.map_err(|_| anyhow!("a thread ended"))?;
         }
         Ok(())
     })?
+}
+
+/// A socket and an endpoint for each thread, of which this is one.
+fn each(listen: SocketAddr, threads: usize, channels: &Channels) -> Result<()> {
+    let sockets: Vec<_> = (0..threads).map(|_| bind(listen, true)).collect::<Result<_>>()?;
+    let mut threads = sockets.into_iter().map(|socket| {
+        let channels = channels.clone();
+        move || on_this_thread(serve_all(socket, channels))?
+    });
+    let own = threads.next().context("no thread")?;
+    for (number, thread) in (1..).zip(threads) {
+        start(number, thread)?;
+    }
+    let _up = TcpListener::bind(listen)?;
+    own()
+}
+
+fn start(number: usize, thread: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    std::thread::Builder::new().name(format!("relay-{number}")).spawn(thread)?;
+    Ok(())
+}
+
+fn bind(listen: SocketAddr, is_shared: bool) -> Result<UdpSocket> {
+    let family = if listen.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = net::socket(family, SocketType::DGRAM, None)?;
+    sockopt::set_socket_reuseport(&socket, is_shared)?;
+    sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
+    sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
+    net::bind(&socket, &listen).with_context(|| format!("binding {listen}"))?;
+    Ok(socket.into())
+}
+
+fn endpoint(socket: UdpSocket) -> Result<Endpoint> {
+    Ok(Endpoint::new(EndpointConfig::default(), Some(server()?), socket, Arc::new(TokioRuntime))?)
 }
 
 fn on_this_thread<T>(work: impl Future<Output = T>) -> Result<T> {
@@ -108,6 +168,15 @@ async fn serve(mut incoming: mpsc::Receiver<Incoming>, channels: Channels) {
         // How a peer ends is seen at the other end.
         spawn_local(async move { drop(peer(incoming, channels).await) });
     }
+}
+
+async fn serve_all(socket: UdpSocket, channels: Channels) -> Result<()> {
+    let endpoint = endpoint(socket)?;
+    while let Some(incoming) = endpoint.accept().await {
+        let channels = channels.clone();
+        spawn_local(async move { drop(peer(incoming, channels).await) });
+    }
+    Ok(())
 }
 
 async fn peer(incoming: Incoming, channels: Channels) -> Result<()> {
