@@ -4,6 +4,14 @@ use serde_json::{Value, json};
 use waspmq_protocol::server::{Message, Received, UserPresence};
 use waspmq_protocol::{Content, Profile, decode, encode};
 
+/// The bytes of a client frame, if the text is one.
+pub(crate) fn try_binary(text: &str) -> Option<Vec<u8>> {
+    let frame = decode::json_frames(text.as_bytes()).next()?.ok()?;
+    let mut bytes = Vec::new();
+    encode::client(Profile::Binary, &frame, &mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// The bytes of a client frame.
 pub(crate) fn to_binary(text: &str) -> Vec<u8> {
     let frame = decode::json_frames(text.as_bytes()).next().unwrap().unwrap();

@@ -1,7 +1,10 @@
-//! Peers over QUIC and WebTransport for the tests of everything else.
+//! Peers over QUIC, WebTransport and server-sent events for the tests of everything else.
 //!
-//! A peer of a test sees WebSocket messages: a bridge puts what it sends on a stream of QUIC, message by message,
-//! and what comes from there back. It holds one message at most in either direction.
+//! A peer of a test sees WebSocket messages: a bridge puts what it sends on a stream of QUIC, message by message, or
+//! into requests, and what comes from there back. It holds one message at most in either direction.
+
+#[path = "bridge/events.rs"]
+pub(crate) mod events;
 
 use crate::binary::to_binary;
 use crate::harness::Broker;
@@ -22,6 +25,7 @@ use waspmq_protocol::{decode, stream};
 pub(crate) enum Way {
     Quic,
     WebTransport,
+    Events,
 }
 
 impl Way {
@@ -30,8 +34,13 @@ impl Way {
         match name {
             "quic" => Some(Self::Quic),
             "webtransport" => Some(Self::WebTransport),
+            "sse" => Some(Self::Events),
             _ => None,
         }
+    }
+
+    pub(crate) const fn is_binary(self) -> bool {
+        !matches!(self, Self::Events)
     }
 }
 
@@ -70,7 +79,7 @@ pub(crate) async fn connect_to(
     (endpoint, connection)
 }
 
-/// A WebSocket whose other end is a stream of QUIC to the broker.
+/// A WebSocket whose other end goes on to the broker by this way.
 pub(crate) async fn bridge(broker: &Broker, way: Way) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
@@ -112,6 +121,10 @@ pub(crate) async fn bridge(broker: &Broker, way: Way) -> WebSocketStream<MaybeTl
                 reason
             };
             start(relay(far, send, receive, ended));
+        }
+        Way::Events => {
+            let (events, posts) = (events::Http::connect(broker).await, events::Http::connect(broker).await);
+            start(events::relay(far, events, posts));
         }
     }
     let near = MaybeTlsStream::Plain(near);

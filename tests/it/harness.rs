@@ -1,6 +1,6 @@
 //! A broker process for one test, a raw WebSocket peer, and the admin API.
 
-use crate::binary::{from_binary, to_binary};
+use crate::binary::{from_binary, to_binary, try_binary};
 use crate::bridge::{self, Way};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -30,6 +30,8 @@ pub(crate) struct Broker {
     pub(crate) fingerprint: Option<String>,
     /// Whether its sockets speak TLS.
     is_secure: bool,
+    /// How [`Self::connect`] connects.
+    spoken: &'static str,
 }
 
 /// What a broker says of itself when it is ready.
@@ -67,7 +69,14 @@ impl Broker {
         let audit = Audit::default();
         let Ready { process, address, admin, fingerprint, is_secure } =
             Self::launch(data, &environment, &audit);
-        Self { process, data: data.clone(), environment, audit, address, admin, fingerprint, is_secure }
+        let (data, spoken) = (data.clone(), "waspmq.v1.json");
+        Self { process, data, environment, audit, address, admin, fingerprint, is_secure, spoken }
+    }
+
+    /// Has peers connect in this profile, or by this way.
+    pub(crate) const fn speaking(mut self, profile: &'static str) -> Self {
+        self.spoken = profile;
+        self
     }
 
     /// Kills the broker unless it has ended, and starts it again on the same directory and other ports.
@@ -154,7 +163,8 @@ impl Broker {
         offer: Option<&str>,
     ) -> (Peer, Option<String>) {
         if let Some(way) = subprotocol.and_then(Way::of) {
-            return (Peer { socket: bridge::bridge(self, way).await, is_binary: true }, None);
+            let socket = bridge::bridge(self, way).await;
+            return (Peer { socket, is_binary: way.is_binary() }, None);
         }
         let mut request = self.url().into_client_request().unwrap();
         for (name, value) in [("sec-websocket-protocol", subprotocol), ("sec-websocket-extensions", offer)] {
@@ -177,9 +187,9 @@ impl Broker {
         Peer { socket: connecting.await.unwrap().0, is_binary: subprotocol == "waspmq.v1.bin" }
     }
 
-    /// Connects as a user in the JSON profile.
+    /// Connects as a user, in the JSON profile over WebSocket unless the broker is spoken to otherwise.
     pub(crate) async fn connect(&self, user: &str) -> Peer {
-        let mut peer = self.open(Some("waspmq.v1.json")).await;
+        let mut peer = self.open(Some(self.spoken)).await;
         peer.send(&json!({"type": "connect", "user": user})).await;
         assert_eq!(peer.receive().await["type"], "welcome");
         peer
@@ -340,6 +350,17 @@ impl Peer {
 
     pub(crate) async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    /// Sends a text that may be no frame. Says whether the profile has a way to.
+    pub(crate) async fn send_if_it_can_be(&mut self, text: &str) -> bool {
+        if !self.is_binary {
+            self.send_text(text).await;
+            return true;
+        }
+        let Some(bytes) = try_binary(text) else { return false };
+        self.socket.send(Message::binary(bytes)).await.unwrap();
+        true
     }
 
     /// The next frame; panics when there is none in time.

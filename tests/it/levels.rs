@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use waspmq_core::MessageId;
 use waspmq_store::{DeadLetter, FjallStore, Store, StoreOptions};
 
-pub(crate) const PROFILES: [&str; 4] = ["waspmq.v1.json", "waspmq.v1.bin", "quic", "webtransport"];
+pub(crate) const PROFILES: [&str; 5] = ["waspmq.v1.json", "waspmq.v1.bin", "quic", "webtransport", "sse"];
 
 /// Every attempt fails fast. No jitter, so that bounds of time can be told.
 pub(crate) const IMPATIENT: &str = r#"

@@ -13,6 +13,38 @@
               with room for TLS in their futures"
 )]
 
+/// Tests of functions that take a way to be connected, one for each.
+macro_rules! over_every_transport {
+    ($($test:ident),+ $(,)?) => {$(
+        mod $test {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn json() {
+                super::$test("waspmq.v1.json").await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn binary() {
+                super::$test("waspmq.v1.bin").await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn quic() {
+                super::$test("quic").await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn webtransport() {
+                super::$test("webtransport").await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sse() {
+                super::$test("sse").await;
+            }
+        }
+    )+};
+}
+
 mod access;
 mod asking;
 mod bad_input;
@@ -47,6 +79,7 @@ mod rollout;
 mod rules;
 mod shipped;
 mod slow;
+mod sse;
 mod timing;
 mod tls;
 mod tokens;

@@ -4,13 +4,21 @@ use crate::harness::Broker;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
+over_every_transport!(
+    every_kind_of_address_reaches_its_recipients,
+    each_message_of_a_queue_goes_to_one_member_and_keys_stick,
+    dedup_makes_a_publish_idempotent_per_user_and_address,
+    offsets_of_an_address_strictly_increase_over_publishers,
+    groups_can_be_managed_by_operators,
+    operators_publish_and_end_sessions,
+);
+
 async fn publish(peer: &mut crate::harness::Peer, to: &str, payload: Value) -> Value {
     peer.ask(json!({"type": "publish", "ref": 7, "to": to, "payload": payload})).await
 }
 
-#[tokio::test]
-async fn every_kind_of_address_reaches_its_recipients() {
-    let broker = Broker::start();
+async fn every_kind_of_address_reaches_its_recipients(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
     let mut phone = broker.connect("bob").await;
     for frame in [
@@ -49,9 +57,8 @@ async fn every_kind_of_address_reaches_its_recipients() {
     assert_eq!(receipt["recipients"], json!(1), "it waits for the user");
 }
 
-#[tokio::test]
-async fn each_message_of_a_queue_goes_to_one_member_and_keys_stick() {
-    let broker = Broker::start();
+async fn each_message_of_a_queue_goes_to_one_member_and_keys_stick(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let mut alice = broker.connect("alice").await;
     let mut workers = Vec::new();
     for i in 0..4 {
@@ -81,9 +88,8 @@ fn workers_keys_are_disjoint(keys: &BTreeSet<String>) {
     assert!(keys.len() < 10, "one member got every key");
 }
 
-#[tokio::test]
-async fn dedup_makes_a_publish_idempotent_per_user_and_address() {
-    let broker = Broker::start();
+async fn dedup_makes_a_publish_idempotent_per_user_and_address(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
     let frame = |to: &str| json!({"type": "publish", "ref": 1, "to": to, "payload": 1, "dedup": "order-7"});
     let first = alice.ask(frame("user/bob")).await;
@@ -95,9 +101,8 @@ async fn dedup_makes_a_publish_idempotent_per_user_and_address() {
     bob.expect_quiet().await;
 }
 
-#[tokio::test]
-async fn offsets_of_an_address_strictly_increase_over_publishers() {
-    let broker = Broker::start();
+async fn offsets_of_an_address_strictly_increase_over_publishers(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let mut reader = broker.connect("reader").await;
     reader.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/t"})).await;
     let mut writers = Vec::new();
@@ -143,9 +148,8 @@ async fn batches_are_newline_delimited_only_when_asked_for() {
     assert!(largest > 1, "frames published together arrive together");
 }
 
-#[tokio::test]
-async fn groups_can_be_managed_by_operators() {
-    let broker = Broker::start();
+async fn groups_can_be_managed_by_operators(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
     assert!(broker.admin("PUT", "/v1/groups/ops/members/bob", None).0 < 300);
     publish(&mut alice, "group/ops", json!("hello")).await;
@@ -158,9 +162,8 @@ async fn groups_can_be_managed_by_operators() {
     bob.expect_quiet().await;
 }
 
-#[tokio::test]
-async fn operators_publish_and_end_sessions() {
-    let broker = Broker::start();
+async fn operators_publish_and_end_sessions(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let mut bob = broker.connect("bob").await;
     let document = json!({"to": "user/bob", "payload": {"maintenance": true}});
     let (status, published) =

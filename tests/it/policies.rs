@@ -7,6 +7,12 @@ use crate::harness::Broker;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+over_every_transport!(
+    mirror_copies_to_the_audit_topic_until_it_is_off,
+    consistent_hash_keeps_keys_on_their_member,
+    swaps_under_load_lose_nothing,
+);
+
 pub(crate) fn component(name: &str) -> Vec<u8> {
     let path = plugins().join(format!("{name}.wasm"));
     std::fs::read(&path)
@@ -41,9 +47,8 @@ pub(crate) fn set_hook(
     assert!(status < 300, "{status} {body}");
 }
 
-#[tokio::test]
-async fn mirror_copies_to_the_audit_topic_until_it_is_off() {
-    let broker = Broker::start();
+async fn mirror_copies_to_the_audit_topic_until_it_is_off(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     upload(&broker, "mirror", "route-mirror");
     set(&broker, "audit", "mirror@1", "topic/orders.>", &json!({"to": "topic/audit"}));
     let (mut alice, mut auditor) = (broker.connect("alice").await, broker.connect("auditor").await);
@@ -65,9 +70,8 @@ async fn mirror_copies_to_the_audit_topic_until_it_is_off() {
     assert_eq!(auditor.receive().await["payload"], json!(3));
 }
 
-#[tokio::test]
-async fn consistent_hash_keeps_keys_on_their_member() {
-    let broker = Broker::start();
+async fn consistent_hash_keeps_keys_on_their_member(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     upload(&broker, "hash", "route-consistent-hash");
     let mut members = Vec::new();
     for i in 0..3 {
@@ -181,22 +185,21 @@ async fn misbehaving_guests_are_cut_and_counted_and_others_served() {
 }
 
 /// The short form of the swap test: every message once and in order while revisions alternate.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn swaps_under_load_lose_nothing() {
-    swap_under_load(false).await;
+async fn swaps_under_load_lose_nothing(spoken: &'static str) {
+    swap_under_load(false, spoken).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_between_a_plugin_and_rules_under_load_lose_nothing() {
-    swap_under_load(true).await;
+    swap_under_load(true, "waspmq.v1.bin").await;
 }
 
-async fn swap_under_load(with_rules: bool) {
+async fn swap_under_load(with_rules: bool, spoken: &'static str) {
     let broker = Broker::start();
     upload(&broker, "stamp", "stamp-a");
     upload(&broker, "stamp", "stamp-b");
     let pause = std::time::Duration::from_millis(100);
-    let plan = swap::Load { pairs: 10, window: 64, swaps: 10, pause, with_rules };
+    let plan = swap::Load { pairs: 10, window: 64, swaps: 10, pause, with_rules, spoken };
     let report = swap::run(&broker, plan).await;
     assert_eq!((report.lost, report.swaps_seen), (0, 10), "{report:?}");
     assert!(report.delivered > 1_000 && report.per_second > 500.0, "{report:?}");

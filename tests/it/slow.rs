@@ -3,9 +3,10 @@
 use crate::harness::Broker;
 use serde_json::json;
 
-#[tokio::test]
-async fn a_stalled_reader_drops_its_oldest_and_the_publisher_goes_on() {
-    let broker = Broker::start();
+over_every_transport!(a_stalled_reader_drops_its_oldest_and_the_publisher_goes_on,);
+
+async fn a_stalled_reader_drops_its_oldest_and_the_publisher_goes_on(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
     let mut stalled = broker.connect("stalled").await;
     let mut healthy = broker.connect("healthy").await;
     for peer in [&mut stalled, &mut healthy] {

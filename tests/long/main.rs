@@ -44,6 +44,7 @@ async fn a_hundred_swaps_lose_nothing_and_pause_nobody() {
     for run in 0..5 {
         let broker = broker_with_stamps();
         let load = swap::Load {
+            spoken: "waspmq.v1.bin",
             pairs: 200,
             window: 64,
             swaps: 100,

@@ -28,6 +28,8 @@ pub(crate) struct Load {
     pub(crate) pause: Duration,
     /// Every second version is of rules.
     pub(crate) with_rules: bool,
+    /// How everybody is connected.
+    pub(crate) spoken: &'static str,
 }
 
 /// What happened.
@@ -65,8 +67,8 @@ pub(crate) async fn run(broker: &Broker, load: Load) -> Report {
     for number in 0..load.pairs {
         let pair = Arc::new(Pair::default());
         let topic = format!("topic/swap.{number}");
-        let receiver = connect(broker, &format!("r{number}"), Some(&topic)).await;
-        let sender = connect(broker, &format!("s{number}"), None).await;
+        let receiver = connect(broker, load.spoken, &format!("r{number}"), Some(&topic)).await;
+        let sender = connect(broker, load.spoken, &format!("s{number}"), None).await;
         receivers.push(tokio::spawn(receive(receiver, pair.clone(), progress.clone())));
         senders.push((sender, topic, pair.clone()));
         pairs.push(pair);
@@ -96,31 +98,71 @@ pub(crate) async fn run(broker: &Broker, load: Load) -> Report {
     Report { delivered, lost, swaps_seen, per_second, gap_p999_us: gaps.value_at_quantile(0.999) }
 }
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+type WebSocket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn connect(broker: &Broker, user: &str, topic: Option<&str>) -> Socket {
-    let mut socket = broker.open(Some("waspmq.v1.bin")).await.socket;
-    let mut frames = Vec::new();
-    let connect = Connect { user: Some(user.into()), batch: true, ..Connect::default() };
-    encode::client(Profile::Binary, &Frame::Connect(connect), &mut frames).unwrap();
-    let mut answers = 1;
-    if let Some(topic) = topic {
-        let subscribe = Frame::Subscribe { reference: Some(1), to: topic.into(), queue: None, from: None };
-        encode::client(Profile::Binary, &subscribe, &mut frames).unwrap();
-        answers += 1;
+/// A connection that knows how its frames are encoded.
+struct Socket {
+    inner: WebSocket,
+    profile: Profile,
+}
+
+impl Socket {
+    async fn send(&mut self, frames: impl IntoIterator<Item = Frame<'_>>) {
+        let mut out = Vec::new();
+        for frame in frames {
+            encode::client(self.profile, &frame, &mut out).unwrap();
+        }
+        let message = match self.profile {
+            Profile::Json => Message::text(String::from_utf8(out).unwrap()),
+            Profile::Binary => Message::binary(out),
+        };
+        self.inner.send(message).await.unwrap();
     }
-    socket.send(Message::binary(frames)).await.unwrap();
-    while answers > 0 {
-        let message = socket.next().await.unwrap().unwrap().into_data();
-        let (received, _) = decode::server_binary(&message).unwrap();
-        assert!(matches!(received, Received::Welcome(_) | Received::Ok { .. }), "{received:?}");
-        answers -= 1;
+
+    /// The frames of the next message that has some.
+    async fn receive(&mut self) -> Vec<Received> {
+        let data = loop {
+            match self.inner.next().await.unwrap().unwrap() {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => break message.into_data(),
+            }
+        };
+        let mut frames = Vec::new();
+        match self.profile {
+            Profile::Json => {
+                let lines = data.split(|&byte| byte == b'\n');
+                frames.extend(lines.map(|line| decode::server_json(line).unwrap().0));
+            }
+            Profile::Binary => {
+                let mut rest = &data[..];
+                while !rest.is_empty() {
+                    let (received, consumed) = decode::server_binary(rest).unwrap();
+                    rest = &rest[consumed..];
+                    frames.push(received);
+                }
+            }
+        }
+        frames
+    }
+}
+
+async fn connect(broker: &Broker, spoken: &'static str, user: &str, topic: Option<&str>) -> Socket {
+    let inner = broker.open(Some(spoken)).await.socket;
+    let is_json = matches!(spoken, "waspmq.v1.json" | "sse");
+    let mut socket = Socket { inner, profile: if is_json { Profile::Json } else { Profile::Binary } };
+    let connect = Connect { user: Some(user.into()), batch: true, ..Connect::default() };
+    socket.send([Frame::Connect(connect)]).await;
+    assert!(matches!(&socket.receive().await[..], [Received::Welcome(_)]));
+    if let Some(topic) = topic {
+        socket
+            .send([Frame::Subscribe { reference: Some(1), to: topic.into(), queue: None, from: None }])
+            .await;
+        assert!(matches!(&socket.receive().await[..], [Received::Ok { .. }]));
     }
     socket
 }
 
 async fn send(mut socket: Socket, topic: String, pair: Arc<Pair>, progress: Arc<Progress>, window: u64) {
-    let mut frames = Vec::new();
     while !progress.stop.load(Ordering::SeqCst) {
         let sent = pair.sent.load(Ordering::SeqCst);
         let room = window - (sent - pair.received.load(Ordering::SeqCst)).min(window);
@@ -129,13 +171,11 @@ async fn send(mut socket: Socket, topic: String, pair: Arc<Pair>, progress: Arc<
             _ = tokio::time::timeout(Duration::from_millis(20), pair.room.notified()).await;
             continue;
         }
-        frames.clear();
-        for sequence in sent..sent + room {
-            let publish = Publish::new(topic.as_str(), Content::Bytes, sequence.to_le_bytes().to_vec());
-            encode::client(Profile::Binary, &Frame::Publish(publish), &mut frames).unwrap();
-        }
+        let publish = |sequence: u64| {
+            Frame::Publish(Publish::new(topic.as_str(), Content::Bytes, sequence.to_le_bytes().to_vec()))
+        };
         pair.sent.store(sent + room, Ordering::SeqCst);
-        socket.send(Message::binary(frames.clone())).await.unwrap();
+        socket.send((sent..sent + room).map(publish)).await;
     }
     // The connection stays open until everything it sent has arrived.
     let deadline = Instant::now() + crate::harness::PATIENCE;
@@ -153,20 +193,16 @@ async fn receive(mut socket: Socket, pair: Arc<Pair>, progress: Arc<Progress>) -
         if stopping && expected == pair.sent.load(Ordering::SeqCst) {
             return gaps;
         }
-        let Ok(next) = tokio::time::timeout(Duration::from_secs(2), socket.next()).await else {
+        let Ok(frames) = tokio::time::timeout(Duration::from_secs(2), socket.receive()).await else {
             if stopping {
                 return gaps; // the report counts what is missing
             }
             continue;
         };
-        let data = next.unwrap().unwrap().into_data();
         let now = Instant::now();
         gaps.saturating_record(u64::try_from((now - last).as_micros()).unwrap());
         last = now;
-        let mut rest = &data[..];
-        while !rest.is_empty() {
-            let (received, consumed) = decode::server_binary(rest).unwrap();
-            rest = &rest[consumed..];
+        for received in frames {
             let Received::Message(message) = received else { panic!("{received:?}") };
             assert_eq!(message.payload, expected.to_le_bytes(), "exactly once and in order");
             expected += 1;

@@ -106,6 +106,15 @@ pub(crate) struct Record {
     pub(crate) is_saved: bool,
 }
 
+/// Where the session of a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// It has a connection, at this worker of this run.
+    Live { session: SessionId, worker: u8 },
+    /// Its connection was lost.
+    Left,
+}
+
 /// What has to be known of a record before it is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peek {
@@ -184,6 +193,16 @@ impl Resumes {
         let table = self.table();
         let record = table.records.get(hash).filter(|record| !self.is_over(record, now_unix_ms))?;
         Some(Peek { user: record.user.clone(), is_generated: record.is_generated })
+    }
+
+    /// Where the session of a token is; `None` when there is none that can be resumed.
+    pub(crate) fn holder(&self, hash: &TokenHash, now_unix_ms: u64) -> Option<Holder> {
+        let table = self.table();
+        let record = table.records.get(hash).filter(|record| !self.is_over(record, now_unix_ms))?;
+        Some(match record.left_unix_ms {
+            None => Holder::Live { session: record.session, worker: record.worker },
+            Some(_) => Holder::Left,
+        })
     }
 
     /// Takes the record of a user's device; its token is of no more use. One of somebody else stays.

@@ -23,6 +23,7 @@ mod delayed;
 mod delivery;
 mod dictionaries;
 mod enqueue;
+mod events;
 mod framing;
 mod history;
 mod inbound;
@@ -33,6 +34,7 @@ mod link;
 pub(crate) mod mailbox;
 mod obey;
 mod outbox;
+mod posted;
 mod presence;
 mod publish;
 mod queues;
@@ -206,6 +208,8 @@ pub(crate) struct Worker {
     delivery: u64,
     message_count: u64,
     session_count: u32,
+    /// Requests whose bodies were handed to a session.
+    post_count: u64,
     read_buffer: Vec<u8>,
     handshakes: Handshakes,
     /// For the compressed messages of all connections, one at a time.
@@ -259,6 +263,7 @@ impl Worker {
             delivery: 0,
             message_count: 0,
             session_count: 0,
+            post_count: 0,
             read_buffer: vec![0; READ_BYTES],
             handshakes: Handshakes::default(),
             inflater: Inflater::default(),

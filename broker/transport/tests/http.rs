@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
-use waspmq_transport::http::{Refusal, Request, accept_response, error_response, parse};
+use waspmq_transport::http::{
+    Answer, Refusal, Request, accept_response, error_response, events_response, parse, preflight_response,
+};
 use waspmq_transport::limits::HEAD_BYTES_MAX;
 
 /// RFC 6455, 1.2.
@@ -267,4 +269,50 @@ fn refusals_say_what_to_do_instead() {
     );
     assert!(answer(426, "Upgrade Required", "x").contains("\r\nSec-WebSocket-Version: 13\r\n"));
     assert!(answer(405, "Method Not Allowed", "x").contains("\r\nAllow: GET\r\n"));
+}
+
+#[test]
+fn what_a_request_says_of_itself() {
+    let request = parsed(
+        "POST /frames HTTP/1.1\r\nHost: h\r\nauthorization: BEARER  s3cret \r\nExpect: 100-Continue\r\n\
+         Connection: te, Close\r\nContent-Length: 3\r\n\r\n",
+    );
+    assert_eq!(request.bearer(), Some("s3cret"));
+    assert!(request.expects_continue() && request.is_last());
+    for other in ["Basic s3cret", "Bearer", "Bearer ", "s3cret"] {
+        let head = format!("GET / HTTP/1.1\r\nHost: h\r\nAuthorization: {other}\r\n\r\n");
+        let request = parsed(&head);
+        assert_eq!(request.bearer(), None, "{other}");
+        assert!(!request.expects_continue() && !request.is_last());
+    }
+}
+
+fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn answers_are_for_the_page_that_asked() {
+    let answer = Answer {
+        status: 503,
+        reason: "Service Unavailable",
+        body: b"{}",
+        retry_after_s: 2,
+        origin: Some("http://a"),
+        is_kept: true,
+    };
+    assert_eq!(
+        text(|out| answer.write(out)),
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\
+         Cache-Control: no-store\r\nRetry-After: 2\r\nAccess-Control-Allow-Origin: http://a\r\nVary: Origin\r\n\
+         Connection: keep-alive\r\n\r\n{}"
+    );
+    let plain = text(|out| events_response(None, out));
+    assert!(plain.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{plain}");
+    assert!(!plain.contains("Access-Control") && plain.ends_with("Connection: close\r\n\r\n"), "{plain}");
+    let asked = text(|out| preflight_response(Some("http://a"), true, out));
+    assert!(asked.contains("Access-Control-Allow-Origin: http://a\r\n"), "{asked}");
+    assert!(asked.contains("Last-Event-ID"), "{asked}");
 }

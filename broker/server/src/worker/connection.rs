@@ -5,6 +5,7 @@ use super::catchup::Catching;
 use super::counters::{Ended, Transport};
 use super::dictionaries::Dictionaries;
 use super::link::{Goodbye, Link};
+use super::posted::Http;
 use super::presence::Watches;
 use super::publish::Target;
 use super::room::Held;
@@ -87,6 +88,8 @@ pub(crate) struct Connection {
     /// Number of the delivery that reached this connection last, so that a message reaches it once.
     pub(crate) last_delivery: u64,
     pub(crate) opened_us: u64,
+    /// Since when its next step is waited for: `connect`, or the whole of a request.
+    pub(crate) awaited_us: u64,
     pub(crate) heard_us: u64,
     pub(crate) pinged: bool,
     /// Whether the peer has ended its side.
@@ -105,6 +108,8 @@ pub(crate) struct Connection {
     pub(crate) dropped: u64,
     pub(crate) dictionaries: Dictionaries,
     pub(crate) transport: Transport,
+    /// What a connection is used for that is neither WebSocket nor QUIC.
+    pub(crate) http: Option<Box<Http>>,
     /// With what a connection of QUIC is closed.
     pub(crate) goodbye: Option<Box<Goodbye>>,
 }
@@ -146,6 +151,7 @@ impl Connection {
             histories: (0, 0),
             last_delivery: 0,
             opened_us: now_us,
+            awaited_us: now_us,
             heard_us: now_us,
             pinged: false,
             ended: false,
@@ -157,6 +163,7 @@ impl Connection {
             dropped: 0,
             dictionaries: Dictionaries::default(),
             transport: Transport::WebSocket,
+            http: None,
             goodbye: None,
         }
     }

@@ -51,31 +51,35 @@ pub enum Transport {
     WebSocket,
     Quic,
     WebTransport,
+    /// Server-sent events, and the requests of those who get them.
+    Sse,
 }
 
 impl Transport {
-    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Quic, Self::WebTransport];
+    pub const ALL: [Self; 4] = [Self::WebSocket, Self::Quic, Self::WebTransport, Self::Sse];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WebSocket => "websocket",
             Self::Quic => "quic",
             Self::WebTransport => "webtransport",
+            Self::Sse => "sse",
         }
     }
 }
 
 /// One count, or several, per transport.
 #[derive(Debug, Default)]
-pub struct ByTransport<T = Count>([T; 3]);
+pub struct ByTransport<T = Count>([T; 4]);
 
 impl<T> ByTransport<T> {
     pub const fn of(&self, transport: Transport) -> &T {
-        let [websocket, quic, webtransport] = &self.0;
+        let [websocket, quic, webtransport, sse] = &self.0;
         match transport {
             Transport::WebSocket => websocket,
             Transport::Quic => quic,
             Transport::WebTransport => webtransport,
+            Transport::Sse => sse,
         }
     }
 }

@@ -10,6 +10,8 @@ pub(crate) enum Framing {
     WebSocket,
     /// Each with its length in front, on a stream of QUIC: [`waspmq_protocol::stream`].
     Stream,
+    /// Each the data of a server-sent event, in the JSON profile, which has no line breaks within a message.
+    Events,
 }
 
 /// A message that is being appended.
@@ -17,6 +19,7 @@ pub(crate) enum Framing {
 pub(crate) enum Begun {
     WebSocket(FrameStart),
     Stream(stream::Start),
+    Event,
 }
 
 impl Framing {
@@ -31,6 +34,10 @@ impl Framing {
         match self {
             Self::WebSocket => Begun::WebSocket(websocket::begin_frame(out)),
             Self::Stream => Begun::Stream(stream::begin(out)),
+            Self::Events => {
+                out.extend_from_slice(b"data: ");
+                Begun::Event
+            }
         }
     }
 }
@@ -41,6 +48,7 @@ impl Begun {
         match self {
             Self::WebSocket(start) => websocket::end_frame(out, start, opcode(profile)),
             Self::Stream(start) => stream::end(out, start),
+            Self::Event => out.extend_from_slice(b"\n\n"),
         }
     }
 }

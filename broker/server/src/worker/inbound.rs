@@ -46,6 +46,8 @@ pub(super) enum Next {
     Yield,
     /// As [`Next::Yield`], where there is more for certain of which the socket does not know.
     Unread,
+    /// Wait until there is more to read, or to be done with what was posted: the connection is sent events.
+    Listen,
     /// The peer sends no more; what it is owed is still being written.
     Ended,
     /// The connection is gone.
@@ -79,7 +81,10 @@ impl Worker {
         let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(link))) else {
             return Next::Gone;
         };
-        let next = self.read(&mut connection);
+        let mut next = self.read(&mut connection);
+        if connection.events().is_some() && !matches!(next, Next::Ended | Next::Gone) {
+            next = Next::Listen;
+        }
         self.put_back(number, connection);
         if next == Next::Gone {
             self.remove(number);
@@ -178,9 +183,11 @@ impl Worker {
                 self.outbox.mark(connection);
                 Next::Ended
             }
-            _ => {
+            other => {
+                let is_timed_out = connection.link.is_timed_out()
+                    || matches!(&other, Err(error) if error.kind() == ErrorKind::TimedOut);
                 // As a connection of WebSocket that misses its heartbeats: its peer was there last when it was heard.
-                if connection.link.is_timed_out() && !connection.is_closing() {
+                if is_timed_out && !connection.is_closing() {
                     self.start_closing(connection, Ended::Timeout);
                 }
                 Next::Gone
@@ -191,14 +198,30 @@ impl Worker {
     /// Handles the complete part of `bytes`; gives its length.
     fn take_bytes(&mut self, connection: &mut Connection, bytes: &mut [u8], now: Moment) -> usize {
         let mut consumed = 0;
-        if connection.stage == Stage::Http {
-            match self.take_head(connection, bytes, now) {
-                Some(head_bytes) => consumed = head_bytes,
-                None => return if connection.is_closing() { bytes.len() } else { 0 },
+        while connection.stage == Stage::Http {
+            let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) else { return consumed };
+            match self.take_http(connection, rest, now) {
+                Some(taken) => {
+                    consumed += taken;
+                    // As above [`Self::pause`]: who does not read its answers is not given more of them.
+                    if connection.stage == Stage::Http && connection.out.owes_much() && consumed < bytes.len()
+                    {
+                        self.hold_rest(connection);
+                        return consumed;
+                    }
+                }
+                None => return if connection.is_closing() { bytes.len() } else { consumed },
             }
         }
-        if connection.encoding.framing == Framing::Stream {
-            return self.take_stream(connection, bytes, now);
+        match connection.encoding.framing {
+            Framing::WebSocket => {}
+            Framing::Stream => return self.take_stream(connection, bytes, now),
+            Framing::Events => {
+                if consumed < bytes.len() {
+                    self.refuse_input(connection);
+                }
+                return bytes.len();
+            }
         }
         let mut inflater = connection.has_deflate().then(|| std::mem::take(&mut self.inflater));
         let mut inflated_bytes = 0;
@@ -470,6 +493,10 @@ impl Worker {
         self.held_bytes = self.held_bytes + held - connection.held_bytes;
         connection.held_bytes = held;
         let divisor = if connection.session_id.is_some() { 1 } else { STRANGERS_DIVISOR };
+        // One whose frames a session has taken is told so first.
+        if connection.has_asked() {
+            return;
+        }
         if self.held_bytes > self.shared.settings.inbound_bytes_max / divisor && held > HELD_FLOOR_BYTES {
             let close = (Close::Overloaded.number(), Close::Overloaded.name());
             self.close_with(connection, close, Ended::Overloaded);

@@ -4,6 +4,7 @@ use super::Worker;
 use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended, Transport};
+use super::events::{HEARTBEAT, retry};
 use super::framing::Framing;
 use super::link::{Goodbye, Link};
 use super::mailbox::Entry;
@@ -138,6 +139,9 @@ impl Worker {
             Some(resumed) => self.restore(connection, resumed, before),
             None => (false, Vec::new()),
         };
+        if let Some(events) = connection.events() {
+            events.begin(resumed.is_some());
+        }
         let settings = &self.shared.settings;
         let welcome = server::Welcome {
             session: session.to_string(),
@@ -369,7 +373,9 @@ impl Worker {
                         Stage::Closing { deadline_us, .. } if now_us >= deadline_us => Late::Remove,
                         Stage::Closing { .. } => return None,
                         _ if connection.session.state() == State::Handshake => {
-                            (now_us.saturating_sub(connection.opened_us) >= connect_us)
+                            // A session that has its frames answers first.
+                            let most_us = if connection.has_asked() { 2 * connect_us } else { connect_us };
+                            (now_us.saturating_sub(connection.awaited_us) >= most_us)
                                 .then_some(Late::Connect)?
                         }
                         // It is not read, so it is not known to be silent.
@@ -410,9 +416,17 @@ impl Worker {
                     Reject::new(Code::ConnectTimeout, "`connect` did not arrive in time").retry_after(1_000);
                 self.refuse(&mut connection, None, reject);
             }
+            Late::Connect if connection.post().is_some() => {
+                let reject = Reject::new(Code::ConnectTimeout, "the request did not arrive in time");
+                self.refuse_request(&mut connection, (408, "Request Timeout"), &reject, None);
+            }
             Late::Connect => {
                 self.start_closing(&mut connection, Ended::Timeout);
                 self.outbox.mark(&mut connection);
+            }
+            Late::Ping if connection.events().is_some() => {
+                self.outbox.push_own(&mut connection, HEARTBEAT);
+                connection.pinged = true;
             }
             Late::Ping => {
                 let mut ping = Vec::with_capacity(websocket::HEADER_MAX);
@@ -433,10 +447,19 @@ impl Worker {
         let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) else {
             return;
         };
+        if connection.has_asked() {
+            // A session has its frames; it is told so, and that is the last.
+            connection.end_behind_answer();
+            self.put_back(number, connection);
+            return;
+        }
         if connection.session_id.is_some() && !connection.is_closing() {
             connection.session.handle_drain();
             let goaway = server::Goaway { reason: "drain".to_owned(), reconnect_ms };
             self.send(&mut connection, &server::Frame::Goaway(goaway));
+            if connection.events().is_some() {
+                self.outbox.push_own(&mut connection, &retry(reconnect_ms));
+            }
         }
         let close = Close::Draining;
         self.close_with(&mut connection, (close.number(), close.name()), Ended::Drained);

@@ -126,6 +126,14 @@ impl Link {
         }
     }
 
+    /// Has the system give up a socket whose peer acknowledges nothing of what it is sent for so long. QUIC does so itself.
+    pub(super) fn give_up_after(&self, silence: Duration) {
+        let Self::Tcp(stream) = self else { return };
+        if let Err(error) = SockRef::from(&**stream).set_tcp_user_timeout(Some(silence)) {
+            tracing::debug!(%error, "a peer that is gone will be noticed late");
+        }
+    }
+
     /// After a read that gave less than there was room for: the socket is empty, which tokio learns without another
     /// system call. A stream of QUIC tells by itself.
     pub(super) fn note_empty(&self) {

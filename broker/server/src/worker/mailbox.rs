@@ -11,6 +11,7 @@ use super::catchup::{Listing, PageOf};
 use super::counters::Counters;
 use super::history::{HistoryOf, ReadOf};
 use super::ledger::Found;
+use super::posted::{Posted, Taken};
 use super::presence::PresenceOf;
 use super::queues::{Given, QueueRead, Told};
 use super::tracking::Redelivery;
@@ -95,6 +96,10 @@ pub(crate) enum Entry {
         id: MessageId,
         answer: oneshot::Sender<Explained>,
     },
+    /// Frames for a session of this worker that came by a request to another connection.
+    Posted(Box<Posted>),
+    /// What became of those that came to this worker.
+    Taken(Taken),
     /// A user has a session again: what waits for it is delivered.
     Online(Name),
     /// The journal has room again, and connections of this worker wait for it.
@@ -116,6 +121,7 @@ impl Entry {
             Self::Redeliver(redelivery) => redelivery.size_bytes(),
             Self::Page(page) => page.size_bytes(),
             Self::History(history) => history.size_bytes(),
+            Self::Posted(posted) => posted.size_bytes(),
             Self::PutOff(page) => page.iter().flat_map(PutOff::batches).map(Batch::size_bytes).sum(),
             _ => 0,
         }

@@ -49,6 +49,8 @@ impl Worker {
                     tracing::debug!(%id, "a question about decisions ended before its answer");
                 }
             }
+            Entry::Posted(posted) => self.take_posted(&posted),
+            Entry::Taken(taken) => self.handle_taken(&taken),
             Entry::Online(user) => self.handle_online(user),
             Entry::Room => self.handle_room(),
             Entry::Drain { spread_ms } => self.begin_drain(spread_ms),

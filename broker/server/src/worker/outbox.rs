@@ -6,6 +6,7 @@ use super::counters::{Counters, Ended, Transport};
 use super::dictionaries::{self, Telling};
 use super::framing::Framing;
 use super::link::Link;
+use super::posted::Http;
 use super::segment::Shared;
 use super::tls;
 use crate::dictionaries::Dictionary;
@@ -291,20 +292,28 @@ impl Outbox {
             counters.bytes_written.add(written as u64);
             let before = connection.out.pinned_bytes();
             let mut delivered: Option<(Kind, u64, u64)> = None;
-            for finished in connection.out.handle_written(written) {
+            let Connection { out, http, transport, .. } = &mut *connection;
+            let mut events = http.as_deref_mut().and_then(Http::events);
+            for finished in out.handle_written(written) {
                 let segment = finished.segment();
+                if let Some(events) = &mut events {
+                    events.note_written(finished.class());
+                }
                 let frames = u64::from(finished.frames());
                 match &mut delivered {
                     Some((kind, us, count)) if *kind == segment.kind && *us == segment.published_us => {
                         *count += frames
                     }
                     _ => {
-                        count_delivered(counters, connection.transport, delivered, now_us);
+                        count_delivered(counters, *transport, delivered, now_us);
                         delivered = Some((segment.kind, segment.published_us, frames));
                     }
                 }
             }
             count_delivered(counters, connection.transport, delivered, now_us);
+            if connection.http.is_some() {
+                note_events(connection, written, now_us);
+            }
             self.settle(before, connection);
         }
         if connection.out.is_empty() { tls::flush_rest(connection) } else { Flushed::More }
@@ -361,6 +370,19 @@ fn decided(
         queued_bytes_max: bound,
         configured: class.overflow,
     })
+}
+
+/// What was written to a connection that is sent events: its client is told how far it was sent, and is there.
+fn note_events(connection: &mut Connection, written: usize, now_us: u64) {
+    let Connection { out, http, .. } = &mut *connection;
+    let Some(events) = http.as_deref_mut().and_then(Http::events) else { return };
+    events.note_bytes(written);
+    if let Some(id) = events.take_id(out.is_empty()) {
+        out.push_own_first(&id);
+    }
+    // It says nothing itself: who takes what it is sent is there.
+    connection.heard_us = now_us;
+    connection.pinged = false;
 }
 
 fn count_delivered(

@@ -151,7 +151,11 @@ impl Worker {
         }
         connection.resume_hash = Some(hash);
         self.mark_unsaved(connection);
-        Some(Secret::new(token))
+        let token = Secret::new(token);
+        if let Some(events) = connection.events() {
+            events.set_token(token.clone());
+        }
+        Some(token)
     }
 
     /// Gives a session back what it had. Says whether nothing was missed, and what it may not have any more; whom it

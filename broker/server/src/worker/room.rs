@@ -115,7 +115,7 @@ impl Worker {
         let Some(connection) = slot.filter(|connection| connection.link.is(link)) else {
             return go_on;
         };
-        if connection.out.owes_much() {
+        if connection.out.owes_much() || connection.has_asked() {
             return Pause::Wait(connection.paused.get_or_insert_default().clone(), UNTIL_TOLD);
         }
         if connection.held.is_none() {
@@ -157,9 +157,11 @@ impl Worker {
             self.take_partial(&mut connection, now);
             self.charge_held(&mut connection);
         }
+        // It may have become one.
+        let next = if connection.events().is_some() { Next::Listen } else { Next::Yield };
         self.put_back(number, connection);
         self.settle();
-        Next::Yield
+        next
     }
 }
 

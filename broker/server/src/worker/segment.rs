@@ -39,7 +39,7 @@ impl Encoding {
         Self { framing: Framing::WebSocket, profile: Profile::Json, batch: false, codecs: Codecs::NONE };
 
     /// Ways to encode a control frame.
-    pub(crate) const CONTROL_COUNT: usize = 6;
+    pub(crate) const CONTROL_COUNT: usize = 8;
 
     /// The way to encode a control frame, which is never compressed: below [`Self::CONTROL_COUNT`].
     pub(crate) const fn control_index(self) -> usize {
@@ -47,6 +47,7 @@ impl Encoding {
             (Framing::WebSocket, Profile::Json) => 0,
             (Framing::WebSocket, Profile::Binary) => 2,
             (Framing::Stream, _) => 4,
+            (Framing::Events, _) => 6,
         };
         way + self.batch as usize
     }

@@ -169,7 +169,35 @@ async fn read(worker: Cell, number: u32, link: Link) {
         match next {
             Next::Read => {}
             Next::Yield | Next::Unread => yield_now().await,
+            // Boxed, as the wait above is.
+            Next::Listen => return Box::pin(listen(worker, number, link)).await,
             Next::Ended | Next::Gone => return,
+        }
+    }
+}
+
+/// Serves what little comes of a connection that is sent events: its end, and what was posted for it and had to wait.
+async fn listen(worker: Cell, number: u32, link: Link) {
+    let Some(wake) = worker.borrow_mut().events_wake(number, &link) else { return };
+    loop {
+        while wait_for_room(&worker, number, &link).await {
+            if worker.borrow_mut().go_on(number, &link) == Next::Gone {
+                return;
+            }
+        }
+        // Both branches are cancel-safe.
+        tokio::select! {
+            () = wake.notified() => {}
+            readable = link.readable() => {
+                if readable.is_err() {
+                    return;
+                }
+                let next = worker.borrow_mut().on_readable(number, &link);
+                if matches!(next, Next::Ended | Next::Gone) {
+                    return;
+                }
+                yield_now().await;
+            }
         }
     }
 }

@@ -1,24 +1,35 @@
-//! The HTTP request with which a connection becomes one of WebSocket, or is refused.
+//! The HTTP request with which a connection becomes one of WebSocket or of events, or is refused.
 //!
 //! What is not allowed is answered with an HTTP status and a sentence that says what to do; the socket is closed behind it.
 
 use super::Worker;
 use super::connection::{Connection, Stage};
-use super::counters::Ended;
+use super::counters::{Ended, Transport};
+use super::posted::Path;
 use crate::clock::Moment;
 use crate::phase::Phase;
 use waspmq_core::compression::Codecs;
+use waspmq_core::{Code, Reject};
 use waspmq_protocol::Profile;
 use waspmq_transport::{http, origin};
 
 impl Worker {
-    /// The HTTP request that opens a connection. `None` when it is not complete or was refused.
-    pub(super) fn take_head(
+    /// Takes a part of what comes before WebSocket or events begin: the head of a request or its body; gives its bytes.
+    /// `None` when it is not complete, or was refused.
+    pub(super) fn take_http(
         &mut self,
         connection: &mut Connection,
         bytes: &[u8],
         now: Moment,
     ) -> Option<usize> {
+        if connection.post().is_some() {
+            return self.take_body(connection, bytes);
+        }
+        self.take_head(connection, bytes, now)
+    }
+
+    /// The head of a request. `None` when it is not complete or was refused.
+    fn take_head(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> Option<usize> {
         let request = match http::parse(bytes) {
             Ok(request) => request?,
             Err(refusal) => {
@@ -28,15 +39,28 @@ impl Worker {
         };
         let settings = &self.shared.settings;
         let refusal = |status, reason, body| http::Refusal { status, reason, body };
-        let refused = if self.shared.phase.load() > Phase::Ready {
+        let path = Path::parse(request.path);
+        let is_known = request.path == "/ws" || request.path == "/sse" || path.is_some();
+        let is_leaving = self.shared.phase.load() > Phase::Ready;
+        let refused = if !is_known {
+            Some(refusal(
+                404,
+                "Not Found",
+                "Clients connect to /ws, or to /sse where WebSocket does not get through.",
+            ))
+        } else if is_leaving && request.path == "/ws" {
             Some(refusal(503, "Service Unavailable", "The broker is leaving service; try again."))
-        } else if request.path != "/ws" {
-            Some(refusal(404, "Not Found", "WebSocket clients connect to /ws."))
         } else if settings.check_host && !origin::host_allowed(request.host, &settings.allowed_hosts) {
             Some(refusal(403, "Forbidden", "This Host is not served here; add it to access.allowed_hosts."))
         } else if !origin::origin_allowed(request.origin, request.host, &settings.allowed_origins) {
             Some(refusal(403, "Forbidden", "This Origin may not connect; add it to access.allowed_origins."))
-        } else if request.upgrade.is_none() {
+        } else if request.path != "/ws" && request.is_foreign() {
+            Some(refusal(
+                403,
+                "Forbidden",
+                "A page of another site may ask for this only where it says its Origin.",
+            ))
+        } else if request.path == "/ws" && request.upgrade.is_none() {
             Some(refusal(
                 426,
                 "Upgrade Required",
@@ -45,12 +69,35 @@ impl Worker {
         } else {
             None
         };
-        let (None, Some(upgrade)) = (&refused, &request.upgrade) else {
-            if let Some(refusal) = &refused {
-                self.refuse_upgrade(connection, refusal);
-            }
+        if let Some(refusal) = &refused {
+            self.refuse_upgrade(connection, refusal);
             return None;
-        };
+        }
+        match (request.path, path) {
+            ("/sse", _) | (_, Some(_)) if request.method == "OPTIONS" => {
+                self.answer_preflight(connection, &request, bytes.len())
+            }
+            ("/sse", _) if is_leaving => {
+                let reject = Reject::new(Code::Draining, "the broker is leaving service");
+                self.refuse_events(connection, &reject, request.origin);
+                None
+            }
+            ("/sse", _) => self.open_events(connection, &request, now),
+            (_, Some(path)) => self.take_post(connection, (&request, path), now),
+            _ => self.upgrade(connection, &request, now),
+        }
+    }
+
+    /// Makes a connection one of WebSocket; gives the bytes of the request.
+    fn upgrade(
+        &mut self,
+        connection: &mut Connection,
+        request: &http::Request<'_>,
+        now: Moment,
+    ) -> Option<usize> {
+        let upgrade = request.upgrade.as_ref()?;
+        self.note_transport(connection, Transport::WebSocket);
+        let settings = &self.shared.settings;
         let profile = upgrade.subprotocols.iter().find_map(|name| Profile::from_subprotocol(name));
         let deflate = upgrade.deflate.filter(|_| settings.compression.permessage_deflate);
         let mut response = Vec::with_capacity(256);
@@ -61,6 +108,7 @@ impl Worker {
         }
         connection.stage = Stage::Open;
         connection.opened_us = now.us;
+        connection.awaited_us = now.us;
         self.outbox.push_own(connection, &response);
         Some(request.head_bytes)
     }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 as far as a broker needs it: one request head in, one answer out (RFC 9112; RFC 6455, 4.2).
 //!
-//! A connection carries one request: it becomes a WebSocket connection, or is answered and closed. Bodies, routing
+//! A request makes a connection one of WebSocket or a stream of events, or is answered. Bodies, routing
 //! and the decision which web pages may connect ([`crate::origin`]) belong to the caller.
 
 mod deflate;
@@ -10,7 +10,7 @@ mod upgrade;
 
 pub use deflate::Deflate;
 pub use request::{Refusal, Request, parse};
-pub use response::{accept_response, error_response};
+pub use response::{Answer, CONTINUE, accept_response, error_response, events_response, preflight_response};
 pub use upgrade::Upgrade;
 
 use upgrade::is_token;

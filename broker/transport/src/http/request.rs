@@ -25,6 +25,8 @@ pub struct Request<'b> {
     pub upgrade: Option<Upgrade<'b>>,
     /// Bytes of the head. What follows in the buffer belongs to the body, or to WebSocket after an upgrade.
     pub head_bytes: usize,
+    /// Whether the client speaks HTTP/1.0.
+    is_old: bool,
     headers: Vec<httparse::Header<'b>>,
 }
 
@@ -43,6 +45,37 @@ impl<'b> Request<'b> {
     pub fn header(&self, name: &str) -> Option<&'b str> {
         let value = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?.value;
         std::str::from_utf8(value).ok().map(str::trim_ascii)
+    }
+
+    /// As [`Self::header`]; `None` where it is repeated, too, since somebody in front may have gone by another one.
+    pub fn sole_header(&self, name: &str) -> Option<&'b str> {
+        let named = self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        if named.count() == 1 { self.header(name) } else { None }
+    }
+
+    /// The secret of `Authorization: Bearer` (RFC 6750, 2.1); the scheme in any case.
+    pub fn bearer(&self) -> Option<&'b str> {
+        let (scheme, secret) = self.sole_header("authorization")?.split_once(' ')?;
+        Some(secret.trim_ascii()).filter(|secret| scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty())
+    }
+
+    /// Whether the client waits to be told before it sends the body.
+    pub fn expects_continue(&self) -> bool {
+        self.header("expect").is_some_and(|expect| expect.eq_ignore_ascii_case("100-continue"))
+    }
+
+    /// Whether the client ends the connection behind the answer.
+    pub fn is_last(&self) -> bool {
+        let options =
+            Headers(&self.headers).list("connection").any(|option| option.eq_ignore_ascii_case("close"));
+        self.is_old || options
+    }
+
+    /// Whether a page of somewhere else had a browser ask this without saying who it is (Fetch Metadata, 2.4), as for an
+    /// image: browsers name the origin only of requests whose answers a page may read.
+    pub fn is_foreign(&self) -> bool {
+        let site = self.header("sec-fetch-site");
+        self.origin.is_none() && site.is_some_and(|site| site != "same-origin" && site != "none")
     }
 }
 
@@ -85,7 +118,18 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Request<'_>>, Refusal> {
     let content_length = content_length(&headers)?;
     let upgrade = upgrade::check(method, minor, content_length, &headers)?;
     let headers = headers.0.to_vec();
-    Ok(Some(Request { method, path, query, host, origin, content_length, upgrade, head_bytes, headers }))
+    Ok(Some(Request {
+        method,
+        path,
+        query,
+        host,
+        origin,
+        content_length,
+        upgrade,
+        head_bytes,
+        is_old: minor == 0,
+        headers,
+    }))
 }
 
 /// The first byte of a TLS client hello, which people send when they confuse two ports.

@@ -1,4 +1,4 @@
-//! The two answers to a handshake: WebSocket from here on, or a refusal and the end of the connection.
+//! Answers: WebSocket or events from here on, what became of a request, or a refusal and the end of the connection.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,6 +50,74 @@ pub fn error_response(status: u16, reason: &str, body: &str, out: &mut Vec<u8>) 
     header("Content-Type", "text/plain; charset=utf-8", out);
     header("Content-Length", &(body.len() + 1).to_string(), out);
     out.extend_from_slice(format!("\r\n{body}\n").as_bytes());
+}
+
+/// Appends the head of a stream of events (WHATWG HTML, 9.2), which lasts until the connection ends. `origin`, when the
+/// request names one, must be allowed to read it.
+pub fn events_response(origin: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n",
+    );
+    // nginx would gather events before it passes them on.
+    header("X-Accel-Buffering", "no", out);
+    share_with(origin, out);
+    header("Connection", "close", out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An answer with a JSON body.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    pub status: u16,
+    pub reason: &'static str,
+    /// A JSON value.
+    pub body: &'a [u8],
+    /// Seconds to wait before another try; 0 says nothing.
+    pub retry_after_s: u32,
+    /// The page that asks, which must be allowed to read the answer.
+    pub origin: Option<&'a str>,
+    /// Whether the connection takes another request.
+    pub is_kept: bool,
+}
+
+impl Answer<'_> {
+    /// Appends the answer.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let Self { status, reason, body, .. } = self;
+        out.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
+        header("Content-Type", "application/json", out);
+        header("Content-Length", &body.len().to_string(), out);
+        header("Cache-Control", "no-store", out);
+        if self.retry_after_s > 0 {
+            header("Retry-After", &self.retry_after_s.to_string(), out);
+        }
+        share_with(self.origin, out);
+        header("Connection", if self.is_kept { "keep-alive" } else { "close" }, out);
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(body);
+    }
+}
+
+/// Appends the answer to a browser that asks whether a page may send what it is about to (Fetch, 3.3.2).
+pub fn preflight_response(origin: Option<&str>, is_kept: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+    share_with(origin, out);
+    header("Access-Control-Allow-Methods", "GET, POST", out);
+    header("Access-Control-Allow-Headers", "Authorization, Content-Type, Last-Event-ID", out);
+    header("Access-Control-Max-Age", "600", out);
+    header("Connection", if is_kept { "keep-alive" } else { "close" }, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What a client waits for that said `Expect: 100-continue` (RFC 9110, 10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Lets the page that asks read the answer.
+fn share_with(origin: Option<&str>, out: &mut Vec<u8>) {
+    if let Some(origin) = origin {
+        header("Access-Control-Allow-Origin", origin, out);
+        header("Vary", "Origin", out);
+    }
 }
 
 impl Refusal {
