@@ -143,6 +143,11 @@ pub struct Position {
     pub offset: u64,
 }
 
+impl Position {
+    /// Stands where a message has none: it is before every other, and not a message's, because epochs begin with 1.
+    pub const NONE: Self = Self { stream: Stream { shard: 0, epoch: 0 }, offset: 0 };
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s{}e{}:{}", self.stream.shard, self.stream.epoch, self.offset)

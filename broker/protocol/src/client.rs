@@ -132,6 +132,8 @@ pub struct Connect<'a> {
     /// Whether the broker may put several frames into one WebSocket message.
     pub batch: bool,
     pub resume: Option<Resume<'a>>,
+    /// Whether messages that may be lost may come as datagrams, and be sent so. Without effect over WebSocket.
+    pub datagrams: bool,
 }
 
 /// A session to go on with.

@@ -59,6 +59,12 @@ pub(crate) struct ConnectV1<'a> {
     pub(crate) resume: Option<ResumeV1<'a>>,
 }
 
+/// Appended to [`ConnectV1`]; not there when the client is older.
+#[derive(Encode, BorrowDecode, Default)]
+pub(crate) struct ConnectMoreV1 {
+    pub(crate) datagrams: bool,
+}
+
 #[derive(Encode, BorrowDecode)]
 pub(crate) struct ResumeV1<'a> {
     pub(crate) token: &'a str,

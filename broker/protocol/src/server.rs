@@ -217,6 +217,7 @@ pub struct Message {
     pub id: MessageId,
     pub to: String,
     pub from: Option<String>,
+    /// [`Position::NONE`] where it has none.
     pub position: Position,
     pub content: Content,
     /// Compressed where `packed` is there, see [`Self::unpack`].

@@ -19,6 +19,7 @@ mod compression;
 mod connection;
 mod control;
 pub mod counters;
+mod datagrams;
 mod delayed;
 mod delivery;
 mod dictionaries;

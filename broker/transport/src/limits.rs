@@ -61,8 +61,13 @@ pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 /// Bytes of a handshake that came out of order. More: the connection is closed.
 pub const QUIC_CRYPTO_BYTES: usize = 16 * 1024;
 
-/// Bytes of datagrams of one connection, in each direction. The oldest are dropped for new ones.
+/// Bytes of datagrams of one connection, in each direction. What there is no room for is sent on the stream; of what is
+/// received, the oldest are dropped for new ones.
 pub const QUIC_DATAGRAM_BYTES: usize = 16 * 1024;
+
+/// Bytes of the longest datagram that any path is tried with (RFC 8899), with all that is around a message. What is longer
+/// goes on the stream.
+pub const QUIC_DATAGRAM_BYTES_MAX: usize = 1_452;
 
 const _: () = assert!(CONTROL_BYTES_MAX < 126, "a control frame's length has no extended form");
 

@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
-use waspmq_transport::quic::{Channel, Listener, OpenError, Opened, Protocol, Secret, Windows};
+use waspmq_transport::quic::{Channel, Listener, OpenError, Opened, Protocol, Secret, Sent, Windows};
 use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
 use web_transport_quinn::{http, proto};
 
@@ -385,4 +385,30 @@ async fn a_session_whose_stream_nobody_waits_for_any_more_is_closed() {
     };
     let ended = in_time(browser.connection.closed()).await;
     assert!(matches!(ended, ConnectionError::ApplicationClosed(_)), "{ended}");
+}
+
+#[tokio::test]
+async fn datagrams_are_sent_while_there_is_room_and_taken_together() {
+    let bench = Bench::new();
+    let (_endpoint, connection, _send, _receive, channel) = bench.open().await;
+    assert_eq!(channel.send_datagram(&[0; 2_000]), Sent::TooLarge);
+    // Nothing leaves while this task does not wait: what there is no room for is not taken in place of another.
+    let sent = (0..=255_u8).take_while(|&i| channel.send_datagram(&[i; 1_000]) == Sent::Sent).count();
+    assert!((8..=16).contains(&sent), "{sent} of 1,000 bytes");
+    assert_eq!(channel.send_datagram(&[255; 1_000]), Sent::Full);
+    for i in 0..u8::try_from(sent).unwrap() {
+        assert_eq!(in_time(connection.read_datagram()).await.unwrap(), [i; 1_000].as_slice());
+    }
+    let (datagrams, mut taken) = (channel.datagrams(), Vec::new());
+    for i in 0..10_u8 {
+        connection.send_datagram(vec![i; 10].into()).unwrap();
+    }
+    while taken.len() < 10 {
+        let most = taken.len() + 4;
+        assert!(in_time(datagrams.receive(&mut taken, most)).await);
+        assert!(taken.len() <= most);
+    }
+    assert!((0_u8..).zip(&taken).all(|(i, datagram)| **datagram == [i; 10]));
+    connection.close(0_u32.into(), b"");
+    assert!(!in_time(datagrams.receive(&mut taken, 100)).await, "it is over");
 }

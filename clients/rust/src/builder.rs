@@ -29,6 +29,7 @@ pub struct Builder {
     pub(crate) provider: Option<Provider>,
     manual_acks: bool,
     pub(crate) compression: bool,
+    pub(crate) datagrams: bool,
     pub(crate) profile: Profile,
     pub(crate) backoff: Backoff,
     pub(crate) trust: Trust,
@@ -46,6 +47,7 @@ impl Builder {
             provider: None,
             manual_acks: false,
             compression: false,
+            datagrams: false,
             profile: Profile::Binary,
             backoff: Backoff::default(),
             trust: Trust::default(),
@@ -98,6 +100,16 @@ impl Builder {
     #[must_use]
     pub const fn compression(mut self) -> Self {
         self.compression = true;
+        self
+    }
+
+    /// Over QUIC and WebTransport, messages that may be lost come and go as datagrams where they are short enough: those of
+    /// [`Client::send`], and what others published with level `none` and the broker does not store. They wait for nothing
+    /// that was lost before them, may come in another order than they were sent in, have no position, and are lost
+    /// without a word; a session that was sent some is never `recovered` when it is resumed. Without effect over WebSocket.
+    #[must_use]
+    pub const fn datagrams(mut self) -> Self {
+        self.datagrams = true;
         self
     }
 
@@ -203,6 +215,7 @@ impl Builder {
             resume,
             codecs: codecs.iter().map(|name| name.as_str().into()).collect(),
             batch: true,
+            datagrams: self.datagrams,
         };
         let mut bytes = Vec::new();
         encode::client(self.profile, &Frame::Connect(connect), &mut bytes)?;

@@ -80,10 +80,10 @@ impl Client {
     }
 
     /// Publishes without a receipt: a refusal is only counted ([`Stats::refused`]), and a message that was queued
-    /// when the connection was lost may be lost too.
+    /// when the connection was lost may be lost too. With [`Builder::datagrams`] it may be a datagram.
     pub async fn send(&self, to: &str, payload: Payload, options: PublishOptions) -> Result<(), Error> {
         let bytes = self.encode(&Frame::Publish(frame(to, &payload, &options, None)))?;
-        self.queue(Command::Request { bytes, answer: None }).await
+        self.queue(Command::Send(bytes)).await
     }
 
     /// Subscribes to a pattern, with `queue` as a member of that queue. Kept across reconnects.

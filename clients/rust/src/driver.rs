@@ -53,6 +53,8 @@ pub(crate) enum Command {
         bytes: Vec<u8>,
         answer: Option<(u64, Waiting)>,
     },
+    /// A publish that may be lost.
+    Send(Vec<u8>),
     Ping(oneshot::Sender<Duration>),
     /// Everything before it has been written: say goodbye.
     Close,

@@ -96,6 +96,11 @@ pub(crate) const QUIC_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 #[cfg(feature = "quic")]
 pub(crate) const QUIC_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
+/// Bytes of datagrams of a QUIC connection that wait, in each direction. More: what is sent goes on the stream, and of what
+/// was received the oldest are dropped.
+#[cfg(feature = "quic")]
+pub(crate) const QUIC_DATAGRAM_BYTES: usize = 256 * 1024;
+
 /// A connection that lasted this long counts as good: the next backoff begins anew.
 pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(5);
 

@@ -22,6 +22,10 @@ pub(crate) struct Places {
 
 impl Places {
     pub(crate) fn handle_message(&mut self, message: &Message) {
+        // A datagram may be ahead of messages that come on the stream.
+        if message.position == Position::NONE {
+            return;
+        }
         let Position { stream, offset } = message.position;
         let latest = self.streams.entry(stream).or_insert(offset);
         *latest = offset.max(*latest);
@@ -96,6 +100,7 @@ mod tests {
         see("topic/b", None, position(2, 1, 7), 20_000);
         see("topic/a", None, position(1, 1, 3), 5_000);
         see("topic/a", Some("q"), position(1, 1, 9), 5_000);
+        see("topic/a", None, Position::NONE, 90_000);
         assert_eq!(places.positions(), [position(1, 1, 9), position(2, 1, 7)]);
         assert_eq!(places.again("topic/a", None), Some(From::Position(position(1, 1, 5))));
         assert_eq!(places.again("topic/b", None), None);

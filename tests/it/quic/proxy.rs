@@ -4,7 +4,8 @@
 use crate::binary::from_binary;
 use crate::bridge::{connect_to, framed, message};
 use crate::harness::Broker;
-use serde_json::json;
+use crate::levels::with;
+use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,9 +64,20 @@ impl Proxy {
         broker: &Broker,
         user: &str,
     ) -> ((quinn::Endpoint, quinn::Connection), (quinn::SendStream, quinn::RecvStream)) {
+        self.session_with(broker, user, json!({})).await
+    }
+
+    /// The same, with more in its `connect`.
+    pub(super) async fn session_with(
+        &self,
+        broker: &Broker,
+        user: &str,
+        more: Value,
+    ) -> ((quinn::Endpoint, quinn::Connection), (quinn::SendStream, quinn::RecvStream)) {
         let whole = connect_to(broker, self.address, b"waspmq/1").await;
         let (mut send, mut receive) = whole.1.open_bi().await.unwrap();
-        send.write_all(&framed(&json!({"type": "connect", "user": user}))).await.unwrap();
+        let hello = with(json!({"type": "connect", "user": user}), more);
+        send.write_all(&framed(&hello)).await.unwrap();
         assert_eq!(from_binary(&message(&mut receive).await.unwrap())["type"], "welcome");
         (whole, (send, receive))
     }

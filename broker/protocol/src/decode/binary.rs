@@ -5,7 +5,7 @@ use crate::client::{Acked, Connect, Frame, Publish, Resume};
 use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceV1, ReadV1, RefreshV1};
-use crate::meta::{PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
+use crate::meta::{ConnectMoreV1, PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
 use crate::payload;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
@@ -46,7 +46,11 @@ pub(super) fn frame(raw: Raw<'_>) -> Result<Frame<'_>, DecodeError> {
 
 fn control(kind: u8, body: &[u8]) -> Result<Frame<'_>, Problem> {
     Ok(match kind {
-        kind::CONNECT => connect(meta::read(body)?)?,
+        kind::CONNECT => {
+            let (front, rest) = meta::read_front(body)?;
+            let more = if rest.is_empty() { ConnectMoreV1::default() } else { meta::read(rest)? };
+            connect(front, &more)?
+        }
         kind::SUBSCRIBE => {
             let SubscribeV1 { reference, to, queue, from } = meta::read(body)?;
             Frame::Subscribe {
@@ -105,7 +109,7 @@ fn control(kind: u8, body: &[u8]) -> Result<Frame<'_>, Problem> {
     })
 }
 
-fn connect(body: ConnectV1<'_>) -> Result<Frame<'_>, Problem> {
+fn connect<'a>(body: ConnectV1<'a>, more: &ConnectMoreV1) -> Result<Frame<'a>, Problem> {
     check::list("codecs", &body.codecs)?;
     let resume = match body.resume {
         Some(resume) => {
@@ -122,6 +126,7 @@ fn connect(body: ConnectV1<'_>) -> Result<Frame<'_>, Problem> {
         codecs: body.codecs.into_iter().map(Cow::from).collect(),
         batch: body.batch,
         resume,
+        datagrams: more.datagrams,
     }))
 }
 

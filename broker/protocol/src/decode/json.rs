@@ -128,6 +128,8 @@ pub(super) struct Fields<'a> {
     batch: Raw<'a>,
     #[serde(borrow)]
     resume: Raw<'a>,
+    #[serde(borrow)]
+    datagrams: Raw<'a>,
 }
 
 #[derive(serde::Deserialize)]
@@ -233,6 +235,7 @@ fn connect<'a>(fields: &Fields<'a>) -> Result<Frame<'a>, Problem> {
         codecs: maybe_list(fields.codecs, "codecs")?.unwrap_or_default(),
         batch: maybe_bool(fields.batch, "batch")?.unwrap_or(false),
         resume: fields.resume.map(resume).transpose()?,
+        datagrams: maybe_bool(fields.datagrams, "datagrams")?.unwrap_or(false),
     }))
 }
 

@@ -84,6 +84,9 @@ fn connect(frame: &Connect<'_>, out: &mut Vec<u8>) {
         }
         out.extend_from_slice(b"]}");
     }
+    if frame.datagrams {
+        out.extend_from_slice(br#","datagrams":true"#);
+    }
 }
 
 fn publish(frame: &Publish<'_>, out: &mut Vec<u8>) {

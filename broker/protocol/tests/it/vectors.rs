@@ -41,8 +41,10 @@ fn connect_examples() -> Vec<(&'static str, Frame<'static>)> {
                 codecs: vec!["zstd".into(), "lz4".into()],
                 batch: true,
                 resume: Some(resume),
+                ..Connect::default()
             }),
         ),
+        ("connect datagrams", Frame::Connect(Connect { datagrams: true, ..Connect::default() })),
     ]
 }
 
@@ -414,6 +416,24 @@ fn a_presence_question_is_read_with_fewer_and_with_more_fields() {
     check(b"\x01\x07\x03all\x01\x03bobmore", question(text("bob")));
     let cut = decode::binary(b"\x0b\x01\x08\0\0\0\x01\x07\x03all\x01\x03").unwrap_err();
     assert_eq!(cut.reference, Some(7));
+}
+
+/// A connect as clients wrote it before they asked for datagrams, and as later ones may.
+#[test]
+fn a_connect_is_read_with_fewer_and_with_more_fields() {
+    let connect = |datagrams| Frame::Connect(Connect { datagrams, ..Connect::default() });
+    let check = |appended: &[u8], expected: Result<Frame<'_>, Code>| {
+        let body = [b"\0\0\0\0\0\0", appended].concat();
+        let mut bytes = vec![0x01, 1];
+        bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+        bytes.extend(body);
+        assert_eq!(decode::binary(&bytes).map_err(|error| error.reject().code), expected);
+    };
+    check(b"", Ok(connect(false)));
+    check(b"\x01", Ok(connect(true)));
+    check(b"\x01more", Ok(connect(true)));
+    check(b"\0", Ok(connect(false)));
+    check(b"\x02", Err(Code::InvalidFrame));
 }
 
 /// An overflow as brokers wrote it before it had an action.

@@ -58,6 +58,9 @@ pub(super) struct Arguments {
     /// The address that replies go to
     #[arg(long, value_name = "ADDRESS")]
     reply_to: Option<String>,
+    /// Over QUIC and with --ack none, send it as a datagram, which may be lost
+    #[arg(long)]
+    datagrams: bool,
     /// Send the payload as bytes, whatever it is
     #[arg(long)]
     bytes: bool,
@@ -86,12 +89,18 @@ async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure>
         reply_to: arguments.reply_to.clone(),
         ..PublishOptions::default()
     };
-    let (client, messages) = arguments.identity.tell(Client::builder(&arguments.url)).connect().await?;
+    let builder = arguments.identity.tell(Client::builder(&arguments.url));
+    let builder = if arguments.datagrams { builder.datagrams() } else { builder };
+    let (client, messages) = builder.connect().await?;
     // Messages to this user are for other programs.
     drop(messages);
     let publishing = async {
         if arguments.ack == Level::None {
             client.send(&arguments.address, payload, options).await?;
+            if arguments.datagrams {
+                // The goodbye would be heard before a datagram that is not looked at yet.
+                client.ping().await?;
+            }
             return Ok(None);
         }
         client.publish(&arguments.address, payload, options).await?.await.map(Some)

@@ -50,6 +50,9 @@ pub(super) struct Arguments {
     /// Ask for compressed messages
     #[arg(long)]
     compress: bool,
+    /// Over QUIC, take messages that may be lost as datagrams
+    #[arg(long)]
+    datagrams: bool,
     /// End after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -89,6 +92,7 @@ async fn receive(
     let mut signals = Signals::new()?;
     let builder = arguments.identity.tell(Client::builder(&arguments.url));
     let builder = if arguments.compress { builder.compression() } else { builder };
+    let builder = if arguments.datagrams { builder.datagrams() } else { builder };
     let (client, mut messages) = builder.connect().await?;
     let received = print(arguments, (patterns, reply), (&client, &mut messages), &mut signals).await;
     let stats = client.stats();

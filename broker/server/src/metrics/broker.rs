@@ -3,7 +3,7 @@
 use super::encode::{Observed, counter, described, gauge, histogram};
 use crate::control::Control;
 use crate::worker::counters::{
-    ByKind, Count, Counters, Ended, LATENCY_BOUNDS_US, Latency, Published, Transport,
+    ByKind, Count, Counters, Datagrams, Ended, LATENCY_BOUNDS_US, Latency, Published, Transport,
 };
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -97,6 +97,7 @@ impl Broker {
             ([("outcome", "refused")], quic.refused.load(Ordering::Relaxed)),
         ];
         counter(encoder, metric, incoming)?;
+        self.datagrams(encoder)?;
         let metric = described(
             "tls_reloads",
             "Certificates that were to take the place of the one before, by what became of them",
@@ -107,6 +108,14 @@ impl Broker {
             ([("outcome", "failed")], tls.map_or(0, |tls| tls.failed())),
         ];
         counter(encoder, metric, reloads)
+    }
+
+    fn datagrams(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let metric = described("quic_datagrams", "Datagrams of QUIC with messages, by what became of them");
+        let datagrams = DATAGRAMS.map(|(direction, outcome, pick)| {
+            ([("direction", direction), ("outcome", outcome)], self.workers.total(|c| pick(&c.datagrams)))
+        });
+        counter(encoder, metric, datagrams)
     }
 
     fn messages(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -185,6 +194,18 @@ impl Broker {
         gauge(encoder, metric, [(NO_LABELS, count(registry.wildcard_count()))])
     }
 }
+
+/// Direction and outcome of datagrams, with the count behind them.
+type OfDatagrams = (&'static str, &'static str, fn(&Datagrams) -> &Count);
+
+const DATAGRAMS: [OfDatagrams; 6] = [
+    ("out", "sent", |d| &d.sent),
+    ("out", "large", |d| &d.large),
+    ("out", "full", |d| &d.full),
+    ("in", "taken", |d| &d.taken),
+    ("in", "refused", |d| &d.refused),
+    ("in", "dropped", |d| &d.dropped),
+];
 
 /// A label's value with the counts behind it.
 type Outcome = (&'static str, fn(&Published) -> &ByKind);

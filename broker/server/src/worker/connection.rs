@@ -106,6 +106,8 @@ pub(crate) struct Connection {
     pub(crate) waits_until_us: Option<u64>,
     /// Messages dropped because the outbound queue was full.
     pub(crate) dropped: u64,
+    /// Whether it was sent datagrams, of which nobody knows whether they came.
+    pub(crate) has_datagrams: bool,
     pub(crate) dictionaries: Dictionaries,
     pub(crate) transport: Transport,
     /// What a connection is used for that is neither WebSocket nor QUIC.
@@ -161,6 +163,7 @@ impl Connection {
             held: None,
             waits_until_us: None,
             dropped: 0,
+            has_datagrams: false,
             dictionaries: Dictionaries::default(),
             transport: Transport::WebSocket,
             http: None,

@@ -243,6 +243,21 @@ pub struct Published {
     pub overloaded: ByKind,
 }
 
+/// Datagrams of QUIC by what became of them; a closed set, used as a metric label.
+#[derive(Debug, Default)]
+pub struct Datagrams {
+    pub sent: Count,
+    /// Messages that would have been one, and were longer than the path takes.
+    pub large: Count,
+    /// The same, when as many waited as may.
+    pub full: Count,
+    pub taken: Count,
+    /// Those of clients with something that may not come in one.
+    pub refused: Count,
+    /// Those of clients without a session that asked for them, or that do not read their answers.
+    pub dropped: Count,
+}
+
 /// Everything one worker counts.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -262,6 +277,7 @@ pub struct Counters {
     pub journal_waits: Count,
     /// Messages completely written to a connection.
     pub delivered: ByTransport<ByKind>,
+    pub datagrams: Datagrams,
     /// Messages that met a full outbound queue, or made room in one.
     pub slow_consumers: ByAction,
     /// Messages whose time to live ended before they were written, per connection.

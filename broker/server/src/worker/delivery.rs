@@ -3,6 +3,7 @@
 use super::acks;
 use super::catchup::Start;
 use super::connection::Connection;
+use super::datagrams;
 use super::mailbox::{Entry, QueueDelivery};
 use super::segment::{Encoding, Shared, Terms, Told};
 use super::{DELIVERED_BYTES_PER_TURN, ENTRIES_PER_TURN, FRAME_OVERHEAD_BYTES, Worker};
@@ -70,7 +71,8 @@ impl Worker {
         let terms = Terms { is_decided, ..self.terms(run, &first.to) };
         let counters = &self.shared.mailboxes.of(self.number).counters;
         let wants_ack = run.iter().any(|batch| batch.wants_ack());
-        let now_ms = self.shared.clock.now_us() / 1_000;
+        let now_us = self.shared.clock.now_us();
+        let mut began = Vec::new();
         let dictionaries = &*self.shared.dictionaries.load();
         let Self { recipients, connections, outbox, encoder, encoded, full, policies, .. } = self;
         encoder.begin_run();
@@ -105,17 +107,25 @@ impl Worker {
                 if expired > 0 {
                     counters.dropped_expired.add(expired);
                 }
+                let mut policies = is_decided.then_some(&mut *policies);
                 for segment in segments {
-                    if !outbox.push(connection, segment.clone(), is_decided.then_some(&mut *policies)) {
+                    if segment.segment().is_datagram
+                        && outbox.has_room(connection, segment)
+                        && datagrams::send(connection, segment, (counters, now_us))
+                    {
+                        began.extend((!connection.has_datagrams).then_some(number));
+                        connection.has_datagrams = true;
+                    } else if !outbox.push(connection, segment.clone(), policies.as_deref_mut()) {
                         break;
                     }
                 }
                 if wants_ack {
-                    acks::note_sent(connection, run, now_ms);
+                    acks::note_sent(connection, run, now_us / 1_000);
                 }
             }
         }
         encoded.clear();
+        self.note_datagrams(&began);
         self.handle_losses();
         self.deliver_to_full(run);
         run.clear();
@@ -170,8 +180,14 @@ impl Worker {
         self.handle_losses_of(connection);
     }
 
-    /// Lays out messages of one address for one connection, and says how many of them have expired.
-    pub(super) fn encode_alone(&mut self, run: &[Arc<Batch>], how: (Encoding, Terms)) -> (Vec<Shared>, u64) {
+    /// Lays out messages of one address for one connection, and says how many of them have expired. None of them is a
+    /// datagram.
+    pub(super) fn encode_alone(
+        &mut self,
+        run: &[Arc<Batch>],
+        (encoding, terms): (Encoding, Terms),
+    ) -> (Vec<Shared>, u64) {
+        let how = (Encoding { datagrams: false, ..encoding }, terms);
         let mut segments = Vec::new();
         let dictionaries = &*self.shared.dictionaries.load();
         let counters = &self.shared.mailboxes.of(self.number).counters;

@@ -119,6 +119,7 @@ impl Worker {
         connection.session.handle_connected(identity);
         self.begin_access(connection, admitted.into_access());
         connection.encoding.batch = connect.batch;
+        connection.encoding.datagrams = connect.datagrams && connection.link.is_quic();
         connection.take_codecs(connect.codecs.iter().map(|name| &**name));
         self.counters().sessions.add(1);
         let resume_token = self.issue_token(connection, &before, now);

@@ -118,6 +118,12 @@ impl Outbox {
         self.lost.is_empty() || self.handle_lost(connection)
     }
 
+    /// Whether a segment needs nothing to be done about a full queue.
+    pub(super) fn has_room(&self, connection: &Connection, segment: &Shared) -> bool {
+        let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
+        connection.out.has_room_for(segment, bound)
+    }
+
     /// Sends the dictionary that a segment needs, unless the connection has it.
     fn give_dictionary(&mut self, connection: &mut Connection, segment: &Shared) {
         let Some(dictionary) = segment.segment().dictionary() else { return };
@@ -385,7 +391,7 @@ fn note_events(connection: &mut Connection, written: usize, now_us: u64) {
     connection.pinged = false;
 }
 
-fn count_delivered(
+pub(super) fn count_delivered(
     counters: &Counters,
     transport: Transport,
     delivered: Option<(Kind, u64, u64)>,

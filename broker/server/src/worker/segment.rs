@@ -3,10 +3,11 @@
 //! Consecutive messages for the same recipients become segments of at most [`limits::SEGMENT_BYTES`] (one
 //! frame may be larger), split where the priority or the overflow action changes; a message that may be
 //! conflated has one of its own. A segment is encoded once per worker and encoding, and is never changed after.
-//! Messages that have expired are left out.
+//! Messages that have expired are left out. One that may be sent as a datagram is a segment and has no position.
 
 use super::compression::{Compression, Deflating, Form, Subjects};
 use super::counters::Counters;
+use super::datagrams;
 use super::framing::{self, Begun, Framing};
 use crate::dictionaries::{Dictionaries, Dictionary};
 use bytes::Bytes;
@@ -31,12 +32,19 @@ pub(crate) struct Encoding {
     pub(crate) profile: Profile,
     pub(crate) batch: bool,
     pub(crate) codecs: Codecs,
+    /// Whether messages that may be lost are laid out so that they can be sent as datagrams.
+    pub(crate) datagrams: bool,
 }
 
 impl Encoding {
     /// What a socket begins with, before it said anything.
-    pub(crate) const START: Self =
-        Self { framing: Framing::WebSocket, profile: Profile::Json, batch: false, codecs: Codecs::NONE };
+    pub(crate) const START: Self = Self {
+        framing: Framing::WebSocket,
+        profile: Profile::Json,
+        batch: false,
+        codecs: Codecs::NONE,
+        datagrams: false,
+    };
 
     /// Ways to encode a control frame.
     pub(crate) const CONTROL_COUNT: usize = 8;
@@ -74,6 +82,8 @@ pub(crate) struct Segment {
     of_queue: Option<(QueueId, MessageId)>,
     /// What its messages are compressed with: the connection must have it before.
     dictionary: Option<Arc<Dictionary>>,
+    /// Whether it is one message that may be sent as a datagram.
+    pub(crate) is_datagram: bool,
     /// Held until a queue delivery is written or dropped.
     _in_flight: Option<InFlight>,
 }
@@ -105,6 +115,7 @@ impl Shared {
             class,
             of_queue: None,
             dictionary: None,
+            is_datagram: false,
             _in_flight: None,
         }))
     }
@@ -228,16 +239,18 @@ impl Encoder {
                     continue;
                 }
                 let form = layout.form(batch, envelope, subjects.as_ref());
+                let is_datagram = datagrams::is_one(encoding, (batch, envelope), &form);
                 let takes = |open: &mut Open| {
                     open.takes(batch, envelope, (overflow, terms)) && open.shares(encoding, &form)
                 };
-                if let Some(other) = open.take_if(|open| !takes(open)) {
+                if let Some(other) = open.take_if(|open| is_datagram || !takes(open)) {
                     out.push(other.finish(&mut layout, None));
                 }
                 let message = (&**batch, index, envelope);
                 let current = open.get_or_insert_with(|| Open::new(message, (overflow, terms), &form));
+                current.is_datagram = is_datagram;
                 current.append(&mut layout, message, (None, None), form);
-                let is_alone = overflow == Overflow::Conflate || current.class.key.is_some();
+                let is_alone = is_datagram || overflow == Overflow::Conflate || current.class.key.is_some();
                 if is_alone || layout.encoder.scratch.len() >= limits::SEGMENT_BYTES {
                     out.extend(open.take().map(|open| open.finish(&mut layout, None)));
                 }
@@ -343,6 +356,7 @@ struct Open {
     dictionary: Option<Arc<Dictionary>>,
     /// How its messages of WebSocket are compressed.
     deflating: Option<Deflating>,
+    is_datagram: bool,
 }
 
 /// A message that is being laid out, and where its payload begins.
@@ -375,6 +389,7 @@ impl Open {
             begun: None,
             dictionary: form.dictionary().cloned(),
             deflating: form.deflating(),
+            is_datagram: false,
         }
     }
 
@@ -420,6 +435,9 @@ impl Open {
             }
         };
         let mut frame = frame(batch, index, envelope, named);
+        if self.is_datagram {
+            frame.position = Position::NONE;
+        }
         if let Form::Packed { packed, at, .. } = form {
             (frame.packed, frame.payload) = (Some(packed), compression.bytes(at));
         }
@@ -446,6 +464,7 @@ impl Open {
             class: self.class,
             of_queue: of_queue.flatten(),
             dictionary: self.dictionary,
+            is_datagram: self.is_datagram,
             _in_flight: in_flight.flatten(),
         };
         scratch.clear();

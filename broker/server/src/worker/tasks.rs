@@ -2,6 +2,7 @@
 //!
 //! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
 
+use super::datagrams;
 use super::inbound::Next;
 use super::lifecycle::Way;
 use super::link::{self, Link};
@@ -143,6 +144,9 @@ fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
 /// Takes an open connection into the worker and reads it from now on.
 pub(super) fn serve_link(worker: &Cell, link: Link, remote: SocketAddr, way: Way) {
     let number = worker.borrow_mut().open((link.clone(), remote), way);
+    if let Link::Quic(channel) = &link {
+        spawn_local(datagrams::read(worker.clone(), number, Rc::downgrade(channel), channel.datagrams()));
+    }
     spawn_local(read(worker.clone(), number, link));
 }
 
@@ -221,6 +225,12 @@ async fn wait_for_room(worker: &Cell, number: u32, link: &Link) -> bool {
             Pause::GoOn { has_held } => break has_held,
         }
     };
+    wait_for_mailboxes(worker).await;
+    has_held
+}
+
+/// Waits until every mailbox has room for what publishers send.
+pub(super) async fn wait_for_mailboxes(worker: &Cell) {
     let busy = worker.borrow().busy_workers();
     if !busy.is_empty() {
         let mailboxes = worker.borrow().shared.mailboxes.clone();
@@ -228,7 +238,6 @@ async fn wait_for_room(worker: &Cell, number: u32, link: &Link) -> bool {
             mailboxes.of(busy).room().await;
         }
     }
-    has_held
 }
 
 async fn mail(worker: Cell) {

@@ -39,7 +39,8 @@ impl Default for Told {
     }
 }
 
-enum Whole {
+#[derive(Clone)]
+pub(super) enum Whole {
     Quic(quinn::Connection),
     WebTransport(Box<web_transport_quinn::Session>),
 }
@@ -227,10 +228,20 @@ impl Channel {
         matches!(self.connection().close_reason(), Some(quinn::ConnectionError::TimedOut))
     }
 
+    pub(super) const fn whole(&self) -> &Whole {
+        &self.whole
+    }
+
     fn connection(&self) -> &quinn::Connection {
-        match &self.whole {
-            Whole::Quic(connection) => connection,
-            Whole::WebTransport(session) => session,
+        self.whole.connection()
+    }
+}
+
+impl Whole {
+    pub(super) fn connection(&self) -> &quinn::Connection {
+        match self {
+            Self::Quic(connection) => connection,
+            Self::WebTransport(session) => session,
         }
     }
 }

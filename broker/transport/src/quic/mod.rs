@@ -8,17 +8,20 @@
 //! - [`Listener`]: the socket. It gives an [`Incoming`] per connection that wants to begin, on the thread that owns it.
 //! - [`Incoming`]: may be handed to another thread; whoever opens it has the connection's work from then on, with its
 //!   timers and its encryption. The listener's thread goes on to receive its datagrams and hands them over.
-//! - [`Channel`]: an open connection with its stream, read and written without waiting as a socket is.
+//! - [`Channel`]: an open connection with its stream, read and written without waiting as a socket is; it sends datagrams, too.
+//! - [`Datagrams`]: where those of the peer are read.
 //!
 //! Invariants: what a connection makes the broker hold is bounded by the windows of [`Windows`] and the streams of
 //! [`crate::limits`]; there is no early data, because a `connect` that is played again would take over a live session.
 
 mod channel;
+mod datagrams;
 mod incoming;
 mod listener;
 mod offload;
 
 pub use channel::Channel;
+pub use datagrams::{Datagrams, Sent};
 pub use incoming::{Connected, Incoming, OpenError, Opened, Page, Protocol};
 pub use listener::{Listener, Secret, Windows};
 pub use offload::{Offload, offload};

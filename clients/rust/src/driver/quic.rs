@@ -8,7 +8,8 @@ use super::socket::{Receiver, Sender};
 use super::stream::{Incoming, Outgoing, Owned};
 use crate::error::Error;
 use crate::limits::{
-    QUIC_ADDRESSES_MAX, QUIC_HANDSHAKE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS, QUIC_WINDOW_BYTES,
+    QUIC_ADDRESSES_MAX, QUIC_DATAGRAM_BYTES, QUIC_HANDSHAKE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS,
+    QUIC_WINDOW_BYTES,
 };
 use crate::target::Target;
 use crate::transport::Transport;
@@ -42,11 +43,17 @@ pub(super) struct Dialer {
     transport: Transport,
     config: ClientConfig,
     verifier: Arc<Verifier>,
+    wants_datagrams: bool,
 }
 
 impl Dialer {
     /// `transport` is QUIC or WebTransport.
-    pub(super) fn new(target: Target, transport: Transport, verifier: Arc<Verifier>) -> Result<Self, Error> {
+    pub(super) fn new(
+        target: Target,
+        transport: Transport,
+        verifier: Arc<Verifier>,
+        wants_datagrams: bool,
+    ) -> Result<Self, Error> {
         let is_http = transport == Transport::WebTransport;
         let alpn = if is_http { web_transport_quinn::ALPN.as_bytes() } else { WASPMQ };
         let tls = |error: &dyn std::error::Error| Error::Tls { message: error.to_string() };
@@ -63,11 +70,13 @@ impl Dialer {
             .stream_receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES))
             .receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES + QUIC_WINDOW_BYTES / 2))
             .send_window(QUIC_WINDOW_BYTES.into());
-        if !is_http {
-            transport_config.datagram_receive_buffer_size(None);
-        }
+        // HTTP/3 has to take datagrams in any case.
+        let datagram_bytes = (is_http || wants_datagrams).then_some(QUIC_DATAGRAM_BYTES);
+        transport_config
+            .datagram_receive_buffer_size(datagram_bytes)
+            .datagram_send_buffer_size(QUIC_DATAGRAM_BYTES);
         config.transport_config(Arc::new(transport_config));
-        Ok(Self { target, transport, config, verifier })
+        Ok(Self { target, transport, config, verifier, wants_datagrams })
     }
 
     /// One attempt.
@@ -78,8 +87,16 @@ impl Dialer {
         let (send, receive) = session.open_bi().await.map_err(|error| failed(error.to_string()))?;
         Ok(Opened {
             transport: self.transport,
-            sender: Sender::Stream(Outgoing::new(send)),
-            receiver: Receiver::Stream(Box::new(Incoming::new(endpoint, session, receive))),
+            sender: Sender::Stream(Outgoing::new(
+                send,
+                self.wants_datagrams.then(|| Box::new(session.0.clone())),
+            )),
+            receiver: Receiver::Stream(Box::new(Incoming::new(
+                endpoint,
+                session,
+                receive,
+                self.wants_datagrams,
+            ))),
         })
     }
 

@@ -107,7 +107,9 @@ impl Route {
 
     #[cfg(feature = "quic")]
     fn way(settings: &Builder, target: &Target, transport: Transport) -> Result<Way, Error> {
-        let dialer = |transport| Dialer::new(target.clone(), transport, settings.trust.verifier()?);
+        let dialer = |transport| {
+            Dialer::new(target.clone(), transport, settings.trust.verifier()?, settings.datagrams)
+        };
         match transport {
             Transport::WebSocket => Ok(Way::WebSocket),
             Transport::Quic | Transport::WebTransport => Ok(Way::Quic(dialer(transport)?, None)),

@@ -78,6 +78,15 @@ impl Sender {
         self.flush().await
     }
 
+    /// Sends a message as a datagram. False when there are none here, or it does not fit.
+    pub(super) fn send_datagram(&self, frames: &[u8]) -> bool {
+        match self {
+            Self::WebSocket(_) => false,
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.send_datagram(frames),
+        }
+    }
+
     /// Tells the other side that nothing comes any more. That it is gone already does not matter.
     pub(super) async fn finish(&mut self) {
         match self {
@@ -100,6 +109,16 @@ impl Receiver {
             Self::WebSocket(stream) => websocket::inbound(stream.next().await),
             #[cfg(feature = "quic")]
             Self::Stream(stream) => stream.next().await,
+        }
+    }
+
+    /// From now on datagrams are read, too, where they were asked for: before the broker's welcome they would be frames of
+    /// no session.
+    pub(super) const fn begin_datagrams(&mut self) {
+        match self {
+            Self::WebSocket(_) => {}
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.begin_datagrams(),
         }
     }
 

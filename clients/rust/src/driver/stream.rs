@@ -21,11 +21,22 @@ pub(crate) struct Outgoing {
     stream: SendStream,
     /// Whole messages that were not handed on yet: at most [`BATCH_BYTES_MAX`] and one message.
     ready: Vec<u8>,
+    /// For datagrams, where the program wants them.
+    session: Option<Box<Session>>,
 }
 
 impl Outgoing {
-    pub(super) const fn new(stream: SendStream) -> Self {
-        Self { stream, ready: Vec::new() }
+    pub(super) const fn new(stream: SendStream, session: Option<Box<Session>>) -> Self {
+        Self { stream, ready: Vec::new(), session }
+    }
+
+    /// False when there are no datagrams, or it does not fit, or too many wait: it goes on the stream then.
+    pub(super) fn send_datagram(&self, frames: &[u8]) -> bool {
+        self.session.as_ref().is_some_and(|session| {
+            frames.len() <= session.max_datagram_size()
+                && frames.len() <= session.datagram_send_buffer_space()
+                && session.send_datagram(Bytes::copy_from_slice(frames)).is_ok()
+        })
     }
 
     pub(super) async fn feed(&mut self, frames: &[u8]) -> Result<(), Broken> {
@@ -78,11 +89,28 @@ pub(crate) struct Incoming {
     session: Owned,
     stream: RecvStream,
     buffer: BytesMut,
+    datagrams: Datagrams,
+}
+
+/// Whether datagrams are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Datagrams {
+    Unwanted,
+    /// Once the session has begun.
+    Later,
+    Read,
 }
 
 impl Incoming {
-    pub(super) fn new(endpoint: Endpoint, session: Owned, stream: RecvStream) -> Self {
-        Self { endpoint, session, stream, buffer: BytesMut::new() }
+    pub(super) fn new(endpoint: Endpoint, session: Owned, stream: RecvStream, wants_datagrams: bool) -> Self {
+        let datagrams = if wants_datagrams { Datagrams::Later } else { Datagrams::Unwanted };
+        Self { endpoint, session, stream, buffer: BytesMut::new(), datagrams }
+    }
+
+    pub(super) const fn begin_datagrams(&mut self) {
+        if matches!(self.datagrams, Datagrams::Later) {
+            self.datagrams = Datagrams::Read;
+        }
     }
 
     pub(super) async fn next(&mut self) -> Inbound {
@@ -97,7 +125,14 @@ impl Incoming {
                 }
             }
             self.buffer.reserve(READ_BYTES);
-            match self.stream.read_buf(&mut self.buffer).await {
+            // Both branches are cancel-safe: what was not taken stays where it is.
+            let read = tokio::select! {
+                read = self.stream.read_buf(&mut self.buffer) => read,
+                Some(datagram) = datagram(&self.session), if self.datagrams == Datagrams::Read => {
+                    return Inbound::Message(datagram);
+                }
+            };
+            match read {
                 Ok(0) | Err(_) => return self.ended().await,
                 Ok(_) => {}
             }
@@ -142,6 +177,21 @@ impl Incoming {
 impl std::fmt::Debug for Incoming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Incoming").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+/// The next datagram; none when the connection is over. One that is nobody's is passed over.
+async fn datagram(session: &Session) -> Option<Bytes> {
+    loop {
+        match session.read_datagram().await {
+            Ok(datagram) => return Some(datagram),
+            Err(_) => {
+                let below: &quinn::Connection = session;
+                if below.close_reason().is_some() {
+                    return None;
+                }
+            }
+        }
     }
 }
 

@@ -120,6 +120,8 @@ impl Writer<'_> {
                     self.shared.ping_sent(Instant::now(), Some(answer));
                     self.encoded(&Frame::Ping)
                 }
+                Command::Send(bytes) if self.sender.send_datagram(&bytes) => continue,
+                Command::Send(bytes) => bytes,
                 Command::Request { bytes, answer } => {
                     if let Some((reference, waiting)) = answer {
                         self.shared.wait(reference, waiting);

@@ -96,14 +96,7 @@ impl Bench {
         let mut connection = self.worker.connections[number as usize].take().unwrap();
         connection.stage = Stage::Open;
         self.runtime.block_on(connection.link.writable()).unwrap();
-        let connect = Connect {
-            user: Some("reader".into()),
-            device: None,
-            token: None,
-            codecs: Vec::new(),
-            batch: false,
-            resume: None,
-        };
+        let connect = Connect { user: Some("reader".into()), ..Connect::default() };
         let now = self.worker.shared.clock.now();
         self.worker.connect(&mut connection, &connect, now).unwrap();
         self.worker.put_back(number, connection);
