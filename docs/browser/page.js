@@ -6,7 +6,7 @@ import { connect } from "./waspmq.js";
 const LINES_MAX = 500;
 /** Letters of a payload that are shown. */
 const SHOWN_MAX = 500;
-const PLACES = { websocket: "ws://127.0.0.1:9470/ws", webtransport: "https://127.0.0.1:9470/wt" };
+const PLACES = { websocket: "ws://127.0.0.1:9470/ws", webtransport: "https://127.0.0.1:9470/wt", sse: "http://127.0.0.1:9470/sse" };
 
 const forms = Object.fromEntries(["connect", "subscribe", "publish"].map((id) => [id, document.getElementById(id)]));
 const log = document.getElementById("log");

@@ -1,4 +1,4 @@
-// WaspMQ for a page: one connection, over WebSocket or WebTransport, with the same methods. No library, no build step.
+// WaspMQ for a page: one session, over WebSocket, WebTransport or server-sent events, with the same methods. No library, no build step.
 //
 //   import { connect } from "./waspmq.js";
 //
@@ -9,7 +9,7 @@
 //   await broker.subscribe("topic/chat");
 //   const receipt = await broker.publish("topic/chat", { text: "hello" });
 //
-// With "https://127.0.0.1:9470/wt" it is WebTransport. A connection that was lost is not made again here: `onClose` says that it is
+// With "https://127.0.0.1:9470/wt" it is WebTransport, with "http://127.0.0.1:9470/sse" server-sent events and requests. A connection that was lost is not made again here: `onClose` says that it is
 // gone, and `welcome.resume_token` is what a new one can go on with (docs/PROTOCOL.md).
 
 import { Splitter, decode, encodeMessage } from "./binary.js";
@@ -20,6 +20,8 @@ const REQUESTS_MAX = 1024;
 const MESSAGE_MAX = 16 * 1024 * 1024;
 /** How long the broker may take to close after a goodbye. */
 const CLOSE_MS = 3000;
+/** Letters of the frames that share a request. */
+const REQUEST_LETTERS = 64 * 1024;
 
 /** What the broker answered instead of doing what it was asked; `code` and `name` are those of docs/ERRORS.md. */
 export class Refused extends Error {
@@ -40,7 +42,8 @@ export class Closed extends Error {
 /**
  * Connects and gives the session, once the broker has welcomed it.
  *
- * `url`          `ws://` or `wss://` for WebSocket, `https://` for WebTransport
+ * `url`          `ws://` or `wss://` for WebSocket, `https://` for WebTransport, `http://` or `https://` with the path `/sse` for
+ *                server-sent events
  * `user`, `device`, `token`, `resume`   as in the frame `connect`
  * `fingerprint`  SHA-256 of a certificate of the broker's own, as it prints it at start; for WebTransport
  * `onMessage`    is given each message. Bytes are a Uint8Array in `payload`. What asks for it is acknowledged when this returns
@@ -50,8 +53,13 @@ export class Closed extends Error {
 export async function connect(url, options = {}) {
   const { user, device, token, resume, fingerprint, ...callbacks } = options;
   const connection = new Connection(callbacks);
-  const opened = new URL(url).protocol === "https:" ? webTransport(url, fingerprint, connection) : webSocket(url, connection);
+  const opened = open(new URL(url), fingerprint, connection);
   return connection.begin(await opened, compact({ type: "connect", user, device, token, resume }));
+}
+
+function open(url, fingerprint, connection) {
+  if (url.pathname.endsWith("/sse")) return serverSentEvents(url, connection);
+  return url.protocol === "https:" ? webTransport(url, fingerprint, connection) : webSocket(url, connection);
 }
 
 /** A session with the broker. Made by `connect`. */
@@ -204,6 +212,80 @@ function fromJson(frame) {
   if (frame.payload_b64 === undefined) return frame;
   const { payload_b64, ...rest } = frame;
   return { ...rest, payload: Uint8Array.from(atob(payload_b64), (letter) => letter.charCodeAt(0)) };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------------------
+// Server-sent events, JSON profile, and what is said by requests, one after the other
+
+function serverSentEvents(url, connection) {
+  const waiting = [];
+  let source;
+  let isPosting = false;
+  const end = (code, reason) => {
+    source?.close();
+    waiting.length = 0;
+    connection.ended(code, reason);
+  };
+  const post = async () => {
+    // Frames behind one that was refused go alone, so that each is answered for itself.
+    let alone = 0;
+    while (waiting.length > 0) {
+      const count = alone > 0 ? 1 : together(waiting);
+      const headers = { Authorization: `Bearer ${connection.welcome.resume_token}` };
+      const answer = await fetch(new URL("frames", url), { method: "POST", headers, body: waiting.slice(0, count).join("\n") });
+      if (answer.status === 503) {
+        await new Promise((resolve) => setTimeout(resolve, 1000 * (answer.headers.get("Retry-After") ?? 1)));
+        continue;
+      }
+      if (answer.status === 400 && count > 1) {
+        alone = count;
+        continue;
+      }
+      alone = Math.max(0, alone - count);
+      waiting.splice(0, count);
+      if (answer.status === 400) connection.take(await answer.json());
+      else if (!answer.ok) throw new Error((await answer.json()).message);
+    }
+  };
+  const send = (frame) => {
+    if (frame.type === "connect") {
+      source = events(url, frame, connection, end);
+      return;
+    }
+    waiting.push(JSON.stringify(toJson(frame)));
+    if (isPosting) return;
+    isPosting = true;
+    // Frames that are sent in one go share a request.
+    Promise.resolve()
+      .then(post)
+      .catch(({ message }) => end(undefined, message))
+      .finally(() => (isPosting = false));
+  };
+  return {
+    send,
+    finish: () => setTimeout(() => end(1000, ""), CLOSE_MS),
+    describe: () => ({ name: "server-sent events" }),
+  };
+}
+
+/** The events of a session. A browser would connect again by itself; whether to is up to the page, as with the other transports. */
+function events(url, { user, device, token, resume }, connection, end) {
+  const place = new URL(url);
+  const id = resume && [resume.token, ...(resume.positions ?? [])].join(",");
+  for (const [name, value] of Object.entries(compact({ user, device, token, last_event_id: id }))) place.searchParams.set(name, value);
+  const source = new EventSource(place);
+  source.onmessage = ({ data }) => connection.take(fromJson(JSON.parse(data)));
+  // What was refused is all a page learns.
+  source.onerror = () =>
+    end(undefined, connection.welcome ? "the events ended" : "the broker is not there, or does not let this page in");
+  return source;
+}
+
+/** How many of the first frames share a request. */
+function together(frames) {
+  let letters = 0;
+  const over = frames.findIndex((frame) => (letters += frame.length) > REQUEST_LETTERS);
+  return over < 0 ? frames.length : Math.max(1, over);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------------

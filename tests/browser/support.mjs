@@ -70,7 +70,7 @@ export async function broker(opened, configuration = "") {
   const [address, quic, fingerprint, admin] = groups;
   const token = (await readFile(path.join(data, "admin-token"), "utf8")).trim();
   const call = (method, path) => fetch(`http://${admin}${path}`, { method, headers: { authorization: `Bearer ${token}` } });
-  return { address, webSocket: `ws://${address}/ws`, webTransport: `https://${quic}/wt`, fingerprint, call, stop };
+  return { address, webSocket: `ws://${address}/ws`, webTransport: `https://${quic}/wt`, events: `http://${address}/sse`, fingerprint, call, stop };
 }
 
 /** The number that the broker's metrics have for a name with its labels. */

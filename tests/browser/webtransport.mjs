@@ -1,11 +1,12 @@
-// The example of docs/browser in a real browser: the same checks over WebSocket and WebTransport, between the two, and what the
-// browser and the broker refuse.
+// The example of docs/browser in a real browser: the same checks over WebSocket, WebTransport and server-sent events, between them, and
+// what the browser and the broker refuse.
 
 import assert from "node:assert/strict";
 import { broker, files, metric, pageOf, run } from "./support.mjs";
 
 const EXAMPLE = "docs/browser";
 const MESSAGES = 2_000;
+const NAMES = { websocket: "WebSocket", webtransport: "WebTransport", sse: "server-sent events" };
 
 /** A broker that lets one page in, that page, and where it connects. */
 async function stage(chrome, opened) {
@@ -13,8 +14,8 @@ async function stage(chrome, opened) {
   const served = await broker(opened, `[access]\nallowed_origins = ["${origin}"]\n`);
   const page = await pageOf(chrome, origin);
   opened({ stop: () => page.close() });
-  const { webSocket, webTransport, fingerprint } = served;
-  const places = { websocket: { url: webSocket }, webtransport: { url: webTransport, fingerprint } };
+  const { webSocket, webTransport, events, fingerprint } = served;
+  const places = { websocket: { url: webSocket }, webtransport: { url: webTransport, fingerprint }, sse: { url: events } };
   return { origin, served, page, places };
 }
 
@@ -42,12 +43,13 @@ await run({
 
   async "messages cross from one transport to the other, in order"(chrome, opened) {
     const { origin, page, places } = await stage(chrome, opened);
-    const other = await pageOf(chrome, origin);
+    const [other, third] = [await pageOf(chrome, origin), await pageOf(chrome, origin)];
     const members = {
       websocket: await join(page, places.websocket, { user: "websocket" }),
       webtransport: await join(other, places.webtransport, { user: "webtransport" }),
+      sse: await join(third, places.sse, { user: "sse" }),
     };
-    const ways = [["websocket", "webtransport"], ["webtransport", "websocket"]];
+    const ways = [["websocket", "webtransport"], ["webtransport", "sse"], ["sse", "websocket"]];
     for (const [, to] of ways) await members[to].evaluate(({ broker }, to) => broker.subscribe(to), `topic/to.${to}`);
     const order = { count: MESSAGES };
     await Promise.all(ways.map(async ([from, to]) => {
@@ -56,7 +58,7 @@ await run({
       assert.deepEqual(came.senders, [from]);
       assert.deepEqual(came.wrong, []);
     }));
-    // The other one acknowledges, so both profiles have to write an ack that is understood.
+    // The other one acknowledges, so all of them have to write an ack that is understood.
     for (const [from, to] of ways) {
       const { level } = await members[from].evaluate(
         ({ broker }, to) => broker.publish(`user/${to}`, "for you", { ack: "delivered" }), to);
@@ -79,7 +81,7 @@ await run({
     return `${wrong.console}; ${none.console}`;
   },
 
-  async "a page of another origin is let in over neither transport"(chrome, opened) {
+  async "a page of another origin is let in over no transport"(chrome, opened) {
     const { served, places } = await stage(chrome, opened);
     const stranger = await pageOf(chrome, await files(opened, EXAMPLE));
     const webSocket = await failure(stranger, places.websocket);
@@ -87,13 +89,15 @@ await run({
     const webTransport = await failure(stranger, places.webtransport);
     // What Chromium calls any answer but 2xx, on a connection whose certificate it took.
     assert.match(webTransport.console, /ERR_METHOD_NOT_SUPPORTED/);
+    const events = await failure(stranger, places.sse);
+    assert.match(events.console, /403|CORS/);
     for (const transport of Object.keys(places)) {
       assert.equal(await metric(served, `waspmq_connections{transport="${transport}"}`), 0, transport);
     }
     // The broker's own host may always connect.
     const own = await pageOf(chrome, `http://${served.address}`);
     await own.evaluate(openAlone, places.webtransport);
-    return `${webSocket.console}; ${webTransport.console}`;
+    return `${webSocket.console}; ${webTransport.console}; ${events.console}`;
   },
 
   async "another path has no session"(chrome, opened) {
@@ -137,7 +141,7 @@ await run({
       left: { code: 1000, reason: "" },
       drained: { code: 4100, reason: "draining" },
     };
-    assert.deepEqual(ends, { websocket: expected, webtransport: expected });
+    assert.deepEqual(ends, { websocket: expected, webtransport: expected, sse: expected });
     assert.deepEqual(page.thrown, []);
     return JSON.stringify(ends.webtransport);
   },
@@ -152,7 +156,7 @@ await run({
       await page.fill("#connect [name=user]", transport);
       if (fingerprint) await page.fill("#connect [name=fingerprint]", fingerprint);
       await page.click("#connect button:has-text('Connect')");
-      await logged(page, "done", `by ${transport === "websocket" ? "WebSocket" : "WebTransport"}`);
+      await logged(page, "done", `by ${NAMES[transport]}`);
       await page.fill("#subscribe [name=to]", "topic/forms.>");
       await page.click("#subscribe button:has-text('Subscribe')");
       await logged(page, "done", "subscribed to topic/forms.>");
@@ -169,7 +173,7 @@ await run({
     }
     assert.equal(await page.locator("#injected").count(), 0);
     assert.deepEqual(page.thrown, []);
-    return "both transports";
+    return "all transports";
   },
 });
 
@@ -185,12 +189,12 @@ function end(member) {
 
 /** That a page cannot connect, and what the browser writes about it for developers. */
 async function failure(page, place) {
-  const written = page.waitForEvent("console", (message) => /connection to/.test(message.text()));
+  const written = page.waitForEvent("console", (message) => /connection to|EventSource|CORS|Failed to load/.test(message.text()));
   written.catch(() => {});
   const member = join(page, place, { user: "stranger" });
   await assert.rejects(member, /closed/i);
   // Without addresses, which differ from run to run.
-  const [reason] = (await written).text().match(/net::[A-Z_.]+|Unexpected response code: \d+|$/);
+  const [reason] = (await written).text().match(/net::[A-Z_.]+|Unexpected response code: \d+|CORS|status of \d+|$/);
   return { console: reason };
 }
 
