@@ -292,7 +292,8 @@ impl Worker {
     /// Writes what one dirty connection has. Gives its link when somebody must wait for it to take more.
     fn flush(&mut self, number: u32) -> Option<Link> {
         let mut connection = self.connections.get_mut(number as usize)?.take()?;
-        if connection.out.has_reports() {
+        // Behind the word that ends the connection nothing follows.
+        if connection.out.has_reports() && !connection.is_closing() {
             self.tell_losses(&mut connection);
         }
         let counters = &self.shared.mailboxes.of(self.number).counters;

@@ -143,7 +143,11 @@ impl Driver {
             left = reader.read(&mut receiver) => left,
             left = writer.write(&link.restore, commands, heartbeat) => left,
         };
-        let Left::Finished { for_good } = left else { return reader.explained(left) };
+        let Left::Finished { for_good } = left else {
+            // Who could not write may not have read why.
+            let why = matches!(left, Left::Lost).then(|| receiver.why_closed()).flatten();
+            return reader.explained(why.map_or(left, |(code, reason)| Left::Closed { code, reason }));
+        };
         // Until the broker has closed, what it sends still counts.
         sender.finish().await;
         let after = tokio::time::timeout(CLOSE_TIMEOUT, reader.read(&mut receiver)).await;

@@ -11,6 +11,8 @@ use waspmq_transport::quic::Channel;
 
 /// From so many bytes on a segment is shared. Below, a copy is cheaper than a reference.
 const SHARED_FROM_BYTES: usize = 1024;
+/// A longer segment is copied: a peer that leaves a little of it unacknowledged would hold all of it.
+const SHARED_UPTO_BYTES: usize = 256 * 1024;
 /// Bytes copied for one write, which are copied again if the window does not take them.
 const COPY_BYTES: usize = 16 * 1024;
 /// Chunks of one write.
@@ -44,7 +46,7 @@ impl Chunks {
             if self.chunks.len() >= CHUNKS || gathered >= WRITE_BYTES {
                 break;
             }
-            if let Some(segment) = segment.filter(|_| bytes.len() >= SHARED_FROM_BYTES) {
+            if let Some(segment) = segment.filter(|segment| is_shared(segment, bytes)) {
                 self.end_copy();
                 self.chunks.push(segment.bytes().slice_ref(bytes));
                 gathered += bytes.len();
@@ -67,6 +69,11 @@ impl Chunks {
             self.scratch.clear();
         }
     }
+}
+
+/// Whether what is left of a segment is handed on as it is.
+fn is_shared(segment: &Shared, rest: &[u8]) -> bool {
+    rest.len() >= SHARED_FROM_BYTES && segment.len() <= SHARED_UPTO_BYTES
 }
 
 #[cfg(test)]
@@ -117,6 +124,11 @@ mod tests {
         let mut queue = Queue::default();
         (0..100).for_each(|_| drop(segment(&mut queue, 20_000)));
         assert_eq!(gathered(&queue).len(), 4);
+        let mut queue = Queue::default();
+        let long = segment(&mut queue, SHARED_UPTO_BYTES + 1);
+        let chunks = gathered(&queue);
+        assert_eq!((chunks.len(), chunks[0].len()), (1, COPY_BYTES));
+        assert_ne!(chunks[0].as_ptr(), long.as_ptr(), "who leaves a little of it does not hold all of it");
         let mut queue = Queue::default();
         queue.push_own(&[7; 3 * COPY_BYTES]);
         assert_eq!(gathered(&queue).concat().len(), COPY_BYTES);

@@ -228,6 +228,9 @@ impl Worker {
             return;
         }
         if connection.stage == Stage::Open {
+            if connection.out.has_reports() {
+                self.tell_losses(connection);
+            }
             if connection.encoding.framing.has_close() {
                 let mut frame = Vec::with_capacity(128);
                 websocket::write_close(code, reason, &mut frame);

@@ -181,13 +181,13 @@ impl Channel {
     }
 
     /// Ends the stream, waits until the peer has everything, closes the connection, and waits for that, too. A second call
-    /// does nothing.
+    /// waits for the first one's end.
     pub async fn finish(&self, code: u32, reason: &str) {
         let send = self.send.borrow_mut().take();
         // Whoever waits to write would wait for ever: what it waits for goes with the stream, without a word.
         self.writable.signal.0.notify_one();
         match send {
-            None => return,
+            None => return self.closed().await,
             Some(Send::Quic(mut send)) => {
                 // What cannot be finished is gone, and so the wait is over at once.
                 drop(send.finish());

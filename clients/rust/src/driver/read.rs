@@ -67,9 +67,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the broker said on the connection decides over how that looks to have ended.
+    /// What the broker said on the connection decides over how that looks to have ended, also where it waits behind messages
+    /// that the program has no room for.
     pub(super) fn explained(&self, left: Left) -> Left {
-        match (left, &self.said) {
+        let in_line = self.pending.iter().find_map(|frame| match frame {
+            Received::Close(close) => Some(close),
+            _ => None,
+        });
+        match (left, self.said.as_ref().or(in_line)) {
             (Left::Lost | Left::Closed { .. } | Left::Finished { for_good: false }, Some(close)) => {
                 Left::Closed { code: close.code, reason: close.reason().to_owned() }
             }

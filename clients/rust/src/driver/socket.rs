@@ -112,6 +112,15 @@ impl Receiver {
         }
     }
 
+    /// With what the broker closed, where that is known without reading on.
+    pub(super) fn why_closed(&self) -> Option<(u16, String)> {
+        match self {
+            Self::WebSocket(_) => None,
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.why_closed(),
+        }
+    }
+
     /// From now on datagrams are read, too, where they were asked for: before the broker's welcome they would be frames of
     /// no session.
     pub(super) const fn begin_datagrams(&mut self) {

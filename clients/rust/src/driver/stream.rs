@@ -144,6 +144,10 @@ impl Incoming {
         let Ok(error) = tokio::time::timeout(CLOSE_TIMEOUT, self.session.closed()).await else {
             return Inbound::Ended("the broker ended the stream and did not close the connection".to_owned());
         };
+        self.explained(error)
+    }
+
+    fn explained(&self, error: SessionError) -> Inbound {
         // WebTransport takes a close of its connection for one of ours when nothing came before it.
         let error = match error {
             SessionError::ConnectionError(_) => {
@@ -160,6 +164,13 @@ impl Incoming {
                 }
             }
             error => Inbound::Ended(error.to_string()),
+        }
+    }
+
+    pub(super) fn why_closed(&self) -> Option<(u16, String)> {
+        match self.explained(self.session.close_reason()?) {
+            Inbound::Closed { code, reason } => Some((code, reason)),
+            _ => None,
         }
     }
 

@@ -99,6 +99,36 @@ async fn what_the_stream_says_of_the_end_decides() {
 }
 
 #[tokio::test]
+async fn who_is_sent_away_does_not_come_back_however_slow_its_program_is() {
+    for way in WAYS {
+        let server = UdpServer::start(way);
+        let (client, messages, mut peer) = pair(&server).await;
+        let unanswered = client.publish("topic/a", Payload::bytes("x"), options()).await.unwrap();
+        peer.expect("publish").await;
+        // More than has a place in the program's queue, which nobody reads: the word is behind them.
+        for count in 1..=2_000 {
+            peer.message(count, b"x").await;
+        }
+        peer.send(&Frame::Close(Close::new(4002, "reason"))).await;
+        peer.close(4002).await;
+        let writing = async {
+            loop {
+                _ = client.send("topic/a", Payload::bytes("y"), options()).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let answered = tokio::select! {
+            answered = unanswered => answered,
+            () = writing => unreachable!("it never ends"),
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("{way}: it was not noticed"),
+        };
+        let ended = Error::Closed { code: 4002, reason: "reason".to_owned(), refusal: None };
+        assert_eq!(answered, Err(ended), "{way}");
+        drop(messages);
+    }
+}
+
+#[tokio::test]
 async fn what_the_stream_says_of_a_connect_decides() {
     for way in WAYS {
         let server = UdpServer::start(way);
