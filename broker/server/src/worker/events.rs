@@ -38,8 +38,6 @@ const SUBSCRIPTIONS_MAX: usize = 64;
 const ID_EVERY_BYTES: usize = 64 * 1024;
 /// Milliseconds before a browser tries again, where nothing else was said.
 const RETRY_MS: u32 = 1_000;
-/// What keeps a connection alive that has nothing to say.
-pub(super) const HEARTBEAT: &[u8] = b":\n\n";
 
 /// What a connection that is sent events has.
 #[derive(Debug, Default)]

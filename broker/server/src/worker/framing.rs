@@ -29,6 +29,16 @@ impl Framing {
         matches!(self, Self::WebSocket)
     }
 
+    /// Appends what keeps a connection alive and, over WebSocket, is answered. QUIC has its own.
+    pub(crate) fn write_ping(self, out: &mut Vec<u8>) {
+        match self {
+            Self::WebSocket => websocket::write_ping(b"", out),
+            Self::Stream => {}
+            // A comment.
+            Self::Events => out.extend_from_slice(b":\n\n"),
+        }
+    }
+
     /// Leaves room for what stands in front of a message; what is appended until [`Begun::end`] is the message.
     pub(crate) fn begin(self, out: &mut Vec<u8>) -> Begun {
         match self {

@@ -197,21 +197,9 @@ impl Worker {
 
     /// Handles the complete part of `bytes`; gives its length.
     fn take_bytes(&mut self, connection: &mut Connection, bytes: &mut [u8], now: Moment) -> usize {
-        let mut consumed = 0;
-        while connection.stage == Stage::Http {
-            let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) else { return consumed };
-            match self.take_http(connection, rest, now) {
-                Some(taken) => {
-                    consumed += taken;
-                    // As above [`Self::pause`]: who does not read its answers is not given more of them.
-                    if connection.stage == Stage::Http && connection.out.owes_much() && consumed < bytes.len()
-                    {
-                        self.hold_rest(connection);
-                        return consumed;
-                    }
-                }
-                None => return if connection.is_closing() { bytes.len() } else { consumed },
-            }
+        let mut consumed = self.take_requests(connection, bytes, now);
+        if connection.stage != Stage::Open {
+            return if connection.is_closing() { bytes.len() } else { consumed };
         }
         match connection.encoding.framing {
             Framing::WebSocket => {}

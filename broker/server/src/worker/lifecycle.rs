@@ -4,7 +4,7 @@ use super::Worker;
 use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended, Transport};
-use super::events::{HEARTBEAT, retry};
+use super::events::retry;
 use super::framing::Framing;
 use super::link::{Goodbye, Link};
 use super::mailbox::Entry;
@@ -428,13 +428,9 @@ impl Worker {
                 self.start_closing(&mut connection, Ended::Timeout);
                 self.outbox.mark(&mut connection);
             }
-            Late::Ping if connection.events().is_some() => {
-                self.outbox.push_own(&mut connection, HEARTBEAT);
-                connection.pinged = true;
-            }
             Late::Ping => {
                 let mut ping = Vec::with_capacity(websocket::HEADER_MAX);
-                websocket::write_ping(b"", &mut ping);
+                connection.encoding.framing.write_ping(&mut ping);
                 self.outbox.push_own(&mut connection, &ping);
                 connection.pinged = true;
             }

@@ -435,9 +435,7 @@ impl Open {
             }
         };
         let mut frame = frame(batch, index, envelope, named);
-        if self.is_datagram {
-            frame.position = Position::NONE;
-        }
+        frame.position = if self.is_datagram { Position::NONE } else { frame.position };
         if let Form::Packed { packed, at, .. } = form {
             (frame.packed, frame.payload) = (Some(packed), compression.bytes(at));
         }

@@ -14,14 +14,25 @@ use waspmq_protocol::Profile;
 use waspmq_transport::{http, origin};
 
 impl Worker {
-    /// Takes a part of what comes before WebSocket or events begin: the head of a request or its body; gives its bytes.
-    /// `None` when it is not complete, or was refused.
-    pub(super) fn take_http(
-        &mut self,
-        connection: &mut Connection,
-        bytes: &[u8],
-        now: Moment,
-    ) -> Option<usize> {
+    /// Takes what comes before WebSocket or events begin; gives its bytes.
+    pub(super) fn take_requests(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> usize {
+        let mut consumed = 0;
+        while connection.stage == Stage::Http {
+            let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) else { break };
+            let Some(taken) = self.take_http(connection, rest, now) else { break };
+            consumed += taken;
+            // Who does not read its answers is not given more of them: as [`Self::pause`] has it between two reads.
+            if connection.stage == Stage::Http && connection.out.owes_much() && consumed < bytes.len() {
+                self.hold_rest(connection);
+                break;
+            }
+        }
+        consumed
+    }
+
+    /// Takes a part of that: the head of a request or its body; gives its bytes. `None` when it is not complete, or was
+    /// refused.
+    fn take_http(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> Option<usize> {
         if connection.post().is_some() {
             return self.take_body(connection, bytes);
         }
