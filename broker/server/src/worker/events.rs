@@ -135,7 +135,10 @@ impl<'a> Asked<'a> {
                 "device" => asked.connect.device = Some(value),
                 "token" => asked.connect.token = Some(Secret::new(value)),
                 "to" if asked.subscriptions.len() >= SUBSCRIPTIONS_MAX => {
-                    return Err(invalid("a request has at most 64 `to`; subscribe by POST /frames to more"));
+                    let most = SUBSCRIPTIONS_MAX;
+                    return Err(invalid(&format!(
+                        "a request has at most {most} `to`; POST /frames subscribes to more"
+                    )));
                 }
                 "to" => asked.subscriptions.push(value),
                 "from" => asked.from = Some(value),

@@ -49,8 +49,7 @@ impl<'b> Request<'b> {
 
     /// As [`Self::header`]; `None` where it is repeated, too, since somebody in front may have gone by another one.
     pub fn sole_header(&self, name: &str) -> Option<&'b str> {
-        let named = self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-        if named.count() == 1 { self.header(name) } else { None }
+        Headers(&self.headers).single(name).ok().flatten()
     }
 
     /// The secret of `Authorization: Bearer` (RFC 6750, 2.1); the scheme in any case.
