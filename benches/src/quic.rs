@@ -44,21 +44,8 @@ pub(crate) struct Arguments {
     common: Common,
     #[command(flatten)]
     reference: Reference,
-    /// Seconds measured in each repetition
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Seconds under load before that
-    #[arg(long, default_value_t = 0.7)]
-    warm_up: f64,
-    /// Bytes of payload
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
-    /// Messages of one write, all of which arrive before the next
-    #[arg(long, default_value_t = 64)]
-    window: u32,
-    /// Pairs of one sender and one receiver
-    #[arg(long, default_value_t = 100)]
-    pairs: u16,
+    #[command(flatten)]
+    load: load::Load,
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,31 +74,17 @@ struct Reference {
 /// # Errors
 /// When a server does not start, set-up fails or results cannot be written.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let Arguments { common, reference, seconds, warm_up, payload, window, pairs } = arguments;
+    let Arguments { common, reference, load } = arguments;
     reference.check(common)?;
-    ensure!((1..=PAIRS_MAX).contains(pairs), "--pairs is between 1 and {PAIRS_MAX}");
-    ensure!((0.05..=600.0).contains(seconds), "--seconds is between 0.05 and 600");
-    ensure!((0.0..=600.0).contains(warm_up), "--warm-up is between 0 and 600");
-    ensure!((1..=1 << 20).contains(payload), "--payload is between 1 and 1048576");
-    ensure!((1..=4_096).contains(window), "--window is between 1 and 4096");
+    load.check(PAIRS_MAX)?;
     let mut journal = Journal::open("quic", &common.output.results)?;
     let parameters = json!({
-        "pairs": pairs, "payload": payload, "window": window, "relay_threads": reference.relay_threads,
+        "pairs": load.pairs, "payload": load.payload, "window": load.window, "relay_threads": reference.relay_threads,
     });
     let samples = Samples::take(common, &mut journal, &parameters, |kind| {
         let server = reference.start(kind, common)?;
-        let sample = load::run(&load::Plan {
-            wire: kind.wire(common.profile),
-            port: server.port(),
-            pid: server.pid(),
-            pairs: *pairs,
-            sockets: 1,
-            batch: *window,
-            payload_bytes: *payload,
-            warm_up: Duration::from_secs_f64(*warm_up),
-            measure: Duration::from_secs_f64(*seconds),
-        })?;
-        progress(kind, usize::from(*pairs), &sample);
+        let sample = load::run(&load.plan(kind.wire(common.profile), &server, 1))?;
+        progress(kind, usize::from(load.pairs), &sample);
         Ok(sample)
     })?;
     print!("{}", report::table(&rows(common, &samples)));

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use quinn::{Connection, Endpoint, SendStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use super::framing::push_message;
 use crate::load::nanoseconds;
 use crate::process::{self, Cpu};
 use crate::sample::{Faults, Mark, Sample};
+use crate::server::Server;
 use crate::wire::{Target, Wire};
 
 /// The most a drain waits for messages under way.
@@ -27,6 +28,54 @@ const STRAYS_WITHIN: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether a connection ended.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The load, as the command line has it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Load {
+    /// Seconds measured in each repetition
+    #[arg(long, default_value_t = 2.0)]
+    pub(super) seconds: f64,
+    /// Seconds under load before that
+    #[arg(long, default_value_t = 0.7)]
+    pub(super) warm_up: f64,
+    /// Bytes of payload
+    #[arg(long, default_value_t = 128)]
+    pub(super) payload: usize,
+    /// Messages of one write, all of which arrive before the next
+    #[arg(long, default_value_t = 64)]
+    pub(super) window: u32,
+    /// Pairs of one sender and one receiver
+    #[arg(long, default_value_t = 100)]
+    pub(super) pairs: u16,
+}
+
+impl Load {
+    /// # Errors
+    /// A value is out of bounds.
+    pub(super) fn check(&self, pairs_max: u16) -> Result<()> {
+        ensure!((1..=pairs_max).contains(&self.pairs), "--pairs is between 1 and {pairs_max}");
+        ensure!((0.05..=600.0).contains(&self.seconds), "--seconds is between 0.05 and 600");
+        ensure!((0.0..=600.0).contains(&self.warm_up), "--warm-up is between 0 and 600");
+        ensure!((1..=1 << 20).contains(&self.payload), "--payload is between 1 and 1048576");
+        ensure!((1..=4_096).contains(&self.window), "--window is between 1 and 4096");
+        Ok(())
+    }
+
+    /// A run of it against a server, from so many sockets.
+    pub(super) fn plan(&self, wire: Wire, server: &Server, sockets: u16) -> Plan {
+        Plan {
+            wire,
+            port: server.port(),
+            pid: server.pid(),
+            pairs: self.pairs,
+            sockets,
+            batch: self.window,
+            payload_bytes: self.payload,
+            warm_up: Duration::from_secs_f64(self.warm_up),
+            measure: Duration::from_secs_f64(self.seconds),
+        }
+    }
+}
 
 /// What one run does.
 #[derive(Debug, Clone, Copy)]

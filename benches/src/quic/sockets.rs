@@ -3,8 +3,6 @@
 //! The load is that of `quic`, but each connection of the generator has a socket of its own, as clients have: with one
 //! address for all, the kernel would give them all to one of the sockets.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -23,21 +21,8 @@ pub(crate) struct Arguments {
     /// Threads that serve connections; one per core by default
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
-    /// Seconds measured in each repetition
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
-    /// Seconds under load before that
-    #[arg(long, default_value_t = 0.7)]
-    warm_up: f64,
-    /// Bytes of payload
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
-    /// Messages of one write, all of which arrive before the next
-    #[arg(long, default_value_t = 64)]
-    window: u32,
-    /// Pairs of one sender and one receiver
-    #[arg(long, default_value_t = 100)]
-    pairs: u16,
+    #[command(flatten)]
+    load: load::Load,
 }
 
 impl Subject for Sockets {
@@ -55,17 +40,14 @@ impl Subject for Sockets {
 /// # Errors
 /// When a relay does not start, set-up fails or results cannot be written.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
-    let Arguments { output, threads, seconds, warm_up, payload, window, pairs } = arguments;
+    let Arguments { output, threads, load } = arguments;
     ensure!((1..=THREADS_MAX).contains(threads), "--threads is between 1 and {THREADS_MAX}");
-    ensure!((1..=PAIRS_MAX / 2).contains(pairs), "--pairs is between 1 and {}", PAIRS_MAX / 2);
-    ensure!((0.05..=600.0).contains(seconds), "--seconds is between 0.05 and 600");
-    ensure!((0.0..=600.0).contains(warm_up), "--warm-up is between 0 and 600");
-    ensure!((1..=1 << 20).contains(payload), "--payload is between 1 and 1048576");
-    ensure!((1..=4_096).contains(window), "--window is between 1 and 4096");
+    load.check(PAIRS_MAX / 2)?;
     // A socket and what its runtime has for it.
-    process::allow_files(200 + 2 * u64::from(*pairs))?;
+    process::allow_files(200 + 2 * u64::from(load.pairs))?;
     let mut journal = Journal::open("quic-sockets", &output.results)?;
-    let parameters = json!({ "pairs": pairs, "payload": payload, "window": window, "threads": threads });
+    let parameters =
+        json!({ "pairs": load.pairs, "payload": load.payload, "window": load.window, "threads": threads });
     let subjects = [Sockets::Apart, Sockets::Each, Sockets::First];
     let turns = Turns {
         subjects: &subjects,
@@ -75,17 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     };
     let samples = Samples::in_turn(&turns, &mut journal, &parameters, |sockets| {
         let server = start_relay(*threads, sockets)?;
-        load::run(&load::Plan {
-            wire: Wire::Relay,
-            port: server.port(),
-            pid: server.pid(),
-            pairs: *pairs,
-            sockets: 2 * *pairs,
-            batch: *window,
-            payload_bytes: *payload,
-            warm_up: Duration::from_secs_f64(*warm_up),
-            measure: Duration::from_secs_f64(*seconds),
-        })
+        load::run(&load.plan(Wire::Relay, &server, 2 * load.pairs))
     })?;
     print!("{}", report::table(&rows(&subjects, &samples)));
     let ratio = samples.ratio_of(Sockets::Apart, Sockets::Each, |sample| sample.server_us_per_delivery);
