@@ -134,6 +134,8 @@ pub struct Connect<'a> {
     pub resume: Option<Resume<'a>>,
     /// Whether messages that may be lost may come as datagrams, and be sent so. Without effect over WebSocket.
     pub datagrams: bool,
+    /// Whether long messages may come on streams of their own, and be sent so. Without effect over WebSocket.
+    pub streams: bool,
 }
 
 /// A session to go on with.

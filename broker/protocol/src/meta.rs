@@ -26,6 +26,13 @@ pub(crate) fn read_front<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<
     }
 }
 
+/// [`read_front`] of fields that an earlier minor revision did not have.
+pub(crate) fn read_appended<'a, T: BorrowDecode<'a, ()> + Default>(
+    body: &'a [u8],
+) -> Result<(T, &'a [u8]), Problem> {
+    if body.is_empty() { Ok((T::default(), body)) } else { read_front(body) }
+}
+
 /// [`read`] for the one body that may be longer than the others.
 pub(crate) fn read_present(body: &[u8]) -> Result<PresentV1<'_>, Problem> {
     let config = CONFIG.with_limit::<PRESENCE_BYTES_MAX>();
@@ -63,6 +70,12 @@ pub(crate) struct ConnectV1<'a> {
 #[derive(Encode, BorrowDecode, Default)]
 pub(crate) struct ConnectMoreV1 {
     pub(crate) datagrams: bool,
+}
+
+/// Appended behind [`ConnectMoreV1`]; not there when the client is older.
+#[derive(Encode, BorrowDecode, Default)]
+pub(crate) struct ConnectMoreV2 {
+    pub(crate) streams: bool,
 }
 
 #[derive(Encode, BorrowDecode)]

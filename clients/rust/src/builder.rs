@@ -216,6 +216,7 @@ impl Builder {
             codecs: codecs.iter().map(|name| name.as_str().into()).collect(),
             batch: true,
             datagrams: self.datagrams,
+            streams: false,
         };
         let mut bytes = Vec::new();
         encode::client(self.profile, &Frame::Connect(connect), &mut bytes)?;

@@ -5,7 +5,7 @@ use crate::client::{Acked, Connect, Frame, Publish, Resume};
 use crate::error::{DecodeError, Problem};
 use crate::headers;
 use crate::meta::{self, AckV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceV1, ReadV1, RefreshV1};
-use crate::meta::{ConnectMoreV1, PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
+use crate::meta::{ConnectMoreV1, ConnectMoreV2, PresenceMoreV1, SubscribeV1, UnsubscribeV1, WatchV1};
 use crate::payload;
 use crate::profile::{Content, Level};
 use crate::secret::Secret;
@@ -48,8 +48,9 @@ fn control(kind: u8, body: &[u8]) -> Result<Frame<'_>, Problem> {
     Ok(match kind {
         kind::CONNECT => {
             let (front, rest) = meta::read_front(body)?;
-            let more = if rest.is_empty() { ConnectMoreV1::default() } else { meta::read(rest)? };
-            connect(front, &more)?
+            let (ConnectMoreV1 { datagrams }, rest) = meta::read_appended(rest)?;
+            let (ConnectMoreV2 { streams }, _rest) = meta::read_appended(rest)?;
+            connect(front, (datagrams, streams))?
         }
         kind::SUBSCRIBE => {
             let SubscribeV1 { reference, to, queue, from } = meta::read(body)?;
@@ -109,7 +110,7 @@ fn control(kind: u8, body: &[u8]) -> Result<Frame<'_>, Problem> {
     })
 }
 
-fn connect<'a>(body: ConnectV1<'a>, more: &ConnectMoreV1) -> Result<Frame<'a>, Problem> {
+fn connect(body: ConnectV1<'_>, (datagrams, streams): (bool, bool)) -> Result<Frame<'_>, Problem> {
     check::list("codecs", &body.codecs)?;
     let resume = match body.resume {
         Some(resume) => {
@@ -126,7 +127,8 @@ fn connect<'a>(body: ConnectV1<'a>, more: &ConnectMoreV1) -> Result<Frame<'a>, P
         codecs: body.codecs.into_iter().map(Cow::from).collect(),
         batch: body.batch,
         resume,
-        datagrams: more.datagrams,
+        datagrams,
+        streams,
     }))
 }
 

@@ -130,6 +130,8 @@ pub(super) struct Fields<'a> {
     resume: Raw<'a>,
     #[serde(borrow)]
     datagrams: Raw<'a>,
+    #[serde(borrow)]
+    streams: Raw<'a>,
 }
 
 #[derive(serde::Deserialize)]
@@ -236,6 +238,7 @@ fn connect<'a>(fields: &Fields<'a>) -> Result<Frame<'a>, Problem> {
         batch: maybe_bool(fields.batch, "batch")?.unwrap_or(false),
         resume: fields.resume.map(resume).transpose()?,
         datagrams: maybe_bool(fields.datagrams, "datagrams")?.unwrap_or(false),
+        streams: maybe_bool(fields.streams, "streams")?.unwrap_or(false),
     }))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::client::{Acked, Connect, Frame, Publish};
 use crate::meta::{
-    self, AckV1, ConnectMoreV1, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceMoreV1, PresenceV1,
+    self, AckV1, ConnectMoreV1, ConnectMoreV2, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceMoreV1, PresenceV1,
     ReadV1, RefreshV1, ResumeV1, SubscribeV1, UnsubscribeV1, WatchV1,
 };
 use crate::secret::Secret;
@@ -96,6 +96,7 @@ fn connect(frame: &Connect<'_>, out: &mut Vec<u8>) {
     };
     meta::write(body, out);
     meta::write(ConnectMoreV1 { datagrams: frame.datagrams }, out);
+    meta::write(ConnectMoreV2 { streams: frame.streams }, out);
 }
 
 fn ack(reference: Option<u64>, what: &Acked<'_>, queue: Option<&str>, out: &mut Vec<u8>) {

@@ -87,6 +87,9 @@ fn connect(frame: &Connect<'_>, out: &mut Vec<u8>) {
     if frame.datagrams {
         out.extend_from_slice(br#","datagrams":true"#);
     }
+    if frame.streams {
+        out.extend_from_slice(br#","streams":true"#);
+    }
 }
 
 fn publish(frame: &Publish<'_>, out: &mut Vec<u8>) {

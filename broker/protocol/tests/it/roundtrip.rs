@@ -79,11 +79,11 @@ fn connect() -> impl Strategy<Value = Frame<'static>> {
     let resume = (text(), prop::collection::vec(position(), 0..4))
         .prop_map(|(token, positions)| Resume { token: Secret::new(token), positions });
     let codecs = prop::collection::vec(text(), 0..3);
-    let datagrams = any::<bool>();
-    (of(text()), of(text()), of(text()), codecs, any::<bool>(), of(resume), datagrams).prop_map(
-        |(user, device, token, codecs, batch, resume, datagrams)| {
+    let beside = (any::<bool>(), any::<bool>());
+    (of(text()), of(text()), of(text()), codecs, any::<bool>(), of(resume), beside).prop_map(
+        |(user, device, token, codecs, batch, resume, (datagrams, streams))| {
             let token = token.map(Secret::new);
-            Frame::Connect(Connect { user, device, token, codecs, batch, resume, datagrams })
+            Frame::Connect(Connect { user, device, token, codecs, batch, resume, datagrams, streams })
         },
     )
 }

@@ -45,6 +45,7 @@ fn connect_examples() -> Vec<(&'static str, Frame<'static>)> {
             }),
         ),
         ("connect datagrams", Frame::Connect(Connect { datagrams: true, ..Connect::default() })),
+        ("connect streams", Frame::Connect(Connect { streams: true, ..Connect::default() })),
     ]
 }
 
@@ -418,10 +419,11 @@ fn a_presence_question_is_read_with_fewer_and_with_more_fields() {
     assert_eq!(cut.reference, Some(7));
 }
 
-/// A connect as clients wrote it before they asked for datagrams, and as later ones may.
+/// A connect as clients wrote it before they asked for datagrams, and before they asked for streams, and as later ones may.
 #[test]
 fn a_connect_is_read_with_fewer_and_with_more_fields() {
-    let connect = |datagrams| Frame::Connect(Connect { datagrams, ..Connect::default() });
+    let connect =
+        |datagrams, streams| Frame::Connect(Connect { datagrams, streams, ..Connect::default() });
     let check = |appended: &[u8], expected: Result<Frame<'_>, Code>| {
         let body = [b"\0\0\0\0\0\0", appended].concat();
         let mut bytes = vec![0x01, 1];
@@ -429,11 +431,13 @@ fn a_connect_is_read_with_fewer_and_with_more_fields() {
         bytes.extend(body);
         assert_eq!(decode::binary(&bytes).map_err(|error| error.reject().code), expected);
     };
-    check(b"", Ok(connect(false)));
-    check(b"\x01", Ok(connect(true)));
-    check(b"\x01more", Ok(connect(true)));
-    check(b"\0", Ok(connect(false)));
+    check(b"", Ok(connect(false, false)));
+    check(b"\x01", Ok(connect(true, false)));
+    check(b"\0\x01", Ok(connect(false, true)));
+    check(b"\x01\x01more", Ok(connect(true, true)));
+    check(b"\0", Ok(connect(false, false)));
     check(b"\x02", Err(Code::InvalidFrame));
+    check(b"\x01\x02", Err(Code::InvalidFrame));
 }
 
 /// An overflow as brokers wrote it before it had an action.
