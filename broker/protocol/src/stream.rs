@@ -15,6 +15,8 @@ const SHORT_MAX: usize = (1 << 14) - 1;
 pub const LENGTH_MAX: usize = (1 << 30) - 1;
 const SHORT_BYTES: usize = 2;
 const LONG_BYTES: usize = 4;
+/// Bytes of the longest length.
+const LENGTH_BYTES_MAX: usize = 8;
 
 /// A message that is being appended; [`end`] takes it back.
 #[derive(Debug)]
@@ -61,6 +63,32 @@ pub fn length(bytes: &[u8]) -> Option<(u64, usize)> {
     Some((length, taken))
 }
 
+/// What there is of the first message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Front<'a> {
+    /// All of it; with its length it takes so many bytes.
+    Whole { message: &'a [u8], bytes: usize },
+    /// So many bytes have to be there for it, or at most so many before that is known.
+    Part { wanted_bytes: usize },
+    /// It has this length, which is more than it may have.
+    TooLong(u64),
+}
+
+/// The first message of `bytes`, which may have `message_bytes_max`.
+pub fn front(bytes: &[u8], message_bytes_max: usize) -> Front<'_> {
+    let Some((length, length_bytes)) = length(bytes) else {
+        return Front::Part { wanted_bytes: LENGTH_BYTES_MAX };
+    };
+    let Some(message_bytes) = usize::try_from(length).ok().filter(|&bytes| bytes <= message_bytes_max) else {
+        return Front::TooLong(length);
+    };
+    let whole_bytes = length_bytes + message_bytes;
+    match bytes.get(length_bytes..whole_bytes) {
+        Some(message) => Front::Whole { message, bytes: whole_bytes },
+        None => Front::Part { wanted_bytes: whole_bytes },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +125,16 @@ mod tests {
             assert!(out.starts_with(b"before"));
             assert!(out[6 + taken..] == message, "{bytes}");
         }
+    }
+
+    #[test]
+    fn the_first_message_is_known_as_soon_as_it_is_there() {
+        let bytes = [&[0x40, 3][..], b"one", b"more"].concat();
+        assert_eq!(front(&bytes, 3), Front::Whole { message: b"one", bytes: 5 });
+        assert_eq!(front(&bytes[..4], 3), Front::Part { wanted_bytes: 5 });
+        assert_eq!(front(&bytes[..1], 3), Front::Part { wanted_bytes: 8 });
+        assert_eq!(front(&bytes[..2], 2), Front::TooLong(3));
+        assert_eq!(front(&[0xff; 8], usize::MAX), Front::Part { wanted_bytes: (1 << 62) + 7 });
+        assert_eq!(front(&[0], 0), Front::Whole { message: b"", bytes: 1 });
     }
 }

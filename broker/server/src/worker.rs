@@ -300,6 +300,7 @@ impl Worker {
     /// Writes what one dirty connection has. Gives its link when somebody must wait for it to take more.
     fn flush(&mut self, number: u32) -> Option<Link> {
         let mut connection = self.connections.get_mut(number as usize)?.take()?;
+        connection.blocked = false;
         // Behind the word that ends the connection nothing follows.
         if connection.out.has_reports() && !connection.is_closing() {
             self.tell_losses(&mut connection);
@@ -328,10 +329,8 @@ impl Worker {
             }
             Flushed::Broken => {}
         }
-        if !connection.blocked
-            && let Some(wake) = connection.sides.wake.take()
-        {
-            wake.notify_waiters();
+        if !connection.blocked {
+            connection.sides.go_on();
         }
         let is_owed_nothing = flushed == Flushed::Empty && connection.sides.under_way == 0;
         let is_over = flushed == Flushed::Broken || is_owed_nothing && connection.ended;
@@ -352,6 +351,8 @@ impl Worker {
         if let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(link))) {
             connection.blocked = false;
             self.outbox.mark(&mut connection);
+            // Until it was written: what else waits for the network comes behind it.
+            connection.blocked = true;
             self.put_back(number, connection);
         }
     }

@@ -1,5 +1,5 @@
 //! A network between clients and a broker. A bad one loses one datagram in twenty, and one in ten comes late; any can be cut
-//! for those who are on it.
+//! for those who are on it, or stand still towards them.
 
 use crate::binary::from_binary;
 use crate::bridge::{connect_to, framed, message};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long what the broker sends still comes through when the way to it is cut: less than it takes the broker to give up the wait for
@@ -23,6 +24,7 @@ pub(super) struct Proxy {
     pub(super) address: SocketAddr,
     lost: Arc<AtomicU64>,
     cut: Arc<AtomicBool>,
+    still: watch::Sender<bool>,
     tasks: tokio::task::JoinSet<()>,
 }
 
@@ -41,16 +43,22 @@ impl Proxy {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
         let (lost, cut, mut tasks) = (Arc::default(), Arc::default(), tokio::task::JoinSet::new());
-        let network = Network { up: Direction::new(is_bad), down: Direction::new(is_bad) };
+        let (still, is_still) = watch::channel(false);
+        let network = Network { up: Direction::new(is_bad), down: Direction::new(is_bad), is_still };
         let counts = (Arc::clone(&lost), Arc::clone(&cut));
         tasks.spawn(network.serve(socket, broker.address.parse().unwrap(), counts));
-        Self { address, lost, cut, tasks }
+        Self { address, lost, cut, still, tasks }
     }
 
     /// From now on what the clients that are here send is lost, and after [`AFTER_CUT`] what they are sent, too. Those who come later
     /// are not concerned.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what clients are sent waits on its way, and how long it does.
+    pub(super) fn stand_still(&self, is_still: bool) {
+        self.still.send(is_still).unwrap();
     }
 
     pub(super) fn lost(&self) -> u64 {
@@ -122,6 +130,7 @@ type Client = (SocketAddr, UdpSocket, Option<Instant>);
 struct Network {
     up: Direction,
     down: Direction,
+    is_still: watch::Receiver<bool>,
 }
 
 impl Network {
@@ -132,6 +141,7 @@ impl Network {
         (lost, cut): (Arc<AtomicU64>, Arc<AtomicBool>),
     ) {
         let mut clients: Vec<Client> = Vec::new();
+        let mut waiting: Vec<(Vec<u8>, SocketAddr)> = Vec::new();
         let (mut near, mut far) = ([0; 2048], [0; 2048]);
         loop {
             let answer = std::future::poll_fn(|context| {
@@ -153,11 +163,22 @@ impl Network {
                         }
                     }
                 }
+                Ok(()) = self.is_still.changed() => {
+                    if !*self.is_still.borrow() {
+                        for (datagram, client) in waiting.drain(..) {
+                            _ = socket.send_to(&datagram, client).await;
+                        }
+                    }
+                }
                 client = answer => {
                     let (_, own, _) = of(&clients, client);
                     let Ok((length, _)) = own.try_recv_from(&mut far) else { continue };
                     cut_off(&mut clients, &cut);
                     for (datagram, client) in self.down.pass(&far[..length], client, &lost) {
+                        if *self.is_still.borrow() {
+                            waiting.push((datagram, client));
+                            continue;
+                        }
                         if of(&clients, client).2.is_none_or(|since| since.elapsed() < AFTER_CUT) {
                             _ = socket.send_to(&datagram, client).await;
                         }

@@ -73,7 +73,8 @@ impl Class {
         self.priority < other.priority && self.first.stream.shard != other.first.stream.shard
     }
 
-    pub(super) const fn has_expired(&self, now_unix_ms: u64) -> bool {
+    /// Whether its time is over.
+    pub const fn has_expired(&self, now_unix_ms: u64) -> bool {
         self.expires_unix_ms != 0 && self.expires_unix_ms <= now_unix_ms
     }
 

@@ -280,10 +280,7 @@ impl Worker {
             let message = format!("the watch of user/{user} ended: it is no longer allowed");
             self.refuse(connection, None, forbidden(message));
         }
-        if connection.out.owes_too_much() {
-            let close = (Close::Overloaded.number(), "too many answers are not read");
-            self.close_with(connection, close, Ended::Overloaded);
-        }
+        self.close_unread(connection);
     }
 
     /// Ends a membership that the user's session may no longer have.

@@ -22,12 +22,16 @@ use super::{datagrams, streams};
 use crate::clock::Moment;
 use std::rc::Rc;
 use tokio::task::spawn_local;
+use waspmq_core::limits::QUIC_RECEIVE_BYTES;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::{Code, Level, Reject};
 use waspmq_protocol::client::{Connect, Frame, Publish};
 use waspmq_protocol::decode::{self, Frames};
 use waspmq_protocol::limits::BAD_FRAMES_MAX;
 use waspmq_transport::limits::QUIC_DATAGRAM_BYTES_MAX;
+
+#[expect(clippy::cast_possible_truncation, reason = "it is small")]
+const QUIC_AHEAD_BYTES: u32 = QUIC_RECEIVE_BYTES as u32;
 
 /// A payload of so many bytes is a long message.
 const LONG_FROM_BYTES: usize = 16 * 1024;
@@ -103,7 +107,7 @@ impl Worker {
             spawn_local(datagrams::read(worker.clone(), number, weak.clone(), channel.datagrams()));
         }
         if asked.streams {
-            spawn_local(streams::accept(worker, number, weak, channel.side_streams()));
+            spawn_local(streams::accept(worker, number, weak, channel.side_streams(QUIC_AHEAD_BYTES)));
         }
     }
 
@@ -130,7 +134,7 @@ impl Worker {
     ) -> Took<'a> {
         let mut unpacking = Unpacking::new(self.shared.settings.message_bytes_max);
         let mut frames = decode::binary_frames(message);
-        let mut bad = usize::from(message.is_empty());
+        let mut bad = usize::from(message.is_empty() && way == Beside::Datagram);
         while bad < BAD_FRAMES_MAX && !unpacking.is_over() && !connection.is_closing() {
             let rest = frames.rest();
             let (reference, reject) = match frames.next() {
@@ -160,6 +164,7 @@ impl Worker {
             bad += 1;
             self.finish_batch(connection);
             self.refuse(connection, reference, reject);
+            self.close_unread(connection);
         }
         Took { is_clean: bad == 0, waits: None }
     }

@@ -8,16 +8,14 @@
 use super::Worker;
 use super::beside::Beside;
 use super::connection::Connection;
-use super::counters::{Counters, Ended};
+use super::counters::Counters;
 use super::link::Link;
-use super::outbox::count_delivered;
+use super::outbox::count_whole;
 use super::segment::Shared;
 use super::tasks::{Cell, wait_for_mailboxes};
 use bytes::Bytes;
 use std::rc::Weak;
 use tokio::task::yield_now;
-use waspmq_core::Close;
-use waspmq_core::outbound::Segment as _;
 use waspmq_protocol::stream;
 use waspmq_transport::quic::{Channel, Datagrams, Sent};
 
@@ -33,9 +31,7 @@ pub(super) fn send(connection: &Connection, segment: &Shared, (counters, now_us)
         Sent::Sent => {
             counters.datagrams.sent.add(1);
             counters.bytes_written.add(message.len() as u64);
-            let of = segment.segment();
-            let delivered = Some((of.kind, of.published_us, u64::from(segment.frames())));
-            count_delivered(counters, connection.transport, delivered, now_us);
+            count_whole(counters, connection.transport, segment, now_us);
             true
         }
         Sent::TooLarge => {
@@ -89,10 +85,7 @@ impl Worker {
             }
         }
         self.finish_batch(&mut connection);
-        if connection.out.owes_too_much() {
-            let close = (Close::Overloaded.number(), "too many answers are not read");
-            self.close_with(&mut connection, close, Ended::Overloaded);
-        }
+        self.close_unread(&mut connection);
         self.put_back(number, connection);
         self.settle();
         true

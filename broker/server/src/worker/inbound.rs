@@ -339,11 +339,7 @@ impl Worker {
                     self.refuse(connection, error.reference, reject);
                 }
             }
-            if connection.out.owes_too_much() {
-                self.finish_batch(connection);
-                let close = (Close::Overloaded.number(), "too many answers are not read");
-                self.close_with(connection, close, Ended::Overloaded);
-            }
+            self.close_unread(connection);
             if connection.is_closing() || unpacking.is_over() {
                 return;
             }
@@ -405,8 +401,7 @@ impl Worker {
                 return Ok(());
             }
             Frame::Disconnect => {
-                connection.is_disconnected = true;
-                self.close_with(connection, (close_code::NORMAL, ""), Ended::ByPeer);
+                self.disconnect(connection);
                 return Ok(());
             }
         }

@@ -328,9 +328,7 @@ impl Worker {
         if let Some(paused) = connection.paused.take() {
             paused.notify_waiters();
         }
-        if let Some(wake) = connection.sides.wake.take() {
-            wake.notify_waiters();
-        }
+        connection.sides.go_on();
         let counters = self.counters();
         super::tls::end(&mut connection, counters);
         connection.shutdown(Shutdown::Both);

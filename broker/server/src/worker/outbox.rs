@@ -123,10 +123,11 @@ impl Outbox {
         connection.out.has_room_for(segment, self.bound_of(connection))
     }
 
-    /// Whether a segment may go on a stream of its own.
+    /// Whether a segment may go on a stream of its own: half of the room is for what is on the connection's.
     pub(super) fn has_room_beside(&self, connection: &Connection, segment: &Shared) -> bool {
-        let waiting = connection.out.shared_bytes() + connection.sides.unwritten_bytes;
-        waiting == 0 || connection.out.shared_bytes() + segment.len() <= self.bound_of(connection)
+        let unwritten_bytes = connection.sides.unwritten_bytes;
+        let fits = unwritten_bytes + segment.len() <= self.bound() / 2;
+        (fits || unwritten_bytes == 0) && connection.out.shared_bytes() <= self.bound() / 2
     }
 
     /// A segment that is not in the queue is to be written.
@@ -141,10 +142,15 @@ impl Outbox {
         self.pinned_bytes -= bytes;
     }
 
-    /// Bytes of shared segments that may wait in a connection's queue.
+    /// Bytes of shared segments that may wait for a connection.
+    const fn bound(&self) -> usize {
+        if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max }
+    }
+
+    /// Bytes of shared segments that may wait in its queue.
     fn bound_of(&self, connection: &Connection) -> usize {
-        let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
-        bound.saturating_sub(connection.sides.unwritten_bytes)
+        let bound = self.bound();
+        bound.saturating_sub(connection.sides.unwritten_bytes).max(FLOOR_BYTES.min(bound))
     }
 
     /// Sends the dictionary that a segment needs, unless the connection has it.
@@ -212,7 +218,7 @@ impl Outbox {
     /// replay goes on whatever the bound is.
     pub(super) const fn has_room_for_replay(&self, connection: &Connection, bytes: usize) -> bool {
         let waiting = connection.out.shared_bytes();
-        waiting == 0 || waiting + bytes <= self.connection_bytes_max
+        waiting == 0 || waiting + connection.sides.unwritten_bytes + bytes <= self.connection_bytes_max
     }
 
     /// Queues a segment of a page for which there is room.
@@ -413,6 +419,13 @@ fn note_events(connection: &mut Connection, written: usize, now_us: u64) {
     // It says nothing itself: who takes what it is sent is there.
     connection.heard_us = now_us;
     connection.pinged = false;
+}
+
+/// A segment that was written at once.
+pub(super) fn count_whole(counters: &Counters, transport: Transport, segment: &Shared, now_us: u64) {
+    let of = segment.segment();
+    let delivered = Some((of.kind, of.published_us, u64::from(segment.frames())));
+    count_delivered(counters, transport, delivered, now_us);
 }
 
 pub(super) fn count_delivered(

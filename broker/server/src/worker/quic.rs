@@ -16,12 +16,9 @@ use tokio::sync::mpsc;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, timeout_at};
 use waspmq_core::{Close, Code, Reject};
-use waspmq_protocol::stream;
+use waspmq_protocol::stream::{self, Front};
 use waspmq_transport::origin;
 use waspmq_transport::quic::{Incoming, Opened, Page};
-
-/// Bytes of the longest length of a message.
-const LENGTH_BYTES_MAX: usize = 8;
 
 /// Opens the connections that the listener's thread hands over, until it ends.
 pub(super) async fn accept(worker: Cell, mut handed: mpsc::Receiver<Handed>) {
@@ -87,28 +84,33 @@ fn admit(page: &Page<'_>, settings: &Settings) -> Result<(), u16> {
 }
 
 impl Worker {
+    /// A message that says it is longer than `limit`.
+    pub(super) fn refuse_long(&mut self, connection: &mut Connection, limit: usize) {
+        self.finish_batch(connection);
+        let message = format!("a message may have {limit} bytes here");
+        self.refuse(connection, None, Reject::new(Code::MessageTooLarge, message));
+    }
+
     /// Handles the complete messages of a stream; gives their length.
     pub(super) fn take_stream(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> usize {
         let mut consumed = 0;
         while connection.stage == Stage::Open && connection.held.is_none() {
             let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) else { break };
-            let Some((length, taken)) = stream::length(rest) else {
-                connection.wanted_bytes = LENGTH_BYTES_MAX;
-                break;
-            };
             let limit = self.message_limits(connection).message_bytes_max;
-            let Some(length) = usize::try_from(length).ok().filter(|&length| length <= limit) else {
-                let message = format!("a message may have {limit} bytes here");
-                self.finish_batch(connection);
-                self.refuse(connection, None, Reject::new(Code::MessageTooLarge, message));
-                break;
-            };
-            let Some(message) = rest.get(taken..taken + length) else {
-                connection.wanted_bytes = taken + length;
-                break;
-            };
-            consumed += taken + length;
-            self.take_message(connection, message, now);
+            match stream::front(rest, limit) {
+                Front::Whole { message, bytes } => {
+                    consumed += bytes;
+                    self.take_message(connection, message, now);
+                }
+                Front::Part { wanted_bytes } => {
+                    connection.wanted_bytes = wanted_bytes;
+                    break;
+                }
+                Front::TooLong(_) => {
+                    self.refuse_long(connection, limit);
+                    break;
+                }
+            }
         }
         self.finish_batch(connection);
         if connection.is_closing() { bytes.len() } else { consumed }

@@ -5,13 +5,12 @@
 
 use super::Worker;
 use super::connection::Connection;
-use super::counters::Ended;
 use crate::control::Published;
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use waspmq_core::dedup::Remembered;
-use waspmq_core::{Address, Close, Level, MessageId, Reject, SessionId};
+use waspmq_core::{Address, Level, MessageId, Reject, SessionId};
 use waspmq_protocol::server;
 
 /// The publisher of flights whose references are tokens of receipts that wait. Epochs begin at 1, so no session
@@ -148,9 +147,6 @@ impl Worker {
             self.control.push(connection.encoding, &frame);
         }
         self.send_control(connection);
-        if connection.out.owes_too_much() {
-            let close = (Close::Overloaded.number(), "too many answers are not read");
-            self.close_with(connection, close, Ended::Overloaded);
-        }
+        self.close_unread(connection);
     }
 }

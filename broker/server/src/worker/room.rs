@@ -8,6 +8,7 @@
 
 use super::Worker;
 use super::connection::Connection;
+use super::counters::Ended;
 use super::enqueue::{is_kept, journal_full};
 use super::inbound::Next;
 use super::link::Link;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use waspmq_core::limits::JOURNAL_WAIT_MS;
 use waspmq_core::publish::{Destination, Plan};
-use waspmq_core::{Address, Level, Reject};
+use waspmq_core::{Address, Close, Level, Reject};
 use waspmq_protocol::client::Publish;
 
 const JOURNAL_WAIT_US: u64 = JOURNAL_WAIT_MS * 1_000;
@@ -110,28 +111,41 @@ impl Worker {
     /// Whether a connection may be read, or what its task waits for before. `link` tells whether the number still means
     /// the connection that the task serves.
     pub(super) fn pause(&mut self, number: u32, link: &Link) -> Pause {
-        let has_held = self.connection_of(number, link).is_some_and(|connection| connection.held.is_some());
-        self.pause_side(number, link, has_held).unwrap_or(Pause::GoOn { has_held: false })
+        let waits_until_us = self.connection_of(number, link).and_then(|connection| {
+            connection.held.as_ref().map(|_| connection.waits_until_us.unwrap_or_default())
+        });
+        self.pause_stream(number, link, waits_until_us).unwrap_or(Pause::GoOn { has_held: false })
     }
 
-    /// [`Self::pause`] for one of the streams of a connection, of which `has_held` says whether it holds something back. `None`
-    /// when the connection is gone.
-    pub(super) fn pause_side(&mut self, number: u32, link: &Link, has_held: bool) -> Option<Pause> {
+    /// [`Self::pause`] for one of the streams of a connection, which may hold something back until a time. `None` when the
+    /// connection is gone.
+    pub(super) fn pause_stream(
+        &mut self,
+        number: u32,
+        link: &Link,
+        waits_until_us: Option<u64>,
+    ) -> Option<Pause> {
         let connection = self.connection_of(number, link)?;
         if connection.out.owes_much() || connection.has_asked() {
             return Some(Pause::Wait(connection.paused.get_or_insert_default().clone(), UNTIL_TOLD));
         }
-        if !has_held {
-            return Some(Pause::GoOn { has_held });
-        }
+        let Some(until_us) = waits_until_us else { return Some(Pause::GoOn { has_held: false }) };
         let paused = connection.paused.get_or_insert_default().clone();
-        let until_us = connection.waits_until_us.unwrap_or_default();
         let left = Duration::from_micros(until_us.saturating_sub(self.shared.clock.now_us()));
         if left.is_zero() || !self.shared.journal.await_room(self.number) {
-            return Some(Pause::GoOn { has_held });
+            return Some(Pause::GoOn { has_held: true });
         }
         self.waiting.insert(number);
         Some(Pause::Wait(paused, left))
+    }
+
+    /// Gives up a peer that reads none of the many answers it is owed.
+    pub(super) fn close_unread(&mut self, connection: &mut Connection) {
+        if connection.out.owes_too_much() {
+            self.finish_batch(connection);
+            let close = (Close::Overloaded.number(), "too many answers are not read");
+            self.close_with(connection, close, Ended::Overloaded);
+        }
     }
 
     /// The journal has room, or had a moment ago: the connections that wait for it look.

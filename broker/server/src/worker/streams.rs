@@ -11,32 +11,38 @@
 //! those in the outbound queue are.
 
 use super::beside::Beside;
-use super::chunks::SHARED_UPTO_BYTES;
 use super::connection::Connection;
 use super::counters::{Counters, Ended};
 use super::link::Link;
-use super::outbox::{Outbox, count_delivered};
+use super::outbox::{Outbox, count_whole};
 use super::room::{Held, Pause};
 use super::segment::Shared;
 use super::tasks::{Cell, wait_for_mailboxes};
 use super::{This, Worker};
 use crate::clock::Moment;
 use bytes::Bytes;
-use std::io;
-use std::rc::{Rc, Weak};
-use tokio::sync::Notify;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::rc::Weak;
+use std::task::{Poll, Waker, ready};
+use std::time::Duration;
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use waspmq_core::limits::PRIORITY_MAX;
 use waspmq_core::outbound::Segment as _;
-use waspmq_core::{Close, Code, Reject};
-use waspmq_protocol::stream;
-use waspmq_transport::quic::{Channel, SideOpening, SideReceiver, SideSender, SideStreams};
+use waspmq_core::{Code, Reject};
+use waspmq_protocol::stream::{self, Front};
+use waspmq_transport::quic::{Channel, SideReceiver, SideSender, SideStreams};
+use waspmq_transport::websocket::close_code;
 
 /// Messages of one connection that are on streams of their own at a time. One more goes on the connection's stream.
 const UNDER_WAY_MAX: u8 = 16;
-/// Bytes that are handed over before others run.
+/// Bytes that are handed over before others run. A segment that is longer is copied so far each time: what is held until the peer
+/// has acknowledged it holds no more than that.
 const WRITE_BYTES: usize = 64 * 1024;
+
+/// How long a client's goodbye waits for what it sent on streams of their own.
+const LEAVE_WAIT: Duration = Duration::from_secs(3);
 
 /// What a connection has beside its stream.
 #[derive(Debug, Default)]
@@ -47,8 +53,25 @@ pub(crate) struct Sides {
     pub(crate) unwritten_bytes: usize,
     /// What its peer sent of publishes that are not complete, or wait.
     pub(crate) held_bytes: usize,
-    /// Told when the connection's stream does not wait any more.
-    pub(crate) wake: Option<Rc<Notify>>,
+    /// Streams that its peer opened and that are not read to their ends.
+    reading: u16,
+    /// Whether its client said goodbye, which takes effect when these are read.
+    is_leaving: bool,
+    /// Those who wait until the connection's stream does not wait any more.
+    waiting: Vec<Waker>,
+}
+
+impl Sides {
+    /// The connection's stream does not wait any more, or is gone.
+    pub(super) fn go_on(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|other| other.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
 }
 
 /// A message on its way.
@@ -67,7 +90,9 @@ pub(super) fn send(
     let Link::Quic(channel) = &connection.link else { return false };
     let Some(worker) = worker.upgrade() else { return false };
     let has_room = connection.sides.under_way < UNDER_WAY_MAX && outbox.has_room_beside(connection, segment);
-    let Some(opening) = has_room.then(|| channel.open_side()).flatten() else {
+    // Behind the connection's stream, which has 0.
+    let priority = i32::from(segment.class().priority) - i32::from(PRIORITY_MAX) - 1;
+    let Some(stream) = has_room.then(|| channel.open_side(priority)).flatten() else {
         counters.streams.full.add(1);
         return false;
     };
@@ -75,55 +100,47 @@ pub(super) fn send(
     outbox.begin_beside(connection, segment.len());
     let transfer =
         Transfer { number: connection.number, link: connection.link.clone(), segment: segment.clone() };
-    spawn_local(transfer.run(worker, opening));
+    spawn_local(transfer.run(worker, stream));
     true
 }
 
 impl Transfer {
-    async fn run(self, worker: Cell, opening: SideOpening) {
-        let written = self.write(&worker, opening).await;
+    async fn run(self, worker: Cell, mut stream: SideSender) {
+        let written = self.write(&worker, &mut stream).await;
         worker.borrow_mut().note_side_written(&self, written.as_ref().err());
         let Self { number, link, segment } = self;
         drop(segment);
-        if let Ok(stream) = written {
-            stream.finish().await;
+        match written {
+            Ok(()) => stream.finish().await,
+            Err(_) => drop(stream),
         }
         worker.borrow_mut().note_side_over(number, &link);
     }
 
-    async fn write(&self, worker: &Cell, opening: SideOpening) -> io::Result<SideSender> {
-        // Behind the connection's stream, which has 0.
-        let priority = i32::from(self.segment.class().priority) - i32::from(PRIORITY_MAX) - 1;
-        let mut stream = opening.opened(priority).await?;
+    async fn write(&self, worker: &Cell, stream: &mut SideSender) -> io::Result<()> {
         let bytes = self.segment.bytes();
-        let mut written = 0;
-        while written < bytes.len() {
-            self.wait_for_main(worker).await?;
-            let end = bytes.len().min(written + WRITE_BYTES);
-            let chunk = bytes.slice(written..end);
-            // As on the connection's stream: what is held until the peer has acknowledged it holds no more than that.
-            let is_shared = bytes.len() <= SHARED_UPTO_BYTES;
-            stream.write(if is_shared { chunk } else { Bytes::copy_from_slice(&chunk) }).await?;
-            written = end;
-            yield_now().await;
-        }
-        Ok(stream)
-    }
-
-    /// Waits while the connection's stream waits for the network: what is on it goes first.
-    async fn wait_for_main(&self, worker: &Cell) -> io::Result<()> {
+        let mut begun = 0;
         loop {
-            let wake = {
-                let mut worker = worker.borrow_mut();
-                let Some(connection) = worker.connection_of(self.number, &self.link) else {
-                    return Err(io::ErrorKind::NotConnected.into());
-                };
-                if !connection.blocked {
-                    return Ok(());
-                }
-                connection.sides.wake.get_or_insert_default().clone()
-            };
-            wake.notified().await;
+            let end = bytes.len().min(begun + WRITE_BYTES);
+            let mut chunk = bytes.slice(begun..end);
+            if bytes.len() > WRITE_BYTES {
+                chunk = Bytes::copy_from_slice(&chunk);
+            }
+            while !chunk.is_empty() {
+                let is_begun = begun > 0 || chunk.len() < end;
+                poll_fn(|context| {
+                    // Asked each time: whatever the network takes again is for the connection's stream first.
+                    let turn = worker.borrow_mut().poll_side(self, is_begun, context.waker());
+                    ready!(turn)?;
+                    stream.poll_write(context, &mut chunk)
+                })
+                .await?;
+            }
+            begun = end;
+            if begun == bytes.len() {
+                return Ok(());
+            }
+            yield_now().await;
         }
     }
 }
@@ -131,8 +148,24 @@ impl Transfer {
 /// Takes the streams that a client opens, until its connection ends.
 pub(super) async fn accept(worker: Cell, number: u32, channel: Weak<Channel>, streams: SideStreams) {
     while let Some(stream) = streams.next().await {
+        let Some(link) = channel.upgrade().map(Link::Quic) else { return };
+        let Some(()) = worker.borrow_mut().begin_side(number, &link) else { return };
         spawn_local(Receiving::new(number, channel.clone()).run(worker.clone(), stream));
     }
+}
+
+/// Ends a session whose client said goodbye, whether or not its streams have come to their ends.
+async fn end_leaving(worker: Cell, number: u32, link: Link) {
+    sleep(LEAVE_WAIT).await;
+    let mut worker = worker.borrow_mut();
+    let slot = worker.connections.get_mut(number as usize);
+    let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(&link))) else { return };
+    if !connection.is_closing() {
+        connection.sides.reading = 0;
+        worker.disconnect(&mut connection);
+    }
+    worker.put_back(number, connection);
+    worker.settle();
 }
 
 /// What is read of one stream of a client.
@@ -143,6 +176,8 @@ pub(super) struct Receiving {
     pub(super) partial: Vec<u8>,
     /// The rest of a message, which begins with a publish that waits for the journal.
     pub(super) held: Option<Held>,
+    /// Until when that waits.
+    pub(super) waits_until_us: Option<u64>,
     /// What of this counts for the connection.
     charged_bytes: usize,
     is_clean: bool,
@@ -160,7 +195,15 @@ enum Next {
 
 impl Receiving {
     pub(super) const fn new(number: u32, channel: Weak<Channel>) -> Self {
-        Self { number, channel, partial: Vec::new(), held: None, charged_bytes: 0, is_clean: true }
+        Self {
+            number,
+            channel,
+            partial: Vec::new(),
+            held: None,
+            waits_until_us: None,
+            charged_bytes: 0,
+            is_clean: true,
+        }
     }
 
     async fn run(mut self, worker: Cell, mut stream: SideReceiver) {
@@ -197,7 +240,8 @@ impl Receiving {
     async fn wait_for_room(&self, worker: &Cell) -> Option<()> {
         loop {
             let link = Link::Quic(self.channel.upgrade()?);
-            let pause = worker.borrow_mut().pause_side(self.number, &link, self.held.is_some())?;
+            let waits_until_us = self.held.as_ref().map(|_| self.waits_until_us.unwrap_or_default());
+            let pause = worker.borrow_mut().pause_stream(self.number, &link, waits_until_us)?;
             drop(link);
             match pause {
                 Pause::Wait(paused, most) => drop(timeout(most, paused.notified()).await),
@@ -220,29 +264,47 @@ impl Worker {
         slot.as_deref_mut().filter(|connection| connection.link.is(link))
     }
 
+    /// Whether a message may be handed on now. Not while the connection's stream waits for the network: what is on it goes first.
+    fn poll_side(&mut self, transfer: &Transfer, is_begun: bool, waker: &Waker) -> Poll<io::Result<()>> {
+        let Transfer { number, link, segment } = transfer;
+        let now_unix_ms = match segment.class().expires_unix_ms {
+            0 => 0,
+            _ => self.shared.clock.now().unix_ms,
+        };
+        let Some(connection) = self.connection_of(*number, link) else {
+            return Poll::Ready(Err(ErrorKind::NotConnected.into()));
+        };
+        if !is_begun && segment.class().has_expired(now_unix_ms) {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
+        if connection.blocked {
+            connection.sides.wait(waker);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// A message was handed over as a whole, or will not be any more.
     fn note_side_written(&mut self, transfer: &Transfer, error: Option<&io::Error>) {
         let Transfer { number, link, segment } = transfer;
         let now_us = self.shared.clock.now_us();
-        let counters = &self.shared.mailboxes.of(self.number).counters;
         let slot = self.connections.get_mut(*number as usize).and_then(Option::as_deref_mut);
-        let connection = slot.filter(|connection| connection.link.is(link));
-        let connection = connection.map(|connection| {
+        let connection = slot.filter(|connection| connection.link.is(link)).map(|connection| {
             self.outbox.end_beside(connection, segment.len());
-            &*connection
+            connection.transport
         });
-        let connection = match (connection, error) {
-            (Some(connection), None) => connection,
-            (_, Some(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return counters.streams.stopped.add(1);
+        let counters = &self.shared.mailboxes.of(self.number).counters;
+        let frames = u64::from(segment.frames());
+        match (connection, error.map(io::Error::kind)) {
+            (Some(transport), None) => {
+                counters.streams.sent.add(1);
+                counters.bytes_written.add(segment.len() as u64);
+                count_whole(counters, transport, segment, now_us);
             }
-            (_, _) => return counters.dropped_connection_lost.add(u64::from(segment.frames())),
-        };
-        counters.streams.sent.add(1);
-        counters.bytes_written.add(segment.len() as u64);
-        let of = segment.segment();
-        let delivered = Some((of.kind, of.published_us, u64::from(segment.frames())));
-        count_delivered(counters, connection.transport, delivered, now_us);
+            (_, Some(ErrorKind::BrokenPipe)) => counters.streams.stopped.add(1),
+            (_, Some(ErrorKind::TimedOut)) => counters.dropped_expired.add(frames),
+            (_, _) => counters.dropped_connection_lost.add(frames),
+        }
     }
 
     /// A stream of a connection is over: one that is closing may wait for that.
@@ -254,6 +316,29 @@ impl Worker {
             self.outbox.mark(&mut connection);
         }
         self.put_back(number, connection);
+    }
+
+    /// A client opened a stream.
+    fn begin_side(&mut self, number: u32, link: &Link) -> Option<()> {
+        let connection = self.connection_of(number, link).filter(|connection| !connection.is_closing())?;
+        connection.sides.reading += 1;
+        Some(())
+    }
+
+    /// The client ends its session. What it sent on streams of their own before comes first, as far as it comes in time: they and
+    /// the connection's have no order.
+    pub(super) fn disconnect(&mut self, connection: &mut Connection) {
+        match self.this.upgrade() {
+            Some(worker) if connection.sides.reading > 0 => {
+                if !std::mem::replace(&mut connection.sides.is_leaving, true) {
+                    spawn_local(end_leaving(worker, connection.number, connection.link.clone()));
+                }
+            }
+            _ => {
+                connection.is_disconnected = true;
+                self.close_with(connection, (close_code::NORMAL, ""), Ended::ByPeer);
+            }
+        }
     }
 
     /// Handles what is complete of a stream.
@@ -294,18 +379,18 @@ impl Worker {
         let partial = std::mem::take(&mut side.partial);
         let mut consumed = 0;
         while side.held.is_none() && !connection.is_closing() {
-            let Some(rest) = partial.get(consumed..) else { break };
-            let Some((length, length_bytes)) = stream::length(rest) else { break };
             let limit = self.shared.settings.message_bytes_max;
-            let Some(length) = usize::try_from(length).ok().filter(|&length| length <= limit) else {
-                self.finish_batch(connection);
-                let message = format!("a message may have {limit} bytes here");
-                self.refuse(connection, None, Reject::new(Code::MessageTooLarge, message));
-                break;
-            };
-            let Some(message) = rest.get(length_bytes..length_bytes + length) else { break };
-            consumed += length_bytes + length;
-            self.take_side_message(connection, (side, message), now);
+            match stream::front(partial.get(consumed..).unwrap_or_default(), limit) {
+                Front::Whole { message, bytes } => {
+                    consumed += bytes;
+                    self.take_side_message(connection, (side, message), now);
+                }
+                Front::Part { .. } => break,
+                Front::TooLong(_) => {
+                    self.refuse_long(connection, limit);
+                    break;
+                }
+            }
         }
         side.partial = partial;
         side.partial.drain(..consumed);
@@ -314,10 +399,7 @@ impl Worker {
         }
         self.planned = None;
         self.finish_batch(connection);
-        if connection.out.owes_too_much() {
-            let close = (Close::Overloaded.number(), "too many answers are not read");
-            self.close_with(connection, close, Ended::Overloaded);
-        }
+        self.close_unread(connection);
     }
 
     fn take_side_message(
@@ -326,7 +408,10 @@ impl Worker {
         (side, message): (&mut Receiving, &[u8]),
         now: Moment,
     ) {
+        // Each stream waits for the journal by itself.
+        std::mem::swap(&mut connection.waits_until_us, &mut side.waits_until_us);
         let took = self.take_beside(connection, message, Beside::Stream, now);
+        std::mem::swap(&mut connection.waits_until_us, &mut side.waits_until_us);
         side.is_clean &= took.is_clean;
         if let Some(rest) = took.waits {
             side.held = Some(Held { frames: rest.to_vec(), plan: self.planned.take() });
@@ -361,6 +446,11 @@ impl Worker {
             self.refuse(&mut connection, None, reject);
         }
         self.charge_side(&mut connection, side);
+        connection.sides.reading = connection.sides.reading.saturating_sub(1);
+        if connection.sides.reading == 0 && connection.sides.is_leaving && !connection.is_closing() {
+            self.disconnect(&mut connection);
+        }
         self.put_back(side.number, connection);
+        self.settle();
     }
 }

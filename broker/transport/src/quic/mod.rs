@@ -27,7 +27,7 @@ pub use datagrams::{Datagrams, Sent};
 pub use incoming::{Connected, Incoming, OpenError, Opened, Page, Protocol};
 pub use listener::{Listener, Secret, Windows};
 pub use offload::{Offload, offload};
-pub use streams::{SideOpening, SideReceiver, SideSender, SideStreams};
+pub use streams::{SideReceiver, SideSender, SideStreams};
 
 /// What is spoken without HTTP/3.
 pub(crate) const ALPN: &[u8] = b"waspmq/1";

@@ -1,35 +1,32 @@
 //! Unidirectional streams of a connection, beside its own one: what is on one does not wait for what is on another.
 //!
-//! Those of WebTransport begin with the session they belong to, which nobody sees here.
+//! Those of WebTransport begin with the session they belong to (draft-ietf-webtrans-http3), which nobody sees here.
 
 use super::channel::{Channel, Whole};
 use crate::limits::{QUIC_SIDE_STREAMS_MAX, QUIC_UNI_STREAMS_MAX};
 use bytes::Bytes;
+use quinn::{SendStream, VarInt, WriteError};
 use std::fmt;
-use std::future::Future;
 use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll, Waker};
-use web_transport_quinn::WriteError;
+use web_transport_quinn::proto::error_to_http3;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
-
-type Opened = io::Result<Writing>;
-
-/// A stream that is being opened.
-pub struct SideOpening {
-    opened: Option<Writing>,
-    opening: Option<Pin<Box<dyn Future<Output = Opened>>>>,
-}
-
-enum Writing {
-    Quic(quinn::SendStream),
-    WebTransport(web_transport_quinn::SendStream),
-}
+/// With what a stream of WebTransport begins: its type, and the session, which is named by the stream of its request: the first
+/// one of the connection.
+const SESSION: &[u8] = &[0x40, 0x54, 0];
 
 /// A stream on which something is sent. Dropped before [`Self::finish`], it is reset.
-pub struct SideSender(Option<Writing>);
+pub struct SideSender {
+    /// Absent once it is finished.
+    stream: Option<SendStream>,
+    /// What is still to be written in front of everything.
+    header: Bytes,
+    /// With which code it is reset.
+    given_up: VarInt,
+}
 
 /// Where the streams that a peer opens are taken. It does not keep the connection open.
 pub struct SideStreams(Whole);
@@ -43,92 +40,63 @@ enum Reading {
 }
 
 impl Channel {
-    /// Begins to open a stream; `None` when the peer takes no more of them now. In WebTransport that is not known: the
-    /// stream is opened as soon as the peer takes one.
-    pub fn open_side(&self) -> Option<SideOpening> {
-        let mut opening = opening(self.whole().clone());
-        match opening.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(opened) => Some(SideOpening { opened: Some(opened.ok()?), opening: None }),
-            Poll::Pending if matches!(self.whole(), Whole::Quic(_)) => None,
-            Poll::Pending => Some(SideOpening { opened: None, opening: Some(opening) }),
-        }
+    /// Opens a stream; `None` when the peer takes no more of them now. Of bytes that wait for the network, those of streams with a
+    /// higher `priority` are sent first; that of the connection's own stream is 0.
+    pub fn open_side(&self, priority: i32) -> Option<SideSender> {
+        let opening = pin!(self.whole().connection().open_uni());
+        // Nothing is lost by a drop of what is pending.
+        let Poll::Ready(Ok(stream)) = opening.poll(&mut Context::from_waker(Waker::noop())) else {
+            return None;
+        };
+        stream.set_priority(priority).ok()?;
+        let (header, given_up) = match self.whole() {
+            Whole::Quic(_) => (Bytes::new(), VarInt::from_u32(0)),
+            Whole::WebTransport(_) => {
+                (Bytes::from_static(SESSION), VarInt::from_u64(error_to_http3(0)).ok()?)
+            }
+        };
+        Some(SideSender { stream: Some(stream), header, given_up })
     }
 
-    /// From now on the peer may open streams of its own, [`QUIC_SIDE_STREAMS_MAX`] at a time, which are taken from what is
-    /// given.
-    pub fn side_streams(&self) -> SideStreams {
-        let most = QUIC_UNI_STREAMS_MAX + QUIC_SIDE_STREAMS_MAX;
-        self.whole().connection().set_max_concurrent_uni_streams(most.into());
+    /// From now on the peer may have [`QUIC_SIDE_STREAMS_MAX`] streams of its own open at a time, which are taken from what is
+    /// given, and may send `ahead_bytes` ahead of what is read on each of them and on the connection's own.
+    pub fn side_streams(&self, ahead_bytes: u32) -> SideStreams {
+        let connection = self.whole().connection();
+        // Without HTTP/3 those that it has are all for this.
+        if matches!(self.whole(), Whole::WebTransport(_)) {
+            let most = QUIC_UNI_STREAMS_MAX + QUIC_SIDE_STREAMS_MAX;
+            connection.set_max_concurrent_uni_streams(most.into());
+        }
+        connection.set_receive_window(ahead_bytes.saturating_mul(1 + QUIC_SIDE_STREAMS_MAX).into());
         SideStreams(self.whole().clone())
     }
 }
 
-fn opening(whole: Whole) -> Pin<Box<dyn Future<Output = Opened>>> {
-    match whole {
-        Whole::Quic(connection) => Box::pin(async move { Ok(Writing::Quic(connection.open_uni().await?)) }),
-        Whole::WebTransport(session) => {
-            Box::pin(
-                async move { session.open_uni().await.map(Writing::WebTransport).map_err(io::Error::other) },
-            )
-        }
-    }
-}
-
-impl SideOpening {
-    /// Waits until the stream is open. Of bytes that wait for the network, those of streams with a higher `priority` are
-    /// sent first; that of the connection's own stream is 0.
-    ///
-    /// # Errors
-    /// The connection is over.
-    pub async fn opened(self, priority: i32) -> io::Result<SideSender> {
-        let writing = match (self.opened, self.opening) {
-            (Some(writing), _) => writing,
-            (None, Some(opening)) => opening.await?,
-            (None, None) => return Err(ErrorKind::NotConnected.into()),
-        };
-        // It fails for a stream that is closed, which the first write finds out.
-        match &writing {
-            Writing::Quic(stream) => drop(stream.set_priority(priority)),
-            Writing::WebTransport(stream) => drop(stream.set_priority(priority)),
-        }
-        Ok(SideSender(Some(writing)))
-    }
-}
-
 impl SideSender {
-    /// Hands a chunk over, as the windows let it, without copying it.
+    /// Hands over what the windows take of a chunk now, without copying it; what was taken is gone from the chunk. Ready when that
+    /// is something. Nothing is lost when it is not asked again.
     ///
     /// # Errors
     /// `BrokenPipe` when the peer wants no more of the stream; anything else is the end of the connection.
-    pub async fn write(&mut self, chunk: Bytes) -> io::Result<()> {
-        match &mut self.0 {
-            Some(Writing::Quic(stream)) => match stream.write_chunk(chunk).await {
-                Err(quinn::WriteError::Stopped(_)) => Err(ErrorKind::BrokenPipe.into()),
-                written => Ok(written?),
-            },
-            Some(Writing::WebTransport(stream)) => match stream.write_chunk(chunk).await {
-                Err(WriteError::Stopped(_) | WriteError::InvalidStopped(_)) => {
-                    Err(ErrorKind::BrokenPipe.into())
-                }
-                written => written.map_err(io::Error::other),
-            },
-            None => Err(ErrorKind::NotConnected.into()),
-        }
+    pub fn poll_write(&mut self, context: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(ErrorKind::NotConnected.into())) };
+        let mut chunks = [std::mem::take(&mut self.header), std::mem::take(chunk)];
+        let polled = pin!(stream.write_chunks(&mut chunks)).poll(context);
+        let [header, rest] = chunks;
+        (self.header, *chunk) = (header, rest);
+        polled.map(|written| match written {
+            Ok(_) => Ok(()),
+            Err(WriteError::Stopped(_)) => Err(ErrorKind::BrokenPipe.into()),
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// Ends the stream, and waits until the peer has acknowledged everything, or wants no more of it.
     pub async fn finish(mut self) {
-        match self.0.take() {
-            None => {}
+        if let Some(mut stream) = self.stream.take() {
             // What cannot be finished is gone, and so the wait is over at once.
-            Some(Writing::Quic(mut stream)) => {
-                drop(stream.finish());
-                drop(stream.stopped().await);
-            }
-            Some(Writing::WebTransport(mut stream)) => {
-                drop(stream.finish());
-                drop(stream.stopped().await);
-            }
+            drop(stream.finish());
+            drop(stream.stopped().await);
         }
     }
 }
@@ -136,10 +104,8 @@ impl SideSender {
 impl Drop for SideSender {
     fn drop(&mut self) {
         // By itself it would end as if it were complete.
-        match &mut self.0 {
-            None => {}
-            Some(Writing::Quic(stream)) => drop(stream.reset(0_u32.into())),
-            Some(Writing::WebTransport(stream)) => drop(stream.reset(0)),
+        if let Some(stream) = &mut self.stream {
+            drop(stream.reset(self.given_up));
         }
     }
 }
@@ -183,4 +149,4 @@ macro_rules! debug_as_name {
     )*};
 }
 
-debug_as_name!(SideOpening SideSender SideStreams SideReceiver);
+debug_as_name!(SideSender SideStreams SideReceiver);

@@ -342,7 +342,8 @@ fn a_stream_of_its_own_waits_by_itself() {
     };
     let pause = |publisher: &mut Publisher, side: &Receiving| {
         let link = publisher.bench.connection(publisher.number).link.clone();
-        publisher.bench.worker.pause_side(publisher.number, &link, side.held.is_some()).unwrap()
+        let waits_until_us = side.held.as_ref().map(|_| side.waits_until_us.unwrap());
+        publisher.bench.worker.pause_stream(publisher.number, &link, waits_until_us).unwrap()
     };
     come(&mut side, 3);
     come(&mut side, 4);
@@ -363,8 +364,10 @@ fn a_stream_of_its_own_waits_by_itself() {
     publisher.read();
     come(&mut side, 5);
     take(&mut publisher, &mut side);
-    publisher.has_waited_long();
+    assert!(side.waits_until_us.unwrap() >= JOURNAL_WAIT_US);
+    side.waits_until_us = Some(0);
     take(&mut publisher, &mut side);
     assert!(side.held.is_none());
+    assert_eq!(publisher.bench.connection(publisher.number).waits_until_us, None, "it has not waited");
     assert_eq!(publisher.read(), refusals(1));
 }
