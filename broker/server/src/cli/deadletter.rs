@@ -36,7 +36,10 @@ enum Command {
         limit: u64,
     },
     /// The letters of one message, with what it carries
-    Show { id: String },
+    Show {
+        /// The message's id, from its receipt
+        id: String,
+    },
     /// Publish letters anew and remove those that are accepted
     Requeue(Which),
     /// Remove letters

@@ -39,6 +39,7 @@ enum Command {
     Train(train::Arguments),
     /// Make a file the next revision of a dictionary
     Push {
+        /// The dictionary's name; the file becomes its next revision
         name: String,
         /// What `waspmq dict train` wrote
         file: PathBuf,
@@ -49,9 +50,15 @@ enum Command {
     /// The latest revision of every dictionary
     List,
     /// The kept revisions of a dictionary
-    Show { name: String },
+    Show {
+        /// The dictionary's name
+        name: String,
+    },
     /// Remove a dictionary; messages to its addresses go on without
-    Rm { name: String },
+    Rm {
+        /// The dictionary's name
+        name: String,
+    },
 }
 
 const HEADINGS: [&str; 6] = ["NAME", "REVISION", "ID", "BYTES", "MATCH", "DIGEST"];

@@ -27,6 +27,7 @@ pub(super) struct Arguments {
 enum Command {
     /// Its state for every recipient and device
     Show {
+        /// The message's id, from its receipt
         id: String,
         /// Its address, where more is stored than a search looks at, and for a message that was delayed
         #[arg(long, value_name = "ADDRESS")]

@@ -7,7 +7,7 @@ use crate::broker::{Broker, Stopped};
 use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
 use anyhow::{Context, anyhow};
 use clap::Args;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -170,7 +170,11 @@ impl Signals {
 /// Where the log goes and what is in it.
 pub(super) fn start_log(log: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&log.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Colours are for people: what goes to a file or another program has none.
+    let has_colours =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(has_colours);
     let started = match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

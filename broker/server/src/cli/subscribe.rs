@@ -11,7 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use waspmq_client::{CORRELATION_ID, Client, Content, From, Message, Messages, Payload, PublishOptions};
+use waspmq_client::{
+    CORRELATION_ID, Client, Content, Event, From, Message, Messages, Payload, PublishOptions,
+};
 use waspmq_core::{Kind, Pattern};
 
 /// Receive messages, one a line
@@ -102,13 +104,18 @@ async fn receive(
             stats.overflowed
         ));
     }
-    if stats.refused > 0 {
-        output::note(format_args!("the broker refused {} replies", stats.refused));
-    }
     // Whatever came of it, the broker is told: over QUIC nothing else does that for a program that ends.
     let closed = client.close().await;
     received?;
-    Ok(closed?)
+    // An error that ended the session was one of these, and is told by itself.
+    closed?;
+    if stats.refused > 0 {
+        output::note(format_args!(
+            "replies, or subscriptions after a reconnect, that the broker refused: {}",
+            stats.refused
+        ));
+    }
+    Ok(())
 }
 
 /// Asks for what is wanted, and prints it until there was enough of it, the client has ended or a signal comes.
@@ -118,6 +125,7 @@ async fn print(
     (client, messages): (&Client, &mut Messages),
     signals: &mut Signals,
 ) -> Result<(), Failure> {
+    let mut events = client.events();
     for pattern in patterns {
         ask(client, pattern, arguments).await?;
     }
@@ -126,10 +134,14 @@ async fn print(
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let mut received = 0;
     while received < wanted {
-        // Biased, so that a flood of messages does not keep the program from ending. Both branches are cancel safe.
+        // Biased, so that a flood of messages does not keep the program from ending. All branches are cancel safe.
         let message = tokio::select! {
             biased;
             () = signals.next() => break,
+            Some(event) = events.recv() => {
+                tell(&event);
+                continue;
+            }
             message = messages.recv() => message,
         };
         let Some(message) = message else { break };
@@ -145,6 +157,14 @@ async fn print(
         }
     }
     Ok(())
+}
+
+/// Says that the connection was another one for a while: what came meanwhile may be missing.
+fn tell(event: &Event) {
+    if let Event::Reconnected { recovered, .. } = event {
+        let missed = if *recovered { "nothing was missed" } else { "messages may have been missed" };
+        output::note(format_args!("the connection was lost and made again; {missed}"));
+    }
 }
 
 /// Replies to a request; a message that is none is left alone. Without a receipt, because receipts are read in turn
