@@ -27,9 +27,10 @@ const POLLS_PER_NOTE: u32 = 8;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Whether policies are bound to the addresses or not, what they are asked is taken down: messages as they are published, failed
-attempts, full queues, members of queues. Ctrl-C ends it early and saves what there is, a second one ends the command at once.
-The file is for `waspmq plugin replay`, and with payloads for `waspmq dict train`.
+Whether policies are bound to the addresses or not, what they are asked is taken down: messages as
+they are published, failed attempts, full queues, members of queues. Ctrl-C ends it early and
+saves what there is, a second one ends the command at once. The file is for `waspmq plugin
+replay`, and with payloads for `waspmq dict train`.
 
 Examples:
   waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl

@@ -17,8 +17,9 @@ use waspmq_protocol::codec::DICTIONARY_BYTES_MAX;
 /// Train, push, list and remove compression dictionaries
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A dictionary holds what the messages of some addresses have in common, so that small messages are sent smaller to clients that
-take `zstd-dict`. These clients are sent the dictionary, and pieces of the messages it was trained from are in it.
+A dictionary holds what the messages of some addresses have in common, so that small messages are
+sent smaller to clients that take `zstd-dict`. These clients are sent the dictionary, and pieces
+of the messages it was trained from are in it.
 
 Examples:
   waspmq policy capture --match 'topic/orders.>' --messages-max 5000 --payload --out orders.jsonl

@@ -9,9 +9,9 @@ use serde_json::Value;
 /// Show the delivery of a message
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The id is in the receipt of the publish. Deliveries of level `delivered` are known while they are under way and for a while
-after; those of stored messages as long as the ledger is kept. Stored messages that were not tracked are looked for by the time
-in their id.
+The id is in the receipt of the publish. Deliveries of level `delivered` are known while they are
+under way and for a while after; those of stored messages as long as the ledger is kept. Stored
+messages that were not tracked are looked for by the time in their id.
 
 Examples:
   waspmq message show 0196f0c2a4b1000001000000000000a7

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' --config '{\"to\":\"topic/audit\"}'
+  waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' \\
+    --config '{\"to\":\"topic/audit\"}'
   waspmq policy set audit --rules rules.toml --match 'topic/>'
   waspmq policy rules check rules.toml --hook routing
   waspmq policy show audit

@@ -20,8 +20,9 @@ use tracing_subscriber::EnvFilter;
 #[command(after_help = "\
 Without configuration: data in ./waspmq-data, listeners on loopback. Environment variables such as
 WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: docs/CONFIG.md.
-SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and applies them
-to live sessions, and the TLS certificate, which is for new connections; every other key needs a restart.
+SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and
+applies them to live sessions, and the TLS certificate, which is for new connections; every other
+key needs a restart.
 
 Examples:
   waspmq serve

@@ -19,13 +19,14 @@ use waspmq_core::{Kind, Pattern};
 /// Receive messages, one a line
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A line is the address, the sender and the payload. Group addresses are joined, and the user stays a member.
-Messages to the user's own address and to `all` come without being asked for. --from begins with stored messages: with the
-oldest, with the last one, at a time (RFC 3339, or milliseconds since 1970), or behind a position as in `pos`. A message
-that the broker repeats is printed once.
+A line is the address, the sender and the payload. Group addresses are joined, and the user stays
+a member. Messages to the user's own address and to `all` come without being asked for. --from
+begins with stored messages: with the oldest, with the last one, at a time (RFC 3339, or
+milliseconds since 1970), or behind a position as in `pos`. A message that the broker repeats is
+printed once.
 
---reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this payload there, with the
-request's `correlation-id`.
+--reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this
+payload there, with the request's `correlation-id`.
 
 Examples:
   waspmq sub 'topic/orders.>' user/alice --as alice
