@@ -79,6 +79,16 @@ fn an_url_that_cannot_be_used_is_wrong_usage() {
     }
 }
 
+#[test]
+fn datagrams_without_receipts_only() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waspmq"))
+        .args(["pub", "user/a", "1", "--datagrams", "--url", "quic://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), text.contains("--ack none")), (Some(2), true), "{text}");
+}
+
 #[tokio::test]
 async fn silent_strangers_are_closed() {
     let broker = Broker::start_with(&[("WASPMQ_LIMITS__CONNECT_TIMEOUT_MS", "1000")]);

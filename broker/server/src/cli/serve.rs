@@ -35,15 +35,19 @@ pub(super) struct Arguments {
     /// The broker's own directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where clients connect
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where clients connect: an IP address and a port
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
-    /// Where the admin API and metrics are
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where the admin API and metrics are: an IP address and a port
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     admin: Option<SocketAddr>,
     /// Print the effective configuration and end
     #[arg(long)]
     print_config: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9470 or [::1]:9470")
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
