@@ -277,7 +277,7 @@ fn what_is_saved_is_its_own_and_stays_saved() {
     assert_eq!((code, files), (0, 1), "somebody removed it before: {noted}");
     let another = json!({"title": "Conflict", "detail": "the capture that is there is another one"});
     let (code, noted, files) = saved_from(mine(), (409, another));
-    assert!(noted.contains("was not removed: Conflict: the capture that is there is another one"), "{noted}");
+    assert!(noted.contains("was not removed: the capture that is there is another one"), "{noted}");
     assert_eq!((code, files), (0, 1), "{noted}");
     let (code, noted, files) = saved_from(json!({"capture": 1, "started": 6}), (204, Value::Null));
     assert!(noted.contains("somebody removed this capture and began another one"), "{noted}");

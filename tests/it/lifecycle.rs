@@ -39,6 +39,7 @@ fn a_second_broker_on_the_same_address_or_directory_fails() {
     assert_eq!(same_address.status.code(), Some(1));
     let text = String::from_utf8_lossy(&same_address.stderr);
     assert!(text.to_lowercase().contains("address") && text.contains("in use"), "{text}");
+    assert!(text.contains("INFO") && !text.contains('\u{1b}'), "a log without colours: {text}");
     let same_directory = Broker::command(&broker.data)
         .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .output()
@@ -60,6 +61,32 @@ fn bad_configuration_names_the_key_and_exits_with_64() {
         text.contains("max_mesage_bytes") && text.contains("waspmq.toml") && text.contains('2'),
         "{text}"
     );
+}
+
+#[test]
+fn an_url_that_cannot_be_used_is_wrong_usage() {
+    for url in ["http://127.0.0.1:9470/ws", "127.0.0.1:9470"] {
+        for command in [&["pub", "user/a", "1"][..], &["sub", "user/a"], &["req", "user/a", "1"]] {
+            let mut waspmq = std::process::Command::new(env!("CARGO_BIN_EXE_waspmq"));
+            let output = waspmq.args(command).args(["--url", url]).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                (output.status.code(), text.contains("must begin with ws://")),
+                (Some(2), true),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn datagrams_without_receipts_only() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waspmq"))
+        .args(["pub", "user/a", "1", "--datagrams", "--url", "quic://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), text.contains("--ack none")), (Some(2), true), "{text}");
 }
 
 #[tokio::test]

@@ -39,15 +39,15 @@ pub(crate) enum FilesError {
     #[error("{0}")]
     Key(String),
     /// Both were read.
-    #[error("{} and {}: {source}", certificate.display(), key.display())]
-    Unusable { certificate: PathBuf, key: PathBuf, source: CredentialsError },
+    #[error("{} and {}: {problem}", certificate.display(), key.display())]
+    Unusable { certificate: PathBuf, key: PathBuf, problem: CredentialsError },
 }
 
 impl FilesError {
     /// The configuration key that it is about, and what is wrong.
     pub(crate) fn of_key(&self) -> (&'static str, String) {
         let key = match self {
-            Self::Key(_) | Self::Unusable { source: CredentialsError::Key(_), .. } => "tls.key",
+            Self::Key(_) | Self::Unusable { problem: CredentialsError::Key(_), .. } => "tls.key",
             Self::Certificate(_) | Self::Unusable { .. } => "tls.certificate",
         };
         (key, self.to_string())
@@ -58,10 +58,10 @@ impl FilesError {
 pub(crate) fn read(certificate: &Path, key: &Path) -> Result<Credentials, FilesError> {
     let certificate_pem = read_bounded(certificate).map_err(FilesError::Certificate)?;
     let key_pem = read_bounded(key).map_err(FilesError::Key)?;
-    Credentials::from_pem(&certificate_pem, &key_pem).map_err(|source| FilesError::Unusable {
+    Credentials::from_pem(&certificate_pem, &key_pem).map_err(|problem| FilesError::Unusable {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
-        source,
+        problem,
     })
 }
 

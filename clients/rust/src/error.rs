@@ -32,7 +32,7 @@ pub enum Error {
     #[error("the connection was lost before the answer came")]
     ConnectionLost,
     /// The broker ended the session and does not want the client back.
-    #[error("the broker closed the session: code {code}{}{}", colon(.reason), refused(.refusal.as_ref()))]
+    #[error("the broker closed the session: code {code}{}", why(.reason, .refusal.as_ref()))]
     Closed { code: u16, reason: String, refusal: Option<Refusal> },
     /// The program's token provider failed.
     #[error("no token: {message}")]
@@ -51,10 +51,36 @@ pub enum Error {
     Ended,
 }
 
-fn colon(reason: &str) -> String {
-    if reason.is_empty() { String::new() } else { format!(", {reason}") }
+/// The reason, and the error that came before the close; what both say stands once.
+fn why(reason: &str, refusal: Option<&Refusal>) -> String {
+    match refusal {
+        Some(refusal) if refusal.name == reason => format!(", {reason}: {}", refusal.message),
+        Some(refusal) if reason.is_empty() => format!(", {}: {}", refusal.name, refusal.message),
+        Some(refusal) => format!(", {reason} ({}: {})", refusal.name, refusal.message),
+        None if reason.is_empty() => String::new(),
+        None => format!(", {reason}"),
+    }
 }
 
-fn refused(refusal: Option<&Refusal>) -> String {
-    refusal.map_or_else(String::new, |refusal| format!(" ({}: {})", refusal.name, refusal.message))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reason_and_refusal_both_say_stands_once() {
+        let refusal = |name: &str| {
+            let message = "the session's token has ended".to_owned();
+            Refusal { number: 1402, name: name.to_owned(), message, retry_ms: 0 }
+        };
+        let check = |reason: &str, refusal: Option<Refusal>, expected: &str| {
+            let error = Error::Closed { code: 4004, reason: reason.to_owned(), refusal };
+            assert_eq!(error.to_string(), format!("the broker closed the session: code 4004{expected}"));
+        };
+        let ended = refusal("token_expired");
+        check("token_expired", Some(ended.clone()), ", token_expired: the session's token has ended");
+        check("kicked", Some(ended.clone()), ", kicked (token_expired: the session's token has ended)");
+        check("", Some(ended), ", token_expired: the session's token has ended");
+        check("kicked", None, ", kicked");
+        check("", None, "");
+    }
 }

@@ -81,11 +81,12 @@ impl Target {
         self.scheme != Scheme::Ws
     }
 
-    /// For WebSocket: as it was given, or the same broker's.
+    /// For WebSocket: as it was given where it has a path, else the same broker's.
     pub(crate) fn websocket_url(&self) -> String {
         match self.scheme {
-            Scheme::Ws | Scheme::Wss => self.url.clone(),
-            Scheme::Quic | Scheme::Wt => format!("wss://{}/ws", self.authority()),
+            Scheme::Ws | Scheme::Wss if !self.path.is_empty() => self.url.clone(),
+            Scheme::Ws => format!("ws://{}/ws", self.authority()),
+            Scheme::Wss | Scheme::Quic | Scheme::Wt => format!("wss://{}/ws", self.authority()),
         }
     }
 }
@@ -145,6 +146,8 @@ mod tests {
         check("quic://a", Transport::Quic, "a", 9470, "wss://a:9470/ws");
         check("quic://[2001:db8::1]:7/", Transport::Quic, "2001:db8::1", 7, "wss://[2001:db8::1]:7/ws");
         check("wt://10.0.0.1:8/wt", Transport::WebTransport, "10.0.0.1", 8, "wss://10.0.0.1:8/ws");
+        check("ws://[::1]", Transport::WebSocket, "::1", 80, "ws://[::1]:80/ws");
+        check("wss://a:9470/", Transport::WebSocket, "a", 9470, "wss://a:9470/ws");
         check("wt://[::1]", Transport::WebTransport, "::1", 9470, "wss://[::1]:9470/ws");
     }
 

@@ -81,6 +81,9 @@ fn parse(text: &str) -> Result<[u8; 32], String> {
     Ok(bytes)
 }
 
+/// What webpki calls a server's certificate that is an authority's.
+const OF_AUTHORITY: &str = "CaUsedAsEndEntity";
+
 /// What went wrong with a certificate or the handshake, for people.
 pub(crate) fn describe(error: &rustls::Error) -> String {
     match error {
@@ -98,6 +101,11 @@ pub(crate) fn describe(error: &rustls::Error) -> String {
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 format!("the certificate is not valid yet: {error}")
+            }
+            CertificateError::Other(error) if error.to_string() == OF_AUTHORITY => {
+                "the broker's certificate is that of an authority (its basic constraints say CA:TRUE), which a server cannot use; \
+                 make one with CA:FALSE, or name its fingerprint"
+                    .to_owned()
             }
             error => format!("the certificate is not accepted: {error}"),
         },

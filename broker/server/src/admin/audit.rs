@@ -52,15 +52,6 @@ pub(crate) struct Change<'a> {
 pub(crate) fn record(shared: &Shared, who: Who, change: Change<'_>) -> impl Future<Output = ()> + Send {
     let control = &shared.state.control;
     let generation = control.policies.generation();
-    tracing::info!(
-        target: "audit",
-        %who,
-        what = change.what,
-        name = %change.name,
-        from = %change.from,
-        to = %change.to,
-        generation,
-    );
     let entry = AuditEntry {
         unix_ms: control.clock.now().unix_ms,
         who: who.to_string(),
@@ -71,6 +62,9 @@ pub(crate) fn record(shared: &Shared, who: Who, change: Change<'_>) -> impl Futu
         generation,
         details: BTreeMap::new(),
     };
+    let AuditEntry { who, what, name, from, to, .. } = &entry;
+    // As texts, which the log quotes: a value may have spaces or be empty.
+    tracing::info!(target: "audit", who, what, name, from, to, generation);
     async move {
         let Some(audit) = control.audit.clone() else { return };
         // What fails there is in the log.

@@ -505,7 +505,10 @@ async fn every_change_is_one_line() {
     assert_eq!(written.lines().count(), expected.len(), "{written}");
     for (line, what) in written.lines().zip(expected) {
         assert!(line.contains(&format!("what=\"{what}\"")), "{line}");
-        assert!(line.contains(&format!("who=admin {LOOPBACK}")) && line.contains("generation=0"), "{line}");
+        assert!(
+            line.contains(&format!("who=\"admin {LOOPBACK}\"")) && line.contains("generation=0"),
+            "{line}"
+        );
     }
     let kept = api.call("GET", "/v1/audit").await.json();
     let changes = kept["changes"].as_array().unwrap();

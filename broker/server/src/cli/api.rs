@@ -209,7 +209,11 @@ impl Api {
 
     fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Value> {
         let mut answer = answer.map_err(|error| {
-            anyhow!("cannot reach the admin API at {}: {error}; is the broker running?", self.base)
+            let why = match &error {
+                ureq::Error::Io(error) => error.to_string(),
+                error => error.to_string(),
+            };
+            anyhow!("cannot reach the admin API at {}: {why}; is the broker running?", self.base)
         })?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
@@ -228,10 +232,17 @@ impl Api {
 fn refusal(status: u16, body: &[u8]) -> String {
     let document: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| document.get(key).and_then(Value::as_str).map(super::output::printable);
+    // A title that only names the status adds nothing to the detail.
+    let of_status = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let mut said = match (text("title"), text("detail")) {
+        (Some(title), Some(detail)) if of_status == Some(&*title) => detail,
         (Some(title), Some(detail)) => format!("{title}: {detail}"),
         (Some(title), None) => title,
-        (None, _) => format!("the admin API answered {status}"),
+        (None, _) => {
+            return format!(
+                "the answer is {status}, which is not that of a WaspMQ admin API; is --admin its address?"
+            );
+        }
     };
     if let Some(key) = text("key") {
         said.push_str(&format!(" (key {key})"));
@@ -280,7 +291,9 @@ mod tests {
     fn problems_are_told_plainly() {
         let body =
             br#"{"type":"urn:x","title":"Not Found","status":404,"detail":"there is no group x","key":"g"}"#;
-        assert_eq!(refusal(404, body), "Not Found: there is no group x (key g)");
-        assert_eq!(refusal(502, b"<html>"), "the admin API answered 502");
+        assert_eq!(refusal(404, body), "there is no group x (key g)");
+        assert_eq!(refusal(422, body), "Not Found: there is no group x (key g)");
+        assert_eq!(refusal(404, br#"{"title":"Not Found"}"#), "Not Found");
+        assert!(refusal(502, b"<html>").starts_with("the answer is 502"));
     }
 }

@@ -27,9 +27,10 @@ const POLLS_PER_NOTE: u32 = 8;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Whether policies are bound to the addresses or not, what they are asked is taken down: messages as they are published, failed
-attempts, full queues, members of queues. Ctrl-C ends it early and saves what there is, a second one ends the command at once.
-The file is for `waspmq plugin replay`, and with payloads for `waspmq dict train`.
+Whether policies are bound to the addresses or not, what they are asked is taken down: messages as
+they are published, failed attempts, full queues, members of queues. Ctrl-C ends it early and
+saves what there is, a second one ends the command at once. The file is for `waspmq plugin
+replay`, and with payloads for `waspmq dict train`.
 
 Examples:
   waspmq policy capture --match 'topic/orders.>' --seconds 60 --out orders.jsonl
@@ -133,7 +134,7 @@ impl Work {
             "capturing for up to {} s; Ctrl-C ends it early and saves what there is, a second one ends this at once",
             self.seconds
         ));
-        let mut polls = 0;
+        let (mut polls, mut told) = (0, Value::from(0));
         loop {
             let is_stopped = match self.stopped.recv_timeout(POLL) {
                 Ok(()) => true,
@@ -148,9 +149,10 @@ impl Work {
                 return Ok(status);
             }
             polls += 1;
-            if polls % POLLS_PER_NOTE == 0 {
-                let recorded = output::cell(&status["recorded"]);
-                output::note(format_args!("{recorded} records, {} bytes", output::cell(&status["bytes"])));
+            if polls % POLLS_PER_NOTE == 0 && status["recorded"] != told {
+                told = status["recorded"].clone();
+                let bytes = output::cell(&status["bytes"]);
+                output::note(format_args!("records so far: {}, bytes: {bytes}", output::cell(&told)));
             }
         }
     }

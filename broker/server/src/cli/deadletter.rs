@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 /// Show, publish anew and remove messages that were given up
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A message that a recipient did not acknowledge in all its attempts is kept for that recipient. Published anew, it goes to
-that user alone; a message for a queue goes to the address it was published to.
+A message that a recipient did not acknowledge in all its attempts is kept for that recipient.
+Published anew, it goes to that user alone; a message for a queue goes to the address it was
+published to.
 
 Examples:
   waspmq deadletter list --cause timeout
@@ -36,7 +37,10 @@ enum Command {
         limit: u64,
     },
     /// The letters of one message, with what it carries
-    Show { id: String },
+    Show {
+        /// The message's id, from its receipt
+        id: String,
+    },
     /// Publish letters anew and remove those that are accepted
     Requeue(Which),
     /// Remove letters

@@ -26,8 +26,8 @@ use std::time::Duration;
 /// Start a broker with real clients, swap a policy while messages flow, and count every message
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Afterwards the broker keeps running, for a look around from another terminal, until Ctrl-C. The plugins are
-built by: cargo xtask plugins
+Afterwards the broker keeps running, for a look around from another terminal, until Ctrl-C. The
+plugins are built by: cargo xtask plugins
 
 Examples:
   waspmq demo

@@ -17,8 +17,9 @@ use waspmq_protocol::codec::DICTIONARY_BYTES_MAX;
 /// Train, push, list and remove compression dictionaries
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A dictionary holds what the messages of some addresses have in common, so that small messages are sent smaller to clients that
-take `zstd-dict`. These clients are sent the dictionary, and pieces of the messages it was trained from are in it.
+A dictionary holds what the messages of some addresses have in common, so that small messages are
+sent smaller to clients that take `zstd-dict`. These clients are sent the dictionary, and pieces
+of the messages it was trained from are in it.
 
 Examples:
   waspmq policy capture --match 'topic/orders.>' --messages-max 5000 --payload --out orders.jsonl
@@ -39,6 +40,7 @@ enum Command {
     Train(train::Arguments),
     /// Make a file the next revision of a dictionary
     Push {
+        /// The dictionary's name; the file becomes its next revision
         name: String,
         /// What `waspmq dict train` wrote
         file: PathBuf,
@@ -49,9 +51,15 @@ enum Command {
     /// The latest revision of every dictionary
     List,
     /// The kept revisions of a dictionary
-    Show { name: String },
+    Show {
+        /// The dictionary's name
+        name: String,
+    },
     /// Remove a dictionary; messages to its addresses go on without
-    Rm { name: String },
+    Rm {
+        /// The dictionary's name
+        name: String,
+    },
 }
 
 const HEADINGS: [&str; 6] = ["NAME", "REVISION", "ID", "BYTES", "MATCH", "DIGEST"];

@@ -23,6 +23,7 @@ impl Failure {
     pub(super) fn report(&self) -> ExitCode {
         let (text, code) = match self {
             Self::Failed(error) if is_broken_pipe(error) => return ExitCode::SUCCESS,
+            Self::Failed(error) if is_wrong_url(error) => (format!("{error:#}"), USAGE),
             Self::Failed(error) => (format!("{error:#}"), FAILED),
             Self::Usage(text) => (text.clone(), USAGE),
             Self::Configuration(error) => (chain(error), BAD_CONFIGURATION),
@@ -36,6 +37,11 @@ impl Failure {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<io::Error>();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// What was typed is wrong, as an address would be, and trying again does not help.
+fn is_wrong_url(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(waspmq_client::Error::Url { .. }))
 }
 
 fn chain(error: &ConfigError) -> String {

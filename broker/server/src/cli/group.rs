@@ -25,20 +25,33 @@ enum Command {
     /// All groups
     List,
     /// The members of a group
-    Show { group: String },
+    Show {
+        /// The group's name, without `group/`
+        group: String,
+    },
     /// Make a group without members; one that exists stays as it is
-    Create { group: String },
+    Create {
+        /// The group's name, without `group/`
+        group: String,
+    },
     /// End all memberships of a group, and the group
-    Rm { group: String },
+    Rm {
+        /// The group's name, without `group/`
+        group: String,
+    },
     /// Make users members, on all their sessions
     Add {
+        /// The group's name, without `group/`
         group: String,
+        /// The users' names, without `user/`
         #[arg(required = true)]
         users: Vec<String>,
     },
     /// End memberships
     Remove {
+        /// The group's name, without `group/`
         group: String,
+        /// The users' names, without `user/`
         #[arg(required = true)]
         users: Vec<String>,
     },

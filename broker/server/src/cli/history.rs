@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Show stored messages of an address
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A line is the position, the time, the sender and the payload. `--after` takes the position of the last line seen.
+A line is the position, the time, the sender and the payload. `--after` takes the position of the
+last line seen.
 
 Examples:
   waspmq history user/bob

@@ -9,9 +9,9 @@ use serde_json::Value;
 /// Show the delivery of a message
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The id is in the receipt of the publish. Deliveries of level `delivered` are known while they are under way and for a while
-after; those of stored messages as long as the ledger is kept. Stored messages that were not tracked are looked for by the time
-in their id.
+The id is in the receipt of the publish. Deliveries of level `delivered` are known while they are
+under way and for a while after; those of stored messages as long as the ledger is kept. Stored
+messages that were not tracked are looked for by the time in their id.
 
 Examples:
   waspmq message show 0196f0c2a4b1000001000000000000a7
@@ -27,12 +27,16 @@ pub(super) struct Arguments {
 enum Command {
     /// Its state for every recipient and device
     Show {
+        /// The message's id, from its receipt
         id: String,
         /// Its address, where more is stored than a search looks at, and for a message that was delayed
         #[arg(long, value_name = "ADDRESS")]
         to: Option<String>,
     },
 }
+
+/// The columns that say when.
+const TIMES: [usize; 2] = [5, 6];
 
 const HEADINGS: [&str; 8] = ["RECIPIENT", "DEVICE", "SESSION", "STATE", "ATTEMPT", "SENT", "SINCE", "CAUSE"];
 
@@ -60,7 +64,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(output::line(format_args!("{}", output::table(&HEADINGS, &rows)))?)
 }
 
-/// A row for the recipient, and one for each of its devices.
+/// A row for the recipient, and one for each of its devices; of equal ones in a row, such as looks for somebody who is away,
+/// the last one with their number.
 fn rows_of(recipient: &Value) -> Vec<Vec<String>> {
     let cell = |of: &Value, name: &str| output::cell(of.get(name).unwrap_or_default());
     let time = |of: &Value, name: &str| output::time(of.get(name).unwrap_or_default());
@@ -75,12 +80,13 @@ fn rows_of(recipient: &Value) -> Vec<Vec<String>> {
         time(recipient, "at"),
         cell(recipient, "cause"),
     ]];
+    let mut alike: Vec<(Vec<String>, usize)> = Vec::new();
     for device in recipient.get("devices").and_then(Value::as_array).into_iter().flatten() {
         let whose = match device.get("user") {
             Some(user) => format!("  user/{}", output::cell(user)),
             None => String::new(),
         };
-        rows.push(vec![
+        let row = vec![
             whose,
             cell(device, "device"),
             cell(device, "session"),
@@ -89,8 +95,20 @@ fn rows_of(recipient: &Value) -> Vec<Vec<String>> {
             time(device, "sent_at"),
             time(device, "acked_at"),
             cell(device, "cause"),
-        ]);
+        ];
+        let is_like =
+            |before: &Vec<String>| (0..row.len()).all(|i| TIMES.contains(&i) || before[i] == row[i]);
+        match alike.last_mut() {
+            Some((before, times)) if is_like(before) => (*before, *times) = (row, *times + 1),
+            _ => alike.push((row, 1)),
+        }
     }
+    rows.extend(alike.into_iter().map(|(mut row, times)| {
+        if let (2.., Some(cause)) = (times, row.last_mut()) {
+            cause.push_str(&format!(", {times} times"));
+        }
+        row
+    }));
     rows
 }
 
@@ -112,5 +130,22 @@ mod tests {
         assert_eq!(rows[0], ["queue/pool", "-", "-", "sent", "2", "-", time, "-"]);
         assert_eq!(rows[1], ["", "-", "01", "failed", "1", "-", "-", "timeout"]);
         assert_eq!(rows[2], ["  user/w1", "a", "02", "sent", "2", time, "-", "-"]);
+    }
+
+    #[test]
+    fn equal_rows_are_one() {
+        let look = |attempt: u64, sent_at: u64| {
+            json!({"device": null, "session": null, "state": "failed", "attempt": attempt, "sent_at": sent_at,
+                "acked_at": null, "cause": "offline"})
+        };
+        let at = 1_790_000_000_000_u64;
+        let rows = rows_of(&json!({
+            "recipient": "user/a", "state": "dead_lettered", "attempts": 0, "cause": "offline", "at": at,
+            "devices": [look(1, at - 2_000), look(1, at - 1_000), look(1, at), look(2, at)],
+        }));
+        let time = "2026-09-21T14:13:20Z";
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[1], ["", "-", "-", "failed", "1", time, "-", "offline, 3 times"]);
+        assert_eq!(rows[2], ["", "-", "-", "failed", "2", time, "-", "offline"]);
     }
 }

@@ -56,9 +56,15 @@ enum Command {
     /// The latest revision of every plugin
     List,
     /// All revisions of a plugin
-    Show { name: String },
+    Show {
+        /// The plugin's name
+        name: String,
+    },
     /// Remove a plugin that no policy uses
-    Rm { name: String },
+    Rm {
+        /// The plugin's name
+        name: String,
+    },
     /// Put what `waspmq policy capture` took down to two components, and show which decisions differ
     Replay(replay::Arguments),
 }

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' --config '{\"to\":\"topic/audit\"}'
+  waspmq policy set audit --plugin route-mirror@1 --match 'topic/orders.>' \\
+    --config '{\"to\":\"topic/audit\"}'
   waspmq policy set audit --rules rules.toml --match 'topic/>'
   waspmq policy rules check rules.toml --hook routing
   waspmq policy show audit
@@ -40,6 +41,7 @@ enum Command {
     Shadow(Tried),
     /// Let a version decide for a share of the senders
     Canary {
+        /// The policy's name
         name: String,
         /// The share, 1 to 99
         #[arg(value_parser = clap::value_parser!(u8).range(1..=99))]
@@ -49,20 +51,24 @@ enum Command {
     },
     /// Let the shadow or canary decide for everybody
     Activate {
+        /// The policy's name
         name: String,
     },
     /// All policies
     List,
     /// One policy: what it is, and how it does
     Show {
+        /// The policy's name
         name: String,
     },
     /// Drop the shadow or canary; without one go back to what the policy was before its last change
     Rollback {
+        /// The policy's name
         name: String,
     },
     /// Remove a policy
     Rm {
+        /// The policy's name
         name: String,
     },
     Rules(rules::Arguments),
@@ -90,6 +96,7 @@ struct Audit {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("decider").args(["plugin", "rules"]).required(true))]
 struct Set {
+    /// The policy's name; one that exists gets another version
     name: String,
     /// What it decides; the plugin has to have this hook
     #[arg(long, value_enum, default_value_t = Hook::Routing)]
@@ -163,6 +170,7 @@ impl From<Hook> for waspmq_policy::Hook {
 /// A version to try: the active one's document, with another plugin or configuration.
 #[derive(Debug, Args)]
 struct Tried {
+    /// The policy's name
     name: String,
     #[command(flatten)]
     changes: Changes,

@@ -89,6 +89,11 @@ async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure>
         reply_to: arguments.reply_to.clone(),
         ..PublishOptions::default()
     };
+    if arguments.datagrams && arguments.ack != Level::None {
+        return Err(Failure::Usage(
+            "--datagrams needs --ack none: nobody knows whether a datagram came".to_owned(),
+        ));
+    }
     let builder = arguments.identity.tell(Client::builder(&arguments.url));
     let builder = if arguments.datagrams { builder.datagrams() } else { builder };
     let (client, messages) = builder.connect().await?;

@@ -21,13 +21,13 @@ use waspmq_policy::{
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Both components are asked the same in the order of the records, for each hook that both have; time and chance come from the
-records, and what is kept for a policy begins empty. Exit codes: 0 no decision differs, 1 some differ or only one component has
-a hook, 2 a file cannot be used.
+Both components are asked the same in the order of the records, for each hook that both have; time
+and chance come from the records, and what is kept for a policy begins empty. Exit codes: 0 no
+decision differs, 1 some differ or only one component has a hook, 2 a file cannot be used.
 
 Examples:
   waspmq plugin replay old.wasm new.wasm orders.jsonl
-  waspmq plugin replay same.wasm same.wasm orders.jsonl --config @now.json --new-config @next.json --hook routing")]
+  waspmq plugin replay a.wasm a.wasm orders.jsonl --config @now.json --new-config @next.json")]
 pub(super) struct Arguments {
     /// The component as it is
     old: PathBuf,

@@ -14,9 +14,9 @@ use waspmq_core::Address;
 /// Publish a request and print the first reply
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The request carries `reply_to`, this user's own address, and the header `correlation-id`. Whoever answers publishes to the
-one and carries the other back: the client libraries do with `reply`, the command line with `waspmq sub --reply`. In a
-queue, one member gets the request.
+The request carries `reply_to`, this user's own address, and the header `correlation-id`. Whoever
+answers publishes to the one and carries the other back: the client libraries do with `reply`, the
+command line with `waspmq sub --reply`. In a queue, one member gets the request.
 
 Examples:
   waspmq req topic/time.now '{}' --timeout 2

@@ -7,7 +7,7 @@ use crate::broker::{Broker, Stopped};
 use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
 use anyhow::{Context, anyhow};
 use clap::Args;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,8 +20,9 @@ use tracing_subscriber::EnvFilter;
 #[command(after_help = "\
 Without configuration: data in ./waspmq-data, listeners on loopback. Environment variables such as
 WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: docs/CONFIG.md.
-SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and applies them
-to live sessions, and the TLS certificate, which is for new connections; every other key needs a restart.
+SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and
+applies them to live sessions, and the TLS certificate, which is for new connections; every other
+key needs a restart.
 
 Examples:
   waspmq serve
@@ -34,15 +35,19 @@ pub(super) struct Arguments {
     /// The broker's own directory
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where clients connect
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where clients connect: an IP address and a port
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
-    /// Where the admin API and metrics are
-    #[arg(long, value_name = "ADDRESS")]
+    /// Where the admin API and metrics are: an IP address and a port
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     admin: Option<SocketAddr>,
     /// Print the effective configuration and end
     #[arg(long)]
     print_config: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9470 or [::1]:9470")
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -181,7 +186,11 @@ impl Signals {
 /// Where the log goes and what is in it.
 pub(super) fn start_log(log: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&log.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Colours are for people: what goes to a file or another program has none.
+    let has_colours =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(has_colours);
     let started = match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

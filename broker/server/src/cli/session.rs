@@ -24,9 +24,15 @@ enum Command {
     /// All sessions
     List,
     /// One session
-    Show { id: String },
+    Show {
+        /// The session's id, from `waspmq session list`
+        id: String,
+    },
     /// End a session; its client is told not to come back by itself
-    Close { id: String },
+    Close {
+        /// The session's id, from `waspmq session list`
+        id: String,
+    },
 }
 
 const HEADINGS: [&str; 7] = ["SESSION", "USER", "DEVICE", "TRANSPORT", "WORKER", "REMOTE", "CONNECTED"];

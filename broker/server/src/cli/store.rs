@@ -12,8 +12,8 @@ use waspmq_store::Report;
 /// Check and repair the store of a stopped broker
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A check changes nothing and exits with 1 when something is damaged. A repair removes what cannot be read and keeps the rest;
-where it has to build the database anew, it leaves the old one aside.
+A check changes nothing and exits with 1 when something is damaged. A repair removes what cannot
+be read and keeps the rest; where it has to build the database anew, it leaves the old one aside.
 
 Examples:
   waspmq store check --data-dir waspmq-data

@@ -11,19 +11,22 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use waspmq_client::{CORRELATION_ID, Client, Content, From, Message, Messages, Payload, PublishOptions};
+use waspmq_client::{
+    CORRELATION_ID, Client, Content, Event, From, Message, Messages, Payload, PublishOptions,
+};
 use waspmq_core::{Kind, Pattern};
 
 /// Receive messages, one a line
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A line is the address, the sender and the payload. Group addresses are joined, and the user stays a member.
-Messages to the user's own address and to `all` come without being asked for. --from begins with stored messages: with the
-oldest, with the last one, at a time (RFC 3339, or milliseconds since 1970), or behind a position as in `pos`. A message
-that the broker repeats is printed once.
+A line is the address, the sender and the payload. Group addresses are joined, and the user stays
+a member. Messages to the user's own address and to `all` come without being asked for. --from
+begins with stored messages: with the oldest, with the last one, at a time (RFC 3339, or
+milliseconds since 1970), or behind a position as in `pos`. A message that the broker repeats is
+printed once.
 
---reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this payload there, with the
-request's `correlation-id`.
+--reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this
+payload there, with the request's `correlation-id`.
 
 Examples:
   waspmq sub 'topic/orders.>' user/alice --as alice
@@ -102,13 +105,18 @@ async fn receive(
             stats.overflowed
         ));
     }
-    if stats.refused > 0 {
-        output::note(format_args!("the broker refused {} replies", stats.refused));
-    }
     // Whatever came of it, the broker is told: over QUIC nothing else does that for a program that ends.
     let closed = client.close().await;
     received?;
-    Ok(closed?)
+    // An error that ended the session was one of these, and is told by itself.
+    closed?;
+    if stats.refused > 0 {
+        output::note(format_args!(
+            "replies, or subscriptions after a reconnect, that the broker refused: {}",
+            stats.refused
+        ));
+    }
+    Ok(())
 }
 
 /// Asks for what is wanted, and prints it until there was enough of it, the client has ended or a signal comes.
@@ -118,6 +126,7 @@ async fn print(
     (client, messages): (&Client, &mut Messages),
     signals: &mut Signals,
 ) -> Result<(), Failure> {
+    let mut events = client.events();
     for pattern in patterns {
         ask(client, pattern, arguments).await?;
     }
@@ -126,10 +135,14 @@ async fn print(
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let mut received = 0;
     while received < wanted {
-        // Biased, so that a flood of messages does not keep the program from ending. Both branches are cancel safe.
+        // Biased, so that a flood of messages does not keep the program from ending. All branches are cancel safe.
         let message = tokio::select! {
             biased;
             () = signals.next() => break,
+            Some(event) = events.recv() => {
+                tell(&event);
+                continue;
+            }
             message = messages.recv() => message,
         };
         let Some(message) = message else { break };
@@ -145,6 +158,14 @@ async fn print(
         }
     }
     Ok(())
+}
+
+/// Says that the connection was another one for a while: what came meanwhile may be missing.
+fn tell(event: &Event) {
+    if let Event::Reconnected { recovered, .. } = event {
+        let missed = if *recovered { "nothing was missed" } else { "messages may have been missed" };
+        output::note(format_args!("the connection was lost and made again; {missed}"));
+    }
 }
 
 /// Replies to a request; a message that is none is left alone. Without a receipt, because receipts are read in turn

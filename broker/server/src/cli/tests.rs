@@ -60,6 +60,22 @@ fn every_command_explains_itself() {
     }
 }
 
+/// A longer line is broken again where it is shown, and the one behind it begins in the middle.
+#[test]
+fn help_fits_the_screen_and_every_argument_has_one() {
+    let mut waiting = vec![Cli::command()];
+    while let Some(command) = waiting.pop() {
+        let name = command.get_name();
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let long: Vec<_> = after.lines().filter(|line| line.chars().count() > WIDTH).collect();
+        assert!(long.is_empty(), "{name}: {long:?}");
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{name}: {} has no help", argument.get_id());
+        }
+        waiting.extend(command.get_subcommands().cloned());
+    }
+}
+
 #[test]
 fn what_is_not_built_is_not_offered() {
     let root = Cli::command();

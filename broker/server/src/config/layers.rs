@@ -72,6 +72,8 @@ fn checked(sources: &Sources, check: impl Fn(&Config) -> Vec<Problem>) -> Result
 struct Layers {
     set: BTreeMap<String, Value>,
     origins: Origins,
+    /// Where the file has the entries of its lists and their keys, as in `address[0]` and `address[0].level`.
+    entries: Origins,
 }
 
 fn collect(sources: &Sources) -> Result<Layers, ConfigError> {
@@ -119,10 +121,14 @@ impl Layers {
         let values: Table = text.parse().unwrap_or_default();
         let mut lines = BTreeMap::new();
         key_lines(table.get_ref(), "", &text, &mut lines);
+        let at = |line| Origin::File { path: path.to_owned(), line };
         for (key, value) in flatten(&values) {
             let line = lines.get(&key).copied().unwrap_or(1);
-            self.set(key, value, Origin::File { path: path.to_owned(), line });
+            self.set(key, value, at(line));
         }
+        // What stands in a list has a line, too; as a whole the list is set like any other key.
+        let entries = lines.into_iter().filter(|(key, _)| key.contains('['));
+        self.entries = entries.map(|(key, line)| (key, at(line))).collect();
         Ok(())
     }
 
@@ -149,16 +155,31 @@ impl Layers {
             insert(&mut table, key, value.clone());
         }
         serde_path_to_error::deserialize(table).map_err(|error| {
-            let key = error.path().to_string();
-            let key = key.split('[').next().unwrap_or_default();
-            let problem = format!("{}{}", error.inner().message(), unit_hint(key));
-            ConfigError::Invalid(vec![self.finding(key, problem)])
+            let path = error.path().to_string();
+            let (key, within) = path.split_once('[').unwrap_or((&path, ""));
+            let problem = format!("{}{}{}", entry_of(within), error.inner().message(), unit_hint(&path));
+            ConfigError::Invalid(vec![Finding {
+                origin: self.origin_within(key, &path),
+                ..self.finding(key, problem)
+            }])
         })
     }
 
     fn finding(&self, key: &str, problem: String) -> Finding {
         let origin = self.origins.get(key).cloned().unwrap_or(Origin::Preset);
         Finding { origin, key: key.to_owned(), problem }
+    }
+
+    /// Where it was written what is wrong in a list: the key of an entry, else the entry, else the list.
+    fn origin_within(&self, key: &str, path: &str) -> Origin {
+        let entry = path.find(']').and_then(|end| path.get(..=end)).unwrap_or(path);
+        let list = self.origins.get(key).cloned().unwrap_or(Origin::Preset);
+        match list {
+            Origin::File { .. } => {
+                self.entries.get(path).or_else(|| self.entries.get(entry)).cloned().unwrap_or(list)
+            }
+            other => other,
+        }
     }
 
     fn finding_of(&self, (key, problem): Problem) -> Finding {
@@ -221,8 +242,18 @@ fn key_lines(table: &DeTable<'_>, prefix: &str, text: &str, lines: &mut BTreeMap
     for (name, value) in table {
         let key = format!("{prefix}{}", name.get_ref());
         lines.insert(key.clone(), line_and_column(text, name.span().start).0);
-        if let DeValue::Table(inner) = value.get_ref() {
-            key_lines(inner, &format!("{key}."), text, lines);
+        match value.get_ref() {
+            DeValue::Table(inner) => key_lines(inner, &format!("{key}."), text, lines),
+            DeValue::Array(entries) => {
+                for (index, entry) in entries.iter().enumerate() {
+                    let key = format!("{key}[{index}]");
+                    lines.insert(key.clone(), line_and_column(text, entry.span().start).0);
+                    if let DeValue::Table(inner) = entry.get_ref() {
+                        key_lines(inner, &format!("{key}."), text, lines);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -244,7 +275,9 @@ fn unknown_problem(key: &str, known: &BTreeMap<String, Value>) -> String {
             let others: Vec<_> = known.keys().filter(in_section).map(String::as_str).collect();
             match (others.is_empty(), section) {
                 (true, _) => format!("unknown section `{section}`"),
-                (false, "") => "unknown key".to_owned(),
+                (false, "") => {
+                    format!("unknown key; there are {} and sections, see docs/CONFIG.md", others.join(", "))
+                }
                 (false, _) => format!("unknown key; there are {}", others.join(", ")),
             }
         }
@@ -255,6 +288,12 @@ fn unknown_problem(key: &str, known: &BTreeMap<String, Value>) -> String {
 fn stem(key: &str) -> &str {
     const UNITS: [&str; 9] = ["_ms", "_s", "_secs", "_seconds", "_bytes", "_kb", "_mb", "_kib", "_mib"];
     UNITS.iter().find_map(|unit| key.strip_suffix(unit)).unwrap_or(key)
+}
+
+/// Which entry of a list, counted from 1, from what follows the bracket of its path.
+fn entry_of(within: &str) -> String {
+    let index = within.split_once(']').and_then(|(index, _)| index.parse::<usize>().ok());
+    index.map_or_else(String::new, |index| format!("entry {}: ", index.saturating_add(1)))
 }
 
 fn unit_hint(key: &str) -> &'static str {

@@ -115,6 +115,21 @@ fn unknown_keys_are_named_with_their_place() {
 }
 
 #[test]
+fn what_is_wrong_in_a_list_is_told_with_its_line() {
+    Case::file("[[address]]\nmatch = 'topic/a'\n\n[[address]]\nmatch = 'topic/b'\nlevl = 'stored'\n")
+        .refused(&["waspmq.toml:6: address: entry 2: unknown field `levl`"]);
+    Case::file("[[address]]\nmatch = 'topic/a'\n\n[[address]]\nmatch = 'topic/b'\nlevel = 'storred'\n")
+        .refused(&["waspmq.toml:6: address: entry 2: unknown variant `storred`"]);
+    Case::file(
+        "[[address]]\nmatch = 'topic/a'\n\n[[address]]\nmatch = 'topic/b'\n[[address]]\nlevel = 'stored'\n",
+    )
+    .refused(&["waspmq.toml:6: address: entry 3: missing field `match`"]);
+    Case::file("[access]\nallowed_hosts = [\n'a',\n7]\n")
+        .refused(&["waspmq.toml:4: access.allowed_hosts: entry 2: invalid type"]);
+    Case::file("[tls]\nkey = 'a'\n").refused(&["waspmq.toml:2: tls.key: needs tls.certificate"]);
+}
+
+#[test]
 fn variables_of_others_are_left_alone() {
     let others = &[
         ("WASPMQ_SERVICE_HOST", "10.0.0.1"),
@@ -196,9 +211,9 @@ fn access_is_checked_as_a_whole() {
     Case::file("\n[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n")
         .refused(&["waspmq.toml:2: access.keys: key 1 (\"k\"): the secret has fewer than 32 bytes"]);
     Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"none\"\n")
-        .refused(&["waspmq.toml:1: access.keys", "HS256"]);
+        .refused(&["waspmq.toml:3: access.keys: entry 1", "HS256"]);
     Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nkey = \"x\"\n")
-        .refused(&["waspmq.toml:1: access.keys", "unknown field `key`"]);
+        .refused(&["waspmq.toml:4: access.keys: entry 1", "unknown field `key`"]);
     Case::file("[[access.rules]]\nmatch = [\"topic/a\"]\nallow = [\"publish\"]\n")
         .refused(&["waspmq.toml:1: access.rules: rules are for those who show a token"]);
     Case::file("[access]\nlogin = \"kick\"\n").refused(&["waspmq.toml:2: access.login", "replace"]);

@@ -47,8 +47,8 @@ pub(super) fn check(config: &TlsConfig, problems: &mut Vec<Problem>) {
         return;
     }
     match (&config.certificate, &config.key) {
-        (Some(_), None) => problems.push(("tls.key", "is missing; tls.certificate needs it".to_owned())),
-        (None, Some(_)) => problems.push(("tls.certificate", "is missing; tls.key needs it".to_owned())),
+        (Some(_), None) => problems.push(("tls.certificate", "needs tls.key, which is missing".to_owned())),
+        (None, Some(_)) => problems.push(("tls.key", "needs tls.certificate, which is missing".to_owned())),
         (Some(_), Some(_)) | (None, None) => {}
     }
 }

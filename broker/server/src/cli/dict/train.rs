@@ -21,8 +21,9 @@ const WORTH: f64 = 0.05;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-One message in ten is held out: not learned from, and what the dictionary saves is measured on these. A few thousand messages
-make a good dictionary, a few hundred often do. Pieces of the messages are in it.
+One message in ten is held out: not learned from, and what the dictionary saves is measured on
+these. A few thousand messages make a good dictionary, a few hundred often do. Pieces of the
+messages are in it.
 
 Examples:
   waspmq dict train --from orders.jsonl --address 'topic/orders.>' -o orders.dict

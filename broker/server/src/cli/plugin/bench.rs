@@ -14,9 +14,11 @@ use waspmq_policy::{Bench, BenchError, Measured};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Asks the vectors that need no configuration of their own over and over, in turns with a bare call of a core function, and shows nanoseconds
-per decision: the call, what the component asks of the broker meanwhile, and the checks of its answer. Compare the ratio to the bare call
-between machines, not the nanoseconds. Exit codes: 0 measured, 1 a question failed, 2 a file cannot be used.
+Asks the vectors that need no configuration of their own over and over, in turns with a bare call
+of a core function, and shows nanoseconds per decision: the call, what the component asks of the
+broker meanwhile, and the checks of its answer. Compare the ratio to the bare call between
+machines, not the nanoseconds. Exit codes: 0 measured, 1 a question failed, 2 a file cannot be
+used.
 
 Examples:
   waspmq plugin bench orders.wasm --vectors vectors.toml

@@ -11,8 +11,9 @@ use waspmq_policy::limits::MEMORY_MB_MAX;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Runs what the project's plugin.toml says, makes a component of a bare module, and checks it as an upload would be. The component is
-NAME.wasm in the project's folder. Exit codes: 0 built, 1 not built or a component that no broker takes, 2 no project.
+Runs what the project's plugin.toml says, makes a component of a bare module, and checks it as an
+upload would be. The component is NAME.wasm in the project's folder. Exit codes: 0 built, 1 not
+built or a component that no broker takes, 2 no project.
 
 Examples:
   waspmq plugin build

@@ -27,8 +27,9 @@ pub(super) struct Component {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Does what an upload does, and with --config what putting a policy in place does: validates, compiles, links, instantiates, configures and
-self-tests. Exit codes: 0 a broker takes it, 1 it does not, 2 there is no such file.
+Does what an upload does, and with --config what putting a policy in place does: validates,
+compiles, links, instantiates, configures and self-tests. Exit codes: 0 a broker takes it, 1 it
+does not, 2 there is no such file.
 
 Examples:
   waspmq plugin check orders.wasm

@@ -9,8 +9,8 @@ use waspmq_plugin_kit::{Hook, Language, Project, ScaffoldError};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The project has a small policy with a configuration, vectors that say what it has to decide, the contract, and a README that says which
-tools it needs. Nothing is overwritten.
+The project has a small policy with a configuration, vectors that say what it has to decide, the
+contract, and a README that says which tools it needs. Nothing is overwritten.
 
 Examples:
   waspmq plugin new orders --lang rust

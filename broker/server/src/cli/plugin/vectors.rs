@@ -11,13 +11,15 @@ use waspmq_policy::{Deviation, VectorError, VectorResult, Vectors, VectorsRun};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each vector is a question and the decision that has to be given: docs/PLUGIN-KIT.md has the format. Time, chance and everything else that a
-component may ask for come from the vector, so answers and fuel (about instructions) are the same each time. What the component logs is
-shown. Exit codes: 0 all as expected, 1 some are not, or a broker would not take the component, 2 a file cannot be used.
+Each vector is a question and the decision that has to be given: docs/PLUGIN-KIT.md has the
+format. Time, chance and everything else that a component may ask for come from the vector, so
+answers and fuel (about instructions) are the same each time. What the component logs is shown.
+Exit codes: 0 all as expected, 1 some are not, or a broker would not take the component, 2 a file
+cannot be used.
 
 Examples:
   waspmq plugin test orders.wasm --vectors vectors.toml
-  waspmq plugin test orders.wasm --vectors vectors.toml --only 'a region' --config @production.json")]
+  waspmq plugin test orders.wasm --vectors vectors.toml --only 'a region' --config @live.json")]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     component: Component,
