@@ -82,11 +82,11 @@ const WRITERS = {
   disconnect: [0x0f, () => {}],
 };
 
-function writeConnect(out, { user, device, token, codecs = [], batch = false, resume, datagrams }) {
+function writeConnect(out, { user, device, token, codecs = [], batch = false, resume, datagrams, streams }) {
   out.option(user, "text").option(device, "text").option(token, "text");
   out.texts(codecs).u8(batch ? 1 : 0).u8(resume ? 1 : 0);
   if (resume) out.text(resume.token).texts(resume.positions);
-  out.u8(datagrams ? 1 : 0);
+  out.u8(datagrams ? 1 : 0).u8(streams ? 1 : 0);
 }
 
 function writePublish(out, frame) {

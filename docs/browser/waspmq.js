@@ -18,6 +18,16 @@ import { Splitter, decode, encodeMessage } from "./binary.js";
 const REQUESTS_MAX = 1024;
 /** The longest message that is taken from a stream. */
 const MESSAGE_MAX = 16 * 1024 * 1024;
+/** The longest message that is taken from a stream of its own. */
+const BESIDE_MAX = 4 * 1024 * 1024;
+/** Bytes of a message that has a stream of its own, where those are asked for. */
+const LONG = 16 * 1024;
+/** Such streams of the broker that are read at a time; more wait. */
+const TAKEN_MAX = 16;
+/** Such streams of the page that are under way; what is above goes on the main one. */
+const SENT_MAX = 4;
+/** How long a goodbye waits for these. */
+const SENT_MS = 10_000;
 /** How long the broker may take to close after a goodbye. */
 const CLOSE_MS = 3000;
 /** Letters of the frames that share a request. */
@@ -46,20 +56,22 @@ export class Closed extends Error {
  *                server-sent events
  * `user`, `device`, `token`, `resume`   as in the frame `connect`
  * `fingerprint`  SHA-256 of a certificate of the broker's own, as it prints it at start; for WebTransport
+ * `streams`      whether long messages have streams of their own, so that others do not wait for them; for WebTransport. They come in
+ *                another order than they were sent in, and without a place (docs/QUIC.md)
  * `onMessage`    is given each message. Bytes are a Uint8Array in `payload`. What asks for it is acknowledged when this returns
  * `onNotice`     is given other frames that answer nothing, such as `overflow` and `goaway`
  * `onClose`      is given `{ code, reason }` when a session ends, whoever ended it
  */
 export async function connect(url, options = {}) {
-  const { user, device, token, resume, fingerprint, ...callbacks } = options;
+  const { user, device, token, resume, fingerprint, streams, ...callbacks } = options;
   const connection = new Connection(callbacks);
-  const opened = open(new URL(url), fingerprint, connection);
-  return connection.begin(await opened, compact({ type: "connect", user, device, token, resume }));
+  const opened = open(new URL(url), { fingerprint, streams }, connection);
+  return connection.begin(await opened, compact({ type: "connect", user, device, token, resume, streams }));
 }
 
-function open(url, fingerprint, connection) {
+function open(url, options, connection) {
   if (url.pathname.endsWith("/sse")) return serverSentEvents(url, connection);
-  return url.protocol === "https:" ? webTransport(url, fingerprint, connection) : webSocket(url, connection);
+  return url.protocol === "https:" ? webTransport(url, options, connection) : webSocket(url, connection);
 }
 
 /** A session with the broker. Made by `connect`. */
@@ -87,6 +99,11 @@ class Connection {
     if (!this.#end) transport.send(frame);
     await this.#welcomed.promise;
     return this;
+  }
+
+  /** Fulfilled with the session's first frame; rejected where there is no session. */
+  get welcomed() {
+    return this.#welcomed.promise;
   }
 
   /** What the transport says of itself: its name, and extensions that were negotiated. */
@@ -289,9 +306,9 @@ function together(frames) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------------------
-// WebTransport, binary profile, on one stream
+// WebTransport, binary profile, on one stream, and on others where that is asked for
 
-async function webTransport(url, fingerprint, connection) {
+async function webTransport(url, { fingerprint, streams }, connection) {
   const transport = new WebTransport(url, pinned(fingerprint));
   transport.closed.then(
     ({ closeCode, reason }) => connection.ended(closeCode, reason),
@@ -302,33 +319,89 @@ async function webTransport(url, fingerprint, connection) {
   } catch (error) {
     throw new Closed({ reason: `${error.message} Is this the certificate's fingerprint, and may this page connect?` });
   }
-  const stream = await transport.createBidirectionalStream();
+  const stream = await transport.createBidirectionalStream(streams ? { sendOrder: 0 } : {});
   const writer = stream.writable.getWriter();
   read(stream.readable, connection).then(
     // The broker closes, too; that it did may get lost.
     () => setTimeout(() => transport.close(), CLOSE_MS),
     ({ message }) => transport.close({ closeCode: 0, reason: message }),
   );
+  // Why a write failed says `closed`.
+  const write = (message) => writer.write(message).catch(() => {});
+  const sending = new Set();
+  const send = (frame) => {
+    const message = encodeMessage(frame);
+    if (streams && frame.type === "publish" && message.length >= LONG && sending.size < SENT_MAX) {
+      const sent = sendBeside(transport, message, frame.priority).catch(() => write(message));
+      sending.add(sent);
+      sent.finally(() => sending.delete(sent));
+    } else if (frame.type === "disconnect") {
+      // What is said on the main stream passes the others.
+      settled(sending).then(() => write(message));
+    } else {
+      write(message);
+    }
+  };
+  // Before the welcome they would be messages of no session.
+  if (streams) connection.welcomed.then(() => takeStreams(transport.incomingUnidirectionalStreams, connection)).catch(() => {});
   return {
-    // Why a write failed says `closed`.
-    send: (frame) => void writer.write(encodeMessage(frame)).catch(() => {}),
+    send,
     // The broker closes. The writer is left open: where the stream and the session end in the same moment, Chromium may tell the page
     // of a lost connection instead of the close code.
-    finish: () => setTimeout(() => transport.close(), CLOSE_MS),
+    finish: () => settled(sending).then(() => setTimeout(() => transport.close(), CLOSE_MS)),
     describe: () => ({ name: "WebTransport" }),
   };
 }
 
-async function read(readable, connection) {
-  const splitter = new Splitter(MESSAGE_MAX);
+async function read(readable, connection, most = MESSAGE_MAX) {
+  const splitter = new Splitter(most);
   const reader = readable.getReader();
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      for (const message of splitter.push(value)) {
+        for (const frame of decode(message)) connection.take(frame);
+      }
+    }
+  } catch (error) {
+    // The broker need not send the rest.
+    reader.cancel(error).catch(() => {});
+    throw error;
+  }
+}
+
+/** Reads the streams that the broker opens, some at a time. One that breaks off, or has what is not understood, is dropped. */
+async function takeStreams(streams, connection) {
+  const reading = new Set();
+  const reader = streams.getReader();
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    for (const message of splitter.push(value)) {
-      for (const frame of decode(message)) connection.take(frame);
-    }
+    const taken = read(value, connection, BESIDE_MAX).catch(() => {});
+    reading.add(taken);
+    taken.finally(() => reading.delete(taken));
+    if (reading.size >= TAKEN_MAX) await Promise.race(reading);
   }
+}
+
+/** Sends a message on a stream of its own. An error means that it was not: the broker lets no stream be opened, or is gone. */
+async function sendBeside(transport, message, priority = 0) {
+  // The main stream is before all of them.
+  const stream = await transport.createUnidirectionalStream({ sendOrder: priority - 10 });
+  const writer = stream.getWriter();
+  writer.write(message).catch(() => {});
+  // A broker that does not want it has its reason, and does not want it on the other stream either.
+  await writer.close().catch(() => {});
+}
+
+/** Waits until messages are sent, for a while. */
+async function settled(sending) {
+  if (sending.size === 0) return;
+  const late = Promise.withResolvers();
+  const timer = setTimeout(late.resolve, SENT_MS);
+  await Promise.race([Promise.all(sending), late.promise]);
+  clearTimeout(timer);
 }
 
 /** The options that make the browser take exactly this certificate, whoever signed it. */

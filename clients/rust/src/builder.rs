@@ -30,6 +30,7 @@ pub struct Builder {
     manual_acks: bool,
     pub(crate) compression: bool,
     pub(crate) datagrams: bool,
+    pub(crate) streams: bool,
     pub(crate) profile: Profile,
     pub(crate) backoff: Backoff,
     pub(crate) trust: Trust,
@@ -48,6 +49,7 @@ impl Builder {
             manual_acks: false,
             compression: false,
             datagrams: false,
+            streams: false,
             profile: Profile::Binary,
             backoff: Backoff::default(),
             trust: Trust::default(),
@@ -110,6 +112,17 @@ impl Builder {
     #[must_use]
     pub const fn datagrams(mut self) -> Self {
         self.datagrams = true;
+        self
+    }
+
+    /// Over QUIC and WebTransport, long messages come and go on streams of their own, so that nothing waits for them: publishes of
+    /// 16 KiB or more, and such messages of others that the broker does not store. They may come in another order than they were
+    /// sent in, also with what is shorter, and those of others have no position; a session that was sent some is never `recovered`
+    /// when it is resumed. Four publishes are under way so at a time; the next one goes with everything else. Receipts come as
+    /// always. Without effect over WebSocket.
+    #[must_use]
+    pub const fn streams(mut self) -> Self {
+        self.streams = true;
         self
     }
 
@@ -216,7 +229,7 @@ impl Builder {
             codecs: codecs.iter().map(|name| name.as_str().into()).collect(),
             batch: true,
             datagrams: self.datagrams,
-            streams: false,
+            streams: self.streams,
         };
         let mut bytes = Vec::new();
         encode::client(self.profile, &Frame::Connect(connect), &mut bytes)?;

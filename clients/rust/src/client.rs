@@ -75,7 +75,8 @@ impl Client {
         let bytes = self.encode(&Frame::Publish(frame(to, &payload, &options, Some(reference))))?;
         let (answer, receipt) = oneshot::channel();
         let waiting = Waiting::Receipt { answer, _slot: self.slot().await? };
-        self.queue(Command::Request { bytes, answer: Some((reference, waiting)) }).await?;
+        let (priority, answer) = (options.priority, Some((reference, waiting)));
+        self.queue(Command::Publish { bytes, priority, answer }).await?;
         Ok(PendingReceipt::new(receipt, self.shared.clone()))
     }
 
@@ -83,7 +84,7 @@ impl Client {
     /// when the connection was lost may be lost too. With [`Builder::datagrams`] it may be a datagram.
     pub async fn send(&self, to: &str, payload: Payload, options: PublishOptions) -> Result<(), Error> {
         let bytes = self.encode(&Frame::Publish(frame(to, &payload, &options, None)))?;
-        self.queue(Command::Send(bytes)).await
+        self.queue(Command::Publish { bytes, priority: options.priority, answer: None }).await
     }
 
     /// Subscribes to a pattern, with `queue` as a member of that queue. Kept across reconnects.
@@ -189,7 +190,7 @@ impl Client {
         waiting: Waiting,
         answered: oneshot::Receiver<Result<T, Error>>,
     ) -> Result<T, Error> {
-        self.queue(Command::Request { bytes, answer: Some((reference, waiting)) }).await?;
+        self.queue(Command::Request { bytes, answer: (reference, waiting) }).await?;
         answered.await.unwrap_or_else(|_| Err(self.shared.end().unwrap_or(Error::ConnectionLost)))
     }
 

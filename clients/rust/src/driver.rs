@@ -15,6 +15,8 @@
 mod lessons;
 mod link;
 #[cfg(feature = "quic")]
+mod own;
+#[cfg(feature = "quic")]
 mod quic;
 mod read;
 mod route;
@@ -51,10 +53,14 @@ const TOKEN_EXPIRED: u16 = Close::TokenExpired.number();
 pub(crate) enum Command {
     Request {
         bytes: Vec<u8>,
+        answer: (u64, Waiting),
+    },
+    /// Without an answer it may be lost.
+    Publish {
+        bytes: Vec<u8>,
+        priority: u8,
         answer: Option<(u64, Waiting)>,
     },
-    /// A publish that may be lost.
-    Send(Vec<u8>),
     Ping(oneshot::Sender<Duration>),
     /// Everything before it has been written: say goodbye.
     Close,

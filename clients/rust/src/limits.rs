@@ -101,6 +101,26 @@ pub(crate) const QUIC_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 #[cfg(feature = "quic")]
 pub(crate) const QUIC_DATAGRAM_BYTES: usize = 256 * 1024;
 
+/// Streams of the broker with one message each that are read at a time, each of at most [`INBOUND_BYTES_MAX`]. More: it has to wait,
+/// by the protocol.
+#[cfg(feature = "quic")]
+pub(crate) const OWN_STREAMS_MAX: u8 = 16;
+
+/// Publishes on streams of their own that the broker has not acknowledged. More: they go on the main stream.
+#[cfg(feature = "quic")]
+pub(crate) const OWN_STREAMS_SENT_MAX: u8 = 4;
+
+/// Bytes beyond [`QUIC_WINDOW_BYTES`] where there are such streams: received and not read, and written and not acknowledged. More: the
+/// side that writes waits, on the main stream, too.
+#[cfg(feature = "quic")]
+pub(crate) const OWN_STREAMS_TAKEN_BYTES: u32 = 16 * 1024 * 1024;
+#[cfg(feature = "quic")]
+pub(crate) const OWN_STREAMS_SENT_BYTES: u32 = 5 * 1024 * 1024;
+
+/// Bytes of a publish that is worth a stream of its own. Fewer: it goes on the main stream.
+#[cfg(feature = "quic")]
+pub(crate) const OWN_STREAM_BYTES_MIN: usize = 16 * 1024;
+
 /// A connection that lasted this long counts as good: the next backoff begins anew.
 pub(crate) const STABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -114,5 +134,10 @@ const _: () = assert!(
 const _: () = assert!(
     WEBSOCKET_HEAD_START.as_secs() < CONNECT_TIMEOUT.as_secs(),
     "an attempt has time for the other transport"
+);
+#[cfg(feature = "quic")]
+const _: () = assert!(
+    OWN_STREAMS_SENT_BYTES as usize > OWN_STREAMS_SENT_MAX as usize * waspmq_core::limits::MESSAGE_BYTES_MAX,
+    "as many publishes as may be under way leave the main stream its window"
 );
 const _: () = assert!(ACK_BATCH <= ACKS_MAX, "a batch must fit");

@@ -61,6 +61,9 @@ pub(super) struct Arguments {
     /// Over QUIC and with --ack none, send it as a datagram, which may be lost
     #[arg(long)]
     datagrams: bool,
+    /// Over QUIC, send a long message on a stream of its own
+    #[arg(long)]
+    streams: bool,
     /// Send the payload as bytes, whatever it is
     #[arg(long)]
     bytes: bool,
@@ -96,6 +99,7 @@ async fn publish(arguments: &Arguments, payload: Payload) -> Result<(), Failure>
     }
     let builder = arguments.identity.tell(Client::builder(&arguments.url));
     let builder = if arguments.datagrams { builder.datagrams() } else { builder };
+    let builder = if arguments.streams { builder.streams() } else { builder };
     let (client, messages) = builder.connect().await?;
     // Messages to this user are for other programs.
     drop(messages);

@@ -56,6 +56,9 @@ pub(super) struct Arguments {
     /// Over QUIC, take messages that may be lost as datagrams
     #[arg(long)]
     datagrams: bool,
+    /// Over QUIC, take long messages that are not stored on streams of their own
+    #[arg(long)]
+    streams: bool,
     /// End after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -96,6 +99,7 @@ async fn receive(
     let builder = arguments.identity.tell(Client::builder(&arguments.url));
     let builder = if arguments.compress { builder.compression() } else { builder };
     let builder = if arguments.datagrams { builder.datagrams() } else { builder };
+    let builder = if arguments.streams { builder.streams() } else { builder };
     let (client, mut messages) = builder.connect().await?;
     let received = print(arguments, (patterns, reply), (&client, &mut messages), &mut signals).await;
     let stats = client.stats();

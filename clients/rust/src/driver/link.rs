@@ -94,7 +94,7 @@ async fn welcomed(settings: &Builder, route: &mut Route, opened: Opened) -> Resu
             match frame {
                 Received::Welcome(welcome) => {
                     let rest = frames.collect();
-                    receiver.begin_datagrams();
+                    receiver.begin_session();
                     return Ok(Link { transport, sender, receiver, welcome, rest, restore: Vec::new() });
                 }
                 Received::Error { refusal, .. } if refusal.code().is_some_and(|code| code.closes()) => {

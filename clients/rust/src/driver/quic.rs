@@ -5,11 +5,11 @@
 
 use super::route::Opened;
 use super::socket::{Receiver, Sender};
-use super::stream::{Incoming, Outgoing, Owned};
+use super::stream::{Incoming, Outgoing, Owned, Wants};
 use crate::error::Error;
 use crate::limits::{
-    QUIC_ADDRESSES_MAX, QUIC_DATAGRAM_BYTES, QUIC_HANDSHAKE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS,
-    QUIC_WINDOW_BYTES,
+    OWN_STREAMS_MAX, OWN_STREAMS_SENT_BYTES, OWN_STREAMS_TAKEN_BYTES, QUIC_ADDRESSES_MAX,
+    QUIC_DATAGRAM_BYTES, QUIC_HANDSHAKE_TIMEOUT, QUIC_IDLE_TIMEOUT, QUIC_NEXT_ADDRESS, QUIC_WINDOW_BYTES,
 };
 use crate::target::Target;
 use crate::transport::Transport;
@@ -43,7 +43,7 @@ pub(super) struct Dialer {
     transport: Transport,
     config: ClientConfig,
     verifier: Arc<Verifier>,
-    wants_datagrams: bool,
+    wants: Wants,
 }
 
 impl Dialer {
@@ -52,7 +52,7 @@ impl Dialer {
         target: Target,
         transport: Transport,
         verifier: Arc<Verifier>,
-        wants_datagrams: bool,
+        wants: Wants,
     ) -> Result<Self, Error> {
         let is_http = transport == Transport::WebTransport;
         let alpn = if is_http { web_transport_quinn::ALPN.as_bytes() } else { WASPMQ };
@@ -62,21 +62,28 @@ impl Dialer {
         let mut config = ClientConfig::new(Arc::new(crypto));
         let idle = QUIC_IDLE_TIMEOUT.try_into().map_err(|error: quinn::VarIntBoundsExceeded| tls(&error))?;
         let mut transport_config = TransportConfig::default();
+        // Who sends on streams of their own has room beside that of the main one, which does not wait for them.
+        let (streams, taken_bytes, sent_bytes) = if wants.streams {
+            (OWN_STREAMS_MAX, OWN_STREAMS_TAKEN_BYTES, OWN_STREAMS_SENT_BYTES)
+        } else {
+            (0, 0, 0)
+        };
+        let streams = streams + if is_http { HTTP_STREAMS } else { 0 };
         transport_config
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(QUIC_IDLE_TIMEOUT / 3))
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
-            .max_concurrent_uni_streams(if is_http { HTTP_STREAMS.into() } else { VarInt::from_u32(0) })
+            .max_concurrent_uni_streams(streams.into())
             .stream_receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES))
-            .receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES + QUIC_WINDOW_BYTES / 2))
-            .send_window(QUIC_WINDOW_BYTES.into());
+            .receive_window(VarInt::from_u32(QUIC_WINDOW_BYTES + QUIC_WINDOW_BYTES / 2 + taken_bytes))
+            .send_window((QUIC_WINDOW_BYTES + sent_bytes).into());
         // HTTP/3 has to take datagrams in any case.
-        let datagram_bytes = (is_http || wants_datagrams).then_some(QUIC_DATAGRAM_BYTES);
+        let datagram_bytes = (is_http || wants.datagrams).then_some(QUIC_DATAGRAM_BYTES);
         transport_config
             .datagram_receive_buffer_size(datagram_bytes)
             .datagram_send_buffer_size(QUIC_DATAGRAM_BYTES);
         config.transport_config(Arc::new(transport_config));
-        Ok(Self { target, transport, config, verifier, wants_datagrams })
+        Ok(Self { target, transport, config, verifier, wants })
     }
 
     /// One attempt.
@@ -87,16 +94,8 @@ impl Dialer {
         let (send, receive) = session.open_bi().await.map_err(|error| failed(error.to_string()))?;
         Ok(Opened {
             transport: self.transport,
-            sender: Sender::Stream(Outgoing::new(
-                send,
-                self.wants_datagrams.then(|| Box::new(session.0.clone())),
-            )),
-            receiver: Receiver::Stream(Box::new(Incoming::new(
-                endpoint,
-                session,
-                receive,
-                self.wants_datagrams,
-            ))),
+            sender: Sender::Stream(Outgoing::new(send, &session, self.wants)),
+            receiver: Receiver::Stream(Box::new(Incoming::new(endpoint, session, receive, self.wants))),
         })
     }
 

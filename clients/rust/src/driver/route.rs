@@ -15,6 +15,8 @@ use super::lessons::{Begin, Lessons};
 #[cfg(feature = "quic")]
 use super::quic::Dialer;
 use super::socket::{Receiver, Sender};
+#[cfg(feature = "quic")]
+use super::stream::Wants;
 use super::websocket::{self, HTTP};
 use crate::builder::Builder;
 use crate::error::Error;
@@ -107,9 +109,8 @@ impl Route {
 
     #[cfg(feature = "quic")]
     fn way(settings: &Builder, target: &Target, transport: Transport) -> Result<Way, Error> {
-        let dialer = |transport| {
-            Dialer::new(target.clone(), transport, settings.trust.verifier()?, settings.datagrams)
-        };
+        let wants = Wants { datagrams: settings.datagrams, streams: settings.streams };
+        let dialer = |transport| Dialer::new(target.clone(), transport, settings.trust.verifier()?, wants);
         match transport {
             Transport::WebSocket => Ok(Way::WebSocket),
             Transport::Quic | Transport::WebTransport => Ok(Way::Quic(dialer(transport)?, None)),

@@ -3,9 +3,12 @@
 #[cfg(feature = "quic")]
 use super::stream::{Incoming, Outgoing};
 use super::websocket::{self, WebSocket};
+#[cfg(feature = "quic")]
+use crate::limits::OWN_STREAM_BYTES_MIN;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use std::future::pending;
 use tokio_tungstenite::tungstenite::Message;
 use waspmq_protocol::Profile;
 use waspmq_protocol::server::Close;
@@ -87,6 +90,37 @@ impl Sender {
         }
     }
 
+    /// Begins to send a publish on a stream of its own. False when it has to go with everything else: there are none here, it is not
+    /// long enough to be worth one, or there is no room.
+    pub(super) fn begin_own(&mut self, frames: &[u8], priority: u8) -> bool {
+        match self {
+            Self::WebSocket(_) => false,
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => {
+                frames.len() >= OWN_STREAM_BYTES_MIN && stream.begin_own(frames, priority)
+            }
+        }
+    }
+
+    /// Sends what has streams of its own: to be polled whenever nothing else is sent. Ready now and then where there is some,
+    /// else never. Cancel safe.
+    pub(super) async fn progress(&mut self) {
+        match self {
+            Self::WebSocket(_) => pending().await,
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.progress().await,
+        }
+    }
+
+    /// Waits until the other side has what was sent on streams of its own, and sends no more so. False when there never was any.
+    pub(super) async fn finish_own(&mut self) -> bool {
+        match self {
+            Self::WebSocket(_) => false,
+            #[cfg(feature = "quic")]
+            Self::Stream(stream) => stream.finish_own().await,
+        }
+    }
+
     /// Tells the other side that nothing comes any more. That it is gone already does not matter.
     pub(super) async fn finish(&mut self) {
         match self {
@@ -121,18 +155,18 @@ impl Receiver {
         }
     }
 
-    /// From now on datagrams are read, too, where they were asked for: before the broker's welcome they would be frames of
-    /// no session.
-    pub(super) const fn begin_datagrams(&mut self) {
+    /// From now on what comes beside the stream is read, too, where it was asked for: before the broker's welcome it would be
+    /// frames of no session.
+    pub(super) const fn begin_session(&mut self) {
         match self {
             Self::WebSocket(_) => {}
             #[cfg(feature = "quic")]
-            Self::Stream(stream) => stream.begin_datagrams(),
+            Self::Stream(stream) => stream.begin_session(),
         }
     }
 
     /// Waits until the other side can know that the connection is over: the program may end right after it.
-    pub(super) async fn end(&self) {
+    pub(super) async fn end(&mut self) {
         match self {
             // Closing its TCP connection is left to the kernel.
             Self::WebSocket(_) => {}

@@ -1,9 +1,11 @@
 //! A stream of QUIC, of its own or below WebTransport: messages with their lengths in front (`waspmq_protocol::stream`).
 
+use super::own::{Arriving, Departing};
 use super::socket::{Broken, Inbound};
 use crate::limits::{BATCH_BYTES_MAX, CLOSE_TIMEOUT, INBOUND_BYTES_MAX, QUIC_ACKNOWLEDGE_TIMEOUT};
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::Endpoint;
+use std::future::pending;
 use std::ops::Deref;
 use tokio::io::AsyncReadExt;
 use waspmq_core::Close;
@@ -11,7 +13,7 @@ use waspmq_protocol::stream;
 use web_transport_quinn::{RecvStream, SendStream, Session, SessionError, WebTransportError};
 
 /// Bytes of one read. Also what room is made for at a time: a length that is only claimed costs nothing.
-const READ_BYTES: usize = 16 * 1024;
+pub(super) const READ_BYTES: usize = 16 * 1024;
 
 /// The close codes of an end that has no reason.
 const NORMAL: [u32; 2] = [0, 1000];
@@ -23,11 +25,15 @@ pub(crate) struct Outgoing {
     ready: Vec<u8>,
     /// For datagrams, where the program wants them.
     session: Option<Box<Session>>,
+    /// Publishes beside this stream, where the program wants them.
+    own: Option<Box<Departing>>,
 }
 
 impl Outgoing {
-    pub(super) const fn new(stream: SendStream, session: Option<Box<Session>>) -> Self {
-        Self { stream, ready: Vec::new(), session }
+    pub(super) fn new(stream: SendStream, session: &Session, wants: Wants) -> Self {
+        let datagrams = wants.datagrams.then(|| Box::new(session.clone()));
+        let own = wants.streams.then(|| Box::new(Departing::new(session.clone())));
+        Self { stream, ready: Vec::new(), session: datagrams, own }
     }
 
     /// False when there are no datagrams, or it does not fit, or too many wait: it goes on the stream then.
@@ -37,6 +43,27 @@ impl Outgoing {
                 && frames.len() <= session.datagram_send_buffer_space()
                 && session.send_datagram(Bytes::copy_from_slice(frames)).is_ok()
         })
+    }
+
+    /// Begins to send a publish on a stream of its own. False when it has to go on this one.
+    pub(super) fn begin_own(&mut self, frames: &[u8], priority: u8) -> bool {
+        self.own.as_mut().is_some_and(|own| own.begin(frames, priority))
+    }
+
+    /// Sends what is under way beside this stream. Never ready without it, and cancel safe.
+    pub(super) async fn progress(&mut self) {
+        match &mut self.own {
+            Some(own) => own.progress().await,
+            None => pending().await,
+        }
+    }
+
+    /// Waits until the broker has what is under way beside this stream; the rest is lost. No more goes there. False when there never
+    /// was any.
+    pub(super) async fn finish_own(&mut self) -> bool {
+        let Some(mut own) = self.own.take() else { return false };
+        drop(tokio::time::timeout(QUIC_ACKNOWLEDGE_TIMEOUT, own.finish()).await);
+        own.has_sent()
     }
 
     pub(super) async fn feed(&mut self, frames: &[u8]) -> Result<(), Broken> {
@@ -49,13 +76,28 @@ impl Outgoing {
         if self.ready.len() > BATCH_BYTES_MAX { self.flush().await } else { Ok(()) }
     }
 
-    /// Hands on what waits. Not cancel safe: a stream whose write was given up is of no use.
+    /// Hands on what waits, and sends what is beside it meanwhile. Not cancel safe: a stream whose write was given up is of no use.
     pub(super) async fn flush(&mut self) -> Result<(), Broken> {
         if self.ready.is_empty() {
             return Ok(());
         }
         let bytes = Bytes::from(std::mem::take(&mut self.ready));
-        self.stream.write_chunk(bytes).await.map_err(|error| Broken(error.to_string()))
+        let writing = self.stream.write_chunk(bytes);
+        let written = match &mut self.own {
+            None => writing.await,
+            Some(own) => {
+                tokio::pin!(writing);
+                loop {
+                    // Biased, as the main stream goes first. What is beside it is cancel safe, and the write is not dropped.
+                    tokio::select! {
+                        biased;
+                        written = &mut writing => break written,
+                        () = own.progress() => {}
+                    }
+                }
+            }
+        };
+        written.map_err(|error| Broken(error.to_string()))
     }
 
     /// Ends the stream, and waits until the broker has everything: closing the connection would drop the rest.
@@ -89,28 +131,31 @@ pub(crate) struct Incoming {
     session: Owned,
     stream: RecvStream,
     buffer: BytesMut,
-    datagrams: Datagrams,
+    wants: Wants,
+    /// What the broker sends beside the stream.
+    arriving: Arriving,
+    /// Whether the session has begun: only then is read what comes beside the stream.
+    has_begun: bool,
+    /// Whether the stream is over.
+    has_ended: bool,
 }
 
-/// Whether datagrams are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Datagrams {
-    Unwanted,
-    /// Once the session has begun.
-    Later,
-    Read,
+/// What may come and go beside the stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wants {
+    pub(super) datagrams: bool,
+    /// With one long message each.
+    pub(super) streams: bool,
 }
 
 impl Incoming {
-    pub(super) fn new(endpoint: Endpoint, session: Owned, stream: RecvStream, wants_datagrams: bool) -> Self {
-        let datagrams = if wants_datagrams { Datagrams::Later } else { Datagrams::Unwanted };
-        Self { endpoint, session, stream, buffer: BytesMut::new(), datagrams }
+    pub(super) fn new(endpoint: Endpoint, session: Owned, stream: RecvStream, wants: Wants) -> Self {
+        let (buffer, arriving) = (BytesMut::new(), Arriving::default());
+        Self { endpoint, session, stream, buffer, wants, arriving, has_begun: false, has_ended: false }
     }
 
-    pub(super) const fn begin_datagrams(&mut self) {
-        if matches!(self.datagrams, Datagrams::Later) {
-            self.datagrams = Datagrams::Read;
-        }
+    pub(super) const fn begin_session(&mut self) {
+        self.has_begun = true;
     }
 
     pub(super) async fn next(&mut self) -> Inbound {
@@ -118,64 +163,59 @@ impl Incoming {
             match take(&mut self.buffer) {
                 Ok(Some(message)) => return Inbound::Message(message),
                 Ok(None) => {}
-                Err(length) => {
-                    let message = format!("a message of {length} bytes: {INBOUND_BYTES_MAX} are taken");
-                    self.session.close(Close::ProtocolViolation.number().into(), message.as_bytes());
-                    return Inbound::Ended(message);
-                }
+                Err(wrong) => return self.violated(wrong),
+            }
+            if self.has_ended {
+                return self.rest().await;
             }
             self.buffer.reserve(READ_BYTES);
-            // Both branches are cancel-safe: what was not taken stays where it is.
+            // All branches are cancel-safe: what was not taken stays where it is.
             let read = tokio::select! {
                 read = self.stream.read_buf(&mut self.buffer) => read,
-                Some(datagram) = datagram(&self.session), if self.datagrams == Datagrams::Read => {
+                Some(datagram) = datagram(&self.session), if self.has_begun && self.wants.datagrams => {
                     return Inbound::Message(datagram);
                 }
-            };
-            match read {
-                Ok(0) | Err(_) => return self.ended().await,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// Why nothing comes any more. The stream may end before the connection, which has the reason.
-    async fn ended(&self) -> Inbound {
-        let Ok(error) = tokio::time::timeout(CLOSE_TIMEOUT, self.session.closed()).await else {
-            return Inbound::Ended("the broker ended the stream and did not close the connection".to_owned());
-        };
-        self.explained(error)
-    }
-
-    fn explained(&self, error: SessionError) -> Inbound {
-        // WebTransport takes a close of its connection for one of ours when nothing came before it.
-        let error = match error {
-            SessionError::ConnectionError(_) => {
-                let below: &quinn::Connection = &self.session.0;
-                below.close_reason().map_or(error, SessionError::from)
-            }
-            error => error,
-        };
-        match error {
-            SessionError::WebTransportError(WebTransportError::Closed(code, reason)) => {
-                match u16::try_from(code) {
-                    Ok(code) if !NORMAL.contains(&u32::from(code)) => Inbound::Closed { code, reason },
-                    _ => Inbound::Ended("the broker closed the connection".to_owned()),
+                arrived = self.arriving.next(&self.session), if self.has_begun && self.wants.streams => {
+                    return self.arrived(arrived);
                 }
-            }
-            error => Inbound::Ended(error.to_string()),
+            };
+            self.has_ended = matches!(read, Ok(0) | Err(_));
         }
+    }
+
+    /// Behind the end of the stream: what is still on its way beside it, then why nothing comes any more.
+    async fn rest(&mut self) -> Inbound {
+        // Biased, so that what is here counts before the end. Both branches are cancel-safe.
+        tokio::select! {
+            biased;
+            arrived = self.arriving.next(&self.session), if self.has_begun && self.wants.streams => {
+                self.arrived(arrived)
+            }
+            ended = ended(&self.session) => ended,
+        }
+    }
+
+    fn arrived(&self, arrived: Result<Bytes, String>) -> Inbound {
+        match arrived {
+            Ok(message) => Inbound::Message(message),
+            Err(wrong) => self.violated(wrong),
+        }
+    }
+
+    fn violated(&self, wrong: String) -> Inbound {
+        self.session.close(Close::ProtocolViolation.number().into(), wrong.as_bytes());
+        Inbound::Ended(wrong)
     }
 
     pub(super) fn why_closed(&self) -> Option<(u16, String)> {
-        match self.explained(self.session.close_reason()?) {
+        match explained(&self.session, self.session.close_reason()?) {
             Inbound::Closed { code, reason } => Some((code, reason)),
             _ => None,
         }
     }
 
     /// Waits until it is known to be over on both sides, or as good as that.
-    pub(super) async fn end(&self) {
+    pub(super) async fn end(&mut self) {
         let by_broker = self.session.close_reason().is_some();
         self.session.close(0, b"");
         if !by_broker {
@@ -188,6 +228,33 @@ impl Incoming {
 impl std::fmt::Debug for Incoming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Incoming").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+/// Why nothing comes any more. The stream may end before the connection, which has the reason.
+async fn ended(session: &Session) -> Inbound {
+    let Ok(error) = tokio::time::timeout(CLOSE_TIMEOUT, session.closed()).await else {
+        return Inbound::Ended("the broker ended the stream and did not close the connection".to_owned());
+    };
+    explained(session, error)
+}
+
+fn explained(session: &Session, error: SessionError) -> Inbound {
+    // WebTransport takes a close of its connection for one of ours when nothing came before it.
+    let error = match error {
+        SessionError::ConnectionError(_) => {
+            let below: &quinn::Connection = session;
+            below.close_reason().map_or(error, SessionError::from)
+        }
+        error => error,
+    };
+    match error {
+        SessionError::WebTransportError(WebTransportError::Closed(code, reason)) => match u16::try_from(code)
+        {
+            Ok(code) if !NORMAL.contains(&u32::from(code)) => Inbound::Closed { code, reason },
+            _ => Inbound::Ended("the broker closed the connection".to_owned()),
+        },
+        error => Inbound::Ended(error.to_string()),
     }
 }
 
@@ -206,10 +273,11 @@ async fn datagram(session: &Session) -> Option<Bytes> {
     }
 }
 
-/// The next message, if it is there as a whole. An error is the length of one that is too long.
-fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, u64> {
+/// The next message, if it is there as a whole. An error says that it is too long.
+pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, String> {
     let Some((length, taken)) = stream::length(buffer) else { return Ok(None) };
-    let bytes = usize::try_from(length).ok().filter(|&bytes| bytes <= INBOUND_BYTES_MAX).ok_or(length)?;
+    let bytes = usize::try_from(length).ok().filter(|&bytes| bytes <= INBOUND_BYTES_MAX);
+    let bytes = bytes.ok_or_else(|| format!("a message of {length} bytes: {INBOUND_BYTES_MAX} are taken"))?;
     if buffer.len() < taken + bytes {
         return Ok(None);
     }
@@ -242,12 +310,15 @@ mod tests {
 
     #[test]
     fn a_length_over_the_bound_is_refused_before_anything_else_comes() {
-        let check = |length: u64, expected| {
+        let check = |length: u64, is_taken| {
             let mut buffer = BytesMut::from(&(length | 0xc0 << 56).to_be_bytes()[..]);
-            assert_eq!(take(&mut buffer), expected);
+            match take(&mut buffer) {
+                Ok(taken) => assert!(is_taken && taken.is_none(), "{length}"),
+                Err(wrong) => assert!(!is_taken && wrong.contains(&length.to_string()), "{length}: {wrong}"),
+            }
         };
-        check(INBOUND_BYTES_MAX as u64, Ok(None));
-        check(INBOUND_BYTES_MAX as u64 + 1, Err(INBOUND_BYTES_MAX as u64 + 1));
-        check((1 << 62) - 1, Err((1 << 62) - 1));
+        check(INBOUND_BYTES_MAX as u64, true);
+        check(INBOUND_BYTES_MAX as u64 + 1, false);
+        check((1 << 62) - 1, false);
     }
 }

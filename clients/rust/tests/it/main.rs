@@ -8,6 +8,8 @@ mod auto;
 mod client;
 mod questions;
 mod sessions;
+#[cfg(feature = "quic")]
+mod streams;
 mod support;
 #[cfg(feature = "quic")]
 mod transports;

@@ -135,6 +135,11 @@ impl Peer {
         self
     }
 
+    #[cfg(feature = "quic")]
+    pub(crate) async fn send_welcome(&mut self, max_message_bytes: u32) {
+        self.send(&Frame::Welcome(Welcome { max_message_bytes, ..welcome() })).await;
+    }
+
     pub(crate) async fn welcomed_session(mut self, resume_token: &'static str, resumed: bool) -> (Self, Got) {
         let connect = self.expect("connect").await;
         let resume_token = Some(Secret::new(resume_token));

@@ -2,7 +2,7 @@
 
 use crate::support::{Got, Peer};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, ServerConfig};
+use quinn::{Endpoint, ServerConfig, TransportConfig};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -76,10 +76,15 @@ impl UdpServer {
     }
 
     pub(crate) fn on(socket: UdpSocket, transport: Transport) -> Self {
+        Self::with(socket, transport, TransportConfig::default())
+    }
+
+    pub(crate) fn with(socket: UdpSocket, transport: Transport, windows: TransportConfig) -> Self {
         let identity = Identity::new();
         let alpn = if transport == Transport::Quic { "waspmq/1" } else { "h3" };
         let crypto = QuicServerConfig::try_from(identity.config(alpn)).unwrap();
-        let config = ServerConfig::with_crypto(Arc::new(crypto));
+        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(windows));
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(quinn::EndpointConfig::default(), Some(config), socket, runtime);
         Self { identity, endpoint: endpoint.unwrap(), transport }
@@ -137,7 +142,7 @@ pub(crate) async fn pair(server: &UdpServer) -> (Client, Messages, Peer) {
 }
 
 pub(crate) struct Stream {
-    session: Session,
+    pub(crate) session: Session,
     send: SendStream,
     receive: RecvStream,
 }
@@ -145,26 +150,11 @@ pub(crate) struct Stream {
 impl Stream {
     /// The next message; `None` when the client's side of the stream has ended.
     pub(crate) async fn read(&mut self) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let length = loop {
-            if let Some((length, _)) = stream::length(&bytes) {
-                break length;
-            }
-            let mut byte = [0];
-            self.receive.read_exact(&mut byte).await.ok()?;
-            bytes.extend(byte);
-        };
-        let mut message = vec![0; usize::try_from(length).unwrap()];
-        self.receive.read_exact(&mut message).await.ok()?;
-        Some(message)
+        read(&mut self.receive).await
     }
 
     pub(crate) async fn write(&mut self, message: &[u8]) {
-        let mut bytes = Vec::new();
-        let start = stream::begin(&mut bytes);
-        bytes.extend_from_slice(message);
-        stream::end(&mut bytes, start);
-        self.write_raw(&bytes).await;
+        self.write_raw(&with_length(message)).await;
     }
 
     pub(crate) async fn write_raw(&mut self, bytes: &[u8]) {
@@ -198,4 +188,29 @@ impl Drop for Stream {
         // WebTransport has a task with a share of the connection.
         self.session.close(0, b"");
     }
+}
+
+/// The next message of a stream; `None` when it has ended.
+pub(crate) async fn read(stream: &mut RecvStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let length = loop {
+        if let Some((length, _)) = stream::length(&bytes) {
+            break length;
+        }
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.ok()?;
+        bytes.extend(byte);
+    };
+    let mut message = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut message).await.ok()?;
+    Some(message)
+}
+
+/// A message as it is on a stream.
+pub(crate) fn with_length(message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let start = stream::begin(&mut bytes);
+    bytes.extend_from_slice(message);
+    stream::end(&mut bytes, start);
+    bytes
 }
