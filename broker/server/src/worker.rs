@@ -333,7 +333,8 @@ impl Worker {
             connection.sides.go_on();
         }
         let is_owed_nothing = flushed == Flushed::Empty && connection.sides.under_way == 0;
-        let is_over = flushed == Flushed::Broken || is_owed_nothing && connection.ended;
+        let has_ended = connection.ended && connection.is_closing();
+        let is_over = flushed == Flushed::Broken || is_owed_nothing && has_ended;
         if !connection.catching.is_idle() {
             self.read_on(&mut connection);
         }

@@ -11,6 +11,7 @@ use super::publish::Target;
 use super::room::Held;
 use super::segment::{Encoding, Shared};
 use super::streams::Sides;
+use super::tls::has_sealed;
 use crate::resumes::TokenHash;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
@@ -218,6 +219,11 @@ impl Connection {
     /// Ends one or both directions of the link.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         self.link.shutdown(how, self.goodbye.as_deref(), !self.out.is_empty() || self.sides.under_way > 0);
+    }
+
+    /// Whether its peer has not been handed everything.
+    pub(crate) fn owes_something(&self) -> bool {
+        !self.out.is_empty() || self.sides.under_way > 0 || has_sealed(self)
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

@@ -6,7 +6,7 @@ use super::enqueue::journal_full;
 use super::framing::Framing;
 use super::link::Link;
 use super::publish::Taken;
-use super::tls::{has_sealed, is_handshaking, unfinished_bytes};
+use super::tls::{is_handshaking, unfinished_bytes};
 use super::unpack::Unpacking;
 use super::{READ_BYTES, Worker};
 use crate::clock::Moment;
@@ -175,12 +175,10 @@ impl Worker {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Read,
             // The socket may have more, and says so: waiting for it would not let others run.
             Err(error) if error.kind() == ErrorKind::Interrupted => Next::Yield,
-            Ok(())
-                if !connection.out.is_empty() || has_sealed(connection) || connection.sides.under_way > 0 =>
-            {
+            Ok(()) if connection.owes_something() || connection.sides.reading > 0 => {
                 connection.ended = true;
                 if !connection.is_closing() {
-                    self.start_closing(connection, Ended::ByPeer);
+                    self.end_by_peer(connection);
                 }
                 self.outbox.mark(connection);
                 Next::Ended

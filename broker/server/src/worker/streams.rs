@@ -41,7 +41,7 @@ const UNDER_WAY_MAX: u8 = 16;
 /// has acknowledged it holds no more than that.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How long a client's goodbye waits for what it sent on streams of their own.
+/// How long a client's end waits for what it sent on streams of their own.
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
 
 /// What a connection has beside its stream.
@@ -54,8 +54,8 @@ pub(crate) struct Sides {
     /// What its peer sent of publishes that are not complete, or wait.
     pub(crate) held_bytes: usize,
     /// Streams that its peer opened and that are not read to their ends.
-    reading: u16,
-    /// Whether its client said goodbye, which takes effect when these are read.
+    pub(super) reading: u16,
+    /// Whether its client has ended it, which takes effect when these are read.
     is_leaving: bool,
     /// Those who wait until the connection's stream does not wait any more.
     waiting: Vec<Waker>,
@@ -154,7 +154,7 @@ pub(super) async fn accept(worker: Cell, number: u32, channel: Weak<Channel>, st
     }
 }
 
-/// Ends a session whose client said goodbye, whether or not its streams have come to their ends.
+/// Ends a session whose client has ended it, whether or not its streams have come to their ends.
 async fn end_leaving(worker: Cell, number: u32, link: Link) {
     sleep(LEAVE_WAIT).await;
     let mut worker = worker.borrow_mut();
@@ -162,7 +162,7 @@ async fn end_leaving(worker: Cell, number: u32, link: Link) {
     let Some(mut connection) = slot.and_then(|slot| slot.take_if(|c| c.link.is(&link))) else { return };
     if !connection.is_closing() {
         connection.sides.reading = 0;
-        worker.disconnect(&mut connection);
+        worker.end_by_peer(&mut connection);
     }
     worker.put_back(number, connection);
     worker.settle();
@@ -325,20 +325,29 @@ impl Worker {
         Some(())
     }
 
-    /// The client ends its session. What it sent on streams of their own before comes first, as far as it comes in time: they and
-    /// the connection's have no order.
+    /// The client says that it goes.
     pub(super) fn disconnect(&mut self, connection: &mut Connection) {
-        match self.this.upgrade() {
-            Some(worker) if connection.sides.reading > 0 => {
-                if !std::mem::replace(&mut connection.sides.is_leaving, true) {
-                    spawn_local(end_leaving(worker, connection.number, connection.link.clone()));
-                }
+        connection.is_disconnected = true;
+        self.end_by_peer(connection);
+    }
+
+    /// The client ends its session, or its stream. What it sent on streams of their own before comes first, as far as it comes in
+    /// time: they and the connection's have no order.
+    pub(super) fn end_by_peer(&mut self, connection: &mut Connection) {
+        if connection.sides.reading > 0
+            && let Some(worker) = self.this.upgrade()
+        {
+            if !std::mem::replace(&mut connection.sides.is_leaving, true) {
+                spawn_local(end_leaving(worker, connection.number, connection.link.clone()));
             }
-            _ => {
-                connection.is_disconnected = true;
-                self.close_with(connection, (close_code::NORMAL, ""), Ended::ByPeer);
-            }
+            return;
         }
+        if connection.is_disconnected {
+            self.close_with(connection, (close_code::NORMAL, ""), Ended::ByPeer);
+        } else {
+            self.start_closing(connection, Ended::ByPeer);
+        }
+        self.outbox.mark(connection);
     }
 
     /// Handles what is complete of a stream.
@@ -448,7 +457,7 @@ impl Worker {
         self.charge_side(&mut connection, side);
         connection.sides.reading = connection.sides.reading.saturating_sub(1);
         if connection.sides.reading == 0 && connection.sides.is_leaving && !connection.is_closing() {
-            self.disconnect(&mut connection);
+            self.end_by_peer(&mut connection);
         }
         self.put_back(side.number, connection);
         self.settle();
