@@ -78,12 +78,11 @@ pub(super) struct Departing {
     opening: Option<BoxFuture<'static, Option<SendStream>>>,
     /// At most [`OWN_STREAMS_SENT_MAX`], until the broker has acknowledged them.
     writes: FuturesUnordered<BoxFuture<'static, ()>>,
-    has_sent: bool,
 }
 
 impl Departing {
     pub(super) fn new(session: Session) -> Self {
-        Self { session, opening: None, writes: FuturesUnordered::new(), has_sent: false }
+        Self { session, opening: None, writes: FuturesUnordered::new() }
     }
 
     /// Begins to send a message. False when it has to go on the main stream: enough are under way, the broker lets no stream be
@@ -99,7 +98,6 @@ impl Departing {
         stream::end(&mut bytes, start);
         // An error means that it is closed, as the next write says, too.
         drop(stream.set_priority(order(priority)));
-        self.has_sent = true;
         self.writes.push(write(Unfinished(Some(stream)), bytes.into()).boxed());
         true
     }
@@ -125,11 +123,6 @@ impl Departing {
     /// Sends until the broker has everything, or has stopped to take it. Cancel safe.
     pub(super) async fn finish(&mut self) {
         while self.writes.next().await.is_some() {}
-    }
-
-    /// Whether there ever was a message.
-    pub(super) const fn has_sent(&self) -> bool {
-        self.has_sent
     }
 }
 

@@ -112,10 +112,10 @@ impl Sender {
         }
     }
 
-    /// Waits until the other side has what was sent on streams of its own, and sends no more so. False when there never was any.
-    pub(super) async fn finish_own(&mut self) -> bool {
+    /// Waits until the other side has what was sent on streams of its own, and sends no more so.
+    pub(super) async fn finish_own(&mut self) {
         match self {
-            Self::WebSocket(_) => false,
+            Self::WebSocket(_) => {}
             #[cfg(feature = "quic")]
             Self::Stream(stream) => stream.finish_own().await,
         }

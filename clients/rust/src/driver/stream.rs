@@ -58,12 +58,11 @@ impl Outgoing {
         }
     }
 
-    /// Waits until the broker has what is under way beside this stream; the rest is lost. No more goes there. False when there never
-    /// was any.
-    pub(super) async fn finish_own(&mut self) -> bool {
-        let Some(mut own) = self.own.take() else { return false };
-        drop(tokio::time::timeout(QUIC_ACKNOWLEDGE_TIMEOUT, own.finish()).await);
-        own.has_sent()
+    /// Waits until the broker has what is under way beside this stream; the rest is lost. No more goes there.
+    pub(super) async fn finish_own(&mut self) {
+        if let Some(mut own) = self.own.take() {
+            drop(tokio::time::timeout(QUIC_ACKNOWLEDGE_TIMEOUT, own.finish()).await);
+        }
     }
 
     pub(super) async fn feed(&mut self, frames: &[u8]) -> Result<(), Broken> {
@@ -76,7 +75,7 @@ impl Outgoing {
         if self.ready.len() > BATCH_BYTES_MAX { self.flush().await } else { Ok(()) }
     }
 
-    /// Hands on what waits, and sends what is beside it meanwhile. Not cancel safe: a stream whose write was given up is of no use.
+    /// Hands on what waits. Not cancel safe: a stream whose write was given up is of no use.
     pub(super) async fn flush(&mut self) -> Result<(), Broken> {
         if self.ready.is_empty() {
             return Ok(());

@@ -8,7 +8,7 @@ use crate::limits::{ACK_DELAY, BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
 use crate::shared::Shared;
 use crate::waiting::Waiting;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use waspmq_protocol::client::Frame;
 use waspmq_protocol::{Profile, encode};
@@ -183,14 +183,8 @@ impl Writer<'_> {
     }
 
     async fn goodbye(&mut self, for_good: bool) -> Result<Left, Broken> {
-        // What is said on the main stream passes the others: the goodbye waits for them, and for one more answer. The broker has
-        // them then, but may be about to read them.
-        if self.sender.finish_own().await {
-            let (answer, pong) = oneshot::channel();
-            self.shared.ping_sent(Instant::now(), Some(answer));
-            self.send(&Frame::Ping).await?;
-            drop(tokio::time::timeout(CLOSE_TIMEOUT, pong).await);
-        }
+        // What is said on the main stream passes the others: the goodbye waits for them.
+        self.sender.finish_own().await;
         self.flush_acks().await?;
         // `disconnect` ends the session; one that can be resumed is only left.
         if for_good || self.shared.welcome().resume_token.is_none() {
