@@ -125,6 +125,12 @@ impl State {
         self.deadline.missed
     }
 
+    /// About the CPU time that the latest call used, where it met an epoch. To be asked on its thread and behind its end at once.
+    #[cold]
+    pub(crate) fn cpu_time_used(&self) -> Option<Duration> {
+        self.deadline.used(thread_cpu_time())
+    }
+
     pub(crate) const fn is_nearly_full(&self) -> bool {
         self.memory_bytes >= self.memory_bytes_max / 100 * limits::INSTANCE_MEMORY_PERCENT
     }
@@ -202,6 +208,12 @@ impl Deadline {
         Duration::from_micros(u64::from(self.ticks) * 900)
     }
 
+    /// What the call used until its thread had used `cpu`: a tick at most until the first epoch, and what was measured since.
+    fn used(&self, cpu: Duration) -> Option<Duration> {
+        let first = self.cpu_at_first_epoch?;
+        Some(Duration::from_millis(u64::from(limits::TICK_MS)) + cpu.saturating_sub(first))
+    }
+
     fn on_epoch(&mut self, cpu: Duration) -> UpdateDeadline {
         let first = *self.cpu_at_first_epoch.get_or_insert(cpu);
         if cpu == first || cpu.saturating_sub(first) < self.budget() {
@@ -265,6 +277,18 @@ mod tests {
         assert!(!is_cut(2, &[100, 110, 120, 130, 140]), "set aside by the operating system");
         assert!(!is_cut(5, &[0, 900, 1_800, 2_700]), "four ticks at 0.9 ms are not over yet");
         assert!(is_cut(5, &[0, 900, 1_800, 2_700, 3_600, 6_600]));
+    }
+
+    #[test]
+    fn the_grace_is_used_time_as_well() {
+        let mut deadline = Deadline::new(2);
+        let used =
+            |deadline: &Deadline, us| deadline.used(Duration::from_micros(us)).map(|used| used.as_micros());
+        assert_eq!(used(&deadline, 700), None, "nothing was measured");
+        for us in [700, 1_600, 4_000] {
+            assert!(matches!(deadline.on_epoch(Duration::from_micros(us)), UpdateDeadline::Continue(_)));
+        }
+        assert_eq!(used(&deadline, 4_200), Some(4_500));
     }
 
     #[test]

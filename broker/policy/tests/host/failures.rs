@@ -157,6 +157,25 @@ fn a_fill_is_cut_at_the_end_of_one_pass() {
     });
 }
 
+/// A guest that checks seldom is cut by the time of its grace, and charged for all of it and not for its deadline alone.
+#[test]
+fn a_grace_is_charged() {
+    let filling = "(drop (memory.grow (i32.const 100)))
+        (loop $l (memory.fill (i32.const 65536) (i32.const 7) (i32.const 6553600)) (br $l))";
+    let host = serving(&Guest::routing(&format!("{filling} (i32.const 1024)")), json!({}));
+    let mut policies = host.worker(0);
+    let used = thread_cpu_time();
+    assert_eq!(decide(&mut policies, "topic/a"), Verdict::default());
+    let used = thread_cpu_time() - used;
+    assert_eq!(outcome(&host, "p", "deadline"), 1, "{:?}", host.policy("p").unwrap().outcomes);
+    let latency = host.policy("p").unwrap().latency;
+    assert_eq!(latency.timed_calls, 1);
+    let charged = Duration::from_nanos(latency.p50_ns);
+    println!("charged for {charged:?} of {used:?}");
+    // 0.9 ms from the first tick, and 3 ms of grace.
+    assert!(charged >= Duration::from_micros(3_900), "{charged:?} of {used:?}");
+}
+
 fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
