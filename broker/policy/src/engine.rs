@@ -20,6 +20,11 @@ const RESERVATION_FULL: u64 = 4 * 1024 * 1024 * 1024;
 /// As much as the largest memory a policy may ask for.
 const RESERVATION_SMALL: u64 = MEMORY_MB_MAX as u64 * MIB as u64;
 
+/// Bytes at the beginning of a table that are zeroed when its instance is freed, and stay with its slot for the next one. All
+/// the tables of usual components are within that; giving the page back instead costs more than the zeroing, and stops
+/// other threads for a moment.
+const TABLE_KEPT_BYTES: usize = 4096;
+
 /// A component made by the usual tools has one main module and up to three small ones that connect it. One that
 /// has more is not called on the fast lane.
 pub(crate) const CORE_INSTANCES_PER_COMPONENT: usize = 4;
@@ -58,6 +63,7 @@ fn config(instances: usize, reservation: u64) -> Config {
         .max_tables_per_component(count(TABLES_PER_COMPONENT))
         .max_memories_per_component(1)
         .max_memory_size(MEMORY_MB_MAX as usize * MIB)
+        .table_keep_resident(TABLE_KEPT_BYTES)
         .table_elements(TABLE_ELEMENTS_MAX);
     let mut config = Config::new();
     config
