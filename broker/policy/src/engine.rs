@@ -152,6 +152,30 @@ mod tests {
         }
     }
 
+    /// What stays with the slot of a table is not what was in it.
+    #[test]
+    fn the_next_instance_finds_an_empty_table() {
+        let engine = Engine::new(&config(1, RESERVATION_SMALL)).unwrap();
+        // Elements on the first page, and behind it.
+        let module = wat::parse_str(
+            "(module (table $t 2000 funcref) (elem declare func $set)
+               (func (export \"is-empty\") (result i32) (i32.and
+                 (ref.is_null (table.get $t (i32.const 3))) (ref.is_null (table.get $t (i32.const 1999)))))
+               (func $set (export \"set\")
+                 (table.set $t (i32.const 3) (ref.func $set)) (table.set $t (i32.const 1999) (ref.func $set))))",
+        );
+        let module = wasmtime::Module::new(&engine, module.unwrap()).unwrap();
+        for _ in 0..=TABLES_PER_COMPONENT * 2 {
+            let mut store = wasmtime::Store::new(&engine, ());
+            store.set_epoch_deadline(1);
+            let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+            let is_empty = instance.get_typed_func::<(), i32>(&mut store, "is-empty").unwrap();
+            assert_eq!(is_empty.call(&mut store, ()).unwrap(), 1);
+            instance.get_typed_func::<(), ()>(&mut store, "set").unwrap().call(&mut store, ()).unwrap();
+            assert_eq!(is_empty.call(&mut store, ()).unwrap(), 0);
+        }
+    }
+
     #[test]
     fn the_largest_host_has_an_engine() {
         let per_worker = crate::limits::POLICIES_MAX * crate::limits::INSTANCES_PER_POLICY + 2;
