@@ -46,6 +46,15 @@ impl Way {
 
 /// A client's side of an endpoint that trusts this broker's own certificate.
 pub(crate) fn endpoint(broker: &Broker, alpn: &[u8]) -> quinn::Endpoint {
+    endpoint_with(broker, alpn, quinn::TransportConfig::default())
+}
+
+/// The same with windows of its own.
+pub(crate) fn endpoint_with(
+    broker: &Broker,
+    alpn: &[u8],
+    transport: quinn::TransportConfig,
+) -> quinn::Endpoint {
     let pem = std::fs::read(broker.data.path().join("tls/self-signed.pem")).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     for certificate in rustls::pki_types::pem::PemObject::pem_slice_iter(&pem) {
@@ -60,7 +69,9 @@ pub(crate) fn endpoint(broker: &Broker, alpn: &[u8]) -> quinn::Endpoint {
     tls.alpn_protocols = vec![alpn.to_vec()];
     let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let config = QuicClientConfig::try_from(tls).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(config)));
+    let mut config = quinn::ClientConfig::new(Arc::new(config));
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
     endpoint
 }
 

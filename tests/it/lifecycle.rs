@@ -69,3 +69,13 @@ async fn silent_strangers_are_closed() {
     stranger.expect_error(1408).await;
     assert_eq!(stranger.expect_close().await, 4102);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn huge_pages_are_a_setting_that_the_kernel_knows() {
+    for (profile, enabled) in [("default", "1"), ("many-connections", "0")] {
+        let broker = Broker::start_with(&[("WASPMQ_PROFILE", profile)]);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", broker.id())).unwrap();
+        assert!(status.contains(&format!("\nTHP_enabled:\t{enabled}\n")), "{profile}: {status}");
+    }
+}

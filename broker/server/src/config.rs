@@ -58,6 +58,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// I/O threads; 0 means one per core.
     pub workers: usize,
+    /// Whether the kernel may back memory by huge pages.
+    pub huge_pages: bool,
     /// How long a stop may take until connections are cut.
     pub drain_ms: u32,
     pub admin: AdminConfig,

@@ -13,6 +13,7 @@ mod access;
 mod acks;
 pub(crate) mod alone;
 mod batch;
+mod beside;
 mod catchup;
 mod chunks;
 mod compression;
@@ -45,6 +46,7 @@ mod recipients;
 mod resume;
 mod room;
 mod segment;
+mod streams;
 mod subscribe;
 mod tasks;
 mod tls;
@@ -84,6 +86,7 @@ use receipts::Receipts;
 use recipients::Recipients;
 use segment::Encoder;
 use slab::Slab;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -167,10 +170,14 @@ pub(crate) struct Shared {
     pub(crate) dictionaries: Arc<Library>,
 }
 
+/// A worker, for its own tasks. Empty where it has no thread.
+type This = std::rc::Weak<RefCell<Worker>>;
+
 /// The state of one worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     number: u8,
+    this: This,
     shared: Arc<Shared>,
     access: AccessWork,
     /// What holds for an address: the shared rules, and what they said last.
@@ -237,6 +244,7 @@ impl Worker {
         let outbox = Outbox::new(settings.outbound_bytes_max, settings.worker_outbound_bytes_max);
         Self {
             number,
+            this: This::new(),
             access: AccessWork::default(),
             settled: Settled::new(shared.rules.clone()),
             policies: shared.policies.worker(number.into()),
@@ -306,11 +314,11 @@ impl Worker {
         if !connection.out.owes_much()
             && let Some(paused) = connection.paused.take()
         {
-            paused.notify_one();
+            paused.notify_waiters();
         }
         let mut wait = None;
         match flushed {
-            Flushed::Empty if connection.ended => {}
+            Flushed::Empty if connection.ended || connection.sides.under_way > 0 => {}
             Flushed::Empty if connection.is_closing() => connection.shutdown(Shutdown::Write),
             Flushed::Empty => {}
             Flushed::More => self.outbox.mark(&mut connection),
@@ -320,7 +328,13 @@ impl Worker {
             }
             Flushed::Broken => {}
         }
-        let is_over = flushed == Flushed::Broken || flushed == Flushed::Empty && connection.ended;
+        if !connection.blocked
+            && let Some(wake) = connection.sides.wake.take()
+        {
+            wake.notify_waiters();
+        }
+        let is_owed_nothing = flushed == Flushed::Empty && connection.sides.under_way == 0;
+        let is_over = flushed == Flushed::Broken || is_owed_nothing && connection.ended;
         if !connection.catching.is_idle() {
             self.read_on(&mut connection);
         }

@@ -52,6 +52,9 @@ pub const QUIC_STREAMS_MAX_H3: u32 = 2;
 /// Unidirectional streams that a client may have open: HTTP/3 has three, and browsers open one of a reserved type.
 pub const QUIC_UNI_STREAMS_MAX: u32 = 5;
 
+/// As [`QUIC_UNI_STREAMS_MAX`], in addition for a client that asked for streams of its own.
+pub const QUIC_SIDE_STREAMS_MAX: u32 = 4;
+
 /// Connections of which the first datagram was received and that no worker has begun to serve. More are refused.
 pub const QUIC_INCOMING_MAX: usize = 1_024;
 

@@ -5,3 +5,5 @@ mod datagrams;
 mod hostile;
 mod moving;
 mod proxy;
+mod raw;
+mod streams;

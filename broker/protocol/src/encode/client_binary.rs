@@ -2,8 +2,8 @@
 
 use crate::client::{Acked, Connect, Frame, Publish};
 use crate::meta::{
-    self, AckV1, ConnectMoreV1, ConnectMoreV2, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceMoreV1, PresenceV1,
-    ReadV1, RefreshV1, ResumeV1, SubscribeV1, UnsubscribeV1, WatchV1,
+    self, AckV1, ConnectMoreV1, ConnectMoreV2, ConnectV1, HistoryV1, MembershipV1, NackV1, PresenceMoreV1,
+    PresenceV1, ReadV1, RefreshV1, ResumeV1, SubscribeV1, UnsubscribeV1, WatchV1,
 };
 use crate::secret::Secret;
 use crate::wire::{begin_frame, end_frame, flag, kind, len16, put_text16};

@@ -422,8 +422,7 @@ fn a_presence_question_is_read_with_fewer_and_with_more_fields() {
 /// A connect as clients wrote it before they asked for datagrams, and before they asked for streams, and as later ones may.
 #[test]
 fn a_connect_is_read_with_fewer_and_with_more_fields() {
-    let connect =
-        |datagrams, streams| Frame::Connect(Connect { datagrams, streams, ..Connect::default() });
+    let connect = |datagrams, streams| Frame::Connect(Connect { datagrams, streams, ..Connect::default() });
     let check = |appended: &[u8], expected: Result<Frame<'_>, Code>| {
         let body = [b"\0\0\0\0\0\0", appended].concat();
         let mut bytes = vec![0x01, 1];

@@ -63,6 +63,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    if !loaded.config.huge_pages {
+        do_without_huge_pages();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Before anything runs, so that a signal in between is not lost.
     let mut signals = runtime.block_on(async { Signals::new() }).context("cannot listen for signals")?;
@@ -75,6 +78,14 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         obey_hangups(&broker, &sources, &mut signals, hangups).await;
         drain_and_stop(broker, signals, drain).await
     })
+}
+
+/// Has the kernel back what is allocated from now on by pages of the usual size.
+fn do_without_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!(%error, "memory is backed by huge pages as the system likes: `huge_pages` has no effect");
+    }
 }
 
 /// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS.

@@ -3,7 +3,7 @@
 use super::encode::{Observed, counter, described, gauge, histogram};
 use crate::control::Control;
 use crate::worker::counters::{
-    ByKind, Count, Counters, Datagrams, Ended, LATENCY_BOUNDS_US, Latency, Published, Transport,
+    ByKind, Count, Counters, Datagrams, Ended, LATENCY_BOUNDS_US, Latency, Published, Streams, Transport,
 };
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -115,7 +115,12 @@ impl Broker {
         let datagrams = DATAGRAMS.map(|(direction, outcome, pick)| {
             ([("direction", direction), ("outcome", outcome)], self.workers.total(|c| pick(&c.datagrams)))
         });
-        counter(encoder, metric, datagrams)
+        counter(encoder, metric, datagrams)?;
+        let metric = described("quic_streams", "Streams of QUIC with long messages, by what became of them");
+        let streams = STREAMS.map(|(direction, outcome, pick)| {
+            ([("direction", direction), ("outcome", outcome)], self.workers.total(|c| pick(&c.streams)))
+        });
+        counter(encoder, metric, streams)
     }
 
     fn messages(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
@@ -205,6 +210,18 @@ const DATAGRAMS: [OfDatagrams; 6] = [
     ("in", "taken", |d| &d.taken),
     ("in", "refused", |d| &d.refused),
     ("in", "dropped", |d| &d.dropped),
+];
+
+/// The same of streams.
+type OfStreams = (&'static str, &'static str, fn(&Streams) -> &Count);
+
+const STREAMS: [OfStreams; 6] = [
+    ("out", "sent", |s| &s.sent),
+    ("out", "full", |s| &s.full),
+    ("out", "stopped", |s| &s.stopped),
+    ("in", "taken", |s| &s.taken),
+    ("in", "refused", |s| &s.refused),
+    ("in", "reset", |s| &s.reset),
 ];
 
 /// A label's value with the counts behind it.

@@ -12,7 +12,7 @@ use waspmq_transport::quic::Channel;
 /// From so many bytes on a segment is shared. Below, a copy is cheaper than a reference.
 const SHARED_FROM_BYTES: usize = 1024;
 /// A longer segment is copied: a peer that leaves a little of it unacknowledged would hold all of it.
-const SHARED_UPTO_BYTES: usize = 256 * 1024;
+pub(super) const SHARED_UPTO_BYTES: usize = 256 * 1024;
 /// Bytes copied for one write, which are copied again if the window does not take them.
 const COPY_BYTES: usize = 16 * 1024;
 /// Chunks of one write.

@@ -10,6 +10,7 @@ use super::presence::Watches;
 use super::publish::Target;
 use super::room::Held;
 use super::segment::{Encoding, Shared};
+use super::streams::Sides;
 use crate::resumes::TokenHash;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
@@ -106,8 +107,9 @@ pub(crate) struct Connection {
     pub(crate) waits_until_us: Option<u64>,
     /// Messages dropped because the outbound queue was full.
     pub(crate) dropped: u64,
-    /// Whether it was sent datagrams, of which nobody knows whether they came.
-    pub(crate) has_datagrams: bool,
+    /// Whether it was sent something beside its stream, of which nobody knows whether it was handled.
+    pub(crate) has_beside: bool,
+    pub(crate) sides: Sides,
     pub(crate) dictionaries: Dictionaries,
     pub(crate) transport: Transport,
     /// What a connection is used for that is neither WebSocket nor QUIC.
@@ -163,7 +165,8 @@ impl Connection {
             held: None,
             waits_until_us: None,
             dropped: 0,
-            has_datagrams: false,
+            has_beside: false,
+            sides: Sides::default(),
             dictionaries: Dictionaries::default(),
             transport: Transport::WebSocket,
             http: None,
@@ -214,7 +217,7 @@ impl Connection {
 
     /// Ends one or both directions of the link.
     pub(crate) fn shutdown(&self, how: Shutdown) {
-        self.link.shutdown(how, self.goodbye.as_deref(), !self.out.is_empty());
+        self.link.shutdown(how, self.goodbye.as_deref(), !self.out.is_empty() || self.sides.under_way > 0);
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

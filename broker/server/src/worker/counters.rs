@@ -254,8 +254,23 @@ pub struct Datagrams {
     pub taken: Count,
     /// Those of clients with something that may not come in one.
     pub refused: Count,
-    /// Those of clients without a session that asked for them, or that do not read their answers.
+    /// Those of clients that do not read their answers, or are closing.
     pub dropped: Count,
+}
+
+/// Streams of QUIC with long messages by what became of them; a closed set, used as a metric label.
+#[derive(Debug, Default)]
+pub struct Streams {
+    pub sent: Count,
+    /// Messages that would have had one, when as many were under way as may, or as much waited.
+    pub full: Count,
+    /// Those that the client did not want to have any more.
+    pub stopped: Count,
+    pub taken: Count,
+    /// Those of clients with something that may not come on one, or that ended within a message.
+    pub refused: Count,
+    /// Those that clients gave up, or whose connection ended.
+    pub reset: Count,
 }
 
 /// Everything one worker counts.
@@ -278,6 +293,7 @@ pub struct Counters {
     /// Messages completely written to a connection.
     pub delivered: ByTransport<ByKind>,
     pub datagrams: Datagrams,
+    pub streams: Streams,
     /// Messages that met a full outbound queue, or made room in one.
     pub slow_consumers: ByAction,
     /// Messages whose time to live ended before they were written, per connection.

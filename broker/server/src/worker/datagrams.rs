@@ -1,50 +1,28 @@
-//! Messages that are datagrams of QUIC, in both directions, where the client asked for them.
+//! Messages that are datagrams of QUIC, in both directions.
 //!
-//! To clients go those of level `none` that are not stored, at their first delivery to plain recipients. They have no
-//! position: a datagram may come before others that were published earlier, and a client that named it when it resumes
-//! would not be sent those. What has no room in the outbound queue is not sent around it: it is pushed as any other, and so
-//! is what does not fit a datagram. From clients come publishes of level `none`, which wait for nothing.
+//! To clients go those of level `none`, at their first delivery to plain recipients; what does not fit a datagram is pushed as
+//! any other. From clients come publishes of level `none`, which wait for nothing.
 //!
-//! *Invariants.* Nobody knows whether a datagram came, so a session that was sent one has missed something when it is
-//! resumed. One that came, or was sent, is never repeated. A turn takes [`DATAGRAMS_PER_TURN`].
+//! *Invariants.* One that came, or was sent, is never repeated. A turn takes [`DATAGRAMS_PER_TURN`].
 
 use super::Worker;
-use super::compression::Form;
+use super::beside::Beside;
 use super::connection::Connection;
 use super::counters::{Counters, Ended};
-use super::enqueue::journal_full;
 use super::link::Link;
 use super::outbox::count_delivered;
-use super::publish::Taken;
-use super::segment::{Encoding, Shared};
+use super::segment::Shared;
 use super::tasks::{Cell, wait_for_mailboxes};
-use super::unpack::Unpacking;
-use crate::clock::Moment;
 use bytes::Bytes;
 use std::rc::Weak;
 use tokio::task::yield_now;
-use waspmq_core::message::{Batch, Envelope};
+use waspmq_core::Close;
 use waspmq_core::outbound::Segment as _;
-use waspmq_core::{Close, Code, Level, Reject};
-use waspmq_protocol::client::{Frame, Publish};
-use waspmq_protocol::decode;
-use waspmq_protocol::limits::BAD_FRAMES_MAX;
 use waspmq_protocol::stream;
-use waspmq_transport::limits::QUIC_DATAGRAM_BYTES_MAX;
 use waspmq_transport::quic::{Channel, Datagrams, Sent};
 
 /// Datagrams of one connection that are handled before others run.
 const DATAGRAMS_PER_TURN: usize = 32;
-
-/// Whether a message is laid out as a datagram: what is longer than any path takes is not, nor what may come only behind
-/// a dictionary.
-pub(super) fn is_one(encoding: Encoding, (batch, envelope): (&Batch, &Envelope), form: &Form) -> bool {
-    encoding.datagrams
-        && batch.level == Level::None
-        && !batch.is_kept
-        && form.dictionary().is_none()
-        && batch.slice(envelope.payload).len() + batch.slice(envelope.headers).len() < QUIC_DATAGRAM_BYTES_MAX
-}
 
 /// Sends a segment as a datagram; false when it has to go on the stream.
 pub(super) fn send(connection: &Connection, segment: &Shared, (counters, now_us): (&Counters, u64)) -> bool {
@@ -86,18 +64,6 @@ pub(super) async fn read(worker: Cell, number: u32, channel: Weak<Channel>, data
 }
 
 impl Worker {
-    /// Connections that were sent the first datagram of their session: what it misses from now on is not known.
-    pub(super) fn note_datagrams(&mut self, began: &[u32]) {
-        for &number in began {
-            let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take)
-            else {
-                continue;
-            };
-            self.note(&mut connection, |record| record.has_missed = true);
-            self.put_back(number, connection);
-        }
-    }
-
     /// Handles datagrams of a connection; false when it is gone.
     fn take_datagrams(&mut self, number: u32, link: &Link, datagrams: &[Bytes]) -> bool {
         let slot = self.connections.get_mut(number as usize);
@@ -108,17 +74,18 @@ impl Worker {
         connection.heard_us = now.us;
         for datagram in datagrams {
             self.counters().bytes_read.add(datagram.len() as u64);
-            let is_taken = connection.session_id.is_some()
-                && connection.encoding.datagrams
-                && !connection.is_closing()
-                && !connection.out.owes_much();
+            if connection.is_closing() || connection.out.owes_much() {
+                self.counters().datagrams.dropped.add(1);
+                continue;
+            }
+            let waits_until_us = connection.waits_until_us;
+            let took = self.take_beside(&mut connection, datagram, Beside::Datagram, now);
+            connection.waits_until_us = waits_until_us;
             let counts = &self.counters().datagrams;
-            if !is_taken {
-                counts.dropped.add(1);
-            } else if self.take_datagram(&mut connection, datagram, now) {
-                self.counters().datagrams.taken.add(1);
+            if took.is_clean {
+                counts.taken.add(1);
             } else {
-                self.counters().datagrams.refused.add(1);
+                counts.refused.add(1);
             }
         }
         self.finish_batch(&mut connection);
@@ -130,54 +97,4 @@ impl Worker {
         self.settle();
         true
     }
-
-    /// Takes the frames of a datagram. False when one of them may not come in one, or is none.
-    fn take_datagram(&mut self, connection: &mut Connection, datagram: &[u8], now: Moment) -> bool {
-        let mut unpacking = Unpacking::new(self.shared.settings.message_bytes_max);
-        let mut frames = decode::binary_frames(datagram);
-        let mut bad = usize::from(datagram.is_empty());
-        while bad < BAD_FRAMES_MAX && !unpacking.is_over() && !connection.is_closing() {
-            let (reference, reject) = match frames.next() {
-                None => break,
-                Some(Ok(Frame::Publish(publish))) if publish.ack == Level::None => {
-                    self.publish_datagram(connection, publish, &mut unpacking, now);
-                    continue;
-                }
-                Some(Ok(frame)) => {
-                    let text = "only `publish` with `ack` `none` comes in a datagram";
-                    (frame.reference(), Reject::new(Code::InvalidFrame, text))
-                }
-                Some(Err(error)) => (error.reference, error.reject()),
-            };
-            bad += 1;
-            self.finish_batch(connection);
-            self.refuse(connection, reference, reject);
-        }
-        bad == 0
-    }
-
-    /// Publishes what came in a datagram. What would have to wait for the journal is refused: what the connection's
-    /// stream holds back is not to wait for it.
-    fn publish_datagram(
-        &mut self,
-        connection: &mut Connection,
-        publish: Publish<'_>,
-        unpacking: &mut Unpacking,
-        now: Moment,
-    ) {
-        let waits_until_us = connection.waits_until_us;
-        let reference = publish.reference;
-        let taken = match publish.packed {
-            None => self.handle_publish(connection, &publish, now),
-            Some(packed) => self.handle_packed(connection, (publish, packed), unpacking, now),
-        };
-        if taken == Taken::Waits {
-            connection.waits_until_us = waits_until_us;
-            self.planned = None;
-            self.refuse(connection, reference, journal_full());
-        }
-    }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,9 +1,9 @@
 //! From a worker's mailbox to the outbound queues of its connections.
 
 use super::acks;
+use super::beside::{self, Asked};
 use super::catchup::Start;
 use super::connection::Connection;
-use super::datagrams;
 use super::mailbox::{Entry, QueueDelivery};
 use super::segment::{Encoding, Shared, Terms, Told};
 use super::{DELIVERED_BYTES_PER_TURN, ENTRIES_PER_TURN, FRAME_OVERHEAD_BYTES, Worker};
@@ -74,7 +74,7 @@ impl Worker {
         let now_us = self.shared.clock.now_us();
         let mut began = Vec::new();
         let dictionaries = &*self.shared.dictionaries.load();
-        let Self { recipients, connections, outbox, encoder, encoded, full, policies, .. } = self;
+        let Self { recipients, connections, outbox, encoder, encoded, full, policies, this, .. } = self;
         encoder.begin_run();
         for listeners in recipients.of(&first.to) {
             for &number in listeners {
@@ -109,12 +109,9 @@ impl Worker {
                 }
                 let mut policies = is_decided.then_some(&mut *policies);
                 for segment in segments {
-                    if segment.segment().is_datagram
-                        && outbox.has_room(connection, segment)
-                        && datagrams::send(connection, segment, (counters, now_us))
-                    {
-                        began.extend((!connection.has_datagrams).then_some(number));
-                        connection.has_datagrams = true;
+                    if beside::send(connection, segment, (outbox, this), (counters, now_us)) {
+                        began.extend((!connection.has_beside).then_some(number));
+                        connection.has_beside = true;
                     } else if !outbox.push(connection, segment.clone(), policies.as_deref_mut()) {
                         break;
                     }
@@ -125,7 +122,7 @@ impl Worker {
             }
         }
         encoded.clear();
-        self.note_datagrams(&began);
+        self.note_beside(&began);
         self.handle_losses();
         self.deliver_to_full(run);
         run.clear();
@@ -180,14 +177,14 @@ impl Worker {
         self.handle_losses_of(connection);
     }
 
-    /// Lays out messages of one address for one connection, and says how many of them have expired. None of them is a
-    /// datagram.
+    /// Lays out messages of one address for one connection, and says how many of them have expired. None of them
+    /// leaves the stream.
     pub(super) fn encode_alone(
         &mut self,
         run: &[Arc<Batch>],
         (encoding, terms): (Encoding, Terms),
     ) -> (Vec<Shared>, u64) {
-        let how = (Encoding { datagrams: false, ..encoding }, terms);
+        let how = (Encoding { beside: Asked::NOTHING, ..encoding }, terms);
         let mut segments = Vec::new();
         let dictionaries = &*self.shared.dictionaries.load();
         let counters = &self.shared.mailboxes.of(self.number).counters;

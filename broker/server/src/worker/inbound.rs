@@ -175,7 +175,9 @@ impl Worker {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Read,
             // The socket may have more, and says so: waiting for it would not let others run.
             Err(error) if error.kind() == ErrorKind::Interrupted => Next::Yield,
-            Ok(()) if !connection.out.is_empty() || has_sealed(connection) => {
+            Ok(())
+                if !connection.out.is_empty() || has_sealed(connection) || connection.sides.under_way > 0 =>
+            {
                 connection.ended = true;
                 if !connection.is_closing() {
                     self.start_closing(connection, Ended::ByPeer);
@@ -477,7 +479,7 @@ impl Worker {
     pub(super) fn charge_held(&mut self, connection: &mut Connection) {
         let frames = connection.held.as_ref().map_or(0, |held| held.size_bytes());
         let held = connection.partial.capacity() + connection.decoder.held_bytes() + frames;
-        let held = held + unfinished_bytes(connection);
+        let held = held + unfinished_bytes(connection) + connection.sides.held_bytes;
         self.held_bytes = self.held_bytes + held - connection.held_bytes;
         connection.held_bytes = held;
         let divisor = if connection.session_id.is_some() { 1 } else { STRANGERS_DIVISOR };

@@ -119,7 +119,7 @@ impl Worker {
         connection.session.handle_connected(identity);
         self.begin_access(connection, admitted.into_access());
         connection.encoding.batch = connect.batch;
-        connection.encoding.datagrams = connect.datagrams && connection.link.is_quic();
+        self.begin_beside(connection, connect);
         connection.take_codecs(connect.codecs.iter().map(|name| &**name));
         self.counters().sessions.add(1);
         let resume_token = self.issue_token(connection, &before, now);
@@ -254,7 +254,7 @@ impl Worker {
         // What a closing connection sends is skipped, and what it has sent and not been heard about, too.
         connection.held = None;
         if let Some(paused) = connection.paused.take() {
-            paused.notify_one();
+            paused.notify_waiters();
         }
         self.end_session(connection);
     }
@@ -326,7 +326,10 @@ impl Worker {
         self.held_bytes -= connection.held_bytes;
         // The task that reads the connection may wait for either of these; it finds that the connection is gone.
         if let Some(paused) = connection.paused.take() {
-            paused.notify_one();
+            paused.notify_waiters();
+        }
+        if let Some(wake) = connection.sides.wake.take() {
+            wake.notify_waiters();
         }
         let counters = self.counters();
         super::tls::end(&mut connection, counters);

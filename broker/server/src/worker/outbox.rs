@@ -104,7 +104,7 @@ impl Outbox {
         policies: Option<&mut WorkerPolicies>,
     ) -> bool {
         self.give_dictionary(connection, &segment);
-        let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
+        let bound = self.bound_of(connection);
         let before = connection.out.pinned_bytes();
         match policies {
             Some(policies) if !connection.out.has_room_for(&segment, bound) => {
@@ -120,8 +120,31 @@ impl Outbox {
 
     /// Whether a segment needs nothing to be done about a full queue.
     pub(super) fn has_room(&self, connection: &Connection, segment: &Shared) -> bool {
+        connection.out.has_room_for(segment, self.bound_of(connection))
+    }
+
+    /// Whether a segment may go on a stream of its own.
+    pub(super) fn has_room_beside(&self, connection: &Connection, segment: &Shared) -> bool {
+        let waiting = connection.out.shared_bytes() + connection.sides.unwritten_bytes;
+        waiting == 0 || connection.out.shared_bytes() + segment.len() <= self.bound_of(connection)
+    }
+
+    /// A segment that is not in the queue is to be written.
+    pub(super) const fn begin_beside(&mut self, connection: &mut Connection, bytes: usize) {
+        connection.sides.unwritten_bytes += bytes;
+        self.pinned_bytes += bytes;
+    }
+
+    /// It is written, or given up.
+    pub(super) const fn end_beside(&mut self, connection: &mut Connection, bytes: usize) {
+        connection.sides.unwritten_bytes -= bytes;
+        self.pinned_bytes -= bytes;
+    }
+
+    /// Bytes of shared segments that may wait in a connection's queue.
+    fn bound_of(&self, connection: &Connection) -> usize {
         let bound = if self.is_full() { FLOOR_BYTES } else { self.connection_bytes_max };
-        connection.out.has_room_for(segment, bound)
+        bound.saturating_sub(connection.sides.unwritten_bytes)
     }
 
     /// Sends the dictionary that a segment needs, unless the connection has it.
@@ -257,7 +280,8 @@ impl Outbox {
 
     /// Forgets what a connection still had to be written.
     pub(super) fn forget(&mut self, connection: &Connection) {
-        self.pinned_bytes -= connection.out.pinned_bytes() + tls::sealed_bytes(connection);
+        self.pinned_bytes -=
+            connection.out.pinned_bytes() + tls::sealed_bytes(connection) + connection.sides.unwritten_bytes;
     }
 
     /// Whether the worker's queues together are at their bound.

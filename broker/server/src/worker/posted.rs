@@ -337,7 +337,7 @@ impl Worker {
             self.hold_rest(&mut connection);
         }
         if let Some(paused) = connection.paused.take() {
-            paused.notify_one();
+            paused.notify_waiters();
         }
         self.put_back(number, connection);
     }

@@ -31,9 +31,9 @@ const INBOUND_DIVISOR: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Held {
     /// The rest of its WebSocket message, which it begins.
-    frames: Vec<u8>,
+    pub(super) frames: Vec<u8>,
     /// What was decided about it, so that it is decided once.
-    plan: Option<Plan>,
+    pub(super) plan: Option<Plan>,
 }
 
 /// Whether a connection may be read.
@@ -110,24 +110,28 @@ impl Worker {
     /// Whether a connection may be read, or what its task waits for before. `link` tells whether the number still means
     /// the connection that the task serves.
     pub(super) fn pause(&mut self, number: u32, link: &Link) -> Pause {
-        let go_on = Pause::GoOn { has_held: false };
-        let slot = self.connections.get_mut(number as usize).and_then(Option::as_mut);
-        let Some(connection) = slot.filter(|connection| connection.link.is(link)) else {
-            return go_on;
-        };
+        let has_held = self.connection_of(number, link).is_some_and(|connection| connection.held.is_some());
+        self.pause_side(number, link, has_held).unwrap_or(Pause::GoOn { has_held: false })
+    }
+
+    /// [`Self::pause`] for one of the streams of a connection, of which `has_held` says whether it holds something back. `None`
+    /// when the connection is gone.
+    pub(super) fn pause_side(&mut self, number: u32, link: &Link, has_held: bool) -> Option<Pause> {
+        let connection = self.connection_of(number, link)?;
         if connection.out.owes_much() || connection.has_asked() {
-            return Pause::Wait(connection.paused.get_or_insert_default().clone(), UNTIL_TOLD);
+            return Some(Pause::Wait(connection.paused.get_or_insert_default().clone(), UNTIL_TOLD));
         }
-        if connection.held.is_none() {
-            return go_on;
+        if !has_held {
+            return Some(Pause::GoOn { has_held });
         }
+        let paused = connection.paused.get_or_insert_default().clone();
         let until_us = connection.waits_until_us.unwrap_or_default();
         let left = Duration::from_micros(until_us.saturating_sub(self.shared.clock.now_us()));
         if left.is_zero() || !self.shared.journal.await_room(self.number) {
-            return Pause::GoOn { has_held: true };
+            return Some(Pause::GoOn { has_held });
         }
         self.waiting.insert(number);
-        Pause::Wait(connection.paused.get_or_insert_default().clone(), left)
+        Some(Pause::Wait(paused, left))
     }
 
     /// The journal has room, or had a moment ago: the connections that wait for it look.
@@ -135,7 +139,7 @@ impl Worker {
         for number in std::mem::take(&mut self.waiting) {
             let connection = self.connections.get_mut(number as usize).and_then(Option::as_mut);
             if let Some(paused) = connection.and_then(|connection| connection.paused.take()) {
-                paused.notify_one();
+                paused.notify_waiters();
             }
         }
     }

@@ -2,12 +2,12 @@
 //!
 //! Consecutive messages for the same recipients become segments of at most [`limits::SEGMENT_BYTES`] (one
 //! frame may be larger), split where the priority or the overflow action changes; a message that may be
-//! conflated has one of its own. A segment is encoded once per worker and encoding, and is never changed after.
-//! Messages that have expired are left out. One that may be sent as a datagram is a segment and has no position.
+//! conflated, or leave the stream, has one of its own. A segment is encoded once per worker and encoding, and is never
+//! changed after. Messages that have expired are left out.
 
+use super::beside::{Asked, Beside};
 use super::compression::{Compression, Deflating, Form, Subjects};
 use super::counters::Counters;
-use super::datagrams;
 use super::framing::{self, Begun, Framing};
 use crate::dictionaries::{Dictionaries, Dictionary};
 use bytes::Bytes;
@@ -32,8 +32,8 @@ pub(crate) struct Encoding {
     pub(crate) profile: Profile,
     pub(crate) batch: bool,
     pub(crate) codecs: Codecs,
-    /// Whether messages that may be lost are laid out so that they can be sent as datagrams.
-    pub(crate) datagrams: bool,
+    /// What may leave the stream, and is laid out for that.
+    pub(crate) beside: Asked,
 }
 
 impl Encoding {
@@ -43,7 +43,7 @@ impl Encoding {
         profile: Profile::Json,
         batch: false,
         codecs: Codecs::NONE,
-        datagrams: false,
+        beside: Asked::NOTHING,
     };
 
     /// Ways to encode a control frame.
@@ -82,8 +82,8 @@ pub(crate) struct Segment {
     of_queue: Option<(QueueId, MessageId)>,
     /// What its messages are compressed with: the connection must have it before.
     dictionary: Option<Arc<Dictionary>>,
-    /// Whether it is one message that may be sent as a datagram.
-    pub(crate) is_datagram: bool,
+    /// How its one message may leave the stream.
+    pub(crate) beside: Option<Beside>,
     /// Held until a queue delivery is written or dropped.
     _in_flight: Option<InFlight>,
 }
@@ -115,7 +115,7 @@ impl Shared {
             class,
             of_queue: None,
             dictionary: None,
-            is_datagram: false,
+            beside: None,
             _in_flight: None,
         }))
     }
@@ -239,19 +239,19 @@ impl Encoder {
                     continue;
                 }
                 let form = layout.form(batch, envelope, subjects.as_ref());
-                let is_datagram = datagrams::is_one(encoding, (batch, envelope), &form);
+                let beside = encoding.beside.of((batch, envelope), &form);
                 let takes = |open: &mut Open| {
                     open.takes(batch, envelope, (overflow, terms)) && open.shares(encoding, &form)
                 };
-                if let Some(other) = open.take_if(|open| is_datagram || !takes(open)) {
+                if let Some(other) = open.take_if(|open| beside.is_some() || !takes(open)) {
                     out.push(other.finish(&mut layout, None));
                 }
                 let message = (&**batch, index, envelope);
                 let current = open.get_or_insert_with(|| Open::new(message, (overflow, terms), &form));
-                current.is_datagram = is_datagram;
+                current.beside = beside;
                 current.append(&mut layout, message, (None, None), form);
-                let is_alone = is_datagram || overflow == Overflow::Conflate || current.class.key.is_some();
-                if is_alone || layout.encoder.scratch.len() >= limits::SEGMENT_BYTES {
+                let may_conflate = overflow == Overflow::Conflate || current.class.key.is_some();
+                if beside.is_some() || may_conflate || layout.encoder.scratch.len() >= limits::SEGMENT_BYTES {
                     out.extend(open.take().map(|open| open.finish(&mut layout, None)));
                 }
             }
@@ -356,7 +356,7 @@ struct Open {
     dictionary: Option<Arc<Dictionary>>,
     /// How its messages of WebSocket are compressed.
     deflating: Option<Deflating>,
-    is_datagram: bool,
+    beside: Option<Beside>,
 }
 
 /// A message that is being laid out, and where its payload begins.
@@ -389,7 +389,7 @@ impl Open {
             begun: None,
             dictionary: form.dictionary().cloned(),
             deflating: form.deflating(),
-            is_datagram: false,
+            beside: None,
         }
     }
 
@@ -435,7 +435,7 @@ impl Open {
             }
         };
         let mut frame = frame(batch, index, envelope, named);
-        frame.position = if self.is_datagram { Position::NONE } else { frame.position };
+        frame.position = if self.beside.is_some() { Position::NONE } else { frame.position };
         if let Form::Packed { packed, at, .. } = form {
             (frame.packed, frame.payload) = (Some(packed), compression.bytes(at));
         }
@@ -462,7 +462,7 @@ impl Open {
             class: self.class,
             of_queue: of_queue.flatten(),
             dictionary: self.dictionary,
-            is_datagram: self.is_datagram,
+            beside: self.beside,
             _in_flight: in_flight.flatten(),
         };
         scratch.clear();

@@ -2,7 +2,6 @@
 //!
 //! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
 
-use super::datagrams;
 use super::inbound::Next;
 use super::lifecycle::Way;
 use super::link::{self, Link};
@@ -53,6 +52,7 @@ pub(crate) fn run(
     local.block_on(&runtime, async move {
         let listener = TcpListener::from_std(listener)?;
         let worker: Cell = Rc::new(RefCell::new(Worker::new(number, shared)));
+        worker.borrow_mut().this = Rc::downgrade(&worker);
         let (mail, flush, sweep, access, timers, cursors) = (
             spawn_local(mail(worker.clone())),
             spawn_local(flush(worker.clone())),
@@ -144,9 +144,6 @@ fn open(worker: &Cell, stream: TcpStream, remote: SocketAddr) {
 /// Takes an open connection into the worker and reads it from now on.
 pub(super) fn serve_link(worker: &Cell, link: Link, remote: SocketAddr, way: Way) {
     let number = worker.borrow_mut().open((link.clone(), remote), way);
-    if let Link::Quic(channel) = &link {
-        spawn_local(datagrams::read(worker.clone(), number, Rc::downgrade(channel), channel.datagrams()));
-    }
     spawn_local(read(worker.clone(), number, link));
 }
 

@@ -8,15 +8,19 @@ use crate::worker::counters::{Counters, Ended};
 use crate::worker::delivery::tests::Bench;
 use crate::worker::inbound::HELD_FLOOR_BYTES;
 use crate::worker::lifecycle::tests::{Socket, Workers};
+use crate::worker::streams::Receiving;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream as Client;
+use std::rc::Weak;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Message;
 use waspmq_core::Kind;
 use waspmq_core::registry::LoginPolicy;
 use waspmq_core::settings::{Keep, Overflow};
+use waspmq_protocol::client::Frame as ClientFrame;
+use waspmq_protocol::{Content, Profile, encode, stream};
 
 /// Writes with which the journal is busy.
 const ENTRIES: usize = 2;
@@ -161,8 +165,9 @@ fn what_is_kept_waits_with_everything_behind_it_and_what_is_not_goes_on() {
     assert_eq!(publisher.read(), []);
     assert_eq!(publisher.counted(|c| c.journal_waits.load()), 1, "it is one wait");
     let Pause::Wait(told, _) = publisher.pause() else { panic!("it waits") };
+    let told = told.notified();
     publisher.open();
-    publisher.bench.runtime.block_on(told.notified());
+    publisher.bench.runtime.block_on(told);
     assert!(matches!(publisher.pause(), Pause::GoOn { has_held: true }));
     publisher.read();
     publisher.go_on();
@@ -311,4 +316,55 @@ async fn publishers_slow_down_and_go_on_as_soon_as_there_is_room() {
         }
     }
     assert_eq!(workers.counted(|c| c.published.overloaded.of(Kind::User).load()), 0);
+}
+
+/// Adds a stored publish to what came on a stream.
+fn come(side: &mut Receiving, reference: u64) {
+    let publish = Publish {
+        reference: Some(reference),
+        ack: Level::Stored,
+        ..Publish::new(format!("user/k{reference}"), Content::Json, &b"1"[..])
+    };
+    let start = stream::begin(&mut side.partial);
+    encode::client(Profile::Binary, &ClientFrame::Publish(publish), &mut side.partial).unwrap();
+    stream::end(&mut side.partial, start);
+}
+
+#[test]
+fn a_stream_of_its_own_waits_by_itself() {
+    let mut publisher = Publisher::busy();
+    let mut side = Receiving::new(publisher.number, Weak::new());
+    let take = |publisher: &mut Publisher, side: &mut Receiving| {
+        let number = publisher.number;
+        let mut connection = publisher.bench.worker.connections[number as usize].take().unwrap();
+        publisher.bench.worker.take_side_messages(&mut connection, side, 0);
+        publisher.bench.worker.put_back(number, connection);
+    };
+    let pause = |publisher: &mut Publisher, side: &Receiving| {
+        let link = publisher.bench.connection(publisher.number).link.clone();
+        publisher.bench.worker.pause_side(publisher.number, &link, side.held.is_some()).unwrap()
+    };
+    come(&mut side, 3);
+    come(&mut side, 4);
+    take(&mut publisher, &mut side);
+    assert!(side.held.is_some() && !side.partial.is_empty(), "what is behind it waits, too");
+    assert!(matches!(pause(&mut publisher, &side), Pause::Wait(..)));
+    assert_eq!(publisher.held(), None, "the connection's stream does not");
+    assert!(matches!(publisher.pause(), Pause::GoOn { has_held: false }));
+    publisher.open();
+    publisher.read();
+    assert!(matches!(pause(&mut publisher, &side), Pause::GoOn { has_held: true }));
+    take(&mut publisher, &mut side);
+    assert!(side.held.is_none() && side.partial.is_empty());
+    publisher.open();
+    assert_eq!(publisher.read(), receipts(&[3, 4]));
+    // One that has waited long enough is refused.
+    let mut publisher = Publisher::busy();
+    publisher.read();
+    come(&mut side, 5);
+    take(&mut publisher, &mut side);
+    publisher.has_waited_long();
+    take(&mut publisher, &mut side);
+    assert!(side.held.is_none());
+    assert_eq!(publisher.read(), refusals(1));
 }
