@@ -19,6 +19,7 @@ use crate::state::{Context, Pulls, State};
 use crate::stats::CallOutcome;
 use crate::verdict;
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::component::InstancePre;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::{PoolConcurrencyLimitError, Store, StoreContextMut, Trap};
@@ -335,6 +336,11 @@ impl Instance {
     /// What the guest took since it was last prepared, where that is counted.
     pub(crate) fn fuel_taken(&self) -> Option<u64> {
         self.store.get_fuel().ok().map(|left| FUEL.saturating_sub(left))
+    }
+
+    /// About the CPU time that the latest call used, where that was measured.
+    pub(crate) fn cpu_time_used(&self) -> Option<Duration> {
+        self.store.data().cpu_time_used()
     }
 
     /// Bytes of memory it has.

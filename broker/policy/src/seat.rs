@@ -34,8 +34,7 @@ pub(crate) struct Seat {
     changed: bool,
     breaker: Breaker,
     timing: Timing,
-    /// The most that one call is charged: it cannot use more CPU time, which its deadline or the bounds of rules see to, but
-    /// for the grace of one that meets few checks; and what the operating system does meanwhile is not the policy's.
+    /// What one call is charged for at most without asking how much CPU time it used: its deadline, or the bound of rules.
     charge_max: Duration,
 }
 
@@ -151,7 +150,7 @@ impl Seat {
         let took = match begun {
             Begun::At(started) => {
                 let ended = now();
-                let took = ended.saturating_duration_since(started).min(*charge_max);
+                let took = chargeable(ended.saturating_duration_since(started), *charge_max, instance);
                 Some((ended, Some(took), timing.timed(took)))
             }
             Begun::InTick(tick) => {
@@ -159,9 +158,9 @@ impl Seat {
                 // Where rules are all there is, the ticker rests, and then many ticks seem to pass at once.
                 let ticks = if binding.is_native() { ticks.min(1) } else { ticks };
                 let owed = if ticks > 0 { timing.ticks_passed(ticks) } else { Duration::ZERO };
-                // One that was cut took its deadline.
-                let took = (outcome == CallOutcome::Deadline).then_some(*charge_max);
-                let charged = took.unwrap_or(owed).min(*charge_max);
+                let was_cut = outcome == CallOutcome::Deadline;
+                let took = was_cut.then(|| chargeable(Duration::MAX, *charge_max, instance));
+                let charged = took.unwrap_or_else(|| owed.min(*charge_max));
                 (is_fault || !charged.is_zero()).then(|| (now(), took, charged))
             }
         };
@@ -224,6 +223,16 @@ fn seat_someone(shared: &Shared, binding: &Binding, cell: &Cell, serving: &mut O
         }
     }
     changed
+}
+
+/// What a call is charged for that took this long on the clock. What the operating system did meanwhile is not the policy's, so a
+/// call beyond its deadline is charged for that, or for the CPU time it used where that is more: a grace is not for nothing.
+#[inline]
+fn chargeable(took: Duration, charge_max: Duration, serving: &Serving) -> Duration {
+    if took <= charge_max {
+        return took;
+    }
+    took.min(serving.cpu_time_used().unwrap_or_default().max(charge_max))
 }
 
 fn report(binding: &Binding, failure: &Failure) {

@@ -9,6 +9,7 @@ use crate::instance::{Failure, Instance};
 use crate::queues::Changes;
 use crate::rules::Judge;
 use crate::verdict::Routed;
+use std::time::Duration;
 use waspmq_core::compression::Audience;
 use waspmq_core::policy::{Acknowledgement, Admittance, Decision, Message, Overflowed};
 use waspmq_core::settings::{Overflow, Settings};
@@ -109,6 +110,14 @@ impl Serving {
         match self {
             Self::Guest(instance) => instance.members_seen,
             Self::Rules(_) => 0,
+        }
+    }
+
+    /// About the CPU time that a guest used for the latest call, where that was measured.
+    pub(crate) fn cpu_time_used(&self) -> Option<Duration> {
+        match self {
+            Self::Guest(instance) => instance.cpu_time_used(),
+            Self::Rules(_) => None,
         }
     }
 

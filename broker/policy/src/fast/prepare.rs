@@ -8,6 +8,8 @@ use super::types::Function;
 use super::world;
 use crate::bindings::HOST;
 use crate::state::State;
+use std::collections::BTreeSet;
+use std::iter;
 use std::sync::Arc;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
@@ -16,9 +18,6 @@ use wasmtime::{Engine, ExternType, Linker, Module, Result, format_err};
 /// The trusted modules, compiled once per broker, and the functions they import.
 pub(crate) struct Adapters {
     pub(crate) broker: Linker<State>,
-    /// For imports whose results the guest has to make room for, and for the others, which a guest may have before
-    /// it has an allocator.
-    pub(crate) imports: [Module; 2],
     /// In the order of [`world::HOT`], for a guest that leaves results as they are and for one that frees them.
     hooks: Vec<[Module; 2]>,
 }
@@ -26,6 +25,9 @@ pub(crate) struct Adapters {
 /// A component ready to be started on the fast lane.
 pub(crate) struct Prepared {
     pub(crate) adapters: Arc<Adapters>,
+    /// Those of its imports alone: what an instance has of them costs it time and memory. One for imports whose results the guest has
+    /// to make room for, and one for the others, which a guest may have before it has an allocator.
+    pub(crate) imports: [Option<Module>; 2],
     pub(crate) steps: Vec<Start>,
     pub(crate) memory: Item,
     pub(crate) realloc: Option<Item>,
@@ -49,15 +51,9 @@ impl Adapters {
             let bytes = bytes.ok_or_else(|| format_err!("`{}` has no adapter", function.name))?;
             Module::from_binary(engine, &bytes)
         };
-        let imports = |has_blocks| {
-            let of = |function: &&Function| function.result_has_blocks() == has_blocks;
-            let functions: Vec<&Function> = world::IMPORTS.into_iter().filter(of).collect();
-            Module::from_binary(engine, &adapter::imports(&functions))
-        };
         let both = |function: &&Function| Ok([module(function, false)?, module(function, true)?]);
         Ok(Self {
             broker: broker::functions(engine)?,
-            imports: [imports(true)?, imports(false)?],
             hooks: world::HOT.iter().map(both).collect::<Result<_>>()?,
         })
     }
@@ -94,8 +90,9 @@ impl Prepared {
             });
             Ok(Start { imports: imports.collect::<Result<_, Unsuited>>()?, module })
         });
-        let prepared = Self {
+        let mut prepared = Self {
             adapters: Arc::clone(adapters),
+            imports: [None, None],
             steps: steps.collect::<Result<_, Unsuited>>()?,
             memory: plan.memory,
             realloc: plan.realloc,
@@ -105,7 +102,28 @@ impl Prepared {
         };
         prepared.check_memory()?;
         prepared.check_order()?;
+        prepared.imports = [prepared.adapter(engine, true)?, prepared.adapter(engine, false)?];
         Ok(prepared)
+    }
+
+    /// The adapter of those imports whose results have blocks, or of the others; nothing where there are none.
+    fn adapter(&self, engine: &Engine, has_blocks: bool) -> Result<Option<Module>, Unsuited> {
+        let hooks = self.hooks.iter().flat_map(|hook| iter::once(&hook.function).chain(&hook.post_return));
+        let items = self.steps.iter().flat_map(|step| &step.imports).chain(hooks);
+        let used: BTreeSet<&str> = items
+            .filter_map(|item| match item {
+                Item::Broker { name } => Some(*name),
+                Item::Export { .. } => None,
+            })
+            .collect();
+        let is_asked =
+            |function: &&Function| function.result_has_blocks() == has_blocks && used.contains(function.name);
+        let functions: Vec<&Function> = world::IMPORTS.into_iter().filter(is_asked).collect();
+        if functions.is_empty() {
+            return Ok(None);
+        }
+        let module = Module::from_binary(engine, &adapter::imports(&functions));
+        module.map(Some).map_err(|error| Unsuited::Start(format!("{error:#}")))
     }
 
     /// A function that the component exports.
@@ -178,5 +196,47 @@ fn check_descriptions(engine: &Engine, component: &Component) -> Result<(), Unsu
 impl std::fmt::Debug for Adapters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Adapters").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_have_what_a_component_imports_and_nothing_else() {
+        let engine = Engine::default();
+        let module = Module::new(&engine, wat::parse_str("(module)").unwrap()).unwrap();
+        let of = |name| Item::Broker { name };
+        let own = || Item::Export { instance: 0, name: "own".to_owned() };
+        let offered = |used: [&[&'static str]; 2]| {
+            let [imports, hooks] = used;
+            let prepared = Prepared {
+                adapters: Arc::new(Adapters::new(&engine).unwrap()),
+                imports: [None, None],
+                steps: vec![Start {
+                    module: module.clone(),
+                    imports: imports.iter().copied().map(of).chain([own()]).collect(),
+                }],
+                memory: own(),
+                realloc: None,
+                imports_allocate: false,
+                encoding: Encoding::Utf8,
+                hooks: hooks
+                    .iter()
+                    .map(|&name| Hook { name: "self-test", function: own(), post_return: Some(of(name)) })
+                    .collect(),
+            };
+            [true, false].map(|has_blocks| {
+                let adapter = prepared.adapter(&engine, has_blocks).unwrap();
+                adapter.map(|adapter| {
+                    adapter.exports().map(|export| export.name().to_owned()).collect::<Vec<_>>()
+                })
+            })
+        };
+        let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(offered([&[], &[]]), [None, None]);
+        assert_eq!(offered([&["log", "log"], &[]]), [None, names(&["log"])]);
+        assert_eq!(offered([&["payload"], &["log"]]), [names(&["payload"]), names(&["log"])]);
     }
 }

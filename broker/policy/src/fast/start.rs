@@ -41,7 +41,7 @@ struct Starting<'a> {
     prepared: &'a Prepared,
     may_leave: Global,
     instances: Vec<Instance>,
-    /// The adapters of imports, once a module needs them, as in [`super::prepare::Adapters::imports`].
+    /// The adapters of imports, once a module needs them, as in [`Prepared::imports`].
     imports: [Option<Instance>; 2],
 }
 
@@ -64,8 +64,9 @@ impl Starting<'_> {
 
     fn imports(&mut self, has_blocks: bool) -> Result<Instance> {
         let prepared = self.prepared;
-        let [of_blocks, of_others] = &prepared.adapters.imports;
+        let [of_blocks, of_others] = &prepared.imports;
         let module = if has_blocks { of_blocks } else { of_others };
+        let module = module.as_ref().context("there is no adapter of imports")?;
         let [blocks, others] = self.imports;
         if let Some(known) = if has_blocks { blocks } else { others } {
             return Ok(known);

@@ -157,6 +157,26 @@ fn a_fill_is_cut_at_the_end_of_one_pass() {
     });
 }
 
+/// A guest that checks seldom is charged for all that it uses before it is cut, and not for its deadline alone.
+#[test]
+fn a_grace_is_charged() {
+    // One pass takes longer than what is left of the deadline behind the first tick, and another one longer than the grace.
+    let filling = "(drop (memory.grow (i32.const 900)))
+        (loop $l (memory.fill (i32.const 65536) (i32.const 7) (i32.const 58720256)) (br $l))";
+    let component = Guest::routing(&format!("{filling} (i32.const 1024)"));
+    let host = serving(&component, json!({ "limits": { "memory_mb": 64 } }));
+    let mut policies = host.worker(0);
+    let used = thread_cpu_time();
+    assert_eq!(decide(&mut policies, "topic/a"), Verdict::default());
+    let used = thread_cpu_time() - used;
+    assert_eq!(outcome(&host, "p", "deadline"), 1, "{:?}", host.policy("p").unwrap().outcomes);
+    let latency = host.policy("p").unwrap().latency;
+    assert_eq!(latency.timed_calls, 1);
+    let charged = Duration::from_nanos(latency.p50_ns);
+    println!("charged for {charged:?} of {used:?}");
+    assert!(charged >= Duration::from_micros(2_500), "{charged:?} of {used:?}");
+}
+
 fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
