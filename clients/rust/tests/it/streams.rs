@@ -59,7 +59,7 @@ async fn accepted(peer: &mut Peer) -> RecvStream {
 /// The one publish of a stream: its reference, and of what and how much its payload is.
 async fn published(stream: &mut RecvStream) -> (Option<u64>, Vec<u8>) {
     let reading = tokio::time::timeout(Duration::from_secs(5), read(stream));
-    let bytes = reading.await.expect("it comes in time").unwrap();
+    let bytes = reading.await.unwrap().unwrap();
     let mut rest = [0];
     assert_eq!(stream.read(&mut rest).await.unwrap(), None, "one message, and the end");
     let frames: Vec<_> = decode::binary_frames(&bytes).collect::<Result<_, _>>().unwrap();
