@@ -158,11 +158,11 @@ mod tests {
         let engine = Engine::new(&config(1, RESERVATION_SMALL)).unwrap();
         // Elements on the first page, and behind it.
         let module = wat::parse_str(
-            "(module (table $t 2000 funcref) (elem declare func $set)
+            "(module (table $t 20000 funcref) (elem declare func $set)
                (func (export \"is-empty\") (result i32) (i32.and
-                 (ref.is_null (table.get $t (i32.const 3))) (ref.is_null (table.get $t (i32.const 1999)))))
+                 (ref.is_null (table.get $t (i32.const 3))) (ref.is_null (table.get $t (i32.const 19999)))))
                (func $set (export \"set\")
-                 (table.set $t (i32.const 3) (ref.func $set)) (table.set $t (i32.const 1999) (ref.func $set))))",
+                 (table.set $t (i32.const 3) (ref.func $set)) (table.set $t (i32.const 19999) (ref.func $set))))",
         );
         let module = wasmtime::Module::new(&engine, module.unwrap()).unwrap();
         for _ in 0..=TABLES_PER_COMPONENT * 2 {

@@ -11,6 +11,7 @@ use crate::limits::RULES_CHARGE_MS_MAX;
 use crate::question::Question;
 use crate::serving::Serving;
 use crate::shared::Shared;
+use crate::state::thread_cpu_time;
 use crate::stats::{CallOutcome, now};
 use crate::timing::Timing;
 use crate::trace::{Label, NOT_TIMED, OF_EARLIER, Role};
@@ -36,6 +37,9 @@ pub(crate) struct Seat {
     timing: Timing,
     /// What one call is charged for at most without asking how much CPU time it used: its deadline, or the bound of rules.
     charge_max: Duration,
+    /// Whether the latest call that was timed took longer than that. The next one's CPU time is measured from its beginning, for a
+    /// long instruction has no check inside from which it could be.
+    overran: bool,
 }
 
 /// Who asks.
@@ -61,6 +65,7 @@ impl Seat {
                 true => Duration::from_millis(RULES_CHARGE_MS_MAX),
                 false => Duration::from_millis(u64::from(binding.limits.deadline_ms)),
             },
+            overran: false,
             binding: Arc::clone(binding),
         }
     }
@@ -132,7 +137,9 @@ impl Seat {
         if !self.breaker.is_closed() && !self.is_permitted(worker) {
             return Err(not_asked(&self.binding, worker, CallOutcome::BreakerOpen));
         }
-        let Self { binding, serving, changed, breaker, timing, charge_max, took_ns, latest_ns, .. } = self;
+        let Self {
+            binding, serving, changed, breaker, timing, charge_max, overran, took_ns, latest_ns, ..
+        } = self;
         let Some(cell) = binding.cells.get(worker) else { return Err(CallOutcome::Unavailable) };
         let Some(instance) = serving.as_mut() else {
             return Err(not_asked(binding, worker, CallOutcome::Unavailable));
@@ -143,6 +150,7 @@ impl Seat {
         } else {
             Begun::InTick(shared.ticker.tick())
         };
+        let cpu_before = overran.then(thread_cpu_time);
         let answer = question.put(instance, binding.limits.deadline_ms);
         let outcome = answer.as_ref().map_or_else(|failure| failure.outcome, |_| CallOutcome::Ok);
         // An answer of rules is out of bounds by the message, which whoever publishes chooses: others keep their rules.
@@ -150,7 +158,9 @@ impl Seat {
         let took = match begun {
             Begun::At(started) => {
                 let ended = now();
-                let took = chargeable(ended.saturating_duration_since(started), *charge_max, instance);
+                let took = ended.saturating_duration_since(started);
+                *overran = took > *charge_max && !binding.is_native();
+                let took = chargeable(took, *charge_max, (instance, cpu_before));
                 Some((ended, Some(took), timing.timed(took)))
             }
             Begun::InTick(tick) => {
@@ -159,8 +169,9 @@ impl Seat {
                 let ticks = if binding.is_native() { ticks.min(1) } else { ticks };
                 let owed = if ticks > 0 { timing.ticks_passed(ticks) } else { Duration::ZERO };
                 let was_cut = outcome == CallOutcome::Deadline;
-                let took = was_cut.then(|| chargeable(Duration::MAX, *charge_max, instance));
-                let charged = took.unwrap_or_else(|| owed.min(*charge_max));
+                let used = (&*instance, cpu_before);
+                let took = was_cut.then(|| chargeable(Duration::MAX, *charge_max, used));
+                let charged = took.unwrap_or_else(|| chargeable(owed, *charge_max, used));
                 (is_fault || !charged.is_zero()).then(|| (now(), took, charged))
             }
         };
@@ -225,14 +236,23 @@ fn seat_someone(shared: &Shared, binding: &Binding, cell: &Cell, serving: &mut O
     changed
 }
 
-/// What a call is charged for that took this long on the clock. What the operating system did meanwhile is not the policy's, so a
-/// call beyond its deadline is charged for that, or for the CPU time it used where that is more: a grace is not for nothing.
+/// What a call is charged for that took this long on the clock. What the operating system did while it was set aside is not the
+/// policy's, so a call beyond its deadline is charged for that, or for the CPU time it used where that is more: a grace is not
+/// for nothing. Without the CPU time at its beginning, what it used is known to within a tick, and from its first check on.
 #[inline]
-fn chargeable(took: Duration, charge_max: Duration, serving: &Serving) -> Duration {
+fn chargeable(
+    took: Duration,
+    charge_max: Duration,
+    (serving, cpu_before): (&Serving, Option<Duration>),
+) -> Duration {
     if took <= charge_max {
         return took;
     }
-    took.min(serving.cpu_time_used().unwrap_or_default().max(charge_max))
+    let used = match cpu_before {
+        Some(before) => thread_cpu_time().saturating_sub(before),
+        None => serving.cpu_time_used().unwrap_or_default(),
+    };
+    took.min(used.max(charge_max))
 }
 
 fn report(binding: &Binding, failure: &Failure) {

@@ -237,7 +237,7 @@ const GRACE: Duration = Duration::from_micros(300);
 const GRACE_CHECKS: u32 = 256;
 const GRACE_MAX: Duration = Duration::from_millis(1);
 
-fn thread_cpu_time() -> Duration {
+pub(crate) fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))

@@ -1,5 +1,5 @@
 //! From a component that may serve to one that is ready for the fast lane: compiled modules, every import of
-//! theirs resolved, and the adapters that all components share.
+//! theirs resolved, and adapters for what it imports of the broker.
 
 use super::adapter;
 use super::broker;
@@ -238,5 +238,8 @@ mod tests {
         assert_eq!(offered([&[], &[]]), [None, None]);
         assert_eq!(offered([&["log", "log"], &[]]), [None, names(&["log"])]);
         assert_eq!(offered([&["payload"], &["log"]]), [names(&["payload"]), names(&["log"])]);
+        let all = world::IMPORTS.map(|import| import.name);
+        let made: usize = offered([&all, &[]]).into_iter().flatten().map(|names| names.len()).sum();
+        assert_eq!(made, all.len(), "each can be made");
     }
 }

@@ -177,6 +177,28 @@ fn a_grace_is_charged() {
     assert!(charged >= Duration::from_micros(2_500), "{charged:?} of {used:?}");
 }
 
+/// One long instruction has no check inside, and none behind it: from the second such call on it is measured.
+#[test]
+fn a_long_instruction_is_charged() {
+    let filling = "(if (i32.lt_u (memory.size) (i32.const 900)) (then (drop (memory.grow (i32.const 900)))))
+        (memory.fill (i32.const 65536) (i32.const 7) (i32.const 58720256))";
+    let component = Guest::routing(&format!("{filling} (i32.const 1024)"));
+    let limits = json!({ "limits": { "memory_mb": 64, "deadline_ms": 2, "cpu_share": 1.0 } });
+    let host = serving(&component, limits);
+    let mut policies = host.worker(0);
+    let mut used = Vec::new();
+    for _ in 0..5 {
+        let before = thread_cpu_time();
+        assert_eq!(decide(&mut policies, "topic/a"), Verdict::default());
+        used.push(thread_cpu_time() - before);
+    }
+    used.sort_unstable();
+    let latency = host.policy("p").unwrap().latency;
+    assert_eq!(latency.timed_calls, 5, "{:?}", host.policy("p").unwrap().outcomes);
+    let charged = Duration::from_nanos(latency.p50_ns);
+    assert!(charged >= used[0] / 2 && charged > Duration::from_millis(2), "{charged:?} of {used:?}");
+}
+
 fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
