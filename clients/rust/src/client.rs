@@ -146,7 +146,8 @@ impl Client {
         self.shared.ending.notify_one();
         let written = match self.transport() {
             Transport::Auto | Transport::WebSocket => Duration::ZERO,
-            Transport::Quic | Transport::WebTransport => QUIC_ACKNOWLEDGE_TIMEOUT,
+            // Streams of their own first, then the main one.
+            Transport::Quic | Transport::WebTransport => 2 * QUIC_ACKNOWLEDGE_TIMEOUT,
         };
         // A driver that has ended takes no command, and one whose peer does not read is dropped.
         let goodbye = async {

@@ -183,7 +183,8 @@ impl Writer<'_> {
     }
 
     async fn goodbye(&mut self, for_good: bool) -> Result<Left, Broken> {
-        // What is said on the main stream passes the others: the goodbye waits for them.
+        // What is said on the main stream passes the others: the goodbye waits for them, and nothing else does.
+        self.flush_acks().await?;
         self.sender.finish_own().await;
         self.flush_acks().await?;
         // `disconnect` ends the session; one that can be resumed is only left.
