@@ -239,8 +239,12 @@ async fn a_watcher_that_does_not_read_catches_up() {
     let long = "b".repeat(250);
     let mut users: Vec<_> = (0..999).map(|i| format!("{i}-{long}")).collect();
     users.push("bob".to_owned());
+    let queued = |broker: &Broker| broker.metric("waspmq_outbound_queue_bytes").unwrap();
+    let before = queued(&broker);
     alice.send(&json!({"type": "watch", "users": users})).await;
     broker.eventually("the list", |broker| broker.metric("waspmq_watched_users") == Some(1_000.0));
+    // When somebody who is not there was last seen, the store is asked for.
+    broker.eventually("the states are told", |broker| queued(broker) >= before + 250_000.0);
     for _ in 0..5 {
         leave(broker.connect("bob").await).await;
     }
