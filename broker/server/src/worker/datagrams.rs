@@ -70,7 +70,7 @@ impl Worker {
         connection.heard_us = now.us;
         for datagram in datagrams {
             self.counters().bytes_read.add(datagram.len() as u64);
-            if connection.is_closing() || connection.out.owes_much() {
+            if connection.is_closing() || connection.is_disconnected || connection.out.owes_much() {
                 self.counters().datagrams.dropped.add(1);
                 continue;
             }

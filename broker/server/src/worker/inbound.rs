@@ -338,7 +338,7 @@ impl Worker {
                 }
             }
             self.close_unread(connection);
-            if connection.is_closing() || unpacking.is_over() {
+            if connection.is_closing() || connection.is_disconnected || unpacking.is_over() {
                 return;
             }
         }

@@ -150,7 +150,7 @@ impl Outbox {
     /// Bytes of shared segments that may wait in its queue.
     fn bound_of(&self, connection: &Connection) -> usize {
         let bound = self.bound();
-        bound.saturating_sub(connection.sides.unwritten_bytes).max(FLOOR_BYTES.min(bound))
+        bound.saturating_sub(connection.sides.unwritten_bytes).max(bound / 2)
     }
 
     /// Sends the dictionary that a segment needs, unless the connection has it.

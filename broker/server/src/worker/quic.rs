@@ -94,7 +94,7 @@ impl Worker {
     /// Handles the complete messages of a stream; gives their length.
     pub(super) fn take_stream(&mut self, connection: &mut Connection, bytes: &[u8], now: Moment) -> usize {
         let mut consumed = 0;
-        while connection.stage == Stage::Open && connection.held.is_none() {
+        while connection.stage == Stage::Open && connection.held.is_none() && !connection.is_disconnected {
             let Some(rest) = bytes.get(consumed..).filter(|rest| !rest.is_empty()) else { break };
             let limit = self.message_limits(connection).message_bytes_max;
             match stream::front(rest, limit) {
@@ -113,6 +113,7 @@ impl Worker {
             }
         }
         self.finish_batch(connection);
-        if connection.is_closing() { bytes.len() } else { consumed }
+        // Behind a goodbye nothing is heard.
+        if connection.is_closing() || connection.is_disconnected { bytes.len() } else { consumed }
     }
 }

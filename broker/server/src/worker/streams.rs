@@ -28,7 +28,7 @@ use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
-use waspmq_core::limits::PRIORITY_MAX;
+use waspmq_core::limits::{JOURNAL_WAIT_MS, PRIORITY_MAX};
 use waspmq_core::outbound::Segment as _;
 use waspmq_core::{Code, Reject};
 use waspmq_protocol::stream::{self, Front};
@@ -41,8 +41,8 @@ const UNDER_WAY_MAX: u8 = 16;
 /// has acknowledged it holds no more than that.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How long a client's end waits for what it sent on streams of their own.
-const LEAVE_WAIT: Duration = Duration::from_secs(3);
+/// How long a client's end waits for what it sent on streams of their own: longer than any of it waits for the journal.
+const LEAVE_WAIT: Duration = Duration::from_millis(JOURNAL_WAIT_MS + 1_000);
 
 /// What a connection has beside its stream.
 #[derive(Debug, Default)]
@@ -320,7 +320,10 @@ impl Worker {
 
     /// A client opened a stream.
     fn begin_side(&mut self, number: u32, link: &Link) -> Option<()> {
-        let connection = self.connection_of(number, link).filter(|connection| !connection.is_closing())?;
+        let connection = self.connection_of(number, link)?;
+        if connection.is_closing() || connection.sides.is_leaving {
+            return None;
+        }
         connection.sides.reading += 1;
         Some(())
     }
