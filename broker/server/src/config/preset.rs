@@ -41,7 +41,6 @@ impl Config {
                 limits.connect_timeout_ms = 30_000;
                 limits.heartbeat_ms = 60_000;
                 config.drain_ms = 60_000;
-                config.huge_pages = false;
             }
         }
         config
@@ -54,7 +53,7 @@ fn base() -> Config {
         data_dir: PathBuf::from("waspmq-data"),
         listen: loopback(9470),
         workers: 0,
-        huge_pages: true,
+        huge_pages: false,
         drain_ms: 10_000,
         admin: AdminConfig {
             listen: loopback(9471),
