@@ -41,6 +41,20 @@ await run({
     return `${said.join(", ")}; ${extensions}`;
   },
 
+  async "long payloads have streams of their own, in both directions"(chrome, opened) {
+    const { served, page, places } = await stage(chrome, opened);
+    const member = await join(page, places.webtransport, { user: "long", streams: true });
+    const { wrong, count, levels } = await member.evaluate(talk, "topic/long");
+    assert.deepEqual(wrong, []);
+    assert.deepEqual(levels, ["accepted"]);
+    const outcomes = [["out", "sent"], ["out", "full"], ["in", "taken"], ["in", "refused"]];
+    const counts = await Promise.all(outcomes.map(([direction, outcome]) =>
+      metric(served, `waspmq_quic_streams_total{direction="${direction}",outcome="${outcome}"}`)));
+    assert.deepEqual(counts, [3, 0, 3, 0]);
+    assert.deepEqual(page.thrown, []);
+    return `${counts[0]} of ${count} each way`;
+  },
+
   async "messages cross from one transport to the other, in order"(chrome, opened) {
     const { origin, page, places } = await stage(chrome, opened);
     const [other, third] = [await pageOf(chrome, origin), await pageOf(chrome, origin)];
