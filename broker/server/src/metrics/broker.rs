@@ -200,10 +200,10 @@ impl Broker {
     }
 }
 
-/// Direction and outcome of datagrams, with the count behind them.
-type OfDatagrams = (&'static str, &'static str, fn(&Datagrams) -> &Count);
+/// Direction and outcome of what travels beside streams, with the count behind them.
+type Beside<T> = (&'static str, &'static str, fn(&T) -> &Count);
 
-const DATAGRAMS: [OfDatagrams; 6] = [
+const DATAGRAMS: [Beside<Datagrams>; 6] = [
     ("out", "sent", |d| &d.sent),
     ("out", "large", |d| &d.large),
     ("out", "full", |d| &d.full),
@@ -212,10 +212,7 @@ const DATAGRAMS: [OfDatagrams; 6] = [
     ("in", "dropped", |d| &d.dropped),
 ];
 
-/// The same of streams.
-type OfStreams = (&'static str, &'static str, fn(&Streams) -> &Count);
-
-const STREAMS: [OfStreams; 6] = [
+const STREAMS: [Beside<Streams>; 6] = [
     ("out", "sent", |s| &s.sent),
     ("out", "full", |s| &s.full),
     ("out", "stopped", |s| &s.stopped),

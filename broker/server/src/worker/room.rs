@@ -111,10 +111,10 @@ impl Worker {
     /// Whether a connection may be read, or what its task waits for before. `link` tells whether the number still means
     /// the connection that the task serves.
     pub(super) fn pause(&mut self, number: u32, link: &Link) -> Pause {
-        let waits_until_us = self.connection_of(number, link).and_then(|connection| {
+        let held = |connection: &Connection| {
             connection.held.as_ref().map(|_| connection.waits_until_us.unwrap_or_default())
-        });
-        self.pause_stream(number, link, waits_until_us).unwrap_or(Pause::GoOn { has_held: false })
+        };
+        self.pause_stream(number, link, held).unwrap_or(Pause::GoOn { has_held: false })
     }
 
     /// [`Self::pause`] for one of the streams of a connection, which may hold something back until a time. `None` when the
@@ -123,13 +123,13 @@ impl Worker {
         &mut self,
         number: u32,
         link: &Link,
-        waits_until_us: Option<u64>,
+        waits_until_us: impl FnOnce(&Connection) -> Option<u64>,
     ) -> Option<Pause> {
         let connection = self.connection_of(number, link)?;
         if connection.out.owes_much() || connection.has_asked() {
             return Some(Pause::Wait(connection.paused.get_or_insert_default().clone(), UNTIL_TOLD));
         }
-        let Some(until_us) = waits_until_us else { return Some(Pause::GoOn { has_held: false }) };
+        let Some(until_us) = waits_until_us(connection) else { return Some(Pause::GoOn { has_held: false }) };
         let paused = connection.paused.get_or_insert_default().clone();
         let left = Duration::from_micros(until_us.saturating_sub(self.shared.clock.now_us()));
         if left.is_zero() || !self.shared.journal.await_room(self.number) {

@@ -241,7 +241,7 @@ impl Receiving {
         loop {
             let link = Link::Quic(self.channel.upgrade()?);
             let waits_until_us = self.held.as_ref().map(|_| self.waits_until_us.unwrap_or_default());
-            let pause = worker.borrow_mut().pause_stream(self.number, &link, waits_until_us)?;
+            let pause = worker.borrow_mut().pause_stream(self.number, &link, |_| waits_until_us)?;
             drop(link);
             match pause {
                 Pause::Wait(paused, most) => drop(timeout(most, paused.notified()).await),

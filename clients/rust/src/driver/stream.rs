@@ -9,7 +9,7 @@ use std::future::pending;
 use std::ops::Deref;
 use tokio::io::AsyncReadExt;
 use waspmq_core::Close;
-use waspmq_protocol::stream;
+use waspmq_protocol::stream::{self, Front};
 use web_transport_quinn::{RecvStream, SendStream, Session, SessionError, WebTransportError};
 
 /// Bytes of one read. Also what room is made for at a time: a length that is only claimed costs nothing.
@@ -274,14 +274,16 @@ async fn datagram(session: &Session) -> Option<Bytes> {
 
 /// The next message, if it is there as a whole. An error says that it is too long.
 pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, String> {
-    let Some((length, taken)) = stream::length(buffer) else { return Ok(None) };
-    let bytes = usize::try_from(length).ok().filter(|&bytes| bytes <= INBOUND_BYTES_MAX);
-    let bytes = bytes.ok_or_else(|| format!("a message of {length} bytes: {INBOUND_BYTES_MAX} are taken"))?;
-    if buffer.len() < taken + bytes {
-        return Ok(None);
+    match stream::front(buffer, INBOUND_BYTES_MAX) {
+        Front::Whole { message, bytes } => {
+            let length_bytes = bytes - message.len();
+            let mut whole = buffer.split_to(bytes);
+            whole.advance(length_bytes);
+            Ok(Some(whole.freeze()))
+        }
+        Front::Part { .. } => Ok(None),
+        Front::TooLong(length) => Err(format!("a message of {length} bytes: {INBOUND_BYTES_MAX} are taken")),
     }
-    buffer.advance(taken);
-    Ok(Some(buffer.split_to(bytes).freeze()))
 }
 
 #[cfg(test)]

@@ -343,7 +343,7 @@ fn a_stream_of_its_own_waits_by_itself() {
     let pause = |publisher: &mut Publisher, side: &Receiving| {
         let link = publisher.bench.connection(publisher.number).link.clone();
         let waits_until_us = side.held.as_ref().map(|_| side.waits_until_us.unwrap());
-        publisher.bench.worker.pause_stream(publisher.number, &link, waits_until_us).unwrap()
+        publisher.bench.worker.pause_stream(publisher.number, &link, |_| waits_until_us).unwrap()
     };
     come(&mut side, 3);
     come(&mut side, 4);
