@@ -122,7 +122,8 @@ impl Shared {
         }
         if let Some(candidate) = &saved.candidate {
             let tried = self.find_saved(&candidate.version).and_then(|version| {
-                let tried = self.try_out(name, &policy, (version, candidate.trial));
+                let fits = policy.check_candidate(&version.document);
+                let tried = fits.and_then(|()| self.try_out(name, &policy, (version, candidate.trial)));
                 tried.map_err(|error| error.to_string())
             });
             match tried {

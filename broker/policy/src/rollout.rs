@@ -14,7 +14,7 @@
 use crate::admin::{PromoteError, PutError, RollbackError};
 use crate::archive::{ArchiveError, Change};
 use crate::binding::{Binding, Making, Parts, lock};
-use crate::document::{Mode, OnFailure};
+use crate::document::{Mode, OnFailure, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SetupError;
 use crate::lineup::{Candidate, Generation, Trial};
@@ -65,7 +65,7 @@ impl Host {
         };
         let mut policy = policy.ok_or_else(|| RollbackError::UnknownPolicy { name: name.to_owned() })?;
         let (why, generation) = (("operator", String::new()), self.generation() + 1);
-        let from = if policy.candidate.is_some() {
+        let back = if policy.candidate.is_some() {
             policy.drop_candidate(why, generation)
         } else {
             let previous = policy.previous.as_ref();
@@ -77,7 +77,7 @@ impl Host {
             policy.go_back(why, generation)
         };
         policy.give_back_instances();
-        let state = self.shared.commit(name, policy, (who, "policy rollback", from));
+        let state = self.shared.commit(name, policy, (who, "policy rollback", back.from));
         Ok(state.map_err(PutError::NotKept)?)
     }
 }
@@ -232,18 +232,40 @@ impl Policy {
         self.give_back_instances();
     }
 
-    /// Drops the candidate; answers what that was.
-    pub(crate) fn drop_candidate(&mut self, why: (&'static str, String), generation: u64) -> String {
+    /// Checks that a candidate is asked what the version that decides is asked.
+    pub(crate) fn check_candidate(&self, document: &PolicyDocument) -> Result<(), PutError> {
+        let Some(active) = self.active_binding().filter(|active| active.hook != document.hook) else {
+            return Ok(());
+        };
+        let hook = active.hook.as_str();
+        let reason = format!("a candidate has the hook of the active version, which is {hook}");
+        Err(PutError::Invalid { field: "hook".into(), reason })
+    }
+
+    /// Drops the candidate.
+    pub(crate) fn drop_candidate(&mut self, why: (&'static str, String), generation: u64) -> Rollback {
         let from = self.candidate.take().map_or_else(String::new, |tried| tried.version.label());
         self.note_rollback(why, from, generation)
     }
 
-    /// Exchanges the active version for the one before; answers what it was.
-    pub(crate) fn go_back(&mut self, why: (&'static str, String), generation: u64) -> String {
+    /// Exchanges the active version for the one before. A candidate that has not the hook of that one goes, too: it
+    /// would be asked what it does not know.
+    pub(crate) fn go_back(
+        &mut self,
+        (reason, mut detail): (&'static str, String),
+        generation: u64,
+    ) -> Rollback {
         std::mem::swap(&mut self.active, &mut self.previous);
         self.probation = None;
         let from = self.previous.as_ref().map_or_else(String::new, Version::label);
-        self.note_rollback(why, from, generation)
+        if let Some(tried) = self.candidate.take_if(|tried| {
+            let serving = self.active.as_ref().and_then(|active| active.binding.as_ref());
+            serving.is_some_and(|active| active.hook != tried.version.document.hook)
+        }) {
+            let dropped = tried.version.label();
+            detail.push_str(&format!("; {dropped}, the candidate, has another hook and is dropped"));
+        }
+        self.note_rollback((reason, detail), from, generation)
     }
 
     fn note_rollback(
@@ -251,10 +273,11 @@ impl Policy {
         (reason, detail): (&'static str, String),
         from: String,
         generation: u64,
-    ) -> String {
+    ) -> Rollback {
         let to = self.active.as_ref().map_or_else(String::new, Version::label);
-        self.rollbacks.note(Rollback { reason, detail, from: from.clone(), to, generation });
-        from
+        let rollback = Rollback { reason, detail, from, to, generation };
+        self.rollbacks.note(rollback.clone());
+        rollback
     }
 
     /// Keeps instances of the version before only while somebody may ask them.
@@ -271,18 +294,13 @@ impl Policy {
 /// Checks what a version asks of those that are there.
 fn check_beside(policy: &Policy, version: &Version) -> Result<(), PutError> {
     let (document, serving) = (&version.document, policy.active_binding());
-    let refused =
-        |field: &'static str, reason: String| Err(PutError::Invalid { field: field.into(), reason });
-    if document.trial().is_some()
-        && let Some(active) = serving.filter(|active| active.hook != document.hook)
-    {
-        let hook = active.hook.as_str();
-        return refused("hook", format!("a candidate has the hook of the active version, which is {hook}"));
+    if document.trial().is_some() {
+        policy.check_candidate(document)?;
     }
     let has_fallback = serving.is_some_and(|active| active.hook == document.hook);
     if document.on_failure == OnFailure::Previous && document.mode != Mode::Off && !has_fallback {
-        let reason = "there is no version before that decides, and could be asked instead";
-        return refused("on_failure", reason.to_owned());
+        let reason = "there is no version before that decides, and could be asked instead".to_owned();
+        return Err(PutError::Invalid { field: "on_failure".into(), reason });
     }
     Ok(())
 }

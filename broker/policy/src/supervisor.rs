@@ -8,7 +8,7 @@ use crate::archive::Change;
 use crate::binding::{Binding, lock};
 use crate::budget::{self, Breach, Totals};
 use crate::limits;
-use crate::registry::Policy;
+use crate::registry::{Policy, Rollback};
 use crate::shared::Shared;
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
@@ -49,18 +49,18 @@ impl Shared {
     }
 
     fn take_back(&self, name: &str, mut policy: Policy, (breach, is_candidate): (Breach, bool)) {
-        let (reason, detail) = (breach.as_str(), breach.to_string());
-        let (why, generation) = ((reason, detail.clone()), self.active.load().number + 1);
-        let from = if is_candidate {
+        let why = (breach.as_str(), breach.to_string());
+        let generation = self.active.load().number + 1;
+        let back = if is_candidate {
             policy.drop_candidate(why, generation)
         } else {
-            let from = policy.go_back(why, generation);
+            let back = policy.go_back(why, generation);
             // Nobody is to ask the version that was taken back.
             policy.previous.iter_mut().for_each(|back| back.binding = None);
-            from
+            back
         };
         policy.generation = generation;
-        let to = policy.active.as_ref().map_or_else(String::new, |active| active.label());
+        let Rollback { reason, detail, from, to, .. } = back;
         let details = [("reason", reason), ("detail", detail.as_str())];
         let (who, what) = ("broker", "automatic rollback");
         let change = Change { who, what, name, from, to, generation, details: &details };

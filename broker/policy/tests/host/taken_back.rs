@@ -5,7 +5,7 @@ use crate::{audit, document, eventually, now};
 use serde_json::{Value, json};
 use std::time::Duration;
 use waspmq_core::policy::Policies;
-use waspmq_policy::{Host, PolicyState};
+use waspmq_policy::{Hook, Host, PolicyState};
 
 const ALL: [&str; 1] = ["topic/>"];
 
@@ -90,4 +90,26 @@ fn a_good_version_is_left_alone_and_its_probation_ends() {
     assert_eq!((revision(&state), state.generation, state.last_rollback), (Some(2), 2, None));
     let state = host.rollback("new", "test").unwrap();
     assert_eq!((revision(&state), mark(&mut policies, "a", "")), (Some(1), "1".to_owned()));
+}
+
+#[test]
+fn a_candidate_of_another_hook_goes_with_the_version_that_is_taken_back() {
+    let host = host_of(1, &[0, 0]);
+    let first = json!({ "hook": "admission", "plugin": null, "rules": [{ "then": "accept" }] });
+    put(&host, "new", "p", &first);
+    put(&host, "new", "p@1", &json!({}));
+    let canary = json!({
+        "canary_percent": 50, "on_failure": "closed", "budget": { "calls_min": 1_000_000 }
+    });
+    put(&host, "new", "p@2", &canary);
+    let mut policies = host.worker(0);
+    let state = until_taken_back(&host, &mut policies, 10);
+    assert_eq!(state.current.unwrap().document.hook, Hook::Admission);
+    assert_eq!((state.candidate, state.generation), (None, 4));
+    let detail = state.last_rollback.unwrap().detail;
+    assert!(
+        detail.ends_with("p@2 (canary 50 %), the candidate, has another hook and is dropped"),
+        "{detail}"
+    );
+    assert!((0..100).all(|n| mark(&mut policies, &format!("user-{n}"), "k") == "-"));
 }
