@@ -222,7 +222,7 @@ impl Host {
             }
             policy
         };
-        self.shared.put(name, (policy, Version { document, source, binding: None }), who)
+        self.shared.put(name, (policy, Version::new(document, source)), who)
     }
 
     /// Removes a policy; messages in the hands of its instances are decided by them.

@@ -75,6 +75,17 @@ pub(crate) struct SavedVersion {
     pub(crate) digest: String,
     /// Read when the policy is restored: a document that this program does not know refuses its policy, not all.
     pub(crate) document: serde_json::Value,
+    /// Of a previous version that was once the active one behind the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) taken_back: Option<TakenBack>,
+}
+
+/// Who took a version back. Nobody falls back on such a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TakenBack {
+    Operator,
+    Broker,
 }
 
 /// Why a manifest cannot be used.
@@ -163,7 +174,7 @@ mod tests {
 
     fn version(revision: u32) -> SavedVersion {
         let document = json!({"hook": "routing", "plugin": "p", "match": ["all"], "config": {"a": 1.5}});
-        SavedVersion { plugin: "p".to_owned(), revision, digest: "d".repeat(64), document }
+        SavedVersion { plugin: "p".to_owned(), revision, digest: "d".repeat(64), document, taken_back: None }
     }
 
     fn manifest() -> Manifest {
@@ -182,7 +193,7 @@ mod tests {
             generation: 4,
             active: Some(version(2)),
             candidate,
-            previous: Some(version(1)),
+            previous: Some(SavedVersion { taken_back: Some(TakenBack::Broker), ..version(1) }),
         };
         let policies = [
             ("plain", policy(None)),

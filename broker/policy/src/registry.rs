@@ -8,7 +8,7 @@ use crate::breaker::BreakerState;
 use crate::document::{Mode, PolicyDocument};
 use crate::hook::Hook;
 use crate::lineup::{Candidate, Lineup, Trial};
-use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion};
+use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion, TakenBack};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
@@ -167,6 +167,8 @@ pub(crate) struct Version {
     pub(crate) source: Source,
     /// None while the mode is off, and for a previous version whose instances were given back.
     pub(crate) binding: Option<Arc<Binding>>,
+    /// Of a previous version: who went back from it.
+    pub(crate) taken_back: Option<TakenBack>,
 }
 
 /// A candidate; its binding is there.
@@ -211,6 +213,11 @@ impl Rollbacks {
 }
 
 impl Version {
+    /// A version without instances that was never taken back.
+    pub(crate) const fn new(document: PolicyDocument, source: Source) -> Self {
+        Self { document, source, binding: None, taken_back: None }
+    }
+
     pub(crate) fn show(&self) -> PolicyVersion {
         PolicyVersion {
             document: self.document.clone(),
@@ -227,6 +234,7 @@ impl Version {
             revision: revision.map_or(0, |revision| revision.revision),
             digest: self.source.digest().to_owned(),
             document: serde_json::to_value(&self.document)?,
+            taken_back: self.taken_back,
         })
     }
 

@@ -7,7 +7,7 @@
 use crate::admin::PutError;
 use crate::archive::{Archive, ArchiveError, Change};
 use crate::binding::lock;
-use crate::document::{Mode, OnFailure, PolicyDocument};
+use crate::document::{Mode, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SharedCompiled;
 use crate::lineup::Generation;
@@ -111,14 +111,11 @@ impl Shared {
             tracing::error!(policy = name, role, reason, "a version of the policy is not brought back");
         };
         if let Some(previous) = &saved.previous {
-            let falls_back =
-                policy.active.as_ref().is_some_and(|a| a.document.on_failure == OnFailure::Previous);
-            let previous = match falls_back {
+            let previous = match policy.falls_back() && previous.taken_back.is_none() {
                 true => self.restore_version(name, &policy, previous),
                 false => self.find_saved(previous),
             };
             policy.previous = previous.map_err(|reason| other("previous", reason)).ok();
-            policy.give_back_instances();
         }
         if let Some(candidate) = &saved.candidate {
             let tried = self.find_saved(&candidate.version).and_then(|version| {
@@ -150,7 +147,7 @@ impl Shared {
 
     /// A version of the manifest with its rules, or with its revision, which has to be the same component.
     fn find_saved(&self, saved: &SavedVersion) -> Result<Version, String> {
-        let SavedVersion { plugin, revision, digest, document } = saved;
+        let SavedVersion { plugin, revision, digest, document, taken_back } = saved;
         let document: PolicyDocument = serde_json::from_value(document.clone())
             .map_err(|error| format!("its document is not one of this version: {error}"))?;
         if let Some(rules) = &document.rules {
@@ -162,14 +159,14 @@ impl Shared {
                 return Err(format!("its rules were changed: expected digest {digest}, found {found}"));
             }
             let source = Source::Rules(Arc::new(table));
-            return Ok(Version { document, source, binding: None });
+            return Ok(Version { taken_back: *taken_back, ..Version::new(document, source) });
         }
         let registry = self.registry();
         let shelf = registry.plugins.get(plugin);
         let kept = shelf.and_then(|shelf| shelf.kept.iter().find(|kept| kept.revision.revision == *revision));
         if let Some(kept) = kept.filter(|kept| kept.revision.digest == *digest) {
             let source = Source::Plugin(kept.clone());
-            return Ok(Version { document, source, binding: None });
+            return Ok(Version { taken_back: *taken_back, ..Version::new(document, source) });
         }
         let refused =
             shelf.and_then(|shelf| shelf.refused.iter().find(|refused| refused.saved.revision == *revision));

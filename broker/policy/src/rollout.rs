@@ -18,6 +18,7 @@ use crate::document::{Mode, OnFailure, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SetupError;
 use crate::lineup::{Candidate, Generation, Trial};
+use crate::manifest::TakenBack;
 use crate::memory::Memory;
 use crate::registry::{Policy, PolicyState, Probation, Rollback, Tried, Version};
 use crate::shared::Shared;
@@ -74,9 +75,8 @@ impl Host {
                 let binding = self.shared.prepare(name, previous, (&policy.stats, &policy.memory))?;
                 policy.previous.iter_mut().for_each(|previous| previous.binding.clone_from(&binding));
             }
-            policy.go_back(why, generation)
+            policy.go_back(TakenBack::Operator, why, generation)
         };
-        policy.give_back_instances();
         let state = self.shared.commit(name, policy, (who, "policy rollback", back.from));
         Ok(state.map_err(PutError::NotKept)?)
     }
@@ -248,15 +248,22 @@ impl Policy {
         self.note_rollback(why, from, generation)
     }
 
-    /// Exchanges the active version for the one before. A candidate that has not the hook of that one goes, too: it
-    /// would be asked what it does not know.
+    /// Exchanges the active version for the one before, and notes who did. A candidate that has not the hook of that one
+    /// goes, too: it would be asked what it does not know.
     pub(crate) fn go_back(
         &mut self,
+        who: TakenBack,
         (reason, mut detail): (&'static str, String),
         generation: u64,
     ) -> Rollback {
         std::mem::swap(&mut self.active, &mut self.previous);
         self.probation = None;
+        // Who returns to a version that was taken back has what there was before: the other one was not taken back.
+        let returns = self.active.as_mut().is_some_and(|active| active.taken_back.take().is_some());
+        if let Some(previous) = self.previous.as_mut() {
+            previous.taken_back = (!returns).then_some(who);
+        }
+        self.give_back_instances();
         let from = self.previous.as_ref().map_or_else(String::new, Version::label);
         if let Some(tried) = self.candidate.take_if(|tried| {
             let serving = self.active.as_ref().and_then(|active| active.binding.as_ref());
@@ -280,13 +287,18 @@ impl Policy {
         rollback
     }
 
+    /// Whether the version that decides has the one before asked where it fails.
+    pub(crate) fn falls_back(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            active.binding.is_some() && active.document.on_failure == OnFailure::Previous
+        })
+    }
+
     /// Keeps instances of the version before only while somebody may ask them.
     pub(crate) fn give_back_instances(&mut self) {
-        let falls_back = self.active.as_ref().is_some_and(|active| {
-            active.binding.is_some() && active.document.on_failure == OnFailure::Previous
-        });
-        if self.probation.is_none() && !falls_back {
-            self.previous.iter_mut().for_each(|previous| previous.binding = None);
+        let may_be_asked = self.probation.is_some() || self.falls_back();
+        if let Some(previous) = self.previous.as_mut().filter(|of| of.taken_back.is_some() || !may_be_asked) {
+            previous.binding = None;
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::archive::Change;
 use crate::binding::{Binding, lock};
 use crate::budget::{self, Breach, Totals};
 use crate::limits;
+use crate::manifest::TakenBack;
 use crate::registry::{Policy, Rollback};
 use crate::shared::Shared;
 use std::sync::TryLockError;
@@ -54,10 +55,7 @@ impl Shared {
         let back = if is_candidate {
             policy.drop_candidate(why, generation)
         } else {
-            let back = policy.go_back(why, generation);
-            // Nobody is to ask the version that was taken back.
-            policy.previous.iter_mut().for_each(|back| back.binding = None);
-            back
+            policy.go_back(TakenBack::Broker, why, generation)
         };
         policy.generation = generation;
         let Rollback { reason, detail, from, to, .. } = back;

@@ -127,3 +127,54 @@ fn a_required_policy_that_is_refused_is_missed() {
     host.remove_policy("p", "test").unwrap();
     assert_eq!(host.unready(), []);
 }
+
+/// Nobody asks a version that was taken back, by whomever, before a restart or behind it.
+#[test]
+fn nothing_falls_back_on_a_version_that_was_taken_back() {
+    let calls = |host: &Host, policies: &mut WorkerPolicies| {
+        let before = host.policy("p").unwrap().calls;
+        assert_eq!(mark(policies, "a", "fail"), "-");
+        host.policy("p").unwrap().calls - before
+    };
+    for by_broker in [false, true] {
+        let shelf = Arc::new(Shelf::default());
+        let host = next(&shelf, 4);
+        for mark in ["1", "2", "3"] {
+            host.upload("p", &version(mark, 0), "test").unwrap();
+        }
+        let put = |plugin, more| host.put_policy("p", document(plugin, &ALL, more), "test").unwrap();
+        put("p@1", json!({}));
+        put("p@2", json!({ "on_failure": "previous", "budget": { "calls_min": 1_000_000 } }));
+        let mut policies = host.worker(0);
+        assert_eq!(calls(&host, &mut policies), 2, "the one before is asked");
+        put("p@3", json!({ "budget": { "calls_min": 5 } }));
+        if by_broker {
+            crate::eventually("it is taken back", || {
+                mark(&mut policies, "a", "fail");
+                host.policy("p").filter(|state| state.last_rollback.is_some())
+            });
+        } else {
+            host.rollback("p", "test").unwrap();
+        }
+        assert_eq!((calls(&host, &mut policies), mark(&mut policies, "a", "")), (1, "2".to_owned()));
+        drop((policies, host));
+        let host = next(&shelf, 4);
+        let mut policies = host.worker(0);
+        assert_eq!((calls(&host, &mut policies), mark(&mut policies, "a", "")), (1, "2".to_owned()));
+        assert_eq!(host.policy("p").unwrap().previous.unwrap().revision, Some(3));
+    }
+}
+
+/// Going back and returning leaves everything as it was, what is fallen back on, too.
+#[test]
+fn who_returns_from_a_rollback_falls_back_as_before() {
+    let (shelf, host) = on_trial(json!({ "on_failure": "previous" }));
+    host.rollback("p", "test").unwrap();
+    drop(host);
+    let host = next(&shelf, 4);
+    let state = host.rollback("p", "test").unwrap();
+    assert_eq!(revision(&state), Some(3));
+    let mut policies = host.worker(0);
+    assert_eq!(mark(&mut policies, "a", "fail"), "-");
+    assert_eq!(host.policy("p").unwrap().calls, 2, "the one before was asked, too");
+}
