@@ -24,9 +24,11 @@ pub(crate) struct Generation {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Masks {
     hooks: [u64; Hook::ALL.len()],
-    /// Of which the patterns of the active version match, and of which those of the candidate.
+    /// Of which the patterns of the active version match, of which those of the candidate, and of which those of the
+    /// previous one.
     pub(crate) active: u64,
     pub(crate) candidate: u64,
+    pub(crate) previous: u64,
 }
 
 /// The versions of one policy that have instances. All have the same hook, but for a previous one nobody asks.
@@ -80,6 +82,7 @@ impl Generation {
             let candidate = matches(lineup.candidate.as_ref().map(|candidate| &*candidate.binding));
             masks.active |= if active { bit } else { 0 };
             masks.candidate |= if candidate { bit } else { 0 };
+            masks.previous |= if matches(lineup.previous.as_deref()) { bit } else { 0 };
             let hook = lineup.hook().filter(|_| active || candidate);
             if let Some(mask) = hook.and_then(|hook| masks.hooks.get_mut(hook as usize)) {
                 *mask |= bit;

@@ -19,11 +19,12 @@ pub(crate) struct Place {
     previous: Option<Seat>,
 }
 
-/// Of which versions the patterns match.
+/// Of which versions the patterns match; no other one is asked, not even instead of one that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Concerned {
     pub(crate) active: bool,
     pub(crate) candidate: bool,
+    pub(crate) previous: bool,
 }
 
 /// What came of asking one policy.
@@ -115,7 +116,8 @@ impl Place {
         if active.has_changed() {
             decisions.clear();
         }
-        fall_back(desk, (active, outcome), self.previous.as_mut(), question, traces)
+        let previous = self.previous.as_mut().filter(|_| concerned.previous);
+        fall_back(desk, (active, outcome), previous, question, traces)
     }
 
     /// Puts a question to the version that decides for its sender, and to a shadow behind that.
@@ -126,15 +128,14 @@ impl Place {
         question: &Q,
         traces: &mut Traces,
     ) -> Answered<Q::Answer> {
-        let answered = if self.lineup.is_canary_for(question.sender()) {
+        let active = self.active.as_mut().filter(|_| concerned.active);
+        if self.lineup.is_canary_for(question.sender()) {
             // Its patterns are part of what is tried.
             let asked = self.candidate.as_mut().filter(|_| concerned.candidate);
-            return decide(desk, [asked, self.active.as_mut()], question, traces);
-        } else if concerned.active {
-            decide(desk, [self.active.as_mut(), self.previous.as_mut()], question, traces)
-        } else {
-            Answered::Nothing
-        };
+            return decide(desk, [asked, active], question, traces);
+        }
+        let previous = self.previous.as_mut().filter(|_| concerned.previous);
+        let answered = decide(desk, [active, previous], question, traces);
         self.compare(desk, concerned, (question, &answered), traces);
         answered
     }

@@ -164,7 +164,11 @@ impl WorkerPolicies {
             asked &= asked - 1;
             let Some(place) = self.places.get_mut(index as usize) else { continue };
             let has = |mask: u64| mask >> index & 1 == 1;
-            let concerned = Concerned { active: has(masks.active), candidate: has(masks.candidate) };
+            let concerned = Concerned {
+                active: has(masks.active),
+                candidate: has(masks.candidate),
+                previous: has(masks.previous),
+            };
             let (decisions, traces) = (&mut self.decisions, &mut self.traces);
             match place.decide(desk, (index as usize, concerned), (question, decisions), traces) {
                 Answered::With(answer) => {

@@ -225,6 +225,26 @@ fn patterns_of_active_and_candidate_may_differ() {
 }
 
 #[test]
+fn no_version_is_asked_where_it_does_not_match() {
+    let host = host_of(1, &[0]);
+    host.upload("bad", &Guest::routing("unreachable"), "test").unwrap();
+    let put = |plugin: &str, patterns: &[&str], more| {
+        host.put_policy("p", document(plugin, patterns, more), "test").unwrap();
+    };
+    let mut policies = host.worker(0);
+    let mut routes = || ["topic/a", "topic/b"].map(|to| decide(&mut policies, to).route);
+    let one = || Route::Drop("1".to_owned());
+    put("p@1", &["topic/a"], json!({}));
+    put("bad", &["topic/a", "topic/b"], json!({ "on_failure": "previous" }));
+    assert_eq!(routes(), [one(), Route::Continue], "the previous one matches topic/a");
+    put("p@1", &["topic/b"], json!({ "mode": "shadow" }));
+    assert_eq!(routes(), [one(), Route::Continue], "the same beside a candidate");
+    put("p@1", &["topic/a"], json!({}));
+    put("bad", &["topic/b"], json!({ "canary_percent": 99, "on_failure": "previous" }));
+    assert_eq!(routes(), [Route::Continue, Route::Continue], "the active one does not match topic/b");
+}
+
+#[test]
 fn required_policies_are_missed() {
     let host = host_of(2, &[0]);
     let reasons = || host.unready().into_iter().map(|unready| unready.reason).collect::<Vec<_>>();
