@@ -70,12 +70,14 @@ impl OpenBatch {
         Self { batch, settings, ack, picks: Vec::new(), receipts: Vec::new(), unanswered: 0 }
     }
 
-    /// Whether a message belongs to this batch: what is tracked together has one level and one plan.
-    pub(super) fn takes(&self, to: &Address, exclude_origin: bool, plan: &Plan) -> bool {
+    /// Whether a message belongs to this batch: it has one publisher, and what is tracked together one level and one plan.
+    pub(super) fn takes(&self, to: &Address, source: Source<'_>, plan: &Plan) -> bool {
         self.batch.to == *to
+            && self.batch.origin == source.origin
+            && self.batch.from.as_ref() == source.from
+            && self.batch.exclude_origin == source.exclude_origin
             && self.batch.level == plan.level
             && self.ack == plan.ack
-            && self.batch.exclude_origin == exclude_origin
             && self.batch.messages.len() < limits::BATCH_MESSAGES_MAX
             && self.batch.bytes.len() < BATCH_BYTES
     }
@@ -123,4 +125,32 @@ pub(super) fn single(
     let mut open = OpenBatch::new((to.clone(), settings.clone()), plan, source);
     open.push(id, publish, plan.headers.as_deref())?;
     Ok(open.batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waspmq_core::publish::Destination;
+    use waspmq_core::{Kind, Level};
+
+    #[test]
+    fn a_batch_has_one_publisher() {
+        let to = Address::parse("topic/t").unwrap();
+        let [ana, bo] = ["ana", "bo"].map(|user| Name::parse(user).unwrap());
+        let [first, second] = [1, 2].map(|number| Some(SessionId::new(1, 0, number)));
+        let plan = Plan {
+            destination: Destination::AsAddressed(None),
+            headers: None,
+            level: Level::Accepted,
+            ack: None,
+            trace: None,
+        };
+        let now = Moment { unix_ms: 1, us: 1 };
+        let source = |from, origin| Source { from: Some(from), origin, exclude_origin: false, now };
+        let settings = Arc::new(Settings::of_kind(Kind::Topic));
+        let open = OpenBatch::new((to.clone(), settings), &plan, source(&ana, first));
+        assert!(open.takes(&to, source(&ana, first), &plan));
+        assert!(!open.takes(&to, source(&ana, second), &plan), "receipts go to the session");
+        assert!(!open.takes(&to, source(&bo, first), &plan));
+    }
 }

@@ -82,7 +82,8 @@ impl Worker {
             Destination::AsAddressed(pick) if publish.dedup.is_none() && publish.delay_ms == 0 => Some(*pick),
             _ => None,
         };
-        let is_open = |open: &OpenBatch| open.takes(&target.0, publish.exclude_self, &plan);
+        let source = Source::of(connection, connection.session.identity(), publish.exclude_self, now);
+        let is_open = |open: &OpenBatch| open.takes(&target.0, source, &plan);
         if as_addressed.is_none() || !self.open.as_ref().is_some_and(is_open) {
             self.finish_batch(connection);
             if self.waits_for_journal(connection, (target, publish), &plan, now)? {

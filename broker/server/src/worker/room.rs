@@ -170,6 +170,8 @@ impl Worker {
             self.planned = plan;
             if !frames.is_empty() {
                 self.take_message(&mut connection, &frames, now);
+                // A connection that is sent events takes nothing more from its own bytes.
+                self.finish_batch(&mut connection);
             }
             self.planned = None;
             self.take_partial(&mut connection, now);

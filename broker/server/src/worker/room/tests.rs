@@ -6,6 +6,7 @@ use crate::control::Control;
 use crate::storage::in_memory::{Gate, open_behind};
 use crate::worker::counters::{Counters, Ended};
 use crate::worker::delivery::tests::Bench;
+use crate::worker::framing::Framing;
 use crate::worker::inbound::HELD_FLOOR_BYTES;
 use crate::worker::lifecycle::tests::{Socket, Workers};
 use crate::worker::streams::Receiving;
@@ -178,6 +179,20 @@ fn what_is_kept_waits_with_everything_behind_it_and_what_is_not_goes_on() {
     assert_eq!(publisher.read(), receipts(&[4]));
     assert!(matches!(publisher.pause(), Pause::GoOn { has_held: false }));
     assert_eq!(publisher.counted(|c| c.published.overloaded.of(Kind::User).load()), 0);
+}
+
+#[test]
+fn what_was_posted_and_waited_goes_out_with_the_turn_of_its_own_session() {
+    let mut publisher = Publisher::busy();
+    publisher.bench.connection(publisher.number).encoding.framing = Framing::Events;
+    publisher.say(&[kept(3)]);
+    assert!(publisher.held().is_some());
+    publisher.open();
+    publisher.read();
+    publisher.go_on();
+    assert_eq!(publisher.held(), None);
+    publisher.open();
+    assert_eq!(publisher.read(), receipts(&[3]), "nothing had to come behind it");
 }
 
 #[test]
