@@ -115,6 +115,7 @@ fn run(batches: &[Arc<Batch>], acks: Acks) -> (Duration, u64) {
             let report = Report {
                 first: acked.first().unwrap_or(MessageId::new(0, 0, 0, 0)),
                 messages: acked.messages(),
+                to: &acked.batch.to,
                 recipient: &user,
                 device: None,
                 session: Some(session),

@@ -19,22 +19,23 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The flights, by their first count, that wait for each recipient.
+/// The flights, by their first count and with their slots, that wait for each recipient.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(BTreeSet<(Recipient, u64)>);
+pub(super) struct Waiting(BTreeSet<(Recipient, (u64, u32))>);
 
 impl Waiting {
-    pub(super) fn take(&mut self, recipient: &Recipient) -> Vec<u64> {
-        let range = (recipient.clone(), 0)..=(recipient.clone(), u64::MAX);
-        let counts: Vec<_> = self.0.range(range).map(|(_, count)| *count).collect();
-        for &count in &counts {
-            self.remove(recipient, count);
+    /// The slots of those that wait for a recipient, in the order of their messages.
+    pub(super) fn take(&mut self, recipient: &Recipient) -> Vec<u32> {
+        let range = (recipient.clone(), (0, 0))..=(recipient.clone(), (u64::MAX, u32::MAX));
+        let flights: Vec<_> = self.0.range(range).map(|(_, flight)| *flight).collect();
+        for &flight in &flights {
+            self.remove(recipient, flight);
         }
-        counts
+        flights.into_iter().map(|(_, slot)| slot).collect()
     }
 
-    pub(super) fn remove(&mut self, recipient: &Recipient, count: u64) {
-        self.0.remove(&(recipient.clone(), count));
+    pub(super) fn remove(&mut self, recipient: &Recipient, flight: (u64, u32)) {
+        self.0.remove(&(recipient.clone(), flight));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -44,6 +45,8 @@ impl Waiting {
 
 /// What a flight needs of its tracker and its caller.
 pub(super) struct Surroundings<'a, 'b> {
+    /// Where the flight is kept.
+    pub(super) slot: u32,
     pub(super) publishers: &'a Publishers,
     pub(super) waiting: &'a mut Waiting,
     pub(super) seed: u64,
@@ -294,7 +297,8 @@ impl Live {
                 && let Some(part) = self.parts.get_mut(index).filter(|part| !part.is_waiting)
             {
                 part.is_waiting = true;
-                around.waiting.0.insert((part.recipient.clone(), self.common.first.count()));
+                let flight = (self.common.first.count(), around.slot);
+                around.waiting.0.insert((part.recipient.clone(), flight));
             }
         }
     }

@@ -9,8 +9,9 @@ use crate::message::{Batch, Envelope, Slice};
 use crate::policy::{Acking, Acknowledgement, BySettings, Decision, Failure, Message};
 use crate::settings::Settings;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+static TO: LazyLock<Address> = LazyLock::new(|| Address::parse("user/bob").unwrap());
 const PUBLISHER: SessionId = SessionId::new(1, 0, 77);
 const DEVICE: SessionId = SessionId::new(1, 1, 5);
 
@@ -151,6 +152,7 @@ fn report(counts: Range<u64>, recipient: &Recipient, attempt: u16) -> Report<'_>
     Report {
         first: id(counts.start),
         messages,
+        to: &TO,
         recipient,
         device: None,
         session: None,
@@ -385,6 +387,38 @@ fn a_publisher_that_is_gone_is_told_nothing() {
     assert_eq!(bench.acked(1..2, &user("bob")), [""; 0]);
     let events = bench.until(9_999);
     assert_eq!(events.last().unwrap(), "1330 dead letter 1..2 of bob timeout after 3");
+}
+
+#[test]
+fn a_message_of_several_addresses_is_acknowledged_at_each() {
+    let mut bench = Bench::new();
+    let (bob, ann) = (user("bob"), user("ann"));
+    let to = ["topic/audit", "topic/orders.x"].map(|to| Address::parse(to).unwrap());
+    let at = |index: usize, recipient| Report { to: &to[index], ..report(1..2, recipient, 1) };
+    let begin = |bench: &mut Bench| {
+        for (to, offline) in to.iter().zip([[bob.clone()].as_slice(), &[ann.clone(), bob.clone()]]) {
+            let batch = batch_to(to.as_str(), 1, &[0]);
+            assert_eq!(bench.begin_with(&batch, &[], offline, PLAN), [""; 0]);
+        }
+    };
+    begin(&mut bench);
+    assert_eq!((bench.tracker.stats().flights, bench.tracker.stats().waiting), (2, 3));
+    let elsewhere = report(1..2, &bob, 1);
+    assert_eq!(bench.run(|tracker, turn| tracker.handle_acked(&elsewhere, turn.now_ms, turn.out)), [""; 0]);
+    let online = bench.run(|tracker, turn| tracker.handle_online(&bob, turn));
+    assert_eq!(online, ["redeliver 0..1 to bob attempt 1"; 2]);
+    let mut acked =
+        |at: Report<'_>| bench.run(|tracker, turn| tracker.handle_acked(&at, turn.now_ms, turn.out));
+    assert_eq!(acked(at(0, &bob)), ["reached 0..1 ref 500 by 1"]);
+    assert_eq!(acked(at(0, &bob)), [""; 0]);
+    assert_eq!(acked(at(1, &bob)), [""; 0], "ann has not");
+    assert_eq!(bench.tracker.entry(id(1)).unwrap().to, to[1]);
+    // One that ends does not take the other from those that wait.
+    begin(&mut bench);
+    bench.failed(&at(0, &bob), Cause::Nack, None);
+    let mut acked =
+        |at: Report<'_>| bench.run(|tracker, turn| tracker.handle_acked(&at, turn.now_ms, turn.out));
+    assert_eq!(acked(at(0, &bob)), ["reached 0..1 ref 500 by 1"]);
 }
 
 #[test]

@@ -15,13 +15,14 @@ use super::live::{Live, Surroundings, Waiting};
 use super::receipts::Publishers;
 use super::wheel::Wheel;
 use super::{AckPlan, Cause, Recipient};
-use crate::address::Name;
+use crate::address::{Address, Name};
 use crate::id::{MessageId, SessionId};
 use crate::limits;
 use crate::message::Batch;
 use crate::policy::Acking;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,7 +47,8 @@ impl Default for Bounds {
     }
 }
 
-/// A batch whose delivery is to be tracked. The ids of its messages have consecutive counts.
+/// A batch whose delivery is to be tracked. The ids of its messages have consecutive counts. Batches of several addresses may
+/// begin with the same id: a policy gave one message to all of them.
 #[derive(Debug)]
 pub struct Flight {
     pub batch: Arc<Batch>,
@@ -66,6 +68,8 @@ pub struct Flight {
 pub struct Report<'a> {
     pub first: MessageId,
     pub messages: u16,
+    /// The address of the batch, without which the id may mean several.
+    pub to: &'a Address,
     pub recipient: &'a Recipient,
     pub device: Option<&'a Name>,
     /// `None` when the recipient had no session, or none with room.
@@ -112,8 +116,8 @@ pub struct Tracker {
     bounds: Bounds,
     slots: Vec<Option<Live>>,
     free: Vec<u32>,
-    /// Slots by the count of the first message.
-    by_count: BTreeMap<u64, u32>,
+    /// Slots by the count of the first message, one for each of its addresses.
+    by_count: BTreeMap<u64, SmallVec<[u32; 1]>>,
     timers: Wheel,
     publishers: Publishers,
     waiting: Waiting,
@@ -157,7 +161,9 @@ impl Tracker {
         }
         self.deliveries += live.open;
         self.bytes += bytes;
+        let slot = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         let mut around = Surroundings {
+            slot,
             publishers: &self.publishers,
             waiting: &mut self.waiting,
             seed: self.seed,
@@ -168,8 +174,7 @@ impl Tracker {
             live.handle_begun(&mut around);
             self.deliveries -= open - live.open;
         }
-        let slot = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
-        self.by_count.insert(count, slot);
+        self.by_count.entry(count).or_default().push(slot);
         self.timers.set(slot, live.due_ms);
         match self.slots.get_mut(slot as usize) {
             Some(place) => *place = Some(live),
@@ -215,7 +220,7 @@ impl Tracker {
         let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         let open = live.open;
         let (publishers, waiting) = (&self.publishers, &mut self.waiting);
-        let mut around = Surroundings { publishers, waiting, seed, turn };
+        let mut around = Surroundings { slot, publishers, waiting, seed, turn };
         let counted = live.handle_failed(report, &range, failed, &mut around);
         self.deliveries -= open - live.open;
         self.ignored += messages.saturating_sub(counted as u64);
@@ -224,12 +229,11 @@ impl Tracker {
 
     /// The recipient has a session again: what waits for it is delivered.
     pub fn handle_online(&mut self, recipient: &Recipient, turn: &mut Turn<'_>) {
-        for count in self.waiting.take(recipient) {
-            let Some(&slot) = self.by_count.get(&count) else { continue };
+        for slot in self.waiting.take(recipient) {
             let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
             let open = live.open;
             let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
-            let mut around = Surroundings { publishers, waiting, seed, turn: &mut *turn };
+            let mut around = Surroundings { slot, publishers, waiting, seed, turn: &mut *turn };
             live.handle_online(recipient, &mut around);
             self.deliveries -= open - live.open;
             self.finish(slot);
@@ -249,7 +253,7 @@ impl Tracker {
             let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
             let open = live.open;
             let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
-            live.handle_due(&mut Surroundings { publishers, waiting, seed, turn: &mut *turn });
+            live.handle_due(&mut Surroundings { slot, publishers, waiting, seed, turn: &mut *turn });
             self.deliveries -= open - live.open;
             self.finish(slot);
         }
@@ -268,10 +272,10 @@ impl Tracker {
                 && self.bytes + bytes <= self.bounds.bytes_max)
     }
 
-    /// What is known about a message, on its way or ended a while ago.
+    /// What is known about a message, on its way or ended a while ago; at its latest address, where it has several.
     pub fn entry(&self, id: MessageId) -> Option<LedgerEntry> {
         let found = self.by_count.range(..=id.count()).next_back();
-        let live = found.and_then(|(_, &slot)| self.slots.get(slot as usize)?.as_ref());
+        let live = found.and_then(|(_, slots)| self.slots.get(*slots.last()? as usize)?.as_ref());
         live.and_then(|live| live.entry(id)).or_else(|| self.ended.entry(id))
     }
 
@@ -283,7 +287,7 @@ impl Tracker {
 
     pub fn stats(&self) -> Stats {
         Stats {
-            flights: self.by_count.len(),
+            flights: self.slots.len() - self.free.len(),
             deliveries: self.deliveries,
             bytes: self.bytes,
             timers: self.timers.len(),
@@ -299,8 +303,11 @@ impl Tracker {
 
     /// The flight a report is about, and which of its messages.
     fn locate(&self, report: &Report<'_>) -> Option<(u32, Range<u16>)> {
-        let (_, &slot) = self.by_count.range(..=report.first.count()).next_back()?;
-        let common = &self.slots.get(slot as usize)?.as_ref()?.common;
+        let (_, slots) = self.by_count.range(..=report.first.count()).next_back()?;
+        let mut flights =
+            slots.iter().filter_map(|&slot| Some((slot, self.slots.get(slot as usize)?.as_ref()?)));
+        let (slot, live) = flights.find(|(_, live)| live.batch.to == *report.to)?;
+        let common = &live.common;
         let start = index_within(common.first, common.messages, report.first)?;
         Some((slot, start..start.saturating_add(report.messages).min(common.messages)))
     }
@@ -319,7 +326,12 @@ impl Tracker {
         self.timers.cancel(slot);
         self.free.push(slot);
         let count = live.common.first.count();
-        self.by_count.remove(&count);
+        if let Entry::Occupied(mut slots) = self.by_count.entry(count) {
+            slots.get_mut().retain(|other| *other != slot);
+            if slots.get().is_empty() {
+                slots.remove();
+            }
+        }
         self.bytes -= live.batch.size_bytes();
         if let Some(publisher) = live.receipts.publisher
             && let Some(flights) = self.publishers.get_mut(&publisher)
@@ -330,7 +342,7 @@ impl Tracker {
             }
         }
         for part in live.parts.iter().filter(|part| part.is_waiting) {
-            self.waiting.remove(&part.recipient, count);
+            self.waiting.remove(&part.recipient, (count, slot));
         }
         if live.batch.is_kept {
             self.ended_kept.push(live.batch);

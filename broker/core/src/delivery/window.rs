@@ -1,7 +1,7 @@
 //! What one session was sent and has not acknowledged: its window.
 //!
 //! A message is in flight at most once plain and once per queue it was chosen for; sending it again replaces the
-//! earlier entry. A cumulative ack from the front costs the same for a batch as for a message. Acks by id need an
+//! earlier entry. One that a policy gave several addresses is in flight once for each: an ack by id is for all of them. A cumulative ack from the front costs the same for a batch as for a message. Acks by id need an
 //! index, which is made with the first such ack, so that sessions that ack cumulatively never pay for it.
 //! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]) and what an ack means to a publisher.
 
@@ -75,12 +75,13 @@ pub(super) const fn origin(id: MessageId) -> u32 {
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// The lanes of queues of one name.
+/// The lanes of queues of one name: more than one of a queue while messages are in flight that have one id at several
+/// addresses.
 type OfName = SmallVec<[(QueueId, Lane); 1]>;
 
-/// What was sent in one go, by (origin, count) of its first message: an unchanging fact, so an entry may stay
-/// when its messages are gone.
-type Ids = BTreeMap<(u32, u64), Sent>;
+/// What was sent in one go, by (origin, count) of its first message and once per address: an unchanging fact, so an entry
+/// may stay when its messages are gone.
+type Ids = BTreeMap<(u32, u64), SmallVec<[Sent; 1]>>;
 
 #[derive(Debug)]
 struct Sent {
@@ -156,7 +157,7 @@ impl Window {
         let sent = (origin(first.id), first.id.count(), run.len());
         let lane = match sending.queue {
             None => lane(&mut self.lanes, &batch.to),
-            Some(queue) => queue_lane(&mut self.queues, queue, sent.0),
+            Some(queue) => queue_lane(&mut self.queues, queue, (sent.0, key, &batch.to)),
         };
         lane.shard = position.stream.shard;
         let before = (lane.messages, lane.bytes);
@@ -241,10 +242,11 @@ impl Window {
         out.extend(lost.into_iter().map(|run| acked(run, None)));
     }
 
-    /// Takes a message of a queue back that was dropped before it reached the session.
-    pub fn lose_of_queue(&mut self, id: MessageId, queue: &QueueId) -> Option<Acked> {
+    /// Takes a message of `to` that a queue gave back, which was dropped before it reached the session.
+    pub fn lose_of_queue(&mut self, id: MessageId, queue: &QueueId, to: &Address) -> Option<Acked> {
         let lanes = self.queues.get_mut(&(queue.name().clone(), origin(id)))?;
-        let (_, lane) = lanes.iter_mut().find(|(of, _)| of == queue)?;
+        let has = |lane: &Lane| lane.find((0, id.count())).is_some_and(|run| run.batch.to == *to);
+        let (_, lane) = lanes.iter_mut().find(|(of, lane)| of == queue && has(lane))?;
         let run = take_of_queue(lane, id, (&mut self.messages, &mut self.bytes))?;
         Some(acked(run, Some(queue)))
     }
@@ -300,8 +302,9 @@ impl Window {
     pub fn has_elsewhere(&self, batch: &Batch, queue: &QueueId) -> bool {
         let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return false };
         let lanes = self.queues.get(&(queue.name().clone(), origin(id)));
-        let run = lanes.and_then(|lanes| lanes.iter().find(|(of, _)| of == queue)?.1.find((0, id.count())));
-        run.is_some_and(|run| run.batch.to != batch.to)
+        let is_elsewhere =
+            |lane: &Lane| lane.find((0, id.count())).is_some_and(|run| run.batch.to != batch.to);
+        lanes.is_some_and(|lanes| lanes.iter().any(|(of, lane)| of == queue && is_elsewhere(lane)))
     }
 
     /// When a message was sent, and the number of the attempt, if it is in flight in any way. Looks at all runs:
@@ -315,11 +318,7 @@ impl Window {
 
     /// Takes a message out of flight; false when it is not.
     fn take(&mut self, id: MessageId, queue: Option<&Name>, refused: bool, out: &mut Vec<Acked>) -> bool {
-        let Some(name) = queue else {
-            let Some(run) = self.take_plain(id, refused) else { return false };
-            push(out, run, None);
-            return true;
-        };
+        let Some(name) = queue else { return self.take_plain(id, refused, out) };
         let Some(lanes) = self.queues.get_mut(&(name.clone(), origin(id))) else { return false };
         let mut is_taken = false;
         for (queue, lane) in lanes {
@@ -331,21 +330,26 @@ impl Window {
         is_taken
     }
 
-    fn take_plain(&mut self, id: MessageId, refused: bool) -> Option<Run> {
-        let lanes = &self.lanes;
-        let (count, sent) = covering(self.ids.get_or_insert_with(|| index(lanes)), id)?;
-        let key = (sent.key.0, sent.key.1 + (id.count() - count));
-        let lane = self.lanes.get_mut(&sent.to)?;
-        // Counts alone could be forged.
-        index_of(lane.find(key)?, id)?;
-        let before = lane.bytes;
-        let run = lane.take(key)?;
-        self.messages -= 1;
-        self.bytes = self.bytes + lane.bytes - before;
-        if refused {
-            lane.hold(key, (key.0, key.1 + 1));
+    fn take_plain(&mut self, id: MessageId, refused: bool, out: &mut Vec<Acked>) -> bool {
+        let Self { lanes, ids, messages, bytes, .. } = self;
+        let Some((count, sent)) = covering(ids.get_or_insert_with(|| index(lanes)), id) else { return false };
+        let mut is_taken = false;
+        for sent in sent {
+            let key = (sent.key.0, sent.key.1 + (id.count() - count));
+            // Counts alone could be forged.
+            let has = |lane: &&mut Lane| lane.find(key).is_some_and(|run| index_of(run, id).is_some());
+            let Some(lane) = lanes.get_mut(&sent.to).filter(has) else { continue };
+            let before = lane.bytes;
+            let Some(run) = lane.take(key) else { continue };
+            *messages -= 1;
+            *bytes = *bytes + lane.bytes - before;
+            if refused {
+                lane.hold(key, (key.0, key.1 + 1));
+            }
+            push(out, run, None);
+            is_taken = true;
         }
-        Some(run)
+        is_taken
     }
 
     /// Adds what was sent to the index, which is made anew when half of it may be of the past, or when the
@@ -353,15 +357,17 @@ impl Window {
     fn index(&mut self, (origin, count, messages): (u32, u64, u16), to: &Address, key: Key) {
         let Some(ids) = &mut self.ids else { return };
         let end = count + u64::from(messages);
+        let is_of = |sent: &&Sent| sent.to == *to;
         let before = ids.range(..(origin, end)).next_back().filter(|(known, _)| known.0 == origin);
+        let before = before.and_then(|((_, start), sent)| Some((*start, sent.iter().find(is_of)?.messages)));
         match before {
-            Some((&(_, start), sent)) if start + u64::from(sent.messages) > count => {
-                if start > count || start + u64::from(sent.messages) < end {
+            Some((start, known)) if start + u64::from(known) > count => {
+                if start > count || start + u64::from(known) < end {
                     self.ids = Some(index(&self.lanes));
                 }
             }
             _ if ids.len() > 2 * self.messages + 64 => self.ids = Some(index(&self.lanes)),
-            _ => drop(ids.insert((origin, count), Sent { to: to.clone(), key, messages })),
+            _ => ids.entry((origin, count)).or_default().push(Sent { to: to.clone(), key, messages }),
         }
     }
 }
@@ -380,14 +386,19 @@ const fn keys(batch: &Batch, range: &Range<u16>) -> (Key, Key) {
     ((from.stream.epoch, from.offset), (behind.stream.epoch, behind.offset))
 }
 
-/// The lane of a queue for messages of one origin; as above.
-fn queue_lane<'a>(queues: &'a mut Map<(Name, u32), OfName>, queue: &QueueId, origin: u32) -> &'a mut Lane {
+/// The lane of a queue for messages of one origin, as above, in which there is no other address's message with this key.
+fn queue_lane<'a>(
+    queues: &'a mut Map<(Name, u32), OfName>,
+    queue: &QueueId,
+    (origin, at, to): (u32, Key, &Address),
+) -> &'a mut Lane {
     let key = (queue.name().clone(), origin);
     if queues.len() >= limits::WINDOW_IDLE_LANES_MAX && !queues.contains_key(&key) {
         queues.retain(|_, lanes| !lanes.iter().all(|(_, lane)| lane.is_idle()));
     }
     let lanes = queues.entry(key).or_default();
-    let index = match lanes.iter().position(|(of, _)| of == queue) {
+    let fits = |lane: &Lane| lane.find(at).is_none_or(|run| run.batch.to == *to);
+    let index = match lanes.iter().position(|(of, lane)| of == queue && fits(lane)) {
         Some(index) => index,
         None => {
             lanes.retain(|(_, lane)| !lane.is_idle());
@@ -427,18 +438,21 @@ fn sorted<K: Ord, V>(lanes: Map<K, V>) -> impl Iterator<Item = (K, V)> {
 
 /// The index of all runs.
 fn index(lanes: &Map<Address, Lane>) -> Ids {
-    let runs = lanes.iter().flat_map(|(to, lane)| lane.runs().map(move |run| (to, run)));
-    runs.filter_map(|(to, run)| {
-        let id = run.batch.messages.get(usize::from(run.range.start))?.id;
-        Some(((origin(id), id.count()), Sent { to: to.clone(), key: run.key, messages: run.len() }))
-    })
-    .collect()
+    let mut ids = Ids::new();
+    for (to, run) in lanes.iter().flat_map(|(to, lane)| lane.runs().map(move |run| (to, run))) {
+        if let Some(first) = run.batch.messages.get(usize::from(run.range.start)) {
+            let sent = Sent { to: to.clone(), key: run.key, messages: run.len() };
+            ids.entry((origin(first.id), first.id.count())).or_default().push(sent);
+        }
+    }
+    ids
 }
 
-/// What was sent in one go with the message, and the count it began with.
-fn covering(ids: &Ids, id: MessageId) -> Option<(u64, &Sent)> {
+/// What was sent in one go with the message, at each of its addresses, and the count it began with.
+fn covering(ids: &Ids, id: MessageId) -> Option<(u64, impl Iterator<Item = &Sent>)> {
     let (&(from, count), sent) = ids.range(..=(origin(id), id.count())).next_back()?;
-    (from == origin(id) && id.count() - count < u64::from(sent.messages)).then_some((count, sent))
+    let index = id.count().checked_sub(count).filter(|_| from == origin(id))?;
+    Some((count, sent.iter().filter(move |sent| index < u64::from(sent.messages))))
 }
 
 /// Which message of the batch `id` is, when the run holds it.

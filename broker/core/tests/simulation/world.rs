@@ -601,6 +601,7 @@ impl World {
         let report = Report {
             first: acked.first().expect("never empty"),
             messages: acked.messages(),
+            to: &acked.batch.to,
             recipient: &recipient,
             device: device.as_ref(),
             session,

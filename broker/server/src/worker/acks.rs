@@ -28,6 +28,7 @@ use waspmq_store::Write;
 pub(crate) struct Answer {
     pub(crate) first: MessageId,
     pub(crate) messages: u16,
+    pub(crate) to: Address,
     pub(crate) recipient: Recipient,
     pub(crate) device: Option<Name>,
     pub(crate) session: Option<SessionId>,
@@ -173,7 +174,9 @@ impl Worker {
         let class = segment.class();
         if class.of_queue {
             let in_flight = segment.segment().of_queue();
-            lost.extend(in_flight.and_then(|(queue, id)| connection.window.lose_of_queue(*id, queue)));
+            lost.extend(
+                in_flight.and_then(|(queue, id)| connection.window.lose_of_queue(*id, queue, &class.to)),
+            );
         } else {
             connection.window.lose(&class.to, class.first, class.last_offset, &mut lost);
             connection.cursors.lose(&class.to, class.first, class.last_offset);
@@ -202,9 +205,10 @@ impl Worker {
                 return;
             }
         }
-        let (messages, attempt, sent_ms) = (taken.messages(), taken.attempt, taken.sent_ms);
+        let (messages, to) = (taken.messages(), taken.batch.to.clone());
+        let (attempt, sent_ms) = (taken.attempt, taken.sent_ms);
         let (device, session) = (identity.device.clone(), Some(identity.id));
-        self.answer(Answer { first, messages, recipient, device, session, attempt, sent_ms, failed });
+        self.answer(Answer { first, messages, to, recipient, device, session, attempt, sent_ms, failed });
     }
 
     /// Messages that a session has acknowledged before their publisher had them sent there: it read them from the store.
@@ -217,6 +221,7 @@ impl Worker {
         self.answer(Answer {
             first: first.id,
             messages: range.end - range.start,
+            to: batch.to.clone(),
             recipient: Recipient::User(identity.user.clone()),
             device: identity.device.clone(),
             session: Some(identity.id),
@@ -239,6 +244,7 @@ impl Worker {
         self.answer(Answer {
             first: first.id,
             messages: range.end - range.start,
+            to: batch.to.clone(),
             recipient,
             device: None,
             session: None,
@@ -298,6 +304,7 @@ impl Worker {
         let report = Report {
             first: answer.first,
             messages: answer.messages,
+            to: &answer.to,
             recipient: &answer.recipient,
             device: answer.device.as_ref(),
             session: answer.session,

@@ -223,6 +223,7 @@ impl Worker {
         self.tracker.handle_sent(&Report {
             first: envelope.id,
             messages: 1,
+            to: &batch.to,
             recipient: &Recipient::Queue(queue),
             device: None,
             session: Some(session),

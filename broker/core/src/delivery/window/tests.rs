@@ -180,14 +180,54 @@ fn a_name_is_for_the_queues_of_all_patterns() {
     assert_eq!(window.ack_ids(&[id(10)], Some(token.name()), &mut out), 0);
     assert_eq!((of(&out), window.len()), (vec![token.clone(), rest.clone()], 7));
     out.clear();
-    assert_eq!(window.lose_of_queue(id(11), &rest).unwrap().queue.as_ref(), Some(&rest));
-    assert!(window.lose_of_queue(id(11), &rest).is_none() && window.lose_of_queue(id(10), &token).is_none());
+    assert_eq!(window.lose_of_queue(id(11), &rest, &batch.to).unwrap().queue.as_ref(), Some(&rest));
+    assert!(window.lose_of_queue(id(11), &rest, &batch.to).is_none());
+    assert!(window.lose_of_queue(id(10), &token, &batch.to).is_none());
     assert!(window.nack(id(11), Some(token.name()), &mut out));
     assert_eq!((of(&out), window.len()), (vec![token.clone()], 5));
     assert!(!window.nack(id(11), Some(token.name()), &mut out));
     let rest: Vec<_> = window.drain().map(|acked| (acked.queue.unwrap(), acked.range)).collect();
     assert_eq!(rest, [(token, 2..3), (queue("topic/a.>", "jobs"), 2..3), (other, 0..3)]);
     assert_eq!((window.len(), window.pinned_bytes()), (0, 0));
+}
+
+#[test]
+fn an_ack_by_id_is_for_each_address_of_a_message() {
+    let (mut window, mut out, jobs) = (window(), Vec::new(), queue("topic/>", "jobs"));
+    let sent = |window: &mut Window, queue: Option<&QueueId>| {
+        for (to, offset) in [("topic/audit", 7), ("topic/orders.x", 3)] {
+            let mut batch = Arc::unwrap_or_clone(batch_to(to, 10, &[0]));
+            batch.first = position(offset);
+            window.sent(&Arc::new(batch), 0..1, Sending { queue, ..PHONE });
+        }
+    };
+    let of = |out: &mut Vec<Acked>| out.drain(..).map(|acked| acked.batch.to.to_string()).collect::<Vec<_>>();
+    let both = ["topic/audit", "topic/orders.x"];
+    for queue in [None, Some(&jobs)] {
+        let name = queue.map(QueueId::name);
+        // With the index made meanwhile, and before.
+        for _ in 0..2 {
+            sent(&mut window, queue);
+            sent(&mut window, queue);
+            assert_eq!((window.len(), window.ack_ids(&[id(10)], name, &mut out)), (2, 0));
+            let mut acked = of(&mut out);
+            acked.sort();
+            assert_eq!(
+                (&acked[..], window.len(), window.pinned_bytes()),
+                (&both.map(str::to_owned)[..], 0, 0)
+            );
+        }
+        sent(&mut window, queue);
+        let first = Address::parse(both[0]).unwrap();
+        if let Some(queue) = queue {
+            let other = window.lose_of_queue(id(10), queue, &Address::parse(both[1]).unwrap()).unwrap();
+            assert_eq!(other.batch.to.as_str(), both[1]);
+        } else {
+            window.lose(&Address::parse(both[1]).unwrap(), position(3), 3, &mut Vec::new());
+        }
+        assert!(window.nack(id(10), name, &mut out), "at the one where it is in flight");
+        assert_eq!((of(&mut out), window.ack_ids(&[id(10)], name, &mut out)), (vec![first.to_string()], 1));
+    }
 }
 
 #[test]

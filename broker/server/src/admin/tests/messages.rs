@@ -407,6 +407,7 @@ fn the_tracker_gives_stored_batches_that_ended_once() {
         let report = waspmq_core::delivery::Report {
             first: id(count),
             messages: 1,
+            to: &Address::parse("user/bob").unwrap(),
             recipient: &Recipient::User(name("bob")),
             device: None,
             session: None,
