@@ -4,7 +4,7 @@
 //! takes about 100 us where one that makes a file longer takes 160 us. Invariants: what fails is undone or stops the log;
 //! a stopped log begins anew only when the store has synced everything that was handed over, so no number is missing.
 
-use super::segment::{self, END_BYTES, HEAD_BYTES, Salt};
+use super::segment::{self, END_BYTES, HEAD_BYTES, Secret};
 use super::{LogOptions, entry};
 use crate::error::OpenError;
 use crate::file;
@@ -101,7 +101,7 @@ pub(crate) struct Appender {
 struct Current {
     file: File,
     path: PathBuf,
-    salt: Salt,
+    secret: Secret,
     /// Where the next group goes.
     at: u64,
     /// Bytes the file has.
@@ -145,7 +145,7 @@ impl Appender {
         }
         let sequence = self.last + 1;
         let count = u32::try_from(writes.len()).unwrap_or(u32::MAX);
-        segment::seal(&mut self.buffer, self.current.salt, (sequence, self.synced), count);
+        segment::seal(&mut self.buffer, self.current.secret, (sequence, self.synced), count);
         self.write()?;
         if durability == Durability::Synced {
             self.sync_to(sequence)?;
@@ -254,14 +254,15 @@ impl Current {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let filled = file.metadata()?.len();
-        let mut salt = Salt::default();
+        let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(io::Error::other)?;
-        let mut head = segment::head(first, salt);
+        let secret = Secret::new(salt);
+        let mut head = segment::head(first, secret);
         head.extend_from_slice(&[0; END_BYTES]);
         file.write_all_at(&head, 0)?;
         file.sync_data()?;
         let at = HEAD_BYTES as u64;
-        Ok(Self { file, path, salt, at, filled: filled.max(head.len() as u64) })
+        Ok(Self { file, path, secret, at, filled: filled.max(head.len() as u64) })
     }
 
     fn write(&mut self, group: &[u8], room: u64) -> io::Result<()> {

@@ -1,12 +1,14 @@
 //! Segments: what a file of the log looks like.
 //!
 //! ```text
-//! head    "waspmqlg" version(4) = 1 first(8) salt(8) crc(4)                          32 bytes
-//! group   "grp1" body bytes(4) crc(4) sequence(8) synced(8) writes(4) body…          32 bytes and the body
+//! head    "waspmqlg" version(4) = 2 first(8) salt(8) crc(4)                          32 bytes
+//! group   mark(4) body bytes(4) crc(4) sequence(8) synced(8) writes(4) body…         32 bytes and the body
 //! end     8 zeros, overwritten by the next group
 //! ```
 //! Numbers are big endian. The CRC-32 of the head is over what precedes it; that of a group over the salt and what follows
-//! it. The salt is random: bytes that a client sends, and what the file held before, are never taken for a group.
+//! it. The salt is random: bytes that a client sends, and what the file held before, are never taken for a group. The mark
+//! is made from the salt, and never 0: nobody can send bytes that look like the begin of a group, each of which would cost
+//! a checksum over up to a whole segment. In version 1 it was "grp1"; such a segment is read, and looked through with a bound.
 //! `synced` is the last group that was on stable storage when this one was written: a group that is missing before one
 //! that says it was synced is damage, any other was never completely written. Behind the end lies whatever the file held
 //! before.
@@ -21,8 +23,14 @@ pub(super) const GROUP_HEAD_BYTES: usize = 32;
 pub(super) const END_BYTES: usize = 8;
 
 const MAGIC: &[u8; 8] = b"waspmqlg";
-const VERSION: u32 = 1;
-const GROUP_MAGIC: &[u8; 4] = b"grp1";
+const VERSION: u32 = 2;
+
+/// What groups began with in version 1.
+const MARK_1: [u8; 4] = *b"grp1";
+
+/// How often its size may be checksummed while a segment is looked through. More: what follows is not looked at, which
+/// only what was made for that reaches, and only in a segment of version 1.
+const LATER_ROUNDS_MAX: usize = 16;
 
 /// Where the checksum of a group ends and what it covers begins.
 const COVERED_FROM: usize = 12;
@@ -49,14 +57,40 @@ pub(super) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError> {
     Ok(found)
 }
 
-/// Random bytes that all groups of a segment share.
-pub(super) type Salt = [u8; 8];
+/// What all groups of a segment share, and nobody else knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Secret {
+    version: u32,
+    /// Random bytes that are part of each checksum.
+    salt: [u8; 8],
+    /// What each group begins with.
+    mark: [u8; 4],
+}
 
-pub(super) fn head(first: u64, salt: Salt) -> Vec<u8> {
+impl Secret {
+    pub(super) fn new(salt: [u8; 8]) -> Self {
+        // Odd, so that zeros never begin a group.
+        let mark = (crc32fast::hash(&salt) | 1).to_be_bytes();
+        Self { version: VERSION, salt, mark }
+    }
+
+    pub(super) const fn version_1(salt: [u8; 8]) -> Self {
+        Self { version: 1, salt, mark: MARK_1 }
+    }
+
+    /// That of a segment, by what its head says, whether or not its checksum is right.
+    fn of(file: &[u8]) -> Self {
+        let salt = file.get(20..28).and_then(|salt| salt.try_into().ok()).unwrap_or_default();
+        let is_1 = file.get(8..12) == Some(&1_u32.to_be_bytes());
+        if is_1 { Self::version_1(salt) } else { Self::new(salt) }
+    }
+}
+
+pub(super) fn head(first: u64, secret: Secret) -> Vec<u8> {
     let mut head = MAGIC.to_vec();
-    head.extend_from_slice(&VERSION.to_be_bytes());
+    head.extend_from_slice(&secret.version.to_be_bytes());
     head.extend_from_slice(&first.to_be_bytes());
-    head.extend_from_slice(&salt);
+    head.extend_from_slice(&secret.salt);
     head.extend_from_slice(&crc32fast::hash(&head).to_be_bytes());
     head
 }
@@ -67,27 +101,22 @@ pub(super) fn begin(out: &mut Vec<u8>) {
     out.resize(GROUP_HEAD_BYTES, 0);
 }
 
-/// What the head says, whether or not its checksum is right.
-pub(super) fn salt(file: &[u8]) -> Salt {
-    file.get(20..28).and_then(|salt| salt.try_into().ok()).unwrap_or_default()
-}
-
 /// Fills in the head and appends the end.
-pub(super) fn seal(out: &mut Vec<u8>, salt: Salt, (sequence, synced): (u64, u64), writes: u32) {
+pub(super) fn seal(out: &mut Vec<u8>, secret: Secret, (sequence, synced): (u64, u64), writes: u32) {
     let bytes = u32::try_from(out.len() - GROUP_HEAD_BYTES).unwrap_or(u32::MAX);
-    put(out, 0, GROUP_MAGIC);
+    put(out, 0, &secret.mark);
     put(out, 4, &bytes.to_be_bytes());
     put(out, 12, &sequence.to_be_bytes());
     put(out, 20, &synced.to_be_bytes());
     put(out, 28, &writes.to_be_bytes());
-    let crc = checksum(salt, &[out.get(COVERED_FROM..).unwrap_or_default()]);
+    let crc = checksum(secret, &[out.get(COVERED_FROM..).unwrap_or_default()]);
     put(out, 8, &crc.to_be_bytes());
     out.extend_from_slice(&[0; END_BYTES]);
 }
 
-fn checksum(salt: Salt, parts: &[&[u8]]) -> u32 {
+fn checksum(secret: Secret, parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&salt);
+    hasher.update(&secret.salt);
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }
@@ -107,24 +136,37 @@ pub(super) struct Group {
     pub(super) body: Range<usize>,
 }
 
-fn group(file: &[u8], salt: Salt, at: usize) -> Option<Group> {
-    let rest = file.get(at..)?;
-    let (head, rest) = rest.split_at_checked(GROUP_HEAD_BYTES)?;
-    let number =
-        |from: usize| -> Option<u32> { Some(u32::from_be_bytes(head.get(from..from + 4)?.try_into().ok()?)) };
-    let long =
-        |from: usize| -> Option<u64> { Some(u64::from_be_bytes(head.get(from..from + 8)?.try_into().ok()?)) };
-    if !head.starts_with(GROUP_MAGIC) {
-        return None;
+/// What begins like a group; whether it is one its checksum says.
+struct Candidate<'a> {
+    head: &'a [u8],
+    body: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Candidate<'a> {
+    fn read(file: &'a [u8], secret: Secret, at: usize) -> Option<Self> {
+        let (head, rest) = file.get(at..)?.split_at_checked(GROUP_HEAD_BYTES)?;
+        let (mark, bytes) = head.split_first_chunk::<4>()?;
+        let bytes = usize::try_from(u32::from_be_bytes(*bytes.first_chunk()?)).ok()?;
+        let body = rest.get(..bytes).filter(|_| *mark == secret.mark)?;
+        Some(Self { head, body, at })
     }
-    let body = rest.get(..usize::try_from(number(4)?).ok()?)?;
-    let from = at + GROUP_HEAD_BYTES;
-    (checksum(salt, &[head.get(COVERED_FROM..)?, body]) == number(8)?).then(|| Group {
-        sequence: long(12).unwrap_or_default(),
-        synced: long(20).unwrap_or_default(),
-        writes: number(28).unwrap_or_default(),
-        body: from..from + body.len(),
-    })
+
+    fn group(&self, secret: Secret) -> Option<Group> {
+        let number = |from: usize| -> Option<u32> {
+            Some(u32::from_be_bytes(self.head.get(from..from + 4)?.try_into().ok()?))
+        };
+        let long = |from: usize| -> Option<u64> {
+            Some(u64::from_be_bytes(self.head.get(from..from + 8)?.try_into().ok()?))
+        };
+        let from = self.at + GROUP_HEAD_BYTES;
+        (checksum(secret, &[self.head.get(COVERED_FROM..)?, self.body]) == number(8)?).then(|| Group {
+            sequence: long(12).unwrap_or_default(),
+            synced: long(20).unwrap_or_default(),
+            writes: number(28).unwrap_or_default(),
+            body: from..from + self.body.len(),
+        })
+    }
 }
 
 /// How the groups of a segment end.
@@ -151,13 +193,14 @@ pub(super) struct Scan {
 /// Reads a segment that is named after `first`.
 pub(super) fn scan(file: &[u8], first: u64) -> Scan {
     let (mut at, mut groups) = (HEAD_BYTES, Vec::new());
-    let salt = salt(file);
-    if !file.starts_with(&head(first, salt)) {
+    let secret = Secret::of(file);
+    if !file.starts_with(&head(first, secret)) {
         let end = if is_begun(file, first) { End::Damaged } else { End::Torn };
         return Scan { groups, whole_bytes: 0, end };
     }
     let mut next = first;
-    while let Some(found) = group(file, salt, at).filter(|group| group.sequence == next) {
+    let group = |at| Candidate::read(file, secret, at)?.group(secret);
+    while let Some(found) = group(at).filter(|group| group.sequence == next) {
         (at, next) = (found.body.end, next.saturating_add(1));
         groups.push(found);
     }
@@ -173,29 +216,45 @@ pub(super) fn scan(file: &[u8], first: u64) -> Scan {
 }
 
 /// Whether a segment whose head is not right has a first group, as far as can be seen without it. The head is on stable
-/// storage before any group.
+/// storage before any group, and what a file held before has another number there.
 fn is_begun(file: &[u8], first: u64) -> bool {
-    let group = file.get(HEAD_BYTES..).unwrap_or_default();
-    group.starts_with(GROUP_MAGIC) && group.get(12..20) == Some(&first.to_be_bytes())
+    file.get(HEAD_BYTES + 12..HEAD_BYTES + 20) == Some(&first.to_be_bytes())
 }
 
 /// Whole groups at any byte from `at` on whose number is at least `least`; also those behind damage.
-pub(super) fn later(file: &[u8], mut at: usize, least: u64) -> impl Iterator<Item = Group> {
-    let salt = salt(file);
-    std::iter::from_fn(move || {
-        loop {
-            let rest = file.get(at..)?;
-            let found = rest.windows(GROUP_MAGIC.len()).position(|window| window == GROUP_MAGIC)?;
-            at += found;
-            match group(file, salt, at) {
+pub(super) fn later(file: &[u8], at: usize, least: u64) -> Later<'_> {
+    Later { file, secret: Secret::of(file), at, least, checked_bytes: 0 }
+}
+
+#[derive(Debug)]
+pub(super) struct Later<'a> {
+    file: &'a [u8],
+    secret: Secret,
+    at: usize,
+    least: u64,
+    /// Bytes that were checksummed.
+    pub(super) checked_bytes: usize,
+}
+
+impl Iterator for Later<'_> {
+    type Item = Group;
+
+    fn next(&mut self) -> Option<Group> {
+        while self.checked_bytes / LATER_ROUNDS_MAX <= self.file.len() {
+            let rest = self.file.get(self.at..)?;
+            self.at += rest.windows(self.secret.mark.len()).position(|window| window == self.secret.mark)?;
+            let candidate = Candidate::read(self.file, self.secret, self.at);
+            self.checked_bytes += candidate.as_ref().map_or(0, |found| found.body.len());
+            match candidate.and_then(|found| found.group(self.secret)) {
                 Some(group) => {
-                    at = group.body.end;
-                    if group.sequence >= least {
+                    self.at = group.body.end;
+                    if group.sequence >= self.least {
                         return Some(group);
                     }
                 }
-                None => at += 1,
+                None => self.at += 1,
             }
         }
-    })
+        None
+    }
 }

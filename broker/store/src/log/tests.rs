@@ -1,7 +1,7 @@
 //! Faults of the log's files, which no store can bring about.
 
 use super::append::Appender;
-use super::segment::{self, End};
+use super::segment::{self, End, Secret};
 use super::{LogOptions, replay};
 use crate::records::{Bounds, MemoryStore};
 use crate::store::{Durability, Store, StoreError, Write};
@@ -146,4 +146,50 @@ fn no_change_of_any_byte_shows_what_was_never_written() {
             assert!(found.end != End::Clean || at >= end + 8, "byte {at}");
         }
     }
+}
+
+/// A segment with one group, then `behind` it, then the groups 2 and 3, of which the latter says that 2 was synced.
+fn with_bytes_behind(secret: Secret, behind: &[u8]) -> Vec<u8> {
+    let mut file = segment::head(1, secret);
+    let mut put = |numbers: (u64, u64), before: &[u8]| {
+        let mut group = Vec::new();
+        segment::begin(&mut group);
+        super::entry::put(&mut group, &ledger(numbers.0, b"x")).unwrap();
+        segment::seal(&mut group, secret, numbers, 1);
+        group.truncate(group.len() - segment::END_BYTES);
+        file.extend_from_slice(before);
+        file.extend_from_slice(&group);
+    };
+    put((1, 0), &[]);
+    put((2, 1), behind);
+    put((3, 2), &[]);
+    file
+}
+
+#[test]
+fn bytes_that_a_client_sends_cost_no_more_than_others() {
+    const BYTES: u32 = 1 << 20;
+    let begin = |mark: &[u8]| [mark, &(BYTES / 2).to_be_bytes()].concat();
+    let of_version_1 = begin(b"grp1").repeat(BYTES as usize / 8);
+    let file = with_bytes_behind(Secret::new([7; 8]), &of_version_1);
+    let found = segment::scan(&file, 1);
+    assert_eq!((found.groups.len(), found.end), (1, End::Damaged), "what is behind them is found");
+    let mut later = segment::later(&file, found.whole_bytes, 2);
+    assert_eq!(later.by_ref().map(|group| group.sequence).collect::<Vec<_>>(), [2, 3]);
+    assert!(later.checked_bytes < 1_000, "{}", later.checked_bytes);
+
+    let old = Secret::version_1([7; 8]);
+    let file = with_bytes_behind(old, &of_version_1);
+    let mut later = segment::later(&file, segment::scan(&file, 1).whole_bytes, 2);
+    later.by_ref().for_each(drop);
+    assert!(later.checked_bytes < 18 * file.len(), "{}", later.checked_bytes);
+}
+
+#[test]
+fn a_segment_of_version_1_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("log")).unwrap();
+    let file = with_bytes_behind(Secret::version_1([9; 8]), &[]);
+    fs::write(segment::path_of(&directory.path().join("log"), 1), file).unwrap();
+    assert_eq!(replayed(directory.path(), 9), [1, 2, 3]);
 }

@@ -142,12 +142,12 @@ fn formats_are_told_apart() {
     drop(open(&path));
     assert_eq!(
         fs::read_to_string(path.join("format")).unwrap(),
-        "3\n",
+        "4\n",
         "the older one does not know the log"
     );
-    fs::write(path.join("format"), "4\n").unwrap();
+    fs::write(path.join("format"), "5\n").unwrap();
     let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
-    assert!(matches!(&error, OpenError::StoreNewer { found, known: 3, .. } if found == "4"), "{error}");
+    assert!(matches!(&error, OpenError::StoreNewer { found, known: 4, .. } if found == "5"), "{error}");
     for bad in ["", "x", "0", "-1"] {
         fs::write(path.join("format"), bad).unwrap();
         let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
