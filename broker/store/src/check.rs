@@ -153,11 +153,18 @@ fn scan_journals(path: &Path) -> Result<Vec<(PathBuf, scan::Scan)>, OpenError> {
 }
 
 fn repair_journals(path: &Path, report: &mut Report) -> Result<(), OpenError> {
-    for (journal, found) in scan_journals(path)? {
-        match found.verdict {
-            Verdict::Whole => continue,
-            Verdict::Torn => drop(cut_off(&journal, found.whole_bytes, found.other_bytes)?),
-            Verdict::Damaged => keep_whole_batches(&journal)?,
+    let journals = scan_journals(path)?;
+    let mut applied = None;
+    for (index, (journal, found)) in journals.iter().enumerate() {
+        applied = found.applied.or(applied);
+        if found.verdict == Verdict::Whole {
+            continue;
+        }
+        let is_last = index + 1 == journals.len();
+        if is_last && is_in_log(path, applied, found)? {
+            cut_off(journal, found.whole_bytes, found.other_bytes)?;
+        } else {
+            keep_whole_batches(journal)?;
         }
         let what =
             format!("{}: what could not be read from byte {} on", journal.display(), found.whole_bytes);
@@ -165,6 +172,13 @@ fn repair_journals(path: &Path, report: &mut Report) -> Result<(), OpenError> {
         report.remove(what);
     }
     Ok(())
+}
+
+/// Whether the log holds everything that is behind the whole batches of a journal, and what is missing among it.
+fn is_in_log(path: &Path, applied: Option<u64>, found: &scan::Scan) -> Result<bool, OpenError> {
+    let Some(behind) = found.applied_behind else { return Ok(false) };
+    let last = log::last_behind(path, applied.unwrap_or_default())?;
+    Ok(last.is_some_and(|last| last >= behind))
 }
 
 /// Writes a journal anew with its whole batches only.

@@ -17,7 +17,7 @@ mod segment;
 mod tests;
 
 pub(crate) use append::{Appender, Segments};
-pub(crate) use replay::{Damage, examine, replay, salvage};
+pub(crate) use replay::{Damage, examine, is_empty, last_behind, replay, salvage};
 use std::path::{Path, PathBuf};
 
 /// Where a log is, and how large its files are.

@@ -1,6 +1,6 @@
 //! Opening a store, and what is found when it is.
 
-use super::scan::{self, Verdict};
+use super::scan::{self, Scan, Verdict};
 use super::{Disk, StoreOptions, Tables};
 use crate::error::OpenError;
 use crate::file;
@@ -177,19 +177,23 @@ pub(crate) fn journals(path: &Path) -> Result<Vec<PathBuf>, OpenError> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Checks every journal and cuts off what was never completely written. Gives the bytes of all journals.
+/// Checks every journal and cuts off what was never completely written. Gives the bytes of all journals. An error changes
+/// nothing.
 fn check_journals(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(u64, Option<Cut>), OpenError> {
     let journals = journals(path)?;
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     let total_bytes = journals.iter().map(size).sum();
-    let (mut done_bytes, mut whole_bytes, mut cut) = (0, 0, None);
+    let (mut done_bytes, mut whole_bytes, mut applied, mut cut) = (0, 0, None, None);
     for (index, journal) in journals.iter().enumerate() {
         let content = std::fs::read(journal).map_err(OpenError::io("read", journal))?;
         let found = scan::scan(&content);
         let is_last = index + 1 == journals.len();
+        applied = found.applied.or(applied);
         match found.verdict {
             Verdict::Whole => {}
-            Verdict::Torn if is_last => cut = Some(cut_off(journal, found.whole_bytes, found.other_bytes)?),
+            Verdict::Torn if is_last && may_be_cut(path, applied, &found)? => {
+                cut = Some(cut_off(journal, found.whole_bytes, found.other_bytes)?);
+            }
             // Older journals were synced before the next was begun.
             Verdict::Torn | Verdict::Damaged => {
                 let detail = format!("what follows byte {} cannot be read", found.whole_bytes);
@@ -201,6 +205,14 @@ fn check_journals(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(u6
         progress(Progress::Journal { done_bytes, total_bytes });
     }
     Ok((whole_bytes, cut))
+}
+
+/// Whether the log goes on from what a journal holds, of which `applied` is the last group. Where it does not, what lies
+/// behind was synced: the log lets go of nothing else.
+fn may_be_cut(path: &Path, applied: Option<u64>, found: &Scan) -> Result<bool, OpenError> {
+    let is_there = !log::is_empty(path)?;
+    let is_needed = found.applied_behind.is_some() || (applied.is_some() && is_there);
+    Ok(!is_needed || log::last_behind(path, applied.unwrap_or_default())?.is_some())
 }
 
 /// Ends a journal behind its whole batches.

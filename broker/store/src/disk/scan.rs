@@ -12,6 +12,7 @@
 //! ```
 //! Behind the last batch a file holds zeros: it is made longer than needed.
 
+use crate::{key, record};
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -37,13 +38,17 @@ pub(crate) struct Scan {
     pub(crate) whole_bytes: usize,
     /// Bytes behind them that are not zeros at the end of the file.
     pub(crate) other_bytes: usize,
+    /// The last group of the log that the whole batches say was applied, and the last one that those behind them do.
+    pub(crate) applied: Option<u64>,
+    pub(crate) applied_behind: Option<u64>,
 }
 
 pub(crate) fn scan(file: &[u8]) -> Scan {
-    let (mut at, mut batches, mut seqno) = (0, 0, None);
+    let (mut at, mut batches, mut seqno, mut applied) = (0, 0, None, None);
     while let Some(batch) = file.get(at..).and_then(batch).filter(|batch| batch.follows(seqno)) {
         at += batch.len;
         seqno = Some(batch.seqno);
+        applied = batch.applied.or(applied);
         batches += 1;
     }
     let other_bytes = content_len(file).saturating_sub(at);
@@ -51,24 +56,32 @@ pub(crate) fn scan(file: &[u8]) -> Scan {
         0 => Verdict::Whole,
         _ => judge(file, at),
     };
-    Scan { verdict, batches, whole_bytes: at, other_bytes }
+    let applied_behind = batches_from(file, at, seqno).filter_map(|(_, batch)| batch.applied).max();
+    Scan { verdict, batches, whole_bytes: at, other_bytes, applied, applied_behind }
 }
 
 /// The whole batches of a journal, also those behind damage, as parts of the file.
 pub(crate) fn salvage(file: &[u8]) -> Vec<Range<usize>> {
+    batches_from(file, 0, None).map(|(at, batch)| at..at + batch.len).collect()
+}
+
+/// Whole batches at any byte from `at` on, with where each begins.
+fn batches_from(file: &[u8], mut at: usize, mut seqno: Option<u64>) -> impl Iterator<Item = (usize, Batch)> {
     let file = file.get(..content_len(file)).unwrap_or_default();
-    let (mut at, mut seqno, mut found) = (0, None, Vec::new());
-    while at < file.len() {
-        // A number that is a little off does no harm: what batches change has keys of its own.
-        match file.get(at..).and_then(batch).filter(|batch| batch.is_near(seqno)) {
-            Some(batch) => {
-                found.push(at..at + batch.len);
-                (at, seqno) = (at + batch.len, Some(batch.seqno));
+    std::iter::from_fn(move || {
+        while at < file.len() {
+            // A number that is a little off does no harm: what batches change has keys of its own.
+            match file.get(at..).and_then(batch).filter(|batch| batch.is_near(seqno)) {
+                Some(batch) => {
+                    let begin = at;
+                    (at, seqno) = (begin + batch.len, Some(batch.seqno));
+                    return Some((begin, batch));
+                }
+                None => at += 1,
             }
-            None => at += 1,
         }
-    }
-    found
+        None
+    })
 }
 
 /// Bytes up to the zeros at the end of the file.
@@ -96,6 +109,8 @@ fn judge(file: &[u8], at: usize) -> Verdict {
 struct Batch {
     len: usize,
     seqno: u64,
+    /// The last group of the log that was applied with it.
+    applied: Option<u64>,
 }
 
 /// By how much the numbers of two batches may differ; what differs more is damage, which no checksum covers here.
@@ -117,19 +132,23 @@ fn batch(bytes: &[u8]) -> Option<Batch> {
     let (items, bytes) = bytes.split_first_chunk::<4>()?;
     let (seqno, body) = bytes.split_first_chunk::<8>()?;
     let (items, seqno) = (u32::from_le_bytes(*items), u64::from_le_bytes(*seqno));
-    let mut len = 0;
+    let (mut len, mut applied) = (0, None);
     for _ in 0..items {
-        len += item_len(body.get(len..)?)?;
+        let item = body.get(len..)?;
+        let item_len = item_len(item)?;
+        applied = item.get(..item_len).and_then(applied_of).or(applied);
+        len += item_len;
     }
     let (content, end) = body.split_at_checked(len)?;
     let [3, end @ ..] = end else { return None };
     let (checksum, end) = end.split_first_chunk::<8>()?;
     let whole = end.starts_with(TRAILER) && u64::from_le_bytes(*checksum) == xxh3_64(content);
-    whole.then_some(Batch { len: 13 + len + 9 + TRAILER.len(), seqno })
+    whole.then_some(Batch { len: 13 + len + 9 + TRAILER.len(), seqno, applied })
 }
 
+const ITEM_HEAD_BYTES: usize = 21;
+
 fn item_len(bytes: &[u8]) -> Option<usize> {
-    const ITEM_HEAD_BYTES: usize = 21;
     match bytes {
         [4, ..] => Some(9),
         [2, _, 0 | 1, head @ ..] => {
@@ -140,4 +159,13 @@ fn item_len(bytes: &[u8]) -> Option<usize> {
         }
         _ => None,
     }
+}
+
+/// The group of the log that an item says was applied. Values this short are not compressed.
+fn applied_of(item: &[u8]) -> Option<u64> {
+    let (key, value) = item.get(ITEM_HEAD_BYTES..)?.split_at_checked(1)?;
+    if key != [key::APPLIED] || item.get(11..13) != Some(&1_u16.to_le_bytes()) {
+        return None;
+    }
+    record::parse_number(key, value).ok()
 }

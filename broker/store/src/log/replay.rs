@@ -146,6 +146,28 @@ fn remove(directory: &Path, segments: &[(u64, PathBuf)]) -> Result<(), OpenError
     file::sync_directory(directory)
 }
 
+pub(crate) fn is_empty(store: &Path) -> Result<bool, OpenError> {
+    Ok(segment::list(&log_path(store))?.is_empty())
+}
+
+/// The last group of the log where it holds all of those behind `applied`; `None` where it does not.
+pub(crate) fn last_behind(store: &Path, applied: u64) -> Result<Option<u64>, OpenError> {
+    let directory = log_path(store);
+    let segments = needed(&directory, applied)?;
+    if missing(&directory, applied, &segments).is_some() {
+        return Ok(None);
+    }
+    let mut last = None;
+    for (index, (first, path)) in segments.iter().enumerate() {
+        let segment = Segment::read(*first, path.clone())?;
+        if segment.judge(segments.get(index + 1).map(|(first, _)| *first)).is_err() {
+            return Ok(None);
+        }
+        last = Some(segment.next() - 1);
+    }
+    Ok(last)
+}
+
 /// Looks at the log of a store that has applied the groups up to `applied`. Gives the writes that it has not, and what
 /// cannot be read.
 pub(crate) fn examine(store: &Path, applied: u64) -> Result<(u64, Vec<Damage>), OpenError> {

@@ -376,6 +376,53 @@ fn segments_go_when_the_store_is_synced() {
     assert!(segments(&path).is_empty());
 }
 
+/// A store that a broker with a log was stopped on, and its journal with a hole of unwritten sectors in the middle.
+fn with_a_hole(directory: &Path, options: impl Fn(&Path) -> JournalOptions) -> (PathBuf, Vec<u8>) {
+    let (path, stopped) = (directory.join("running"), directory.join("stopped"));
+    let store: Arc<dyn Store> = Arc::new(open(&path));
+    let (journal, threads, answers) = start(store, options(&path));
+    for offset in 0..300 {
+        journal.push(one(offset), ticket(0, offset)).unwrap();
+        answers.recv().unwrap().2.unwrap();
+    }
+    drop(journal);
+    stop(threads);
+    copy(&path, &stopped);
+    let mut bytes = fs::read(stopped.join("db/0.jnl")).unwrap();
+    let middle = (bytes.len() / 2).next_multiple_of(512);
+    bytes[middle..middle + 2_048].fill(0);
+    fs::write(stopped.join("db/0.jnl"), &bytes).unwrap();
+    (stopped, bytes)
+}
+
+#[test]
+fn a_hole_in_a_journal_is_a_tail_only_where_the_log_goes_on_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let short = Duration::from_millis(5);
+    let (path, bytes) = with_a_hole(directory.path(), |path| JournalOptions {
+        log: Some(log(path, 4 * 1024)),
+        sync_every: short,
+        ..options(path)
+    });
+    let error = FjallStore::open(crate::support::options(&path), &mut |_| {}).unwrap_err();
+    assert!(matches!(&error, OpenError::StoreDamaged { path, .. } if path.ends_with("0.jnl")), "{error}");
+    assert_eq!(fs::read(path.join("db/0.jnl")).unwrap(), bytes, "a refused start changes nothing");
+    let repaired = repair(&path).unwrap();
+    assert!((250..300).contains(&repaired.messages), "only what is in the hole goes: {repaired:?}");
+    let kept = offsets(&open(&path), &query("user/a"));
+    assert_eq!((kept.len() as u64, kept.last()), (repaired.messages, Some(&299)));
+
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = with_a_hole(directory.path(), options);
+    let copied = directory.path().join("copied");
+    copy(&path, &copied);
+    let (store, recovered) = reopen(&path);
+    assert!(recovered.truncated_tail.is_some() && recovered.log_writes > 100, "{recovered:?}");
+    assert_eq!(offsets(&store, &query("user/a")), (0..300).collect::<Vec<_>>());
+    repair(&copied).unwrap();
+    assert_eq!(offsets(&open(&copied), &query("user/a")), (0..300).collect::<Vec<_>>(), "all is in the log");
+}
+
 #[test]
 fn tickets_are_answered_while_the_store_fails() {
     let directory = tempfile::tempdir().unwrap();
