@@ -348,12 +348,11 @@ async fn changed_rules_reach_live_sessions() {
         "[[access.rules]]\nmatch = [\"topic/open.>\", \"topic/new\"]\nallow = [\"publish\", \"subscribe\"]\n",
     );
     let started = Instant::now();
-    for (index, peer) in peers.iter_mut().enumerate() {
-        let ended = peer.expect_error(1403).await;
-        assert!(ended["message"].as_str().unwrap().contains("topic/u.alice.>"), "{ended}");
-        if index == 0 {
-            let left = peer.expect_error(1403).await;
-            assert!(left["message"].as_str().unwrap().contains("group/red"), "{left}");
+    // All of them received what the user joined.
+    for peer in &mut peers {
+        let told = [peer.expect_error(1403).await, peer.expect_error(1403).await];
+        for what in ["topic/u.alice.>", "group/red"] {
+            assert!(told.iter().any(|e| e["message"].as_str().unwrap().contains(what)), "{told:?}");
         }
     }
     assert!(started.elapsed() < SECOND, "{:?}", started.elapsed());
@@ -370,6 +369,43 @@ async fn changed_rules_reach_live_sessions() {
     for peer in &mut peers {
         assert_eq!(peer.receive().await["to"], "topic/open.a");
     }
+}
+
+/// The right to join that is taken away ends what the user joined, by whichever session that was.
+#[tokio::test]
+async fn what_was_joined_before_a_reconnect_ends_with_the_right() {
+    let site = Site::start("HS256", RULES);
+    let strong = |user: &str| site.mint(&["--sub", user, "--claim", "team=red"]);
+    let join = json!({"type": "join", "ref": 1, "group": "red"});
+    let members = || site.broker.admin_text("GET", "/v1/groups/red", None).1;
+    for how in ["again", "connected", "resumed"] {
+        let mut first = site.open().await;
+        let welcome = first.ask(json!({"type": "connect", "token": strong(how)})).await;
+        assert_eq!(first.ask(join.clone()).await["type"], "ok");
+        drop(first);
+        let mut connect = json!({"type": "connect", "token": strong(how)});
+        if how == "resumed" {
+            connect["resume"] = json!({"token": welcome["resume_token"], "positions": []});
+        }
+        let mut peer = site.open().await;
+        assert_eq!(peer.ask(connect).await["resumed"], how == "resumed");
+        if how == "again" {
+            assert_eq!(peer.ask(join.clone()).await["type"], "ok");
+        }
+        let weak = site.mint(&["--sub", how]);
+        peer.send(&json!({"type": "refresh", "ref": 2, "token": weak})).await;
+        let left = peer.expect_error(1403).await;
+        assert!(left["message"].as_str().unwrap().contains("group/red"), "{how}: {left}");
+        assert_eq!(peer.receive().await, json!({"type": "ok", "ref": 2}));
+        assert!(!members().contains(how), "{how}: {}", members());
+    }
+    // Who was put in by an operator stays, whatever they joined by themselves before.
+    let mut peer = site.connect(&strong("put-in")).await;
+    assert_eq!(peer.ask(join).await["type"], "ok");
+    assert_eq!(site.broker.admin_text("PUT", "/v1/groups/red/members/put-in", None).0, 200);
+    let weak = site.mint(&["--sub", "put-in"]);
+    assert_eq!(peer.ask(json!({"type": "refresh", "ref": 2, "token": weak})).await["type"], "ok");
+    assert!(members().contains("put-in"), "{}", members());
 }
 
 #[tokio::test]

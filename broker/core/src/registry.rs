@@ -18,8 +18,9 @@ mod recipients;
 mod shard;
 mod wildcards;
 
-pub use directory::{Connected, LoginPolicy, Session, SessionEntry};
+pub use directory::{Connected, JoinedBy, LoginPolicy, Session, SessionEntry};
 pub use marks::{Attached, Mark};
+pub use membership::Added;
 pub use presence::{Presence, PresenceChange, PresencePage};
 pub use queue::{Choosing, InFlight, Loads, Member, Pick, Queue};
 pub use recipients::Recipients;
@@ -71,10 +72,18 @@ impl WorkerSet {
 pub struct Change {
     pub session: SessionId,
     pub address: Address,
-    /// Attach when true, detach when false.
-    pub attach: bool,
+    pub step: Step,
     /// The address's last position before.
     pub last: Position,
+}
+
+/// What a change of membership is to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Attach,
+    Detach,
+    /// Detach, and tell the session that it is by a right that its user has no more.
+    Forbid,
 }
 
 /// The way to the workers, for changes of membership and presence. Called under a lock of the registry: it must

@@ -12,8 +12,8 @@ use crate::worker::mailbox::{Entry, Mailboxes};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use waspmq_core::registry::{Registry, SessionEntry};
-use waspmq_core::{Address, Close, Code, Level, MessageId, Name, Reject, SessionId};
+use waspmq_core::registry::{Added, JoinedBy, Registry, SessionEntry};
+use waspmq_core::{Address, Close, Code, Level, MessageId, Name, Position, Reject, SessionId};
 use waspmq_policy::{Explained, Host};
 use waspmq_store::{AuditLog, Journal, Store, StoreError, Write};
 
@@ -116,13 +116,25 @@ impl Control {
     }
 
     /// Makes a user a member. Of a name that was made for one session, nothing is kept behind its end.
-    pub fn add_member(&self, group: &Name, user: &Name) -> Result<(), Reject> {
+    /// Says what it changed.
+    pub fn add_member(&self, group: &Name, user: &Name) -> Result<Option<Added>, Reject> {
         self.check_journal()?;
-        let since = self.registry.join(user, group, &*self.mailboxes)?;
-        if let Some(since) = since.filter(|_| !self.registry.is_generated(user)) {
-            self.save(Write::Member { group: group.clone(), user: user.clone(), since });
+        let added = self.registry.add_member(user, group, &*self.mailboxes)?;
+        if let Some(added) = added.filter(|_| !self.registry.is_generated(user)) {
+            let since = match added {
+                Added::New(since) => since,
+                Added::TakenOver => self.member_since(group, user),
+            };
+            let (group, user) = (group.clone(), user.clone());
+            self.save(Write::Member { group, user, since, by: JoinedBy::Operator });
         }
-        Ok(())
+        Ok(added)
+    }
+
+    /// Since when somebody is a member; since now where the store cannot say it.
+    fn member_since(&self, group: &Name, user: &Name) -> Position {
+        let known = self.store.member_since(group, user).ok().flatten();
+        known.unwrap_or_else(|| self.registry.stream_end(self.registry.shard_of(&Address::group(group))))
     }
 
     /// Ends a membership.

@@ -10,7 +10,7 @@ use crate::worker::storage_error;
 use anyhow::Context;
 use std::sync::Arc;
 use waspmq_core::Pattern;
-use waspmq_core::registry::Registry;
+use waspmq_core::registry::{JoinedBy, Registry};
 use waspmq_store::{
     Answers, Bounds, DataDir, Durability, FjallStore, Journal, JournalOptions, JournalThreads, LogOptions,
     Progress, Store, StoreError, StoreOptions, Write,
@@ -76,7 +76,11 @@ fn restore(store: &dyn Store, registry: &Registry, mailboxes: &Mailboxes) -> Res
     let mut refused = 0_usize;
     store.groups(&mut |group| refused += usize::from(registry.create_group(&group).is_err()))?;
     store.members(&mut |member| {
-        refused += usize::from(registry.join(&member.user, &member.group, mailboxes).is_err());
+        let is_refused = match member.by {
+            JoinedBy::Member => registry.join(&member.user, &member.group, mailboxes).is_err(),
+            JoinedBy::Operator => registry.add_member(&member.user, &member.group, mailboxes).is_err(),
+        };
+        refused += usize::from(is_refused);
     })?;
     if refused > 0 {
         tracing::error!(refused, "groups or members of the store do not fit this broker's bounds");

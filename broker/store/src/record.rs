@@ -12,6 +12,7 @@ use crate::key::Place;
 use crate::store::{DeadLetter, QueueRecord, ResumeRecord, StoreError};
 use std::sync::Arc;
 use waspmq_core::delivery::QueueCursor;
+use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, MessageId, Position, Stream};
 
@@ -19,6 +20,9 @@ pub(crate) const VERSION: u8 = 1;
 
 /// Bytes before the body of every value.
 pub(crate) const HEAD_BYTES: usize = 6;
+
+/// The flag of a member whom an operator added.
+const BY_OPERATOR: u8 = 1;
 
 const CRC: std::ops::Range<usize> = 2..6;
 
@@ -115,6 +119,20 @@ pub(crate) fn position(key: &[u8], position: Position) -> Vec<u8> {
     let mut value = begin(0, 14);
     put_position(&mut value, position);
     seal(key, value)
+}
+
+/// As a position. A member of whom it is not said who made them one joined: then their rights decide.
+pub(crate) fn member(key: &[u8], since: Position, by: JoinedBy) -> Vec<u8> {
+    let mut value = begin(if by == JoinedBy::Operator { BY_OPERATOR } else { 0 }, 14);
+    put_position(&mut value, since);
+    seal(key, value)
+}
+
+pub(crate) fn parse_member(key: &[u8], value: &[u8]) -> Result<(Position, JoinedBy), StoreError> {
+    let (flags, mut reader) = open(key, value)?;
+    let since = read_position(&mut reader).ok_or_else(|| StoreError::Corrupt { what: describe(key) })?;
+    let by = if flags & BY_OPERATOR == 0 { JoinedBy::Member } else { JoinedBy::Operator };
+    Ok((since, by))
 }
 
 pub(crate) fn put_position(value: &mut Vec<u8>, position: Position) {

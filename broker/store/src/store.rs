@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::message::Batch;
+use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 
@@ -132,6 +133,7 @@ pub enum Write {
         group: Name,
         user: Name,
         since: Position,
+        by: JoinedBy,
     },
     NoMember {
         group: Name,
@@ -265,6 +267,8 @@ pub struct Member {
     pub group: Name,
     pub user: Name,
     pub since: Position,
+    /// Older records do not say it; they are of members who joined.
+    pub by: JoinedBy,
 }
 
 /// What became of one round of [`Store::maintain`].

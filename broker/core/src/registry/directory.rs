@@ -52,10 +52,25 @@ pub struct Connected {
     pub replaced: Vec<Session>,
 }
 
+/// Who made a user a member of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinedBy {
+    /// The user, by `join`: the membership ends with the right to do so.
+    Member,
+    /// An operator: no right of the user's matters.
+    Operator,
+}
+
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) group: Name,
+    pub(super) by: JoinedBy,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct User {
     pub(super) sessions: SmallVec<[SessionEntry; 1]>,
-    pub(super) groups: Vec<Name>,
+    pub(super) groups: Vec<Membership>,
     /// The number of the change by which the user came; of no meaning without a session.
     pub(super) online_seq: u64,
 }
@@ -68,6 +83,16 @@ pub(super) struct Directory {
     pub(super) left: Left,
     /// Changes of presence in this shard and run.
     pub(super) changes: u64,
+}
+
+impl User {
+    pub(super) fn is_in(&self, group: &Name) -> bool {
+        self.groups.iter().any(|membership| membership.group == *group)
+    }
+
+    pub(super) fn group_addresses(&self) -> impl Iterator<Item = Address> {
+        self.groups.iter().map(|membership| Address::group(&membership.group))
+    }
 }
 
 impl Directory {

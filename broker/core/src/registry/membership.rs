@@ -1,8 +1,8 @@
 //! Sessions come and go, users join and leave groups: the changes that touch a user and several addresses.
 
-use super::directory::{Connected, Directory, LoginPolicy, Session, SessionEntry};
+use super::directory::{Connected, Directory, JoinedBy, LoginPolicy, Membership, Session, SessionEntry};
 use super::shard::Audience;
-use super::{Change, Locked, Registry, Workers, overloaded};
+use super::{Change, Locked, Registry, Step, Workers, overloaded};
 use crate::address::{Address, Name};
 use crate::id::{Position, SessionId};
 use crate::limits;
@@ -28,7 +28,7 @@ impl Registry {
         let user = directory.users.entry(session.user.clone()).or_default();
         user.sessions.push(entry);
         let own = [Address::user(&session.user), Address::all()];
-        let addresses = own.into_iter().chain(user.groups.iter().map(Address::group));
+        let addresses = own.into_iter().chain(user.group_addresses());
         let attach = |address: Address| {
             let mut locked = self.lock(&address);
             locked.shard.attach(&address, &session);
@@ -54,12 +54,12 @@ impl Registry {
         let is_generated = user.sessions.remove(index).is_generated;
         let is_last = user.sessions.is_empty();
         let mut addresses = vec![Address::user(&session.user), Address::all()];
-        addresses.extend(user.groups.iter().map(Address::group));
+        addresses.extend(user.group_addresses());
         for address in &addresses {
             self.lock(address).shard.detach(address, session);
         }
         if is_last && is_generated {
-            for group in user.groups.drain(..) {
+            for Membership { group, .. } in user.groups.drain(..) {
                 self.lock(&Address::group(&group)).shard.remove_member(&group, &session.user);
             }
         }
@@ -69,14 +69,42 @@ impl Registry {
         directory.tidy(&session.user);
     }
 
-    /// Makes a user a member of a group, on all their sessions. Joining twice is fine. Gives the last position of the
-    /// group before the user became a member; `None` when they were one already.
+    /// Makes a user a member of a group by their own wish, on all their sessions. Joining twice is fine. Gives the last
+    /// position of the group before the user became a member; `None` when they were one already.
     pub fn join(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<Option<Position>, Reject> {
-        let address = Address::group(group);
         let mut directory = self.directory(user);
-        if directory.users.get(user).is_some_and(|entry| entry.groups.contains(group)) {
+        if directory.users.get(user).is_some_and(|entry| entry.is_in(group)) {
             return Ok(None);
         }
+        self.enter(&mut directory, (user, group, JoinedBy::Member), workers).map(Some)
+    }
+
+    /// Makes a user a member of a group by an operator's wish. Of somebody who joined, the membership is the
+    /// operator's from now on. `None` when it was so already.
+    pub fn add_member(
+        &self,
+        user: &Name,
+        group: &Name,
+        workers: &dyn Workers,
+    ) -> Result<Option<Added>, Reject> {
+        let mut directory = self.directory(user);
+        let groups = directory.users.get_mut(user).map(|entry| &mut entry.groups);
+        if let Some(membership) = groups.into_iter().flatten().find(|membership| membership.group == *group) {
+            let earlier = std::mem::replace(&mut membership.by, JoinedBy::Operator);
+            return Ok((earlier == JoinedBy::Member).then_some(Added::TakenOver));
+        }
+        let since = self.enter(&mut directory, (user, group, JoinedBy::Operator), workers)?;
+        Ok(Some(Added::New(since)))
+    }
+
+    /// Makes somebody a member who is not one.
+    fn enter(
+        &self,
+        directory: &mut Directory,
+        (user, group, by): (&Name, &Name, JoinedBy),
+        workers: &dyn Workers,
+    ) -> Result<Position, Reject> {
+        let address = Address::group(group);
         directory.check_room(user)?;
         let entry = directory.users.entry(user.clone()).or_default();
         let mut locked = self.lock(&address);
@@ -105,31 +133,45 @@ impl Registry {
             directory.tidy(user);
             return Err(reject);
         }
-        entry.groups.push(group.clone());
+        entry.groups.push(Membership { group: group.clone(), by });
         locked.shard.groups.entry(group.clone()).or_default().members.insert(user.clone());
         for SessionEntry { session, .. } in &entry.sessions {
             locked.shard.attach(&address, session);
-            workers.notify(session.worker, change(session, &locked, (&address, true)));
+            workers.notify(session.worker, change(session, &locked, (&address, Step::Attach)));
         }
-        Ok(Some(locked.last()))
+        Ok(locked.last())
     }
 
     /// Ends a membership. Leaving a group one is not in is `not_found`.
     pub fn leave(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
+        self.end_membership((user, group), Step::Detach, workers)
+    }
+
+    /// Ends a membership for which the user has no right any more, as [`Self::leave`] does.
+    pub fn forbid(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
+        self.end_membership((user, group), Step::Forbid, workers)
+    }
+
+    fn end_membership(
+        &self,
+        (user, group): (&Name, &Name),
+        step: Step,
+        workers: &dyn Workers,
+    ) -> Result<(), Reject> {
         let address = Address::group(group);
         let mut directory = self.directory(user);
-        let entry = directory.users.get_mut(user).filter(|entry| entry.groups.contains(group));
+        let entry = directory.users.get_mut(user).filter(|entry| entry.is_in(group));
         let Some(entry) = entry else {
             return Err(Reject::new(Code::NotFound, format!("user {user} is not in group {group}")));
         };
         if entry.sessions.iter().any(|e| !workers.has_room(e.session.worker)) {
             return Err(overloaded());
         }
-        entry.groups.retain(|name| name != group);
+        entry.groups.retain(|membership| membership.group != *group);
         let mut locked = self.lock(&address);
         for SessionEntry { session, .. } in &entry.sessions {
             locked.shard.detach(&address, session);
-            workers.notify(session.worker, change(session, &locked, (&address, false)));
+            workers.notify(session.worker, change(session, &locked, (&address, step)));
         }
         locked.shard.remove_member(group, user);
         drop(locked);
@@ -202,15 +244,25 @@ impl Registry {
     }
 
     pub fn is_member(&self, user: &Name, group: &Name) -> bool {
-        self.directory(user).users.get(user).is_some_and(|entry| entry.groups.contains(group))
+        self.directory(user).users.get(user).is_some_and(|entry| entry.is_in(group))
     }
 
     /// The groups a user is in, in order of name.
     pub fn groups_of(&self, user: &Name) -> Vec<Name> {
-        let mut groups =
-            self.directory(user).users.get(user).map_or_else(Vec::new, |user| user.groups.clone());
+        let mut groups = self.memberships(user, |_| true);
         groups.sort_unstable();
         groups
+    }
+
+    /// The groups a user is in by their own `join` alone.
+    pub fn joined_by(&self, user: &Name) -> Vec<Name> {
+        self.memberships(user, |membership| membership.by == JoinedBy::Member)
+    }
+
+    fn memberships(&self, user: &Name, is_wanted: impl Fn(&Membership) -> bool) -> Vec<Name> {
+        let directory = self.directory(user);
+        let groups = directory.users.get(user).map_or(&[][..], |user| &user.groups);
+        groups.iter().filter(|one| is_wanted(one)).map(|one| one.group.clone()).collect()
     }
 
     /// All groups with their number of members, in order of name.
@@ -264,6 +316,15 @@ impl Registry {
     }
 }
 
+/// What an operator's wish changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// The user was no member; the last position of the group before.
+    New(Position),
+    /// The user had joined.
+    TakenOver,
+}
+
 /// Which sessions give way to one more, oldest first, or why there may not be one more. Sessions that were
 /// replaced and are not closed yet count against a bound of their own.
 fn admit(login: LoginPolicy, user: &Name, sessions: &[SessionEntry]) -> Result<Vec<Session>, Reject> {
@@ -281,8 +342,8 @@ fn admit(login: LoginPolicy, user: &Name, sessions: &[SessionEntry]) -> Result<V
     Ok(sessions.iter().take(excess).map(|entry| entry.session.clone()).collect())
 }
 
-fn change(session: &Session, locked: &Locked<'_>, (address, attach): (&Address, bool)) -> Change {
-    Change { session: session.id, address: address.clone(), attach, last: locked.last() }
+fn change(session: &Session, locked: &Locked<'_>, (address, step): (&Address, Step)) -> Change {
+    Change { session: session.id, address: address.clone(), step, last: locked.last() }
 }
 
 const _: () = assert!(size_of::<Audience>() <= 128, "there is one per connected user");

@@ -94,6 +94,27 @@ fn membership_outlives_sessions_and_reaches_every_device() {
 }
 
 #[test]
+fn a_membership_is_of_the_user_or_of_an_operator() {
+    let (registry, workers) = (Registry::new(1, 0), Recorder::default());
+    let (alice, eng, ops) = (name("alice"), name("eng"), name("ops"));
+    registry.join(&alice, &eng, &workers).unwrap();
+    assert!(matches!(registry.add_member(&alice, &ops, &workers), Ok(Some(Added::New(_)))));
+    assert_eq!(registry.joined_by(&alice), std::slice::from_ref(&eng));
+    assert_eq!(registry.join(&alice, &ops, &workers), Ok(None), "it stays the operator's");
+    assert_eq!(registry.joined_by(&alice), std::slice::from_ref(&eng));
+    assert_eq!(registry.add_member(&alice, &eng, &workers), Ok(Some(Added::TakenOver)));
+    assert_eq!(registry.add_member(&alice, &eng, &workers), Ok(None));
+    assert_eq!(registry.joined_by(&alice), []);
+    registry.leave(&alice, &eng, &workers).unwrap();
+    registry.join(&alice, &eng, &workers).unwrap();
+    assert_eq!(registry.joined_by(&alice), std::slice::from_ref(&eng));
+    connect(&registry, &session(1, 0, "alice")).unwrap();
+    registry.forbid(&alice, &eng, &workers).unwrap();
+    assert_eq!(workers.changes.borrow().last().unwrap().1.step, Step::Forbid);
+    assert_eq!(registry.groups_of(&alice), [ops]);
+}
+
+#[test]
 fn a_full_worker_refuses_the_join_and_nothing_changes() {
     let (registry, full) = (Registry::new(1, 0), Recorder { full: true, ..Recorder::default() });
     connect(&registry, &session(1, 0, "alice")).unwrap();

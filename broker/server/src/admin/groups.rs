@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 use waspmq_core::Name;
+use waspmq_core::registry::Added;
 
 #[derive(Debug, Serialize, ToSchema)]
 struct Group {
@@ -148,7 +149,7 @@ pub(crate) async fn member(
     Ok(problem::json(StatusCode::OK, &Member { group, user }))
 }
 
-/// Makes a user a member, on all their sessions. Makes the group if there is none.
+/// Makes a user a member, on all their sessions, whatever their rights. Makes the group if there is none.
 #[utoipa::path(put, operation_id = "add_member", path = "/v1/groups/{g}/members/{user}", tag = "groups", params(("g" = String, Path), ("user" = String, Path)), responses((status = 200, body = Member), (status = 201, body = Member), (status = 409), (status = 503)))]
 pub(crate) async fn add(
     State(shared): Handlers,
@@ -157,18 +158,17 @@ pub(crate) async fn add(
 ) -> Result<Response, Problem> {
     let (group_name, user_name) = (body::name("group", &group)?, body::name("user", &user)?);
     let control = &shared.state.control;
-    let was_member = control.registry.is_member(&user_name, &group_name);
-    control.add_member(&group_name, &user_name)?;
-    if was_member {
+    let Some(added) = control.add_member(&group_name, &user_name)? else {
         return Ok(problem::json(StatusCode::OK, &Member { group, user }));
-    }
+    };
     audit::record(
         &shared,
         who,
         Change { what: "group member add", name: &group_name, from: &"", to: &user_name },
     )
     .await;
-    Ok(problem::json(StatusCode::CREATED, &Member { group, user }))
+    let status = if added == Added::TakenOver { StatusCode::OK } else { StatusCode::CREATED };
+    Ok(problem::json(status, &Member { group, user }))
 }
 
 /// Ends a membership.

@@ -35,8 +35,8 @@ pub(crate) struct SessionAccess {
     last_publish: Option<bool>,
     /// Addresses that may be published to, as far as that was asked. Empty without rules.
     allowed: HashSet<Address, foldhash::fast::RandomState>,
-    /// Groups that this session joined: it leaves them when it may no longer join them.
-    joined: Vec<Address>,
+    /// Groups whose membership has to end and could not yet: a worker had no room for the change.
+    unended: Vec<Name>,
 }
 
 /// What a worker keeps to see whose time is over.
@@ -167,32 +167,20 @@ impl Worker {
         if token.device.is_some() && token.device != identity.device {
             return Err(forbidden("the token is for another device"));
         }
-        let joined = std::mem::take(&mut connection.access.joined);
+        let unended = std::mem::take(&mut connection.access.unended);
+        let before = std::mem::take(&mut connection.access.rights);
         let rights = gate.rights_of(&token);
         self.end_access(connection);
         let access = SessionAccess {
             rights,
             token: Some(Box::new(token)),
             version,
-            joined,
+            unended,
             ..SessionAccess::default()
         };
         self.begin_access(connection, access);
-        self.end_what_is_not_allowed(connection);
+        self.end_what_is_not_allowed(connection, &before);
         Ok(())
-    }
-
-    /// Forgets a group that the session left by itself.
-    pub(super) fn note_left(connection: &mut Connection, group: &Address) {
-        connection.access.joined.retain(|other| other != group);
-    }
-
-    /// Remembers a group whose member the session's user is by its `join` alone.
-    pub(super) fn note_joined(connection: &mut Connection, group: Address) {
-        let access = &mut connection.access;
-        if matches!(access.rights, Rights::Granted(_)) && !access.joined.contains(&group) {
-            access.joined.push(group);
-        }
     }
 
     /// Ends what ran out of time and applies a replaced gate; true when more is to be done at once.
@@ -244,15 +232,16 @@ impl Worker {
         };
         match rights {
             Ok(rights) => {
-                connection.access.replace(rights, version);
-                self.end_what_is_not_allowed(connection);
+                let before = connection.access.replace(rights, version);
+                self.end_what_is_not_allowed(connection, &before);
             }
             Err(message) => self.refuse(connection, None, Reject::new(Code::TokenExpired, message)),
         }
     }
 
-    /// Ends subscriptions and memberships that the session's rights no longer hold, each with an error frame.
-    fn end_what_is_not_allowed(&mut self, connection: &mut Connection) {
+    /// Ends subscriptions that the session's rights do not hold, and what its user joined by rights that it had before
+    /// and has no more, each with an error frame.
+    fn end_what_is_not_allowed(&mut self, connection: &mut Connection, before: &Rights) {
         let Some(identity) = connection.session.identity().cloned() else { return };
         let refused = |subscription: &&Subscription| Self::check_subscribe(connection, subscription).is_err();
         let refused: Vec<_> = connection.session.subscriptions().iter().filter(refused).cloned().collect();
@@ -268,12 +257,7 @@ impl Worker {
                 format!("the subscription to {} ended: it is no longer allowed", subscription.pattern);
             self.refuse(connection, None, forbidden(message));
         }
-        let rights = &connection.access.rights;
-        let (kept, left): (Vec<_>, Vec<_>) = std::mem::take(&mut connection.access.joined)
-            .into_iter()
-            .partition(|group| rights.allows(Action::Join, group));
-        connection.access.joined = kept;
-        for group in left {
+        for group in self.joined_without_right(connection, &identity.user, before) {
             self.leave_for(connection, &identity.user, group);
         }
         for user in self.end_forbidden_watches(connection) {
@@ -283,21 +267,38 @@ impl Worker {
         self.close_unread(connection);
     }
 
+    /// The groups that the user joined and that this session might join before, and may not now. It does not matter by
+    /// which session, and in which run, the user joined: a membership is the user's.
+    fn joined_without_right(&self, connection: &mut Connection, user: &Name, before: &Rights) -> Vec<Name> {
+        let access = &mut connection.access;
+        let unended = std::mem::take(&mut access.unended);
+        if matches!(access.rights, Rights::Everything) {
+            return Vec::new();
+        }
+        let joined = self.shared.registry.joined_by(user).into_iter();
+        let is_lost = |group: &Name| {
+            let address = Address::group(group);
+            !access.rights.allows(Action::Join, &address)
+                && (before.allows(Action::Join, &address) || unended.contains(group))
+        };
+        joined.filter(is_lost).collect()
+    }
+
     /// Ends a membership that the user's session may no longer have.
-    fn leave_for(&mut self, connection: &mut Connection, user: &Name, group: Address) {
-        let Ok(name) = Name::parse(group.name()) else { return };
-        match self.shared.registry.leave(user, &name, &*self.shared.mailboxes) {
+    fn leave_for(&mut self, connection: &mut Connection, user: &Name, group: Name) {
+        match self.shared.registry.forbid(user, &group, &*self.shared.mailboxes) {
             Ok(()) => {
                 if !connection.access.is_unnamed {
-                    self.save_membership(user, &name, None);
+                    self.save_membership(user, &group, None);
                 }
-                let message = format!("the membership of {group} ended: it is no longer allowed");
-                self.refuse(connection, None, forbidden(message));
+                // The user's other sessions are told by their workers.
+                let address = Address::group(&group);
+                self.forbid_group(connection, &address, self.end_of(&address));
             }
             Err(reject) if reject.code == Code::NotFound => {}
             Err(reject) => {
                 tracing::warn!(%group, reason = %reject, "a membership that is no longer allowed remains");
-                connection.access.joined.push(group);
+                connection.access.unended.push(group);
             }
         }
     }
@@ -339,10 +340,11 @@ impl SessionAccess {
         Ok(())
     }
 
-    /// Other rights, of a later gate: what was allowed before says nothing.
-    fn replace(&mut self, rights: Rights, version: u64) {
-        (self.rights, self.version, self.last_publish) = (rights, version, None);
+    /// Other rights, of a later gate: what was allowed before says nothing. Gives the earlier ones.
+    fn replace(&mut self, rights: Rights, version: u64) -> Rights {
+        (self.version, self.last_publish) = (version, None);
         self.allowed.clear();
+        std::mem::replace(&mut self.rights, rights)
     }
 
     /// Whether the broker gave the user's name, which ends with the session.

@@ -425,19 +425,15 @@ impl Worker {
         }
     }
 
-    fn change_membership(&self, connection: &mut Connection, group: &str, join: bool) -> Result<(), Reject> {
+    fn change_membership(&self, connection: &Connection, group: &str, join: bool) -> Result<(), Reject> {
         let group = name(group)?;
         let Some(identity) = connection.session.identity() else { return Ok(()) };
         let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
-        let address = Address::group(&group);
         if join {
-            Self::access_check(connection, Action::Join, &address)?;
+            Self::access_check(connection, Action::Join, &Address::group(&group))?;
             let since = registry.join(&identity.user, &group, mailboxes)?;
-            if since.is_some() {
-                if !connection.access.is_unnamed() {
-                    self.save_membership(&identity.user, &group, since);
-                }
-                Self::note_joined(connection, address);
+            if since.is_some() && !connection.access.is_unnamed() {
+                self.save_membership(&identity.user, &group, since);
             }
             Ok(())
         } else {
@@ -445,7 +441,6 @@ impl Worker {
             if !connection.access.is_unnamed() {
                 self.save_membership(&identity.user, &group, None);
             }
-            Self::note_left(connection, &address);
             Ok(())
         }
     }

@@ -4,9 +4,9 @@ use super::Worker;
 use super::connection::Connection;
 use super::mailbox::Entry;
 use waspmq_core::delivery::{Recipient, Turn};
-use waspmq_core::registry::Change;
+use waspmq_core::registry::{Change, Step};
 use waspmq_core::session::Subscription;
-use waspmq_core::{Name, Pattern, SessionId};
+use waspmq_core::{Address, Code, Name, Pattern, Position, Reject, SessionId};
 
 impl Worker {
     /// Carries out an entry that is no delivery; gives the bytes it queued for connections.
@@ -59,19 +59,33 @@ impl Worker {
     }
 
     fn change(&mut self, change: Change) {
-        let Change { session, address, attach, last } = change;
-        self.with_session(session, |worker, connection| {
-            worker.note_group(connection, &address, (attach, last));
-            if attach {
+        let Change { session, address, step, last } = change;
+        self.with_session(session, |worker, connection| match step {
+            Step::Attach => {
+                worker.note_group(connection, &address, (true, last));
                 worker.recipients.attach(&address, connection.number);
                 connection.groups.push(address);
-            } else {
-                worker.recipients.detach(&address, connection.number);
-                connection.groups.retain(|group| *group != address);
-                let ended = Subscription { pattern: Pattern::from(&address), queue: None };
-                worker.stop_catching(connection, &ended);
             }
+            Step::Detach => worker.detach_group(connection, &address, last),
+            Step::Forbid => worker.forbid_group(connection, &address, last),
         });
+    }
+
+    fn detach_group(&mut self, connection: &mut Connection, group: &Address, last: Position) {
+        self.note_group(connection, group, (false, last));
+        self.recipients.detach(group, connection.number);
+        connection.groups.retain(|other| other != group);
+        let ended = Subscription { pattern: Pattern::from(group), queue: None };
+        self.stop_catching(connection, &ended);
+    }
+
+    /// The membership of the session's user ended for want of a right. Told once, whoever says so first.
+    pub(super) fn forbid_group(&mut self, connection: &mut Connection, group: &Address, last: Position) {
+        if connection.groups.contains(group) {
+            self.detach_group(connection, group, last);
+            let message = format!("the membership of {group} ended: it is no longer allowed");
+            self.refuse(connection, None, Reject::new(Code::Forbidden, message));
+        }
     }
 
     fn handle_online(&mut self, user: Name) {

@@ -21,7 +21,7 @@ use super::counters::Ended;
 use crate::clock::Moment;
 use crate::resumes::{self, ALIVE, Alive, Implied, Record, Subscribed, TokenHash};
 use std::sync::Arc;
-use waspmq_core::registry::{self, Mark, SessionEntry};
+use waspmq_core::registry::{self, JoinedBy, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
 use waspmq_core::{Address, Name, Pattern, Position, Reject, SessionId};
@@ -402,7 +402,7 @@ impl Worker {
     pub(super) fn save_membership(&self, user: &Name, group: &Name, since: Option<Position>) {
         let (group, user) = (group.clone(), user.clone());
         let write = match since {
-            Some(since) => Write::Member { group, user, since },
+            Some(since) => Write::Member { group, user, since, by: JoinedBy::Member },
             None => Write::NoMember { group, user },
         };
         if self.shared.journal.push(write, None).is_err() {

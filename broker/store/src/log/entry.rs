@@ -5,7 +5,7 @@
 //! 1  messages        address(2+n) epoch(4) offset(8) age(8) count(8) bytes(8) run      place of the first message
 //! 2  cursor          user(2+n) device(2+n) address(2+n) position(14)                   the device is empty for none
 //! 3  read mark       user(2+n) address(2+n) position(14)
-//! 4  member          group(2+n) user(2+n) position(14)
+//! 4  member          group(2+n) user(2+n) position(14)                                who joined
 //! 5  no member       group(2+n) user(2+n)
 //! 6  group           group(2+n)
 //! 7  no group        group(2+n)
@@ -20,6 +20,7 @@
 //! 16 queue           pattern(2+n) name(2+n), then as its record, see `queue`
 //! 17 no queue        pattern(2+n) name(2+n)
 //! 18 queue cursor    pattern(2+n) name(2+n) address(2+n), then as its record
+//! 19 member          group(2+n) user(2+n) position(14)                                whom an operator added
 //! ```
 //! Invariant: what can be written here fits the store's records, so the store never refuses it for its size.
 
@@ -30,6 +31,7 @@ use crate::run::{self, Run};
 use crate::store::{DeadLetter, ResumeRecord, StoreError, Write};
 use std::sync::Arc;
 use waspmq_core::message::Batch;
+use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, MessageId, Name, Pattern, QueueId};
 
@@ -77,8 +79,9 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
             put_texts(out, 3, &[user.as_str(), address.as_str()])?;
             put_position(out, *position);
         }
-        Write::Member { group, user, since } => {
-            put_texts(out, 4, &[group.as_str(), user.as_str()])?;
+        Write::Member { group, user, since, by } => {
+            let kind = if *by == JoinedBy::Member { 4 } else { 19 };
+            put_texts(out, kind, &[group.as_str(), user.as_str()])?;
             put_position(out, *since);
         }
         Write::NoMember { group, user } => put_texts(out, 5, &[group.as_str(), user.as_str()])?,
@@ -209,7 +212,7 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
             address: address(reader)?,
             position: read_position(reader)?,
         },
-        4 => Write::Member { group: name(reader)?, user: name(reader)?, since: read_position(reader)? },
+        4 => parse_member(reader, JoinedBy::Member)?,
         5 => Write::NoMember { group: name(reader)?, user: name(reader)? },
         6 => Write::Group { group: name(reader)? },
         7 => Write::NoGroup { group: name(reader)? },
@@ -235,8 +238,13 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
             let (born_unix_ms, cursor) = queue::parse_cursor(reader)?;
             Write::QueueCursor { id, born_unix_ms, address, cursor }
         }
+        19 => parse_member(reader, JoinedBy::Operator)?,
         _ => return None,
     })
+}
+
+fn parse_member(reader: &mut Reader<'_>, by: JoinedBy) -> Option<Write> {
+    Some(Write::Member { group: name(reader)?, user: name(reader)?, since: read_position(reader)?, by })
 }
 
 fn parse_messages(reader: &mut Reader<'_>) -> Option<Write> {

@@ -128,9 +128,9 @@ impl<'a, V: View> Stage<'a, V> {
             Write::ReadMark { user, address, position } => {
                 self.advance(key::read_mark(user, address), *position)?
             }
-            Write::Member { group, user, since } => {
+            Write::Member { group, user, since, by } => {
                 let key = key::member(group, user);
-                let value = record::position(&key, *since);
+                let value = record::member(&key, *since, *by);
                 self.state.insert(key, Some(value));
             }
             Write::NoMember { group, user } => self.remove(key::member(group, user)),

@@ -349,9 +349,9 @@ pub(super) fn groups(view: &impl View, each: &mut dyn FnMut(Name)) -> Result<(),
 pub(super) fn members(view: &impl View, each: &mut dyn FnMut(Member)) -> Result<(), StoreError> {
     for entry in tagged(view, key::MEMBER) {
         let (key, value) = entry?;
-        let since = record::parse_position(&key, &value)?;
+        let (since, by) = record::parse_member(&key, &value)?;
         let [group, user] = names(&key)?;
-        each(Member { group, user, since });
+        each(Member { group, user, since, by });
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use waspmq_core::delivery::QueueCursor;
+use waspmq_core::registry::JoinedBy;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 use waspmq_store::*;
 
@@ -240,7 +241,8 @@ fn order_holds_and_readings_see_what_came_before() {
     let store = Trying::new();
     let (journal, threads, _answers) = start(store, JournalOptions { commit_entries_max: 7, ..options() });
     let (sender, seen) = channel();
-    let cursor = |n| Write::Member { group: name("g"), user: name("u"), since: at(1, n) };
+    let cursor =
+        |n| Write::Member { group: name("g"), user: name("u"), since: at(1, n), by: JoinedBy::Member };
     for n in 0..500 {
         journal.push(message(n), None).unwrap();
         journal.push(cursor(n), None).unwrap();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
+use waspmq_core::registry::JoinedBy;
 use waspmq_store::*;
 
 pub(crate) fn log(store: &Path, segment_bytes: u64) -> LogOptions {
@@ -138,8 +139,9 @@ fn every_kind() -> Vec<Write> {
         Write::Group { group: group.clone() },
         Write::Group { group: name("gone") },
         Write::NoGroup { group: name("gone") },
-        Write::Member { group: group.clone(), user: alice.clone(), since: at(2, 2) },
-        Write::Member { group: group.clone(), user: name("bob"), since: at(2, 2) },
+        Write::Member { group: group.clone(), user: alice.clone(), since: at(2, 2), by: JoinedBy::Member },
+        Write::Member { group: group.clone(), user: name("bob"), since: at(2, 2), by: JoinedBy::Member },
+        Write::Member { group: group.clone(), user: name("carol"), since: at(2, 3), by: JoinedBy::Operator },
         Write::NoMember { group, user: name("bob") },
         Write::Resume(resume(1)),
         Write::Resume(resume(2)),
@@ -205,7 +207,7 @@ fn every_kind_of_write_reads_back() {
     };
     let told = tell(&store);
     assert_eq!(told, tell(&plain));
-    assert_eq!((told.1, told.2, told.3, told.4), (1, 1, 1, 4));
+    assert_eq!((told.1, told.2, told.3, told.4), (1, 2, 1, 4));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::support::*;
 use std::sync::Arc;
 use waspmq_core::delivery::QueueCursor;
+use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Name, Pattern};
 use waspmq_store::{
@@ -265,11 +266,13 @@ fn cursors_and_marks_never_move_back() {
 #[test]
 fn groups_and_members() {
     on_both(|store| {
+        let by = |n| if n == 2 { JoinedBy::Operator } else { JoinedBy::Member };
         let group = |group: &str| Write::Group { group: name(group) };
         let member = |group: &str, user: &str, n| Write::Member {
             group: name(group),
             user: name(user),
             since: at(1, n),
+            by: by(n),
         };
         let first = [
             group("a"),
@@ -287,8 +290,12 @@ fn groups_and_members() {
         store.groups(&mut |group| groups.push(group)).unwrap();
         store.members(&mut |member| members.push(member)).unwrap();
         assert_eq!(groups, [name("a"), name("b")]);
-        let expected =
-            |group: &str, user: &str, n| Member { group: name(group), user: name(user), since: at(1, n) };
+        let expected = |group: &str, user: &str, n| Member {
+            group: name(group),
+            user: name(user),
+            since: at(1, n),
+            by: by(n),
+        };
         assert_eq!(members, [expected("a", "y", 2), expected("b", "x", 3)]);
     });
 }
