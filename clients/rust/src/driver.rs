@@ -7,7 +7,7 @@
 //! | serving | close code 4004 (`token_expired`), and there is a token provider | waiting for the backoff |
 //! | serving | any other close code 4000 to 4099 | ended |
 //! | serving, waiting | the program closes the client | ended |
-//! | waiting | connected, the session goes on | serving |
+//! | waiting | connected, the session goes on | serving, after asking for what this session was not given yet |
 //! | waiting | connected, a new session | serving, after asking for all subscriptions, groups and watches again |
 //! | waiting | refused for good; with a token provider, a fresh token refused twice | ended |
 
@@ -147,7 +147,7 @@ impl Driver {
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
         let left = tokio::select! {
             left = reader.read(&mut receiver) => left,
-            left = writer.write(&link.restore, commands, heartbeat) => left,
+            left = writer.write(commands, heartbeat) => left,
         };
         let Left::Finished { for_good } = left else {
             // Who could not write may not have read why.
@@ -186,8 +186,8 @@ impl Driver {
                 connected = connecting => connected,
             };
             match connected {
-                Ok(mut link) => {
-                    link.restore = self.shared.handle_reconnected(link.welcome.clone(), link.transport);
+                Ok(link) => {
+                    self.shared.handle_reconnected(link.welcome.clone(), link.transport);
                     return Ok(link);
                 }
                 Err(error @ Error::Closed { .. }) => return Err(error),

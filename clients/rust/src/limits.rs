@@ -28,6 +28,10 @@ pub(crate) const ACKS_MAX: usize = 16_384;
 /// Requests that wait for a reply of another client. More: the caller waits.
 pub(crate) const REPLIES_MAX: usize = 1_024;
 
+/// How often something that a new session is asked for again may be refused for the moment, each time with more time before the next: some
+/// minutes in all. More: it is lost, as what is refused for good.
+pub(crate) const RESTORE_ATTEMPTS_MAX: u32 = 16;
+
 /// Events that wait for the program. More: the oldest are lost, and the program is told how many.
 pub(crate) const EVENTS_MAX: usize = 1_024;
 

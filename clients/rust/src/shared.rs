@@ -2,11 +2,13 @@
 //!
 //! The one mutex is held for a look-up or an insertion, never across an await.
 
+use crate::backoff::random;
 use crate::error::Error;
 use crate::events::Event;
 use crate::inbox::Inbox;
 use crate::interest::{Change, Interest};
 use crate::limits::{EVENTS_MAX, PINGS_MAX};
+use crate::restore::Restore;
 use crate::stats::Stats;
 use crate::transport::Transport;
 use crate::waiting::Waiting;
@@ -39,8 +41,8 @@ struct State {
     waiting: HashMap<u64, Waiting>,
     pings: VecDeque<Ping>,
     interests: Vec<Interest>,
-    /// What the broker refused to give back as it was asked, to be asked for without a beginning.
-    again: Vec<Interest>,
+    /// Which of them this session does not have yet.
+    restore: Restore,
     /// Requests that wait for another client's reply, by the number in their correlation id.
     replies: HashMap<u64, oneshot::Sender<Message>>,
     /// `None` once the client has ended.
@@ -76,7 +78,7 @@ impl Shared {
                 waiting: HashMap::new(),
                 pings: VecDeque::new(),
                 interests: Vec::new(),
-                again: Vec::new(),
+                restore: Restore::default(),
                 replies: HashMap::new(),
                 events: Some(broadcast::Sender::new(EVENTS_MAX)),
                 token,
@@ -167,10 +169,13 @@ impl Shared {
     }
 
     pub(crate) fn handle_ok(&self, reference: Option<u64>) {
-        let waiting = reference.and_then(|reference| self.take(reference));
-        if let Some(Waiting::Ok { answer, change, .. }) = waiting {
-            self.apply(change);
-            drop(answer.send(Ok(())));
+        match reference.and_then(|reference| self.take(reference)) {
+            Some(Waiting::Ok { answer, change, .. }) => {
+                self.apply(change);
+                drop(answer.send(Ok(())));
+            }
+            Some(Waiting::Restored(interest)) => self.state().restore.handle_done(&interest),
+            _ => {}
         }
     }
 
@@ -226,14 +231,22 @@ impl Shared {
 
     pub(crate) fn handle_error(&self, reference: Option<u64>, refusal: Refusal) {
         match reference.and_then(|reference| self.take(reference)) {
-            Some(Waiting::Restored(Interest::Subscription { to, queue, from: Some(_) })) => {
-                // An address that keeps nothing has no place to go on from.
-                self.state().again.push(Interest::Subscription { to, queue, from: None });
+            Some(Waiting::Restored(interest)) => {
+                let when = (Instant::now(), random());
+                let is_lost = self.state().restore.handle_refused(&interest, &refusal, when);
+                if is_lost {
+                    self.apply(Change::Remove(interest));
+                    self.count(|stats| stats.refused += 1);
+                }
+                // The writer looks again when something is due.
                 self.inbox.work.notify_one();
             }
-            Some(Waiting::Restored(interest)) => {
-                self.apply(Change::Remove(interest));
-                self.count(|stats| stats.refused += 1);
+            Some(Waiting::Ok { answer, change: change @ Change::Remove(_), .. })
+                if refusal.code() == Some(Code::NotFound) =>
+            {
+                // Nor is it to be given back, where the broker only did not have it yet.
+                self.apply(change);
+                drop(answer.send(Err(Error::Refused(refusal))));
             }
             Some(waiting) => waiting.fail(Error::Refused(refusal)),
             None if refusal.code() == Some(Code::NotInFlight) => {
@@ -297,36 +310,57 @@ impl Shared {
         Some(Resume { token, positions: self.inbox.positions() })
     }
 
-    /// What is to be asked for again, each from where it was: nothing when the session goes on.
-    pub(crate) fn handle_reconnected(&self, welcome: Welcome, transport: Transport) -> Vec<Interest> {
-        let (resumed, recovered) = (welcome.resumed, welcome.recovered);
-        let interests = {
+    /// Another connection: what this session does not have, and the one before had, is due, each from where it was.
+    pub(crate) fn handle_reconnected(&self, welcome: Welcome, transport: Transport) {
+        let (resumed, now) = (welcome.resumed, Instant::now());
+        let owed = if resumed { None } else { Some(self.to_be_restored()) };
+        let recovered = {
             let mut state = self.state();
+            let recovered = welcome.recovered && state.restore.is_empty();
             state.welcome = welcome;
             state.transport = transport;
             state.stats.reconnects += 1;
-            state.again.clear();
-            state.interests.clone()
+            match owed {
+                Some(owed) => state.restore.handle_new_session(owed, now),
+                None => state.restore.handle_resumed(now),
+            }
+            recovered
         };
         self.handle_event(Event::Reconnected { resumed, recovered });
-        if resumed {
-            return Vec::new();
+        if !resumed {
+            self.inbox.drop_acks();
         }
-        self.inbox.drop_acks();
-        let again = |interest| match interest {
-            Interest::Subscription { to, queue: None, from } => {
+    }
+
+    fn to_be_restored(&self) -> Vec<Interest> {
+        let interests: Vec<_> = {
+            let state = self.state();
+            let owed = |interest: &Interest| (interest.clone(), state.restore.owed(interest).cloned());
+            state.interests.iter().map(owed).collect()
+        };
+        let again = |(interest, owed)| match (owed, interest) {
+            // What came meanwhile, by other subscriptions, is not how far this one has read.
+            (Some(owed), _) => owed,
+            (None, Interest::Subscription { to, queue: None, from }) => {
                 let from = self.inbox.again(&to, from);
                 Interest::Subscription { to, queue: None, from }
             }
             // A queue goes on where its members are.
-            Interest::Subscription { to, queue, .. } => Interest::Subscription { to, queue, from: None },
-            other => other,
+            (None, Interest::Subscription { to, queue, .. }) => {
+                Interest::Subscription { to, queue, from: None }
+            }
+            (None, other) => other,
         };
         interests.into_iter().map(again).collect()
     }
 
-    pub(crate) fn take_again(&self) -> Vec<Interest> {
-        std::mem::take(&mut self.state().again)
+    /// What is to be asked for now because this session does not have it.
+    pub(crate) fn take_due(&self) -> Vec<Interest> {
+        self.state().restore.poll_due(Instant::now())
+    }
+
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.state().restore.next_due()
     }
 
     fn apply(&self, change: Change) {
@@ -338,6 +372,7 @@ impl Shared {
                     self.inbox.follow(to, true);
                 }
                 let mut state = self.state();
+                state.restore.handle_done(&interest);
                 state.interests.retain(|other| !interest.is_same(other));
                 state.interests.push(interest);
             }
@@ -345,7 +380,9 @@ impl Shared {
                 if let Interest::Subscription { to, queue: None, .. } = &interest {
                     self.inbox.follow(to, false);
                 }
-                self.state().interests.retain(|other| !interest.is_same(other));
+                let mut state = self.state();
+                state.restore.handle_done(&interest);
+                state.interests.retain(|other| !interest.is_same(other));
             }
         }
     }

@@ -25,7 +25,7 @@ pub(crate) enum Waiting {
         answer: oneshot::Sender<Result<Presence, Error>>,
         _slot: OwnedSemaphorePermit,
     },
-    /// Made by the driver after a reconnect; nobody waits for it.
+    /// Made by the driver after a reconnect; nobody waits for it, and it stays owed until it is answered.
     Restored(Interest),
 }
 

@@ -4,7 +4,6 @@ use super::route::{Opened, Route};
 use super::socket::{Inbound, Receiver, Sender};
 use crate::builder::Builder;
 use crate::error::Error;
-use crate::interest::Interest;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::transport::Transport;
 use waspmq_protocol::client::Resume;
@@ -20,8 +19,6 @@ pub(crate) struct Link {
     pub(crate) welcome: Welcome,
     /// Frames that came in the same message as the welcome.
     pub(crate) rest: Vec<Received>,
-    /// To be asked for before anything else.
-    pub(crate) restore: Vec<Interest>,
 }
 
 /// One attempt.
@@ -95,7 +92,7 @@ async fn welcomed(settings: &Builder, route: &mut Route, opened: Opened) -> Resu
                 Received::Welcome(welcome) => {
                     let rest = frames.collect();
                     receiver.begin_session();
-                    return Ok(Link { transport, sender, receiver, welcome, rest, restore: Vec::new() });
+                    return Ok(Link { transport, sender, receiver, welcome, rest });
                 }
                 Received::Error { refusal, .. } if refusal.code().is_some_and(|code| code.closes()) => {
                     complaint = Some(refusal);

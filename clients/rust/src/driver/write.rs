@@ -3,7 +3,6 @@
 use super::read::Heard;
 use super::socket::{Broken, Sender};
 use super::{Command, Left};
-use crate::interest::Interest;
 use crate::limits::{ACK_DELAY, BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
 use crate::shared::Shared;
 use crate::waiting::Waiting;
@@ -24,12 +23,11 @@ impl Writer<'_> {
     /// Writes until the connection ends or goodbye was said.
     pub(super) async fn write(
         &mut self,
-        restore: &[Interest],
         commands: &mut mpsc::Receiver<Command>,
         heartbeat: Duration,
     ) -> Left {
         // A failed write is left to the reader, which may find the close frame that explains it.
-        match self.write_all(restore, commands, heartbeat).await {
+        match self.write_all(commands, heartbeat).await {
             Ok(left) => left,
             Err(_) => {
                 tokio::time::sleep(CLOSE_TIMEOUT).await;
@@ -40,11 +38,10 @@ impl Writer<'_> {
 
     async fn write_all(
         &mut self,
-        restore: &[Interest],
         commands: &mut mpsc::Receiver<Command>,
         heartbeat: Duration,
     ) -> Result<Left, Broken> {
-        self.restore(restore).await?;
+        self.restore().await?;
         let mut ticks = tokio::time::interval(heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick of an interval is at once, and `connect` was a sign of life.
@@ -57,6 +54,8 @@ impl Writer<'_> {
             if is_leaving && !self.shared.has_waiting() {
                 return self.goodbye(false).await;
             }
+            // What is refused for the moment is asked for again on this connection, or on the next.
+            let restore_due = self.shared.next_due().filter(|_| !is_leaving);
             // Biased, so that leaving and signs of life are not starved by a queue that is never empty. Every branch
             // is cancel safe: commands that were not taken stay in the queue, the others carry nothing.
             tokio::select! {
@@ -74,13 +73,14 @@ impl Writer<'_> {
                 }
                 () = self.sender.progress() => {}
                 () = self.shared.inbox.work.notified() => {
-                    let again = self.shared.take_again();
-                    self.restore(&again).await?;
                     if self.shared.inbox.has_full_batch() {
                         acks_due = Some(Instant::now());
                     } else if self.shared.inbox.has_acks() && acks_due.is_none() {
                         acks_due = Some(Instant::now() + ACK_DELAY);
                     }
+                }
+                () = tokio::time::sleep_until(restore_due.unwrap_or_else(Instant::now)), if restore_due.is_some() => {
+                    self.restore().await?;
                 }
                 () = tokio::time::sleep_until(acks_due.unwrap_or_else(Instant::now)), if acks_due.is_some() => {
                     acks_due = None;
@@ -97,8 +97,8 @@ impl Writer<'_> {
         }
     }
 
-    async fn restore(&mut self, interests: &[Interest]) -> Result<(), Broken> {
-        for interest in interests {
+    async fn restore(&mut self) -> Result<(), Broken> {
+        for interest in self.shared.take_due() {
             let reference = self.shared.reference();
             self.shared.wait(reference, Waiting::Restored(interest.clone()));
             self.send(&interest.frame(reference)).await?;

@@ -103,6 +103,76 @@ async fn a_new_session_is_asked_for_what_the_old_one_had() {
     ended.unwrap();
 }
 
+#[tokio::test]
+async fn a_session_that_broke_off_is_asked_for_what_it_was_not_given_yet() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, _messages, mut peer) = connected(&server, "r-1").await;
+    let mut events = client.events();
+    subscribe(&client, &mut peer, "topic/a", None).await;
+    subscribe(&client, &mut peer, "topic/b", Some(From::Last)).await;
+    drop(peer);
+    // A new session, of which the client hears nothing but the welcome and one answer.
+    let (mut peer, _) = server.welcome_session("r-2", false).await;
+    peer.expect_ok("subscribe").await;
+    peer.expect("subscribe").await;
+    let (answered, ()) = tokio::join!(client.ping(), peer.pong());
+    answered.unwrap();
+    drop(peer);
+    let (mut peer, connect) = server.welcome_session("r-3", true).await;
+    assert!(connect.text.contains("resume: Some"), "{}", connect.text);
+    let got = peer.expect_ok("subscribe").await;
+    assert!(got.text.contains("\"topic/b\"") && got.text.contains("from: Some(\"last\")"), "{}", got.text);
+    let (answered, ()) = tokio::join!(client.ping(), peer.pong());
+    answered.unwrap();
+    drop(peer);
+    // It has all of them now.
+    let (mut peer, _) = server.welcome_session("r-4", true).await;
+    let (answered, ()) = tokio::join!(client.ping(), peer.pong());
+    answered.unwrap();
+    for (resumed, recovered) in [(false, false), (true, false), (true, true)] {
+        assert_eq!(events.recv().await, Some(Event::Reconnected { resumed, recovered }));
+    }
+}
+
+#[tokio::test]
+async fn what_the_broker_has_no_room_for_at_the_moment_is_asked_for_again() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, _messages, mut peer) = connected(&server, "r-1").await;
+    subscribe(&client, &mut peer, "topic/a", None).await;
+    subscribe(&client, &mut peer, "topic/b", None).await;
+    drop(peer);
+    let (mut peer, _) = server.welcome_session("r-2", false).await;
+    for _ in 0..2 {
+        let got = peer.expect("subscribe").await;
+        peer.refuse(got.reference, Code::Overloaded).await;
+    }
+    // What the program does not want any more, and the broker does not have, is not asked for again.
+    let ending = async {
+        let mut of_b = 0;
+        loop {
+            let got = peer.next().await.unwrap();
+            match got.kind {
+                "unsubscribe" => break peer.refuse(got.reference, Code::NotFound).await,
+                _ if got.text.contains("\"topic/a\"") => peer.ok(got.reference).await,
+                _ => {
+                    of_b += 1;
+                    assert!(of_b < 3, "{}", got.text);
+                    peer.refuse(got.reference, Code::Overloaded).await;
+                }
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(client.unsubscribe("topic/b", None), ending);
+    assert!(matches!(ended, Err(Error::Refused(refusal)) if refusal.code() == Some(Code::NotFound)));
+    drop(peer);
+    let (mut peer, _) = server.welcome_session("r-3", false).await;
+    let got = peer.expect_ok("subscribe").await;
+    assert!(got.text.contains("\"topic/a\""), "{}", got.text);
+    let (answered, ()) = tokio::join!(client.ping(), peer.pong());
+    answered.unwrap();
+    assert_eq!(client.stats(), Stats { reconnects: 2, ..Stats::default() });
+}
+
 /// The client's queue has room for this many.
 const QUEUE: u64 = 1_024;
 
