@@ -218,6 +218,11 @@ impl Version {
         Self { document, source, binding: None, taken_back: None }
     }
 
+    /// Whether it is the same, put again.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.document == other.document && self.source.digest() == other.source.digest()
+    }
+
     pub(crate) fn show(&self) -> PolicyVersion {
         PolicyVersion {
             document: self.document.clone(),

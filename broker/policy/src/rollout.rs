@@ -8,7 +8,8 @@
 //! | roll back, with a candidate | as it was | – | as it was |
 //! | roll back, without one | the previous one | – | the active one |
 //!
-//! A step is prepared as a whole, and then one generation replaces another. A new active version is on probation
+//! A step is prepared as a whole, and then one generation replaces another. What is in its place already is not put again:
+//! of the active version beside a candidate, that is dropped. A new active version is on probation
 //! while the one before has instances to go back to.
 
 use crate::admin::{PromoteError, PutError, RollbackError};
@@ -83,7 +84,8 @@ impl Host {
 }
 
 impl Shared {
-    /// Puts a version, whose binding is to be made yet, into the place that its document asks for.
+    /// Puts a version, whose binding is to be made yet, into the place that its document asks for. Where it is there
+    /// already, nothing changes.
     pub(crate) fn put(
         &self,
         name: &str,
@@ -91,12 +93,24 @@ impl Shared {
         who: &str,
     ) -> Result<PolicyState, PutError> {
         let mut policy = policy.unwrap_or_else(|| Policy::new(self.workers));
+        let trial = version.document.trial();
+        let is_active = policy.active.as_ref().is_some_and(|active| active.is_like(&version));
+        let is_candidate = policy.candidate.as_ref().is_some_and(|tried| tried.version.is_like(&version));
+        let is_there = match trial {
+            Some(_) => is_candidate,
+            None => is_active && policy.candidate.is_none(),
+        };
+        if is_there {
+            return Ok(policy.show(name));
+        }
         check_beside(&policy, &version)?;
         let from = policy.active.as_ref().map_or_else(String::new, Version::label);
-        let Some(trial) = version.document.trial() else {
-            version.binding = self.prepare(name, &version, (&policy.stats, &policy.memory))?;
+        let Some(trial) = trial else {
             policy.candidate = None;
-            policy.activate(version);
+            if !is_active {
+                version.binding = self.prepare(name, &version, (&policy.stats, &policy.memory))?;
+                policy.activate(version);
+            }
             return Ok(self.commit(name, policy, (who, "policy put", from))?);
         };
         policy.candidate = self.try_out(name, &policy, (version, trial))?;

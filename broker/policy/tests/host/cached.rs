@@ -1,7 +1,7 @@
 //! Verdicts that hold for more than one message.
 
 use crate::guests::built;
-use crate::{document, host, message, outcome, route};
+use crate::{document, host, message, outcome, put_anew, route};
 use serde_json::json;
 use std::sync::Arc;
 use waspmq_core::SessionId;
@@ -19,7 +19,7 @@ fn caching(cache: &str) -> Arc<Host> {
 
 fn put(host: &Host, cache: &str) {
     let config = json!({ "config": { "routing": { "cache": cache } } });
-    host.put_policy("p", document("decide", &["topic/>"], config), "test").unwrap();
+    put_anew(host, "p", document("decide", &["topic/>"], config)).unwrap();
 }
 
 /// Which call of its instance decided a message.

@@ -1,7 +1,7 @@
 //! The two lanes: which components take the fast one and why others do not, and that both decide alike.
 
 use crate::guests::{Guest, built};
-use crate::{document, eventually, host, outcome, route};
+use crate::{document, eventually, host, outcome, put_anew, route};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use waspmq_core::address::{Kind, Name};
@@ -36,7 +36,7 @@ fn put(host: &Host, hook: &str, lane: &str, config: &Value) {
         (json!({ "cpu_share": 1.0, "deadline_ms": 1_000 }), json!({ "calls_min": 1_000_000 }));
     let more = json!({ "lane": lane, "config": config, "hook": hook, "limits": limits, "budget": budget });
     let patterns = ["topic/>", "user/*", "group/*", "all"];
-    let state = host.put_policy("p", document("p", &patterns, more), "test").unwrap();
+    let state = put_anew(host, "p", document("p", &patterns, more)).unwrap();
     assert_eq!(state.lane, if lane == "auto" { "core" } else { "component" });
 }
 

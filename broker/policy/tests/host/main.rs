@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 use waspmq_core::SessionId;
 use waspmq_core::address::Kind;
 use waspmq_core::policy::{Message, Outcome, Policies, Verdict};
-use waspmq_policy::{Host, HostOptions, PolicyDocument, Surroundings};
+use waspmq_policy::{Host, HostOptions, PolicyDocument, PolicyState, PutError, Surroundings};
 
 /// Surroundings in which alice is online and the group `eng` has three members.
 #[derive(Debug)]
@@ -79,6 +79,15 @@ fn document(plugin: &str, patterns: &[&str], more: serde_json::Value) -> PolicyD
         fields.insert(key.clone(), value.clone());
     });
     serde_json::from_value(document).unwrap()
+}
+
+/// Puts a version with instances of its own also where this document is in place already.
+fn put_anew(host: &Host, name: &str, mut document: PolicyDocument) -> Result<PolicyState, PutError> {
+    let current = host.policy(name).and_then(|state| state.current);
+    if current.is_some_and(|current| current.document == document) {
+        document.budget.latency_factor += 1;
+    }
+    host.put_policy(name, document, "test")
 }
 
 fn message<'a>(to: &'a str, headers: &'a [(String, String)]) -> Message<'a> {

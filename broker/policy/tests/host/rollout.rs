@@ -347,3 +347,34 @@ fn there_is_room_for_every_version_of_every_policy() {
     assert_eq!([mark(&mut busy, "a", ""), mark(&mut idle, "a", "")], ["3", "3"]);
     assert!(host.worker(0).bound("topic/a").routing);
 }
+
+/// A client repeats what it got no answer to.
+#[test]
+fn what_is_put_again_changes_nothing() {
+    let host = host_of(1, &[0, 0, 0]);
+    let put = |plugin: &str, more: &serde_json::Value| {
+        host.put_policy("again", document(plugin, &ALL, more.clone()), "test").unwrap()
+    };
+    let versions = |state: &waspmq_policy::PolicyState| {
+        let previous = state.previous.as_ref().and_then(|version| version.revision);
+        let candidate = state.candidate.as_ref().and_then(|tried| tried.version.revision);
+        (revision(state), candidate, previous, state.generation)
+    };
+    let whole = json!({});
+    put("p@1", &whole);
+    for _ in 0..3 {
+        assert_eq!(versions(&put("p@2", &whole)), (Some(2), None, Some(1), 2));
+    }
+    for more in [json!({ "mode": "shadow" }), json!({ "canary_percent": 10 })] {
+        let tried = versions(&put("p@3", &more));
+        assert_eq!(versions(&put("p@3", &more)), tried);
+    }
+    assert_eq!(host.generation(), 4);
+    assert_eq!(versions(&put("p@3", &json!({ "canary_percent": 20 }))), (Some(2), Some(3), Some(1), 5));
+    assert_eq!(versions(&put("p@2", &whole)), (Some(2), None, Some(1), 6), "the candidate is dropped");
+    assert_eq!(crate::audit::about("again").len(), 6);
+    let named = put("p", &whole);
+    host.upload("p", &version("4", 0), "test").unwrap();
+    assert_eq!(versions(&named), (Some(3), None, Some(2), 7));
+    assert_eq!(versions(&put("p", &whole)), (Some(4), None, Some(3), 8), "the latest is another one");
+}

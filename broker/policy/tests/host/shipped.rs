@@ -4,7 +4,7 @@
 use crate::guests::built;
 use crate::hooks::fail;
 use crate::lanes::lanes_of;
-use crate::{document, host, message, route};
+use crate::{document, host, message, put_anew, route};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use waspmq_core::address::{Kind, Name};
@@ -50,7 +50,7 @@ fn serving(plugin: &str, config: &Value) -> Arc<Host> {
 fn put(host: &Host, plugin: &str, config: &Value) -> Result<(), String> {
     let hook = shipped().iter().find(|(name, ..)| *name == plugin).unwrap().1;
     let more = json!({"hook": hook, "config": config, "limits": {"deadline_ms": 200, "cpu_share": 1.0}});
-    let state = host.put_policy(plugin, document(plugin, &["topic/>", "user/*"], more), "test");
+    let state = put_anew(host, plugin, document(plugin, &["topic/>", "user/*"], more));
     state.map(|state| assert_eq!(state.lane, "core")).map_err(|error| error.to_string())
 }
 
