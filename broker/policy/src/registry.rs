@@ -277,6 +277,15 @@ impl Registry {
         user.map(String::as_str)
     }
 
+    /// Makes `policy` what the name stands for; an empty one is removed.
+    pub(crate) fn keep(&mut self, name: &str, policy: Policy) {
+        if policy.is_empty() {
+            self.policies.remove(name);
+        } else {
+            self.policies.insert(name.to_owned(), policy);
+        }
+    }
+
     /// What is kept of all this.
     pub(crate) fn manifest(&self, generation: u64) -> serde_json::Result<Manifest> {
         let plugins = self.plugins.iter().map(|(name, plugin)| (name.clone(), plugin.saved()));
@@ -348,6 +357,11 @@ impl Policy {
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Version> {
         let candidate = self.candidate.iter().map(|tried| &tried.version);
         self.active.iter().chain(candidate).chain(&self.previous)
+    }
+
+    /// Whether nothing is left of it: what was there was only tried.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.versions().next().is_none()
     }
 
     pub(crate) fn hook(&self) -> Option<Hook> {

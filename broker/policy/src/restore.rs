@@ -192,10 +192,14 @@ impl Shared {
         archive.commit(&bytes, &change.entry(archive.now_unix_ms()))
     }
 
-    /// Writes down what a policy is about to be.
+    /// Writes down what a policy is about to be; an empty one is not there.
     pub(crate) fn write_down_policy(&self, change: &Change<'_>, policy: &Policy) -> Result<(), ArchiveError> {
         self.write_down(change, |manifest| {
-            manifest.policies.insert(change.name.to_owned(), policy.saved()?);
+            if policy.is_empty() {
+                manifest.policies.remove(change.name);
+            } else {
+                manifest.policies.insert(change.name.to_owned(), policy.saved()?);
+            }
             Ok(())
         })
     }

@@ -5,7 +5,7 @@
 //! | put (active, off) | the new one | – | the active one |
 //! | put (shadow, canary) | as it was | the new one | as it was |
 //! | promote | the candidate | – | the active one |
-//! | roll back, with a candidate | as it was | – | as it was |
+//! | roll back, with a candidate | as it was | – | as it was; the policy is removed where nothing is left |
 //! | roll back, without one | the previous one | – | the active one |
 //!
 //! A step is prepared as a whole, and then one generation replaces another. What is in its place already is not put again:
@@ -199,7 +199,7 @@ impl Shared {
         let mut registry = self.registry();
         registry.missing.remove(name);
         registry.refused.remove(name);
-        registry.policies.insert(name.to_owned(), policy);
+        registry.keep(name, policy);
         drop(registry);
         change.log();
         Ok(state)

@@ -68,7 +68,7 @@ impl Shared {
             tracing::error!(policy = name, %error, "an automatic rollback is not written down");
         }
         self.swap(name, Some(&policy));
-        self.registry().policies.insert(name.to_owned(), policy);
+        self.registry().keep(name, policy);
         change.log();
         let (from, to) = (&*change.from, &*change.to);
         tracing::warn!(target: "plugin", policy = name, from, to, reason, detail, "taken back");

@@ -178,3 +178,34 @@ fn who_returns_from_a_rollback_falls_back_as_before() {
     assert_eq!(mark(&mut policies, "a", "fail"), "-");
     assert_eq!(host.policy("p").unwrap().calls, 2, "the one before was asked, too");
 }
+
+/// Of a policy that had only a candidate nothing is left behind that, and its room is free.
+#[test]
+fn a_policy_that_was_only_tried_goes_with_its_candidate() {
+    let shelf = Arc::new(Shelf::default());
+    let host = next(&shelf, 1);
+    host.upload("p", &version("1", 0), "test").unwrap();
+    for by_broker in [false, true] {
+        let more = json!({ "canary_percent": 99, "budget": { "calls_min": 5 } });
+        host.put_policy("p", document("p", &ALL, more), "test").unwrap();
+        if by_broker {
+            let mut policies = host.worker(0);
+            crate::eventually("it is taken back", || {
+                (0..20).for_each(|n| drop(mark(&mut policies, &format!("user{n}"), "fail")));
+                host.policy("p").is_none().then_some(())
+            });
+        } else {
+            let state = host.rollback("p", "test").unwrap();
+            assert_eq!((state.current, state.candidate), (None, None));
+        }
+        assert!(host.policy("p").is_none());
+        let last = shelf.last_change();
+        assert_eq!((last.from.as_str(), last.to.as_str()), ("p@1 (canary 99 %)", ""));
+        assert_eq!(last.generation, host.generation());
+        host.put_policy("other", document("p", &ALL, json!({})), "test").unwrap();
+        host.remove_policy("other", "test").unwrap();
+    }
+    drop(host);
+    let host = next(&shelf, 1);
+    assert_eq!((host.policies().len(), host.refused_policies().len()), (0, 0));
+}

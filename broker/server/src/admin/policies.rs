@@ -19,7 +19,8 @@ use waspmq_policy::{
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Policy {
     name: String,
-    /// `active` or `off`, as the document says; `trial` while there is only a candidate.
+    /// `active` or `off`, as the document says; `trial` while there is only a candidate; `removed` in the answer to a
+    /// rollback that left nothing.
     #[schema(example = "active")]
     state: &'static str,
     /// How calls reach it: `core` or `component` for a plugin, `native` for rules.
@@ -199,7 +200,8 @@ impl From<PolicyState> for Policy {
         let word = match state.current.as_ref().map(|current| current.document.mode) {
             Some(Mode::Off) => "off",
             Some(Mode::Active | Mode::Shadow) => "active",
-            None => "trial",
+            None if state.candidate.is_some() => "trial",
+            None => "removed",
         };
         let revision = state.current.as_ref().and_then(|current| current.revision);
         let current = state.current.map(|current| (current.document, current.version, current.digest));
@@ -413,8 +415,8 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Drops the candidate; without one goes back to what the policy was before its last change, and a second time returns
-/// from there.
+/// Drops the candidate, and removes a policy that has nothing else; without one goes back to what the policy was before its
+/// last change, and a second time returns from there.
 #[utoipa::path(
     post, operation_id = "roll_policy_back", path = "/v1/policies/{name}/rollback", tag = "policies", params(("name" = String, Path)),
     responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 503), (status = 507))
