@@ -233,6 +233,13 @@ async fn a_revision_that_fails_one_call_in_twenty_is_taken_back() {
     broker.audited(&["who=\"broker\"", "automatic rollback", "generation=3", "failures", "calls failed"]);
     assert_eq!(broker.metric(r#"waspmq_policy_rollbacks_total{policy="p",reason="failures"}"#), Some(1.0));
     assert_eq!(broker.metric("waspmq_policy_generation"), Some(3.0));
+    // An operator who means to go back from what was seen, or goes back, too, does not return to it.
+    for (asked, expected) in [("rollback?generation=2", "other_generation"), ("rollback", "taken_back")] {
+        let (status, problem) = step(&broker, asked);
+        let expected = json!(format!("urn:waspmq:problem:{expected}"));
+        assert_eq!((status, &problem["type"]), (409, &expected), "{problem}");
+    }
+    assert_eq!(show(&broker)["document"]["config"]["mark"], "1");
 }
 
 #[tokio::test]

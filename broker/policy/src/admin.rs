@@ -44,6 +44,12 @@ pub enum RollbackError {
     UnknownPolicy { name: String },
     #[error("policy {name:?} has nothing to go back to: it has no candidate, and no version before")]
     NoPrevious { name: String },
+    #[error(
+        "policy {name:?} has no candidate, and the version before, {version}, was taken back by the broker; put that anew to have it all the same"
+    )]
+    TakenBack { name: String, version: String },
+    #[error("policy {name:?} is of generation {generation}, not of {seen}: it was changed meanwhile")]
+    OtherGeneration { name: String, seen: u64, generation: u64 },
     #[error("policy {name:?} was not brought back at the start: {reason}; put it anew or remove it")]
     Refused { name: String, reason: String },
     #[error(transparent)]
@@ -57,6 +63,8 @@ pub enum PromoteError {
     UnknownPolicy { name: String },
     #[error("policy {name:?} has no candidate: put one with mode \"shadow\" or a canary_percent")]
     NoCandidate { name: String },
+    #[error("policy {name:?} is of generation {generation}, not of {seen}: it was changed meanwhile")]
+    OtherGeneration { name: String, seen: u64, generation: u64 },
     #[error("policy {name:?} was not brought back at the start: {reason}; put it anew or remove it")]
     Refused { name: String, reason: String },
     #[error(transparent)]

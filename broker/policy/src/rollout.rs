@@ -29,8 +29,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Host {
-    /// Makes the candidate what decides for everybody.
-    pub fn promote(&self, name: &str, who: &str) -> Result<PolicyState, PromoteError> {
+    /// Makes the candidate what decides for everybody. With `seen` only in a policy of that generation, so that the broker
+    /// or somebody else did not change meanwhile what is meant.
+    pub fn promote(&self, name: &str, seen: Option<u64>, who: &str) -> Result<PolicyState, PromoteError> {
         let _one_at_a_time = lock(&self.shared.changing);
         let policy = {
             let registry = self.registry();
@@ -40,6 +41,9 @@ impl Host {
             registry.policies.get(name).cloned()
         };
         let mut policy = policy.ok_or_else(|| PromoteError::UnknownPolicy { name: name.to_owned() })?;
+        if let Some((seen, generation)) = policy.differs_from(seen) {
+            return Err(PromoteError::OtherGeneration { name: name.to_owned(), seen, generation });
+        }
         let tried = policy.candidate.take();
         let tried = tried.ok_or_else(|| PromoteError::NoCandidate { name: name.to_owned() })?;
         let from = policy.active.as_ref().map_or_else(String::new, Version::label);
@@ -55,8 +59,8 @@ impl Host {
     }
 
     /// Drops the candidate; without one goes back to what the policy was before its last change. A second time
-    /// returns from there.
-    pub fn rollback(&self, name: &str, who: &str) -> Result<PolicyState, RollbackError> {
+    /// returns from there, but not to what the broker took back. `seen` is as for [`Host::promote`].
+    pub fn rollback(&self, name: &str, seen: Option<u64>, who: &str) -> Result<PolicyState, RollbackError> {
         let _one_at_a_time = lock(&self.shared.changing);
         let policy = {
             let registry = self.registry();
@@ -66,12 +70,18 @@ impl Host {
             registry.policies.get(name).cloned()
         };
         let mut policy = policy.ok_or_else(|| RollbackError::UnknownPolicy { name: name.to_owned() })?;
+        if let Some((seen, generation)) = policy.differs_from(seen) {
+            return Err(RollbackError::OtherGeneration { name: name.to_owned(), seen, generation });
+        }
         let (why, generation) = (("operator", String::new()), self.generation() + 1);
         let back = if policy.candidate.is_some() {
             policy.drop_candidate(why, generation)
         } else {
             let previous = policy.previous.as_ref();
             let previous = previous.ok_or_else(|| RollbackError::NoPrevious { name: name.to_owned() })?;
+            if previous.taken_back == Some(TakenBack::Broker) {
+                return Err(RollbackError::TakenBack { name: name.to_owned(), version: previous.label() });
+            }
             if previous.binding.is_none() {
                 let binding = self.shared.prepare(name, previous, (&policy.stats, &policy.memory))?;
                 policy.previous.iter_mut().for_each(|previous| previous.binding.clone_from(&binding));
@@ -229,6 +239,11 @@ impl Shared {
 }
 
 impl Policy {
+    /// Whether it was changed since somebody saw it: the generation seen, and that of now.
+    fn differs_from(&self, seen: Option<u64>) -> Option<(u64, u64)> {
+        seen.filter(|&seen| seen != self.generation).map(|seen| (seen, self.generation))
+    }
+
     /// Makes a version the active one and keeps what it replaces.
     fn activate(&mut self, version: Version) {
         self.previous = self.active.take().or_else(|| self.previous.take());

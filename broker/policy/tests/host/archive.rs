@@ -161,7 +161,7 @@ fn everything_is_as_it_was() {
     );
     assert!(stamped(&host, "c").is_empty());
     // And goes on from there.
-    let state = host.rollback("a", "test").unwrap();
+    let state = host.rollback("a", None, "test").unwrap();
     assert_eq!((state.current.unwrap().revision, state.generation), (Some(1), 5));
     assert_eq!(host.upload("stamp", &built("stamp-a"), "test").unwrap().revision, 3);
     assert_eq!(host.upload("stamp", &built("stamp-a"), "test").unwrap().revision, 3);
@@ -207,7 +207,7 @@ fn what_cannot_be_kept_is_not_done() {
         assert!(matches!(refused, Err(PutError::NotKept(_))), "{refused:?}");
         let refused = host.put_policy("new", document("stamp@1", &["topic/new"], with), "test");
         assert!(matches!(refused, Err(PutError::NotKept(_))), "{refused:?}");
-        let refused = host.rollback("a", "test");
+        let refused = host.rollback("a", None, "test");
         assert!(matches!(refused, Err(RollbackError::Put(PutError::NotKept(_)))), "{refused:?}");
         assert!(matches!(host.remove_policy("a", "test"), Err(RemoveError::NotKept(_))));
         assert!(matches!(host.remove_plugin("spare", "test"), Err(RemoveError::NotKept(_))));
@@ -221,7 +221,7 @@ fn what_cannot_be_kept_is_not_done() {
         );
         now.refuses_commits = false;
     });
-    host.rollback("a", "test").unwrap();
+    host.rollback("a", None, "test").unwrap();
 }
 
 #[test]
@@ -243,9 +243,9 @@ fn a_damaged_component_costs_only_what_needs_it() {
         assert!(refused[0].reason.contains(part), "{part}: {}", refused[0].reason);
     }
     assert!(stamped(&host, "a").is_empty() && host.policy("a").is_none());
-    let rollback = host.rollback("a", "test").unwrap_err();
+    let rollback = host.rollback("a", None, "test").unwrap_err();
     assert!(matches!(rollback, RollbackError::Refused { .. }));
-    let promote = host.promote("a", "test").unwrap_err();
+    let promote = host.promote("a", None, "test").unwrap_err();
     assert!(matches!(promote, PromoteError::Refused { .. }));
     assert_eq!(promote.to_string(), rollback.to_string());
     let in_use = RemoveError::InUse { name: "stamp".to_owned(), policy: "b".to_owned() };
@@ -299,7 +299,7 @@ fn a_previous_version_that_is_gone_costs_the_rollback() {
     shelf.change(|kept| kept.components.remove(&first));
     let host = next(&shelf, 4);
     assert_eq!(stamped(&host, "a"), ["second", "2"]);
-    assert!(matches!(host.rollback("a", "test"), Err(RollbackError::NoPrevious { .. })));
+    assert!(matches!(host.rollback("a", None, "test"), Err(RollbackError::NoPrevious { .. })));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn changes_are_audited_and_failures_are_not() {
     host.put_policy("x", document("p", &["topic/a"], json!({})), "ben").unwrap();
     host.put_policy("x", document("q", &["topic/a"], json!({})), "ben").unwrap_err();
     host.put_policy("x", document("p", &["topic/b"], json!({ "mode": "off" })), "ben").unwrap();
-    host.rollback("x", "cleo").unwrap();
+    host.rollback("x", None, "cleo").unwrap();
     host.remove_policy("x", "dan").unwrap();
     host.remove_plugin("p", "dan").unwrap();
     let show = |line: &Line| {

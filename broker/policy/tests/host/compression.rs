@@ -156,9 +156,9 @@ fn shadows_are_compared_and_canaries_decide_by_sender() {
         assert_eq!(choose(&mut policies, &message, takes(ALL)), Some(chosen), "the same for the same sender");
     }
     assert!(senders.iter().all(|&count| count > 20), "{senders:?}");
-    host.promote("p", "test").unwrap();
+    host.promote("p", None, "test").unwrap();
     assert_eq!(codec(&mut policies), Some(Codec::Plain));
-    host.rollback("p", "test").unwrap();
+    host.rollback("p", None, "test").unwrap();
     assert_eq!(codec(&mut policies), Some(Codec::Lz4));
 }
 

@@ -202,7 +202,7 @@ fn canaries_and_shadows_are_marked() {
         seen.extend(decided(&explanation.unwrap()));
     }
     assert_eq!(Vec::from_iter(seen), ["p p@1 active: 1", "p p@2 candidate: 2"]);
-    host.promote("p", "test").unwrap();
+    host.promote("p", None, "test").unwrap();
     let promoted = publish(&mut policies, 100, &message("topic/a", &[])).unwrap();
     assert_eq!(decided(&promoted), ["p p@2 active: 2"], "the same instance in another role");
 }

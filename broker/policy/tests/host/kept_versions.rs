@@ -45,11 +45,11 @@ fn a_canary_goes_on_for_the_same_senders() {
         (revision(&state), state.previous.unwrap().revision, state.generation),
         (Some(2), Some(1), generation)
     );
-    host.promote("p", "test").unwrap();
+    host.promote("p", None, "test").unwrap();
     drop(host);
     let host = next(&shelf, 4);
     assert!(marks(&host).iter().all(|mark| mark == "3"));
-    host.rollback("p", "test").unwrap();
+    host.rollback("p", None, "test").unwrap();
     assert!(marks(&host).iter().all(|mark| mark == "2"));
 }
 
@@ -80,13 +80,13 @@ fn steps_that_cannot_be_kept_are_not_taken() {
     let mut policies = host.worker(0);
     let (before, generation) = (marks_by(&mut policies), host.generation());
     shelf.refuse(true);
-    let promoted = host.promote("p", "test");
+    let promoted = host.promote("p", None, "test");
     assert!(matches!(promoted, Err(PromoteError::Put(PutError::NotKept(_)))), "{promoted:?}");
-    let back = host.rollback("p", "test");
+    let back = host.rollback("p", None, "test");
     assert!(matches!(back, Err(RollbackError::Put(PutError::NotKept(_)))), "{back:?}");
     assert_eq!((marks_by(&mut policies), host.generation()), (before, generation));
     shelf.refuse(false);
-    host.promote("p", "test").unwrap();
+    host.promote("p", None, "test").unwrap();
     assert!(marks_by(&mut policies).iter().all(|mark| mark == "3"));
 }
 
@@ -154,7 +154,7 @@ fn nothing_falls_back_on_a_version_that_was_taken_back() {
                 host.policy("p").filter(|state| state.last_rollback.is_some())
             });
         } else {
-            host.rollback("p", "test").unwrap();
+            host.rollback("p", None, "test").unwrap();
         }
         assert_eq!((calls(&host, &mut policies), mark(&mut policies, "a", "")), (1, "2".to_owned()));
         drop((policies, host));
@@ -169,10 +169,10 @@ fn nothing_falls_back_on_a_version_that_was_taken_back() {
 #[test]
 fn who_returns_from_a_rollback_falls_back_as_before() {
     let (shelf, host) = on_trial(json!({ "on_failure": "previous" }));
-    host.rollback("p", "test").unwrap();
+    host.rollback("p", None, "test").unwrap();
     drop(host);
     let host = next(&shelf, 4);
-    let state = host.rollback("p", "test").unwrap();
+    let state = host.rollback("p", None, "test").unwrap();
     assert_eq!(revision(&state), Some(3));
     let mut policies = host.worker(0);
     assert_eq!(mark(&mut policies, "a", "fail"), "-");
@@ -195,7 +195,7 @@ fn a_policy_that_was_only_tried_goes_with_its_candidate() {
                 host.policy("p").is_none().then_some(())
             });
         } else {
-            let state = host.rollback("p", "test").unwrap();
+            let state = host.rollback("p", None, "test").unwrap();
             assert_eq!((state.current, state.candidate), (None, None));
         }
         assert!(host.policy("p").is_none());

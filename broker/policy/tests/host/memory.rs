@@ -46,7 +46,7 @@ fn values_survive_swaps_and_rollbacks_and_end_with_the_policy() {
     let other = document("decide", &["topic/p"], json!({ "config": { "routing": { "cache": "address" } } }));
     host.put_policy("p", other, "test").unwrap();
     assert_eq!(run(&mut policies, "p", "get k; set k w 0"), "v; true");
-    host.rollback("p", "test").unwrap();
+    host.rollback("p", None, "test").unwrap();
     assert_eq!(run(&mut policies, "p", "get k"), "w");
     assert_eq!(host.policy("p").unwrap().kept.values, 1);
     host.remove_policy("p", "test").unwrap();

@@ -176,10 +176,13 @@ fn rollback_goes_back_and_forth() {
     let mut stamped =
         || decide(&mut routing, "topic/a").set_headers.into_iter().map(|(_, v)| v).collect::<Vec<_>>();
     let unknown = RollbackError::UnknownPolicy { name: "s".to_owned() };
-    assert_eq!(host.rollback("s", "test").unwrap_err(), unknown);
+    assert_eq!(host.rollback("s", None, "test").unwrap_err(), unknown);
     host.put_policy("s", document("stamp", &["topic/>"], json!({ "config": { "stamp": "one" } })), "test")
         .unwrap();
-    assert_eq!(host.rollback("s", "test").unwrap_err(), RollbackError::NoPrevious { name: "s".to_owned() });
+    assert_eq!(
+        host.rollback("s", None, "test").unwrap_err(),
+        RollbackError::NoPrevious { name: "s".to_owned() }
+    );
     assert_eq!(stamped(), ["one", "1"]);
     host.upload("stamp", &built("stamp-b"), "test").unwrap();
     assert_eq!(stamped(), ["one", "1"], "`stamp` meant the latest revision when it was put");
@@ -190,13 +193,13 @@ fn rollback_goes_back_and_forth() {
         (Some(2), Some(1), 2)
     );
     assert_eq!(stamped(), ["two", "2"]);
-    let state = host.rollback("s", "test").unwrap();
+    let state = host.rollback("s", None, "test").unwrap();
     assert_eq!(
         (state.current.unwrap().revision, state.previous.and_then(|p| p.revision), state.generation),
         (Some(1), Some(2), 3)
     );
     assert_eq!(stamped(), ["one", "1"]);
-    host.rollback("s", "test").unwrap();
+    host.rollback("s", None, "test").unwrap();
     assert_eq!(stamped(), ["two", "2"]);
     assert_eq!(host.policy("s").unwrap().calls, 5, "counts outlive changes");
 }
@@ -209,7 +212,7 @@ fn off_is_kept_but_bound_to_nothing() {
     let state = host.put_policy("p", document("p", &["topic/>"], json!({ "mode": "off" })), "test").unwrap();
     assert!(!routing.bound("topic/a").routing);
     assert_eq!((state.instances.serving, state.instances.spare), (0, 0));
-    host.rollback("p", "test").unwrap();
+    host.rollback("p", None, "test").unwrap();
     assert!(routing.bound("topic/a").routing);
 }
 

@@ -123,9 +123,12 @@ fn a_shadow_is_compared_and_decides_nothing() {
         [("same", 1), ("different", 0), ("failed", 0)],
         "counts of the new one"
     );
-    let state = host.rollback("p", "test").unwrap();
+    let state = host.rollback("p", None, "test").unwrap();
     assert_eq!((revision(&state), state.candidate), (Some(1), None));
-    assert_eq!(host.promote("p", "test").unwrap_err(), PromoteError::NoCandidate { name: "p".to_owned() });
+    assert_eq!(
+        host.promote("p", None, "test").unwrap_err(),
+        PromoteError::NoCandidate { name: "p".to_owned() }
+    );
 }
 
 /// Samples are taken before messages have ids, which come in another order, or not at all.
@@ -167,9 +170,9 @@ fn a_shadow_alone_is_compared_with_no_policy() {
     let mut policies = host.worker(0);
     assert_eq!(mark(&mut policies, "a", ""), "-");
     assert_eq!(host.metrics()[0].shadow[1], ("different", 1));
-    let unknown = host.rollback("q", "test").unwrap_err();
+    let unknown = host.rollback("q", None, "test").unwrap_err();
     assert_eq!(unknown, RollbackError::UnknownPolicy { name: "q".to_owned() });
-    let state = host.promote("p", "test").unwrap();
+    let state = host.promote("p", None, "test").unwrap();
     assert_eq!((revision(&state), state.candidate), (Some(1), None));
     assert_eq!(mark(&mut policies, "a", ""), "1");
 }
@@ -190,13 +193,13 @@ fn a_canary_decides_for_its_share_of_senders() {
     assert_eq!(chosen(10), tenth, "the same senders again, by other instances");
     let half = chosen(50);
     assert!((150..250).contains(&half.len()) && half.is_superset(&tenth), "{}", half.len());
-    let state = host.promote("p", "test").unwrap();
+    let state = host.promote("p", None, "test").unwrap();
     assert_eq!((revision(&state), state.previous.and_then(|v| v.revision)), (Some(2), Some(1)));
     let current = state.current.unwrap();
     assert_eq!(current.document.canary_percent, None);
     let mut policies = host.worker(0);
     assert!((0..400).all(|n| mark(&mut policies, &format!("user-{n}"), "") == "2"));
-    let state = host.rollback("p", "test").unwrap();
+    let state = host.rollback("p", None, "test").unwrap();
     assert_eq!((revision(&state), state.last_rollback.unwrap().reason), (Some(1), "operator"));
     assert_eq!(mark(&mut policies, "user-1", ""), "1");
 }
@@ -341,7 +344,7 @@ fn there_is_room_for_every_version_of_every_policy() {
     }
     let generation = host.generation();
     for name in &names {
-        host.promote(name, "test").unwrap();
+        host.promote(name, None, "test").unwrap();
     }
     assert_eq!(host.generation(), generation + POLICIES as u64);
     assert_eq!([mark(&mut busy, "a", ""), mark(&mut idle, "a", "")], ["3", "3"]);

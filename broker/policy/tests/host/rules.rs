@@ -437,9 +437,9 @@ fn a_policy_goes_from_plugin_to_rules_and_back() {
     assert_eq!((previous.revision, &*previous.version), (Some(1), "stamp@1"));
     assert_eq!(stamp(), "rules");
     assert!(host.remove_plugin("stamp", "test").is_err(), "a rollback needs it");
-    host.rollback("p", "test").unwrap();
+    host.rollback("p", None, "test").unwrap();
     assert_eq!(stamp(), "plugin");
-    let back = host.rollback("p", "test").unwrap();
+    let back = host.rollback("p", None, "test").unwrap();
     assert_eq!((stamp(), &*back.current.unwrap().version), ("rules".to_owned(), &*current.version));
     let last = back.last_rollback.unwrap();
     assert_eq!((&*last.from, &*last.to), ("stamp@1", &*current.version));
@@ -477,7 +477,7 @@ fn rules_are_tried_beside_a_plugin() {
     let senders: Vec<String> = (0..40).map(|n| format!("user-{n}")).collect();
     let tried = senders.iter().filter(|from| stamp(from) == "2").count();
     assert!((5..35).contains(&tried), "{tried} of 40 senders");
-    host.promote("p", "test").unwrap();
+    host.promote("p", None, "test").unwrap();
     assert_eq!(stamp("bob"), "2");
     let config = json!({ "config": { "stamp": "3" }, "on_failure": "previous" });
     host.put_policy("p", document("stamp", &["topic/>"], config), "test").unwrap();
@@ -541,8 +541,8 @@ fn rules_outlive_the_host() {
     assert_eq!(state.candidate.unwrap().version, tried);
     let mut policies = second.worker(0);
     assert_eq!(decide(&mut policies, "topic/a").set_headers, headers(&[("stamp", "rules")]));
-    second.rollback("p", "test").unwrap();
-    second.rollback("p", "test").unwrap();
+    second.rollback("p", None, "test").unwrap();
+    second.rollback("p", None, "test").unwrap();
     assert_eq!(decide(&mut policies, "topic/a").set_headers[0].1, "plugin");
     drop((second, policies));
     // Without its component the plugin's version is refused, and so is the policy; rules need none.

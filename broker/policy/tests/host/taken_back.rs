@@ -5,7 +5,7 @@ use crate::{audit, document, eventually, now};
 use serde_json::{Value, json};
 use std::time::Duration;
 use waspmq_core::policy::Policies;
-use waspmq_policy::{Hook, Host, PolicyState};
+use waspmq_policy::{Hook, Host, PolicyState, PromoteError, RollbackError};
 
 const ALL: [&str; 1] = ["topic/>"];
 
@@ -44,9 +44,30 @@ fn a_version_that_fails_one_call_in_twenty_is_taken_back() {
     assert_eq!(state.previous.unwrap().revision, Some(2));
     let lines = audit::about("new");
     assert!(lines.contains(&"broker | automatic rollback | p@2 | p@1".to_owned()), "{lines:?}");
-    // Asked for once more it is tried once more, and what it did before does not count.
-    let state = host.rollback("new", "test").unwrap();
-    assert_eq!((revision(&state), state.on_probation), (Some(2), false));
+    // An operator who goes back, too, does not return to it; asked for once more it is tried once more.
+    let refused = host.rollback("new", None, "test");
+    let taken_back = RollbackError::TakenBack { name: "new".to_owned(), version: "p@2".to_owned() };
+    assert_eq!((refused, revision(&host.policy("new").unwrap())), (Err(taken_back), Some(1)));
+    let state = put(&host, "new", "p@2", &json!({}));
+    assert_eq!((revision(&state), state.on_probation), (Some(2), true));
+}
+
+#[test]
+fn a_step_is_not_taken_from_a_generation_that_was_not_seen() {
+    let host = host_of(1, &[0, 0, 0]);
+    put(&host, "new", "p@1", &json!({}));
+    put(&host, "new", "p@2", &json!({}));
+    let seen = put(&host, "new", "p@3", &json!({ "canary_percent": 99 })).generation;
+    let mut policies = host.worker(0);
+    let generation = until_taken_back(&host, &mut policies, 2).generation;
+    let name = "new".to_owned();
+    let refused = host.rollback("new", Some(seen), "test").unwrap_err();
+    assert_eq!(refused, RollbackError::OtherGeneration { name, seen, generation });
+    assert_eq!(revision(&host.policy("new").unwrap()), Some(2), "only the canary was to be dropped");
+    let name = "new".to_owned();
+    let refused = host.promote("new", Some(seen), "test").unwrap_err();
+    assert_eq!(refused, PromoteError::OtherGeneration { name, seen, generation });
+    assert_eq!(revision(&host.rollback("new", Some(generation), "test").unwrap()), Some(1));
 }
 
 #[test]
@@ -88,7 +109,7 @@ fn a_good_version_is_left_alone_and_its_probation_ends() {
     });
     assert!(started.elapsed() >= Duration::from_secs(6), "{:?}", started.elapsed());
     assert_eq!((revision(&state), state.generation, state.last_rollback), (Some(2), 2, None));
-    let state = host.rollback("new", "test").unwrap();
+    let state = host.rollback("new", None, "test").unwrap();
     assert_eq!((revision(&state), mark(&mut policies, "a", "")), (Some(1), "1".to_owned()));
 }
 

@@ -2,10 +2,10 @@
 
 use super::audit::Who;
 use super::problem::{self, Problem};
-use super::trials::{Candidate, Rollback};
+use super::trials::{Candidate, Rollback, Seen};
 use super::{Handlers, body, limits};
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -416,17 +416,21 @@ pub(crate) async fn remove(
 }
 
 /// Drops the candidate, and removes a policy that has nothing else; without one goes back to what the policy was before its
-/// last change, and a second time returns from there.
+/// last change, and a second time returns from there, but not to a version that the broker took back.
 #[utoipa::path(
-    post, operation_id = "roll_policy_back", path = "/v1/policies/{name}/rollback", tag = "policies", params(("name" = String, Path)),
+    post, operation_id = "roll_policy_back", path = "/v1/policies/{name}/rollback", tag = "policies", params(("name" = String, Path), Seen),
     responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 503), (status = 507))
 )]
 pub(crate) async fn rollback(
     State(shared): Handlers,
     who: Who,
     Path(name): Path<String>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
-    let state = shared.blocking(move |control| control.policies.rollback(&name, &who.to_string())).await??;
+    let Seen { generation } = body::query(&uri)?;
+    let state = shared
+        .blocking(move |control| control.policies.rollback(&name, generation, &who.to_string()))
+        .await??;
     Ok(problem::json(StatusCode::OK, &Policy::from(state)))
 }
 
@@ -457,6 +461,10 @@ impl From<RollbackError> for Problem {
         match error {
             RollbackError::UnknownPolicy { .. } => Self::not_found(detail),
             RollbackError::NoPrevious { .. } => Self::new(StatusCode::CONFLICT, "no_previous", detail),
+            RollbackError::TakenBack { .. } => Self::new(StatusCode::CONFLICT, "taken_back", detail),
+            RollbackError::OtherGeneration { .. } => {
+                Self::new(StatusCode::CONFLICT, "other_generation", detail)
+            }
             RollbackError::Refused { .. } => Self::new(StatusCode::CONFLICT, "refused_policy", detail),
             RollbackError::Put(error) => error.into(),
         }

@@ -1,13 +1,13 @@
 //! Versions of a policy that are tried or were taken back, as the API shows them, and the step from trial to use.
 
-use super::Handlers;
 use super::audit::Who;
 use super::policies::{Policy, Version};
 use super::problem::{self, Problem};
+use super::{Handlers, body};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waspmq_policy::{CandidateState, Comparison, PromoteError};
 
@@ -101,17 +101,30 @@ impl From<waspmq_policy::Rollback> for Rollback {
     }
 }
 
+/// What the step was decided by.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Seen {
+    /// The policy's generation as it was seen; 409 when it is another one by now.
+    pub(super) generation: Option<u64>,
+}
+
 /// Makes the candidate, a shadow or a canary, what decides for everybody. The version before is kept.
 #[utoipa::path(
-    post, operation_id = "promote_policy", path = "/v1/policies/{name}/promote", tag = "policies", params(("name" = String, Path)),
+    post, operation_id = "promote_policy", path = "/v1/policies/{name}/promote", tag = "policies", params(("name" = String, Path), Seen),
     responses((status = 200, body = Policy), (status = 404), (status = 409), (status = 503), (status = 507))
 )]
 pub(crate) async fn promote(
     State(shared): Handlers,
     who: Who,
     Path(name): Path<String>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
-    let state = shared.blocking(move |control| control.policies.promote(&name, &who.to_string())).await??;
+    let Seen { generation } = body::query(&uri)?;
+    let state = shared
+        .blocking(move |control| control.policies.promote(&name, generation, &who.to_string()))
+        .await??;
     Ok(problem::json(StatusCode::OK, &Policy::from(state)))
 }
 
@@ -121,6 +134,9 @@ impl From<PromoteError> for Problem {
         match error {
             PromoteError::UnknownPolicy { .. } => Self::not_found(detail),
             PromoteError::NoCandidate { .. } => Self::new(StatusCode::CONFLICT, "no_candidate", detail),
+            PromoteError::OtherGeneration { .. } => {
+                Self::new(StatusCode::CONFLICT, "other_generation", detail)
+            }
             PromoteError::Refused { .. } => Self::new(StatusCode::CONFLICT, "refused_policy", detail),
             PromoteError::Put(error) => error.into(),
         }

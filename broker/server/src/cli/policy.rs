@@ -50,10 +50,7 @@ enum Command {
         changes: Changes,
     },
     /// Let the shadow or canary decide for everybody
-    Activate {
-        /// The policy's name
-        name: String,
-    },
+    Activate(Step),
     /// All policies
     List,
     /// One policy: what it is, and how it does
@@ -62,10 +59,7 @@ enum Command {
         name: String,
     },
     /// Drop the shadow or canary; without one go back to what the policy was before its last change
-    Rollback {
-        /// The policy's name
-        name: String,
-    },
+    Rollback(Step),
     /// Remove a policy
     Rm {
         /// The policy's name
@@ -81,6 +75,15 @@ enum Command {
     Audit(Audit),
     /// Take down what policies are asked in live traffic, for `waspmq plugin replay`
     Capture(capture::Arguments),
+}
+
+#[derive(Debug, Args)]
+struct Step {
+    /// The policy's name
+    name: String,
+    /// Only when the policy is of this generation still, as `show` said
+    #[arg(long, value_name = "N")]
+    generation: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +209,14 @@ enum OnFailure {
     Previous,
 }
 
+impl Step {
+    fn take(&self, api: &Api, step: &str) -> anyhow::Result<Value> {
+        let generation = self.generation.map(|generation| generation.to_string());
+        let query: Vec<_> = generation.iter().map(|seen| ("generation", seen.as_str())).collect();
+        api.post_query(&["policies", &self.name, step], &query)
+    }
+}
+
 impl Changes {
     /// The document of the active version, or of what is tried while there is none, with these changes.
     fn document(&self, state: &Value, mode: &str, percent: Option<u8>) -> Result<Value, Failure> {
@@ -315,10 +326,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             let document = changes.document(&api.get(&["policies", name])?, "active", Some(*percent))?;
             api.put(&["policies", name], Some(&document))?
         }
-        Command::Activate { name } => api.post_empty(&["policies", name, "promote"])?,
+        Command::Activate(step) => step.take(&api, "promote")?,
         Command::List => return list(&api.get(&["policies"])?, arguments.access.json),
         Command::Show { name } => api.get(&["policies", name])?,
-        Command::Rollback { name } => api.post_empty(&["policies", name, "rollback"])?,
+        Command::Rollback(step) => step.take(&api, "rollback")?,
         Command::Rm { name } => {
             api.delete(&["policies", name])?;
             return Ok(());

@@ -143,6 +143,8 @@ fn the_contract_parses() {
         "policy canary n 10 --plugin p@2",
         "policy activate n",
         "policy rollback n",
+        "policy rollback n --generation 7",
+        "policy activate n --generation 7",
         "group add g a b",
         "session close 0000010000000001",
         "token mint --sub a --key k.pem --algorithm ES256 --kid k --ttl 15m --device d --claim k=v --allow publish:topic/x.>",

@@ -158,9 +158,13 @@ fn policies(page: &mut String) {
     let promote = [
         PromoteError::UnknownPolicy { name: some() },
         PromoteError::NoCandidate { name: some() },
+        PromoteError::OtherGeneration { name: some(), seen: 7, generation: 8 },
         PromoteError::Refused { name: some(), reason: some() },
     ];
-    let rollback = [RollbackError::NoPrevious { name: some() }];
+    let rollback = [
+        RollbackError::NoPrevious { name: some() },
+        RollbackError::TakenBack { name: some(), version: some() },
+    ];
     let remove =
         [RemoveError::UnknownPlugin { name: some() }, RemoveError::InUse { name: some(), policy: some() }];
     let problems = put.map(Problem::from).into_iter().chain(promote.map(Problem::from));
