@@ -306,9 +306,10 @@ impl Worker {
             self.tell_losses(&mut connection);
         }
         let counters = &self.shared.mailboxes.of(self.number).counters;
+        let mut expired = 0;
         if connection.out.has_expiring() {
-            let now_unix_ms = self.shared.clock.now().unix_ms;
-            counters.dropped_expired.add(self.outbox.drop_expired(&mut connection, now_unix_ms));
+            expired = self.outbox.drop_expired(&mut connection, self.shared.clock.now().unix_ms);
+            counters.dropped_expired.add(expired);
         }
         let now_us = self.shared.clock.now_us();
         let flushed = self.outbox.flush(&mut connection, counters, now_us);
@@ -335,12 +336,18 @@ impl Worker {
         let is_owed_nothing = flushed == Flushed::Empty && connection.sides.under_way == 0;
         let has_ended = connection.ended && connection.is_closing();
         let is_over = flushed == Flushed::Broken || is_owed_nothing && has_ended;
+        if expired > 0 {
+            self.handle_losses_of(&mut connection);
+            self.read_behind_window(&mut connection);
+        }
         if !connection.catching.is_idle() {
             self.read_on(&mut connection);
         }
         self.put_back(number, connection);
         if is_over {
             self.remove(number);
+        }
+        if is_over || expired > 0 {
             self.settle();
         }
         wait

@@ -83,6 +83,15 @@ impl Cursors {
         }
     }
 
+    /// Messages of `to`, `first` and those behind it up to and with `last_offset`, came to their end on their way: the cursor
+    /// passes them as if they were acknowledged.
+    pub fn pass(&mut self, to: &Address, first: Position, last_offset: u64) {
+        if self.addresses.get_mut(to).is_some_and(|progress| progress.pass(first, last_offset)) {
+            self.moved.push(to.clone());
+            self.is_touched = true;
+        }
+    }
+
     /// Messages of a stored batch were not sent for lack of room: the cursor stays before them, as for
     /// [`Self::lose`].
     pub fn pass_over(&mut self, batch: &Batch, range: Range<usize>) {

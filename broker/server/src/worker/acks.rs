@@ -9,8 +9,9 @@ use super::Worker;
 use super::connection::Connection;
 use super::mailbox::Entry;
 use super::queues::{Done, Told};
-use super::segment::Shared;
+use super::segment::{Shared, Terms};
 use hashbrown::HashMap;
+use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -152,11 +153,12 @@ impl Worker {
         }
     }
 
-    /// What the outbound queues dropped is not in flight: no ack covers it, and no cursor passes it.
+    /// What the outbound queues dropped is not in flight: no ack covers it, and no cursor passes it but where nobody needs
+    /// it any more.
     pub(super) fn handle_losses(&mut self) {
-        for (number, segment) in self.outbox.take_losses() {
+        for (number, segment, cause) in self.outbox.take_losses() {
             if let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) {
-                self.handle_loss(&mut connection, &segment);
+                self.handle_loss(&mut connection, (&segment, cause));
                 self.put_back(number, connection);
             }
         }
@@ -164,12 +166,12 @@ impl Worker {
 
     /// The same for a connection that is worked on, when nothing was queued for others meanwhile.
     pub(super) fn handle_losses_of(&mut self, connection: &mut Connection) {
-        for (_, segment) in self.outbox.take_losses() {
-            self.handle_loss(connection, &segment);
+        for (_, segment, cause) in self.outbox.take_losses() {
+            self.handle_loss(connection, (&segment, cause));
         }
     }
 
-    fn handle_loss(&mut self, connection: &mut Connection, segment: &Shared) {
+    fn handle_loss(&mut self, connection: &mut Connection, (segment, cause): (&Shared, Cause)) {
         let mut lost = std::mem::take(&mut self.answers.scratch);
         let class = segment.class();
         if class.of_queue {
@@ -179,12 +181,16 @@ impl Worker {
             );
         } else {
             connection.window.lose(&class.to, class.first, class.last_offset, &mut lost);
-            connection.cursors.lose(&class.to, class.first, class.last_offset);
+            if cause == Cause::Expired {
+                connection.cursors.pass(&class.to, class.first, class.last_offset);
+                self.note_moved(connection);
+            } else {
+                connection.cursors.lose(&class.to, class.first, class.last_offset);
+            }
         }
         if let Some(identity) = connection.session.identity() {
             for taken in lost.drain(..) {
-                let full = Failed { cause: Cause::QueueFull, retry_ms: None };
-                self.answer_taken(identity, taken, Some(full));
+                self.answer_taken(identity, taken, Some(Failed { cause, retry_ms: None }));
             }
         }
         lost.clear();
@@ -399,18 +405,36 @@ pub(super) fn fits(window: &Window, run: &[Arc<Batch>]) -> usize {
     window.fits(run.iter().map(tracked))
 }
 
-/// Notes that batches are on their way to a connection.
-pub(super) fn note_sent(connection: &mut Connection, run: &[Arc<Batch>], now_ms: u64) {
+/// Notes that batches are on their way to a connection, but for their messages that were left out because they have
+/// expired.
+pub(super) fn note_sent(connection: &mut Connection, run: &[Arc<Batch>], terms: Terms, now_ms: u64) {
     for batch in run {
-        let count = batch.messages.len();
-        if batch.is_kept {
-            connection.cursors.sent(batch, 0..count);
-        }
-        // What was held back while an address was read may find no place in the window; then it is a repeat's turn to
-        // be acknowledged.
-        if batch.level == Level::Delivered && connection.window.has_room(count, batch.size_bytes()) {
-            let range = 0..u16::try_from(count).unwrap_or(u16::MAX);
-            connection.window.sent(batch, range, Sending { queue: None, attempt: 1, now_ms });
+        for range in laid_out(batch, terms) {
+            if batch.is_kept {
+                connection.cursors.sent(batch, usize::from(range.start)..usize::from(range.end));
+            }
+            // What was held back while an address was read may find no place in the window; then it is a repeat's turn to
+            // be acknowledged.
+            if batch.level == Level::Delivered && connection.window.has_room(range.len(), batch.size_bytes())
+            {
+                connection.window.sent(batch, range, Sending { queue: None, attempt: 1, now_ms });
+            }
         }
     }
+}
+
+/// The messages of a batch that have not expired.
+fn laid_out(batch: &Batch, terms: Terms) -> SmallVec<[Range<u16>; 1]> {
+    if terms.now_unix_ms == 0 {
+        return smallvec![0..u16::try_from(batch.messages.len()).unwrap_or(u16::MAX)];
+    }
+    let mut ranges: SmallVec<[Range<u16>; 1]> = SmallVec::new();
+    for (index, envelope) in (0..).zip(&batch.messages) {
+        match ranges.last_mut() {
+            _ if terms.has_expired(envelope) => {}
+            Some(last) if last.end == index => last.end += 1,
+            _ => ranges.push(index..index + 1),
+        }
+    }
+    ranges
 }

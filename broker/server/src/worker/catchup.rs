@@ -27,7 +27,6 @@ pub(super) use state::Catching;
 use super::connection::Connection;
 use super::mailbox::Entry;
 use super::resume::Seen;
-use super::segment::Shared;
 use super::{Worker, acks};
 use crate::resumes::Begin;
 use portion::Portion;
@@ -316,7 +315,8 @@ impl Worker {
         {
             return connection.catching.park(number, left);
         }
-        let (segments, expired) = self.lay_out(connection, &run);
+        let terms = self.terms(&run, to);
+        let (segments, expired) = self.encode_alone(&run, (connection.encoding, terms));
         let bytes = segments.iter().map(|segment| segment.len()).sum();
         if !self.outbox.has_room_for_replay(connection, bytes) {
             connection.catching.wants_empty = true;
@@ -336,7 +336,7 @@ impl Worker {
         for segment in segments {
             self.outbox.push_replayed(connection, segment);
         }
-        acks::note_sent(connection, &run, self.shared.clock.now_us() / 1_000);
+        acks::note_sent(connection, &run, terms, self.shared.clock.now_us() / 1_000);
         if is_over {
             self.end_catching(connection, to);
         } else if let Some(left) = left {
@@ -432,13 +432,6 @@ impl Worker {
             connection.catching.note_passed(over.shard);
             self.catch_up(connection, to, start);
         }
-    }
-
-    /// Encodes what was read for one connection. Gives how many messages are left out, too, because they have expired.
-    fn lay_out(&mut self, connection: &Connection, run: &[Arc<Batch>]) -> (Vec<Shared>, u64) {
-        let Some(first) = run.first() else { return (Vec::new(), 0) };
-        let terms = self.terms(run, &first.to);
-        self.encode_alone(run, (connection.encoding, terms))
     }
 }
 

@@ -117,7 +117,7 @@ impl Worker {
                     }
                 }
                 if wants_ack {
-                    acks::note_sent(connection, run, now_us / 1_000);
+                    acks::note_sent(connection, run, terms, now_us / 1_000);
                 }
             }
         }
@@ -173,7 +173,7 @@ impl Worker {
                 break;
             }
         }
-        acks::note_sent(connection, &run, shared.clock.now_us() / 1_000);
+        acks::note_sent(connection, &run, terms, shared.clock.now_us() / 1_000);
         self.handle_losses_of(connection);
     }
 

@@ -13,6 +13,7 @@ use crate::dictionaries::Dictionary;
 use hashbrown::HashMap;
 use std::io::{ErrorKind, IoSlice};
 use tokio::sync::Notify;
+use waspmq_core::delivery::Cause;
 use waspmq_core::outbound::{Lost, Segment};
 use waspmq_core::policy::{Overflowed, Overflowing};
 use waspmq_core::registry;
@@ -35,8 +36,8 @@ pub(super) struct Outbox {
     slow: Vec<u32>,
     /// Connections that are to read an address from the store, from this message on.
     spilled: Vec<(u32, Address, Position)>,
-    /// What was dropped, until it is taken from what its connection has in flight.
-    losses: Vec<(u32, Shared)>,
+    /// What was dropped and why, until it is taken from what its connection has in flight.
+    losses: Vec<(u32, Shared, Cause)>,
     /// Used during a push.
     lost: Vec<Lost<Shared>>,
     /// Used during a flush.
@@ -195,7 +196,7 @@ impl Outbox {
             keeps_up &= action != Overflow::Close;
             // What is spilled is sent later; a session that is closed ends with everything it has in flight.
             if !matches!(action, Overflow::Spill | Overflow::Close) {
-                self.losses.push((connection.number, segment));
+                self.losses.push((connection.number, segment, Cause::QueueFull));
             }
         }
         if !keeps_up {
@@ -204,8 +205,8 @@ impl Outbox {
         keeps_up
     }
 
-    /// What was dropped on its way, by connection.
-    pub(super) fn take_losses(&mut self) -> Vec<(u32, Shared)> {
+    /// What was dropped on its way and why, by connection.
+    pub(super) fn take_losses(&mut self) -> Vec<(u32, Shared, Cause)> {
         std::mem::take(&mut self.losses)
     }
 
@@ -249,12 +250,14 @@ impl Outbox {
         self.mark(connection);
     }
 
-    /// Drops what expired while it waited; gives the number of messages.
+    /// Drops what expired while it waited, see [`Self::take_losses`]; gives the number of messages.
     pub(super) fn drop_expired(&mut self, connection: &mut Connection, now_unix_ms: u64) -> u64 {
         let before = connection.out.pinned_bytes();
         connection.out.handle_time(now_unix_ms, &mut self.expired);
         self.settle(before, connection);
-        let dropped = self.expired.drain(..).map(|segment| u64::from(segment.frames())).sum();
+        let dropped = self.expired.iter().map(|segment| u64::from(segment.frames())).sum();
+        let number = connection.number;
+        self.losses.extend(self.expired.drain(..).map(|segment| (number, segment, Cause::Expired)));
         connection.dropped += dropped;
         dropped
     }

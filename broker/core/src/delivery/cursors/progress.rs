@@ -185,6 +185,22 @@ impl Progress {
         }
     }
 
+    /// Messages of one stream are of no more use, as far as they are in flight. Says whether the cursor has moved, as an ack
+    /// does.
+    pub(super) fn pass(&mut self, first: Position, last_offset: u64) -> bool {
+        let (from, behind) = (place(first), (first.stream.epoch, last_offset.saturating_add(1)));
+        let within = |run: Run| {
+            let end = (run.first.offset + run.messages).min(behind.1);
+            (run.first.offset.max(from.1)..end).map(move |offset| Position { offset, ..run.first })
+        };
+        let runs = self.runs().filter(|run| place(run.first) < behind && from < run.end());
+        let passed: Vec<_> = runs.flat_map(within).collect();
+        passed
+            .into_iter()
+            .filter_map(|position| self.ack(position))
+            .fold(false, |moved, by_ack| moved | by_ack)
+    }
+
     /// Messages were not sent for lack of room.
     pub(super) fn pass_over(&mut self, first: Position, behind: Position) {
         self.losses.get_or_insert_default().held.hold(place(first), place(behind));

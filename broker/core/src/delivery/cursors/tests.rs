@@ -42,6 +42,21 @@ fn moved(cursors: &mut Cursors) -> Option<u64> {
 }
 
 #[test]
+fn what_came_to_its_end_is_passed() {
+    let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
+    cursors.pass(&to, at(1), 9);
+    cursors.sent(&batch("user/a", 10, 1, 3), 0..3);
+    cursors.sent(&batch("user/a", 20, 4, 3), 0..3);
+    cursors.pass(&to, at(12), 20);
+    assert_eq!(moved(&mut cursors), None, "two before them are not acknowledged");
+    assert!(cursors.ack_id(MessageId::new(7, 1, 0, 1)) && cursors.ack_id(MessageId::new(7, 1, 0, 2)));
+    assert_eq!(moved(&mut cursors), Some(20));
+    cursors.pass(&to, at(1), u64::MAX);
+    assert_eq!(moved(&mut cursors), Some(22));
+    assert!(cursors.is_settled());
+}
+
+#[test]
 fn cumulative_acks_move_over_everything() {
     let (mut cursors, to) = (Cursors::default(), Address::parse("user/a").unwrap());
     assert_eq!(cursors.ack_upto(&to, at(1)), Err(NotSent));

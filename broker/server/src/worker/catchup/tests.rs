@@ -244,7 +244,8 @@ fn what_was_left_to_a_store_that_is_damaged_is_not_acknowledged_by_what_follows(
     let to = live[0].to.clone();
     // As a session does whose outbound queue was full.
     reader.with(|worker, connection| {
-        acks::note_sent(connection, &live, 0);
+        let terms = worker.terms(&live, &to);
+        acks::note_sent(connection, &live, terms, 0);
         worker.catch_up(connection, &to, Start::After(after));
     });
     reader.damage_page();

@@ -325,6 +325,46 @@ fn what_expires_while_it_waits_is_not_sent() {
     assert_eq!(bench.counters().dropped_expired.load(), 1);
 }
 
+#[test]
+fn what_has_expired_is_not_in_flight() {
+    let mut bench = Bench::new(Overflow::DropOldest, Keep::Always);
+    let (number, mut client) = bench.connect();
+    let deliver = |bench: &mut Bench, messages: &[(&str, u8, u64)]| {
+        let mut batch = bench.batch("topic/t", Level::Delivered, messages);
+        batch.is_kept = true;
+        bench.worker.deliver(&mut vec![Arc::new(batch)]);
+    };
+    deliver(&mut bench, &[("", 0, 1), ("", 0, 0), ("", 0, 1)]);
+    assert_eq!(bench.connection(number).window.len(), 1, "two were left out");
+    // One that expires while it waits: its publisher is told, and the cursor does not wait for it.
+    let soon = bench.worker.shared.clock.now().unix_ms + 30;
+    deliver(&mut bench, &[("", 0, soon)]);
+    assert_eq!(bench.connection(number).window.len(), 2);
+    while bench.worker.shared.clock.now().unix_ms < soon {
+        std::thread::yield_now();
+    }
+    let batch = Arc::new(bench.batch("topic/other", Level::Delivered, &[("", 0, soon + 1)]));
+    bench.deliver_to_member(&batch, number);
+    let waits = bench.connection(number).window.len();
+    while bench.worker.shared.clock.now().unix_ms <= soon {
+        std::thread::yield_now();
+    }
+    bench.worker.outbox.drop_expired(bench.worker.connections[number as usize].as_mut().unwrap(), soon + 1);
+    bench.worker.handle_losses();
+    let expired = Some(Cause::Expired);
+    let told: Vec<_> = [(4, 1, expired), (5, 1, expired)].into_iter().take(waits - 1).collect();
+    assert_eq!(bench.told(), told);
+    assert_eq!(bench.connection(number).window.len(), 1);
+    assert_eq!(bench.read(number, &mut client).0, [2]);
+    let ids = vec![MessageId::new(1, bench.worker.shared.registry.epoch(), 0, 2)];
+    let mut connection = bench.worker.connections[number as usize].take().unwrap();
+    bench.worker.take_ack(&mut connection, waspmq_protocol::client::Acked::Ids(ids), None).unwrap();
+    bench.worker.put_back(number, connection);
+    let connection = bench.connection(number);
+    assert!(connection.window.is_empty() && connection.cursors.is_settled());
+    assert_eq!(connection.cursors.take_moved().map(|(_, upto)| upto.offset).collect::<Vec<_>>(), [4]);
+}
+
 fn window_of(messages_max: usize) -> Window {
     Window::new(Bounds { messages_max, bytes_max: 10_000 })
 }
@@ -446,7 +486,9 @@ fn what_was_read_and_acknowledged_before_its_publisher_sent_it_does_not_come_twi
     };
     // Read from the store, and the first two are acknowledged.
     let now_ms = bench.worker.shared.clock.now_us() / 1_000;
-    acks::note_sent(bench.connection(number), std::slice::from_ref(&batch), now_ms);
+    let run = std::slice::from_ref(&batch);
+    let terms = bench.worker.terms(run, &batch.to);
+    acks::note_sent(bench.connection(number), run, terms, now_ms);
     let mut connection = bench.worker.connections[number as usize].take().unwrap();
     let ids = batch.messages[..2].iter().map(|envelope| envelope.id).collect();
     bench.worker.take_ack(&mut connection, waspmq_protocol::client::Acked::Ids(ids), None).unwrap();
