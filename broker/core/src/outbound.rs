@@ -114,7 +114,7 @@ const REPORT_BELOW_BYTES: usize = 16 * 1024;
 const KEPT_CAPACITY: usize = 64;
 /// Waiting items that a segment of higher priority looks at; behind more of them it waits.
 const PRIORITY_WALK: usize = 64;
-/// Items at the front that are looked at for expired ones: what the next writes can reach.
+/// Items at the front among which nothing is left that has expired: more than one write can reach.
 const EXPIRY_WALK: usize = 512;
 
 impl<S: Segment> Queue<S> {
@@ -214,15 +214,21 @@ impl<S: Segment> Queue<S> {
         Finished { queue: self }
     }
 
-    /// Drops what has expired among the items that are written next and gives it to `expired`. Cheap when
-    /// nothing waits that expires, see [`Self::has_expiring`].
+    /// Drops what has expired among the items that the next write can reach and gives it to `expired`. What moves up
+    /// to their places is looked at, too. Cheap when nothing waits that expires, see [`Self::has_expiring`].
     pub fn handle_time(&mut self, now_unix_ms: u64, expired: &mut Vec<S>) {
-        for index in self.first_waiting()..self.items.len().min(EXPIRY_WALK) {
-            if let Some(Item::Shared(segment)) = self.items.get(index)
-                && segment.class().has_expired(now_unix_ms)
-            {
-                expired.extend(self.take(index));
+        let (mut index, mut left) = (self.first_waiting(), 0);
+        while left < EXPIRY_WALK
+            && let Some(item) = self.items.get(index)
+        {
+            match item {
+                Item::Shared(segment) if segment.class().has_expired(now_unix_ms) => {
+                    expired.extend(self.take(index));
+                }
+                Item::Shared(_) | Item::Own(_) => left += 1,
+                Item::Gone => {}
             }
+            index += 1;
         }
         self.tidy();
     }

@@ -59,7 +59,7 @@ pub(crate) use history::storage as storage_error;
 pub(crate) use tasks::run;
 
 use crate::access::AccessControl;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::dictionaries::Library;
 use crate::phase::PhaseCell;
 use crate::queues::KeptQueues;
@@ -306,13 +306,11 @@ impl Worker {
             self.tell_losses(&mut connection);
         }
         let counters = &self.shared.mailboxes.of(self.number).counters;
-        let mut expired = 0;
-        if connection.out.has_expiring() {
-            expired = self.outbox.drop_expired(&mut connection, self.shared.clock.now().unix_ms);
-            counters.dropped_expired.add(expired);
-        }
-        let now_us = self.shared.clock.now_us();
-        let flushed = self.outbox.flush(&mut connection, counters, now_us);
+        let clock = &self.shared.clock;
+        let now_unix_ms = if connection.out.has_expiring() { clock.now().unix_ms } else { 0 };
+        let now = Moment { us: clock.now_us(), unix_ms: now_unix_ms };
+        let flushed = self.outbox.flush(&mut connection, counters, now);
+        let has_losses = self.outbox.has_losses();
         if !connection.out.owes_much()
             && let Some(paused) = connection.paused.take()
         {
@@ -336,7 +334,7 @@ impl Worker {
         let is_owed_nothing = flushed == Flushed::Empty && connection.sides.under_way == 0;
         let has_ended = connection.ended && connection.is_closing();
         let is_over = flushed == Flushed::Broken || is_owed_nothing && has_ended;
-        if expired > 0 {
+        if has_losses {
             self.handle_losses_of(&mut connection);
             self.read_behind_window(&mut connection);
         }
@@ -347,7 +345,7 @@ impl Worker {
         if is_over {
             self.remove(number);
         }
-        if is_over || expired > 0 {
+        if is_over || has_losses {
             self.settle();
         }
         wait

@@ -361,6 +361,21 @@ fn the_walk_of_a_priority_is_bounded() {
 }
 
 #[test]
+fn what_moves_up_when_much_has_expired_is_looked_at_too() {
+    let mut queue = Queue::default();
+    for tag in 0..4 * u64::try_from(EXPIRY_WALK).unwrap() {
+        let mut block = block_of("topic/t", 0, tag, 10);
+        block.class.expires_unix_ms = 20 + tag % 2;
+        push(&mut queue, block, usize::MAX);
+    }
+    let mut expired = Vec::new();
+    queue.handle_time(20, &mut expired);
+    assert_eq!(expired.len(), EXPIRY_WALK, "as many are left in front of those that were not looked at");
+    queue.handle_time(21, &mut expired);
+    assert_eq!((queue.len(), expired.len()), (0, 4 * EXPIRY_WALK));
+}
+
+#[test]
 fn what_expires_while_it_waits_is_dropped() {
     let mut queue = Queue::default();
     for (offset, expires_unix_ms) in [(1, 10), (2, 10), (3, 0), (4, 30), (5, 20)] {

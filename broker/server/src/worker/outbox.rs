@@ -9,6 +9,7 @@ use super::link::Link;
 use super::posted::Http;
 use super::segment::Shared;
 use super::tls;
+use crate::clock::Moment;
 use crate::dictionaries::Dictionary;
 use hashbrown::HashMap;
 use std::io::{ErrorKind, IoSlice};
@@ -210,6 +211,10 @@ impl Outbox {
         std::mem::take(&mut self.losses)
     }
 
+    pub(super) const fn has_losses(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
     /// A connection that is to read an address from the store, from this message on.
     pub(super) fn take_spilled(&mut self) -> Option<(u32, Address, Position)> {
         (!self.spilled.is_empty()).then(|| self.spilled.remove(0))
@@ -302,10 +307,11 @@ impl Outbox {
         self.pinned_bytes
     }
 
-    /// Writes what the socket takes, with a bounded number of calls.
-    pub(super) fn flush(&mut self, connection: &mut Connection, counters: &Counters, now_us: u64) -> Flushed {
+    /// Writes what the socket takes, with a bounded number of calls, but for what has expired; `now` has the time of day where
+    /// something expires.
+    pub(super) fn flush(&mut self, connection: &mut Connection, counters: &Counters, now: Moment) -> Flushed {
         let sealed = tls::sealed_bytes(connection);
-        let flushed = self.flush_queue(connection, counters, now_us);
+        let flushed = self.flush_queue(connection, counters, now);
         self.note_sealed(sealed, tls::sealed_bytes(connection));
         flushed
     }
@@ -315,9 +321,13 @@ impl Outbox {
         self.pinned_bytes = self.pinned_bytes + now - before;
     }
 
-    fn flush_queue(&mut self, connection: &mut Connection, counters: &Counters, now_us: u64) -> Flushed {
+    fn flush_queue(&mut self, connection: &mut Connection, counters: &Counters, now: Moment) -> Flushed {
+        let now_us = now.us;
         connection.dirty = false;
         for _ in 0..WRITES_PER_TURN {
+            if connection.out.has_expiring() {
+                counters.dropped_expired.add(self.drop_expired(connection, now.unix_ms));
+            }
             if connection.out.is_empty() {
                 return tls::flush_rest(connection);
             }
