@@ -1,7 +1,7 @@
 //! Looks at a store that no broker runs on: what is whole, what is damaged, and how to keep the former.
 
 use crate::disk::scan::{self, Verdict};
-use crate::disk::{StoreOptions, Tables, check_format, cut_off, db_path, journals, open_database};
+use crate::disk::{StoreOptions, Tables, cut_off, journals, layout, open_database};
 use crate::error::OpenError;
 use crate::file;
 use crate::key::{self, Place};
@@ -60,8 +60,15 @@ impl Report {
 ///
 /// While a journal is damaged the tables and the log are not looked at: opening the former would cut the journal.
 pub fn check(path: &Path) -> Result<Report, OpenError> {
-    exists(path)?;
     let mut report = Report::default();
+    if layout::is_rebuild_unfinished(path) {
+        report.find(
+            "a repair ended before the database it built was in place; a start or a repair finishes it"
+                .into(),
+        );
+        return Ok(report);
+    }
+    exists(path)?;
     for (journal, found) in scan_journals(path)? {
         if found.verdict != Verdict::Whole {
             let (file, from, bytes) = (journal.display(), found.whole_bytes, found.other_bytes);
@@ -93,6 +100,7 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
 /// Damaged stretches of journals are cut out, damaged records removed. Where a table cannot be read, all records that
 /// can be are copied to a new database and the old one is kept aside.
 pub fn repair(path: &Path) -> Result<Report, OpenError> {
+    layout::finish_rebuild(path)?;
     exists(path)?;
     let mut report = Report::default();
     repair_journals(path, &mut report)?;
@@ -132,11 +140,11 @@ fn repair_log(options: StoreOptions, report: &mut Report) -> Result<(), OpenErro
 }
 
 fn exists(path: &Path) -> Result<(), OpenError> {
-    if !db_path(path).is_dir() {
+    if !layout::has_format(path)? && !layout::db_path(path).exists() {
         let source = std::io::ErrorKind::NotFound.into();
         return Err(OpenError::Io { action: "find a store in", path: path.to_owned(), source });
     }
-    check_format(path).map(drop)
+    layout::is_there(path)
 }
 
 fn damaged(path: &Path) -> impl Fn(fjall::Error) -> OpenError {
@@ -332,7 +340,7 @@ impl<'a> Walk<'a> {
 
 /// Copies what can be read to a new database and puts it in place of the old one, which is kept.
 fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<PathBuf, OpenError> {
-    let fresh = options.path.join("repaired");
+    let fresh = layout::repaired_path(&options.path);
     let new_options = StoreOptions { path: fresh.clone(), ..options.clone() };
     if fresh.exists() {
         std::fs::remove_dir_all(&fresh).map_err(OpenError::io("remove", &fresh))?;
@@ -344,13 +352,7 @@ fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<P
     Walk::new(&mut unused).run(&old, &mut copied)?;
     new.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(&fresh))?;
     drop((old, new));
-    let db = db_path(&options.path);
-    let aside = (1..).map(|n| options.path.join(format!("db.damaged-{n}"))).find(|path| !path.exists());
-    let aside = aside.unwrap_or_else(|| options.path.join("db.damaged"));
-    std::fs::rename(&db, &aside).map_err(OpenError::io("put aside", &db))?;
-    std::fs::rename(db_path(&fresh), &db).map_err(OpenError::io("put in place", &db))?;
-    std::fs::remove_dir(&fresh).map_err(OpenError::io("remove", &fresh))?;
-    file::sync_directory(&options.path)?;
+    let aside = layout::replace_db(&options.path)?;
     report.remove("what could not be read of the tables".into());
     Ok(aside)
 }

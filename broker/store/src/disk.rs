@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <path>/            mode 0700
-//!   format           the layout's number, see `open`
+//!   format           the layout's number, see `layout`
 //!   db/              fjall's
 //!   log/             what is not synced in db yet, see `log`
 //! ```
@@ -11,6 +11,7 @@
 //! was synced is in its files.
 
 mod fail;
+pub(crate) mod layout;
 mod open;
 pub(crate) mod scan;
 
@@ -20,7 +21,7 @@ use crate::store::{Durability, StoreError};
 use fail::{is_full, store_error};
 use fjall::{Database, Keyspace, PersistMode, Readable, Slice, Snapshot};
 pub use open::{Cut, Progress, Recovered};
-pub(crate) use open::{check_format, cut_off, db_path, journals, open_database};
+pub(crate) use open::{cut_off, journals, open_database};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};

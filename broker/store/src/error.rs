@@ -22,6 +22,8 @@ pub enum OpenError {
     StoreNewer { path: PathBuf, found: String, known: u32 },
     #[error("{} is damaged: {detail}. Stop the broker and run `waspmq store check` for a report, then `waspmq store repair` to keep what can be read, or restore a backup", path.display())]
     StoreDamaged { path: PathBuf, detail: String },
+    #[error("{} is damaged so that no repair helps: {detail}. Restore a backup, or start with a new data directory", path.display())]
+    StoreBeyondRepair { path: PathBuf, detail: String },
     #[error("the store in {} is open in another process", path.display())]
     StoreLocked { path: PathBuf },
     #[error("the operating system gives no random bytes: {0}")]

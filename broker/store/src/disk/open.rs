@@ -1,5 +1,6 @@
 //! Opening a store, and what is found when it is.
 
+use super::layout::{self, db_path};
 use super::scan::{self, Scan, Verdict};
 use super::{Disk, StoreOptions, Tables};
 use crate::error::OpenError;
@@ -11,19 +12,11 @@ use crate::records::FjallStore;
 use crate::shelf::{Shelf, Space, View};
 use crate::store::{Store, StoreError, Usage};
 use fjall::{Database, KeyspaceCreateOptions};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// The layout that is written. A store with a greater number is refused: 1 knows no log, so it would lose what is there;
-/// 2 knows no queues, so it would take what the log says of them for damage; 3 takes the log's segments for empty ones.
-const FORMAT: u32 = 4;
-
-/// The oldest layout that is read; everything in it means the same now.
-const FORMAT_OLDEST: u32 = 1;
 
 /// Bytes of all journals at which tables are written so that the oldest can go.
 const JOURNALS_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -96,13 +89,11 @@ impl FjallStore {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Self, Recovered), OpenError> {
         let began = super::now();
-        make_directory(&options.path)?;
-        if check_format(&options.path)? < FORMAT {
-            file::replace(&options.path.join("format"), &FORMAT.to_string())?;
-        }
+        layout::prepare(&options.path)?;
         let (journal_bytes, truncated_tail) = check_journals(&options.path, progress)?;
         progress(Progress::Replay);
         let tables = open_database(&options)?;
+        layout::mark(&options.path)?;
         let disk = Disk::new(options, tables);
         let (usage, addresses) = count(&disk, progress).map_err(|error| OpenError::StoreDamaged {
             path: disk.path().to_owned(),
@@ -121,40 +112,6 @@ impl FjallStore {
         };
         let bounds = disk.options.bounds;
         Ok((Self::over(disk, bounds, usage), recovered))
-    }
-}
-
-pub(crate) fn db_path(path: &Path) -> PathBuf {
-    path.join("db")
-}
-
-fn make_directory(path: &Path) -> Result<(), OpenError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(OpenError::io("make the store", path))?;
-    file::sync_directory(path.parent().unwrap_or(path))
-}
-
-/// Refuses what this version cannot read; marks a new store with its format. Gives the format.
-pub(crate) fn check_format(path: &Path) -> Result<u32, OpenError> {
-    let file = path.join("format");
-    let Some(found) = file::read(&file)? else {
-        if db_path(path).exists() {
-            return Err(OpenError::StoreDamaged { path: file, detail: "the file is missing".into() });
-        }
-        return file::replace(&file, &FORMAT.to_string()).map(|()| FORMAT);
-    };
-    match found.parse::<u32>() {
-        Ok(number @ FORMAT_OLDEST..=FORMAT) => Ok(number),
-        Ok(number) if number > FORMAT => {
-            Err(OpenError::StoreNewer { path: path.to_owned(), found, known: FORMAT })
-        }
-        _ => Err(OpenError::StoreDamaged { path: file, detail: format!("{found:?} is not a format") }),
     }
 }
 

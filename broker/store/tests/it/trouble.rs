@@ -154,7 +154,45 @@ fn formats_are_told_apart() {
         assert!(matches!(error, OpenError::StoreDamaged { .. }), "{bad:?} {error}");
     }
     fs::remove_file(path.join("format")).unwrap();
+    drop(open(&path));
+    assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "4\n", "it was not completely made");
+    fs::create_dir(path.join("log")).unwrap();
+    fs::remove_file(path.join("format")).unwrap();
     assert!(matches!(FjallStore::open(options(&path), &mut |_| {}), Err(OpenError::StoreDamaged { .. })));
+}
+
+#[test]
+fn a_store_without_its_database_is_not_an_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = killed(directory.path(), 5);
+    // A repair ended between putting the old database aside and the new one in its place.
+    for finish in [|path: &Path| drop(open(path)), |path: &Path| drop(waspmq_store::repair(path).unwrap())] {
+        fs::create_dir(path.join("repaired")).unwrap();
+        fs::rename(path.join("db"), path.join("repaired/db")).unwrap();
+        let found = waspmq_store::check(&path).unwrap();
+        assert!(!found.is_whole() && found.findings[0].contains("a repair"), "{found:?}");
+        assert!(!path.join("db").exists(), "a check changes nothing");
+        finish(&path);
+        assert!(!path.join("repaired").exists());
+        assert_eq!(offsets(&open(&path), &query("user/a")), [0, 1, 2, 3, 4]);
+    }
+    fs::rename(path.join("db"), directory.path().join("gone")).unwrap();
+    let errors = [
+        FjallStore::open(options(&path), &mut |_| {}).map(drop).unwrap_err(),
+        waspmq_store::check(&path).unwrap_err(),
+        waspmq_store::repair(&path).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(
+            matches!(&error, OpenError::StoreBeyondRepair { path, .. } if path.ends_with("db")),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("backup") && !error.to_string().contains("store repair"),
+            "{error}"
+        );
+    }
+    assert!(!path.join("db").exists());
 }
 
 #[test]

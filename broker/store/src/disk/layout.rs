@@ -1,0 +1,118 @@
+//! What is in the directory of a store before it is opened.
+//!
+//! Invariants: a store is made in the order database, format, log, so one with a format has a database; a database that a
+//! repair built takes the place of the damaged one by two renames, and what a crash between them left is finished. Nothing
+//! here lets fjall make anew what was there.
+
+use crate::error::OpenError;
+use crate::file;
+use crate::log;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The layout that is written. A store with a greater number is refused: 1 knows no log, so it would lose what is there;
+/// 2 knows no queues, so it would take what the log says of them for damage; 3 takes the log's segments for empty ones.
+const FORMAT: u32 = 4;
+
+/// The oldest layout that is read; everything in it means the same now.
+const FORMAT_OLDEST: u32 = 1;
+
+pub(crate) fn db_path(path: &Path) -> PathBuf {
+    path.join("db")
+}
+
+/// Where a repair builds a database.
+pub(crate) fn repaired_path(path: &Path) -> PathBuf {
+    path.join("repaired")
+}
+
+fn format_path(path: &Path) -> PathBuf {
+    path.join("format")
+}
+
+/// Makes the directory where there is none, and refuses what cannot be opened, or only with losses.
+pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
+    make_directory(path)?;
+    finish_rebuild(path)?;
+    if has_format(path)? {
+        return is_there(path);
+    }
+    // Without a log it was never completely made.
+    match log::log_path(path).is_dir() {
+        true => {
+            Err(OpenError::StoreDamaged { path: format_path(path), detail: "the file is missing".into() })
+        }
+        false => Ok(()),
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), OpenError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(OpenError::io("make the store", path))?;
+    file::sync_directory(path.parent().unwrap_or(path))
+}
+
+/// Whether the store is marked with a format that is read. Any other is an error.
+pub(crate) fn has_format(path: &Path) -> Result<bool, OpenError> {
+    let file = format_path(path);
+    let Some(found) = file::read(&file)? else { return Ok(false) };
+    match found.parse::<u32>() {
+        Ok(FORMAT_OLDEST..=FORMAT) => Ok(true),
+        Ok(number) if number > FORMAT => {
+            Err(OpenError::StoreNewer { path: path.to_owned(), found, known: FORMAT })
+        }
+        _ => Err(OpenError::StoreDamaged { path: file, detail: format!("{found:?} is not a format") }),
+    }
+}
+
+/// Marks the store with the format that is written.
+pub(crate) fn mark(path: &Path) -> Result<(), OpenError> {
+    let (file, format) = (format_path(path), FORMAT.to_string());
+    match file::read(&file)? {
+        Some(found) if found == format => Ok(()),
+        _ => file::replace(&file, &format),
+    }
+}
+
+/// An error where the database is gone.
+pub(crate) fn is_there(path: &Path) -> Result<(), OpenError> {
+    let db = db_path(path);
+    if db.is_dir() {
+        return Ok(());
+    }
+    Err(OpenError::StoreBeyondRepair { path: db, detail: "it is missing".into() })
+}
+
+/// Whether a repair ended between the renames of [`replace_db`].
+pub(crate) fn is_rebuild_unfinished(path: &Path) -> bool {
+    !db_path(path).exists() && db_path(&repaired_path(path)).is_dir()
+}
+
+/// Puts a database that a repair built in place of the one there. Gives where the latter is kept.
+pub(crate) fn replace_db(path: &Path) -> Result<PathBuf, OpenError> {
+    let (db, repaired) = (db_path(path), repaired_path(path));
+    let aside = (1..).map(|n| path.join(format!("db.damaged-{n}"))).find(|path| !path.exists());
+    let aside = aside.unwrap_or_else(|| path.join("db.damaged"));
+    file::sync_directory(&repaired)?;
+    file::sync_directory(path)?;
+    fs::rename(&db, &aside).map_err(OpenError::io("put aside", &db))?;
+    file::sync_directory(path)?;
+    finish_rebuild(path)?;
+    Ok(aside)
+}
+
+/// Takes the second step of [`replace_db`] where it is missing.
+pub(crate) fn finish_rebuild(path: &Path) -> Result<(), OpenError> {
+    if !is_rebuild_unfinished(path) {
+        return Ok(());
+    }
+    let (db, repaired) = (db_path(path), repaired_path(path));
+    fs::rename(db_path(&repaired), &db).map_err(OpenError::io("put in place", &db))?;
+    file::sync_directory(path)?;
+    fs::remove_dir(&repaired).map_err(OpenError::io("remove", &repaired))?;
+    file::sync_directory(path)
+}
