@@ -144,6 +144,7 @@ impl Worker {
         let Some(begin) = start.to_begin() else { return };
         let shard = self.shared.registry.shard_of(to);
         connection.catching.begin(to, shard, (start, begin));
+        self.mark_unsaved(connection);
         self.read_on(connection);
     }
 
@@ -172,6 +173,7 @@ impl Worker {
         let asked_us = Some(self.shared.clock.now_us());
         let listed = Listed { pattern: pattern.clone(), start, held: VecDeque::new(), number, asked_us };
         connection.catching.listings.push(listed);
+        self.mark_unsaved(connection);
         Ok(())
     }
 
@@ -420,6 +422,7 @@ impl Worker {
         let last = read_upto.filter(|_| reading.has_sent);
         let end = self.end_of(to);
         let Some(over) = connection.catching.end(to, (last, end)) else { return };
+        self.mark_unsaved(connection);
         // Everything that was left to the store by now has been read, or is there no more.
         let mut spilled = connection.out.spilled().iter().filter(|spilled| spilled.to == *to);
         if let Some(upto) = spilled.next().map(|spilled| spilled.last) {

@@ -8,6 +8,7 @@ use super::link::{Goodbye, Link};
 use super::posted::Http;
 use super::presence::Watches;
 use super::publish::Target;
+use super::resume;
 use super::room::Held;
 use super::segment::{Encoding, Shared};
 use super::streams::Sides;
@@ -61,6 +62,8 @@ pub(crate) struct Connection {
     pub(crate) former: Option<SessionId>,
     /// By what the session can be resumed, when it can be.
     pub(crate) resume_hash: Option<TokenHash>,
+    /// Present while its `connect` waits for the worker of the connection it takes a session over from.
+    pub(crate) takeover: Option<Box<resume::Asked>>,
     /// Whether the record for resuming changed and is on the worker's list of those to write.
     pub(crate) is_unsaved: bool,
     /// Whether the client ended the session.
@@ -139,6 +142,7 @@ impl Connection {
             asker: None,
             former: None,
             resume_hash: None,
+            takeover: None,
             is_unsaved: false,
             is_disconnected: false,
             access: SessionAccess::default(),

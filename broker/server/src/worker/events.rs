@@ -198,6 +198,12 @@ impl Worker {
             self.refuse_events(connection, &reject, request.origin);
             return None;
         }
+        if connection.awaits_holder() {
+            // The request is taken again as a whole.
+            connection.http = None;
+            self.hold_rest(connection);
+            return None;
+        }
         if !connection.is_closing() {
             connection.stage = Stage::Open;
         }

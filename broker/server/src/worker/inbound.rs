@@ -323,6 +323,7 @@ impl Worker {
                     self.finish_batch(connection);
                     let reference = frame.reference();
                     match self.take_control(connection, frame, now) {
+                        Ok(()) if connection.awaits_holder() => return self.hold(connection, rest),
                         Ok(()) => {}
                         Err(reject) if connection.session_id.is_none() => {
                             self.turn_away(connection, reference, reject)

@@ -9,7 +9,7 @@ use super::framing::Framing;
 use super::link::{Goodbye, Link};
 use super::mailbox::Entry;
 use super::outbox::end_of;
-use super::resume::Resumed;
+use super::resume::{Claim, Resumed};
 use crate::clock::Moment;
 use std::net::{Shutdown, SocketAddr};
 use waspmq_core::admission::Rate;
@@ -80,15 +80,14 @@ impl Worker {
         number
     }
 
-    pub(super) fn connect(
+    pub(super) fn begin_session(
         &mut self,
         connection: &mut Connection,
-        connect: &Connect<'_>,
+        (connect, claim): (&Connect<'_>, Option<Claim>),
         now: Moment,
     ) -> Result<(), Reject> {
         self.session_count += 1;
         let fresh = SessionId::new(self.shared.registry.epoch(), self.number, self.session_count);
-        let claim = self.look_up(connect, now);
         let named_by = claim.as_ref().and_then(|claim| claim.named_by);
         let admitted = self.admit(connect, named_by.unwrap_or(fresh), now)?;
         let (user, device) = (admitted.user.clone(), admitted.device.clone());

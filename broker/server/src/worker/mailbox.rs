@@ -14,6 +14,7 @@ use super::ledger::Found;
 use super::posted::{Posted, Taken};
 use super::presence::PresenceOf;
 use super::queues::{Given, QueueRead, Told};
+use super::resume::{Taker, Takeover};
 use super::tracking::Redelivery;
 use crate::control::{Publication, Published};
 use crossbeam_queue::ArrayQueue;
@@ -100,6 +101,10 @@ pub(crate) enum Entry {
     Posted(Box<Posted>),
     /// What became of those that came to this worker.
     Taken(Taken),
+    /// A session of this worker is about to go on in a connection of another one.
+    Takeover(Box<Takeover>),
+    /// The other way: its record is complete.
+    WrittenDown(Taker),
     /// A user has a session again: what waits for it is delivered.
     Online(Name),
     /// The journal has room again, and connections of this worker wait for it.

@@ -51,6 +51,8 @@ impl Worker {
             }
             Entry::Posted(posted) => self.take_posted(&posted),
             Entry::Taken(taken) => self.handle_taken(&taken),
+            Entry::Takeover(takeover) => self.handle_takeover(&takeover),
+            Entry::WrittenDown(taker) => self.handle_written_down(taker),
             Entry::Online(user) => self.handle_online(user),
             Entry::Room => self.handle_room(),
             Entry::Drain { spread_ms } => self.begin_drain(spread_ms),

@@ -11,16 +11,20 @@
 //! written to the journal by the sweep, one to two seconds after a change, so short sessions write nothing.
 
 mod seen;
+mod takeover;
 
 pub(super) use seen::Seen;
+pub(super) use takeover::{Asked, Taker, Takeover};
 
 use super::Worker;
 use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use crate::clock::Moment;
-use crate::resumes::{self, ALIVE, Alive, Implied, Record, Subscribed, TokenHash};
+use crate::resumes::{self, ALIVE, Alive, Implied, Record, Replay, Subscribed, TokenHash};
 use std::sync::Arc;
+use takeover::Approach;
+use waspmq_core::delivery::Cursors;
 use waspmq_core::registry::{self, JoinedBy, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
@@ -42,6 +46,39 @@ pub(super) struct Claim {
     pub(super) named_by: Option<SessionId>,
 }
 
+/// What is to be known of a session whose connection is given up.
+struct Progress {
+    replays: Vec<Replay>,
+    cursors: Cursors,
+    has_missed: bool,
+}
+
+impl Progress {
+    fn of(connection: &Connection, cursors: Cursors) -> Self {
+        let (replays, is_complete) = replays(connection);
+        let has_missed = connection.out.has_reports()
+            || connection.catching.has_gap
+            || connection.catching.holds_unstored()
+            || !is_complete;
+        Self { replays, cursors, has_missed }
+    }
+
+    fn write(self, record: &mut Record) {
+        record.replays = self.replays;
+        record.cursors = (!self.cursors.is_settled()).then(|| Box::new(self.cursors));
+        record.has_cursors = true;
+        record.has_missed |= self.has_missed;
+    }
+}
+
+/// What a session still reads, as far as its record has room, and whether it has.
+fn replays(connection: &Connection) -> (Vec<Replay>, bool) {
+    let mut replays = connection.catching.replays();
+    let is_complete = replays.len() <= REPLAYS_MAX;
+    replays.truncate(REPLAYS_MAX);
+    (replays, is_complete)
+}
+
 /// A session that goes on.
 pub(super) struct Resumed {
     hash: TokenHash,
@@ -57,8 +94,26 @@ impl Resumed {
 }
 
 impl Worker {
+    /// Makes a session. Where [`Connection::awaits_holder`] says so then, not yet: `connect` is to be taken again.
+    pub(super) fn connect(
+        &mut self,
+        connection: &mut Connection,
+        connect: &Connect<'_>,
+        now: Moment,
+    ) -> Result<(), Reject> {
+        let claim = match self.look_up(connect, now) {
+            Some(claim) => match self.approach(connection, &claim, now) {
+                Approach::Ready => Some(claim),
+                Approach::Waits => return Ok(()),
+                Approach::Silent => None,
+            },
+            None => None,
+        };
+        self.begin_session(connection, (connect, claim), now)
+    }
+
     /// Looks for the session that `connect` wants to go on with.
-    pub(super) fn look_up(&self, connect: &Connect<'_>, now: Moment) -> Option<Claim> {
+    fn look_up(&self, connect: &Connect<'_>, now: Moment) -> Option<Claim> {
         let resume = connect.resume.as_ref().filter(|_| self.shared.resumes.is_on())?;
         let hash = resumes::hash(resume.token.expose());
         let peek = self.shared.resumes.peek(&hash, now.unix_ms)?;
@@ -320,7 +375,8 @@ impl Worker {
         });
     }
 
-    fn mark_unsaved(&mut self, connection: &mut Connection) {
+    /// The session's record is written down anew, with what it reads then.
+    pub(super) fn mark_unsaved(&mut self, connection: &mut Connection) {
         if !connection.is_unsaved {
             connection.is_unsaved = true;
             self.unsaved.push(connection.number);
@@ -336,6 +392,8 @@ impl Worker {
             if std::mem::take(&mut connection.is_unsaved)
                 && let Some(hash) = &connection.resume_hash
             {
+                let (replays, _) = replays(connection);
+                self.shared.resumes.update(hash, |record| record.replays = replays);
                 self.shared.resumes.save(hash, now.unix_ms, &self.shared.journal);
             }
         }
@@ -360,19 +418,9 @@ impl Worker {
             return resumes.remove(&hash, journal);
         }
         let cursors = std::mem::take(&mut connection.cursors);
-        let mut replays = connection.catching.take_replays();
-        let has_missed = connection.out.has_reports()
-            || connection.catching.has_gap
-            || connection.catching.holds_unstored()
-            || replays.len() > REPLAYS_MAX;
-        replays.truncate(REPLAYS_MAX);
+        let progress = Progress::of(connection, cursors);
         let now_unix_ms = self.shared.clock.now().unix_ms;
-        resumes.leave(&hash, (now_unix_ms, journal), |record| {
-            record.replays = replays;
-            record.cursors = (!cursors.is_settled()).then(|| Box::new(cursors));
-            record.has_cursors = true;
-            record.has_missed |= has_missed;
-        });
+        resumes.leave(&hash, (now_unix_ms, journal), |record| progress.write(record));
     }
 
     /// When the peer of a connection that ends was there last: now, or when it was heard last if it went silent.

@@ -125,13 +125,17 @@ impl Worker {
         link: &Link,
         waits_until_us: impl FnOnce(&Connection) -> Option<u64>,
     ) -> Option<Pause> {
+        let now_us = self.shared.clock.now_us();
         let connection = self.connection_of(number, link)?;
         if connection.out.owes_much() || connection.has_asked() {
             return Some(Pause::Wait(connection.paused.get_or_insert_default().clone(), UNTIL_TOLD));
         }
+        if let Some(left) = connection.holder_wait(now_us) {
+            return Some(Pause::Wait(connection.paused.get_or_insert_default().clone(), left));
+        }
         let Some(until_us) = waits_until_us(connection) else { return Some(Pause::GoOn { has_held: false }) };
         let paused = connection.paused.get_or_insert_default().clone();
-        let left = Duration::from_micros(until_us.saturating_sub(self.shared.clock.now_us()));
+        let left = Duration::from_micros(until_us.saturating_sub(now_us));
         if left.is_zero() || !self.shared.journal.await_room(self.number) {
             return Some(Pause::GoOn { has_held: true });
         }

@@ -329,8 +329,8 @@ impl Catching {
     }
 
     /// What a session that is lost now would not get by its latest positions.
-    pub(in crate::worker) fn take_replays(&mut self) -> Vec<Replay> {
-        let mut replays = std::mem::take(&mut self.ended);
+    pub(in crate::worker) fn replays(&self) -> Vec<Replay> {
+        let mut replays = self.ended.clone();
         let mut add = |of: Pattern, begin| replays.push(Replay { of, begin, until: None });
         for (to, reading) in &self.addresses {
             add(to.into(), reading.begin);

@@ -84,6 +84,18 @@ impl Bench {
 
     /// A session that listens to everything, and its client's end.
     pub(in crate::worker) fn connect(&mut self) -> (u32, TcpStream) {
+        let (number, client) = self.open();
+        let mut connection = self.worker.connections[number as usize].take().unwrap();
+        let connect = Connect { user: Some("reader".into()), ..Connect::default() };
+        let now = self.worker.shared.clock.now();
+        self.worker.connect(&mut connection, &connect, now).unwrap();
+        self.worker.put_back(number, connection);
+        self.worker.recipients.subscribe(&Pattern::parse("topic/>").unwrap(), number);
+        (number, client)
+    }
+
+    /// A connection that has no session yet, and its client's end.
+    pub(in crate::worker) fn open(&mut self) -> (u32, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, remote) = listener.accept().unwrap();
@@ -96,11 +108,7 @@ impl Bench {
         let mut connection = self.worker.connections[number as usize].take().unwrap();
         connection.stage = Stage::Open;
         self.runtime.block_on(connection.link.writable()).unwrap();
-        let connect = Connect { user: Some("reader".into()), ..Connect::default() };
-        let now = self.worker.shared.clock.now();
-        self.worker.connect(&mut connection, &connect, now).unwrap();
         self.worker.put_back(number, connection);
-        self.worker.recipients.subscribe(&Pattern::parse("topic/>").unwrap(), number);
         (number, client)
     }
 

@@ -73,9 +73,15 @@ impl Workers {
     }
 
     pub(in crate::worker) async fn connect(&self, user: &str) -> (Socket, Value) {
+        self.begin(json!({"user": user})).await
+    }
+
+    /// Sends this as `connect`; gives the answer, too.
+    pub(in crate::worker) async fn begin(&self, mut connect: Value) -> (Socket, Value) {
+        connect["type"] = json!("connect");
         let (mut socket, _) =
             tokio_tungstenite::connect_async(format!("ws://{}/ws", self.address)).await.unwrap();
-        socket.send(Message::text(json!({"type": "connect", "user": user}).to_string())).await.unwrap();
+        socket.send(Message::text(connect.to_string())).await.unwrap();
         let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("no answer") };
         (socket, serde_json::from_str(&text).unwrap())
     }

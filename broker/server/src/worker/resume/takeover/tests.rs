@@ -1,0 +1,81 @@
+//! Sessions that go on while their old connection is still there, on either of two workers.
+
+use super::*;
+use crate::admin::tests::control;
+use crate::resumes::{Record, hash};
+use crate::worker::delivery::tests::Bench;
+use crate::worker::lifecycle::tests::{Socket, Workers};
+use crate::worker::resume::tests::record;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use waspmq_core::registry::LoginPolicy;
+use waspmq_core::settings::{Keep, Overflow};
+use waspmq_protocol::Secret;
+use waspmq_protocol::client::{Connect, Resume};
+
+async fn frame(socket: &mut Socket) -> Value {
+    let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("the connection ended") };
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test]
+async fn what_the_old_connection_was_still_to_be_sent_comes_by_the_new_one() {
+    let workers = Workers::of(control(), LoginPolicy::Coexist);
+    let (mut publisher, _) = workers.connect("publisher").await;
+    // On which worker a connection comes is the kernel's choice: both are among so many.
+    for round in 0..16 {
+        let user = format!("user{round}");
+        for payload in 1..=6 {
+            let to = format!("user/{user}");
+            let publish =
+                json!({"type": "publish", "ref": payload, "to": to, "payload": payload, "ack": "stored"});
+            publisher.send(Message::text(publish.to_string())).await.unwrap();
+            assert_eq!(frame(&mut publisher).await["type"], "receipt");
+        }
+        let (mut old, welcome) = workers.connect(&user).await;
+        let mut seen = Value::Null;
+        for payload in 1..=3 {
+            let message = frame(&mut old).await;
+            assert_eq!(message["payload"], payload, "{message}");
+            seen = message["pos"].clone();
+        }
+        let resume = json!({"token": welcome["resume_token"], "positions": [seen]});
+        let (mut new, welcome) = workers.begin(json!({"user": user, "resume": resume})).await;
+        assert_eq!((&welcome["resumed"], &welcome["recovered"]), (&json!(true), &json!(true)), "{welcome}");
+        for payload in 4..=6 {
+            assert_eq!(frame(&mut new).await["payload"], payload);
+        }
+    }
+}
+
+#[test]
+fn a_session_whose_worker_does_not_answer_stays_there() {
+    let mut bench = Bench::new(Overflow::DropOldest, Keep::Never);
+    let token = hash("a token");
+    let live = Record { left_unix_ms: None, worker: 1, ..record(Vec::new()) };
+    let session = live.session;
+    assert!(bench.worker.shared.resumes.insert(token, live, 0));
+    let resume = Resume { token: Secret::new("a token"), positions: Vec::new() };
+    let connect = Connect { user: Some("alice".into()), resume: Some(resume), ..Connect::default() };
+    let asked = bench.worker.shared.clock.now();
+    for (is_answered, waited_us) in [(false, ANSWER_WAIT_US), (true, 1)] {
+        let (number, _client) = bench.open();
+        let mut connection = bench.worker.connections[number as usize].take().unwrap();
+        bench.worker.connect(&mut connection, &connect, asked).unwrap();
+        assert!(connection.awaits_holder() && connection.session_id.is_none());
+        let ticket = connection.takeover.as_ref().unwrap().ticket;
+        bench.worker.put_back(number, connection);
+        if is_answered {
+            bench.worker.handle_written_down(Taker { worker: 0, number, ticket });
+        }
+        let mut connection = bench.worker.connections[number as usize].take().unwrap();
+        let later = Moment { us: asked.us + waited_us, ..asked };
+        bench.worker.connect(&mut connection, &connect, later).unwrap();
+        assert!(!connection.awaits_holder() && connection.session_id.is_some());
+        let is_live = Some(Holder::Live { session, worker: 1 });
+        let holder = bench.worker.shared.resumes.holder(&token, asked.unix_ms);
+        assert_eq!(holder, is_live.filter(|_| !is_answered));
+        bench.worker.put_back(number, connection);
+    }
+}
