@@ -101,14 +101,12 @@ impl Worker {
         connect: &Connect<'_>,
         now: Moment,
     ) -> Result<(), Reject> {
-        let claim = match self.look_up(connect, now) {
-            Some(claim) => match self.approach(connection, &claim, now) {
-                Approach::Ready => Some(claim),
-                Approach::Waits => return Ok(()),
-                Approach::Silent => None,
-            },
-            None => None,
-        };
+        let mut claim = self.look_up(connect, now);
+        match self.approach(connection, claim.as_ref(), now) {
+            Approach::Ready => {}
+            Approach::Waits => return Ok(()),
+            Approach::Silent => claim = None,
+        }
         self.begin_session(connection, (connect, claim), now)
     }
 

@@ -73,7 +73,7 @@ impl Worker {
     pub(in crate::worker) fn approach(
         &mut self,
         connection: &mut Connection,
-        claim: &Claim,
+        claim: Option<&Claim>,
         now: Moment,
     ) -> Approach {
         if let Some(asked) = connection.takeover.take() {
@@ -87,17 +87,17 @@ impl Worker {
             tracing::warn!("a session stays with its old connection, whose worker does not answer");
             return Approach::Silent;
         }
-        let Some(Holder::Live { session, worker }) = self.shared.resumes.holder(&claim.hash, now.unix_ms)
-        else {
+        let Some(Claim { hash, .. }) = claim else { return Approach::Ready };
+        let Some(Holder::Live { session, worker }) = self.shared.resumes.holder(hash, now.unix_ms) else {
             return Approach::Ready;
         };
         if worker == self.number {
-            self.write_down(session, &claim.hash);
+            self.write_down(session, hash);
             return Approach::Ready;
         }
         let ticket = self.session_count;
         let taker = Taker { worker: self.number, number: connection.number, ticket };
-        let takeover = Takeover { session, hash: claim.hash, taker };
+        let takeover = Takeover { session, hash: *hash, taker };
         if self.shared.mailboxes.send(worker, Entry::Takeover(Box::new(takeover))).is_err() {
             tracing::warn!("a session stays with its old connection, whose worker has no room");
             return Approach::Silent;
