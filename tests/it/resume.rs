@@ -121,6 +121,34 @@ async fn what_was_stored_meanwhile_comes_once_and_in_order() {
 }
 
 #[tokio::test]
+async fn what_several_subscriptions_match_comes_once() {
+    let broker = Broker::start();
+    let mut sender = broker.connect("sender").await;
+    let mut alice = Session::begin(&broker, "alice").await;
+    for to in ["topic/a.b", "topic/a.*", "topic/>"] {
+        alice.subscribe(to).await;
+    }
+    publish(&mut sender, "topic/a.b", &[1, 2], "stored").await;
+    publish(&mut sender, "topic/a.c", &[3], "stored").await;
+    let (mut seen, mut found) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        seen.push(alice.message().await.1);
+    }
+    let token = alice.token().to_owned();
+    alice.lose(&broker).await;
+    publish(&mut sender, "topic/a.b", &[4, 5, 6], "stored").await;
+    publish(&mut sender, "topic/a.c", &[7, 8], "stored").await;
+    let mut alice = Session::resume(&broker, "alice", &token, &seen.iter().collect::<Vec<_>>()).await;
+    alice.says(true, true);
+    for _ in 0..5 {
+        found.push(alice.message().await.0.as_u64().unwrap());
+    }
+    let (of_b, of_c): (Vec<_>, Vec<_>) = found.into_iter().partition(|payload| *payload < 7);
+    assert_eq!((of_b, of_c), (vec![4, 5, 6], vec![7, 8]));
+    alice.peer.expect_quiet().await;
+}
+
+#[tokio::test]
 async fn a_session_that_saw_nothing_gets_what_was_stored_since_it_subscribed() {
     let broker = Broker::start();
     let mut sender = broker.connect("sender").await;

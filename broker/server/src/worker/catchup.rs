@@ -220,6 +220,9 @@ impl Worker {
         for to in addresses {
             let shard = self.shared.registry.shard_of(&to);
             if let Start::Seen(seen) = &start {
+                if !connection.catching.note_resumed(&to) {
+                    continue;
+                }
                 let may_go_back = self.may_go_back(connection, &to);
                 let Some((start, is_ordered)) = seen.start(&to, shard, may_go_back) else { continue };
                 if !is_ordered {
@@ -231,6 +234,7 @@ impl Worker {
                 self.catch_up_anew(connection, &to, start.clone());
             }
         }
+        connection.catching.tidy_resumed();
         // What is read from the store now is not sent from here; the rest goes where it was going.
         for batch in held {
             match connection.catching.hold(std::slice::from_ref(&batch)) {

@@ -28,7 +28,7 @@ use waspmq_core::delivery::Cursors;
 use waspmq_core::registry::{self, JoinedBy, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
-use waspmq_core::{Address, Name, Pattern, Position, Reject, SessionId};
+use waspmq_core::{Address, Kind, Name, Pattern, Position, Reject, SessionId};
 use waspmq_protocol::client::Connect;
 use waspmq_protocol::{From, Secret};
 use waspmq_store::{ResumeRecord, Write};
@@ -309,7 +309,11 @@ impl Worker {
             .chain(connection.groups.clone())
             .chain(topics)
             .collect();
+        let has_wildcards = patterns.iter().any(Pattern::is_wildcard);
         for to in addresses {
+            if has_wildcards && to.kind() == Kind::Topic {
+                connection.catching.note_resumed(&to);
+            }
             let shard = self.shared.registry.shard_of(&to);
             let may_go_back = self.may_go_back(connection, &to);
             let (start, is_ordered) = seen.start(&to, shard, may_go_back).unwrap_or_else(|| {

@@ -6,7 +6,7 @@
 use super::{Start, place};
 use crate::resumes::{Begin, Replay};
 use crate::worker::connection::Connection;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use waspmq_core::message::Batch;
@@ -36,6 +36,8 @@ pub(in crate::worker) struct Catching {
     pub(super) wants_empty: bool,
     /// Patterns whose addresses are being listed.
     pub(super) listings: Vec<Listed>,
+    /// What the resume has begun to read, or needs not read, while it lists the addresses of other patterns.
+    resumed: HashSet<Address, foldhash::fast::RandomState>,
     held_bytes: usize,
     /// Readings and listings begun; tells apart answers to one that was given up.
     begun: u64,
@@ -188,6 +190,18 @@ impl Catching {
         };
         self.turns.insert(number, to.clone());
         self.addresses.insert(to.clone(), reading);
+    }
+
+    /// Whether the resume comes to an address for the first time: patterns overlap.
+    pub(in crate::worker) fn note_resumed(&mut self, to: &Address) -> bool {
+        self.resumed.insert(to.clone())
+    }
+
+    /// Forgets these addresses when the resume lists no more.
+    pub(super) fn tidy_resumed(&mut self) {
+        if !self.listings.iter().any(|listed| matches!(listed.start, Start::Seen(_))) {
+            self.resumed = HashSet::default();
+        }
     }
 
     /// Has an address that is being read read once more when that is over. False when it is not.
