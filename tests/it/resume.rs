@@ -709,3 +709,26 @@ async fn what_a_session_left_itself_out_of_is_not_missed() {
     let alice = Session::resume(&broker, "alice", &token, &[]).await;
     alice.says(true, true);
 }
+
+#[tokio::test]
+async fn what_a_session_left_itself_out_of_does_not_come_however_often_it_is_taken_over() {
+    let broker = Broker::start();
+    let mut sender = broker.connect("sender").await;
+    let mut alice = Session::begin(&broker, "alice").await;
+    alice.subscribe("topic/a").await;
+    publish(&mut sender, "topic/a", &[1], "stored").await;
+    let seen = alice.expect(&[1]).await;
+    let frame = json!({"type": "publish", "ref": 5, "to": "topic/a", "payload": 2, "ack": "stored", "exclude_self": true});
+    let mut olds = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(alice.peer.ask(frame.clone()).await["type"], "receipt");
+        let token = alice.token().to_owned();
+        olds.push(std::mem::replace(&mut alice, Session::resume(&broker, "alice", &token, &[&seen]).await));
+        alice.says(true, true);
+    }
+    let token = alice.token().to_owned();
+    alice.lose(&broker).await;
+    let mut alice = Session::resume(&broker, "alice", &token, &[&seen]).await;
+    alice.says(true, true);
+    alice.peer.expect_quiet().await;
+}

@@ -85,6 +85,8 @@ pub(crate) struct Replay {
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) session: SessionId,
+    /// The ids it had before it was taken over, the latest last.
+    pub(crate) former: Vec<SessionId>,
     /// The worker that has, or had, its connection.
     pub(crate) worker: u8,
     pub(crate) user: Name,

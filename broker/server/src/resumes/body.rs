@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 use waspmq_core::session::Subscription;
-use waspmq_core::{Address, Name, Pattern, Position};
+use waspmq_core::{Address, Name, Pattern, Position, SessionId};
 
 /// When the broker was alive last, milliseconds since 1970.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub(crate) struct Alive {
 #[derive(Serialize, Deserialize)]
 struct Body {
     session: String,
+    #[serde(default)]
+    former: Vec<String>,
     worker: u8,
     user: String,
     device: Option<String>,
@@ -59,6 +61,7 @@ enum BeginBody {
 pub(super) fn to_json(record: &Record, now_unix_ms: u64) -> Vec<u8> {
     let body = Body {
         session: record.session.to_string(),
+        former: record.former.iter().map(SessionId::to_string).collect(),
         worker: record.worker,
         user: record.user.to_string(),
         device: record.device.as_ref().map(Name::to_string),
@@ -84,6 +87,7 @@ pub(super) fn parse(body: &[u8]) -> Result<(Record, u64), serde_json::Error> {
         .map(|(to, since)| Ok(Implied::new(Address::parse(to).map_err(Error::custom)?, from_text(since)?)));
     let record = Record {
         session: from_text(&body.session)?,
+        former: body.former.iter().map(|id| from_text(id)).collect::<Result<_, _>>()?,
         worker: body.worker,
         user: name(&body.user)?,
         device: body.device.as_deref().map(name).transpose()?,

@@ -18,6 +18,7 @@ fn record(user: &str) -> Record {
     let at = |shard, offset| Position { stream: Stream { shard, epoch: 3 }, offset };
     Record {
         session: SessionId::new(3, 1, 9),
+        former: vec![SessionId::new(3, 0, 8)],
         worker: 1,
         user: name(user),
         device: Some(name("phone")),

@@ -313,9 +313,9 @@ impl Worker {
             return;
         }
         let has_gap = page.gap;
-        let own = [*session_id, *former];
+        let own: Vec<_> = session_id.iter().chain(&*former).copied().collect();
         let Portion { run, held, next, has_stored, is_over, left } =
-            Portion::of(reading, (start, page), own, window);
+            Portion::of(reading, (start, page), &own, window);
         if let Some(left) = left
             && run.is_empty()
         {

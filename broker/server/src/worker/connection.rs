@@ -58,8 +58,8 @@ pub(crate) struct Connection {
     /// Who is answered later, by the references of this connection. Unlike the session's id, which a session that is
     /// resumed keeps, no other connection has it.
     pub(crate) asker: Option<SessionId>,
-    /// The id that the session had in a connection it was taken over from: what it published then is its own.
-    pub(crate) former: Option<SessionId>,
+    /// The ids that the session had in connections it was taken over from: what it published then is its own.
+    pub(crate) former: Vec<SessionId>,
     /// By what the session can be resumed, when it can be.
     pub(crate) resume_hash: Option<TokenHash>,
     /// Present while its `connect` waits for the worker of the connection it takes a session over from.
@@ -140,7 +140,7 @@ impl Connection {
             session,
             session_id: None,
             asker: None,
-            former: None,
+            former: Vec::new(),
             resume_hash: None,
             takeover: None,
             is_unsaved: false,
@@ -186,7 +186,7 @@ impl Connection {
 
     /// Whether this session published something under this id.
     pub(crate) fn has_id(&self, origin: Option<SessionId>) -> bool {
-        origin.is_some() && (origin == self.session_id || origin == self.former)
+        origin.is_some_and(|origin| self.session_id == Some(origin) || self.former.contains(&origin))
     }
 
     /// What people call the way it is connected.

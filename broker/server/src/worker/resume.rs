@@ -38,6 +38,9 @@ use waspmq_store::{ResumeRecord, Write};
 const ALIVE_EVERY_US: u64 = 30_000_000;
 /// Addresses of which a session's record says how far they were read. More: the session has missed something.
 const REPLAYS_MAX: usize = 1_024;
+/// Ids of which a session knows that they were its own. One that was taken over more often may be sent what it published
+/// under the oldest although it left itself out.
+const FORMER_MAX: usize = 64;
 
 /// A token that may be taken.
 pub(super) struct Claim {
@@ -185,6 +188,7 @@ impl Worker {
         let hash = resumes::hash(&token);
         let record = Record {
             session: identity.id,
+            former: Vec::new(),
             worker: self.number,
             user: identity.user.clone(),
             device: identity.device.clone(),
@@ -223,7 +227,10 @@ impl Worker {
         if let Some(cursors) = record.cursors.take() {
             connection.cursors = *cursors;
         }
-        connection.former = record.left_unix_ms.is_none().then_some(record.session);
+        let mut former = std::mem::take(&mut record.former);
+        former.extend(record.left_unix_ms.is_none().then_some(record.session));
+        former.drain(..former.len().saturating_sub(FORMER_MAX));
+        connection.former.clone_from(&former);
         let mut refused = Vec::new();
         for Subscribed { subscription, since, .. } in &record.subscriptions {
             let since = since.iter().map(|since| seen.later(*since)).collect();
@@ -235,6 +242,7 @@ impl Worker {
             }
         }
         self.note(connection, |record| {
+            record.former = former;
             for Implied { to, since, .. } in &mut record.implied {
                 *since = seen.upto(to, since.stream.shard).unwrap_or(*since);
             }

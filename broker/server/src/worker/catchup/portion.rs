@@ -30,7 +30,7 @@ impl Portion {
     pub(super) fn of(
         reading: &Reading,
         (start, page): (Start, Page),
-        own: [Option<SessionId>; 2],
+        own: &[SessionId],
         window: &Window,
     ) -> Self {
         let first = page.messages.first().map(|batch| batch.first);
@@ -41,7 +41,8 @@ impl Portion {
         let held = if is_over { reading.held.len() } else { reading.held_upto(last) };
         let messages = page.messages.into_iter().map(Arc::new);
         let mut run = in_order(messages.chain(reading.held.iter().take(held).cloned()).collect());
-        run.retain(|batch| !(batch.exclude_origin && batch.origin.is_some() && own.contains(&batch.origin)));
+        let is_own = |batch: &Batch| batch.origin.is_some_and(|origin| own.contains(&origin));
+        run.retain(|batch| !(batch.exclude_origin && is_own(batch)));
         let fits = acks::fits(window, &run);
         let Some(behind) = run.get(fits).cloned() else {
             return Self { run, held, next, has_stored: first.is_some(), is_over, left: None };

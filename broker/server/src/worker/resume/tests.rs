@@ -20,6 +20,7 @@ pub(super) fn record(replays: Vec<Replay>) -> Record {
     };
     Record {
         session: SessionId::new(3, 1, 9),
+        former: Vec::new(),
         worker: 1,
         user: Name::parse("alice").unwrap(),
         device: None,
