@@ -177,6 +177,16 @@ impl Cursors {
         self.addresses.get(to).is_some_and(|progress| progress.is_acked(position))
     }
 
+    /// Up to where everything of `to` that was sent is acknowledged, while that is known.
+    pub fn cursor(&self, to: &Address) -> Option<Position> {
+        self.addresses.get(to)?.cursor
+    }
+
+    /// The last of `to` that was sent, while that is known.
+    pub fn last_sent(&self, to: &Address) -> Option<Position> {
+        self.addresses.get(to).map(Progress::last)
+    }
+
     /// Whether a cursor may have moved since they were last taken.
     pub const fn may_have_moved(&self) -> bool {
         self.is_touched

@@ -143,9 +143,16 @@ impl Worker {
     pub(super) fn catch_up(&mut self, connection: &mut Connection, to: &Address, start: Start) {
         let Some(begin) = start.to_begin() else { return };
         let shard = self.shared.registry.shard_of(to);
-        connection.catching.begin(to, shard, (start, begin));
+        let acks_behind = connection.cursors.last_sent(to);
+        connection.catching.begin(to, shard, (start, begin, acks_behind));
         self.mark_unsaved(connection);
         self.read_on(connection);
+    }
+
+    /// As [`Self::catch_up`], for a session that is resumed and has the cursors that it had.
+    pub(super) fn catch_up_resumed(&mut self, connection: &mut Connection, to: &Address, start: Start) {
+        self.catch_up(connection, to, start);
+        connection.catching.trust_acks(to, connection.cursors.cursor(to));
     }
 
     /// As [`Self::catch_up`]; what is being read is read from `start` behind that.
@@ -228,7 +235,7 @@ impl Worker {
                 if !is_ordered {
                     connection.catching.note_passed(shard);
                 }
-                self.catch_up(connection, &to, start);
+                self.catch_up_resumed(connection, &to, start);
             } else {
                 connection.catching.note_passed(shard);
                 self.catch_up_anew(connection, &to, start.clone());

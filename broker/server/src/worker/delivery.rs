@@ -202,6 +202,8 @@ impl Worker {
                 continue;
             };
             let before = Position { offset: first.offset.saturating_sub(1), ..first };
+            // What went past it in its shard meanwhile is not known here.
+            connection.catching.note_passed(first.stream.shard);
             self.catch_up(&mut connection, &to, Start::After(before));
             self.put_back(number, connection);
         }

@@ -76,7 +76,7 @@ impl Progress {
 
 /// What a session still reads, as far as its record has room, and whether it has.
 fn replays(connection: &Connection) -> (Vec<Replay>, bool) {
-    let mut replays = connection.catching.replays();
+    let mut replays = connection.catching.replays(&connection.cursors);
     let is_complete = replays.len() <= REPLAYS_MAX;
     replays.truncate(REPLAYS_MAX);
     (replays, is_complete)
@@ -341,7 +341,7 @@ impl Worker {
             }
             let is_at_end = matches!(start, Start::After(upto) if upto == self.end_of(&to));
             if !is_at_end && self.shared.kept.may_have(&to) {
-                self.catch_up(connection, &to, start);
+                self.catch_up_resumed(connection, &to, start);
             }
         }
         let mut is_read = true;

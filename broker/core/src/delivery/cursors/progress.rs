@@ -60,6 +60,11 @@ impl Progress {
         }
     }
 
+    /// The last message that was sent.
+    pub(super) const fn last(&self) -> Position {
+        self.last
+    }
+
     /// Takes a run down; false when it was sent before and still is in its place in the order.
     pub(super) fn sent(&mut self, run: Run) -> bool {
         let last = run.last();

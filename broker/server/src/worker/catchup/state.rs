@@ -9,6 +9,7 @@ use crate::worker::connection::Connection;
 use hashbrown::{HashMap, HashSet};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use waspmq_core::delivery::Cursors;
 use waspmq_core::message::Batch;
 use waspmq_core::{Address, Pattern, Position};
 
@@ -50,7 +51,16 @@ pub(in crate::worker) struct Catching {
     reading_shards: u64,
     passed_shards: u64,
     /// Readings of such shards that ended.
-    ended: Vec<Replay>,
+    ended: Vec<Ended>,
+}
+
+/// A reading that ended, and behind what an ack tells of it.
+#[derive(Debug)]
+struct Ended {
+    to: Address,
+    begin: Begin,
+    until: (Position, Position),
+    acks_behind: Option<Position>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +85,8 @@ pub(super) struct Listed {
 pub(super) struct Reading {
     /// Where it began.
     begin: Begin,
+    /// A cursor that has got past this says how far the client has what is read.
+    acks_behind: Option<Position>,
     /// Where the next page begins.
     pub(super) start: Start,
     /// Where it is read again when this is over: asked for meanwhile.
@@ -167,7 +179,12 @@ impl Catching {
     }
 
     /// Begins to read an address, unless it is being read.
-    pub(super) fn begin(&mut self, to: &Address, shard: u16, (start, begin): (Start, Begin)) {
+    pub(super) fn begin(
+        &mut self,
+        to: &Address,
+        shard: u16,
+        (start, begin, acks_behind): (Start, Begin, Option<Position>),
+    ) {
         if self.addresses.contains_key(to) {
             return;
         }
@@ -176,6 +193,7 @@ impl Catching {
         let number = self.next_number();
         let reading = Reading {
             begin,
+            acks_behind,
             begins_when_seen: matches!(start, Start::CursorOrSeen { .. }),
             start,
             again: None,
@@ -201,6 +219,13 @@ impl Catching {
     pub(super) fn tidy_resumed(&mut self) {
         if !self.listings.iter().any(|listed| matches!(listed.start, Start::Seen(_))) {
             self.resumed = HashSet::default();
+        }
+    }
+
+    /// An address is read by a resume: its cursor tells of that as soon as it moves.
+    pub(super) fn trust_acks(&mut self, to: &Address, cursor: Option<Position>) {
+        if let Some(reading) = self.addresses.get_mut(to) {
+            reading.acks_behind = cursor;
         }
     }
 
@@ -306,10 +331,10 @@ impl Catching {
         if self.passed_shards & bit(reading.shard) != 0
             && let Some(last) = last
         {
-            let of = Pattern::from(to);
-            self.ended.retain(|replay| replay.of != of);
+            self.ended.retain(|ended| ended.to != *to);
             if self.ended.len() < ENDED_MAX {
-                self.ended.push(Replay { of, begin: reading.begin, until: Some((last, end)) });
+                let Reading { begin, acks_behind, .. } = reading;
+                self.ended.push(Ended { to: to.clone(), begin, until: (last, end), acks_behind });
             } else {
                 self.has_gap = true;
             }
@@ -342,12 +367,23 @@ impl Catching {
         self.release(&forgotten);
     }
 
-    /// What a session that is lost now would not get by its latest positions.
-    pub(in crate::worker) fn replays(&self) -> Vec<Replay> {
-        let mut replays = self.ended.clone();
+    /// What a session that is lost now would not get by its latest positions. What it has acknowledged of that needs not
+    /// be read again.
+    pub(in crate::worker) fn replays(&self, cursors: &Cursors) -> Vec<Replay> {
+        let mut replays = Vec::new();
+        for Ended { to, begin, until, acks_behind } in &self.ended {
+            let taken = taken(cursors, to, *acks_behind);
+            if taken.is_none_or(|taken| place(taken) < place(until.0)) {
+                replays.push(Replay { of: to.into(), begin: later(*begin, taken), until: Some(*until) });
+            }
+        }
         let mut add = |of: Pattern, begin| replays.push(Replay { of, begin, until: None });
         for (to, reading) in &self.addresses {
-            add(to.into(), reading.begin);
+            // Where nothing else went, the client's latest position says how far it got behind a position.
+            let is_clear = self.passed_shards & bit(reading.shard) == 0;
+            if !(is_clear && matches!(reading.begin, Begin::After(_))) {
+                add(to.into(), later(reading.begin, taken(cursors, to, reading.acks_behind)));
+            }
             if let Some(begin) = reading.again.as_ref().and_then(Start::to_begin) {
                 add(to.into(), begin);
             }
@@ -421,6 +457,20 @@ impl Connection {
     }
 }
 
+/// How far the client has acknowledged what is read.
+fn taken(cursors: &Cursors, to: &Address, acks_behind: Option<Position>) -> Option<Position> {
+    let cursor = cursors.cursor(to)?;
+    acks_behind.is_none_or(|behind| place(behind) < place(cursor)).then_some(cursor)
+}
+
+/// Where reading begins again. Behind a cursor it does so anyway.
+const fn later(begin: Begin, taken: Option<Position>) -> Begin {
+    match (begin, taken) {
+        (Begin::Cursor, _) | (_, None) => begin,
+        (_, Some(taken)) => Begin::After(taken),
+    }
+}
+
 const fn bit(shard: u16) -> u64 {
     1 << (shard as u64 % 64)
 }
@@ -435,7 +485,7 @@ mod tests {
         let mut catching = Catching::new(1_000);
         let addresses: Vec<_> = addresses.iter().map(|to| Address::parse(to).unwrap()).collect();
         for to in &addresses {
-            catching.begin(to, 1, (Start::Earliest, Begin::Earliest));
+            catching.begin(to, 1, (Start::Earliest, Begin::Earliest, None));
         }
         (catching, addresses)
     }
@@ -510,6 +560,53 @@ mod tests {
     }
 
     #[test]
+    fn what_the_latest_position_tells_is_not_read_again() {
+        let to = Address::parse("topic/a").unwrap();
+        let after = batch(&to, true, 1).first;
+        let mut catching = Catching::new(1_000);
+        catching.begin(&to, 1, (Start::After(after), Begin::After(after), None));
+        assert_eq!(catching.replays(&Cursors::default()), []);
+        catching.note_passed(2);
+        assert_eq!(catching.replays(&Cursors::default()), [], "another shard");
+        catching.note_passed(1);
+        let again = Replay { of: Pattern::from(&to), begin: Begin::After(after), until: None };
+        assert_eq!(catching.replays(&Cursors::default()), [again]);
+        // What began anywhere else says nothing of what lies behind the position.
+        let (catching, of) = reading(&["topic/a"]);
+        let again = Replay { of: Pattern::from(&of[0]), begin: Begin::Earliest, until: None };
+        assert_eq!(catching.replays(&Cursors::default()), [again]);
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_read_again() {
+        let (mut catching, of) = reading(&["topic/a"]);
+        let first = batch(&of[0], true, 1);
+        let at = |offset| Position { offset, ..first.first };
+        let send = |cursors: &mut Cursors, offset| {
+            cursors.sent(&Batch { first: at(offset), ..Batch::clone(&first) }, 0..1);
+        };
+        let begins = |catching: &Catching, cursors: &Cursors| -> Vec<_> {
+            catching.replays(cursors).into_iter().map(|replay| replay.begin).collect()
+        };
+        let mut cursors = Cursors::default();
+        (1..=3).for_each(|offset| send(&mut cursors, offset));
+        assert_eq!(begins(&catching, &cursors), [Begin::Earliest]);
+        cursors.ack_upto(&of[0], at(2)).unwrap();
+        assert_eq!(begins(&catching, &cursors), [Begin::After(at(2))]);
+        catching.note_passed(1);
+        assert!(catching.end(&of[0], (Some(at(3)), at(9))).is_some());
+        assert_eq!(begins(&catching, &cursors), [Begin::After(at(2))]);
+        cursors.ack_upto(&of[0], at(3)).unwrap();
+        assert_eq!(begins(&catching, &cursors), []);
+        // An ack of what was sent before it began says nothing.
+        catching.begin(&of[0], 1, (Start::Earliest, Begin::Earliest, cursors.last_sent(&of[0])));
+        assert_eq!(begins(&catching, &cursors), [Begin::Earliest]);
+        send(&mut cursors, 4);
+        cursors.ack_upto(&of[0], at(4)).unwrap();
+        assert_eq!(begins(&catching, &cursors), [Begin::After(at(4))]);
+    }
+
+    #[test]
     fn a_store_that_fails_is_asked_again_by_the_next_sweep() {
         let (mut catching, of) = reading(&["topic/a"]);
         catching.is_stalled = true;
@@ -541,7 +638,7 @@ mod tests {
         let (first, _) = catching.next_turn().unwrap();
         catching.park(first, 1);
         catching.stop(&Pattern::from(&of[0]), |_| false);
-        catching.begin(&of[0], 1, (Start::Earliest, Begin::Earliest));
+        catching.begin(&of[0], 1, (Start::Earliest, Begin::Earliest, None));
         catching.unpark();
         assert_eq!(catching.turns.len(), 1);
         let (number, _) = catching.next_turn().unwrap();
