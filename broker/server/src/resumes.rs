@@ -183,7 +183,19 @@ impl Resumes {
         true
     }
 
-    /// Changes a record, if there is one.
+    /// The session is not any more as the journal has it: that is forgotten until it is saved anew. A broker that ends
+    /// in between begins the session anew rather than giving it back something that its client was told is over.
+    pub(crate) fn change(&self, hash: &TokenHash, journal: &Journal, change: impl FnOnce(&mut Record)) {
+        let mut table = self.table();
+        let Some(record) = table.records.get_mut(hash) else { return };
+        let record = Arc::make_mut(record);
+        change(record);
+        if record.is_saved {
+            record.is_saved = !forget(record, hash, journal);
+        }
+    }
+
+    /// Changes what is known of a record's session, if there is one.
     pub(crate) fn update(&self, hash: &TokenHash, change: impl FnOnce(&mut Record)) {
         if let Some(record) = self.table().records.get_mut(hash) {
             change(Arc::make_mut(record));
@@ -385,11 +397,14 @@ fn topics(record: &Record) -> impl Iterator<Item = &Pattern> {
         .map(|subscription| &subscription.pattern)
 }
 
-/// Has the journal forget a record. Without room there the record ends with its window.
-fn forget(record: &Record, hash: &TokenHash, journal: &Journal) {
-    if record.is_saved && journal.push(Write::NoResume { token_hash: *hash }, None).is_err() {
+/// Has the journal forget a record. False without room there: the record ends with its window.
+fn forget(record: &Record, hash: &TokenHash, journal: &Journal) -> bool {
+    let is_forgotten =
+        !record.is_saved || journal.push(Write::NoResume { token_hash: *hash }, None).is_ok();
+    if !is_forgotten {
         tracing::warn!(session = %record.session, "the journal has no room to forget a resume token");
     }
+    is_forgotten
 }
 
 #[cfg(test)]

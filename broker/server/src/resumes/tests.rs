@@ -130,6 +130,20 @@ fn what_was_taken_or_changed_while_it_was_written_down_is_not_handed_over() {
 }
 
 #[test]
+fn what_was_saved_does_not_come_back_once_it_has_changed() {
+    let (table, journal) = (Resumes::new(100), journal());
+    table.insert(key(1), record("a"), 0);
+    table.save(&key(1), 1, &journal);
+    table.update(&key(1), |record| record.replays.clear());
+    assert_eq!(stored(&journal).len(), 1, "how far it has read says nothing else than it did");
+    table.change(&key(1), &journal, |record| record.subscriptions.clear());
+    assert_eq!(stored(&journal), []);
+    table.save(&key(1), 2, &journal);
+    let saved = stored(&journal);
+    assert!(saved.len() == 1 && body::parse(&saved[0].body).unwrap().0.subscriptions.is_empty());
+}
+
+#[test]
 fn the_window_ends() {
     let (table, journal) = (Resumes::new(100), journal());
     table.insert(key(1), record("a"), 0);

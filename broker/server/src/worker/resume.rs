@@ -365,7 +365,7 @@ impl Worker {
     /// What the session has changed: its record follows.
     pub(super) fn note(&mut self, connection: &mut Connection, change: impl FnOnce(&mut Record)) {
         if let Some(hash) = &connection.resume_hash {
-            self.shared.resumes.update(hash, change);
+            self.shared.resumes.change(hash, &self.shared.journal, change);
             self.mark_unsaved(connection);
         }
     }
