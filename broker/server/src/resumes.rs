@@ -130,8 +130,24 @@ struct Table {
     records: HashMap<TokenHash, Arc<Record>, foldhash::fast::RandomState>,
     /// Records whose session has left, in the order of leaving.
     left: BTreeSet<(u64, TokenHash)>,
+    /// How many sessions read later what is stored: those that have left, and those on their way.
+    absent_count: usize,
     /// How many of those subscribed to a topic, queues left out.
     absent: Trie<u32>,
+}
+
+/// A session on its way out of a connection, or into one: it counts as one that reads later until it has arrived, so
+/// that there is no moment in which nobody knows of it.
+#[derive(Debug)]
+pub(crate) struct Absence {
+    resumes: Arc<Resumes>,
+    topics: Vec<Pattern>,
+}
+
+impl Drop for Absence {
+    fn drop(&mut self) {
+        self.resumes.table().note_present(self.topics.iter());
+    }
 }
 
 /// The table. Its lock is held for a look-up, a change, or the hand-over of one record to the journal's queue.
@@ -219,21 +235,32 @@ impl Resumes {
         })
     }
 
-    /// Takes the record of a user's device; its token is of no more use. One of somebody else stays.
+    /// A session is about to leave its connection.
+    pub(crate) fn depart(self: &Arc<Self>, hash: &TokenHash) -> Option<Absence> {
+        let mut table = self.table();
+        let topics: Vec<_> = topics(table.records.get(hash)?).cloned().collect();
+        table.note_absent(topics.iter());
+        Some(Absence { resumes: self.clone(), topics })
+    }
+
+    /// Takes the record of a user's device; its token is of no more use. One of somebody else stays. The session is
+    /// absent until it has subscribed again.
     pub(crate) fn take(
-        &self,
+        self: &Arc<Self>,
         hash: &TokenHash,
         (user, device): (&Name, Option<&Name>),
         (now_unix_ms, journal): (u64, &Journal),
-    ) -> Option<Record> {
+    ) -> Option<(Record, Absence)> {
         let mut table = self.table();
         let record = table.records.get(hash)?;
         if record.user != *user || record.device.as_ref() != device || self.is_over(record, now_unix_ms) {
             return None;
         }
         let record = table.remove(hash)?;
+        let topics: Vec<_> = topics(&record).cloned().collect();
+        table.note_absent(topics.iter());
         forget(&record, hash, journal);
-        Some(record)
+        Some((record, Absence { resumes: self.clone(), topics }))
     }
 
     /// Forgets a session that ended for good.
@@ -262,13 +289,13 @@ impl Resumes {
         self.write(hash, record, (now_unix_ms, journal));
     }
 
-    /// Whether a session that was lost and can be resumed reads later what is stored for this address, which is a
+    /// Whether a session that was lost and can be resumed, or is on its way, reads later what is stored for this address, which is a
     /// topic or `all`.
     pub(crate) fn reads_later(&self, to: &Address, now_unix_ms: u64) -> bool {
         let mut table = self.table();
         self.forget_old(&mut table, now_unix_ms);
         match to.kind() {
-            Kind::All => !table.left.is_empty(),
+            Kind::All => table.absent_count > 0,
             _ => !table.absent.matches(to).is_empty(),
         }
     }
@@ -369,22 +396,32 @@ impl Table {
         let record = Arc::unwrap_or_clone(self.records.remove(hash)?);
         if let Some(left_unix_ms) = record.left_unix_ms {
             self.left.remove(&(left_unix_ms, *hash));
-            for pattern in topics(&record) {
-                if let Some(count) = self.absent.get_mut(pattern) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.absent.remove(pattern);
-                    }
-                }
-            }
+            self.note_present(topics(&record));
         }
         Some(record)
     }
 
     fn note_left(&mut self, record: &Record, left: (u64, TokenHash)) {
         self.left.insert(left);
-        for pattern in topics(record) {
+        self.note_absent(topics(record));
+    }
+
+    fn note_absent<'a>(&mut self, topics: impl Iterator<Item = &'a Pattern>) {
+        self.absent_count += 1;
+        for pattern in topics {
             *self.absent.entry(pattern) += 1;
+        }
+    }
+
+    fn note_present<'a>(&mut self, topics: impl Iterator<Item = &'a Pattern>) {
+        self.absent_count -= 1;
+        for pattern in topics {
+            if let Some(count) = self.absent.get_mut(pattern) {
+                *count -= 1;
+                if *count == 0 {
+                    self.absent.remove(pattern);
+                }
+            }
         }
     }
 }

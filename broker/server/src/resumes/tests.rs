@@ -75,7 +75,7 @@ fn who_left_first_makes_room() {
 
 #[test]
 fn who_left_reads_later() {
-    let (table, journal) = (Resumes::new(100), journal());
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
     let address = |text: &str| Address::parse(text).unwrap();
     let plain = |user| {
         let mut record = record(user);
@@ -95,6 +95,27 @@ fn who_left_reads_later() {
     assert!(table.absent.is_empty() && table.left.is_empty() && table.records.is_empty());
 }
 
+#[test]
+fn who_is_on_its_way_reads_later() {
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
+    let to = Address::parse("topic/a.b").unwrap();
+    let reads_later = || [&to, &Address::all()].map(|to| table.reads_later(to, 0));
+    let mut plain = record("a");
+    plain.subscriptions[0].subscription.queue = None;
+    table.insert(key(1), plain, 0);
+    assert_eq!(reads_later(), [false; 2], "it is there");
+    let leaving = table.depart(&key(1));
+    assert_eq!(reads_later(), [true; 2]);
+    table.leave(&key(1), (0, &journal), |_| {});
+    drop(leaving);
+    assert_eq!(reads_later(), [true; 2]);
+    let (_, coming) = table.take(&key(1), (&name("a"), Some(&name("phone"))), (0, &journal)).unwrap();
+    assert_eq!(reads_later(), [true; 2]);
+    drop(coming);
+    assert_eq!(reads_later(), [false; 2]);
+    assert!(table.table().absent.is_empty() && table.depart(&key(1)).is_none());
+}
+
 /// The records that the store has when everything was written.
 fn stored(journal: &Journal) -> Vec<ResumeRecord> {
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -109,7 +130,7 @@ fn stored(journal: &Journal) -> Vec<ResumeRecord> {
 
 #[test]
 fn what_was_taken_or_changed_while_it_was_written_down_is_not_handed_over() {
-    let (table, journal) = (Resumes::new(100), journal());
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
     table.insert(key(1), left("a", 5), 5);
     let written = table.table().records[&key(1)].clone();
     assert!(table.take(&key(1), (&name("a"), Some(&name("phone"))), (5, &journal)).is_some());
@@ -131,7 +152,7 @@ fn what_was_taken_or_changed_while_it_was_written_down_is_not_handed_over() {
 
 #[test]
 fn what_was_saved_does_not_come_back_once_it_has_changed() {
-    let (table, journal) = (Resumes::new(100), journal());
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
     table.insert(key(1), record("a"), 0);
     table.save(&key(1), 1, &journal);
     table.update(&key(1), |record| record.replays.clear());
@@ -145,7 +166,7 @@ fn what_was_saved_does_not_come_back_once_it_has_changed() {
 
 #[test]
 fn the_window_ends() {
-    let (table, journal) = (Resumes::new(100), journal());
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
     table.insert(key(1), record("a"), 0);
     table.leave(&key(1), (50, &journal), |record| record.has_missed = true);
     assert!(table.peek(&key(1), 149).is_some());
@@ -158,7 +179,7 @@ fn the_window_ends() {
 
 #[test]
 fn a_token_is_taken_once_and_by_its_owner() {
-    let (table, journal) = (Resumes::new(100), journal());
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
     table.insert(key(1), left("a", 5), 5);
     let phone = name("phone");
     assert!(table.take(&key(1), (&name("b"), Some(&phone)), (5, &journal)).is_none());
@@ -172,13 +193,13 @@ fn a_token_is_taken_once_and_by_its_owner() {
 
 #[test]
 fn what_was_written_is_restored() {
-    let (table, next) = (Resumes::new(100), Resumes::new(100));
+    let (table, next) = (Arc::new(Resumes::new(100)), Arc::new(Resumes::new(100)));
     let Write::Resume(stored) = table.record(key(1), &left("a", 40), 60) else { panic!("a record") };
     assert_eq!(stored.expires_unix_ms, 140);
     let restored = next.restore(&stored, 80).unwrap();
     assert!(restored.online.is_none() && restored.write.is_none());
     let journal = journal();
-    let read = next.take(&key(1), (&name("a"), Some(&name("phone"))), (80, &journal)).unwrap();
+    let (read, _absence) = next.take(&key(1), (&name("a"), Some(&name("phone"))), (80, &journal)).unwrap();
     assert_eq!(format!("{read:?}"), format!("{:?}", Record { is_saved: true, ..left("a", 40) }));
     let late = next.restore(&stored, 140).unwrap();
     assert!(matches!(late.write, Some(Write::NoResume { .. })) && next.peek(&key(1), 140).is_none());
@@ -186,7 +207,7 @@ fn what_was_written_is_restored() {
 
 #[test]
 fn a_live_record_of_an_earlier_run_is_left_with_it() {
-    let (table, next) = (Resumes::new(100), Resumes::new(100));
+    let (table, next) = (Arc::new(Resumes::new(100)), Arc::new(Resumes::new(100)));
     let Write::Resume(stored) = table.record(key(1), &record("a"), 60) else { panic!("a record") };
     assert_eq!(stored.expires_unix_ms, u64::MAX);
     let restored = next.restore(&stored, 1_000).unwrap();

@@ -261,6 +261,7 @@ impl Worker {
     /// Forgets a session and everything it was subscribed to.
     fn end_session(&mut self, connection: &mut Connection) {
         let Some((identity, subscriptions)) = connection.session.handle_close() else { return };
+        let _absence = self.depart(connection);
         self.fail_in_flight(&identity, connection);
         self.save_cursors(&identity, connection);
         if let Some(asker) = connection.asker.take() {

@@ -21,7 +21,7 @@ use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use crate::clock::Moment;
-use crate::resumes::{self, ALIVE, Alive, Implied, Record, Replay, Subscribed, TokenHash};
+use crate::resumes::{self, ALIVE, Absence, Alive, Implied, Record, Replay, Subscribed, TokenHash};
 use std::sync::Arc;
 use takeover::Approach;
 use waspmq_core::delivery::Cursors;
@@ -87,6 +87,8 @@ pub(super) struct Resumed {
     hash: TokenHash,
     record: Record,
     seen: Arc<Seen>,
+    /// Until it has its subscriptions again.
+    absence: Absence,
 }
 
 impl Resumed {
@@ -130,10 +132,11 @@ impl Worker {
         owner: (&Name, Option<&Name>),
         now: Moment,
     ) -> Option<Resumed> {
-        let record = self.shared.resumes.take(&claim.hash, owner, (now.unix_ms, &self.shared.journal))?;
+        let (record, absence) =
+            self.shared.resumes.take(&claim.hash, owner, (now.unix_ms, &self.shared.journal))?;
         let positions = connect.resume.as_ref().map(|resume| &*resume.positions).unwrap_or_default();
         let seen = Arc::new(Seen::new(&record, positions));
-        Some(Resumed { hash: claim.hash, record, seen })
+        Some(Resumed { hash: claim.hash, record, seen, absence })
     }
 
     /// Makes a session known. One that is taken over gives way first where users have a bound of sessions.
@@ -157,8 +160,9 @@ impl Worker {
                 Ok((connected, resumed))
             }
             Err(reject) => {
-                if let Some(Resumed { hash, record, .. }) = resumed {
+                if let Some(Resumed { hash, record, absence, .. }) = resumed {
                     self.shared.resumes.insert(hash, record, now.unix_ms);
+                    drop(absence);
                     self.shared.resumes.save(&hash, now.unix_ms, &self.shared.journal);
                 }
                 Err(reject)
@@ -418,13 +422,17 @@ impl Worker {
         }
     }
 
+    /// The session's end begins. Until this is dropped it counts as one that reads later, if it can be resumed.
+    pub(super) fn depart(&self, connection: &Connection) -> Option<Absence> {
+        let hash = connection.resume_hash.as_ref().filter(|_| !is_over(connection))?;
+        self.shared.resumes.depart(hash)
+    }
+
     /// The session ends with its connection: it can be resumed, unless it was its client or an operator who ended it.
     pub(super) fn leave(&mut self, connection: &mut Connection) {
         let Some(hash) = connection.resume_hash.take() else { return };
-        let is_over = connection.is_disconnected
-            || matches!(connection.stage, Stage::Closing { reason: Ended::Kicked | Ended::Protocol, .. });
         let (resumes, journal) = (&self.shared.resumes, &self.shared.journal);
-        if is_over {
+        if is_over(connection) {
             return resumes.remove(&hash, journal);
         }
         let cursors = std::mem::take(&mut connection.cursors);
@@ -469,6 +477,12 @@ impl Worker {
             );
         }
     }
+}
+
+/// Whether nobody may go on with a session that ends: its client or an operator ended it.
+const fn is_over(connection: &Connection) -> bool {
+    connection.is_disconnected
+        || matches!(connection.stage, Stage::Closing { reason: Ended::Kicked | Ended::Protocol, .. })
 }
 
 #[cfg(test)]
