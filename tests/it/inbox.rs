@@ -168,6 +168,39 @@ async fn a_member_who_was_away_catches_up_with_the_group() {
 }
 
 #[tokio::test]
+async fn positions_that_an_address_cannot_have_had_hide_nothing() {
+    let broker = Broker::start_with_config("[[address]]\nmatch = \"topic/>\"\nkeep = \"always\"\n");
+    let mut alice = broker.connect("alice").await;
+    publish_accepted(&mut alice, "topic/a", 1..4).await;
+    let page = alice.ask(json!({"type": "history", "ref": 1, "of": "topic/a"})).await;
+    let last = page["messages"][2]["pos"].as_str().unwrap();
+    let (stream, offset) = last.split_once(':').unwrap();
+    let (shard, epoch) = stream[1..].split_once('e').unwrap();
+    let shard: u16 = shard.parse().unwrap();
+    let unknown = [
+        format!("s{}e{epoch}:1", (shard + 1) % 64),
+        format!("s{shard}e999:1"),
+        format!("s{shard}e{epoch}:{}", offset.parse::<u64>().unwrap() + 1),
+    ];
+    for after in &unknown {
+        let page = alice.ask(json!({"type": "history", "ref": 2, "of": "topic/a", "after": after})).await;
+        assert_eq!((payloads(&page["messages"]).len(), &page["gap"]), (3, &json!(true)), "{after}");
+        let mut bob = broker.connect("bob").await;
+        bob.send(&json!({"type": "subscribe", "ref": 1, "to": "topic/a", "from": after})).await;
+        assert_eq!(bob.receive().await, json!({"type": "overflow", "to": "topic/a", "dropped": 0}));
+        assert_eq!(bob.receive().await["type"], "ok");
+        for payload in 1..4 {
+            assert_eq!(bob.receive().await["payload"], payload, "{after}");
+        }
+    }
+    let page = alice.ask(json!({"type": "history", "ref": 3, "of": "topic/a", "after": last})).await;
+    assert_eq!((&page["messages"], &page["gap"]), (&json!([]), &json!(false)));
+    let mut bob = broker.connect("bob").await;
+    bob.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/a", "from": last})).await;
+    bob.expect_quiet().await;
+}
+
+#[tokio::test]
 async fn history_pages_tell_more_gap_and_unread() {
     let config = "[[address]]\nmatch = \"topic/>\"\nkeep = \"always\"\nhistory_count = 20\n";
     let broker = Broker::start_with_config(config);

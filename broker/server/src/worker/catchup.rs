@@ -395,7 +395,7 @@ impl Worker {
     }
 
     /// Tells the client that messages which it had not seen cannot be sent: they were removed, or cannot be read.
-    fn tell_gap(&mut self, connection: &mut Connection, to: &Address) {
+    pub(super) fn tell_gap(&mut self, connection: &mut Connection, to: &Address) {
         connection.catching.has_gap = true;
         let overflow = server::Overflow { to: to.to_string(), dropped: 0, action: None };
         self.send(connection, &server::Frame::Overflow(overflow));

@@ -70,10 +70,12 @@ impl Worker {
             let message = format!("a connection may wait for {HISTORIES_MAX} pages of history at once");
             return Err(Reject::new(Code::Overloaded, message).retry_after(100));
         }
+        let known = after.filter(|after| self.is_position_of(&of, *after));
+        let is_unknown = known != after;
         let limit = usize::try_from(limit.unwrap_or(PAGE_DEFAULT)).unwrap_or(usize::MAX);
         let query = Query {
             address: of.clone(),
-            after,
+            after: known,
             from_unix_ms: None,
             last: None,
             limit: limit.clamp(1, HISTORY_MESSAGES_MAX),
@@ -83,7 +85,8 @@ impl Worker {
         let user = identity.user.clone();
         let (mailboxes, worker) = (self.shared.mailboxes.clone(), self.number);
         let read = move |store: &dyn Store| {
-            let page = store.messages(&query).and_then(|page| {
+            let page = store.messages(&query).and_then(|mut page| {
+                page.gap |= is_unknown;
                 let mark = store.read_mark(&user, &of)?;
                 Ok((page, store.count_after(&of, mark, UNREAD_MAX as usize)?))
             });
@@ -193,15 +196,20 @@ impl Worker {
         Self::access_check(connection, Action::History, of)
     }
 
+    /// Whether an address can have had a position. One that it cannot have had yet is of another data directory, or made
+    /// up: what is behind it would never come.
+    pub(super) fn is_position_of(&self, of: &Address, position: Position) -> bool {
+        let end = self.end_of(of);
+        let place = |position: Position| (position.stream.epoch, position.offset);
+        position.stream.shard == end.stream.shard && place(position) <= place(end)
+    }
+
     /// Refuses a position that the address cannot have had yet: a read mark there would hide what comes.
     fn check_position(&self, of: &Address, position: Position) -> Result<(), Reject> {
-        let registry = &self.shared.registry;
-        let end = registry.stream_end(registry.shard_of(of));
-        let place = |position: Position| (position.stream.epoch, position.offset);
-        if position.stream.shard != end.stream.shard || place(position) > place(end) {
-            return Err(Reject::new(Code::InvalidFrame, format!("{position} is no position of {of}")));
+        if self.is_position_of(of, position) {
+            return Ok(());
         }
-        Ok(())
+        Err(Reject::new(Code::InvalidFrame, format!("{position} is no position of {of}")))
     }
 
     /// Refuses to speak about the past of an address that has none.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use waspmq_core::access::Action;
 use waspmq_core::registry::Attached;
 use waspmq_core::session::{Subscribe, Subscription};
-use waspmq_core::{Code, Name, Pattern, Position, QueueId, Reject};
+use waspmq_core::{Address, Code, Name, Pattern, Position, QueueId, Reject};
 use waspmq_protocol::From;
 
 impl Worker {
@@ -26,6 +26,8 @@ impl Worker {
         let is_member =
             |group: &str| Name::parse(group).is_ok_and(|group| registry.is_member(&identity.user, &group));
         let is_new = connection.session.handle_subscribe(&wanted, is_member)? == Subscribe::New;
+        let unknown = self.unknown_place(&wanted, from);
+        let from = if unknown.is_some() { From::Earliest } else { from };
         let start = self.start_of(connection, &wanted, from)?;
         if is_new {
             self.add_subscription(connection, wanted.clone(), (None, from))?;
@@ -37,6 +39,9 @@ impl Worker {
         match wanted.pattern.to_address() {
             Some(address) => connection.catching.note_passed(self.shared.registry.shard_of(&address)),
             None => connection.catching.note_all_passed(),
+        }
+        if let Some(to) = unknown {
+            self.tell_gap(connection, &to);
         }
         let begun = self.catch_up_pattern(connection, &wanted.pattern, start);
         if begun.is_err() && is_new {
@@ -76,6 +81,13 @@ impl Worker {
         }
         connection.session.handle_subscribed(wanted);
         Ok(())
+    }
+
+    /// The address, where a subscription is to begin at a position that it cannot have had: what its client has seen before
+    /// is not there any more.
+    fn unknown_place(&self, wanted: &Subscription, from: From) -> Option<Address> {
+        let From::Position(position) = from else { return None };
+        wanted.pattern.to_address().filter(|to| !self.is_position_of(to, position))
     }
 
     /// Where a subscription begins to read what is stored; `None` with what is live. A place in a queue reads nothing: what
