@@ -3,7 +3,8 @@
 //! What waits is committed together, with one sync when anybody wants to be told, so a sync is shared by everyone who
 //! came while the last one ran. With a log, a commit is an append to it, and the store follows behind;
 //! without one, it is a commit of the store. Invariants: the order of pushes is the order of commits; every ticket is answered once;
-//! work that reads runs after everything that was pushed before it. Pushing never waits: a queue that is full refuses.
+//! work that reads runs after everything that was pushed before it, or finds a store that gives nothing but an error.
+//! Pushing never waits: a queue that is full refuses.
 //! Deliberately not here: what is stored.
 
 mod applier;
@@ -12,6 +13,7 @@ mod metrics;
 mod pace;
 mod queue;
 mod readers;
+mod shut;
 mod writer;
 
 pub use metrics::{BATCH_BUCKETS, Histogram, JournalMetrics, SECONDS_BUCKETS};
@@ -65,6 +67,8 @@ pub struct JournalOptions {
     pub bytes_max: usize,
     /// Readings that may wait or run. More: refused.
     pub readings_max: usize,
+    /// How long readings wait for a store that fails with what the log holds. Behind that they are refused until it does not.
+    pub readings_wait: Duration,
     /// Writes and bytes of one commit. More: the next one.
     pub commit_entries_max: usize,
     pub commit_bytes_max: usize,
@@ -85,6 +89,7 @@ impl JournalOptions {
             entries_max: 65_536,
             bytes_max: 64 * 1024 * 1024,
             readings_max: 1_024,
+            readings_wait: Duration::from_secs(2),
             commit_entries_max: 4_096,
             commit_bytes_max: 4 * 1024 * 1024,
             reader_threads: 2,
@@ -173,7 +178,13 @@ impl Journal {
         pushed.inspect_err(|_| self.meters.refused())
     }
 
-    /// Queues a reading. It runs on a reader's thread after everything pushed before was committed, or failed to be.
+    /// Whether the store does not take what is in the log, so that readings are refused.
+    pub fn is_failing(&self) -> bool {
+        self.meters.is_failing()
+    }
+
+    /// Queues a reading. It runs on a reader's thread after everything pushed before was committed, or failed to be. Where
+    /// the store fails for longer with what the log holds, it runs against one that answers everything with that error.
     pub fn read(&self, work: Reading) -> Result<(), Full> {
         self.queue.push(Entry::Read(work)).inspect_err(|_| self.meters.refused())
     }

@@ -21,19 +21,23 @@ pub(crate) async fn healthz() -> &'static str {
 /// Whether the broker serves clients, with every policy that is required. No token from loopback.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security((), ("token" = [])),
-    responses((status = 200, description = "`ready`"), (status = 503, description = "starting or draining, or a required policy does not serve"))
+    responses((status = 200, description = "`ready`"), (status = 503, description = "starting or draining, a required policy does not serve, or the store fails"))
 )]
 pub(crate) async fn readyz(State(shared): Handlers) -> Result<&'static str, Problem> {
     match shared.state.control.phase() {
         Phase::Ready => {
             let unready = shared.state.control.policies.unready();
-            if unready.is_empty() {
-                return Ok("ready\n");
+            if !unready.is_empty() {
+                let each =
+                    unready.iter().map(|unready| format!("policy {:?}: {}", unready.policy, unready.reason));
+                let detail = each.collect::<Vec<_>>().join("; ");
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "policy_not_ready", detail));
             }
-            let each =
-                unready.iter().map(|unready| format!("policy {:?}: {}", unready.policy, unready.reason));
-            let detail = each.collect::<Vec<_>>().join("; ");
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "policy_not_ready", detail))
+            if shared.state.control.journal.is_failing() {
+                let detail = "the store does not take what was written; it is tried again";
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "storage_failed", detail));
+            }
+            Ok("ready\n")
         }
         phase => {
             let detail = format!("the broker is {}", phase.as_str());

@@ -12,7 +12,7 @@ use crate::records::FjallStore;
 use crate::shelf::{Shelf, Space, View};
 use crate::store::{Store, StoreError, Usage};
 use fjall::{Database, KeyspaceCreateOptions};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -209,31 +209,22 @@ fn open_tables(options: &StoreOptions, path: &Path) -> fjall::Result<Tables> {
     Ok(Tables { db, messages, state })
 }
 
-/// Bytes that [`reopen`] writes before the old ones can go.
-pub(super) fn rewrite_bytes(path: &Path) -> u64 {
-    let last = journals(path).ok().and_then(|journals| journals.last().cloned());
-    let blocks = last.and_then(|path| path.metadata().ok());
-    blocks.map_or(0, |metadata| std::os::unix::fs::MetadataExt::blocks(&metadata).saturating_mul(512))
-}
-
 /// Opens a database again after it failed.
 ///
 /// What a failed sync left unwritten may look written until the machine restarts, and what is synced behind it would
-/// be lost with it. So the current journal is written anew first, and all of it is on disk before it is used.
+/// be lost with it. So the current journal is written anew first, and all of it is on disk before it is used. Its bytes
+/// go over themselves: that needs no space, and whatever ends it changes none of them.
 pub(super) fn reopen(options: &StoreOptions) -> Result<Tables, OpenError> {
     check_journals(&options.path, &mut |_| {})?;
     if let Some(journal) = journals(&options.path)?.last() {
         let content = std::fs::read(journal).map_err(OpenError::io("read", journal))?;
         let whole = content.get(..scan::scan(&content).whole_bytes).unwrap_or_default();
-        let temporary = journal.with_extension("tmp");
         let write = || {
-            let mut file = File::create(&temporary)?;
+            let mut file = OpenOptions::new().write(true).open(journal)?;
             file.write_all(whole)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, journal)
+            file.sync_all()
         };
         write().map_err(OpenError::io("rewrite", journal))?;
-        file::sync_directory(&db_path(&options.path))?;
     }
     open_database(options)
 }

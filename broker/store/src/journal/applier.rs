@@ -1,9 +1,10 @@
 //! The thread that applies what is in the log to the store.
 //!
 //! Invariants: groups are applied in order, each exactly once, however often the store fails in between; a segment of the
-//! log goes only after a sync of the store. What it does is in nobody's way: writes are answered before.
+//! log goes only after a sync of the store. What it does is in nobody's way: writes are answered before, and readings that
+//! would have to wait for a store that fails are refused.
 
-use super::backlog::{Backlog, Step};
+use super::backlog::{Backlog, Step, take_readings};
 use super::metrics::Meters;
 use super::queue::Queue;
 use super::readers::Readers;
@@ -72,12 +73,11 @@ impl Applier {
             if taken.is_empty() && self.backlog.take(&mut taken, self.time_to_next(&times)) {
                 break;
             }
-            let unit = self.gather(&mut taken);
-            if !unit.writes.is_empty() && !self.apply(&unit) {
+            let mut unit = self.gather(&mut taken);
+            if !unit.writes.is_empty() && !self.apply(&mut unit, &mut taken) {
                 tracing::warn!(
                     "the store fails; what it does not have is in the log, and the next start applies it"
                 );
-                self.readers.push(unit.readings.into_iter());
                 break;
             }
             times.unsynced_bytes += unit.bytes;
@@ -125,9 +125,9 @@ impl Applier {
         unit
     }
 
-    /// Applies until it is done. Gives whether it is.
-    fn apply(&mut self, unit: &Unit) -> bool {
-        let (mut tries, mut last_tries) = (0_usize, 0);
+    /// Applies until it is done. Gives whether it is; if not, all readings were refused.
+    fn apply(&mut self, unit: &mut Unit, taken: &mut VecDeque<Step>) -> bool {
+        let (mut tries, mut last_tries, mut failed) = (0_usize, 0, None);
         loop {
             let error = match self.store.apply(&unit.writes, (unit.from, unit.to)) {
                 Ok(()) => break,
@@ -142,13 +142,30 @@ impl Applier {
             }
             tries += 1;
             last_tries += usize::from(self.backlog.is_closed());
-            if last_tries >= LAST_TRIES {
+            let is_over = last_tries >= LAST_TRIES;
+            if is_over || failed.get_or_insert_with(now).elapsed() >= self.options.readings_wait {
+                self.meters.set_failing(true);
+                self.refuse_readings((unit, taken), &error);
+            }
+            if is_over {
                 return false;
             }
             std::thread::sleep(RETRY_WAIT);
         }
+        self.meters.set_failing(false);
         self.applied = unit.to;
         true
+    }
+
+    /// What was read now would lack what is in the log only, and nobody would know.
+    fn refuse_readings(&self, (unit, taken): (&mut Unit, &mut VecDeque<Step>), error: &StoreError) {
+        let reason = format!("it does not take what was written before: {error}");
+        let mut readings = std::mem::take(&mut unit.readings);
+        readings.append(&mut take_readings(taken));
+        readings.append(&mut self.backlog.take_readings());
+        if !readings.is_empty() {
+            self.readers.refuse(readings.into_iter(), &StoreError::Unavailable { reason });
+        }
     }
 
     /// Commits what can be where a damaged record is in the way of some. Gives whether it went so far that the groups

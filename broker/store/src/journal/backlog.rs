@@ -93,6 +93,11 @@ impl Backlog {
         waiting.closed && taken.is_empty()
     }
 
+    /// Takes the readings out of what waits.
+    pub(super) fn take_readings(&self) -> Vec<Reading> {
+        take_readings(&mut self.waiting.lock().unwrap().steps)
+    }
+
     /// Groups were applied.
     pub(super) fn release(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
@@ -102,4 +107,17 @@ impl Backlog {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
+}
+
+/// Takes the readings out of steps, wherever they are.
+pub(super) fn take_readings(steps: &mut VecDeque<Step>) -> Vec<Reading> {
+    let mut taken = Vec::new();
+    steps.retain_mut(|step| match step {
+        Step::Group { .. } => true,
+        Step::Readings(readings) => {
+            taken.append(readings);
+            false
+        }
+    });
+    taken
 }

@@ -2,7 +2,8 @@
 
 use super::Reading;
 use super::queue::Queue;
-use crate::store::Store;
+use super::shut::Shut;
+use crate::store::{Store, StoreError};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,8 +12,8 @@ use std::time::Instant;
 
 #[derive(Default)]
 struct Work {
-    /// Bounded by the queue they came through.
-    readings: VecDeque<Reading>,
+    /// Bounded by the queue they came through. With an error it is all that they are told.
+    readings: VecDeque<(Reading, Option<StoreError>)>,
     closed: bool,
     threads: usize,
 }
@@ -26,9 +27,16 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) fn push(&self, readings: impl Iterator<Item = Reading>) {
-        let mut work = self.work.lock().unwrap();
-        work.readings.extend(readings);
-        drop(work);
+        self.extend(readings.map(|reading| (reading, None)));
+    }
+
+    /// Answers with an error instead of the store.
+    pub(super) fn refuse(&self, readings: impl Iterator<Item = Reading>, error: &StoreError) {
+        self.extend(readings.map(|reading| (reading, Some(error.clone()))));
+    }
+
+    fn extend(&self, readings: impl Iterator<Item = (Reading, Option<StoreError>)>) {
+        self.work.lock().unwrap().readings.extend(readings);
         self.wake.notify_all();
     }
 
@@ -38,7 +46,7 @@ impl Readers {
         self.wake.notify_all();
     }
 
-    fn next(&self) -> Option<Reading> {
+    fn next(&self) -> Option<(Reading, Option<StoreError>)> {
         let mut work = self.work.lock().unwrap();
         work = self.wake.wait_while(work, |work| work.readings.is_empty() && !work.closed).unwrap();
         work.readings.pop_front()
@@ -63,9 +71,13 @@ pub(super) fn start(
     readers.work.lock().unwrap().threads += 1;
     let mine = readers.clone();
     let body = move || {
-        while let Some(work) = mine.next() {
+        while let Some((work, error)) = mine.next() {
+            let read = || match error {
+                Some(error) => work(&Shut(error)),
+                None => work(&*store),
+            };
             // One reading that fails must not end the others.
-            if catch_unwind(AssertUnwindSafe(|| work(&*store))).is_err() {
+            if catch_unwind(AssertUnwindSafe(read)).is_err() {
                 tracing::error!("a reading of the store panicked");
             }
             queue.release_reading();

@@ -456,6 +456,45 @@ fn tickets_are_answered_while_the_store_fails() {
 }
 
 #[test]
+fn readings_do_not_wait_for_a_store_that_stays_shut() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Trying::new();
+    let short = JournalOptions { readings_wait: Duration::from_millis(1), ..options(directory.path()) };
+    let (journal, threads, _answers) = start(store.clone(), short);
+    let read = || {
+        let (sender, seen) = channel();
+        journal.read(Box::new(move |store| sender.send(store.messages(&query("user/a"))).unwrap())).unwrap();
+        seen
+    };
+    let found = |page: Result<Page, StoreError>| page.map(|page| page.messages.len());
+    for round in 0..2 {
+        store.broken.store(true, Ordering::SeqCst);
+        journal.push(one(round), None).unwrap();
+        for _ in 0..3 {
+            let error = found(read().recv().unwrap()).unwrap_err();
+            assert!(
+                matches!(error, StoreError::Unavailable { .. }),
+                "and not what is missing something: {error}"
+            );
+            assert!(journal.is_failing());
+        }
+        store.broken.store(false, Ordering::SeqCst);
+        while journal.is_failing() {
+            std::thread::yield_now();
+        }
+        assert_eq!(found(read().recv().unwrap()), Ok(1 + usize::try_from(round).unwrap()));
+    }
+    // The end comes before the store is well.
+    store.broken.store(true, Ordering::SeqCst);
+    journal.push(one(2), None).unwrap();
+    let seen = [read(), read()];
+    stop(threads);
+    for seen in seen {
+        assert!(matches!(seen.recv().unwrap(), Err(StoreError::Unavailable { .. })));
+    }
+}
+
+#[test]
 fn a_damaged_record_of_the_store_holds_up_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let store = Trying::new();
@@ -616,6 +655,10 @@ fn a_full_disk_is_survived_without_a_restart() {
         |offset: u64| messages(batch_of("user/a", at(1, offset), 0, vec![("x".repeat(10_000), 0)]), LONG);
     let (mut offset, mut kept, mut ledgers) = (0, Vec::new(), Vec::new());
     for round in 0..3 {
+        // Behind what is written now.
+        let (sender, applied) = channel();
+        journal.read(Box::new(move |_| sender.send(()).unwrap())).unwrap();
+        applied.recv().unwrap();
         let found = rustix::fs::statvfs(small.directory.path()).unwrap();
         let free = usize::try_from(found.f_bavail * found.f_frsize).unwrap();
         fs::write(&ballast, vec![1; free.saturating_sub(3 << 20)]).unwrap();

@@ -320,6 +320,40 @@ fn a_full_disk_is_survived_without_a_restart() {
 }
 
 #[test]
+fn the_reserve_is_all_the_space_it_takes_to_open_again() {
+    let Some(small) = Small::mount("96M") else {
+        println!("no file system can be mounted here");
+        return;
+    };
+    let path = small.directory.path().join("store");
+    let reserve_bytes = 8 << 20;
+    let options = StoreOptions { reserve_bytes, memtable_bytes: 64 << 20, ..options(&path) };
+    let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
+    let ledger = |n: u64| Write::Ledger { id: id(0, n), body: vec![2; 10_000] };
+    let put = |n: u64| store.commit(&[ledger(n)], Durability::Synced);
+    // The journal is larger than the reserve.
+    (0..2_000).for_each(|n| put(n).unwrap());
+    let free = || {
+        let found = rustix::fs::statvfs(small.directory.path()).unwrap();
+        found.f_bavail * found.f_frsize
+    };
+    let ballast = small.directory.path().join("ballast");
+    fs::write(&ballast, vec![1; usize::try_from(free()).unwrap()]).unwrap();
+    let kept = (2_000..10_000).find(|n| put(*n).is_err()).unwrap();
+    let rest = ballast.metadata().unwrap().len() - (reserve_bytes + (1 << 20));
+    fs::OpenOptions::new().write(true).open(&ballast).unwrap().set_len(rest).unwrap();
+    let mut tries = 0;
+    while let Err(error) = put(kept) {
+        tries += 1;
+        assert!(tries < 100, "the store stays closed with {} bytes free: {error}", free());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    drop(store);
+    let store = open(&path);
+    assert!((0..=kept).all(|n| store.ledger(id(0, n)).unwrap().is_some()));
+}
+
+#[test]
 fn tables_are_written_and_read_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
