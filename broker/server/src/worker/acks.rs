@@ -275,7 +275,7 @@ impl Worker {
     /// Carries out what was collected while connections were worked on. Every task of the worker ends its turn
     /// with this, when all connections are in their places.
     pub(super) fn settle(&mut self) {
-        assert!(self.open.is_none(), "a batch is finished by the connection that filled it");
+        debug_assert!(self.open.is_none(), "a batch is finished by the connection that filled it");
         self.close_slow();
         while !self.answers.own.is_empty() || !self.events.is_empty() {
             for answer in std::mem::take(&mut self.answers.own) {

@@ -4,7 +4,6 @@ use super::layout::{self, db_path};
 use super::scan::{self, Scan, Verdict};
 use super::{Disk, StoreOptions, Tables};
 use crate::error::OpenError;
-use crate::file;
 use crate::key;
 use crate::log;
 use crate::record::AddressRecord;
