@@ -225,7 +225,7 @@ impl Host {
         let policy = {
             let registry = self.registry();
             let policy = registry.policies.get(name).cloned();
-            if policy.is_none() && registry.policies.len() >= self.shared.policies_max {
+            if policy.is_none() && registry.others(name) >= self.shared.policies_max {
                 return Err(self.shared.no_capacity());
             }
             policy

@@ -277,6 +277,11 @@ impl Registry {
         user.map(String::as_str)
     }
 
+    /// How many policies there are besides one, with those that the next start may bring back.
+    pub(crate) fn others(&self, name: &str) -> usize {
+        self.policies.keys().chain(self.refused.keys()).filter(|other| *other != name).count()
+    }
+
     /// Makes `policy` what the name stands for; an empty one is removed.
     pub(crate) fn keep(&mut self, name: &str, policy: Policy) {
         if policy.is_empty() {

@@ -289,6 +289,26 @@ fn a_refused_policy_is_put_anew_or_removed() {
     assert_eq!(host.policies().iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
 }
 
+/// What was refused comes back when its file is put right, so its room is not given away.
+#[test]
+fn a_refused_policy_keeps_its_room() {
+    let (shelf, before) = stamps();
+    let second = before.plugin("stamp").unwrap()[1].digest.clone();
+    drop(before);
+    let whole = shelf.change(|kept| kept.components.remove(&second).unwrap());
+    let host = next(&shelf, 3);
+    let more = |name: &str| {
+        let fields = json!({ "config": { "stamp": "x" } });
+        host.put_policy(name, document("stamp@1", &["topic/z"], fields), "test").map(drop)
+    };
+    assert_eq!(more("z"), Err(PutError::NoCapacity { policies_max: 3 }));
+    host.remove_policy("c", "test").unwrap();
+    more("z").unwrap();
+    shelf.change(|kept| kept.components.insert(second, whole));
+    let host = next(&shelf, 3);
+    assert_eq!((host.policies().len(), host.refused_policies().len()), (3, 0));
+}
+
 #[test]
 fn a_previous_version_that_is_gone_costs_the_rollback() {
     let (shelf, before) = stamps();
