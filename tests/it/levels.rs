@@ -343,6 +343,38 @@ async fn delivered_to_the_publisher_alone_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn who_leaves_itself_out_reaches_whoever_else_listens() {
+    let broker = Broker::start();
+    let mut phone = broker.connect_as("alice", "phone", PROFILES[0]).await;
+    let excluding =
+        |reference, to, level| with(publish(reference, to, 1, level), json!({"exclude_self": true}));
+    phone.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/x.y"})).await;
+    for (reference, level) in [(2, "stored"), (3, "delivered")] {
+        phone.send(&excluding(reference, "topic/x.y", level)).await;
+        assert_eq!(phone.expect_error(1510).await["ref"], reference, "nobody else listens");
+    }
+    phone.send(&excluding(4, "topic/x.y", "accepted")).await;
+    assert_eq!(phone.expect_receipt(4, "accepted").await["recipients"], 0);
+    // Of a queue it is the only member: who joins later has what is stored, and nobody the rest.
+    phone.ask_ok(json!({"type": "subscribe", "ref": 5, "to": "topic/q", "queue": "w"})).await;
+    phone.send(&excluding(6, "topic/q", "delivered")).await;
+    assert_eq!(phone.expect_error(1510).await["ref"], 6);
+    for (reference, level) in [(7, "accepted"), (8, "stored")] {
+        phone.send(&excluding(reference, "topic/q", level)).await;
+        assert_eq!(phone.expect_receipt(reference, level).await["recipients"], 0);
+    }
+    // Another device of the user listens, by another pattern.
+    let mut laptop = broker.connect_as("alice", "laptop", PROFILES[0]).await;
+    laptop.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/x.*"})).await;
+    phone.send(&excluding(9, "topic/x.y", "delivered")).await;
+    let message = laptop.expect_message(1).await;
+    laptop.ack(&message).await;
+    assert_eq!(phone.expect_receipt(9, "delivered").await["recipients"], 1);
+    phone.send(&excluding(10, "topic/x.y", "stored")).await;
+    assert_eq!(phone.expect_receipt(10, "stored").await["recipients"], 1);
+}
+
+#[tokio::test]
 async fn more_recipients_than_can_be_tracked_are_refused() {
     let broker = Broker::start();
     let agent = ureq::Agent::new_with_defaults();

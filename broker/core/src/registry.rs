@@ -23,7 +23,7 @@ pub use marks::{Attached, Mark};
 pub use membership::Added;
 pub use presence::{Presence, PresenceChange, PresencePage};
 pub use queue::{Choosing, InFlight, Loads, Member, Pick, Queue};
-pub use recipients::Recipients;
+pub use recipients::{Excluded, Recipients};
 pub use shard::Targets;
 
 use crate::address::{Address, Kind, Pattern};

@@ -1,8 +1,10 @@
 //! Whose acks a message waits for.
 
-use super::Locked;
+use super::shard::Targets;
+use super::{Locked, Queue};
 use crate::address::{Address, Kind, Name};
 use crate::delivery::Recipient;
+use crate::id::SessionId;
 use crate::limits;
 use crate::reject::{Code, Reject};
 use crate::settings::Keep;
@@ -15,6 +17,27 @@ pub struct Recipients {
     pub online: SmallVec<[Recipient; 1]>,
     /// Those without a session.
     pub offline: Vec<Recipient>,
+}
+
+/// The session that published and is left out.
+#[derive(Debug, Clone, Copy)]
+pub struct Excluded<'a> {
+    pub user: &'a Name,
+    pub session: SessionId,
+    /// By how many of its plain subscriptions and memberships it listens to the address.
+    pub listens: u32,
+}
+
+impl Excluded<'_> {
+    /// Whether a user listens with that session alone, where all the user's sessions listen so often.
+    fn is_all_of(&self, user: &Name, listening: u32) -> bool {
+        user == self.user && listening <= self.listens
+    }
+
+    /// Whether a queue has no member beside it.
+    fn is_all_of_queue(&self, queue: &Queue) -> bool {
+        matches!(queue.members.as_slice(), [member] if member.session == self.session)
+    }
 }
 
 impl Recipients {
@@ -61,12 +84,13 @@ impl Locked<'_> {
     }
 
     /// Everyone whose acks a message to `to` waits for, each once, in no particular order: the user, the members
-    /// of the group, else the users and queues that listen. Without `excluded` where that user listens with the
-    /// publishing session alone.
-    pub fn recipients(&self, to: &Address, excluded: Option<&Name>) -> Result<Recipients, Reject> {
+    /// of the group, else the users and queues that listen. Without the user and the queues that listen with the excluded
+    /// session alone.
+    pub fn recipients(&self, to: &Address, excluded: Option<&Excluded<'_>>) -> Result<Recipients, Reject> {
         let own = self.shard.audiences.get(to);
         let mut found = Recipients::default();
-        let is_excluded = |user: &Name, sessions: u32| sessions <= 1 && excluded == Some(user);
+        let is_excluded =
+            |user: &Name, sessions: u32| excluded.is_some_and(|excluded| excluded.is_all_of(user, sessions));
         match to.kind() {
             Kind::User => {
                 let user = own.and_then(|audience| audience.users.iter().next());
@@ -95,10 +119,31 @@ impl Locked<'_> {
         Ok(found)
     }
 
+    /// How many users, per matching pattern, and queues a message to `to` reaches, whose targets are `targets`; without those
+    /// it would reach with the excluded session alone.
+    pub fn reached(&self, to: &Address, targets: &Targets, excluded: Option<&Excluded<'_>>) -> u32 {
+        let is_left_out = |queue: &Queue| excluded.is_some_and(|excluded| excluded.is_all_of_queue(queue));
+        let queues = targets.queues.iter().filter(|queue| !is_left_out(queue)).count();
+        let mut users = targets.recipients;
+        if let Some(excluded) = excluded.filter(|excluded| excluded.listens > 0) {
+            let wildcards = self.registry.wildcards.read().unwrap();
+            let audiences = wildcards.matches(to).chain(self.shard.audiences.get(to));
+            let (mut listening, mut alone) = (0, 0);
+            for sessions in audiences.filter_map(|audience| audience.users.get(excluded.user)) {
+                listening += sessions;
+                alone += u32::from(*sessions == 1);
+            }
+            // Which of the patterns with one session are those of the excluded one is not known here.
+            let has_others = listening > excluded.listens;
+            users = users.saturating_sub(alone.min(excluded.listens)).max(has_others.into());
+        }
+        users.saturating_add(u32::try_from(queues).unwrap_or(u32::MAX))
+    }
+
     fn extend_by_listeners(
         &self,
         to: &Address,
-        excluded: Option<&Name>,
+        excluded: Option<&Excluded<'_>>,
         found: &mut Recipients,
     ) -> Result<(), Reject> {
         let wildcards = self.registry.wildcards.read().unwrap();
@@ -107,20 +152,21 @@ impl Locked<'_> {
         let mut users: HashMap<&Name, u32, foldhash::fast::RandomState> = HashMap::default();
         for audience in &audiences {
             for (user, &sessions) in &audience.users {
-                // The publishing session may listen by several patterns, each of which counts it.
-                let counted = users.entry(user).or_default();
-                *counted = (*counted).max(sessions);
+                // Sessions may listen by several patterns, each of which counts them.
+                *users.entry(user).or_default() += sessions;
                 if users.len() > limits::ACKED_RECIPIENTS_MAX {
                     return Err(too_many_recipients());
                 }
             }
         }
-        for (user, sessions) in users {
-            if sessions > 1 || excluded != Some(user) {
+        for (user, listening) in users {
+            if !excluded.is_some_and(|excluded| excluded.is_all_of(user, listening)) {
                 found.push(user, true);
             }
         }
-        for queue in audiences.iter().flat_map(|audience| &audience.queues) {
+        let queues = audiences.iter().flat_map(|audience| &audience.queues);
+        for queue in queues.filter(|queue| !excluded.is_some_and(|excluded| excluded.is_all_of_queue(queue)))
+        {
             found.online.push(Recipient::Queue(queue.id.clone()));
         }
         Ok(())

@@ -192,6 +192,47 @@ fn queues_of_one_name_on_two_patterns_are_two_recipients() {
 }
 
 #[test]
+fn a_user_is_left_out_who_listens_with_the_excluded_session_alone() {
+    let to = Address::parse("topic/a.b").unwrap();
+    let (publisher, device, other) = (session(1, 0, "ann"), session(2, 1, "ann"), session(3, 0, "bob"));
+    let queue = QueueId::new(Pattern::parse("topic/a.*").unwrap(), name("q"));
+    let patterns =
+        |texts: &[&str]| texts.iter().map(|text| Pattern::parse(text).unwrap()).collect::<Vec<_>>();
+    // What the publishing session and the user's other device listen to; whom it reaches, and as how many.
+    for (own, others, reached, count) in [
+        (&["topic/a.b"][..], &[][..], false, 0),
+        (&["topic/a.b", "topic/a.*", "topic/>"], &[], false, 0),
+        (&["topic/a.b"], &["topic/a.b"], true, 1),
+        (&["topic/a.b"], &["topic/a.*"], true, 1),
+        (&["topic/a.b", "topic/a.*"], &["topic/a.*"], true, 1),
+        (&[], &["topic/a.*"], true, 1),
+        (&[], &[], false, 0),
+    ] {
+        let registry = Registry::new(1, 0);
+        patterns(own).iter().for_each(|pattern| _ = registry.subscribe(pattern, &publisher));
+        patterns(others).iter().for_each(|pattern| _ = registry.subscribe(pattern, &device));
+        registry.join_queue(&queue, &publisher, None).unwrap();
+        let listens = u32::try_from(own.len()).unwrap();
+        let excluded = Excluded { user: &publisher.user, session: publisher.id, listens };
+        let counted = || {
+            let mut locked = registry.lock(&to);
+            let targets = locked.targets(&to);
+            let found = locked.recipients(&to, Some(&excluded)).unwrap();
+            (found.online, locked.reached(&to, &targets, Some(&excluded)))
+        };
+        let user = |name: &Name| Recipient::User(name.clone());
+        let expected = reached.then(|| user(&publisher.user));
+        assert_eq!(counted(), (expected.iter().cloned().collect(), count), "{own:?} {others:?}");
+        registry.join_queue(&queue, &device, None).unwrap();
+        registry.subscribe(&Pattern::from(&to), &other);
+        let (mut online, more) = counted();
+        online.sort();
+        let expected = expected.into_iter().chain([user(&other.user), Recipient::Queue(queue.clone())]);
+        assert_eq!((online, more), (expected.collect(), count + 2), "{own:?} {others:?}");
+    }
+}
+
+#[test]
 fn memberships_of_a_generated_name_end_with_its_last_session() {
     let (registry, workers) = (Registry::new(1, 0), Recorder::default());
     let (one, two) = (session(1, 0, "anonymous-1"), session(2, 1, "anonymous-1"));

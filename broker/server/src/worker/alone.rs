@@ -94,8 +94,7 @@ impl Worker {
                 match single((to, settings), alone.plan, (id, publish), source) {
                     Ok(batch) => {
                         let picks = &[*pick];
-                        let (excluded, token, is_promised) = (None, None, false);
-                        let outgoing = Outgoing { batch, picks, settings, excluded, token, is_promised };
+                        let outgoing = Outgoing { batch, picks, settings, token: None, is_promised: false };
                         // While members of a large queue are chosen, somebody else with this key is told to come back.
                         let enqueued;
                         (locked, enqueued) = self.enqueue_locked(locked, outgoing);
@@ -183,11 +182,10 @@ impl Worker {
             let own = (address != to).then(|| self.settled.of(address).clone());
             let settings = own.as_ref().unwrap_or(settings);
             let batch = single((address, settings), plan, (id, publish), source)?;
-            let excluded = self.excluded(source, address);
             if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
                 pending.waits += 1;
             }
-            match self.send_out(batch, (&[pick], settings, plan.ack), (excluded, token), (None, &[])) {
+            match self.send_out(batch, (&[pick], settings, plan.ack), token, (None, &[])) {
                 Ok(more) => (accepted, recipients) = (true, recipients.saturating_add(more)),
                 Err(reject) => {
                     if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
@@ -289,10 +287,7 @@ impl Worker {
     fn publish_put_off(&mut self, batch: Batch, ack: Option<AckPlan>, token: Option<u64>) {
         let (to, level) = (batch.to.clone(), batch.level);
         let settings = self.settled.of(&to).clone();
-        let from = batch.from.clone();
-        let (origin, exclude_origin, now) = (batch.origin, batch.exclude_origin, self.shared.clock.now());
-        let excluded = self.excluded(Source { from: from.as_ref(), origin, exclude_origin, now }, &to);
-        if let Err(reject) = self.send_out(batch, (&[], &settings, ack), (excluded, token), (None, &[])) {
+        if let Err(reject) = self.send_out(batch, (&[], &settings, ack), token, (None, &[])) {
             self.count_refused(&to, &reject);
             if let Some(token) = token.filter(|_| level == Level::Delivered) {
                 self.handle_reached(token, Err(reject));
@@ -307,8 +302,8 @@ impl Worker {
         let to = batch.to.clone();
         let settings = self.settled.of(&to).clone();
         let again = PutOff::stored(due_unix_ms, batch.clone());
-        let (settings, excluded, token) = (&*settings, None, None);
-        let sent = self.enqueue(Outgoing { batch, picks: &[], settings, excluded, token, is_promised: true });
+        let outgoing = Outgoing { batch, picks: &[], settings: &settings, token: None, is_promised: true };
+        let sent = self.enqueue(outgoing);
         if let Err(reject) = sent {
             self.count_refused(&to, &reject);
             if reject.code.is_retryable() {

@@ -5,15 +5,14 @@
 //! it was chosen from, and is chosen again where that has changed meanwhile.
 
 use super::Worker;
-use super::batch::Source;
 use super::mailbox::{Entry, QueueDelivery};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use waspmq_core::message::Batch;
-use waspmq_core::registry::{Locked, Pick, Queue, Recipients, Targets, WorkerSet};
+use waspmq_core::registry::{Excluded, Locked, Pick, Queue, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
-use waspmq_core::{Address, Code, Kind, Level, Name, QueueId, Reject, SessionId};
+use waspmq_core::{Address, Code, Kind, Level, QueueId, Reject, SessionId};
 use waspmq_store::{Ticket, Write};
 
 /// Members that are looked at under the lock, over all messages and queues: taking it twice costs about as much.
@@ -25,8 +24,6 @@ pub(super) struct Outgoing<'a> {
     pub(super) batch: Batch,
     pub(super) picks: &'a [Option<Pick>],
     pub(super) settings: &'a Settings,
-    /// The user whose only listening session published and is left out.
-    pub(super) excluded: Option<&'a Name>,
     /// The receipt that waits for the disk.
     pub(super) token: Option<u64>,
     /// Whether a receipt has promised already that it is stored: it needs nobody to reach.
@@ -103,23 +100,27 @@ impl Worker {
         outgoing: Outgoing<'_>,
         (targets, choice): (Targets, Choice),
     ) -> Result<Enqueued, Reject> {
-        let Outgoing { batch, settings, excluded, is_promised, .. } = &outgoing;
+        let Outgoing { batch, settings, is_promised, .. } = &outgoing;
+        let excluded = self.excluded(batch);
         let is_kept = goes_to_store(batch, settings, &targets);
         check_kept(batch, is_kept)?;
         let tracked = if batch.level == Level::Delivered {
-            let recipients = locked.recipients(&batch.to, *excluded)?;
+            let recipients = locked.recipients(&batch.to, excluded.as_ref())?;
             self.check_tracker(batch, recipients.len())?;
             (!recipients.is_empty()).then_some(recipients)
         } else {
             None
         };
+        let listening = locked.reached(&batch.to, &targets, excluded.as_ref());
         let is_reached = match batch.level {
             Level::Delivered => tracked.is_some(),
-            // Sessions that are away are asked for last: all addresses share their table.
+            // A queue keeps what its only member is not to have. Sessions that are away are asked for last: all addresses share
+            // their table.
             Level::Stored => {
-                targets.recipients > 0
-                    || !targets.queues.is_empty()
-                    || is_kept && self.is_kept_for_someone(locked, batch, settings)
+                listening > 0
+                    || is_kept
+                        && (targets.queues.iter().any(|queue| queue.home.is_some())
+                            || self.is_kept_for_someone(locked, batch, settings))
             }
             Level::Accepted | Level::None => true,
         };
@@ -137,8 +138,8 @@ impl Worker {
         workers = workers.union(homes);
         self.check_room(workers, is_kept)?;
         batch.is_kept = is_kept;
-        let excluded = batch.origin.filter(|_| batch.exclude_origin);
-        batch.first = locked.take((&batch.to, &targets), batch.messages.len(), (is_kept, excluded));
+        let left_out = batch.origin.filter(|_| batch.exclude_origin);
+        batch.first = locked.take((&batch.to, &targets), batch.messages.len(), (is_kept, left_out));
         let batch = Arc::new(batch);
         if is_kept {
             self.store(&batch, settings, token)?;
@@ -156,8 +157,6 @@ impl Worker {
             let queues = targets.queues.iter().filter(is_there).cloned().collect();
             self.push(home, Entry::Queued { batch: batch.clone(), queues, picks: picks.into() });
         }
-        let queue_count = u32::try_from(targets.queues.len()).unwrap_or(u32::MAX);
-        let listening = targets.recipients.saturating_add(queue_count);
         let recipients = match &tracked {
             Some(recipients) => u32::try_from(recipients.len()).unwrap_or(u32::MAX),
             None if is_kept && batch.to.kind() == Kind::User => listening.max(1),
@@ -220,11 +219,13 @@ impl Worker {
         workers.iter().for_each(|worker| self.shared.mailboxes.of(worker).wake());
     }
 
-    /// The publishing user, where the session that publishes listens itself and is left out.
-    pub(super) fn excluded<'a>(&self, source: Source<'a>, to: &Address) -> Option<&'a Name> {
-        let origin = source.origin.filter(|_| source.exclude_origin)?;
-        let number = *self.numbers.get(&origin)?;
-        source.from.filter(|_| self.listens(number, to))
+    /// The session that published a batch, where it is left out and is here.
+    fn excluded<'a>(&self, batch: &'a Batch) -> Option<Excluded<'a>> {
+        let session = batch.origin.filter(|_| batch.exclude_origin)?;
+        let (user, number) = (batch.from.as_ref()?, *self.numbers.get(&session)?);
+        let lists = self.recipients.of(&batch.to);
+        let listens = lists.iter().map(|listeners| u32::from(listeners.contains(&number))).sum();
+        Some(Excluded { user, session, listens })
     }
 
     /// Whether a session of this worker listens to an address. Not yet where a change of membership is under way.
@@ -336,7 +337,7 @@ mod tests {
     use super::*;
     use waspmq_core::message::{Envelope, Slice};
     use waspmq_core::registry::{Registry, Session};
-    use waspmq_core::{MessageId, Pattern, Position, Stream};
+    use waspmq_core::{MessageId, Name, Pattern, Position, Stream};
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
@@ -373,7 +374,7 @@ mod tests {
     }
 
     fn outgoing(batch: Batch, settings: &Settings) -> Outgoing<'_> {
-        Outgoing { batch, picks: &[], settings, excluded: None, token: None, is_promised: false }
+        Outgoing { batch, picks: &[], settings, token: None, is_promised: false }
     }
 
     #[test]

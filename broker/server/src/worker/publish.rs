@@ -19,7 +19,7 @@ use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
 use waspmq_core::registry::{Pick, Recipients, WorkerSet};
 use waspmq_core::settings::Settings;
-use waspmq_core::{Address, Code, Level, MessageId, Name, Reject, SessionId};
+use waspmq_core::{Address, Code, Level, MessageId, Reject, SessionId};
 use waspmq_protocol::client::Publish;
 use waspmq_protocol::{Content, server};
 
@@ -191,10 +191,6 @@ impl Worker {
             .iter()
             .filter_map(|&(reference, index)| Some((reference, batch.messages.get(index)?.id)))
             .collect();
-        let user = batch.from.clone();
-        let excluded = user.as_ref().filter(|_| {
-            level == Level::Delivered && batch.exclude_origin && self.listens(connection.number, &to)
-        });
         let token = (level == Level::Stored).then(|| {
             let asker = match connection.asker {
                 Some(id) if !ids.is_empty() => Asker::Session { id, references: ids.clone() },
@@ -210,7 +206,7 @@ impl Worker {
             SmallVec::new()
         };
         let asked = (connection.asker, &*references);
-        match self.send_out(batch, (&picks, &settings, ack), (excluded, token), asked) {
+        match self.send_out(batch, (&picks, &settings, ack), token, asked) {
             Ok(recipients) => {
                 self.counters().published.accepted.of(to.kind()).add(count);
                 match token.and_then(|token| self.receipts.get_mut(token)) {
@@ -245,12 +241,12 @@ impl Worker {
         &mut self,
         batch: Batch,
         (picks, settings, ack): (&[Option<Pick>], &Settings, Option<AckPlan>),
-        (excluded, token): (Option<&Name>, Option<u64>),
+        token: Option<u64>,
         asked: Asked<'_>,
     ) -> Result<u32, Reject> {
         let token_of_disk = token.filter(|_| batch.level == Level::Stored);
         let is_promised = false;
-        let outgoing = Outgoing { batch, picks, settings, excluded, token: token_of_disk, is_promised };
+        let outgoing = Outgoing { batch, picks, settings, token: token_of_disk, is_promised };
         let Enqueued { recipients, tracked, members, .. } = self.enqueue(outgoing)?;
         if let Some((batch, waiting_for)) = tracked {
             self.track(batch.clone(), waiting_for, ack.unwrap_or(settings.ack), (token, asked));
