@@ -58,7 +58,8 @@ impl Report {
 
 /// Reads every record of a store and verifies its checksum. Changes nothing that was stored.
 ///
-/// While a journal is damaged the tables and the log are not looked at: opening the former would cut the journal.
+/// While a part of the database is missing or a journal is damaged, the tables and the log are not looked at: opening the
+/// former would make what is missing anew, and cut the journal.
 pub fn check(path: &Path) -> Result<Report, OpenError> {
     let mut report = Report::default();
     if layout::is_rebuild_unfinished(path) {
@@ -68,9 +69,10 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
         );
         return Ok(report);
     }
-    exists(path)?;
+    let mut can_open = has_all(path, &mut report)?;
     for (journal, found) in scan_journals(path)? {
         if found.verdict != Verdict::Whole {
+            can_open = false;
             let (file, from, bytes) = (journal.display(), found.whole_bytes, found.other_bytes);
             let kind =
                 if found.verdict == Verdict::Torn { "was not completely written" } else { "is damaged" };
@@ -79,14 +81,10 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
             ));
         }
     }
-    if report.is_whole() {
-        let tables = open_database(&StoreOptions::new(path))?;
-        let applied = {
-            let mut walk = Walk::new(&mut report);
-            walk.run(&tables, &mut |_, _, _| Ok(()))?;
-            walk.found.applied
-        };
-        let (waiting, damage) = log::examine(path, applied)?;
+    if can_open {
+        let tables = open_database(&StoreOptions::new(path)).map_err(OpenError::beyond_repair)?;
+        let (walked, _) = walk(&tables, &mut report)?;
+        let (waiting, damage) = log::examine(path, walked.applied)?;
         report.waiting = waiting;
         for Damage { file, detail } in damage {
             report.find(format!("{}: {detail}", file.display()));
@@ -98,38 +96,36 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
 /// Removes what cannot be read and keeps the rest.
 ///
 /// Damaged stretches of journals are cut out, damaged records removed. Where a table cannot be read, all records that
-/// can be are copied to a new database and the old one is kept aside.
+/// can be are copied to a new database and the old one is kept aside. The log is removed once everything was read again.
 pub fn repair(path: &Path) -> Result<Report, OpenError> {
     layout::finish_rebuild(path)?;
-    exists(path)?;
     let mut report = Report::default();
+    let has_all = has_all(path, &mut report)?;
     repair_journals(path, &mut report)?;
     let options = StoreOptions::new(path);
-    let tables = open_database(&options)?;
-    let (walked, unreadable) = {
-        let mut walk = Walk::new(&mut report);
-        walk.run(&tables, &mut |_, _, _| Ok(()))?;
-        (walk.found, walk.unreadable)
-    };
+    let tables = open_database(&options).map_err(OpenError::beyond_repair)?;
+    let (walked, unreadable) = walk(&tables, &mut report)?;
     for (space, key) in &walked.damaged {
         remove(&tables, *space, key).map_err(damaged(path))?;
         report.remove(describe_run(key));
     }
-    if unreadable > 0 {
+    if unreadable > 0 || !has_all {
         report.kept_aside = Some(rebuild(&options, tables, &mut report)?);
     } else {
         drop(tables);
     }
-    recount(options.clone(), &walked)?;
-    repair_log(options, &mut report)?;
+    layout::mark(path)?;
+    recount(&options, &walked)?;
+    repair_log(&options, &mut report)?;
+    verify(&options)?;
+    log::remove_all(path)?;
     Ok(report)
 }
 
-/// Applies every whole group of the log, and removes it.
-fn repair_log(options: StoreOptions, report: &mut Report) -> Result<(), OpenError> {
-    let path = options.path.clone();
-    let (store, _) = FjallStore::open_without_log(options, &mut |_| {})?;
-    let (applied, lost) = log::salvage(&path, &store)?;
+/// Applies every whole group of the log.
+fn repair_log(options: &StoreOptions, report: &mut Report) -> Result<(), OpenError> {
+    let (store, _) = FjallStore::open_without_log(options.clone(), &mut |_| {})?;
+    let (applied, lost) = log::salvage(&options.path, &store)?;
     report.waiting = applied;
     for Damage { file, detail } in lost {
         let what = format!("{}: {detail}", file.display());
@@ -139,12 +135,42 @@ fn repair_log(options: StoreOptions, report: &mut Report) -> Result<(), OpenErro
     Ok(())
 }
 
-fn exists(path: &Path) -> Result<(), OpenError> {
-    if !layout::has_format(path)? && !layout::db_path(path).exists() {
-        let source = std::io::ErrorKind::NotFound.into();
-        return Err(OpenError::Io { action: "find a store in", path: path.to_owned(), source });
+/// An error when the store that was repaired cannot be read.
+fn verify(options: &StoreOptions) -> Result<(), OpenError> {
+    let mut left = Report::default();
+    has_all(&options.path, &mut left)?;
+    let tables = open_database(options).map_err(OpenError::beyond_repair)?;
+    walk(&tables, &mut left)?;
+    let Some(finding) = left.findings.first() else { return Ok(()) };
+    let detail = format!("behind the repair still: {finding}");
+    Err(OpenError::StoreBeyondRepair { path: options.path.clone(), detail })
+}
+
+/// Finds what the directory of the store lacks. Gives whether all of the database is there; an error where no repair
+/// would help.
+fn has_all(path: &Path, report: &mut Report) -> Result<bool, OpenError> {
+    let has_format = match layout::has_format(path) {
+        Ok(false) if layout::db_path(path).exists() => Err(layout::no_format(path)),
+        Ok(false) => {
+            let source = std::io::ErrorKind::NotFound.into();
+            Err(OpenError::Io { action: "find a store in", path: path.to_owned(), source })
+        }
+        other => other,
+    };
+    note(has_format.map(drop), report)?;
+    note(layout::is_complete(path), report)
+}
+
+/// Makes damage that a repair helps with a finding. Gives whether there is none.
+fn note(result: Result<(), OpenError>, report: &mut Report) -> Result<bool, OpenError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(OpenError::StoreDamaged { path, detail }) => {
+            report.find(format!("{}: {detail}", path.display()));
+            Ok(false)
+        }
+        Err(other) => Err(other),
     }
-    layout::is_there(path)
 }
 
 fn damaged(path: &Path) -> impl Fn(fjall::Error) -> OpenError {
@@ -218,6 +244,13 @@ struct Found {
     applied: u64,
     /// Messages, bytes and last place of each address as they are stored.
     stored: BTreeMap<String, (u64, u64, Place)>,
+}
+
+/// Reads everything. Gives what was learned, and how many stretches of tables could not be read.
+fn walk(tables: &Tables, report: &mut Report) -> Result<(Found, u64), OpenError> {
+    let mut walk = Walk::new(report);
+    walk.run(tables, &mut |_, _, _| Ok(()))?;
+    Ok((walk.found, walk.unreadable))
 }
 
 type Each<'a> = &'a mut dyn FnMut(Space, &[u8], &[u8]) -> fjall::Result<()>;
@@ -358,15 +391,15 @@ fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<P
 }
 
 /// Makes the records of all addresses agree with what is stored.
-fn recount(options: StoreOptions, found: &Found) -> Result<(), OpenError> {
-    let path = options.path.clone();
-    let tables = open_database(&options)?;
+fn recount(options: &StoreOptions, found: &Found) -> Result<(), OpenError> {
+    let path = &options.path;
+    let tables = open_database(options)?;
     for (address, (count, bytes, last)) in &found.stored {
         let saved = found.addresses.get(address).copied();
         let mut record = saved.unwrap_or_else(|| AddressRecord::new(Retention::default()));
         let key = key::address(address);
         (record.count, record.bytes, record.counted) = (*count, *bytes, *last);
-        tables.state.insert(key.clone(), record.encode(&key)).map_err(damaged(&path))?;
+        tables.state.insert(key.clone(), record.encode(&key)).map_err(damaged(path))?;
     }
-    tables.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(&path))
+    tables.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(path))
 }

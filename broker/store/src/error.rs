@@ -36,6 +36,14 @@ impl OpenError {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
+
+    /// Damage that a repair met, and so cannot be told to run one.
+    pub(crate) fn beyond_repair(self) -> Self {
+        match self {
+            Self::StoreDamaged { path, detail } => Self::StoreBeyondRepair { path, detail },
+            other => other,
+        }
+    }
 }
 
 /// Why a small file cannot be read or written.

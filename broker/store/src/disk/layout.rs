@@ -18,6 +18,9 @@ const FORMAT: u32 = 4;
 /// The oldest layout that is read; everything in it means the same now.
 const FORMAT_OLDEST: u32 = 1;
 
+/// Keyspaces of a database, besides fjall's own.
+const KEYSPACES: usize = 2;
+
 pub(crate) fn db_path(path: &Path) -> PathBuf {
     path.join("db")
 }
@@ -35,16 +38,16 @@ fn format_path(path: &Path) -> PathBuf {
 pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     make_directory(path)?;
     finish_rebuild(path)?;
-    if has_format(path)? {
-        return is_there(path);
+    // Without a format and a log it was never completely made.
+    match (has_format(path)?, log::log_path(path).is_dir()) {
+        (true, _) => is_complete(path),
+        (false, true) => Err(no_format(path)),
+        (false, false) => Ok(()),
     }
-    // Without a log it was never completely made.
-    match log::log_path(path).is_dir() {
-        true => {
-            Err(OpenError::StoreDamaged { path: format_path(path), detail: "the file is missing".into() })
-        }
-        false => Ok(()),
-    }
+}
+
+pub(crate) fn no_format(path: &Path) -> OpenError {
+    OpenError::StoreDamaged { path: format_path(path), detail: "the file is missing".into() }
 }
 
 fn make_directory(path: &Path) -> Result<(), OpenError> {
@@ -78,13 +81,31 @@ pub(crate) fn mark(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// An error where the database is gone.
-pub(crate) fn is_there(path: &Path) -> Result<(), OpenError> {
-    let db = db_path(path);
-    if db.is_dir() {
-        return Ok(());
+/// An error where a part of the database is missing. fjall would make it anew without a word, and remove what it knows
+/// nothing of then.
+pub(crate) fn is_complete(path: &Path) -> Result<(), OpenError> {
+    let (db, keyspaces) = (db_path(path), db_path(path).join("keyspaces"));
+    // What says which keyspaces there are.
+    let index = keyspaces.join("0");
+    for path in [db.clone(), db.join("version"), index.join("current")] {
+        if !path.exists() {
+            return Err(OpenError::StoreBeyondRepair { path, detail: "it is missing".into() });
+        }
     }
-    Err(OpenError::StoreBeyondRepair { path: db, detail: "it is missing".into() })
+    let mut found = 0;
+    for entry in fs::read_dir(&keyspaces).map_err(OpenError::io("read", &keyspaces))? {
+        let keyspace = entry.map_err(OpenError::io("read", &keyspaces))?.path();
+        let current = keyspace.join("current");
+        if keyspace.is_dir() && !current.exists() {
+            return Err(OpenError::StoreDamaged { path: current, detail: "it is missing".into() });
+        }
+        found += usize::from(keyspace.is_dir() && keyspace != index);
+    }
+    if found < KEYSPACES {
+        let detail = format!("it holds {found} of {KEYSPACES} keyspaces");
+        return Err(OpenError::StoreDamaged { path: keyspaces, detail });
+    }
+    Ok(())
 }
 
 /// Whether a repair ended between the renames of [`replace_db`].

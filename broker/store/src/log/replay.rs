@@ -194,7 +194,7 @@ pub(crate) fn examine(store: &Path, applied: u64) -> Result<(u64, Vec<Damage>), 
     Ok((writes, found))
 }
 
-/// Applies every whole group the store has not applied, also those behind damage, and removes the log. Gives the number of
+/// Applies every whole group the store has not applied, also those behind damage, and syncs the store. Gives the number of
 /// writes, and what could not be read.
 pub(crate) fn salvage(path: &Path, store: &dyn Store) -> Result<(u64, Vec<Damage>), OpenError> {
     let directory = log_path(path);
@@ -221,9 +221,14 @@ pub(crate) fn salvage(path: &Path, store: &dyn Store) -> Result<(u64, Vec<Damage
         }
     }
     store.commit(&[], Durability::Synced).map_err(failed(&directory))?;
-    let all = segment::list(&directory)?;
-    if !all.is_empty() {
-        remove(&directory, &all)?;
-    }
     Ok((done, lost))
+}
+
+/// Removes the log of a store that has synced all of it.
+pub(crate) fn remove_all(store: &Path) -> Result<(), OpenError> {
+    let directory = log_path(store);
+    match segment::list(&directory)? {
+        all if all.is_empty() => Ok(()),
+        all => remove(&directory, &all),
+    }
 }

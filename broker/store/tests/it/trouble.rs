@@ -372,6 +372,108 @@ fn tables_are_written_and_read_too() {
     assert_eq!(store.addresses(&Pattern::parse("user/a").unwrap(), 9).unwrap().len(), 1);
 }
 
+/// All files below a directory with what they hold.
+fn files(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let (mut found, mut folders) = (Vec::new(), vec![path.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match fs::read(&path) {
+                Ok(bytes) => found.push((path, bytes)),
+                Err(_) if path.is_dir() => folders.push(path),
+                Err(_) => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn tables_that_are_gone_are_damage_and_not_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (whole, _) = killed(directory.path(), 5);
+    let store = open(&whole);
+    let cursor =
+        Write::Cursor { user: name("a"), device: None, address: address("user/a"), position: at(1, 3) };
+    store.commit(&[cursor], Durability::Synced).unwrap();
+    drop(store);
+    for gone in ["keyspaces/1", "keyspaces/1/current"] {
+        let path = directory.path().join("store");
+        copy(&whole, &path);
+        let part = path.join("db").join(gone);
+        if part.is_dir() {
+            fs::remove_dir_all(part).unwrap()
+        } else {
+            fs::remove_file(part).unwrap()
+        }
+        let before = files(&path);
+        let found = waspmq_store::check(&path).unwrap();
+        assert!(!found.is_whole() && found.findings[0].contains("keyspaces"), "{found:?}");
+        let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
+        assert!(matches!(error, OpenError::StoreDamaged { .. }), "{error}");
+        assert!(files(&path) == before, "neither changes anything");
+        let repaired = waspmq_store::repair(&path).unwrap();
+        assert!(repaired.kept_aside.is_some() && repaired.damaged > 0, "{repaired:?}");
+        assert!(waspmq_store::check(&path).unwrap().is_whole());
+        let store = open(&path);
+        assert_eq!(store.cursor(&name("a"), None, &address("user/a")).unwrap(), Some(at(1, 3)));
+        drop(store);
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
+fn what_no_repair_helps_with_is_said_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (whole, _) = killed(directory.path(), 5);
+    drop(open(&whole));
+    for (index, what) in ["keyspaces/0/current", "version", "keyspaces/0/tables/1"].iter().enumerate() {
+        let path = directory.path().join("store");
+        copy(&whole, &path);
+        fs::create_dir(path.join("log")).unwrap();
+        let (part, log) = (path.join("db").join(what), path.join("log/00000000000000000001.log"));
+        fs::write(&log, "something").unwrap();
+        match index {
+            0 | 1 => fs::remove_file(part).unwrap(),
+            _ => {
+                let mut bytes = fs::read(&part).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle..].fill(0x5a);
+                fs::write(part, bytes).unwrap();
+            }
+        }
+        for result in [waspmq_store::check(&path), waspmq_store::repair(&path)] {
+            let error = result.unwrap_err();
+            assert!(matches!(error, OpenError::StoreBeyondRepair { .. }), "{what}: {error}");
+        }
+        assert!(FjallStore::open(options(&path), &mut |_| {}).is_err());
+        assert!(log.exists(), "{what}");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_format_that_cannot_be_read_is_written_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = killed(directory.path(), 5);
+    fs::create_dir(path.join("log")).unwrap();
+    let format = path.join("format");
+    for break_it in [|file: &Path| fs::write(file, "x9"), |file: &Path| fs::remove_file(file)] {
+        break_it(&format).unwrap();
+        let found = waspmq_store::check(&path).unwrap();
+        assert!(
+            found.damaged == 1 && found.findings[0].contains("format") && found.messages == 5,
+            "{found:?}"
+        );
+        assert!(FjallStore::open(options(&path), &mut |_| {}).is_err());
+        waspmq_store::repair(&path).unwrap();
+        assert_eq!(offsets(&open(&path), &query("user/a")), [0, 1, 2, 3, 4]);
+    }
+    fs::write(&format, "99\n").unwrap();
+    assert!(matches!(waspmq_store::repair(&path), Err(OpenError::StoreNewer { .. })));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// No change of any byte of a journal makes an opening panic or show what was never written.
@@ -425,23 +527,19 @@ fn a_table_that_cannot_be_read_is_repaired_too() {
             put(&store, batch_of(to, at(1, offset), 0, vec![(format!("{offset}-").repeat(100), 0)]));
         }
     }
-    drop(store);
-    let mut tables = Vec::new();
-    let mut folders = vec![path.join("db/keyspaces")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            match entry.file_type().unwrap().is_dir() {
-                true => folders.push(entry.path()),
-                false if entry.path().parent().unwrap().ends_with("tables") => tables.push(entry.path()),
-                false => {}
-            }
-        }
+    let table = || {
+        let tables = files(&path.join("db/keyspaces")).into_iter();
+        let tables = tables.filter(|(path, _)| path.parent().unwrap().ends_with("tables"));
+        tables.max_by_key(|(_, bytes)| bytes.len()).unwrap()
+    };
+    // They are written behind the commits.
+    while table().1.len() < 30_000 {
+        std::thread::yield_now();
     }
-    tables.sort_by_key(|table| std::cmp::Reverse(table.metadata().unwrap().len()));
-    let mut bytes = fs::read(&tables[0]).unwrap();
+    drop(store);
+    let (table, mut bytes) = table();
     bytes[20_000] ^= 0xff;
-    fs::write(&tables[0], bytes).unwrap();
+    fs::write(table, bytes).unwrap();
     let found = waspmq_store::check(&path).unwrap();
     assert!(!found.is_whole(), "{found:?}");
     let repaired = waspmq_store::repair(&path).unwrap();
