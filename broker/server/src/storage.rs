@@ -54,6 +54,7 @@ pub(crate) fn open(
         bytes = recovered.bytes,
         addresses = recovered.addresses,
         log_writes = recovered.log_writes,
+        log_lost = recovered.log_lost,
         took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
         "the store is open"
     );

@@ -55,8 +55,11 @@ pub struct Recovered {
     pub journal_bytes: u64,
     pub took: Duration,
     pub truncated_tail: Option<Cut>,
-    /// Writes of the log that the tables did not have, and bytes of the log that were read for them.
+    /// Writes of the log that the tables did not have.
     pub log_writes: u64,
+    /// Writes of the log that met a damaged record of the tables, and are lost.
+    pub log_lost: u64,
+    /// Bytes of the log that were read.
     pub log_bytes: u64,
     /// As `truncated_tail`, of the log.
     pub log_cut: Option<Cut>,
@@ -72,12 +75,13 @@ impl FjallStore {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Self, Recovered), OpenError> {
         let began = super::now();
-        let log = log::log_path(&options.path);
+        let path = options.path.clone();
         let (store, mut recovered) = Self::open_without_log(options, progress)?;
-        let replayed = log::replay(&log, &store)?;
+        let replayed = log::replay(&path, &store)?;
         let usage = store.usage();
         (recovered.messages, recovered.bytes) = (usage.messages, usage.bytes);
         (recovered.log_writes, recovered.log_bytes) = (replayed.writes, replayed.bytes);
+        recovered.log_lost = replayed.lost;
         (recovered.log_cut, recovered.took) = (replayed.cut, began.elapsed());
         Ok((store, recovered))
     }
@@ -106,6 +110,7 @@ impl FjallStore {
             took: began.elapsed(),
             truncated_tail,
             log_writes: 0,
+            log_lost: 0,
             log_bytes: 0,
             log_cut: None,
         };

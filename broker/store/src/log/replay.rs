@@ -3,9 +3,10 @@
 use super::segment::{self, End, Scan};
 use super::{entry, log_path};
 use crate::disk::Cut;
+use crate::disk::layout::db_path;
 use crate::error::OpenError;
 use crate::file;
-use crate::store::{Durability, Store, StoreError};
+use crate::store::{Durability, Store, StoreError, Write};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Default)]
 pub(crate) struct Replayed {
     pub(crate) writes: u64,
+    /// Writes that met a damaged record of the store.
+    pub(crate) lost: u64,
     pub(crate) bytes: u64,
     pub(crate) cut: Option<Cut>,
 }
@@ -95,55 +98,66 @@ fn damaged(Damage { file: path, detail }: Damage) -> OpenError {
 }
 
 /// What fails for a while, a full disk say, is no damage.
-fn failed(path: &Path) -> impl Fn(StoreError) -> OpenError {
-    let path = path.to_owned();
+fn failed(store: &Path) -> impl Fn(StoreError) -> OpenError {
+    let (db, log) = (db_path(store), log_path(store));
     move |error| match error.is_retryable() {
-        true => {
-            OpenError::Io { action: "apply the log", path: path.clone(), source: io::Error::other(error) }
-        }
+        true => OpenError::Io { action: "apply the log", path: log.clone(), source: io::Error::other(error) },
         false => {
-            let detail = format!("it cannot be applied: {error}");
-            OpenError::StoreDamaged { path: path.clone(), detail }
+            let detail = format!("the log cannot be applied: {error}");
+            OpenError::StoreDamaged { path: db.clone(), detail }
         }
     }
+}
+
+/// Applies groups. Where a damaged record of the store is in the way of some of the writes, the others are applied one by
+/// one, as when a broker runs. Gives how many were not.
+fn apply(store: &dyn Store, writes: &[Write], groups: (u64, u64)) -> Result<u64, StoreError> {
+    match store.apply(writes, groups) {
+        Err(error) if !error.is_retryable() => {}
+        other => return other.map(|()| 0),
+    }
+    let mut lost = 0;
+    for write in writes {
+        match store.apply_alone(write) {
+            Err(error) if !error.is_retryable() => {
+                tracing::error!(%error, group = groups.1, "a write of the log meets a damaged record of the store and is lost");
+                lost += 1;
+            }
+            other => other?,
+        }
+    }
+    store.apply(&[], groups).map(|()| lost)
 }
 
 /// Applies every group the store has not applied, syncs the store and removes the log.
 ///
 /// Damage before the last group that was on stable storage is an error, and changes nothing in the log.
-pub(crate) fn replay(directory: &Path, store: &dyn Store) -> Result<Replayed, OpenError> {
+pub(crate) fn replay(path: &Path, store: &dyn Store) -> Result<Replayed, OpenError> {
+    let directory = log_path(path);
     let mut done = Replayed::default();
-    let mut applied = store.applied().map_err(failed(directory))?;
-    let all = segment::list(directory)?;
-    let segments = needed(directory, applied)?;
-    if let Some(damage) = missing(directory, applied, &segments) {
+    let mut applied = store.applied().map_err(failed(path))?;
+    let segments = needed(&directory, applied)?;
+    if let Some(damage) = missing(&directory, applied, &segments) {
         return Err(damaged(damage));
     }
-    for (index, (first, path)) in segments.iter().enumerate() {
-        let segment = Segment::read(*first, path.clone())?;
+    for (index, (first, file)) in segments.iter().enumerate() {
+        let segment = Segment::read(*first, file.clone())?;
         done.bytes += segment.scan.whole_bytes as u64;
         done.cut = segment.judge(segments.get(index + 1).map(|(first, _)| *first)).map_err(damaged)?;
         for group in segment.scan.groups.iter().filter(|group| group.sequence > applied) {
             let parsed = entry::parse_all(segment.body(group));
             let writes = parsed.ok_or_else(|| damaged(segment.damage()))?;
-            store.apply(&writes, (group.sequence, group.sequence)).map_err(failed(path))?;
-            done.writes += writes.len() as u64;
+            let lost = apply(store, &writes, (group.sequence, group.sequence)).map_err(failed(path))?;
+            done.lost += lost;
+            done.writes += writes.len() as u64 - lost;
         }
         applied = applied.max(segment.next() - 1);
     }
-    if !all.is_empty() {
-        store.commit(&[], Durability::Synced).map_err(failed(directory))?;
-        remove(directory, &all)?;
+    if !is_empty(path)? {
+        store.commit(&[], Durability::Synced).map_err(failed(path))?;
+        remove_all(path)?;
     }
     Ok(done)
-}
-
-/// Newest last: while the oldest is there nothing looks missing.
-fn remove(directory: &Path, segments: &[(u64, PathBuf)]) -> Result<(), OpenError> {
-    for (_, path) in segments {
-        fs::remove_file(path).map_err(OpenError::io("remove", path))?;
-    }
-    file::sync_directory(directory)
 }
 
 pub(crate) fn is_empty(store: &Path) -> Result<bool, OpenError> {
@@ -198,37 +212,39 @@ pub(crate) fn examine(store: &Path, applied: u64) -> Result<(u64, Vec<Damage>), 
 /// writes, and what could not be read.
 pub(crate) fn salvage(path: &Path, store: &dyn Store) -> Result<(u64, Vec<Damage>), OpenError> {
     let directory = log_path(path);
-    let mut applied = store.applied().map_err(failed(&directory))?;
+    let mut applied = store.applied().map_err(failed(path))?;
     let mut done = 0;
     let (_, mut lost) = examine(path, applied)?;
-    for (first, path) in needed(&directory, applied)? {
-        let segment = Segment::read(first, path.clone())?;
+    for (first, file) in needed(&directory, applied)? {
+        let segment = Segment::read(first, file.clone())?;
+        let mut lose = |detail: String| lost.push(Damage { file: file.clone(), detail });
         for group in segment::later(&segment.file, 0, first.max(applied.saturating_add(1))) {
             // Groups that were refused and written again have a number that was applied by now.
             if group.sequence <= applied {
                 continue;
             }
             let Some(writes) = entry::parse_all(segment.body(&group)) else {
-                lost.push(Damage {
-                    file: path.clone(),
-                    detail: format!("group {} says nothing that is known", group.sequence),
-                });
+                lose(format!("group {} says nothing that is known", group.sequence));
                 continue;
             };
-            store.apply(&writes, (applied + 1, group.sequence)).map_err(failed(&path))?;
+            let refused = apply(store, &writes, (applied + 1, group.sequence)).map_err(failed(path))?;
+            if refused > 0 {
+                lose(format!("{refused} writes of group {} meet damaged records", group.sequence));
+            }
             applied = group.sequence;
-            done += writes.len() as u64;
+            done += writes.len() as u64 - refused;
         }
     }
-    store.commit(&[], Durability::Synced).map_err(failed(&directory))?;
+    store.commit(&[], Durability::Synced).map_err(failed(path))?;
     Ok((done, lost))
 }
 
-/// Removes the log of a store that has synced all of it.
+/// Removes the log of a store that has synced all of it. Newest last: while the oldest is there nothing looks missing.
 pub(crate) fn remove_all(store: &Path) -> Result<(), OpenError> {
     let directory = log_path(store);
-    match segment::list(&directory)? {
-        all if all.is_empty() => Ok(()),
-        all => remove(&directory, &all),
+    let segments = segment::list(&directory)?;
+    for (_, path) in &segments {
+        fs::remove_file(path).map_err(OpenError::io("remove", path))?;
     }
+    if segments.is_empty() { Ok(()) } else { file::sync_directory(&directory) }
 }

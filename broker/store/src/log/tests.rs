@@ -3,11 +3,13 @@
 use super::append::Appender;
 use super::segment::{self, End, Secret};
 use super::{LogOptions, replay};
+use crate::key;
 use crate::records::{Bounds, MemoryStore};
-use crate::store::{Durability, Store, StoreError, Write};
+use crate::shelf::{Change, Memory, Shelf, Space};
+use crate::store::{Durability, Store, StoreError, Usage, Write};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use waspmq_core::MessageId;
+use waspmq_core::{Address, MessageId, Name, Position, Stream};
 
 fn id(n: u64) -> MessageId {
     MessageId::new(n, 1, 2, n)
@@ -28,7 +30,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 /// The ledgers that a start finds.
 fn replayed(directory: &Path, most: u64) -> Vec<u64> {
     let store = MemoryStore::new(Bounds::default());
-    replay(&directory.join("log"), &store).unwrap();
+    replay(directory, &store).unwrap();
     (0..most).filter(|n| store.ledger(id(*n)).unwrap().is_some()).collect()
 }
 
@@ -96,7 +98,7 @@ fn segments_are_used_again_and_what_they_held_is_not_read() {
     let store = MemoryStore::new(Bounds::default());
     // The store has what was synced; the rest follows.
     store.apply(&[], (1, 290)).unwrap();
-    replay(&directory.path().join("log"), &store).unwrap();
+    replay(directory.path(), &store).unwrap();
     let found: Vec<u64> = (0..400).filter(|n| store.ledger(id(*n)).unwrap().is_some()).collect();
     assert_eq!(found, (291..=300).collect::<Vec<_>>());
     assert_eq!(store.applied(), Ok(300));
@@ -192,4 +194,32 @@ fn a_segment_of_version_1_is_read() {
     let file = with_bytes_behind(Secret::version_1([9; 8]), &[]);
     fs::write(segment::path_of(&directory.path().join("log"), 1), file).unwrap();
     assert_eq!(replayed(directory.path(), 9), [1, 2, 3]);
+}
+
+#[test]
+fn a_damaged_record_of_the_store_costs_what_meets_it_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = begin(directory.path(), 1 << 20);
+    let (user, address) = (Name::parse("a").unwrap(), Address::parse("user/a").unwrap());
+    let position = Position { stream: Stream { shard: 0, epoch: 1 }, offset: 1 };
+    let damaged = key::cursor(&user, None, &address);
+    let cursor = Write::Cursor { user, device: None, address, position };
+    log.append(&[ledger(1, b"x"), cursor, ledger(2, b"x")], Durability::Synced).unwrap();
+    log.append(&[ledger(3, b"x")], Durability::Synced).unwrap();
+    drop(log);
+    let stores = [0, 1].map(|_| {
+        let shelf = Memory::default();
+        let change = Change { space: Space::State, key: damaged.clone(), value: Some(vec![1; 20]) };
+        shelf.write(vec![change], Durability::Buffered).unwrap();
+        MemoryStore::over(shelf, Bounds::default(), Usage::default())
+    });
+    let (written, lost) = super::salvage(directory.path(), &stores[0]).unwrap();
+    assert_eq!((written, lost.len()), (3, 1), "{lost:?}");
+    let replayed = replay(directory.path(), &stores[1]).unwrap();
+    assert_eq!((replayed.writes, replayed.lost), (3, 1));
+    for store in stores {
+        assert!((1..4).all(|n| store.ledger(id(n)).unwrap().is_some()));
+        assert_eq!(store.applied(), Ok(2));
+    }
+    assert!(files(directory.path()).is_empty());
 }
