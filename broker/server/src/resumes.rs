@@ -436,8 +436,7 @@ fn topics(record: &Record) -> impl Iterator<Item = &Pattern> {
 
 /// Has the journal forget a record. False without room there: the record ends with its window.
 fn forget(record: &Record, hash: &TokenHash, journal: &Journal) -> bool {
-    let is_forgotten =
-        !record.is_saved || journal.push(Write::NoResume { token_hash: *hash }, None).is_ok();
+    let is_forgotten = !record.is_saved || journal.push(Write::NoResume { token_hash: *hash }, None).is_ok();
     if !is_forgotten {
         tracing::warn!(session = %record.session, "the journal has no room to forget a resume token");
     }

@@ -87,7 +87,7 @@ use recipients::Recipients;
 use segment::Encoder;
 use slab::Slab;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ use waspmq_core::registry::Registry;
 use waspmq_core::settings::{Rules, Settled};
 use waspmq_policy::{Host, WorkerPolicies};
 use waspmq_protocol::codec::Unpacker;
-use waspmq_store::Journal;
+use waspmq_store::{Journal, Write};
 use waspmq_transport::websocket::Inflater;
 
 /// Bytes read from a connection at once, into a buffer that all connections of the worker share.
@@ -230,6 +230,8 @@ pub(crate) struct Worker {
     /// Connections whose records for resuming changed since the last sweep, and in the second before it.
     unsaved: Vec<u32>,
     unsaved_before: Vec<u32>,
+    /// Changes of membership that the journal had no room for.
+    memberships: VecDeque<Write>,
     /// When it is written next that the broker is alive.
     alive_due_us: u64,
     /// Milliseconds to spread the drain over, once it began.
@@ -281,6 +283,7 @@ impl Worker {
             moved: Moved::default(),
             unsaved: Vec::new(),
             unsaved_before: Vec::new(),
+            memberships: VecDeque::new(),
             alive_due_us: 0,
             drain_spread_ms: None,
             drain: Rc::default(),

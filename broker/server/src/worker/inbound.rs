@@ -426,24 +426,25 @@ impl Worker {
         }
     }
 
-    fn change_membership(&self, connection: &Connection, group: &str, join: bool) -> Result<(), Reject> {
-        let group = name(group)?;
-        let Some(identity) = connection.session.identity() else { return Ok(()) };
-        let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
+    fn change_membership(&mut self, connection: &Connection, group: &str, join: bool) -> Result<(), Reject> {
+        let (group, identity) = (name(group)?, connection.session.identity());
+        let Some(user) = identity.map(|identity| identity.user.clone()) else { return Ok(()) };
         if join {
             Self::access_check(connection, Action::Join, &Address::group(&group))?;
-            let since = registry.join(&identity.user, &group, mailboxes)?;
-            if since.is_some() && !connection.access.is_unnamed() {
-                self.save_membership(&identity.user, &group, since);
-            }
-            Ok(())
-        } else {
-            registry.leave(&identity.user, &group, mailboxes)?;
-            if !connection.access.is_unnamed() {
-                self.save_membership(&identity.user, &group, None);
-            }
-            Ok(())
         }
+        let is_saved = !connection.access.is_unnamed();
+        if is_saved && !self.shared.journal.has_room() {
+            return Err(journal_full());
+        }
+        let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
+        let since = if join { registry.join(&user, &group, mailboxes)? } else { None };
+        if !join {
+            registry.leave(&user, &group, mailboxes)?;
+        }
+        if is_saved && (since.is_some() || !join) {
+            self.save_membership(&user, &group, since);
+        }
+        Ok(())
     }
 
     /// Sends an error frame, and closes where the peer broke the protocol.

@@ -401,6 +401,7 @@ impl Worker {
         self.late = late;
         self.tick_queues();
         self.settle();
+        self.save_memberships();
         self.save_resumes();
         self.read_on_all();
         self.read_delayed();

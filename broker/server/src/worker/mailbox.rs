@@ -14,7 +14,7 @@ use super::ledger::Found;
 use super::posted::{Posted, Taken};
 use super::presence::PresenceOf;
 use super::queues::{Given, QueueRead, Told};
-use super::resume::{Taker, Takeover};
+use super::resume::{Takeover, Taker};
 use super::tracking::Redelivery;
 use crate::control::{Publication, Published};
 use crossbeam_queue::ArrayQueue;

@@ -14,7 +14,7 @@ mod seen;
 mod takeover;
 
 pub(super) use seen::Seen;
-pub(super) use takeover::{Asked, Taker, Takeover};
+pub(super) use takeover::{Asked, Takeover, Taker};
 
 use super::Worker;
 use super::catchup::Start;
@@ -41,6 +41,9 @@ const REPLAYS_MAX: usize = 1_024;
 /// Ids of which a session knows that they were its own. One that was taken over more often may be sent what it published
 /// under the oldest although it left itself out.
 const FORMER_MAX: usize = 64;
+/// Changes of membership that wait for room in the journal, which are those that are not refused: who may no longer join
+/// leaves. More: lost at the next start, with an error in the log.
+const MEMBERSHIPS_UNSAVED_MAX: usize = 65_536;
 
 /// A token that may be taken.
 pub(super) struct Claim {
@@ -464,17 +467,28 @@ impl Worker {
         }
     }
 
-    /// A member of a group, as the store is to know it.
-    pub(super) fn save_membership(&self, user: &Name, group: &Name, since: Option<Position>) {
+    /// A member of a group, as the store is to know it. What the journal has no room for is written by a later tick.
+    pub(super) fn save_membership(&mut self, user: &Name, group: &Name, since: Option<Position>) {
         let (group, user) = (group.clone(), user.clone());
-        let write = match since {
+        self.memberships.push_back(match since {
             Some(since) => Write::Member { group, user, since, by: JoinedBy::Member },
             None => Write::NoMember { group, user },
-        };
-        if self.shared.journal.push(write, None).is_err() {
+        });
+        self.save_memberships();
+        if self.memberships.len() > MEMBERSHIPS_UNSAVED_MAX && self.memberships.pop_back().is_some() {
             tracing::error!(
                 "the journal has no room for a change of membership; the next start does not know it"
             );
+        }
+    }
+
+    /// Writes changes of membership down, in their order, as far as the journal has room.
+    pub(super) fn save_memberships(&mut self) {
+        while self.shared.journal.has_room()
+            && let Some(write) = self.memberships.front().cloned()
+            && self.shared.journal.push(write, None).is_ok()
+        {
+            self.memberships.pop_front();
         }
     }
 }

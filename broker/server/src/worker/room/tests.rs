@@ -17,9 +17,9 @@ use std::net::TcpStream as Client;
 use std::rc::Weak;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Message;
-use waspmq_core::Kind;
 use waspmq_core::registry::LoginPolicy;
 use waspmq_core::settings::{Keep, Overflow};
+use waspmq_core::{Kind, Name};
 use waspmq_protocol::client::Frame as ClientFrame;
 use waspmq_protocol::{Content, Profile, encode, stream};
 
@@ -281,6 +281,44 @@ fn while_there_is_no_room_little_is_read_at_once() {
     assert_eq!(bench.worker.on_readable(number, &link), Next::Yield);
     assert_eq!(bench.worker.counters().bytes_read.load() - before, HELD_FLOOR_BYTES as u64);
     gate.set_shut(false);
+}
+
+#[test]
+fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
+    let mut publisher = Publisher::new();
+    let (user, group) = (Name::parse("reader").unwrap(), Name::parse("g").unwrap());
+    publisher.say(&[json!({"type": "join", "ref": 7, "group": "g"})]);
+    assert_eq!(publisher.read(), [("ok".to_owned(), 7)]);
+    let journal = publisher.bench.worker.shared.journal.clone();
+    let registry = publisher.bench.worker.shared.registry.clone();
+    for reference in 0.. {
+        if !journal.has_room() {
+            break;
+        }
+        let user = Name::parse(&format!("u{reference}")).unwrap();
+        journal.push(waspmq_store::Write::LastSeen { user, unix_ms: 1 }, None).unwrap();
+    }
+    publisher.say(&[
+        json!({"type": "leave", "ref": 8, "group": "g"}),
+        json!({"type": "join", "ref": 9, "group": "h"}),
+    ]);
+    assert_eq!(publisher.read(), refusals(2));
+    assert!(registry.is_member(&user, &group) && !registry.is_member(&user, &Name::parse("h").unwrap()));
+    // What the broker ends by itself is not refused.
+    publisher.bench.worker.save_membership(&user, &group, None);
+    let is_member = || {
+        let ((sender, found), group, user) = (std::sync::mpsc::channel(), group.clone(), user.clone());
+        let read = move |store: &dyn waspmq_store::Store| {
+            sender.send(store.member_since(&group, &user).unwrap().is_some()).unwrap();
+        };
+        journal.read(Box::new(read)).unwrap();
+        found.recv().unwrap()
+    };
+    publisher.open();
+    assert!(is_member());
+    publisher.bench.worker.save_memberships();
+    publisher.open();
+    assert!(!is_member());
 }
 
 async fn send(socket: &mut Socket, frames: &[Value]) {
