@@ -2,7 +2,7 @@
 
 use crate::harness::{Broker, PATIENCE};
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn sigterm_sends_everybody_away_and_exits_in_time() {
@@ -26,6 +26,74 @@ async fn sigterm_sends_everybody_away_and_exits_in_time() {
     let started = Instant::now();
     assert_eq!(broker.wait().code(), Some(0));
     assert!(started.elapsed() < PATIENCE);
+}
+
+/// A stop waits for what is in flight; what nobody acknowledges until its end is kept, and its publishers are told.
+#[tokio::test]
+async fn a_stop_loses_nothing_that_is_under_way() {
+    let mut broker = Broker::start_with(&[("WASPMQ_DRAIN_MS", "1500")]);
+    let mut idle = broker.connect("idle").await;
+    let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
+    let (mut carol, mut dave) = (broker.connect("carol").await, broker.connect("dave").await);
+    for peer in [&mut carol, &mut dave] {
+        assert_eq!(peer.ask(json!({"type": "join", "ref": 1, "group": "eng"})).await["type"], "ok");
+    }
+    let publish = |reference: u64, to: &str| json!({"type": "publish", "ref": reference, "to": to, "payload": reference, "ack": "delivered"});
+    for (reference, to) in
+        [(1, "user/bob"), (2, "user/bob"), (3, "user/carol"), (4, "group/eng"), (5, "user/away")]
+    {
+        alice.send(&publish(reference, to)).await;
+    }
+    let ids = [bob.receive().await, bob.receive().await].map(|message| message["id"].clone());
+    assert_eq!(
+        bob.ask(json!({"type": "nack", "ref": 9, "id": ids[1], "retry_ms": 30_000})).await["type"],
+        "ok"
+    );
+    let (of_carol, of_group) = (carol.receive().await["id"].clone(), carol.receive().await["id"].clone());
+    assert_eq!(dave.receive().await["id"], of_group);
+    let started = Instant::now();
+    broker.signal("TERM");
+    for peer in [&mut idle, &mut bob, &mut carol, &mut dave] {
+        assert_eq!(peer.receive().await["type"], "goaway");
+    }
+    assert_eq!(idle.expect_close().await, 4100);
+    assert!(started.elapsed() < Duration::from_millis(1_200), "{:?}", started.elapsed());
+    // What is acknowledged meanwhile is delivered; who has answered everything is closed then.
+    carol.send(&json!({"type": "ack", "ids": [of_carol, of_group]})).await;
+    assert_eq!(carol.expect_close().await, 4100);
+    let mut told = std::collections::HashMap::new();
+    while told.len() < 5 {
+        let frame = alice.receive().await;
+        if frame["type"] != "goaway" {
+            told.insert(frame["ref"].as_u64().unwrap(), frame);
+        }
+    }
+    assert!(started.elapsed() >= Duration::from_millis(1_400), "{:?}", started.elapsed());
+    assert_eq!(told[&3]["type"], "receipt", "{told:?}");
+    for reference in [1, 2, 4, 5] {
+        assert_eq!(told[&reference]["name"], "not_delivered", "{told:?}");
+        assert!(told[&reference]["message"].as_str().unwrap().contains("left service"), "{told:?}");
+    }
+    for peer in [&mut alice, &mut bob, &mut dave] {
+        assert_eq!(peer.expect_close().await, 4100);
+    }
+    drop((idle, alice, bob, carol, dave));
+    assert_eq!(broker.wait().code(), Some(0));
+    let broker = Broker::start_on(&broker.data, &[]);
+    let mut bob = broker.connect("bob").await;
+    for id in &ids {
+        let known = broker.admin("GET", &format!("/v1/messages/{}", id.as_str().unwrap()), None).1;
+        assert_eq!(known["state"], "stored", "{known}");
+        assert_eq!(bob.receive().await["id"], *id);
+    }
+    let mut away = broker.connect("away").await;
+    assert_eq!(away.receive().await["payload"], 5);
+    // A group does not keep what nobody asked it to.
+    let letters = broker.admin("GET", "/v1/dead-letters", None).1;
+    let letters = letters["dead_letters"].as_array().unwrap();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!((&letters[0]["cause"], &letters[0]["recipient"]), (&json!("stopped"), &json!("user/dave")));
+    assert_eq!(letters[0]["id"], of_group);
 }
 
 #[test]

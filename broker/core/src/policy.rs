@@ -304,7 +304,7 @@ impl Acking for BySettings {
     fn failed(&mut self, failure: &Failure<'_>) -> Decision {
         let plan = failure.plan;
         match failure.cause {
-            Cause::Expired => Decision::GiveUp,
+            Cause::Expired | Cause::Stopped => Decision::GiveUp,
             Cause::Offline => match plan.longest_ms().saturating_sub(failure.waited_ms) {
                 0 => Decision::GiveUp,
                 left_ms => Decision::Wait { at_most_ms: left_ms.min(u64::from(plan.backoff.max_ms.max(1))) },

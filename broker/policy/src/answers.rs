@@ -113,7 +113,8 @@ pub(crate) fn recipient(recipient: &Recipient) -> String {
     }
 }
 
-/// A failure as policies are told it; none for a message whose time to live ended, about which nothing is asked.
+/// A failure as policies are told it; none for a message whose time to live ended or whose broker leaves service, about
+/// which nothing is asked.
 pub(crate) fn told<'a>(failure: &Failure<'a>, recipient: &'a str) -> Option<bindings::Failure<'a>> {
     let cause = match failure.cause {
         Cause::Timeout => bindings::Cause::Timeout,
@@ -121,7 +122,7 @@ pub(crate) fn told<'a>(failure: &Failure<'a>, recipient: &'a str) -> Option<bind
         Cause::QueueFull => bindings::Cause::QueueFull,
         Cause::Offline => bindings::Cause::Offline,
         Cause::ConnectionLost => bindings::Cause::ConnectionLost,
-        Cause::Expired => return None,
+        Cause::Expired | Cause::Stopped => return None,
     };
     Some(bindings::Failure {
         address: failure.to.as_str(),

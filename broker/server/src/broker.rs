@@ -24,6 +24,7 @@ use crate::resumes::Resumes;
 use crate::storage;
 use crate::surroundings::Surroundings;
 use crate::tls::Tls;
+use crate::worker::drain::Span;
 use crate::worker::kept::Kept;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use crate::worker::{self, CompressionSettings, Settings, Shared};
@@ -78,6 +79,8 @@ pub enum Stopped {
 const STOP_POLL: Duration = Duration::from_millis(5);
 /// What the journal gets to write what waits.
 const JOURNAL_GRACE: Duration = Duration::from_secs(10);
+/// What peers get to take the close that ends the drain time.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// What peers of QUIC get to hear that their connections are over.
 const QUIC_GRACE: Duration = Duration::from_secs(1);
 /// What threads get to end by themselves after they were told to: longer than the admin API takes to finish its requests.
@@ -196,14 +199,15 @@ impl Broker {
     /// Takes the broker out of service within `drain`, then stops it.
     pub fn stop(mut self, drain: Duration) -> Stopped {
         self.control.phase.advance(Phase::Draining);
-        let spread_ms = u64::try_from(drain.as_millis() / 2).unwrap_or(u64::MAX);
+        let span = Span { spread: drain / 2, most: drain };
         for worker in 0..u8::try_from(self.workers.len()).unwrap_or(u8::MAX) {
-            if self.control.mailboxes.send(worker, Entry::Drain { spread_ms }).is_err() {
+            if self.control.mailboxes.send(worker, Entry::Drain(span)).is_err() {
                 tracing::warn!(worker, "the worker has no room for the drain and will be cut");
             }
         }
+        let most = drain + CLOSE_GRACE;
         let drained =
-            wait_until(self.control.clock, drain, || self.workers.iter().all(JoinHandle::is_finished));
+            wait_until(self.control.clock, most, || self.workers.iter().all(JoinHandle::is_finished));
         let connections_left: u64 = self.control.counters().map(|counters| counters.connections.load()).sum();
         self.end();
         if drained { Stopped::Drained } else { Stopped::Cut { connections_left } }

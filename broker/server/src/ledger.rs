@@ -116,8 +116,10 @@ impl Ledger {
         let mut states = entry.recipients.iter().map(|row| row.state);
         ledger.state = if !states.clone().all(State::is_end) {
             "under_way"
-        } else if states.all(|state| state == State::Acked) {
+        } else if states.clone().all(|state| state == State::Acked) {
             "acked"
+        } else if states.all(|state| matches!(state, State::Acked | State::Stored)) {
+            "stored"
         } else {
             "incomplete"
         }

@@ -24,6 +24,7 @@ mod datagrams;
 mod delayed;
 mod delivery;
 mod dictionaries;
+pub(crate) mod drain;
 mod enqueue;
 mod events;
 mod framing;
@@ -234,8 +235,8 @@ pub(crate) struct Worker {
     memberships: VecDeque<Write>,
     /// When it is written next that the broker is alive.
     alive_due_us: u64,
-    /// Milliseconds to spread the drain over, once it began.
-    drain_spread_ms: Option<u64>,
+    /// How long the drain takes, once it began.
+    drain_span: drain::Span,
     drain: Rc<Notify>,
 }
 
@@ -285,7 +286,7 @@ impl Worker {
             unsaved_before: Vec::new(),
             memberships: VecDeque::new(),
             alive_due_us: 0,
-            drain_spread_ms: None,
+            drain_span: drain::Span::default(),
             drain: Rc::default(),
             shared,
         }
@@ -295,8 +296,8 @@ impl Worker {
         &self.shared.mailboxes.of(self.number).counters
     }
 
-    fn begin_drain(&mut self, spread_ms: u64) {
-        self.drain_spread_ms = Some(spread_ms);
+    fn begin_drain(&mut self, span: drain::Span) {
+        self.drain_span = span;
         self.drain.notify_one();
     }
 

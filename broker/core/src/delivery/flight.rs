@@ -5,7 +5,7 @@
 //! | planned | acked | – | sent | sent |
 //! | sent | acked | retrying, planned, expired or an end | as a failure with cause `timeout` | – |
 //! | retrying | acked | – | sent | – |
-//! | acked, expired, dead-lettered, dropped | – | – | – | – |
+//! | acked, expired, dead-lettered, dropped, stored | – | – | – | – |
 //!
 //! Consecutive messages with the same fate are one [`Run`], so that a batch that is acknowledged as a whole costs
 //! as much as a message. A failure counts for the attempt it names and no other; an ack counts for any. Times are
@@ -35,6 +35,8 @@ pub enum State {
     Expired,
     DeadLettered,
     Dropped,
+    /// The broker left service; the store has it for the recipient's next session.
+    Stored,
 }
 
 impl State {
@@ -50,12 +52,13 @@ impl State {
             Self::Expired => "expired",
             Self::DeadLettered => "dead_lettered",
             Self::Dropped => "dropped",
+            Self::Stored => "stored",
         }
     }
 
     /// Whether nothing more can happen to the message for this recipient.
     pub const fn is_end(self) -> bool {
-        matches!(self, Self::Acked | Self::Expired | Self::DeadLettered | Self::Dropped)
+        matches!(self, Self::Acked | Self::Expired | Self::DeadLettered | Self::Dropped | Self::Stored)
     }
 }
 

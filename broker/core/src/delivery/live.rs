@@ -8,7 +8,7 @@ use super::event::Event;
 use super::flight::{Cell, Part, State};
 use super::ledger::{Common, LedgerEntry};
 use super::receipts::{Outcome, Publishers, Receipts};
-use super::tracker::{Failed, Flight, Report, Turn};
+use super::tracker::{Failed, Flight, Report, Stopping, Turn};
 use super::{AckPlan, Cause, Exhausted, Recipient};
 use crate::id::MessageId;
 use crate::limits;
@@ -230,6 +230,32 @@ impl Live {
         self.find_due();
     }
 
+    /// Ends what is open for recipients that get no more.
+    pub(super) fn handle_stop(&mut self, stopping: &Stopping<'_>, around: &mut Surroundings<'_, '_>) {
+        let is_kept = (stopping.is_kept)(&self.batch);
+        for index in 0..self.parts.len() {
+            if !self.parts.get(index).is_some_and(|part| (stopping.is_over)(&part.recipient)) {
+                continue;
+            }
+            let open = self.cells(index, 0..self.common.messages, |cell| !cell.state.is_end());
+            for (range, cell) in open {
+                for (range, is_expired) in self.stretches(range, around.turn.now_ms) {
+                    if is_kept && !is_expired {
+                        self.end_as(index, (range, cell), (State::Stored, Cause::Stopped), around);
+                    } else {
+                        let cause = if is_expired { Cause::Expired } else { Cause::Stopped };
+                        self.end(index, (range, cell), cause, around);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a recipient's next session reads a part of it from the store.
+    pub(super) fn is_left_to_store(&self) -> bool {
+        self.parts.iter().any(|part| part.runs.iter().any(|(_, cell)| cell.state == State::Stored))
+    }
+
     pub(super) fn entry(&self, id: MessageId) -> Option<LedgerEntry> {
         self.common.entry(id, &self.parts, self.begun_ms)
     }
@@ -385,7 +411,7 @@ impl Live {
     fn end(
         &mut self,
         index: usize,
-        (range, cell): (Range<u16>, Cell),
+        messages: (Range<u16>, Cell),
         cause: Cause,
         around: &mut Surroundings<'_, '_>,
     ) {
@@ -394,15 +420,26 @@ impl Live {
             (_, Exhausted::DeadLetter) => State::DeadLettered,
             (_, Exhausted::Drop) => State::Dropped,
         };
+        self.end_as(index, messages, (state, cause), around);
+    }
+
+    fn end_as(
+        &mut self,
+        index: usize,
+        (range, cell): (Range<u16>, Cell),
+        (state, cause): (State, Cause),
+        around: &mut Surroundings<'_, '_>,
+    ) {
         let at = since(self.begun_ms, around.turn.now_ms);
         self.set(index, range.clone(), Cell { state, cause: Some(cause), due: u32::MAX, at, ..cell });
         self.open -= range.len();
         let Some(part) = self.parts.get(index) else { return };
         let (batch, recipient, attempts) = (self.batch.clone(), part.recipient.clone(), cell.attempt);
-        around.turn.out.push(if state == State::DeadLettered {
-            Event::DeadLetter { batch, range: range.clone(), recipient, cause, attempts }
-        } else {
-            Event::Dropped { batch, range: range.clone(), recipient, cause, attempts }
+        let ended = range.clone();
+        around.turn.out.push(match state {
+            State::DeadLettered => Event::DeadLetter { batch, range: ended, recipient, cause, attempts },
+            State::Stored => Event::Store { batch, range: ended, recipient },
+            _ => Event::Dropped { batch, range: ended, recipient, cause, attempts },
         });
         let outcome = Outcome::Failed(cause, attempts);
         self.receipts.settle((&self.batch, &range), outcome, around.publishers, around.turn.out);

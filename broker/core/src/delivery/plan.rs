@@ -79,11 +79,20 @@ pub enum Cause {
     ConnectionLost,
     /// The message's time to live ended.
     Expired,
+    /// The broker left service. Nothing is decided about it: the attempts were not used up.
+    Stopped,
 }
 
 impl Cause {
-    pub const ALL: [Self; 6] =
-        [Self::Timeout, Self::Nack, Self::QueueFull, Self::Offline, Self::ConnectionLost, Self::Expired];
+    pub const ALL: [Self; 7] = [
+        Self::Timeout,
+        Self::Nack,
+        Self::QueueFull,
+        Self::Offline,
+        Self::ConnectionLost,
+        Self::Expired,
+        Self::Stopped,
+    ];
 
     /// The word in ledgers, errors and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -94,6 +103,7 @@ impl Cause {
             Self::Offline => "offline",
             Self::ConnectionLost => "connection_lost",
             Self::Expired => "expired",
+            Self::Stopped => "stopped",
         }
     }
 

@@ -180,6 +180,7 @@ fn show(event: &Event) -> String {
         Event::DeadLetter { range, recipient, cause, attempts, .. } => {
             format!("dead letter {range:?} of {} {} after {attempts}", to(recipient), cause.as_str())
         }
+        Event::Store { range, recipient, .. } => format!("store {range:?} of {}", to(recipient)),
         Event::Dropped { range, recipient, cause, attempts, .. } => {
             format!("dropped {range:?} of {} {} after {attempts}", to(recipient), cause.as_str())
         }
@@ -297,6 +298,30 @@ fn offline_takes_no_attempt_and_ends_with_the_patience_of_the_plan() {
         }
     }
     assert_eq!((probes, bench.now_ms), (PLAN.longest_ms().div_ceil(40), 1_000 + PLAN.longest_ms()));
+}
+
+#[test]
+fn a_stop_ends_what_nobody_acknowledges() {
+    let mut bench = Bench::new();
+    let (ann, bob) = (user("ann"), user("bob"));
+    let one = std::slice::from_ref;
+    bench.begin_with(&batch_to("group/g", 1, &[0, 0]), one(&bob), one(&ann), PLAN);
+    bench.begin(&batch(10, 1), std::slice::from_ref(&bob), PLAN);
+    bench.acked(1..2, &bob);
+    let stop = |bench: &mut Bench, over: Recipient, most: usize| {
+        let (is_over, is_kept) = (|one: &Recipient| *one == over, |batch: &Batch| batch.to.name() == "bob");
+        let stopping = Stopping { is_over: &is_over, is_kept: &is_kept };
+        bench.run(|tracker, turn| _ = tracker.handle_stop(&stopping, most, turn))
+    };
+    let of_ann = ["dead letter 0..2 of ann stopped after 0", "not delivered 0..2 ref 500 stopped after 0"];
+    assert_eq!(stop(&mut bench, ann.clone(), 9), of_ann);
+    assert_eq!(stop(&mut bench, ann, 9), [""; 0]);
+    assert_eq!(stop(&mut bench, bob.clone(), 1), ["dead letter 1..2 of bob stopped after 1"]);
+    let of_bob = ["store 0..1 of bob", "not delivered 0..1 ref 500 stopped after 1"];
+    assert_eq!(stop(&mut bench, bob, 1), of_bob);
+    assert_eq!(bench.tracker.entry(id(10)).unwrap().recipients[0].state, State::Stored);
+    assert_eq!(bench.tracker.take_ended().len(), 1, "what the store has left to it has its ledger there");
+    assert_eq!(bench.tracker.stats().flights, 0);
 }
 
 #[test]

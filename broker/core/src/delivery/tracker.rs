@@ -95,6 +95,14 @@ pub struct Turn<'a> {
     pub out: &'a mut Vec<Event>,
 }
 
+/// Who gets no more of a broker that leaves service, and what is not lost with it.
+#[expect(missing_debug_implementations, reason = "functions are not shown")]
+pub struct Stopping<'a> {
+    pub is_over: &'a dyn Fn(&Recipient) -> bool,
+    /// Whether the store has the batch, or can have it, for its recipients' next sessions.
+    pub is_kept: &'a dyn Fn(&Batch) -> bool,
+}
+
 /// What a tracker holds, and what it ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
@@ -245,6 +253,36 @@ impl Tracker {
         self.publishers.remove(&publisher);
     }
 
+    /// Ends what is open for recipients that get no more, in the order of the messages: about `most` deliveries, and those
+    /// of one flight at least. Gives whether there is more.
+    pub fn handle_stop(&mut self, stopping: &Stopping<'_>, most: usize, turn: &mut Turn<'_>) -> bool {
+        let concerns = |live: &Live| live.parts.iter().any(|part| (stopping.is_over)(&part.recipient));
+        let flights = (0_u32..).zip(&self.slots).filter_map(|(slot, live)| Some((live.as_ref()?, slot)));
+        let mut flights: Vec<_> = flights
+            .filter(|(live, _)| concerns(live))
+            .map(|(live, slot)| (live.common.first.count(), slot))
+            .collect();
+        flights.sort_unstable();
+        let wanted = self.deliveries.saturating_sub(most);
+        for &(_, slot) in &flights {
+            if self.deliveries <= wanted {
+                return true;
+            }
+            let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+            let open = live.open;
+            let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
+            live.handle_stop(stopping, &mut Surroundings { publishers, waiting, seed, turn: &mut *turn });
+            self.deliveries -= open - live.open;
+            self.finish(slot);
+        }
+        false
+    }
+
+    /// Whether a publisher waits for receipts.
+    pub fn is_waited_for(&self, publisher: SessionId) -> bool {
+        self.publishers.contains_key(&publisher)
+    }
+
     /// Handles what is due, for at most [`limits::FLIGHTS_PER_TURN_MAX`] flights; [`Self::next_due_ms`] tells
     /// whether there are more.
     pub fn advance(&mut self, turn: &mut Turn<'_>) {
@@ -344,7 +382,7 @@ impl Tracker {
         for part in live.parts.iter().filter(|part| part.is_waiting) {
             self.waiting.remove(&part.recipient, (count, slot));
         }
-        if live.batch.is_kept {
+        if live.batch.is_kept && !live.is_left_to_store() {
             self.ended_kept.push(live.batch);
         }
         self.ended.push(live.common, live.begun_ms, live.parts);

@@ -108,6 +108,7 @@ impl Checks {
                     range.len() as u64;
                 (4, batch, range)
             }
+            Event::Store { .. } => panic!("no broker of this world leaves service"),
         };
         let first = batch.messages[usize::from(range.start)].id;
         self.counts.note(&[kind, first.count(), first.unix_ms(), range.len() as u64]);

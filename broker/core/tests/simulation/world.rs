@@ -633,7 +633,7 @@ impl World {
                     let of = self.sessions.iter_mut().filter(|by| user(devices[by.device].user) == recipient);
                     of.for_each(|session| session.window.release(&batch, &range));
                 }
-                Event::Reached { .. } | Event::NotDelivered { .. } => {}
+                Event::Reached { .. } | Event::NotDelivered { .. } | Event::Store { .. } => {}
             }
         }
         Ok(())

@@ -208,7 +208,12 @@ impl Worker {
 
     /// Hands a batch to the journal. One that has no room after all, or was closed, refuses the publish; the
     /// positions are not used then.
-    fn store(&self, batch: &Arc<Batch>, settings: &Settings, token: Option<u64>) -> Result<(), Reject> {
+    pub(super) fn store(
+        &self,
+        batch: &Arc<Batch>,
+        settings: &Settings,
+        token: Option<u64>,
+    ) -> Result<(), Reject> {
         let ticket = token.map(|token| Ticket { worker: self.number, token });
         let write = Write::Messages { batch: batch.clone(), retention: settings.retention };
         self.shared.kept.insert(&batch.to);

@@ -4,7 +4,6 @@ use super::Worker;
 use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::{Counters, Ended, Transport};
-use super::events::retry;
 use super::framing::Framing;
 use super::link::{Goodbye, Link};
 use super::mailbox::Entry;
@@ -442,31 +441,6 @@ impl Worker {
             }
         }
         self.put_back(number, connection);
-    }
-
-    /// Tells one connection to go and closes it behind what it still has to be sent.
-    pub(super) fn drain_connection(&mut self, number: u32, reconnect_ms: u32) {
-        let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) else {
-            return;
-        };
-        if connection.has_asked() {
-            // A session has its frames; it is told so, and that is the last.
-            connection.end_behind_answer();
-            self.put_back(number, connection);
-            return;
-        }
-        if connection.session_id.is_some() && !connection.is_closing() {
-            connection.session.handle_drain();
-            let goaway = server::Goaway { reason: "drain".to_owned(), reconnect_ms };
-            self.send(&mut connection, &server::Frame::Goaway(goaway));
-            if connection.events().is_some() {
-                self.outbox.push_own(&mut connection, &retry(reconnect_ms));
-            }
-        }
-        let close = Close::Draining;
-        self.close_with(&mut connection, (close.number(), close.name()), Ended::Drained);
-        self.put_back(number, connection);
-        self.settle();
     }
 
     /// Puts back a connection that was taken out of its slot to be worked on.

@@ -9,6 +9,7 @@ use super::acks::Answer;
 use super::alone::PutOff;
 use super::catchup::{Listing, PageOf};
 use super::counters::Counters;
+use super::drain::Span;
 use super::history::{HistoryOf, ReadOf};
 use super::ledger::Found;
 use super::posted::{Posted, Taken};
@@ -109,10 +110,8 @@ pub(crate) enum Entry {
     Online(Name),
     /// The journal has room again, and connections of this worker wait for it.
     Room,
-    /// Leave service: `goaway` to every session, spread over the time given, then close.
-    Drain {
-        spread_ms: u64,
-    },
+    /// Leave service: `goaway` to every session, then close.
+    Drain(Span),
 }
 
 impl Entry {

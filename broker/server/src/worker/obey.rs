@@ -55,7 +55,7 @@ impl Worker {
             Entry::WrittenDown(taker) => self.handle_written_down(taker),
             Entry::Online(user) => self.handle_online(user),
             Entry::Room => self.handle_room(),
-            Entry::Drain { spread_ms } => self.begin_drain(spread_ms),
+            Entry::Drain(span) => self.begin_drain(span),
         }
         bytes
     }

@@ -6,6 +6,7 @@
 use super::Worker;
 use super::connection::Connection;
 use crate::control::Published;
+use hashbrown::HashSet;
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
@@ -68,6 +69,30 @@ impl Receipts {
 
     pub(super) fn get_mut(&mut self, token: u64) -> Option<&mut Pending> {
         self.pending.get_mut(usize::try_from(token).ok()?)
+    }
+
+    /// The sessions that are told soon: what waits for the disk, and what is tracked here where any is. The rest waits for
+    /// its time.
+    pub(super) fn askers(&self, is_tracked: bool) -> HashSet<SessionId> {
+        let of = |(_, pending): (_, &Pending)| match pending.asker {
+            Asker::Session { id, .. } if pending.level < Level::Delivered || is_tracked => Some(id),
+            _ => None,
+        };
+        self.pending.iter().filter_map(of).collect()
+    }
+
+    /// The references of a session that were not answered. Nobody is told when their messages reach their level.
+    pub(super) fn take_references(&mut self, asker: SessionId) -> Vec<u64> {
+        let mut taken = Vec::new();
+        for (_, pending) in &mut self.pending {
+            if let Asker::Session { id, references } = &pending.asker
+                && *id == asker
+            {
+                taken.extend(references.iter().map(|(reference, _)| *reference));
+                pending.asker = Asker::Nobody;
+            }
+        }
+        taken
     }
 
     /// Forgets an entry whose publish did not go through.

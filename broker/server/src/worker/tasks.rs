@@ -2,9 +2,10 @@
 //!
 //! Each borrows the [`Worker`] between awaits only. All of them end when the thread's `LocalSet` is dropped.
 
+use super::drain::{drain_acks, drain_connections, stop_deliveries};
 use super::inbound::Next;
 use super::lifecycle::Way;
-use super::link::{self, Link};
+use super::link::Link;
 use super::quic;
 use super::room::Pause;
 use super::{Shared, Worker};
@@ -35,10 +36,6 @@ const ACCESS_EVERY: Duration = Duration::from_millis(200);
 const CURSORS_WAIT: Duration = Duration::from_millis(20);
 /// Connections written before others run.
 const FLUSHES_PER_TURN: usize = 1024;
-/// How often a worker without connections looks whether everything is saved that queues' members acknowledged.
-const DRAIN_SAVES: u32 = 100;
-/// How often a draining worker looks whether its last connection is gone.
-const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// Runs a worker on this thread until it is drained or `stop` turns true.
 pub(crate) fn run(
@@ -76,6 +73,8 @@ pub(crate) fn run(
             () = serve(worker.clone(), listener) => Ok(()),
             _ = stop.wait_for(|&stop| stop) => Ok(()),
         };
+        // What is left was published by those who are gone, or the drain was cut short.
+        stop_deliveries(&worker).await;
         let worker = worker.borrow();
         // Whoever waits for the answer to a command learns that there is none.
         while worker.shared.mailboxes.of(number).pop().is_some() {}
@@ -339,45 +338,5 @@ async fn cursors(worker: Cell) {
         wake.notified().await;
         tokio::time::sleep(CURSORS_WAIT).await;
         worker.borrow_mut().save_moved();
-    }
-}
-
-/// Waits for the last sessions of the other workers, whose acknowledgements may be for queues that have their home here, and
-/// saves how far these are.
-async fn drain_acks(worker: &Cell) {
-    let shared = worker.borrow().shared.clone();
-    while shared.mailboxes.iter().any(|mailbox| mailbox.counters.connections.load() > 0) {
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
-    // The turn in which a connection ends is over a moment later, and the store may have to be asked.
-    for _ in 0..DRAIN_SAVES {
-        tokio::time::sleep(DRAIN_POLL).await;
-        while worker.borrow_mut().take_mail() {
-            yield_now().await;
-        }
-        worker.borrow_mut().save_moved();
-        if !worker.borrow().has_unsaved_queues() {
-            return;
-        }
-    }
-    tracing::warn!("acknowledgements of queues could not be saved; their messages are given out again");
-}
-
-/// Sends every session away, evenly over the time given, and waits until the last connection is gone.
-async fn drain_connections(worker: &Cell) {
-    let spread_ms = worker.borrow().drain_spread_ms.unwrap_or_default();
-    let numbers: Vec<u32> =
-        worker.borrow().connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect();
-    let started = tokio::time::Instant::now();
-    let count = numbers.len().max(1) as u64;
-    for (index, number) in (0_u64..).zip(numbers) {
-        let due = started + Duration::from_micros(spread_ms * 1_000 * index / count);
-        tokio::time::sleep_until(due).await;
-        // Clients come back spread over a second, or the next broker has them all at once.
-        let reconnect_ms = 500 + u32::try_from(index * 1_000 / count).unwrap_or(1_000);
-        worker.borrow_mut().drain_connection(number, reconnect_ms);
-    }
-    while !worker.borrow().connections.is_empty() || link::finishing() > 0 {
-        tokio::time::sleep(DRAIN_POLL).await;
     }
 }

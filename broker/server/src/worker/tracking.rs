@@ -113,6 +113,8 @@ impl Worker {
                 self.end_of_queue(&batch, &range, &recipient);
                 self.bury(&batch, range, &recipient, (cause, attempts));
             }
+            // Of a queue, what is stored and not done is given out again; its end is not told.
+            Event::Store { batch, range, .. } => self.keep(&batch, range),
             Event::Dropped { batch, range, recipient, cause, .. } => {
                 self.end_of_queue(&batch, &range, &recipient);
                 self.counters().given_up(cause).add(u64::from(range.end - range.start));
@@ -266,6 +268,25 @@ impl Worker {
         }
     }
 
+    /// Leaves messages to their address's history, for a recipient who does not get them before the broker stops. They
+    /// get positions of their own where they were not stored: a cursor may have passed the ones they had.
+    fn keep(&self, batch: &Arc<Batch>, range: Range<u16>) {
+        if batch.is_kept {
+            return;
+        }
+        let settings = self.shared.rules.of(&batch.to);
+        for alone in indexes(&range).filter_map(|index| batch.message_alone(index)) {
+            let mut locked = self.shared.registry.lock(&batch.to);
+            let targets = locked.targets(&batch.to);
+            let first = locked.take((&batch.to, &targets), 1, (true, None));
+            let stored = self.store(&Arc::new(Batch { first, is_kept: true, ..alone }), settings, None);
+            drop(locked);
+            if stored.is_err() {
+                tracing::error!(to = %batch.to, "the journal has no room for a message under way; it is lost");
+            }
+        }
+    }
+
     /// Keeps messages that were given up for a recipient.
     fn bury(
         &mut self,
@@ -326,7 +347,10 @@ fn indexes(range: &Range<u16>) -> Range<usize> {
 
 fn not_delivered(cause: Cause, attempts: u16) -> Reject {
     let times = if attempts == 1 { "attempt" } else { "attempts" };
-    let message = format!("not delivered after {attempts} {times}: {}", cause.as_str());
+    let message = match cause {
+        Cause::Stopped => "not acknowledged before the broker left service".to_owned(),
+        cause => format!("not delivered after {attempts} {times}: {}", cause.as_str()),
+    };
     let code = if cause == Cause::Expired { Code::Expired } else { Code::NotDelivered };
     Reject::new(code, message)
 }

@@ -25,7 +25,7 @@ pub(crate) struct Wanted {
     /// Letters at most, 1 to 1000.
     #[param(default = 100, minimum = 1, maximum = 1000)]
     pub(super) limit: Option<usize>,
-    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost` or `expired`.
+    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost`, `expired` or `stopped`.
     cause: Option<String>,
     /// The address they were published to, or a pattern such as `topic/orders.>` or `user/*`.
     to: Option<String>,

@@ -1,0 +1,242 @@
+//! Leaving service: every session is told to go, finishes what is in flight, and is closed; what nobody acknowledges until
+//! then is kept.
+//!
+//! | a session | is closed |
+//! | --- | --- |
+//! | has nothing in flight, waits for no receipt and is owed no byte | with its `goaway`, or as soon as that is so |
+//! | anything else | at the end of the drain time, behind the answers to all it published |
+//!
+//! Recipients that have no session get no other here: what waits for them ends at once, and so does the wait of its
+//! publishers. Where the store can have it for the recipient's next session, it does; else it becomes a dead letter
+//! with the cause `stopped`. Not here: accepting ([`super::tasks`]), and what an end means ([`super::tracking`]).
+
+use super::Worker;
+use super::connection::Connection;
+use super::counters::Ended;
+use super::events::retry;
+use super::link;
+use super::receipts::INTERNAL;
+use super::tasks::Cell;
+use hashbrown::HashSet;
+use std::time::Duration;
+use tokio::task::yield_now;
+use tokio::time::Instant;
+use waspmq_core::delivery::{Recipient, Stopping, Turn};
+use waspmq_core::message::Batch;
+use waspmq_core::settings::Keep;
+use waspmq_core::{Close, Code, Kind, Reject, SessionId};
+use waspmq_protocol::server;
+
+/// How often a draining worker looks which sessions have finished, and whether its last connection is gone.
+const POLL: Duration = Duration::from_millis(5);
+/// How often it looks for what waits for recipients that are gone.
+const AWAY_EVERY: Duration = Duration::from_millis(50);
+/// Connections told before others run.
+const TOLD_PER_TURN: usize = 256;
+/// Deliveries ended before others run; the journal has to have room for those that are kept.
+const DELIVERIES_PER_TURN: usize = 4_096;
+/// How often a worker without connections looks whether everything is saved that queues' members acknowledged, and
+/// whether the journal has room for what is kept.
+const LOOKS_MAX: u32 = 100;
+
+/// How long a drain takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Span {
+    /// Over how long the sessions are told, evenly.
+    pub(crate) spread: Duration,
+    /// When those that have not finished are closed.
+    pub(crate) most: Duration,
+}
+
+/// Sends every session away and waits until the last connection is gone.
+pub(super) async fn drain_connections(worker: &Cell) {
+    let Span { spread, most } = worker.borrow().drain_span;
+    let numbers: Vec<u32> =
+        worker.borrow().connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect();
+    let started = Instant::now();
+    let (count, mut next, mut told) = (numbers.len().max(1), 0, Vec::new());
+    let part = |span: Duration, index: usize| {
+        u64::try_from(span.as_micros() * index as u128 / count as u128).map_or(span, Duration::from_micros)
+    };
+    let mut away_due = started;
+    loop {
+        let now = Instant::now();
+        if now >= started + most {
+            break;
+        }
+        let due = numbers.iter().enumerate().skip(next).take(TOLD_PER_TURN);
+        let due: Vec<_> = due.take_while(|(index, _)| started + part(spread, *index) <= now).collect();
+        if now >= away_due {
+            let has_more = worker.borrow_mut().stop_for_those_away();
+            away_due = if has_more { now } else { now + AWAY_EVERY };
+        }
+        next += due.len();
+        for &(index, &number) in &due {
+            // Clients come back spread over a second, or the next broker has them all at once.
+            let wait = Duration::from_millis(500) + part(Duration::from_secs(1), index);
+            worker.borrow_mut().say_goaway(number, u32::try_from(wait.as_millis()).unwrap_or(1_500));
+            told.push(number);
+        }
+        worker.borrow_mut().close_finished(&mut told);
+        if next == numbers.len() && is_empty(worker) {
+            return;
+        }
+        match due.len() {
+            TOLD_PER_TURN => yield_now().await,
+            _ => tokio::time::sleep(POLL).await,
+        }
+    }
+    for &number in numbers.iter().skip(next) {
+        worker.borrow_mut().say_goaway(number, 1_500);
+    }
+    stop_deliveries(worker).await;
+    worker.borrow_mut().close_all();
+    while !is_empty(worker) {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn is_empty(worker: &Cell) -> bool {
+    worker.borrow().connections.is_empty() && link::finishing() == 0
+}
+
+/// Waits for the last sessions of the other workers, whose acknowledgements may be for queues that have their home here, and
+/// saves how far these are.
+pub(super) async fn drain_acks(worker: &Cell) {
+    let shared = worker.borrow().shared.clone();
+    while shared.mailboxes.iter().any(|mailbox| mailbox.counters.connections.load() > 0) {
+        tokio::time::sleep(POLL).await;
+    }
+    // The turn in which a connection ends is over a moment later, and the store may have to be asked.
+    for _ in 0..LOOKS_MAX {
+        tokio::time::sleep(POLL).await;
+        while worker.borrow_mut().take_mail() {
+            yield_now().await;
+        }
+        worker.borrow_mut().save_moved();
+        if !worker.borrow().has_unsaved_queues() {
+            return;
+        }
+    }
+    tracing::warn!("acknowledgements of queues could not be saved; their messages are given out again");
+}
+
+/// Ends everything that publishers of this worker wait for, as fast as the journal takes what is kept of it.
+pub(super) async fn stop_deliveries(worker: &Cell) {
+    let shared = worker.borrow().shared.clone();
+    let mut looks = 0;
+    while worker.borrow_mut().stop_flights(&|_| true) {
+        yield_now().await;
+        while !shared.journal.has_room() && looks < LOOKS_MAX {
+            looks += 1;
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+impl Worker {
+    /// Tells one connection to go. Who has no session is closed behind what it is owed.
+    fn say_goaway(&mut self, number: u32, reconnect_ms: u32) {
+        let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) else {
+            return;
+        };
+        if connection.has_asked() {
+            // A session has its frames; it is told so, and that is the last.
+            connection.end_behind_answer();
+        } else if connection.session_id.is_some() && !connection.is_closing() {
+            connection.session.handle_drain();
+            let goaway = server::Goaway { reason: "drain".to_owned(), reconnect_ms };
+            self.send(&mut connection, &server::Frame::Goaway(goaway));
+            if connection.events().is_some() {
+                self.outbox.push_own(&mut connection, &retry(reconnect_ms));
+            }
+        } else {
+            self.end_drained(&mut connection);
+        }
+        self.put_back(number, connection);
+        self.settle();
+    }
+
+    /// Closes those of the connections that have finished, and forgets them.
+    fn close_finished(&mut self, told: &mut Vec<u32>) {
+        if told.is_empty() {
+            return;
+        }
+        let waiting = self.receipts.askers(self.tracker.is_waited_for(INTERNAL));
+        let finished: Vec<u32> = told.extract_if(.., |number| self.has_finished(*number, &waiting)).collect();
+        for number in finished {
+            self.close_drained(number);
+        }
+    }
+
+    /// Whether nothing is in flight to a connection and nothing is owed to it. One that is gone has finished.
+    fn has_finished(&self, number: u32, waiting: &HashSet<SessionId>) -> bool {
+        let Some(Some(connection)) = self.connections.get(number as usize) else { return true };
+        let is_told = |asker| self.tracker.is_waited_for(asker) || waiting.contains(&asker);
+        connection.is_closing()
+            || !connection.has_asked()
+                && connection.window.is_empty()
+                && !connection.owes_something()
+                && connection.held.is_none()
+                && !connection.asker.is_some_and(is_told)
+    }
+
+    fn close_all(&mut self) {
+        let numbers: Vec<_> =
+            self.connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect();
+        numbers.into_iter().for_each(|number| self.close_drained(number));
+    }
+
+    /// Closes a connection behind the answers to what its session published.
+    fn close_drained(&mut self, number: u32) {
+        let asker = self.connections.get(number as usize).and_then(|c| c.as_ref()?.asker);
+        let unanswered = asker.map(|asker| self.receipts.take_references(asker)).unwrap_or_default();
+        let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) else {
+            return;
+        };
+        for reference in unanswered {
+            let reject =
+                Reject::new(Code::Draining, "the broker left service before the message had its level");
+            self.refuse(&mut connection, Some(reference), reject.retry_after(1_000));
+        }
+        self.end_drained(&mut connection);
+        self.put_back(number, connection);
+        self.settle();
+    }
+
+    fn end_drained(&mut self, connection: &mut Connection) {
+        let close = Close::Draining;
+        self.close_with(connection, (close.number(), close.name()), Ended::Drained);
+    }
+
+    /// Ends what waits for recipients that have no session: who left does not come back here. Gives whether there is more.
+    fn stop_for_those_away(&mut self) -> bool {
+        if !self.shared.journal.has_room() {
+            return true;
+        }
+        let registry = self.shared.registry.clone();
+        let is_away = |recipient: &Recipient| match recipient {
+            Recipient::User(user) => !registry.is_online(user),
+            Recipient::Queue(queue) => registry.queue(queue).is_none(),
+        };
+        self.stop_flights(&is_away)
+    }
+
+    /// Ends a bounded number of deliveries as far as their recipients are named; gives whether there are more.
+    fn stop_flights(&mut self, is_over: &dyn Fn(&Recipient) -> bool) -> bool {
+        if self.tracker.stats().deliveries == 0 {
+            return false;
+        }
+        let now_ms = self.shared.clock.now_us() / 1_000;
+        let rules = self.shared.rules.clone();
+        let is_kept = |batch: &Batch| {
+            batch.is_kept || batch.to.kind() == Kind::User && rules.of(&batch.to).keep != Keep::Never
+        };
+        let Self { tracker, policies, events, .. } = self;
+        let turn = &mut Turn { now_ms, acking: policies, out: events };
+        let stopping = Stopping { is_over, is_kept: &is_kept };
+        let has_more = tracker.handle_stop(&stopping, DELIVERIES_PER_TURN, turn);
+        self.settle();
+        has_more
+    }
+}
