@@ -6,6 +6,7 @@ use crate::harness::{Broker, Peer};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -406,6 +407,28 @@ async fn what_was_joined_before_a_reconnect_ends_with_the_right() {
     let weak = site.mint(&["--sub", "put-in"]);
     assert_eq!(peer.ask(json!({"type": "refresh", "ref": 2, "token": weak})).await["type"], "ok");
     assert!(members().contains("put-in"), "{}", members());
+}
+
+#[test]
+fn a_subscriber_is_told_what_it_may_not_read_any_more() {
+    let rule = |patterns: &str| format!("[[access.rules]]\nmatch = [{patterns}]\nallow = [\"subscribe\"]\n");
+    let site = Site::start("HS256", &rule("\"topic/a\", \"topic/b\""));
+    let url = site.broker.url();
+    let subscriber = Command::new(env!("CARGO_BIN_EXE_waspmq"))
+        .args(["sub", "topic/a", "topic/b", "--url", &url, "--token", &site.mint(&["--sub", "alice"])])
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let mut subscriber = subscriber.unwrap();
+    let mut lines = BufReader::new(subscriber.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().contains("receiving"));
+    site.reload(&[("k", "HS256")], &rule("\"topic/b\""));
+    let told = lines.next().unwrap();
+    assert!(told.contains("refused topic/a: forbidden"), "{told}");
+    site.reload(&[("k", "HS256")], &rule("\"topic/c\""));
+    let told = lines.next().unwrap();
+    assert!(told.contains("refused topic/b: forbidden"), "{told}");
+    assert!(lines.next().unwrap().contains("everything that was asked for"));
+    assert_eq!(subscriber.wait().unwrap().code(), Some(1));
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ impl Client {
         Ok(PendingReceipt::new(receipt, self.shared.clone()))
     }
 
-    /// Publishes without a receipt: a refusal is only counted ([`Stats::refused`]), and a message that was queued
+    /// Publishes without a receipt: a refusal is an [`crate::Event::Refused`] and counted ([`Stats::refused`]), and a message that was queued
     /// when the connection was lost may be lost too. With [`Builder::datagrams`] it may be a datagram.
     pub async fn send(&self, to: &str, payload: Payload, options: PublishOptions) -> Result<(), Error> {
         let bytes = self.encode(&Frame::Publish(frame(to, &payload, &options, None)))?;

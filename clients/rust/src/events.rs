@@ -1,7 +1,7 @@
 //! What happens besides messages.
 
 use tokio::sync::broadcast;
-use waspmq_protocol::server::{Overflow, PresenceChange, Read};
+use waspmq_protocol::server::{Overflow, PresenceChange, Read, Refusal};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,13 @@ pub enum Event {
         resumed: bool,
         /// Whether nothing was missed.
         recovered: bool,
+    },
+    /// The broker refused what no call waits for: a subscription or a membership, then it says which, that it has taken away or did not
+    /// give back after a reconnect, and that is not asked for any more; or a message of [`crate::Client::send`], or a watch.
+    Refused {
+        /// The address of the subscription or the group.
+        of: Option<String>,
+        refusal: Refusal,
     },
     /// So many events were lost because nobody took them.
     Missed(u64),

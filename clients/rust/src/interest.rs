@@ -1,5 +1,6 @@
 //! What a client has asked for and keeps across connections.
 
+use std::borrow::Cow;
 use waspmq_protocol::client::Frame;
 use waspmq_protocol::{From, Secret};
 
@@ -45,6 +46,15 @@ impl Interest {
             },
             Self::Group(group) => Frame::Leave { reference, group: group.as_str().into() },
             Self::Watch(_) => Frame::Watch { reference, users: Vec::new() },
+        }
+    }
+
+    /// The address it is about; a list of watched users has none.
+    pub(crate) fn address(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Subscription { to, .. } => Some(to.as_str().into()),
+            Self::Group(group) => Some(format!("group/{group}").into()),
+            Self::Watch(_) => None,
         }
     }
 

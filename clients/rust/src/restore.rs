@@ -1,4 +1,5 @@
-//! What a new session is to be asked for because the one before it had it.
+//! What a session is to be asked for again: a new one because the one before it had it, and any where the broker has said that something
+//! was taken away.
 //!
 //! Each interest is owed until the broker has answered for it, over as many connections as that takes: a connection that breaks
 //! first leaves a session that can be resumed and has only a part of them. No IO, and no clock of its own.
@@ -40,6 +41,13 @@ impl Restore {
     pub(crate) fn handle_new_session(&mut self, interests: Vec<Interest>, now: Instant) {
         let owed = |interest| Owed { interest, due: Some(now), refusals: 0 };
         self.owed = interests.into_iter().map(owed).collect();
+    }
+
+    /// The session may not have it any more.
+    pub(crate) fn handle_doubt(&mut self, interest: Interest, now: Instant) {
+        if self.owed(&interest).is_none() {
+            self.owed.push(Owed { interest, due: Some(now), refusals: 0 });
+        }
     }
 
     /// The session goes on with another connection: what was asked for over the one before is not answered any more.

@@ -12,6 +12,7 @@ use crate::restore::Restore;
 use crate::stats::Stats;
 use crate::transport::Transport;
 use crate::waiting::Waiting;
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -235,8 +236,9 @@ impl Shared {
                 let when = (Instant::now(), random());
                 let is_lost = self.state().restore.handle_refused(&interest, &refusal, when);
                 if is_lost {
+                    let of = interest.address().map(Cow::into_owned);
                     self.apply(Change::Remove(interest));
-                    self.count(|stats| stats.refused += 1);
+                    self.handle_refused(of, refusal);
                 }
                 // The writer looks again when something is due.
                 self.inbox.work.notify_one();
@@ -253,11 +255,37 @@ impl Shared {
                 self.count(|stats| stats.late_acks += 1);
             }
             None => {
-                let mut state = self.state();
-                state.stats.refused += 1;
-                state.complaint = Some(refusal);
+                self.state().complaint = Some(refusal.clone());
+                if !self.doubts(&refusal) {
+                    self.handle_refused(None, refusal);
+                }
             }
         }
+    }
+
+    /// Nobody waits for this answer.
+    fn handle_refused(&self, of: Option<String>, refusal: Refusal) {
+        self.count(|stats| stats.refused += 1);
+        self.handle_event(Event::Refused { of, refusal });
+    }
+
+    /// Whether an error that answers no request may say that something was taken away. Only its text names the address, so the broker
+    /// is asked for it again: what it still gives goes on, and its answer is the one that is told.
+    fn doubts(&self, refusal: &Refusal) -> bool {
+        if refusal.code() != Some(Code::Forbidden) {
+            return false;
+        }
+        let is_named = |interest: &&Interest| {
+            interest.address().is_some_and(|address| refusal.message.split(' ').any(|word| word == address))
+        };
+        let named: Vec<_> = self.state().interests.iter().filter(is_named).cloned().collect();
+        let is_one_named = !named.is_empty();
+        for interest in named {
+            let interest = self.from_where_it_was(interest);
+            self.state().restore.handle_doubt(interest, Instant::now());
+        }
+        self.inbox.work.notify_one();
+        is_one_named
     }
 
     fn take(&self, reference: u64) -> Option<Waiting> {
@@ -338,20 +366,22 @@ impl Shared {
             let owed = |interest: &Interest| (interest.clone(), state.restore.owed(interest).cloned());
             state.interests.iter().map(owed).collect()
         };
-        let again = |(interest, owed)| match (owed, interest) {
-            // What came meanwhile, by other subscriptions, is not how far this one has read.
-            (Some(owed), _) => owed,
-            (None, Interest::Subscription { to, queue: None, from }) => {
+        // What came meanwhile, by other subscriptions, is not how far one has read that is still owed.
+        let again =
+            |(interest, owed): (_, Option<_>)| owed.unwrap_or_else(|| self.from_where_it_was(interest));
+        interests.into_iter().map(again).collect()
+    }
+
+    fn from_where_it_was(&self, interest: Interest) -> Interest {
+        match interest {
+            Interest::Subscription { to, queue: None, from } => {
                 let from = self.inbox.again(&to, from);
                 Interest::Subscription { to, queue: None, from }
             }
             // A queue goes on where its members are.
-            (None, Interest::Subscription { to, queue, .. }) => {
-                Interest::Subscription { to, queue, from: None }
-            }
-            (None, other) => other,
-        };
-        interests.into_iter().map(again).collect()
+            Interest::Subscription { to, queue, .. } => Interest::Subscription { to, queue, from: None },
+            other => other,
+        }
     }
 
     /// What is to be asked for now because this session does not have it.

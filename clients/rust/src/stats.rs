@@ -11,7 +11,7 @@ pub struct Stats {
     /// Messages the broker dropped because this client did not keep up.
     pub overflowed: u64,
     /// Errors that answer no request, such as a refused [`crate::Client::send`], and subscriptions or groups the
-    /// broker did not give back after a reconnect.
+    /// broker has taken away or did not give back after a reconnect; [`crate::Event::Refused`] tells each.
     pub refused: u64,
     /// Acknowledgements of messages that were not in flight any more. Harmless: the broker had sent the message again.
     pub late_acks: u64,

@@ -6,6 +6,7 @@ use super::identity::Identity;
 use super::output;
 use super::publish;
 use super::serve::Signals;
+use anyhow::anyhow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -23,7 +24,8 @@ A line is the address, the sender and the payload. Group addresses are joined, a
 a member. Messages to the user's own address and to `all` come without being asked for. --from
 begins with stored messages: with the oldest, with the last one, at a time (RFC 3339, or
 milliseconds since 1970), or behind a position as in `pos`. A message that the broker repeats is
-printed once.
+printed once. When the broker has taken away everything that was asked for, because the rules have
+changed, the command fails.
 
 --reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this
 payload there, with the request's `correlation-id`.
@@ -114,12 +116,6 @@ async fn receive(
     received?;
     // An error that ended the session was one of these, and is told by itself.
     closed?;
-    if stats.refused > 0 {
-        output::note(format_args!(
-            "replies, or subscriptions after a reconnect, that the broker refused: {}",
-            stats.refused
-        ));
-    }
     Ok(())
 }
 
@@ -136,6 +132,7 @@ async fn print(
     }
     let user = arguments.identity.user().unwrap_or("the token's user");
     output::note(format_args!("receiving from {} as {user}; Ctrl-C ends it", arguments.url));
+    let mut left: Vec<_> = patterns.iter().collect();
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let mut received = 0;
     while received < wanted {
@@ -145,6 +142,12 @@ async fn print(
             () = signals.next() => break,
             Some(event) = events.recv() => {
                 tell(&event);
+                if let Event::Refused { of: Some(address), .. } = &event {
+                    left.retain(|pattern| pattern.as_str() != address);
+                }
+                if left.is_empty() {
+                    return Err(Failure::Failed(anyhow!("the broker has taken away everything that was asked for")));
+                }
                 continue;
             }
             message = messages.recv() => message,
@@ -164,11 +167,20 @@ async fn print(
     Ok(())
 }
 
-/// Says that the connection was another one for a while: what came meanwhile may be missing.
+/// Says what happened besides messages: that the connection was another one for a while, so that what came meanwhile may be missing,
+/// and what the broker refused or took away.
 fn tell(event: &Event) {
-    if let Event::Reconnected { recovered, .. } = event {
-        let missed = if *recovered { "nothing was missed" } else { "messages may have been missed" };
-        output::note(format_args!("the connection was lost and made again; {missed}"));
+    match event {
+        Event::Reconnected { recovered, .. } => {
+            let missed = if *recovered { "nothing was missed" } else { "messages may have been missed" };
+            output::note(format_args!("the connection was lost and made again; {missed}"));
+        }
+        Event::Refused { of, refusal } => {
+            let of = of.as_deref().unwrap_or("a reply");
+            let refused = waspmq_client::Error::Refused(refusal.clone());
+            output::note(format_args!("the broker refused {of}: {refused}"));
+        }
+        Event::Presence(_) | Event::Read(_) | Event::Overflow(_) | Event::Missed(_) => {}
     }
 }
 

@@ -4,6 +4,7 @@ use crate::support::{FAST, Peer, Server, message, pair, tracked};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use waspmq_client::{Client, Code, Error, Event, From, Payload, Profile, PublishOptions, Stats};
+use waspmq_core::Reject;
 use waspmq_protocol::encode;
 use waspmq_protocol::server::{Frame, Goaway, MessageFrame};
 
@@ -171,6 +172,49 @@ async fn what_the_broker_has_no_room_for_at_the_moment_is_asked_for_again() {
     let (answered, ()) = tokio::join!(client.ping(), peer.pong());
     answered.unwrap();
     assert_eq!(client.stats(), Stats { reconnects: 2, ..Stats::default() });
+}
+
+#[tokio::test]
+async fn what_the_broker_takes_away_is_told() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = connected(&server, "r-1").await;
+    let mut events = client.events();
+    subscribe(&client, &mut peer, "topic/a", None).await;
+    subscribe(&client, &mut peer, "topic/a.>", None).await;
+    let (joined, _) = tokio::join!(client.join("eng"), peer.expect_ok("join"));
+    joined.unwrap();
+    peer.deliver(tracked(7)).await;
+    messages.recv().await.unwrap();
+    peer.expect("ack").await;
+    let say = async |peer: &mut Peer, text: &str| {
+        let reject = Reject::new(
+            Code::Forbidden,
+            format!("the subscription to {text} ended: it is no longer allowed"),
+        );
+        peer.send(&Frame::Error { reference: None, reject }).await;
+    };
+    // Whether something is gone says the broker when it is asked, from where the client was.
+    say(&mut peer, "topic/a").await;
+    let got = peer.expect_ok("subscribe").await;
+    assert!(got.text.contains("\"topic/a\"") && got.text.contains("s1e1:7"), "{}", got.text);
+    say(&mut peer, "topic/a.>").await;
+    let got = peer.expect("subscribe").await;
+    peer.refuse(got.reference, Code::Forbidden).await;
+    say(&mut peer, "group/eng").await;
+    let got = peer.expect("join").await;
+    peer.refuse(got.reference, Code::Forbidden).await;
+    say(&mut peer, "topic/other").await;
+    for expected in [Some("topic/a.>"), Some("group/eng"), None] {
+        let told = events.recv().await;
+        let Some(Event::Refused { of, refusal }) = told else { panic!("{told:?}") };
+        assert_eq!((of.as_deref(), refusal.code()), (expected, Some(Code::Forbidden)));
+    }
+    assert_eq!(client.stats(), Stats { refused: 3, ..Stats::default() });
+    drop(peer);
+    let (mut peer, _) = server.welcome_session("r-2", false).await;
+    peer.expect_ok("subscribe").await;
+    let (answered, ()) = tokio::join!(client.ping(), peer.pong());
+    answered.unwrap();
 }
 
 /// The client's queue has room for this many.
