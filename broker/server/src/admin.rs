@@ -19,6 +19,7 @@ mod home;
 pub mod limits;
 mod messages;
 mod openapi;
+mod places;
 mod plugins;
 mod policies;
 mod problem;
@@ -78,6 +79,10 @@ pub(crate) struct Shared {
     pub(crate) state: AdminState,
     metrics: Metrics,
     blocking: Arc<Semaphore>,
+    /// Held by every request that the token let in.
+    requests: Arc<Semaphore>,
+    /// Held by whoever waits until a message has reached its level.
+    publishes: Semaphore,
     /// Held by whoever reads the records of a capture, which are in memory as long.
     capture_readers: Arc<Semaphore>,
     /// Held by whoever changes dead letters, so that none is published twice.
@@ -91,8 +96,15 @@ type Handlers = State<Arc<Shared>>;
 pub fn router(state: AdminState) -> Router {
     let metrics = Metrics::new(state.control.clone());
     let blocking = Arc::new(Semaphore::new(limits::BLOCKING_CALLS_MAX));
-    let capture_readers = Arc::new(Semaphore::new(limits::CAPTURE_READERS_MAX));
-    let shared = Arc::new(Shared { state, metrics, blocking, capture_readers, letters: Mutex::default() });
+    let shared = Arc::new(Shared {
+        state,
+        metrics,
+        blocking,
+        requests: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
+        publishes: Semaphore::new(limits::PUBLISHES_WAITING_MAX),
+        capture_readers: Arc::new(Semaphore::new(limits::CAPTURE_READERS_MAX)),
+        letters: Mutex::default(),
+    });
     let (router, _) = openapi::endpoints().split_for_parts();
     router
         .fallback(no_such_endpoint)

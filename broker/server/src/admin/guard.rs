@@ -4,6 +4,7 @@
 //! without asking first (a preflight, which is refused here) it can neither set `Authorization` nor send a body
 //! of another type than those of HTML forms. Deliberately not here: rights; there is one operator.
 
+use super::places::{Held, Seat};
 use super::problem::{self, Problem};
 use super::{AdminState, Shared, limits};
 use axum::extract::{Request, State};
@@ -30,21 +31,36 @@ const OPEN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/"];
 /// The layer around everything: checks, bounds the time, writes problems.
 pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let response = match check(&shared.state, &request) {
-        Err(problem) => problem.into_response(),
-        Ok(()) => match tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request)).await {
-            Ok(response) => response,
+    let (response, held) = match check(&shared.state, &request).and_then(|()| hold(&shared, &request)) {
+        Err(problem) => (problem.into_response(), None),
+        Ok(held) => match tokio::time::timeout(limits::REQUEST_TIMEOUT, next.run(request)).await {
+            Ok(response) => (response, held),
             Err(_) => {
                 let detail = format!("not done within {} s", limits::REQUEST_TIMEOUT.as_secs());
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).into_response()
+                (Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).into_response(), held)
             }
         },
     };
-    let mut response = problem::finish(response, &path).await;
+    let response = problem::finish(response, &path).await;
+    let mut response = match held {
+        Some(held) => held.until_written(response),
+        None => response,
+    };
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// The place of a request that was let in; those to the open paths need none.
+fn hold(shared: &Shared, request: &Request) -> Result<Option<Held>, Problem> {
+    if OPEN_PATHS.contains(&request.uri().path()) {
+        return Ok(None);
+    }
+    let place = Arc::clone(&shared.requests).try_acquire_owned().map_err(|_| {
+        Problem::overloaded(format!("{} requests are being served already", limits::REQUESTS_MAX))
+    })?;
+    Ok(Some(Held::new(place, request.extensions().get::<Seat>().cloned())))
 }
 
 fn check(state: &AdminState, request: &Request) -> Result<(), Problem> {

@@ -3,8 +3,15 @@
 use std::time::Duration;
 use waspmq_core::limits::{HEADER_BYTES_MAX, MESSAGE_BYTES_MAX};
 
-/// Connections at once. More: they wait in the kernel's backlog. Each costs its buffers and one request body.
+/// Connections at once. More: the one that has waited longest for its next request is closed. Each costs its buffers and one request
+/// body.
 pub const CONNECTIONS_MAX: usize = 64;
+
+/// Requests at once that the token let in, each until its answer is written; those to the open paths are not counted. More: 503.
+pub const REQUESTS_MAX: usize = 48;
+
+/// Publishes at once that wait for a level beyond `accepted`. More: 503, and the message is not published.
+pub const PUBLISHES_WAITING_MAX: usize = 32;
 
 /// Bytes of a request's head, and its header lines. More: 431 without a body and the connection is closed.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -89,6 +96,12 @@ const _: () = assert!(
 const _: () = assert!(
     waspmq_policy::limits::RULES_BYTES_MAX < DOCUMENT_BYTES_MAX,
     "a policy document with the largest rules must fit"
+);
+const _: () =
+    assert!(REQUESTS_MAX < CONNECTIONS_MAX, "there always is a connection that can be closed for a probe");
+const _: () = assert!(
+    PUBLISHES_WAITING_MAX < REQUESTS_MAX,
+    "whoever waits for recipients leaves others their requests"
 );
 const _: () = assert!(
     PUBLISH_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),

@@ -15,6 +15,9 @@ use waspmq_policy::ArchiveError;
 /// When a change that could not be kept is worth another try.
 const STORAGE_RETRY_MS: u32 = 1_000;
 
+/// When a request beyond a bound is worth another try.
+const OVERLOADED_RETRY_MS: u32 = 1_000;
+
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -80,6 +83,12 @@ impl Problem {
 
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound.name(), detail)
+    }
+
+    /// Too much of it is going on; the same may succeed in a moment.
+    pub(crate) fn overloaded(detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded.name(), detail);
+        Self { retry_ms: Some(OVERLOADED_RETRY_MS), ..problem }
     }
 
     pub(crate) fn unprocessable(name: &'static str, detail: impl Into<String>) -> Self {

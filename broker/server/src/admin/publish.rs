@@ -99,14 +99,26 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawV
 }
 
 /// Publishes a message. The answer comes when the level that `ack` asks for is reached, or cannot be: `not_delivered` and
-/// `expired` are 504. At level `accepted`, `recipients` is how many it was enqueued for, not how many have it.
+/// `expired` are 504. As many as may wait for that at once: 503 `overloaded`. At level `accepted`, `recipients` is how many it was enqueued for, not how many have it.
 #[utoipa::path(
     post, path = "/v1/publish", tag = "messages", request_body = Wanted,
     responses((status = 200, body = Published), (status = 409), (status = 413), (status = 422), (status = 503), (status = 504), (status = 507))
 )]
 pub(crate) async fn publish(State(shared): Handlers, request: Request) -> Result<Response, Problem> {
     let wanted: Wanted = body::document(request, limits::PUBLISH_BYTES_MAX).await?;
-    let publishing = shared.state.control.publish(check(wanted)?);
+    let publication = check(wanted)?;
+    let _place = if publication.level > Level::Accepted {
+        let place = shared.publishes.try_acquire().map_err(|_| {
+            let most = limits::PUBLISHES_WAITING_MAX;
+            Problem::overloaded(format!(
+                "{most} publishes wait for their level already; this one was not published"
+            ))
+        })?;
+        Some(place)
+    } else {
+        None
+    };
+    let publishing = shared.state.control.publish(publication);
     let published = tokio::time::timeout(limits::PUBLISH_TIMEOUT, publishing).await.map_err(|_| {
         let seconds = limits::PUBLISH_TIMEOUT.as_secs();
         let detail =

@@ -4,6 +4,7 @@
 //! limit of connections. Whoever serves also waits: connections are tasks of one set that ends with it.
 
 use super::guard::Peer;
+use super::places::{Place, Places};
 use super::{AdminState, limits, router};
 use axum::Router;
 use axum::body::Body;
@@ -15,9 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::Service;
 
@@ -33,24 +33,23 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "the admin API listens");
     let router = router(state);
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let places = Places::new();
     let (closing, is_closing) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         // Biased: a listener that is always busy must still hear of the shutdown. All branches are cancel-safe; an
-        // accept that is given up takes no connection and gives its place back.
+        // accept that is given up takes no connection.
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (stream, peer, place) = accept(&listener, &places) => {
+            (stream, peer) = accept(&listener) => {
+                // Short: another connection is closed for it where there is none.
+                let place = places.take().await;
                 let router = router.clone();
                 let is_closing = is_closing.clone();
-                connections.spawn(async move {
-                    serve_connection(stream, Peer(peer), router, is_closing).await;
-                    drop(place);
-                });
+                connections.spawn(serve_connection(stream, (Peer(peer), place), router, is_closing));
             }
         }
     }
@@ -64,16 +63,10 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    // A semaphore is only closed by hand, so there always is a permit.
-    let place = Arc::clone(places).acquire_owned().await.ok();
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(%error, "the admin listener cannot accept");
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
@@ -84,13 +77,16 @@ async fn accept(
 
 async fn serve_connection(
     stream: TcpStream,
-    peer: Peer,
+    (peer, place): (Peer, Place),
     router: Router,
     mut is_closing: watch::Receiver<bool>,
 ) {
+    let seat = place.seat.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        seat.handle_request();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(seat.clone());
         router.clone().call(request)
     });
     let mut connection = pin!(
@@ -104,6 +100,9 @@ async fn serve_connection(
     // Polling the connection is cancel-safe: it is polled again below.
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
+        () = place.give_way.notified() => {
+            return tracing::debug!(peer = %peer.0, "an admin connection that waited was closed for another one");
+        }
         _ = is_closing.wait_for(|closing| *closing) => None,
         () = tokio::time::sleep(limits::CONNECTION_AGE_MAX) => None,
     };

@@ -12,6 +12,7 @@ use crate::phase::{Phase, PhaseCell};
 use crate::worker::mailbox::{Entry, Mailboxes};
 use axum::body::Body;
 use axum::http::{Request, header};
+use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -609,26 +610,75 @@ async fn a_slow_head_a_slow_body_and_an_idle_connection_end() {
 }
 
 #[tokio::test]
-async fn connections_above_the_bound_wait_for_a_place() {
+async fn connections_above_the_bound_take_the_place_of_those_that_wait() {
     served(async |address| {
         let mut held = Vec::new();
-        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
-        for _ in 0..limits::CONNECTIONS_MAX {
+        for _ in 0..2 * limits::CONNECTIONS_MAX {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut first = [0; 12];
-            stream.read_exact(&mut first).await.unwrap();
+            stream
+                .write_all(format!("POST /v1/publish HTTP/1.1\r\nHost: {address}\r\n").as_bytes())
+                .await
+                .unwrap();
             held.push(stream);
         }
-        let mut late = TcpStream::connect(address).await.unwrap();
-        late.write_all(request.as_bytes()).await.unwrap();
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        probe.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_to_end(&mut probe).await.ends_with("ok\n"));
+        assert_eq!(read_to_end(&mut held[0]).await, "", "closed");
         let mut byte = [0; 1];
-        assert!(late.try_read(&mut byte).is_err(), "served above the bound");
-        held.pop();
-        late.read_exact(&mut byte).await.unwrap();
+        let last = held.last().unwrap().try_read(&mut byte);
+        assert!(last.is_err(), "the last ones still wait: {last:?}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn publishes_that_wait_leave_room_for_other_requests() {
+    served(async |address| {
+        let body = r#"{"to":"user/nobody","payload":1,"ack":"delivered"}"#;
+        let head = |line: &str, length: usize| {
+            format!(
+                "{line} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
+                 Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+            )
+        };
+        let mut waiting = Vec::new();
+        for _ in 0..limits::CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all((head("POST /v1/publish", body.len()) + body).as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+        let ask = async |line: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(head(line, 0).as_bytes()).await.unwrap();
+            read_to_end(&mut stream).await
+        };
+        assert!(ask("GET /healthz").await.ends_with("ok\n"));
+        assert!(ask("GET /v1/status").await.starts_with("HTTP/1.1 200"));
+        let answers: futures_util::stream::FuturesUnordered<_> =
+            waiting.iter_mut().map(read_to_end).collect();
+        let refused = limits::CONNECTIONS_MAX - limits::PUBLISHES_WAITING_MAX;
+        let refused: Vec<_> = answers.take(refused).collect().await;
+        for answer in refused {
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("problem:overloaded"), "{answer}");
+            assert!(answer.contains("retry-after: 1"), "{answer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_above_the_bound_are_refused_and_probes_are_not() {
+    let api = Api::new();
+    let body = r#"{"to":"topic/a","payload":1}"#;
+    let mut served: futures_util::stream::FuturesUnordered<_> =
+        (0..limits::REQUESTS_MAX).map(|_| api.call_with("POST", "/v1/publish", body)).collect();
+    // Nobody answers them.
+    assert!(served.next().now_or_never().is_none());
+    let refused = api.call("GET", "/v1/status").await.problem(503, "overloaded");
+    assert_eq!(refused["retry_ms"], 1_000);
+    assert_eq!(api.call("GET", "/healthz").await.status, 200);
+    drop(served);
+    assert_eq!(api.call("GET", "/v1/status").await.status, 200);
 }
