@@ -51,13 +51,10 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let environment = std::env::vars_os().filter_map(|(name, value)| {
-        // What is not Unicode is nothing that a key could be set to.
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    });
+    let environment = config::environment(std::env::vars_os()).map_err(Failure::Configuration)?;
     let sources = Sources {
         file: arguments.config,
-        environment: environment.collect(),
+        environment,
         flags: Flags { data_dir: arguments.data_dir, listen: arguments.listen, admin: arguments.admin },
     };
     let loaded = config::load(&sources).map_err(Failure::Configuration)?;

@@ -115,6 +115,31 @@ fn unknown_keys_are_named_with_their_place() {
 }
 
 #[test]
+fn variables_that_are_no_text_are_named() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let check = |name: &[u8], value: &[u8], expected: Option<&str>| {
+        let os = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let told = environment([(os(name), os(value))].into_iter()).map_err(|error| error.to_string());
+        assert_eq!(told.as_ref().err().map(String::as_str), expected, "{told:?}");
+    };
+    check(b"WASPMQ_WORKERS", b"1", None);
+    check(
+        b"WASPMQ_ADMIN__TOKEN",
+        b"hunter2\xff",
+        Some("environment variable WASPMQ_ADMIN__TOKEN: admin.token: the value is not UTF-8"),
+    );
+    check(
+        b"WASPMQ_\xff",
+        b"1",
+        Some("environment variable WASPMQ_\u{fffd}: \u{fffd}: the name is not UTF-8"),
+    );
+    // They are no keys.
+    check(b"WASPMQ_TOKEN", b"\xff", None);
+    check(b"PATH\xff", b"\xff", None);
+}
+
+#[test]
 fn what_is_wrong_in_a_list_is_told_with_its_line() {
     Case::file("[[address]]\nmatch = 'topic/a'\n\n[[address]]\nmatch = 'topic/b'\nlevl = 'stored'\n")
         .refused(&["waspmq.toml:6: address: entry 2: unknown field `levl`"]);
