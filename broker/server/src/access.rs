@@ -17,16 +17,13 @@ mod token;
 pub(crate) use keys::read_bounded;
 pub(crate) use token::{Token, unauthorized};
 
-use crate::config::AccessConfig;
+use crate::config::{AccessConfig, Problem};
 use arc_swap::ArcSwap;
 use keys::Key;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use waspmq_core::Name;
 use waspmq_core::access::{Grants, Rights, Rule, Subject};
-
-/// A configuration key and what is wrong with its value.
-pub(crate) type Problem = (&'static str, String);
 
 /// What tokens and rules there are.
 #[derive(Debug, Default)]
@@ -46,14 +43,14 @@ impl Gate {
         let mut problems: Vec<Problem> = Vec::new();
         let keys = keys::read_all(&config.keys, &mut problems);
         let rules = config.rules.iter().map(|rule| (rule.patterns.as_slice(), rule.allow.as_slice()));
-        let rules = rules::parse(rules).unwrap_or_else(|problem| {
-            problems.push(("access.rules", problem));
+        let rules = rules::parse(rules).unwrap_or_else(|rules::Problem { rule, key, problem }| {
+            problems.push((format!("access.rules[{rule}].{key}").into(), problem));
             Vec::new()
         });
         if config.keys.is_empty() && !config.rules.is_empty() {
             let problem =
                 "rules are for those who show a token, and there are no access.keys to check one with";
-            problems.push(("access.rules", problem.to_owned()));
+            problems.push(("access.rules".into(), problem.to_owned()));
         }
         if !problems.is_empty() {
             return Err(problems);
@@ -144,7 +141,12 @@ impl AccessControl {
 /// A key cannot be read or a rule is none; the text names all of them.
 pub fn gate(config: &AccessConfig) -> anyhow::Result<Gate> {
     Gate::new(config).map_err(|problems| {
-        let lines: Vec<_> = problems.iter().map(|(key, problem)| format!("{key}: {problem}")).collect();
+        // What is wrong names the entry itself.
+        let line = |(path, problem): &Problem| {
+            let key = path.split_once('[').map_or(&**path, |(key, _)| key);
+            format!("{key}: {problem}")
+        };
+        let lines: Vec<_> = problems.iter().map(line).collect();
         anyhow::anyhow!("{}", lines.join("\n"))
     })
 }

@@ -22,6 +22,7 @@ mod tls;
 pub use access::{AccessConfig, Algorithm, KeyConfig, Login, RuleConfig};
 pub use address::AddressRule;
 pub use bounds::{BOUNDS, Bound};
+pub(crate) use check::Problem;
 pub use environment::environment;
 pub use error::{ConfigError, Finding, Origin};
 pub use layers::{Flags, Loaded, Sources, load, reload};

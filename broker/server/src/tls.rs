@@ -14,7 +14,7 @@ mod tests;
 
 use crate::access::read_bounded;
 use crate::clock::Clock;
-use crate::config::TlsConfig;
+use crate::config::{Problem, TlsConfig};
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
 use own::Own;
@@ -45,12 +45,12 @@ pub(crate) enum FilesError {
 
 impl FilesError {
     /// The configuration key that it is about, and what is wrong.
-    pub(crate) fn of_key(&self) -> (&'static str, String) {
+    pub(crate) fn of_key(&self) -> Problem {
         let key = match self {
             Self::Key(_) | Self::Unusable { problem: CredentialsError::Key(_), .. } => "tls.key",
             Self::Certificate(_) | Self::Unusable { .. } => "tls.certificate",
         };
-        (key, self.to_string())
+        (key.into(), self.to_string())
     }
 }
 

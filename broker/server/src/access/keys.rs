@@ -1,7 +1,6 @@
 //! The keys that tokens are checked with, read and tried out when the configuration is.
 
-use super::Problem;
-use crate::config::{Algorithm, KeyConfig};
+use crate::config::{Algorithm, KeyConfig, Problem};
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
@@ -51,40 +50,51 @@ impl Algorithm {
 pub(super) fn read_all(configs: &[KeyConfig], problems: &mut Vec<Problem>) -> Vec<Key> {
     if configs.len() > limits::ACCESS_KEYS_MAX {
         let problem = format!("{} keys, the limit is {}", configs.len(), limits::ACCESS_KEYS_MAX);
-        problems.push(("access.keys", problem));
+        problems.push(("access.keys".into(), problem));
         return Vec::new();
     }
     let mut keys: Vec<Key> = Vec::with_capacity(configs.len());
-    for (number, config) in (1..).zip(configs) {
+    for (index, config) in configs.iter().enumerate() {
         let known = keys.iter().any(|key| key.id == config.id);
-        let read = if known { Err("another key has this id".to_owned()) } else { read(config) };
+        let read = if known { Err(("id", "another key has this id".to_owned())) } else { read(config) };
         match read {
             Ok(key) => keys.push(key),
-            Err(problem) => {
-                let problem = format!("key {number} ({:?}): {problem}", config.id);
-                problems.push(("access.keys", problem));
+            Err((field, problem)) => {
+                let problem = format!("key {} ({:?}): {problem}", index + 1, config.id);
+                problems.push((format!("access.keys[{index}].{field}").into(), problem));
             }
         }
     }
     keys
 }
 
-fn read(config: &KeyConfig) -> Result<Key, String> {
+/// A key, or which field of it is wrong, and how.
+fn read(config: &KeyConfig) -> Result<Key, (&'static str, String)> {
     if config.id.is_empty() || config.id.len() > ID_BYTES_MAX || config.id.chars().any(char::is_control) {
-        return Err(format!("an id has 1 to {ID_BYTES_MAX} bytes and no control characters"));
+        let problem = format!("an id has 1 to {ID_BYTES_MAX} bytes and no control characters");
+        return Err(("id", problem));
     }
     let algorithm = config.algorithm;
     let material = match (algorithm, &config.secret, &config.secret_file, &config.public_key_file) {
-        (Algorithm::HS256, Some(secret), None, None) => secret_key(secret.as_bytes())?,
-        (Algorithm::HS256, None, Some(path), None) => secret_key(trimmed(&read_bounded(path)?))?,
+        (Algorithm::HS256, Some(secret), None, None) => {
+            secret_key(secret.as_bytes()).map_err(|problem| ("secret", problem))?
+        }
+        (Algorithm::HS256, None, Some(path), None) => read_bounded(path)
+            .and_then(|secret| secret_key(trimmed(&secret)))
+            .map_err(|problem| ("secret_file", problem))?,
         (Algorithm::HS256, ..) => {
-            return Err("HS256 needs `secret` or `secret_file`, and only one".to_owned());
+            return Err(("algorithm", "HS256 needs `secret` or `secret_file`, and only one".to_owned()));
         }
         (_, None, None, Some(path)) => {
             let problem = |problem| format!("{}: {problem}", path.display());
-            public_key(algorithm, &read_bounded(path)?).map_err(problem)?
+            read_bounded(path)
+                .and_then(|bytes| public_key(algorithm, &bytes).map_err(problem))
+                .map_err(|problem| ("public_key_file", problem))?
         }
-        _ => return Err(format!("{} needs `public_key_file` and nothing else", algorithm.as_str())),
+        _ => {
+            let problem = format!("{} needs `public_key_file` and nothing else", algorithm.as_str());
+            return Err(("algorithm", problem));
+        }
     };
     let fingerprint = match material.kind() {
         DecodingKeyKind::SecretOrDer(bytes) => *blake3::hash(bytes).as_bytes(),

@@ -154,48 +154,49 @@ fn settings(rule: &AddressRule, kind: Kind) -> Settings {
 }
 
 pub(super) fn check(rules: &[AddressRule], problems: &mut Vec<Problem>) {
-    let mut problem = |text: String| problems.push(("address", text));
     if rules.len() > RULES_MAX {
-        problem(format!("{} rules, the limit is {RULES_MAX}", rules.len()));
+        problems.push(("address".into(), format!("{} rules, the limit is {RULES_MAX}", rules.len())));
     }
-    for rule in rules {
-        let of = format!("rule for {:?}", rule.pattern);
-        let kind = match Pattern::parse_scope(&rule.pattern) {
-            Ok(pattern) => pattern.kind(),
-            Err(error) => {
-                problem(format!("{of}: {error}"));
-                continue;
-            }
+    for (index, rule) in rules.iter().enumerate() {
+        let mut problem = |key: &str, text: String| {
+            let text = format!("entry {}: rule for {:?}: {text}", index + 1, rule.pattern);
+            problems.push((format!("address[{index}].{key}").into(), text));
         };
-        let settings = settings(rule, kind);
-        let AckPlan { timeout_ms, attempts, backoff, quorum, .. } = settings.ack;
-        let Retention { age_ms, count, bytes } = settings.retention;
-        let numbers: [(&str, u64, u64, u64); 8] = [
-            ("ack_timeout_ms", timeout_ms.into(), 10, 86_400_000),
-            ("attempts", attempts.into(), 1, 1_000),
-            ("backoff_ms", backoff.initial_ms.into(), 1, 3_600_000),
-            ("backoff_max_ms", backoff.max_ms.into(), backoff.initial_ms.into(), 86_400_000),
-            ("backoff_jitter_percent", backoff.jitter_percent.into(), 0, 100),
-            ("history_age_ms", age_ms, 1_000, 10 * 365 * 86_400_000),
-            ("history_count", count, 1, 1 << 40),
-            ("history_bytes", bytes, 1024, 1 << 50),
-        ];
-        for (key, value, least, most) in numbers {
-            if !(least..=most).contains(&value) {
-                problem(format!("{of}: {key} {value} is not between {least} and {most}"));
-            }
+        match Pattern::parse_scope(&rule.pattern) {
+            Ok(pattern) => check_rule(&settings(rule, pattern.kind()), pattern.kind(), &mut problem),
+            Err(error) => problem("match", error.to_string()),
         }
-        if quorum == Quorum::Count(0) {
-            problem(format!("{of}: a quorum of 0 would be reached by nobody's ack; use level `accepted`"));
+    }
+}
+
+fn check_rule(settings: &Settings, kind: Kind, problem: &mut impl FnMut(&str, String)) {
+    let AckPlan { timeout_ms, attempts, backoff, quorum, .. } = settings.ack;
+    let Retention { age_ms, count, bytes } = settings.retention;
+    let numbers: [(&str, u64, u64, u64); 8] = [
+        ("ack_timeout_ms", timeout_ms.into(), 10, 86_400_000),
+        ("attempts", attempts.into(), 1, 1_000),
+        ("backoff_ms", backoff.initial_ms.into(), 1, 3_600_000),
+        ("backoff_max_ms", backoff.max_ms.into(), backoff.initial_ms.into(), 86_400_000),
+        ("backoff_jitter_percent", backoff.jitter_percent.into(), 0, 100),
+        ("history_age_ms", age_ms, 1_000, 10 * 365 * 86_400_000),
+        ("history_count", count, 1, 1 << 40),
+        ("history_bytes", bytes, 1024, 1 << 50),
+    ];
+    for (key, value, least, most) in numbers {
+        if !(least..=most).contains(&value) {
+            problem(key, format!("{key} {value} is not between {least} and {most}"));
         }
-        if settings.keep == Keep::Never && settings.level == Level::Stored {
-            problem(format!("{of}: level `stored` with keep `never` can never be reached"));
-        }
-        if settings.keep == Keep::Never && settings.overflow == Overflow::Spill {
-            problem(format!("{of}: overflow `spill` needs messages to be kept, and keep is `never`"));
-        }
-        if settings.keep == Keep::Offline && kind != Kind::User {
-            problem(format!("{of}: keep `offline` is for users; others are stored `requested` or `always`"));
-        }
+    }
+    if quorum == Quorum::Count(0) {
+        problem("quorum", "a quorum of 0 would be reached by nobody's ack; use level `accepted`".to_owned());
+    }
+    if settings.keep == Keep::Never && settings.level == Level::Stored {
+        problem("level", "level `stored` with keep `never` can never be reached".to_owned());
+    }
+    if settings.keep == Keep::Never && settings.overflow == Overflow::Spill {
+        problem("overflow", "overflow `spill` needs messages to be kept, and keep is `never`".to_owned());
+    }
+    if settings.keep == Keep::Offline && kind != Kind::User {
+        problem("keep", "keep `offline` is for users; others are stored `requested` or `always`".to_owned());
     }
 }

@@ -2,10 +2,12 @@
 
 use super::{BOUNDS, Config};
 use crate::access::Gate;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
-/// A key and what is wrong with its value.
-pub(super) type Problem = (&'static str, String);
+/// A key and what is wrong with its value. Within a list the key goes on with the entry, from 0, and mostly its key, as in
+/// `address[2].keep`: that says where it was written. What is wrong says of which entry, for people.
+pub(crate) type Problem = (Cow<'static, str>, String);
 
 /// Length of an admin token in bytes: shorter ones can be guessed, longer ones do not fit a request head.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
@@ -20,7 +22,10 @@ impl Config {
         for bound in &BOUNDS {
             let value = (bound.value)(self);
             if !(bound.min..=bound.max).contains(&value) {
-                problems.push((bound.key, format!("{value} is not between {} and {}", bound.min, bound.max)));
+                problems.push((
+                    bound.key.into(),
+                    format!("{value} is not between {} and {}", bound.min, bound.max),
+                ));
             }
         }
         if problems.is_empty() {
@@ -70,7 +75,7 @@ impl Config {
         let encoded = limits.max_message_bytes + limits.max_message_bytes / 2;
         if limits.outbound_bytes_max < encoded {
             problems.push((
-                "limits.outbound_bytes_max",
+                "limits.outbound_bytes_max".into(),
                 format!(
                     "{} is less than one and a half times limits.max_message_bytes ({encoded}): the largest message, \
                      as base64 in JSON, must fit an empty queue",
@@ -78,9 +83,9 @@ impl Config {
                 ),
             ));
         }
-        let mut at_least = |key, value: usize, other: &str, least: usize| {
+        let mut at_least = |key: &'static str, value: usize, other: &str, least: usize| {
             if value < least {
-                problems.push((key, format!("{value} is less than {other} ({least})")));
+                problems.push((key.into(), format!("{value} is less than {other} ({least})")));
             }
         };
         at_least(
@@ -100,7 +105,7 @@ impl Config {
     fn check_listeners(&self, problems: &mut Vec<Problem>) {
         if !is_loopback(self.listen) && !self.access.allow_anonymous && self.access.keys.is_empty() {
             problems.push((
-                "listen",
+                "listen".into(),
                 format!(
                     "{} is reachable from other machines, and there are no tokens: anyone could connect as any user. \
                      Either configure access.keys, so that everyone needs a token, or accept it by setting \
@@ -111,13 +116,14 @@ impl Config {
             ));
         }
         if self.listen.port() != 0 && self.listen == self.admin.listen {
-            problems.push(("admin.listen", format!("{} is the address of `listen`", self.admin.listen)));
+            problems
+                .push(("admin.listen".into(), format!("{} is the address of `listen`", self.admin.listen)));
         }
     }
 
     fn check_names(&self, problems: &mut Vec<Problem>) {
         if self.data_dir.as_os_str().is_empty() {
-            problems.push(("data_dir", "the path is empty".to_owned()));
+            problems.push(("data_dir".into(), "the path is empty".to_owned()));
         }
         check_list(problems, "admin.allowed_origins", &self.admin.allowed_origins, origin_problem);
         check_list(problems, "access.allowed_origins", &self.access.allowed_origins, origin_problem);
@@ -126,10 +132,10 @@ impl Config {
         if self.admin.token.as_deref().is_some_and(|token| !is_token(token)) {
             let (least, most) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
             let problem = format!("must be {least} to {most} printable ASCII characters without spaces");
-            problems.push(("admin.token", problem));
+            problems.push(("admin.token".into(), problem));
         }
         if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&self.log.filter) {
-            problems.push(("log.filter", format!("{:?}: {error}", self.log.filter)));
+            problems.push(("log.filter".into(), format!("{:?}: {error}", self.log.filter)));
         }
     }
 }
@@ -149,11 +155,11 @@ fn check_list(
     problem: impl Fn(&str) -> Option<&'static str>,
 ) {
     if entries.len() > LIST_ENTRIES_MAX {
-        problems.push((key, format!("{} entries, the limit is {LIST_ENTRIES_MAX}", entries.len())));
+        problems.push((key.into(), format!("{} entries, the limit is {LIST_ENTRIES_MAX}", entries.len())));
     }
-    problems.extend(
-        entries.iter().filter_map(|entry| problem(entry).map(|text| (key, format!("{entry:?}: {text}")))),
-    );
+    problems.extend(entries.iter().enumerate().filter_map(|(index, entry)| {
+        problem(entry).map(|text| (format!("{key}[{index}]").into(), format!("{entry:?}: {text}")))
+    }));
 }
 
 fn origin_problem(entry: &str) -> Option<&'static str> {

@@ -182,8 +182,9 @@ impl Layers {
         }
     }
 
-    fn finding_of(&self, (key, problem): Problem) -> Finding {
-        self.finding(key, problem)
+    fn finding_of(&self, (path, problem): Problem) -> Finding {
+        let key = path.split_once('[').map_or(&*path, |(key, _)| key);
+        Finding { origin: self.origin_within(key, &path), ..self.finding(key, problem) }
     }
 }
 
@@ -266,6 +267,12 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
 }
 
 fn unknown_problem(key: &str, known: &BTreeMap<String, Value>) -> String {
+    if is_section(key) {
+        let variable = key.to_ascii_uppercase();
+        return format!(
+            "is a section and has no value: its keys stand below [{key}], or are WASPMQ_{variable}__<KEY>"
+        );
+    }
     let section = key.rsplit_once('.').map_or("", |(section, _)| section);
     let in_section = |other: &&String| other.rsplit_once('.').map_or("", |(section, _)| section) == section;
     let near = known.keys().filter(in_section).find(|other| stem(other) == stem(key));

@@ -112,6 +112,10 @@ fn unknown_keys_are_named_with_their_place() {
     Case::environment(&[("WASPMQ_LIMITS__HEARTBEAT", "1")])
         .refused(&["environment variable WASPMQ_LIMITS__HEARTBEAT: limits.heartbeat"]);
     Case::environment(&[("WASPMQ_LISTN", "1")]).refused(&["WASPMQ_LISTN", "unknown key"]);
+    for file in ["limits = 3\n", "[[limits]]\nheartbeat_ms = 2000\n"] {
+        Case::file(file).refused(&["waspmq.toml:1: limits: is a section", "[limits]", "WASPMQ_LIMITS__"]);
+    }
+    Case::environment(&[("WASPMQ_LIMITS", "3")]).refused(&["WASPMQ_LIMITS: limits: is a section"]);
 }
 
 #[test]
@@ -151,6 +155,27 @@ fn what_is_wrong_in_a_list_is_told_with_its_line() {
     .refused(&["waspmq.toml:6: address: entry 3: missing field `match`"]);
     Case::file("[access]\nallowed_hosts = [\n'a',\n7]\n")
         .refused(&["waspmq.toml:4: access.allowed_hosts: entry 2: invalid type"]);
+    // What does not fit what is elsewhere, too.
+    let rules = "[[address]]\nmatch = 'topic/a'\n[[address]]\nbackoff_max_ms = 1\nmatch = 'topic/b'\n[[address]]\nkeep = 'offline'\nmatch = 'topic/c'\n[[address]]\nmatch = 'd'\n";
+    Case::file(rules).refused(&[
+        "waspmq.toml:4: address: entry 2: rule for \"topic/b\": backoff_max_ms 1 is not between",
+        "waspmq.toml:7: address: entry 3: rule for \"topic/c\": keep `offline`",
+        "waspmq.toml:10: address: entry 4: rule for \"d\":",
+    ]);
+    // Nobody wrote the key that the fault is about: the entry.
+    Case::file("[[address]]\nmatch = 'all'\n[[address]]\nmatch = 'topic/b'\nbackoff_ms = 3600001\n").refused(
+        &[
+            "waspmq.toml:5: address: entry 2",
+            "waspmq.toml:3: address: entry 2: rule for \"topic/b\": backoff_max_ms",
+        ],
+    );
+    let key = "[[access.keys]]\nid = 'a'\nalgorithm = 'HS256'\nsecret = '01234567890123456789012345678901'\n";
+    Case::file(format!("{key}{key}").leak())
+        .refused(&["waspmq.toml:6: access.keys: key 2 (\"a\"): another key has this id"]);
+    Case::file(format!("{key}[[access.rules]]\nmatch = ['topic/a']\nallow = ['fly']\n").leak())
+        .refused(&["waspmq.toml:7: access.rules: rule 1: allow \"fly\""]);
+    Case::file("[admin]\nallowed_hosts = [\n'a',\n'b c']\n")
+        .refused(&["waspmq.toml:4: admin.allowed_hosts: \"b c\""]);
     Case::file("[tls]\nkey = 'a'\n").refused(&["waspmq.toml:2: tls.key: needs tls.certificate"]);
 }
 
@@ -234,7 +259,7 @@ fn keys_are_another_way_to_open_a_listener() {
 #[test]
 fn access_is_checked_as_a_whole() {
     Case::file("\n[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n")
-        .refused(&["waspmq.toml:2: access.keys: key 1 (\"k\"): the secret has fewer than 32 bytes"]);
+        .refused(&["waspmq.toml:5: access.keys: key 1 (\"k\"): the secret has fewer than 32 bytes"]);
     Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"none\"\n")
         .refused(&["waspmq.toml:3: access.keys: entry 1", "HS256"]);
     Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nkey = \"x\"\n")

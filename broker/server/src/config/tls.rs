@@ -34,21 +34,27 @@ impl TlsConfig {
 pub(super) fn check(config: &TlsConfig, problems: &mut Vec<Problem>) {
     let names = &config.self_signed_names;
     if names.len() > NAMES_MAX {
-        problems
-            .push(("tls.self_signed_names", format!("{} entries, the limit is {NAMES_MAX}", names.len())));
+        problems.push((
+            "tls.self_signed_names".into(),
+            format!("{} entries, the limit is {NAMES_MAX}", names.len()),
+        ));
     }
-    for name in names.iter().filter(|name| !is_name(name)) {
+    for (index, name) in names.iter().enumerate().filter(|(_, name)| !is_name(name)) {
         let problem = format!("{name:?}: expected a host name or an IP address, without a port");
-        problems.push(("tls.self_signed_names", problem));
+        problems.push((format!("tls.self_signed_names[{index}]").into(), problem));
     }
     if config.self_signed && (config.certificate.is_some() || config.key.is_some()) {
         let problem = "is true, and there is a tls.certificate or a tls.key; it is one or the other";
-        problems.push(("tls.self_signed", problem.to_owned()));
+        problems.push(("tls.self_signed".into(), problem.to_owned()));
         return;
     }
     match (&config.certificate, &config.key) {
-        (Some(_), None) => problems.push(("tls.certificate", "needs tls.key, which is missing".to_owned())),
-        (None, Some(_)) => problems.push(("tls.key", "needs tls.certificate, which is missing".to_owned())),
+        (Some(_), None) => {
+            problems.push(("tls.certificate".into(), "needs tls.key, which is missing".to_owned()))
+        }
+        (None, Some(_)) => {
+            problems.push(("tls.key".into(), "needs tls.certificate, which is missing".to_owned()))
+        }
         (Some(_), Some(_)) | (None, None) => {}
     }
 }
