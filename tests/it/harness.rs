@@ -128,7 +128,7 @@ impl Broker {
                     eprintln!("broker: {line}");
                 }
                 let plain = without_colours(&line);
-                if plain.contains(" audit: ") {
+                if plain.contains(" audit: ") || plain.contains(" ERROR ") {
                     audit.lock().unwrap().push(plain);
                 }
             }
@@ -273,7 +273,7 @@ impl Broker {
         }
     }
 
-    /// Waits until a line of the audit log has all of these words.
+    /// Waits until a line of the audit log, or an error, has all of these words.
     pub(crate) fn audited(&self, words: &[&str]) {
         let has = |line: &String| words.iter().all(|word| line.contains(word));
         self.eventually(&format!("an audit line with {words:?}"), |broker| {

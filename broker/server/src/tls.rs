@@ -189,11 +189,6 @@ impl Tls {
         }
     }
 
-    /// Counts and tells that the configuration as a whole cannot be used.
-    pub fn refuse(&self, error: &anyhow::Error) {
-        self.keep(error);
-    }
-
     /// Looks once a second until the broker ends.
     pub(crate) fn watch(&self, mut cut: watch::Receiver<bool>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

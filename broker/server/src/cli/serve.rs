@@ -111,8 +111,10 @@ fn reload(broker: &Broker, sources: &Sources) {
         }
         Err(error) => {
             let error = anyhow::Error::from(error);
-            tracing::error!(error = format!("{error:#}"), "access was not changed");
-            broker.control().tls.iter().for_each(|tls| tls.refuse(&error));
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the configuration cannot be used: nothing was changed"
+            );
         }
     }
 }
