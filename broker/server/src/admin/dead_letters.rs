@@ -37,7 +37,7 @@ struct Letter {
     to: String,
     /// The publishing user; null for the admin API.
     from: Option<String>,
-    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost`, `expired` or `stopped`.
+    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost` or `stopped`.
     cause: String,
     /// Deliveries that were made.
     attempts: u16,
@@ -103,7 +103,7 @@ pub(crate) struct OfMessage {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
-    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost`, `expired` or `stopped`.
+    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost` or `stopped`.
     cause: Option<String>,
     /// The address they were published to, or a pattern such as `topic/orders.>` or `user/*`.
     to: Option<String>,

@@ -50,7 +50,7 @@ enum Command {
 /// Conditions that hold together.
 #[derive(Debug, Args)]
 struct Filter {
-    /// timeout, nack, queue_full, offline, connection_lost, expired or stopped
+    /// timeout, nack, queue_full, offline, connection_lost or stopped
     #[arg(long)]
     cause: Option<String>,
     /// The address they were published to, or a pattern such as 'topic/orders.>' or 'user/*'

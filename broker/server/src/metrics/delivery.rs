@@ -32,8 +32,8 @@ impl Collector for Delivery {
         let metric = described("redeliveries", "Messages that were delivered again, per recipient");
         counter(encoder, metric, [(NO_LABELS, workers.total(|c| &c.redeliveries))])?;
         let metric = described("dead_letters", "Messages given up for a recipient and kept as dead letters");
-        let letters =
-            Cause::ALL.map(|cause| ([("reason", cause.as_str())], workers.total(|c| c.dead_letters(cause))));
+        let letters = Cause::OF_DEAD_LETTERS
+            .map(|cause| ([("reason", cause.as_str())], workers.total(|c| c.dead_letters(cause))));
         counter(encoder, metric, letters)?;
         let metric = described("deliveries_given_up", "Messages given up for a recipient and not kept");
         let given_up =

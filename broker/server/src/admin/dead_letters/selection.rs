@@ -25,7 +25,7 @@ pub(crate) struct Wanted {
     /// Letters at most, 1 to 1000.
     #[param(default = 100, minimum = 1, maximum = 1000)]
     pub(super) limit: Option<usize>,
-    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost`, `expired` or `stopped`.
+    /// `timeout`, `nack`, `queue_full`, `offline`, `connection_lost` or `stopped`.
     cause: Option<String>,
     /// The address they were published to, or a pattern such as `topic/orders.>` or `user/*`.
     to: Option<String>,
@@ -52,9 +52,10 @@ pub(super) struct Selection {
 impl Selection {
     pub(super) fn of(filter: &Filter, until_unix_ms: Option<u64>) -> Result<Self, Problem> {
         let cause = |text: &String| {
-            let known = Cause::ALL.map(Cause::as_str).join(", ");
+            let known = Cause::OF_DEAD_LETTERS.map(Cause::as_str).join(", ");
             let unknown = || Problem::bad_request("invalid_query", format!("cause: not one of {known}"));
-            Cause::parse(text).ok_or_else(|| unknown().key("cause"))
+            let cause = Cause::parse(text).filter(|cause| Cause::OF_DEAD_LETTERS.contains(cause));
+            cause.ok_or_else(|| unknown().key("cause"))
         };
         let to = |text: &String| {
             Pattern::parse_scope(text).map_err(|error| {
