@@ -93,9 +93,15 @@ impl Target {
 
 #[cfg(feature = "quic")]
 impl Target {
-    /// As it was given.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    /// What QUIC or WebTransport connects to: as it was given where it says so itself, else the same broker's.
+    pub(crate) fn url_over(&self, transport: Transport) -> String {
+        match transport {
+            transport if transport == self.transport() => self.url.clone(),
+            Transport::WebTransport => format!("wt://{}/wt", self.authority()),
+            Transport::Auto | Transport::WebSocket | Transport::Quic => {
+                format!("quic://{}", self.authority())
+            }
+        }
     }
 
     pub(crate) fn host(&self) -> &str {

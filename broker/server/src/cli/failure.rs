@@ -24,7 +24,7 @@ impl Failure {
         let (text, code) = match self {
             Self::Failed(error) if is_broken_pipe(error) => return ExitCode::SUCCESS,
             Self::Failed(error) if is_wrong_url(error) => (format!("{error:#}"), USAGE),
-            Self::Failed(error) => (format!("{error:#}"), FAILED),
+            Self::Failed(error) => (format!("{error:#}{}", options(error)), FAILED),
             Self::Usage(text) => (text.clone(), USAGE),
             Self::Configuration(error) => (chain(error), BAD_CONFIGURATION),
         };
@@ -44,6 +44,23 @@ fn is_wrong_url(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(waspmq_client::Error::Url { .. }))
 }
 
+/// The options for what the client library asks for in its own words.
+fn options(error: &anyhow::Error) -> &'static str {
+    use waspmq_client::{Code, Error};
+    match error.downcast_ref::<Error>() {
+        Some(Error::Connect { message, .. } | Error::Tls { message }) if message.contains("fingerprint") => {
+            " (--tls-ca, --tls-fingerprint)"
+        }
+        Some(Error::Refused(refusal))
+            if matches!(refusal.code(), Some(Code::Unauthorized | Code::Forbidden))
+                && refusal.message.contains("token") =>
+        {
+            " (--token, or WASPMQ_TOKEN)"
+        }
+        _ => "",
+    }
+}
+
 fn chain(error: &ConfigError) -> String {
     match error {
         ConfigError::Unreadable { source, .. } => format!("{error}: {source}"),
@@ -54,5 +71,30 @@ fn chain(error: &ConfigError) -> String {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waspmq_client::{Code, Error, Refusal};
+
+    #[test]
+    fn what_is_missing_is_named_as_an_option() {
+        let check = |error: Error, expected: &str| assert_eq!(options(&error.into()), expected);
+        let refused = |code: Code, message: &str| {
+            let (number, name) = (code.number(), code.name().to_owned());
+            Error::Refused(Refusal { number, name, message: message.to_owned(), retry_ms: 0 })
+        };
+        check(refused(Code::Unauthorized, "`connect` needs a token"), " (--token, or WASPMQ_TOKEN)");
+        check(refused(Code::Forbidden, "a user's name needs a token"), " (--token, or WASPMQ_TOKEN)");
+        check(refused(Code::Forbidden, "no rule allows this session to publish on topic/a"), "");
+        let connect =
+            |message: &str| Error::Connect { url: "quic://a:1".to_owned(), message: message.to_owned() };
+        check(
+            connect("of an unknown issuer: name a file, or its fingerprint"),
+            " (--tls-ca, --tls-fingerprint)",
+        );
+        check(connect("nobody answers over UDP"), "");
     }
 }

@@ -64,8 +64,8 @@ async fn attempt(
 
 /// Reads up to the answer to `connect`.
 async fn welcomed(settings: &Builder, route: &mut Route, opened: Opened) -> Result<Link, Error> {
-    let Opened { transport, sender, mut receiver } = opened;
-    let failed = |message: String| Error::Connect { url: settings.url.clone(), message };
+    let Opened { url, transport, sender, mut receiver } = opened;
+    let failed = |message: String| Error::Connect { url: url.clone(), message };
     let (mut complaint, mut said) = (None, None);
     loop {
         let frames = match receiver.next().await.explained(said.clone()) {

@@ -88,11 +88,13 @@ impl Dialer {
 
     /// One attempt.
     pub(super) async fn open(&self) -> Result<Opened, Error> {
-        let failed = |message: String| Error::Connect { url: self.target.url().to_owned(), message };
+        let url = self.target.url_over(self.transport);
+        let failed = |message: String| Error::Connect { url: url.clone(), message };
         let (endpoint, connection) = self.dial().await.map_err(failed)?;
         let session = Owned(self.session(connection).await.map_err(failed)?);
         let (send, receive) = session.open_bi().await.map_err(|error| failed(error.to_string()))?;
         Ok(Opened {
+            url: url.clone(),
             transport: self.transport,
             sender: Sender::Stream(Outgoing::new(send, &session, self.wants)),
             receiver: Receiver::Stream(Box::new(Incoming::new(endpoint, session, receive, self.wants))),

@@ -39,6 +39,8 @@ const NOT_PLAIN: &str = "a ws:// URL is without TLS, and a certificate authority
 /// A connection on which nothing was said yet.
 #[derive(Debug)]
 pub(super) struct Opened {
+    /// What was connected to.
+    pub(super) url: String,
     pub(super) transport: Transport,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
@@ -190,7 +192,7 @@ impl Route {
 
 async fn websocket(url: &str, profile: Profile, tls: Option<Arc<ClientConfig>>) -> Result<Opened, Error> {
     let (sender, receiver) = websocket::open(url, profile, tls).await?;
-    Ok(Opened { transport: Transport::WebSocket, sender, receiver })
+    Ok(Opened { url: url.to_owned(), transport: Transport::WebSocket, sender, receiver })
 }
 
 /// Who is connected first; nothing was said on the other. An error is why both are not.
