@@ -188,8 +188,8 @@ async fn ctrl_c_saves_what_there_is() {
         .unwrap();
     let (code, _, noted) = ended(&second);
     assert_eq!(code, 1);
-    assert!(noted.contains("a capture is running"), "{noted}");
-    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(noted.contains("a capture is running") && noted.contains("DELETE /v1/capture"), "{noted}");
+    let interrupted = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     let (code, out, noted) = ended(&child.wait_with_output().unwrap());
     assert_eq!((code, out), (0, format!("{}: 3 records, ended early\n", path.display())), "{noted}");

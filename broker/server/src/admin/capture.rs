@@ -200,7 +200,10 @@ impl From<CaptureError> for Problem {
     fn from(error: CaptureError) -> Self {
         let detail = error.to_string();
         match error {
-            CaptureError::Running => Self::new(StatusCode::CONFLICT, "already_running", detail),
+            CaptureError::Running => {
+                let detail = format!("{detail}; `DELETE /v1/capture` ends it and removes its records");
+                Self::new(StatusCode::CONFLICT, "already_running", detail)
+            }
             CaptureError::None => none(),
             CaptureError::Other { .. } => Self::new(StatusCode::CONFLICT, "other_capture", detail),
             CaptureError::Invalid { field, .. } => Self::unprocessable("invalid_document", detail).key(field),

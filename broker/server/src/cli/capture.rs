@@ -6,6 +6,7 @@
 use super::api::Api;
 use super::failure::Failure;
 use super::output;
+use super::serve::Signals;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
@@ -15,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 use tempfile::NamedTempFile;
-use tokio::signal::unix::{SignalKind, signal};
 use waspmq_policy::limits::{
     CAPTURE_BYTES_MAX, CAPTURE_LINE_BYTES_MAX, CAPTURE_MESSAGES_DEFAULT, CAPTURE_MESSAGES_MAX,
     CAPTURE_SECONDS_DEFAULT, CAPTURE_SECONDS_MAX,
@@ -28,8 +28,8 @@ const POLLS_PER_NOTE: u32 = 8;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Whether policies are bound to the addresses or not, what they are asked is taken down: messages as
-they are published, failed attempts, full queues, members of queues. Ctrl-C ends it early and
-saves what there is, a second one ends the command at once. The file is for `waspmq plugin
+they are published, failed attempts, full queues, members of queues. Ctrl-C or SIGTERM ends it
+early and saves what there is, a second one ends the command at once. The file is for `waspmq plugin
 replay`, and with payloads for `waspmq dict train`.
 
 Examples:
@@ -76,7 +76,7 @@ pub(super) fn run(api: &Api, arguments: &Arguments, as_json: bool) -> Result<(),
     Ok(output::line(format_args!("{}", output::printable(&summary(&status, out))))?)
 }
 
-/// Does the work on another thread, which the first Ctrl-C tells to come to its end, and the second one leaves behind.
+/// Does the work on another thread, which the first Ctrl-C or SIGTERM tells to come to its end, and the second one leaves behind.
 fn until_interrupted_twice(
     stop: SyncSender<()>,
     work: impl FnOnce() -> anyhow::Result<Value> + Send + 'static,
@@ -84,7 +84,7 @@ fn until_interrupted_twice(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         // Heard from here on, so that no capture is left behind.
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut signals = Signals::new()?;
         let mut work = tokio::task::spawn_blocking(work);
         let mut is_interrupted = false;
         loop {
@@ -92,9 +92,12 @@ fn until_interrupted_twice(
             tokio::select! {
                 biased;
                 ended = &mut work => return ended?,
-                _ = interrupt.recv() => {
+                () = signals.next() => {
                     if is_interrupted {
-                        bail!("interrupted twice: nothing is saved, and the broker keeps the capture");
+                        bail!(
+                            "interrupted twice: nothing is saved, and the broker keeps the capture until \
+                             `DELETE /v1/capture`, or an hour behind its end"
+                        );
                     }
                     is_interrupted = true;
                     // Full: it was told already.
