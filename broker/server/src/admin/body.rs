@@ -1,12 +1,12 @@
 //! Reading what a request carries: documents, components, names in paths, pages of lists. All of it bounded, and
 //! every fault named by its key and line.
 
-use super::guard::{content_type, unsupported};
+use super::guard::{content_type, has_body, unsupported};
 use super::limits;
 use super::problem::{Place, Problem};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -35,6 +35,14 @@ fn faulty(error: &serde_json::Error, key: Option<String>) -> Problem {
     } else {
         Problem::bad_request("invalid_json", error.to_string()).at(Place { key: None, ..place })
     }
+}
+
+/// For an endpoint that takes no body: what is in one would be passed over.
+pub(crate) fn none(headers: &HeaderMap) -> Result<(), Problem> {
+    if has_body(headers) {
+        return Err(Problem::bad_request("bad_request", "this endpoint takes no body"));
+    }
+    Ok(())
 }
 
 /// Reads a body of at most `bytes_max` of one of the content types.

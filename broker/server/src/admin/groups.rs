@@ -5,7 +5,7 @@ use super::body::{self, Page};
 use super::problem::{self, Problem};
 use super::{Handlers, Shared};
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -84,7 +84,9 @@ pub(crate) async fn create(
     State(shared): Handlers,
     who: Who,
     Path(group): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    body::none(&headers)?;
     let name = body::name("group", &group)?;
     let asked = name.clone();
     let existing = shared
@@ -155,7 +157,9 @@ pub(crate) async fn add(
     State(shared): Handlers,
     who: Who,
     Path((group, user)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    body::none(&headers)?;
     let (group_name, user_name) = (body::name("group", &group)?, body::name("user", &user)?);
     let control = &shared.state.control;
     let Some(added) = control.add_member(&group_name, &user_name)? else {

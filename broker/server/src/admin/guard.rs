@@ -8,6 +8,7 @@ use super::places::{Held, Seat};
 use super::problem::{self, Problem};
 use super::{AdminState, Shared, limits};
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -70,6 +71,13 @@ fn check(state: &AdminState, request: &Request) -> Result<(), Problem> {
         let detail = "the Host header names neither this machine's loopback nor one of admin.allowed_hosts";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden_host", detail));
     }
+    // A target that names a host itself goes before the header (RFC 9112, 3.2.2), so both have to be this broker's.
+    let target = request.uri().authority().map(Authority::as_str);
+    if target.is_some_and(|target| !host_allowed(Some(target), &state.allowed_hosts)) {
+        let detail =
+            "the request's target names neither this machine's loopback nor one of admin.allowed_hosts";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden_host", detail));
+    }
     if !origin_allowed(one(headers, &header::ORIGIN)?, host, &state.allowed_origins) {
         let detail = "the Origin header names neither this host nor one of admin.allowed_origins";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden_origin", detail));
@@ -97,17 +105,25 @@ fn one<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Result<Option<&
 
 /// What an HTML form or a script sends without a preflight is refused whatever the endpoint.
 fn check_content_type(request: &Request) -> Result<(), Problem> {
-    let has_body = request.headers().get(header::TRANSFER_ENCODING).is_some()
-        || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    if !has_body || matches!(*request.method(), Method::GET | Method::HEAD) {
+    let headers = request.headers();
+    one(headers, &header::CONTENT_TYPE)?;
+    if !has_body(headers) || matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(());
     }
-    let given = content_type(request.headers());
+    let given = content_type(headers);
     let simple = ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
     if simple.contains(&given.as_str()) {
-        return Err(unsupported(&given, "application/json"));
+        return Err(unsupported(
+            &given,
+            "what is of its own type, such as application/json or application/wasm",
+        ));
     }
     Ok(())
+}
+
+pub(crate) fn has_body(headers: &HeaderMap) -> bool {
+    headers.get(header::TRANSFER_ENCODING).is_some()
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
 }
 
 /// The media type in lower case without its parameters, empty when there is none.

@@ -200,6 +200,9 @@ async fn forged_hosts_and_origins_are_refused_before_anything_else() {
     twice.headers_mut().append(header::HOST, "127.0.0.1:9471".parse().unwrap());
     api.send(twice).await.problem(400, "bad_request");
     assert_eq!(api.send(with(header::HOST, "broker.example:9471")).await.status, 200);
+    let target = |uri: &str| empty(operator("GET", uri));
+    api.send(target("http://evil.example/healthz")).await.problem(403, "forbidden_host");
+    assert_eq!(api.send(target("http://broker.example:9471/healthz")).await.status, 200);
     for origin in ["https://evil.example", "null", "http://127.0.0.1:9470", "http://localhost:9471"] {
         api.send(with(header::ORIGIN, origin)).await.problem(403, "forbidden_origin");
     }
@@ -229,6 +232,18 @@ async fn bodies_that_a_page_can_send_without_asking_are_refused() {
             api.send(put(kind, path)).await.problem(415, "unsupported_media_type");
         }
     }
+    let told = api
+        .send(put(Some("text/plain"), "/v1/plugins/p/revisions"))
+        .await
+        .problem(415, "unsupported_media_type");
+    assert!(told["detail"].as_str().unwrap().contains("application/wasm"), "{told}");
+    let mut twice = put(Some("application/json"), "/v1/publish");
+    twice.headers_mut().append(header::CONTENT_TYPE, "text/plain".parse().unwrap());
+    api.send(twice).await.problem(400, "bad_request");
+    for path in ["/v1/groups/eng", "/v1/groups/eng/members/bob"] {
+        api.call_with("PUT", path, "{}").await.problem(400, "bad_request");
+    }
+    assert_eq!(api.call("GET", "/v1/groups").await.json()["total"], 0);
     api.send(put(Some("application/wasm"), "/v1/publish")).await.problem(415, "unsupported_media_type");
     api.send(put(Some("application/json"), "/v1/plugins/p/revisions"))
         .await
