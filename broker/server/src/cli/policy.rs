@@ -444,10 +444,11 @@ fn describe(state: &Value) -> String {
         ("because of", "/last_rollback/reason"),
         ("in figures", "/last_rollback/detail"),
         ("counters", "/counters"),
+        ("kept", "/kept"),
         ("compressed", "/compressed"),
     ];
     let row = |(name, pointer): (&str, &str)| {
-        let value = state.pointer(pointer).filter(|value| !value.is_null() && **value != json!({}))?;
+        let value = state.pointer(pointer).filter(|value| !says_nothing(value))?;
         Some(format!("{name:16} {}", output::printable(&output::cell(value))))
     };
     let tables = [("rules", "/document/rules"), ("its rules", "/candidate/document/rules")];
@@ -456,6 +457,15 @@ fn describe(state: &Value) -> String {
         .chain(tables.into_iter().flat_map(|(name, pointer)| rules_of(state, name, pointer)))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Object(fields) => fields.values().all(|value| *value == json!(0)),
+        _ => false,
+    }
 }
 
 /// Rules by their numbers, one a line.
@@ -577,6 +587,11 @@ mod tests {
     fn a_description_leaves_out_what_is_not_there() {
         let text = describe(&json!({"name": "a\u{7}", "previous": null, "counters": {}, "calls": 3}));
         assert_eq!(text, "name             a\\u{7}\ncalls            3");
+        let text =
+            describe(&json!({"last_rollback": {"reason": "operator", "detail": ""}, "kept": {"values": 0}}));
+        assert_eq!(text, "because of       operator");
+        let text = describe(&json!({"kept": {"values": 7, "refused": 0}}));
+        assert_eq!(text, "kept             {\"refused\":0,\"values\":7}");
         let rules = json!([{"then": "continue"}, {"when": {"key": "a\n"}, "then": {"to": "all"}}]);
         let text = describe(&json!({"version": "rules@01234567", "document": { "rules": rules }}));
         let expected = "version          rules@01234567\nrules[0]         {\"then\":\"continue\"}\n\
