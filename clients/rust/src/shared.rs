@@ -281,7 +281,7 @@ impl Shared {
         let named: Vec<_> = self.state().interests.iter().filter(is_named).cloned().collect();
         let is_one_named = !named.is_empty();
         for interest in named {
-            let interest = self.from_where_it_was(interest);
+            let interest = self.where_it_was(interest);
             self.state().restore.handle_doubt(interest, Instant::now());
         }
         self.inbox.work.notify_one();
@@ -367,12 +367,11 @@ impl Shared {
             state.interests.iter().map(owed).collect()
         };
         // What came meanwhile, by other subscriptions, is not how far one has read that is still owed.
-        let again =
-            |(interest, owed): (_, Option<_>)| owed.unwrap_or_else(|| self.from_where_it_was(interest));
+        let again = |(interest, owed): (_, Option<_>)| owed.unwrap_or_else(|| self.where_it_was(interest));
         interests.into_iter().map(again).collect()
     }
 
-    fn from_where_it_was(&self, interest: Interest) -> Interest {
+    fn where_it_was(&self, interest: Interest) -> Interest {
         match interest {
             Interest::Subscription { to, queue: None, from } => {
                 let from = self.inbox.again(&to, from);
