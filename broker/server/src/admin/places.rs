@@ -111,7 +111,7 @@ impl Drop for Place {
 impl Seat {
     /// A request has come, or is over.
     pub(super) fn handle_request(&self) {
-        self.set(|turn| Some(turn));
+        self.set(Some);
     }
 
     fn set(&self, waits_since: impl FnOnce(u64) -> Option<u64>) {

@@ -4,7 +4,7 @@
 //! limit of connections. Whoever serves also waits: connections are tasks of one set that ends with it.
 
 use super::guard::Peer;
-use super::places::{Place, Places};
+use super::places::{Place, Places, Seat};
 use super::{AdminState, limits, router};
 use axum::Router;
 use axum::body::Body;
@@ -75,13 +75,29 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
+/// Serves a connection to its end, or until another one needs its place.
 async fn serve_connection(
     stream: TcpStream,
     (peer, place): (Peer, Place),
     router: Router,
+    is_closing: watch::Receiver<bool>,
+) {
+    // Biased: a connection that is to give way takes no further request, which would be cut.
+    tokio::select! {
+        biased;
+        () = place.give_way.notified() => {
+            tracing::debug!(peer = %peer.0, "an admin connection that waited was closed for another one");
+        }
+        () = answer(stream, (peer, place.seat.clone()), router, is_closing) => {}
+    }
+}
+
+async fn answer(
+    stream: TcpStream,
+    (peer, seat): (Peer, Seat),
+    router: Router,
     mut is_closing: watch::Receiver<bool>,
 ) {
-    let seat = place.seat.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         seat.handle_request();
         let mut request = request.map(Body::new);
@@ -100,9 +116,6 @@ async fn serve_connection(
     // Polling the connection is cancel-safe: it is polled again below.
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
-        () = place.give_way.notified() => {
-            return tracing::debug!(peer = %peer.0, "an admin connection that waited was closed for another one");
-        }
         _ = is_closing.wait_for(|closing| *closing) => None,
         () = tokio::time::sleep(limits::CONNECTION_AGE_MAX) => None,
     };
