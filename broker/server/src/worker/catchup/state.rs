@@ -467,6 +467,7 @@ fn taken(cursors: &Cursors, to: &Address, acks_behind: Option<Position>) -> Opti
 const fn later(begin: Begin, taken: Option<Position>) -> Begin {
     match (begin, taken) {
         (Begin::Cursor, _) | (_, None) => begin,
+        (Begin::After(position), Some(taken)) if place(taken) < place(position) => begin,
         (_, Some(taken)) => Begin::After(taken),
     }
 }
@@ -604,6 +605,7 @@ mod tests {
         send(&mut cursors, 4);
         cursors.ack_upto(&of[0], at(4)).unwrap();
         assert_eq!(begins(&catching, &cursors), [Begin::After(at(4))]);
+        assert_eq!(later(Begin::After(at(5)), Some(at(4))), Begin::After(at(5)));
     }
 
     #[test]
