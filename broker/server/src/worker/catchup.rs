@@ -111,7 +111,7 @@ pub(crate) struct Listing {
 }
 
 impl Start {
-    /// A place to begin at that can be kept. `None` for that of a resumed session, which its record has anyway.
+    /// A place to begin at that can be kept. `None` for that of a resumed session, which differs by address.
     const fn to_begin(&self) -> Option<Begin> {
         Some(match self {
             Self::Cursor { .. } | Self::CursorOrSeen { .. } => Begin::Cursor,

@@ -500,4 +500,4 @@ const fn is_over(connection: &Connection) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -377,20 +377,26 @@ impl Catching {
                 replays.push(Replay { of: to.into(), begin: later(*begin, taken), until: Some(*until) });
             }
         }
-        let mut add = |of: Pattern, begin| replays.push(Replay { of, begin, until: None });
+        let again = |of: Pattern, begin| Replay { of, begin, until: None };
         for (to, reading) in &self.addresses {
             // Where nothing else went, the client's latest position says how far it got behind a position.
             let is_clear = self.passed_shards & bit(reading.shard) == 0;
             if !(is_clear && matches!(reading.begin, Begin::After(_))) {
-                add(to.into(), later(reading.begin, taken(cursors, to, reading.acks_behind)));
+                let taken = taken(cursors, to, reading.acks_behind);
+                replays.push(again(to.into(), later(reading.begin, taken)));
             }
             if let Some(begin) = reading.again.as_ref().and_then(Start::to_begin) {
-                add(to.into(), begin);
+                replays.push(again(to.into(), begin));
             }
         }
         for listed in &self.listings {
             if let Some(begin) = listed.start.to_begin() {
-                add(listed.pattern.clone(), begin);
+                replays.push(again(listed.pattern.clone(), begin));
+            } else if let Start::Seen(seen) = &listed.start {
+                // What the session read before its resume and has not come to again.
+                let is_left = |to: &Address| listed.pattern.matches(to) && !self.resumed.contains(to);
+                let left = |of: &Pattern| of.to_address().is_none_or(|to| is_left(&to));
+                replays.extend(seen.replays().iter().filter(|replay| left(&replay.of)).cloned());
             }
         }
         replays
@@ -479,6 +485,8 @@ const fn bit(shard: u16) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::resume::Seen;
+    use crate::worker::resume::tests::record;
     use waspmq_core::message::{Envelope, Slice};
     use waspmq_core::{Level, MessageId, Stream};
 
@@ -606,6 +614,18 @@ mod tests {
         cursors.ack_upto(&of[0], at(4)).unwrap();
         assert_eq!(begins(&catching, &cursors), [Begin::After(at(4))]);
         assert_eq!(later(Begin::After(at(5)), Some(at(4))), Begin::After(at(5)));
+    }
+
+    #[test]
+    fn a_session_that_is_lost_while_its_resume_lists_has_still_to_read_what_it_had() {
+        let of = |of| Replay { of: Pattern::parse(of).unwrap(), begin: Begin::Earliest, until: None };
+        let before = vec![of("topic/a"), of("topic/b"), of("topic/c.d"), of("topic/c.>")];
+        let seen = Arc::new(Seen::new(&record(before), &[]));
+        let mut catching = Catching::new(1_000);
+        let (pattern, start) = (Pattern::parse("topic/*").unwrap(), Start::Seen(seen));
+        catching.listings.push(Listed { pattern, start, held: VecDeque::new(), number: 1, asked_us: None });
+        assert!(catching.note_resumed(&Address::parse("topic/b").unwrap()));
+        assert_eq!(catching.replays(&Cursors::default()), [of("topic/a"), of("topic/c.>")]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(in crate::worker) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn new(record: &Record, positions: &[Position]) -> Self {
+    pub(in crate::worker) fn new(record: &Record, positions: &[Position]) -> Self {
         let mut latest: HashMap<u16, Position> = HashMap::new();
         for &position in positions {
             let known = latest.entry(position.stream.shard).or_insert(position);
@@ -42,6 +42,11 @@ impl Seen {
             replays: record.replays.clone(),
             cursors_of: (!record.has_cursors).then(|| (record.user.clone(), record.device.clone())),
         }
+    }
+
+    /// What the session was reading.
+    pub(in crate::worker) fn replays(&self) -> &[Replay] {
+        &self.replays
     }
 
     /// The later of a position and what the client has seen of its shard.

@@ -8,7 +8,7 @@ fn at(epoch: u32, offset: u64) -> Position {
     Position { stream: Stream { shard: 5, epoch }, offset }
 }
 
-pub(super) fn record(replays: Vec<Replay>) -> Record {
+pub(in crate::worker) fn record(replays: Vec<Replay>) -> Record {
     let subscribed = |pattern: &str, queue: Option<&str>, since| Subscribed {
         subscription: Subscription {
             pattern: Pattern::parse(pattern).unwrap(),
