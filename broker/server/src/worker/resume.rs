@@ -55,23 +55,25 @@ pub(super) struct Claim {
 /// What is to be known of a session whose connection is given up.
 struct Progress {
     replays: Vec<Replay>,
-    cursors: Cursors,
+    cursors: Option<Box<Cursors>>,
     has_missed: bool,
 }
 
 impl Progress {
-    fn of(connection: &Connection, cursors: Cursors) -> Self {
+    fn of(connection: &Connection) -> Self {
         let (replays, is_complete) = replays(connection);
         let has_missed = connection.out.has_reports()
             || connection.catching.has_gap
             || connection.catching.holds_unstored()
             || !is_complete;
+        let cursors = &connection.cursors;
+        let cursors = (!cursors.is_settled()).then(|| Box::new(cursors.clone()));
         Self { replays, cursors, has_missed }
     }
 
     fn write(self, record: &mut Record) {
         record.replays = self.replays;
-        record.cursors = (!self.cursors.is_settled()).then(|| Box::new(self.cursors));
+        record.cursors = self.cursors;
         record.has_cursors = true;
         record.has_missed |= self.has_missed;
     }
@@ -438,8 +440,7 @@ impl Worker {
         if is_over(connection) {
             return resumes.remove(&hash, journal);
         }
-        let cursors = std::mem::take(&mut connection.cursors);
-        let progress = Progress::of(connection, cursors);
+        let progress = Progress::of(connection);
         let now_unix_ms = self.shared.clock.now().unix_ms;
         resumes.leave(&hash, (now_unix_ms, journal), |record| progress.write(record));
     }

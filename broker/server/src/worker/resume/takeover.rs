@@ -116,7 +116,7 @@ impl Worker {
     fn write_down(&mut self, session: SessionId, hash: &TokenHash) {
         self.with_session(session, |worker, connection| {
             if connection.resume_hash.as_ref() == Some(hash) {
-                let progress = Progress::of(connection, connection.cursors.clone());
+                let progress = Progress::of(connection);
                 worker.note(connection, |record| progress.write(record));
             }
         });
