@@ -421,6 +421,31 @@ async fn each_device_gets_what_it_has_not_acknowledged() {
 }
 
 #[tokio::test]
+async fn what_was_acknowledged_of_a_catch_up_does_not_come_again() {
+    let broker = Broker::start_with_config("[[address]]\nmatch = \"topic/>\"\nkeep = \"always\"\n");
+    let mut sender = broker.connect("sender").await;
+    publish(&mut sender, "topic/a", &[1, 2, 3, 4, 5, 6], "stored").await;
+    let mut alice = Session::begin(&broker, "alice").await;
+    alice.ok(json!({"type": "subscribe", "ref": 1, "to": "topic/a", "from": "earliest"})).await;
+    for (round, (next, rest)) in [([1, 2], [3, 4, 5, 6].as_slice()), ([3, 4], &[5, 6])].into_iter().enumerate() {
+        let seen = alice.expect(&next).await;
+        alice.expect(rest).await;
+        alice.ack("topic/a", &seen).await;
+        let token = alice.token().to_owned();
+        // Once cut, once taken over.
+        if round == 0 {
+            alice.lose(&broker).await;
+            alice = Session::resume(&broker, "alice", &token, &[&seen]).await;
+        } else {
+            let _old = std::mem::replace(&mut alice, Session::resume(&broker, "alice", &token, &[&seen]).await);
+        }
+        alice.says(true, true);
+    }
+    alice.expect(&[5, 6]).await;
+    alice.peer.expect_quiet().await;
+}
+
+#[tokio::test]
 async fn acks_go_on_in_a_resumed_session() {
     let broker = Broker::start();
     let mut sender = broker.connect("sender").await;
