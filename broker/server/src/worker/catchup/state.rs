@@ -470,7 +470,7 @@ fn taken(cursors: &Cursors, to: &Address, acks_behind: Option<Position>) -> Opti
 }
 
 /// Where reading begins again. Behind a cursor it does so anyway.
-const fn later(begin: Begin, taken: Option<Position>) -> Begin {
+fn later(begin: Begin, taken: Option<Position>) -> Begin {
     match (begin, taken) {
         (Begin::Cursor, _) | (_, None) => begin,
         (Begin::After(position), Some(taken)) if place(taken) < place(position) => begin,
