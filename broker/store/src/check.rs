@@ -7,7 +7,7 @@ use crate::file;
 use crate::key::{self, Place};
 use crate::log::{self, Damage};
 use crate::record::{self, AddressRecord};
-use crate::records::{FjallStore, describe_run, parse_address, parse_delayed, parse_run};
+use crate::records::{FjallStore, count_behind, describe_run, parse_address, parse_delayed, parse_run};
 use crate::shelf::Space;
 use crate::store::StoreError;
 use std::collections::BTreeMap;
@@ -242,7 +242,7 @@ struct Found {
     addresses: BTreeMap<String, AddressRecord>,
     /// The last group of the log that was applied.
     applied: u64,
-    /// Messages, bytes and last place of each address as they are stored.
+    /// Messages that are not removed, bytes and last place of each address as they are stored.
     stored: BTreeMap<String, (u64, u64, Place)>,
 }
 
@@ -346,7 +346,12 @@ impl<'a> Walk<'a> {
         if space == Space::Messages {
             let (last, run) = parse_run(key, value)?;
             let (address, _) = key::parse_run(key).unwrap_or_default();
-            let count = run.entries.len() as u64;
+            let removed = self.found.addresses.get(address).map_or((0, 0), |record| record.removed);
+            if last <= removed {
+                return Ok(());
+            }
+            // Those that are removed stay in their run until all of it goes.
+            let count = count_behind(last, run.entries.len() as u64, removed);
             self.report.messages += count;
             let stored = self.found.stored.entry(address.to_owned()).or_default();
             *stored = (stored.0 + count, stored.1 + (key.len() + value.len()) as u64, stored.2.max(last));
@@ -394,12 +399,15 @@ fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<P
 fn recount(options: &StoreOptions, found: &Found) -> Result<(), OpenError> {
     let path = &options.path;
     let tables = open_database(options)?;
-    for (address, (count, bytes, last)) in &found.stored {
+    for address in found.addresses.keys().chain(found.stored.keys()) {
         let saved = found.addresses.get(address).copied();
         let mut record = saved.unwrap_or_else(|| AddressRecord::new(Retention::default()));
+        (record.count, record.bytes, record.counted) =
+            found.stored.get(address).copied().unwrap_or((0, 0, record.counted));
         let key = key::address(address);
-        (record.count, record.bytes, record.counted) = (*count, *bytes, *last);
-        tables.state.insert(key.clone(), record.encode(&key)).map_err(damaged(path))?;
+        if saved != Some(record) {
+            tables.state.insert(key.clone(), record.encode(&key)).map_err(damaged(path))?;
+        }
     }
     tables.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(path))
 }

@@ -16,7 +16,7 @@ use crate::store::{
     DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueRecord, ResumeRecord,
     Search, Store, StoreError, Usage, Write,
 };
-pub(crate) use read::{describe_run, parse_address, parse_delayed, parse_run};
+pub(crate) use read::{count_behind, describe_run, parse_address, parse_delayed, parse_run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tally::Tallies;

@@ -209,7 +209,7 @@ pub(super) fn last(view: &impl View, address: &Address) -> Result<Option<Positio
 }
 
 /// Messages of a run behind `place`.
-pub(super) fn count_behind(last: Place, count: u64, place: Place) -> u64 {
+pub(crate) fn count_behind(last: Place, count: u64, place: Place) -> u64 {
     if last.0 == place.0 { count.min(last.1.saturating_sub(place.1)) } else { count }
 }
 

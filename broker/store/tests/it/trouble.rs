@@ -418,6 +418,7 @@ fn tables_that_are_gone_are_damage_and_not_made_anew() {
         assert!(waspmq_store::check(&path).unwrap().is_whole());
         let store = open(&path);
         assert_eq!(store.cursor(&name("a"), None, &address("user/a")).unwrap(), Some(at(1, 3)));
+        assert_eq!(store.usage().messages, offsets(&store, &query("user/a")).len() as u64);
         drop(store);
         fs::remove_dir_all(&path).unwrap();
     }
@@ -514,6 +515,27 @@ fn a_check_finds_damage_and_a_repair_keeps_the_rest() {
     let store = open(&path);
     assert_eq!(offsets(&store, &query("user/a")), [0, 1, 2, 3, 5, 6, 7]);
     assert_eq!(store.usage().messages, 7);
+}
+
+#[test]
+fn a_repair_counts_what_is_there_and_not_what_retention_hides() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let retention = waspmq_core::settings::Retention { count: 10, ..LONG };
+    let put = |store: &FjallStore, offset, count| {
+        let write = messages(batch("topic/t", at(1, offset), count, 0), retention);
+        store.commit(&[write], Durability::Buffered).unwrap();
+    };
+    let store = open(&path);
+    put(&store, 0, 8);
+    put(&store, 8, 8);
+    assert_eq!(offsets(&store, &query("topic/t")), (6..16).collect::<Vec<_>>());
+    drop(store);
+    assert_eq!(waspmq_store::repair(&path).unwrap().messages, 10);
+    let store = open(&path);
+    assert_eq!(store.usage().messages, 10);
+    put(&store, 16, 1);
+    assert_eq!(offsets(&store, &query("topic/t")), (7..17).collect::<Vec<_>>());
 }
 
 #[test]
