@@ -103,6 +103,10 @@ pub fn repair(path: &Path) -> Result<Report, OpenError> {
     let has_all = has_all(path, &mut report)?;
     repair_journals(path, &mut report)?;
     let options = StoreOptions::new(path);
+    if !has_all {
+        // What the journals hold for a keyspace goes into one that is there: made here, filled when it is opened again.
+        open_database(&options).map(drop).map_err(OpenError::beyond_repair)?;
+    }
     let tables = open_database(&options).map_err(OpenError::beyond_repair)?;
     let (walked, unreadable) = walk(&tables, &mut report)?;
     for (space, key) in &walked.damaged {

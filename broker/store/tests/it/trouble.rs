@@ -418,7 +418,8 @@ fn tables_that_are_gone_are_damage_and_not_made_anew() {
         assert!(waspmq_store::check(&path).unwrap().is_whole());
         let store = open(&path);
         assert_eq!(store.cursor(&name("a"), None, &address("user/a")).unwrap(), Some(at(1, 3)));
-        assert_eq!(store.usage().messages, offsets(&store, &query("user/a")).len() as u64);
+        assert_eq!(offsets(&store, &query("user/a")), [0, 1, 2, 3, 4], "they are in the journal");
+        assert_eq!(store.usage().messages, 5);
         drop(store);
         fs::remove_dir_all(&path).unwrap();
     }
