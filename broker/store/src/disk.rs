@@ -148,7 +148,9 @@ impl Disk {
         }
         let reserve = self.options.reserve_bytes;
         Err(StoreError::Full {
-            reason: format!("{free} bytes are free on the disk, of which {reserve} are reserved"),
+            reason: format!(
+                "{free} bytes are free on the disk; {reserve} are reserved, and {bytes} go to what is not written there yet"
+            ),
         })
     }
 

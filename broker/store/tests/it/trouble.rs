@@ -204,6 +204,8 @@ fn the_reserve_is_kept_and_small_writes_pass() {
     let error =
         store.commit(&[messages(batch("user/a", at(1, 0), 1, 0), LONG)], Durability::Synced).unwrap_err();
     assert!(matches!(&error, StoreError::Full { .. }) && error.is_retryable(), "{error}");
+    let parts = ["are free", "are reserved", "not written there yet"];
+    assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     store.commit(&[Write::LastSeen { user: name("a"), unix_ms: 1 }], Durability::Synced).unwrap();
     assert_eq!(store.last_seen(&name("a")).unwrap(), Some(1));
     assert_eq!(store.last(&address("user/a")).unwrap(), None);
