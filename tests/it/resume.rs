@@ -427,7 +427,9 @@ async fn what_was_acknowledged_of_a_catch_up_does_not_come_again() {
     publish(&mut sender, "topic/a", &[1, 2, 3, 4, 5, 6], "stored").await;
     let mut alice = Session::begin(&broker, "alice").await;
     alice.ok(json!({"type": "subscribe", "ref": 1, "to": "topic/a", "from": "earliest"})).await;
-    for (round, (next, rest)) in [([1, 2], [3, 4, 5, 6].as_slice()), ([3, 4], &[5, 6])].into_iter().enumerate() {
+    for (round, (next, rest)) in
+        [([1, 2], [3, 4, 5, 6].as_slice()), ([3, 4], &[5, 6])].into_iter().enumerate()
+    {
         let seen = alice.expect(&next).await;
         alice.expect(rest).await;
         alice.ack("topic/a", &seen).await;
@@ -437,7 +439,8 @@ async fn what_was_acknowledged_of_a_catch_up_does_not_come_again() {
             alice.lose(&broker).await;
             alice = Session::resume(&broker, "alice", &token, &[&seen]).await;
         } else {
-            let _old = std::mem::replace(&mut alice, Session::resume(&broker, "alice", &token, &[&seen]).await);
+            let _old =
+                std::mem::replace(&mut alice, Session::resume(&broker, "alice", &token, &[&seen]).await);
         }
         alice.says(true, true);
     }

@@ -271,7 +271,10 @@ impl Tracker {
             let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
             let open = live.open;
             let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
-            live.handle_stop(stopping, &mut Surroundings { publishers, waiting, seed, turn: &mut *turn });
+            live.handle_stop(
+                stopping,
+                &mut Surroundings { slot, publishers, waiting, seed, turn: &mut *turn },
+            );
             self.deliveries -= open - live.open;
             self.finish(slot);
         }
