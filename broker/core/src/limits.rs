@@ -189,8 +189,8 @@ pub const OUTBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const WINDOW_MESSAGES_MAX: usize = 4_096;
 pub const WINDOW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Addresses a window remembers without anything in flight. More: they are forgotten, and a repeated ack for one is
-/// `not_in_flight`.
+/// Addresses a window remembers without anything in flight, or as many as have something in flight. More: they are
+/// forgotten, and a repeated ack for one is `not_in_flight`.
 pub const WINDOW_IDLE_LANES_MAX: usize = 1_024;
 
 /// Stretches of refused or passed over messages per address that hold a session's cursor back. More: the last ones

@@ -7,7 +7,6 @@
 //! A run is late when others with higher keys were sent before it. A cumulative ack may have been on its way when
 //! a late run was sent, so it covers one only if it names a message that was sent with or behind it.
 
-use super::held::Held;
 use crate::message::Batch;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -66,8 +65,6 @@ pub(super) struct Lane {
     turns: u64,
     /// Whether any run may be late.
     has_late: bool,
-    /// Messages that were refused or passed over and are not in flight again: the cursor stays before them.
-    held: Held,
 }
 
 impl Lane {
@@ -87,9 +84,6 @@ impl Lane {
         }
         self.first_sent = Some(self.first_sent.map_or(start, |first| first.min(start)));
         self.last_sent = self.last_sent.max(last);
-        if !self.held.is_empty() {
-            self.release(start, end);
-        }
     }
 
     /// Adds a run some of which was sent before. It is as old as what it replaces, if that is all of it.
@@ -158,27 +152,13 @@ impl Lane {
         self.runs.into_iter()
     }
 
-    /// Keeps the cursor before messages until they are in flight again or [`Self::release`]d.
-    pub(super) fn hold(&mut self, from: Key, behind: Key) {
-        self.held.hold(from, behind);
-        self.first_sent = Some(self.first_sent.unwrap_or(from));
-    }
-
-    pub(super) fn release(&mut self, from: Key, behind: Key) {
-        self.held.release(from, behind);
-    }
-
-    /// Takes everything in flight from `from` on that lies before `behind` out, and keeps the cursor before it.
+    /// Takes everything in flight from `from` on that lies before `behind` out.
     pub(super) fn lose(&mut self, from: Key, behind: Key, out: &mut Vec<Run>) {
-        let known = out.len();
         while let Some(index) = self.overlap(from, behind)
             && let Some(run) = self.take_within(index, from, behind)
         {
             self.messages -= usize::from(run.len());
             out.push(run);
-        }
-        for run in out.get(known..).unwrap_or_default() {
-            self.held.hold(run.key, run.end());
         }
     }
 
@@ -188,19 +168,7 @@ impl Lane {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.runs.is_empty() && self.held.is_empty()
-    }
-
-    /// Up to where nothing is in flight or held, of what was sent.
-    pub(super) fn cursor(&self) -> Option<Key> {
-        let in_flight = self.runs.front().map(|run| run.key);
-        let first = in_flight.into_iter().chain(self.held.first()).min();
-        let first_sent = self.first_sent.filter(|first_sent| *first_sent <= self.last_sent)?;
-        match first {
-            None => Some(self.last_sent),
-            Some(first) if first <= first_sent => None,
-            Some((epoch, offset)) => Some((epoch, offset.checked_sub(1)?).min(self.last_sent)),
-        }
+        self.runs.is_empty()
     }
 
     /// The first run that shares a message with `start..end`.

@@ -3,11 +3,12 @@
 //! A message is in flight at most once plain and once per queue it was chosen for; sending it again replaces the
 //! earlier entry. One that a policy gave several addresses is in flight once for each: an ack by id is for all of them. A cumulative ack from the front costs the same for a batch as for a message. Acks by id need an
 //! index, which is made with the first such ack, so that sessions that ack cumulatively never pay for it.
-//! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]) and what an ack means to a publisher.
+//! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]), what an ack means to a publisher, and how far
+//! a device has got ([`super::Cursors`]).
 
 use super::lane::{Key, Lane, Run};
 use crate::address::{Address, Name};
-use crate::id::{MessageId, Position, Stream};
+use crate::id::{MessageId, Position};
 use crate::limits;
 use crate::message::Batch;
 use crate::queue::QueueId;
@@ -96,6 +97,8 @@ pub struct Window {
     lanes: Map<Address, Lane>,
     /// By the queue's name and by who numbered the messages: one lane for each pattern with a queue of this name.
     queues: Map<(Name, u32), OfName>,
+    /// How many of each there are when it is looked for idle ones.
+    tidy_at: (usize, usize),
     ids: Option<Ids>,
     messages: usize,
     bytes: usize,
@@ -156,8 +159,10 @@ impl Window {
         };
         let sent = (origin(first.id), first.id.count(), run.len());
         let lane = match sending.queue {
-            None => lane(&mut self.lanes, &batch.to),
-            Some(queue) => queue_lane(&mut self.queues, queue, (sent.0, key, &batch.to)),
+            None => lane((&mut self.lanes, &mut self.tidy_at.0), &batch.to),
+            Some(queue) => {
+                queue_lane((&mut self.queues, &mut self.tidy_at.1), queue, (sent.0, key, &batch.to))
+            }
         };
         lane.shard = position.stream.shard;
         let before = (lane.messages, lane.bytes);
@@ -166,17 +171,6 @@ impl Window {
         self.bytes = self.bytes + lane.bytes - before.1;
         if sending.queue.is_none() && self.ids.is_some() {
             self.index(sent, &batch.to, key);
-        }
-    }
-
-    /// Notes that messages were not sent for lack of room: the session's cursor stays before them until they are
-    /// sent and acknowledged after all, or released.
-    pub fn passed_over(&mut self, batch: &Batch, range: &Range<u16>) {
-        if !range.is_empty() {
-            let (from, behind) = keys(batch, range);
-            let lane = lane(&mut self.lanes, &batch.to);
-            lane.shard = batch.first.stream.shard;
-            lane.hold(from, behind);
         }
     }
 
@@ -217,18 +211,18 @@ impl Window {
     /// Acknowledges single messages, plain ones or those of all queues with this name. Gives how many were not in
     /// flight.
     pub fn ack_ids(&mut self, ids: &[MessageId], queue: Option<&Name>, out: &mut Vec<Acked>) -> usize {
-        let is_missing = |id: &&MessageId| !self.take(**id, queue, false, out);
+        let is_missing = |id: &&MessageId| !self.take(**id, queue, out);
         ids.iter().filter(is_missing).count()
     }
 
-    /// Takes a message back that the session refused, plain or of all queues with this name. Its cursor stays before it
-    /// until it is sent again and acknowledged, or released. False when it was not in flight.
+    /// Takes a message back that the session refused, plain or of all queues with this name. False when it was not in
+    /// flight.
     pub fn nack(&mut self, id: MessageId, queue: Option<&Name>, out: &mut Vec<Acked>) -> bool {
-        self.take(id, queue, true, out)
+        self.take(id, queue, out)
     }
 
     /// Takes messages of `to` outside queues back that were dropped before they reached the session: `first` and
-    /// those behind it, up to and with `last_offset`, as far as they are in flight. The cursor stays before them.
+    /// those behind it, up to and with `last_offset`, as far as they are in flight.
     pub fn lose(&mut self, to: &Address, first: Position, last_offset: u64, out: &mut Vec<Acked>) {
         let Some(lane) = self.lanes.get_mut(to).filter(|lane| lane.shard == first.stream.shard) else {
             return;
@@ -249,22 +243,6 @@ impl Window {
         let (_, lane) = lanes.iter_mut().find(|(of, lane)| of == queue && has(lane))?;
         let run = take_of_queue(lane, id, (&mut self.messages, &mut self.bytes))?;
         Some(acked(run, Some(queue)))
-    }
-
-    /// Lets the cursor pass messages that were refused or passed over and came to their end elsewhere.
-    pub fn release(&mut self, batch: &Batch, range: &Range<u16>) {
-        if let Some(lane) = self.lanes.get_mut(&batch.to) {
-            let (from, behind) = keys(batch, range);
-            lane.release(from, behind);
-        }
-    }
-
-    /// Where a device's cursor for `to` may move to: everything this session was sent for it outside queues, from
-    /// the first, is acknowledged up to here. `None` when there is nothing to say.
-    pub fn cursor(&self, to: &Address) -> Option<Position> {
-        let lane = self.lanes.get(to)?;
-        let (epoch, offset) = lane.cursor()?;
-        Some(Position { stream: Stream { shard: lane.shard, epoch }, offset })
     }
 
     /// Everything in flight, plain messages first, in the order of the addresses: the connection is lost. The
@@ -317,8 +295,8 @@ impl Window {
     }
 
     /// Takes a message out of flight; false when it is not.
-    fn take(&mut self, id: MessageId, queue: Option<&Name>, refused: bool, out: &mut Vec<Acked>) -> bool {
-        let Some(name) = queue else { return self.take_plain(id, refused, out) };
+    fn take(&mut self, id: MessageId, queue: Option<&Name>, out: &mut Vec<Acked>) -> bool {
+        let Some(name) = queue else { return self.take_plain(id, out) };
         let Some(lanes) = self.queues.get_mut(&(name.clone(), origin(id))) else { return false };
         let mut is_taken = false;
         for (queue, lane) in lanes {
@@ -330,7 +308,7 @@ impl Window {
         is_taken
     }
 
-    fn take_plain(&mut self, id: MessageId, refused: bool, out: &mut Vec<Acked>) -> bool {
+    fn take_plain(&mut self, id: MessageId, out: &mut Vec<Acked>) -> bool {
         let Self { lanes, ids, messages, bytes, .. } = self;
         let Some((count, sent)) = covering(ids.get_or_insert_with(|| index(lanes)), id) else { return false };
         let mut is_taken = false;
@@ -343,9 +321,6 @@ impl Window {
             let Some(run) = lane.take(key) else { continue };
             *messages -= 1;
             *bytes = *bytes + lane.bytes - before;
-            if refused {
-                lane.hold(key, (key.0, key.1 + 1));
-            }
             push(out, run, None);
             is_taken = true;
         }
@@ -372,29 +347,31 @@ impl Window {
     }
 }
 
-/// The lane of `key`; when there are many, idle ones make room.
-fn lane<'a, K: std::hash::Hash + Eq + Clone>(lanes: &'a mut Map<K, Lane>, key: &K) -> &'a mut Lane {
-    if lanes.len() >= limits::WINDOW_IDLE_LANES_MAX && !lanes.contains_key(key) {
-        lanes.retain(|_, lane| !lane.is_idle());
+/// Lets idle ones go when there are many, once as many have come as were left the last time.
+fn tidy<K, V>((known, tidy_at): (&mut Map<K, V>, &mut usize), is_idle: impl Fn(&V) -> bool) {
+    if known.len() >= (*tidy_at).max(limits::WINDOW_IDLE_LANES_MAX) {
+        known.retain(|_, of| !is_idle(of));
+        *tidy_at = 2 * known.len();
+    }
+}
+
+/// The lane of `key`; a new one may let others go.
+fn lane<'a>((lanes, tidy_at): (&'a mut Map<Address, Lane>, &mut usize), key: &Address) -> &'a mut Lane {
+    if !lanes.contains_key(key) {
+        tidy((lanes, tidy_at), Lane::is_idle);
     }
     lanes.entry_ref(key).or_default()
 }
 
-/// The keys of messages of a batch outside queues: the first, and the one behind the last.
-const fn keys(batch: &Batch, range: &Range<u16>) -> (Key, Key) {
-    let (from, behind) = (batch.position(range.start as usize), batch.position(range.end as usize));
-    ((from.stream.epoch, from.offset), (behind.stream.epoch, behind.offset))
-}
-
 /// The lane of a queue for messages of one origin, as above, in which there is no other address's message with this key.
 fn queue_lane<'a>(
-    queues: &'a mut Map<(Name, u32), OfName>,
+    (queues, tidy_at): (&'a mut Map<(Name, u32), OfName>, &mut usize),
     queue: &QueueId,
     (origin, at, to): (u32, Key, &Address),
 ) -> &'a mut Lane {
     let key = (queue.name().clone(), origin);
-    if queues.len() >= limits::WINDOW_IDLE_LANES_MAX && !queues.contains_key(&key) {
-        queues.retain(|_, lanes| !lanes.iter().all(|(_, lane)| lane.is_idle()));
+    if !queues.contains_key(&key) {
+        tidy((queues, tidy_at), |lanes| lanes.iter().all(|(_, lane)| lane.is_idle()));
     }
     let lanes = queues.entry(key).or_default();
     let fits = |lane: &Lane| lane.find(at).is_none_or(|run| run.batch.to == *to);

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use waspmq_core::delivery::{
-    AckPlan, Acked, Backoff, Bounds, Cause, Event, Exhausted, Failed, Flight, Quorum, Recipient, References,
-    Report, Sending, Tracker, Turn, Window, window,
+    AckPlan, Acked, Backoff, Bounds, Cause, Cursors, Event, Exhausted, Failed, Flight, Quorum, Recipient,
+    References, Report, Sending, Tracker, Turn, Window, window,
 };
 use waspmq_core::message::{Batch, Envelope, Slice};
 use waspmq_core::policy::BySettings;
@@ -62,6 +62,7 @@ pub(crate) struct Session {
     id: SessionId,
     device: usize,
     pub(crate) window: Window,
+    cursors: Cursors,
     /// Per address that is read from the store, the index of the next message.
     reading: BTreeMap<usize, usize>,
     down: VecDeque<(u64, Frame)>,
@@ -258,6 +259,7 @@ impl World {
             id: SessionId::new(self.epoch, 0, self.next_session),
             device,
             window: Window::new(window::Bounds { messages_max: 8, bytes_max: usize::MAX / 2 }),
+            cursors: Cursors::default(),
             reading,
             down: VecDeque::new(),
             up: VecDeque::new(),
@@ -470,11 +472,14 @@ impl World {
         }
         if !session.window.has_room(range.len(), batch.size_bytes()) {
             if queue.is_none() {
-                session.window.passed_over(batch, &range);
+                session.cursors.pass_over(batch, indexes(&range));
             }
             return false;
         }
         session.window.sent(batch, range.clone(), Sending { queue, attempt, now_ms });
+        if queue.is_none() {
+            session.cursors.sent(batch, indexes(&range));
+        }
         // What is in the order of the address: the first time, and nothing of it is read from the store.
         let is_first = queue.is_none() && attempt == 1 && !session.reading.contains_key(&address) && {
             let start = batch.position(usize::from(range.start));
@@ -527,6 +532,7 @@ impl World {
                 }
                 let range = *message..*message + 1;
                 session.window.sent(batch, range.clone(), Sending { queue: None, attempt: 1, now_ms });
+                session.cursors.sent(batch, indexes(&range));
                 let frame = Frame { batch: batch.clone(), range, queue: false, is_first: true };
                 session.down.push_back((session.down.back().map_or(now_ms, |last| last.0), frame));
                 *next += 1;
@@ -557,10 +563,14 @@ impl World {
             Answer::Upto(address, position) => {
                 let to = Address::parse(ADDRESSES[address]).unwrap();
                 assert_eq!(session.window.ack_upto(&to, position, &mut acked), Ok(()), "it was sent");
+                assert_eq!(session.cursors.ack_upto(&to, position), Ok(()), "it is stored");
             }
             Answer::Ids(ids, queue) => {
                 let queue = queue.then(queue_name);
                 let queue = queue.as_ref().map(QueueId::name);
+                if queue.is_none() {
+                    ids.iter().for_each(|id| _ = session.cursors.ack_id(*id));
+                }
                 let missing = session.window.ack_ids(&ids, queue, &mut acked);
                 self.checks.counts.not_in_flight += missing as u64;
             }
@@ -570,12 +580,10 @@ impl World {
                 failed = Some(Failed { cause: Cause::Nack, retry_ms });
             }
         }
-        for address in self.devices[of.0].addresses() {
-            let to = Address::parse(ADDRESSES[address]).unwrap();
-            if let Some(cursor) = self.sessions[index].window.cursor(&to) {
-                let kept = self.store.cursors.entry((of.0, address)).or_insert(cursor);
-                *kept = cursor.max(*kept);
-            }
+        for (to, cursor) in session.cursors.take_moved() {
+            let address = ADDRESSES.iter().position(|address| *address == to.as_str()).unwrap();
+            let kept = self.store.cursors.entry((of.0, address)).or_insert(cursor);
+            *kept = cursor.max(*kept);
         }
         self.survive()?;
         for acked in acked {
@@ -627,13 +635,11 @@ impl World {
                 Event::Redeliver { batch, range, recipient, attempt, avoid } => {
                     self.deliver(&batch, range, &recipient, (attempt, avoid));
                 }
-                Event::DeadLetter { batch, range, recipient, .. }
-                | Event::Dropped { batch, range, recipient, .. } => {
-                    let devices = &self.devices;
-                    let of = self.sessions.iter_mut().filter(|by| user(devices[by.device].user) == recipient);
-                    of.for_each(|session| session.window.release(&batch, &range));
-                }
-                Event::Reached { .. } | Event::NotDelivered { .. } | Event::Store { .. } => {}
+                Event::DeadLetter { .. }
+                | Event::Dropped { .. }
+                | Event::Reached { .. }
+                | Event::NotDelivered { .. }
+                | Event::Store { .. } => {}
             }
         }
         Ok(())
@@ -654,4 +660,8 @@ impl Session {
         let position = under_way.map(|frame| frame.batch.position(usize::from(frame.range.end) - 1));
         position.or_else(|| self.last.get(&address).copied())
     }
+}
+
+fn indexes(range: &Range<u16>) -> Range<usize> {
+    usize::from(range.start)..usize::from(range.end)
 }

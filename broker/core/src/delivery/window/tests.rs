@@ -3,6 +3,7 @@
 use super::*;
 use crate::address::Pattern;
 use crate::delivery::tests::{batch_to, id, name, position};
+use crate::id::Stream;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -32,10 +33,9 @@ fn cumulative_acks_take_whole_batches_and_parts() {
     }
     let to = Address::parse("user/bob").unwrap();
     let mut out = Vec::new();
-    assert_eq!(window.cursor(&to), None);
     assert_eq!(window.ack_upto(&to, position(21), &mut out), Ok(()));
     assert_eq!(shown(&out), [(10, 4), (20, 2)]);
-    assert_eq!((window.len(), window.cursor(&to)), (6, Some(position(21))));
+    assert_eq!(window.len(), 6);
     assert_eq!(window.ack_upto(&to, position(21), &mut out), Ok(()), "again");
     assert_eq!(window.ack_upto(&to, position(34), &mut out), Err(NotInFlight));
     let other = Position { stream: Stream { shard: 4, epoch: 1 }, offset: 22 };
@@ -43,7 +43,7 @@ fn cumulative_acks_take_whole_batches_and_parts() {
     assert_eq!(window.ack_upto(&Address::all(), position(21), &mut out), Err(NotInFlight));
     assert_eq!(out.len(), 2);
     assert_eq!(window.ack_upto(&to, position(33), &mut out), Ok(()));
-    assert_eq!((window.len(), window.pinned_bytes(), window.cursor(&to)), (0, 0, Some(position(33))));
+    assert_eq!((window.len(), window.pinned_bytes()), (0, 0));
 }
 
 #[test]
@@ -81,24 +81,18 @@ fn a_window_is_filled_again_when_half_of_it_is_free() {
 }
 
 #[test]
-fn a_refused_message_holds_the_cursor() {
-    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+fn a_refused_message_is_not_in_flight_until_it_is_sent_again() {
+    let (mut window, mut out) = (window(), Vec::new());
     let batch = batch(10, 4);
     window.sent(&batch, 0..4, PHONE);
     assert!(window.nack(id(12), None, &mut out));
     assert_eq!(out[0].range, 2..3);
     assert!(!window.nack(id(12), None, &mut out) && !window.nack(id(99), None, &mut out));
     window.ack_ids(&[10, 11, 13].map(id), None, &mut out);
-    assert_eq!((window.len(), window.cursor(&to)), (0, Some(position(11))));
+    assert_eq!(window.len(), 0);
     window.sent(&batch, 2..3, Sending { attempt: 2, ..PHONE });
-    assert_eq!((window.find(id(12)), window.cursor(&to)), (Some((5, 2)), Some(position(11))));
-    window.ack_ids(&[id(12)], None, &mut out);
-    assert_eq!(window.cursor(&to), Some(position(13)));
-    window.sent(&batch, 1..2, PHONE);
-    window.nack(id(11), None, &mut Vec::new());
-    assert_eq!(window.cursor(&to), Some(position(10)));
-    window.release(&batch, &(1..2));
-    assert_eq!(window.cursor(&to), Some(position(13)));
+    assert_eq!(window.find(id(12)), Some((5, 2)));
+    assert_eq!((window.ack_ids(&[id(12)], None, &mut out), window.len()), (0, 0));
 }
 
 #[test]
@@ -128,26 +122,6 @@ fn a_repeat_of_what_is_in_flight_is_as_old_as_that() {
     window.sent(&batch, 1..3, Sending { attempt: 2, ..PHONE });
     window.ack_upto(&to, position(13), &mut out).unwrap();
     assert_eq!((shown(&out), window.len()), (vec![(10, 1), (11, 2), (13, 1)], 0));
-}
-
-#[test]
-fn what_was_passed_over_holds_the_cursor() {
-    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
-    let batch = batch(10, 200);
-    window.passed_over(&batch, &(0..2));
-    window.sent(&batch, 2..4, PHONE);
-    window.ack_upto(&to, position(13), &mut out).unwrap();
-    assert_eq!(window.cursor(&to), None);
-    window.release(&batch, &(0..1));
-    assert_eq!(window.cursor(&to), Some(position(10)));
-    for index in (20..200).step_by(2) {
-        window.passed_over(&batch, &(index..index + 1));
-    }
-    window.release(&batch, &(1..145));
-    assert_eq!(window.cursor(&to), Some(position(13)));
-    window.sent(&batch, 199..200, PHONE);
-    window.ack_upto(&to, position(209), &mut out).unwrap();
-    assert_eq!(window.cursor(&to), Some(position(154)), "the last stretches became one");
 }
 
 #[test]
@@ -247,11 +221,29 @@ fn idle_addresses_are_forgotten_when_there_are_many() {
     for index in 0..limits::WINDOW_IDLE_LANES_MAX as u64 + 9 {
         let batch = batch_to(&format!("topic/t{index}"), index, &[0]);
         window.sent(&batch, 0..1, PHONE);
-        if index != 3 {
-            window.ack_upto(&batch.to, position(index), &mut out).unwrap();
+        // However they left the window.
+        match index % 3 {
+            _ if index == 3 => {}
+            0 => window.ack_upto(&batch.to, position(index), &mut out).unwrap(),
+            1 => assert!(window.nack(id(index), None, &mut out)),
+            _ => window.lose(&batch.to, position(index), index, &mut out),
         }
     }
     assert!(window.lanes.len() < 12 && window.find(id(3)).is_some());
+}
+
+#[test]
+fn the_look_for_idle_addresses_is_shared_by_those_that_come() {
+    let mut window = window();
+    let many = 2 * limits::WINDOW_IDLE_LANES_MAX as u64;
+    for index in 0..=many {
+        window.sent(&batch_to(&format!("topic/t{index}"), index, &[0]), 0..1, PHONE);
+    }
+    assert_eq!(
+        (window.len() as u64, window.tidy_at.0 as u64),
+        (many + 1, 2 * many),
+        "one look at each doubling"
+    );
 }
 
 /// In flight, by address or queue and by count: attempt.
@@ -356,19 +348,12 @@ proptest! {
             let size = batch.size_bytes();
             prop_assert!(window.pinned_bytes() >= pinned.len() * size);
             prop_assert!(window.pinned_bytes() <= pinned.len() * size, "neighbours share");
-            for lane in ["user/bob", "topic/a"] {
-                let cursor = window.cursor(&Address::parse(lane).unwrap());
-                let first = model.keys().find(|(of, _)| of == lane).map(|(_, at)| *at);
-                if let (Some(cursor), Some(first)) = (cursor, first) {
-                    prop_assert!(cursor.offset < first);
-                }
-            }
         }
     }
 }
 
 #[test]
-fn what_was_lost_is_in_no_ack_and_holds_the_cursor() {
+fn what_was_lost_is_in_no_ack() {
     let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
     let (first, second) = (batch(10, 4), batch(20, 4));
     window.sent(&first, 0..4, PHONE);
@@ -382,14 +367,12 @@ fn what_was_lost_is_in_no_ack_and_holds_the_cursor() {
     assert_eq!(window.ack_upto(&to, position(23), &mut out), Ok(()));
     assert_eq!(shown(&out), [(10, 2), (22, 2)]);
     assert_eq!((window.len(), window.pinned_bytes()), (0, 0));
-    assert_eq!(window.cursor(&to), Some(position(11)));
     out.clear();
     window.sent(&first, 2..4, Sending { attempt: 2, ..PHONE });
     window.sent(&second, 0..2, Sending { attempt: 2, ..PHONE });
     window.lose(&to, position(13), 13, &mut out);
     assert_eq!((shown(&out), window.len()), (vec![(13, 1)], 3), "out of the middle");
-    window.ack_ids(&[12, 20, 21].map(id), None, &mut out);
-    assert_eq!(window.cursor(&to), Some(position(12)));
+    assert_eq!((window.ack_ids(&[12, 20, 21].map(id), None, &mut out), window.len()), (0, 0));
 }
 
 #[test]
