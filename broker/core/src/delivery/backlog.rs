@@ -12,7 +12,8 @@
 //! | level | taken live; left to the store where there is no room | read as members have room | none, with the last member: everything open goes back to the store |
 //!
 //! Invariants: messages of one address are taken in the order of their positions. A message that is not done is in the
-//! store, open, or with a tracker; a cursor never passes it. Bounds: [`limits::QUEUE_OPEN_MAX`] messages and
+//! store, open, or with a tracker; a cursor never passes it, also not one that the store cannot read: what is published
+//! behind that goes on live. Bounds: [`limits::QUEUE_OPEN_MAX`] messages and
 //! [`limits::QUEUE_OPEN_BYTES_MAX`], and what one member is given; beyond them messages stay in the store. One question to
 //! the store is on its way at a time. Not here: messages that are not stored, and the workers that deliver.
 
@@ -21,6 +22,7 @@ mod done;
 mod give;
 mod loads;
 mod progress;
+mod unread;
 
 pub use answers::Answered;
 pub use done::{Place, QueueCursor};
@@ -44,8 +46,6 @@ use std::sync::Arc;
 /// A message: its address and its place there.
 type Key = (Address, Place);
 
-/// A question to the store has no answer after this time: it is asked again.
-const ANSWER_WAIT_MS: u64 = 10_000;
 /// A page is asked for when no more wait for a member.
 const READY_LOW: usize = 64;
 
@@ -92,6 +92,9 @@ pub struct Backlog {
     number: u64,
     /// Whether the store failed; nothing is asked before the next tick.
     is_stalled: bool,
+    /// When what the store cannot read is asked for again: the list, and any address.
+    list_due_ms: u64,
+    held_due_ms: u64,
     ready: VecDeque<Key>,
     resting: BTreeSet<(u64, Key)>,
     loads: Loads,
@@ -117,6 +120,8 @@ impl Backlog {
             asked: None,
             number,
             is_stalled: false,
+            list_due_ms: 0,
+            held_due_ms: u64::MAX,
             ready: VecDeque::new(),
             resting: BTreeSet::new(),
             loads: Loads::default(),
@@ -193,8 +198,11 @@ impl Backlog {
         if progress.is_reached(at) {
             return;
         }
-        let before = progress.before();
-        if progress.is_behind || !is_ready {
+        let mut before = progress.before();
+        if progress.held_ms.is_some() && is_ready {
+            // Where it belongs is said when it is read.
+            before = (0, 0);
+        } else if progress.is_behind || !is_ready {
             if !progress.is_behind {
                 self.read_later(&batch.to);
             } else {
@@ -243,6 +251,7 @@ impl Backlog {
         let Some(to) = self.take_asked(number) else { return };
         let Some(progress) = self.addresses.get_mut(&to) else { return };
         if let Some(cursor) = page.begun {
+            progress.held_ms = None;
             // What was done before this was known is saved now.
             let has_moved = !progress.done.is_empty();
             progress.resolve(cursor);
@@ -268,30 +277,18 @@ impl Backlog {
             if progress.reach(batch.first) {
                 let open = Open::new(Arc::new(batch), *plan, None, State::Ready);
                 self.insert((to.clone(), at), Open { before, ..open });
+            } else {
+                // What was done behind the cursor belongs to it now.
+                self.note_moved(&to);
             }
         }
         let Some(progress) = self.addresses.get_mut(&to) else { return };
+        progress.held_ms = None;
         progress.is_behind = page.more || progress.is_fresh;
         if progress.is_behind {
             self.turns.push_back(to);
         } else {
             self.tidy(&to);
-        }
-    }
-
-    /// The store gave no page. `passes`: it may later.
-    pub fn handle_unread(&mut self, number: u64, passes: bool) {
-        let Some(asked) = self.asked.take_if(|asked| asked.number == number) else { return };
-        self.is_stalled |= passes;
-        match asked.to {
-            Some(to) if passes => self.turns.push_back(to),
-            Some(to) => {
-                if let Some(progress) = self.addresses.get_mut(&to) {
-                    progress.is_behind = false;
-                    self.tidy(&to);
-                }
-            }
-            None => self.is_complete |= !passes,
         }
     }
 
@@ -305,7 +302,8 @@ impl Backlog {
         }
         if self.turns.is_empty() {
             // Also when some addresses found no place here: those that had one are level by now.
-            return (!self.is_complete).then(|| Read::Addresses { number: self.ask(None, now_ms) });
+            let is_due = !self.is_complete && now_ms >= self.list_due_ms;
+            return is_due.then(|| Read::Addresses { number: self.ask(None, now_ms) });
         }
         let has_room = self.open < limits::QUEUE_OPEN_MAX && self.bytes < limits::QUEUE_OPEN_BYTES_MAX;
         if self.ready.len() > READY_LOW || !has_room || !self.has_room_somewhere() {
@@ -325,7 +323,8 @@ impl Backlog {
 
     /// Without members: what was done before it was known where the queue was is saved when that is known.
     fn poll_unsaved(&mut self, now_ms: u64) -> Option<Read> {
-        let (to, _) = self.addresses.iter().find(|(_, progress)| progress.is_unsaved())?;
+        let is_askable = |progress: &Progress| progress.is_unsaved() && progress.held_ms.is_none();
+        let (to, _) = self.addresses.iter().find(|(_, progress)| is_askable(progress))?;
         let (to, limit) = (to.clone(), 1);
         Some(Read::Page { number: self.ask(Some(to.clone()), now_ms), to, after: None, limit })
     }
@@ -333,31 +332,6 @@ impl Backlog {
     /// Whether something that is done waits for an answer of the store to be saved.
     pub fn is_unsaved(&self) -> bool {
         self.addresses.values().any(Progress::is_unsaved)
-    }
-
-    /// The question could not be asked: it is asked again by the next tick.
-    pub fn handle_unasked(&mut self, number: u64) {
-        self.is_stalled = true;
-        if let Some(Asked { to: Some(to), .. }) = self.asked.take_if(|asked| asked.number == number) {
-            self.turns.push_back(to);
-        }
-    }
-
-    /// Once a second.
-    pub fn handle_tick(&mut self, now_ms: u64) {
-        self.is_stalled = false;
-        let members = self.members.as_ref();
-        self.loads.handle_tick(|session| {
-            members.is_some_and(|queue| queue.members.iter().any(|member| member.session == session))
-        });
-        if self.asked.as_ref().is_some_and(|asked| now_ms >= asked.asked_ms + ANSWER_WAIT_MS)
-            && let Some(Asked { to: Some(to), .. }) = self.asked.take()
-        {
-            self.turns.push_back(to);
-        }
-        if self.members.is_none() {
-            self.addresses.retain(|_, progress| !progress.is_settled());
-        }
     }
 
     /// An address whose cursor has moved since this was asked last, and where it is.

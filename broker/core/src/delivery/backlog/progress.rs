@@ -61,7 +61,7 @@ impl Open {
 }
 
 /// Invariant: every message of the address at or before `reached` is open or done; of those behind it, `done` and
-/// some of `open` (the tracked ones) are known, and the store has the others.
+/// some of `open` (the tracked ones, and what came live while it is held) are known, and the store has the others.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// `None` while only the store knows.
@@ -72,6 +72,9 @@ pub(super) struct Progress {
     pub(super) is_behind: bool,
     /// Whether one was published since the store was asked last.
     pub(super) is_fresh: bool,
+    /// Held: when the store was asked last for what lies behind `reached` and could not read it. What is published meanwhile
+    /// goes past it and does not move `reached`.
+    pub(super) held_ms: Option<u64>,
     /// Whether it is to be saved.
     pub(super) is_moved: bool,
 }
@@ -137,7 +140,7 @@ impl Progress {
             done.into_iter().for_each(|(from, behind)| self.done.insert(from, behind));
         }
         self.open.retain(|_, open| matches!(open.state, State::Tracked));
-        (self.is_behind, self.is_fresh) = (false, false);
+        (self.is_behind, self.is_fresh, self.held_ms) = (false, false, None);
     }
 
     /// Whether something was done before it was known where the queue was, so that it cannot be saved yet.

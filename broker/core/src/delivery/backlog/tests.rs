@@ -1,6 +1,7 @@
 //! The backlog by example, and against a store, members and crashes of which everything is known.
 
 use super::done::place;
+use super::unread::{ANSWER_WAIT_MS, HELD_WAIT_MS};
 use super::*;
 use crate::address::{Name, Pattern};
 use crate::delivery::{Backoff, Cause, Event, Exhausted, Failed, Quorum, Turn};
@@ -44,6 +45,8 @@ struct World {
     hands: BTreeMap<u32, Vec<Give>>,
     /// What a tracker has.
     tracked: Vec<Batch>,
+    /// What the store cannot read.
+    damaged: BTreeSet<(Address, Place)>,
     /// Acknowledged, given up, or ended by a tracker.
     done: BTreeSet<(Address, Place)>,
     given: Vec<(Address, Place, u16)>,
@@ -65,6 +68,7 @@ impl World {
             members: BTreeSet::new(),
             hands: BTreeMap::new(),
             tracked: Vec::new(),
+            damaged: BTreeSet::new(),
             done: BTreeSet::new(),
             given: Vec::new(),
             letters: Vec::new(),
@@ -137,7 +141,10 @@ impl World {
 
     /// Carries out everything that can be done now.
     fn serve(&mut self) {
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            assert!(rounds < 100_000, "it comes to an end: {:?}", self.backlog);
             while let Some(give) = self.backlog.poll_give(self.now_ms) {
                 let at = (give.batch.to.clone(), place(give.batch.first));
                 assert!(!self.done.contains(&at), "{at:?} was acknowledged");
@@ -176,7 +183,12 @@ impl World {
                 let stored = self.stored.get(&to).map(Vec::as_slice).unwrap_or_default();
                 let behind = stored.iter().filter(|batch| place(batch.first) > place(from));
                 let mut messages: Vec<_> = behind.cloned().collect();
-                let limit = limit.min(3);
+                let is_whole = |batch: &Batch| !self.damaged.contains(&(to.clone(), place(batch.first)));
+                let whole = messages.iter().take_while(|batch| is_whole(batch)).count();
+                if whole == 0 && !messages.is_empty() && begun.is_none() {
+                    return self.backlog.handle_unread(number, false);
+                }
+                let limit = limit.min(3).min(whole);
                 let more = messages.len() > limit;
                 messages.truncate(limit);
                 self.backlog.handle_page(number, Page { begun, messages, more }, &PLAN);
@@ -560,6 +572,98 @@ fn what_is_done_before_the_store_has_answered_is_saved_when_it_has() {
     world.join(1);
     world.serve();
     assert_eq!(world.given(), [(1, 1), (3, 1)]);
+    world.finish();
+}
+
+#[test]
+fn what_cannot_be_read_is_held_and_what_lies_behind_it_is_not_lost() {
+    let mut world = World::new("topic/a.*");
+    world.publish(0, Level::Stored, &["", "", "", "", ""]);
+    world.damaged.insert((address(0), (1, 3)));
+    world.join(1);
+    world.serve();
+    // The queue goes on with what is published now.
+    world.publish(0, Level::Stored, &[""]);
+    world.publish(0, Level::Delivered, &[""]);
+    world.publish(1, Level::Stored, &[""]);
+    world.serve();
+    assert_eq!(world.given(), [(1, 1), (2, 1), (9, 1), (17, 1)]);
+    while !world.hands[&1].is_empty() {
+        world.ack(1, 0);
+    }
+    world.end_tracked(0);
+    world.save();
+    let cursor = world.saved[&address(0)].clone();
+    assert_eq!((place(cursor.upto), &*cursor.done), ((1, 2), &[((1, 9), (1, 10)), ((1, 13), (1, 14))][..]));
+    world.pass(HELD_WAIT_MS - 1);
+    assert_eq!(world.backlog.poll_read(world.now_ms), None, "not asked without end");
+    let whole = world.damaged.clone();
+    for damaged in [whole, BTreeSet::new()] {
+        // Once it is asked in vain, then the store can read it.
+        world.damaged = damaged;
+        world.pass(HELD_WAIT_MS);
+        world.serve();
+    }
+    assert_eq!(world.given(), [(3, 1), (4, 1), (5, 1)], "what came live is not given twice");
+    world.finish();
+}
+
+#[test]
+fn what_cannot_be_read_comes_behind_a_repair_and_a_start() {
+    for leaves in [false, true] {
+        let mut world = World::new("topic/a.x");
+        world.publish(0, Level::Stored, &["", "", ""]);
+        world.damaged.insert((address(0), (1, 1)));
+        world.join(1);
+        world.serve();
+        world.publish(0, Level::Stored, &[""]);
+        world.serve();
+        assert_eq!(world.given(), [(7, 1)]);
+        world.ack(1, 0);
+        if leaves {
+            world.leave(1);
+        }
+        world.serve();
+        world.damaged.clear();
+        world.crash();
+        world.join(2);
+        world.serve();
+        assert_eq!(world.given(), [(1, 1), (2, 1), (3, 1)]);
+        world.finish();
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_asked_for_again() {
+    let mut world = World::new("topic/a.*");
+    world.publish(0, Level::Stored, &[""]);
+    world.join(1);
+    let Some(Read::Addresses { number }) = world.backlog.poll_read(world.now_ms) else { panic!("a list") };
+    world.backlog.handle_unread(number, false);
+    world.publish(1, Level::Stored, &[""]);
+    world.serve();
+    assert_eq!(world.given(), [(5, 1)], "what is published is found nevertheless");
+    world.pass(HELD_WAIT_MS);
+    world.serve();
+    assert_eq!(world.given(), [(1, 1)]);
+    world.finish();
+}
+
+#[test]
+fn a_cursor_moves_over_what_turns_out_to_be_done_when_it_is_read() {
+    let mut world = World::new("topic/a.*");
+    world.join(2);
+    world.publish(1, Level::Delivered, &[""]);
+    world.leave(2);
+    world.end_tracked(0);
+    world.publish(0, Level::Stored, &[""]);
+    world.publish(2, Level::Stored, &[""]);
+    world.serve();
+    assert_eq!(world.saved[&address(1)].upto.offset, 0);
+    // More addresses than one list holds: what stays behind would be listed without end.
+    world.join(0);
+    world.serve();
+    assert_eq!(world.saved[&address(1)].upto.offset, 1);
     world.finish();
 }
 

@@ -134,7 +134,13 @@ fn page(
     if after.is_none() {
         begun = begin(store, (record, to, shard), &mut query)?;
     }
-    let page = store.messages(&query)?;
+    let page = match store.messages(&query) {
+        // Where the queue was is known, and the next question finds it.
+        Err(StoreError::Corrupt { .. }) if begun.is_some() => {
+            return Ok(Page { begun, messages: Vec::new(), more: true });
+        }
+        page => page?,
+    };
     if after.is_none() && begun.is_none() {
         let before = |first: Position| Position { offset: first.offset.saturating_sub(1), ..first };
         let first = page.messages.first().map(|batch| batch.first);
