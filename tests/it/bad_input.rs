@@ -69,6 +69,60 @@ async fn frames_before_connect_close_the_connection() {
     assert_eq!(twice.expect_close().await, 4000);
 }
 
+/// What is wrong with a `connect` is told, as nobody could mend it otherwise.
+#[tokio::test]
+async fn a_connect_that_is_wrong_is_told_what_is_wrong() {
+    let broker = Broker::start();
+    let positions = vec!["\"s1e1:1\""; 1_025].join(",");
+    let resume =
+        format!(r#"{{"type":"connect","user":"a","resume":{{"token":"t","positions":[{positions}]}}}}"#);
+    for (text, names) in [
+        (r#"{"type":"connect","user":1}"#, "user"),
+        (r#"{"type":"connect","user":"a","batch":"yes"}"#, "batch"),
+        (r#"{"type":"connect","user":"a","ref":"x"}"#, "u64"),
+        (r#"{"type":"connect","user":"a","resume":{"token":"t","positions":["x"]}}"#, "positions"),
+        (&resume, "positions"),
+    ] {
+        let mut peer = broker.open(None).await;
+        peer.send_text(text).await;
+        let error = peer.expect_error(1400).await;
+        assert!(error["message"].as_str().unwrap().contains(names), "{error}");
+        assert_eq!(peer.expect_close().await, 4000, "{text}");
+    }
+    let mut binary = broker.open(Some("waspmq.v1.bin")).await;
+    futures_util::SinkExt::send(&mut binary.socket, Message::binary(vec![1, 1, 2, 0, 0, 0, 1, 9]))
+        .await
+        .unwrap();
+    let Ok(Message::Binary(error)) = binary.next().await else { panic!("an error frame") };
+    let text = String::from_utf8_lossy(&error);
+    assert!(text.contains("body") && !text.contains("not_connected"), "{text}");
+    assert_eq!(binary.expect_close().await, 4000);
+    // What is no frame is told so, without the broker's own words for it.
+    let mut peer = broker.connect("alice").await;
+    for text in ["[]", "5", "nonsense"] {
+        peer.send_text(text).await;
+        assert_eq!(peer.expect_error(1400).await["message"], "a frame is a JSON object");
+    }
+    let both = json!({"type": "ack", "ref": 1, "to": "topic/a", "upto": "s1e1:1", "queue": "q"});
+    peer.send(&both).await;
+    peer.expect_error(1400).await;
+    peer.send(&json!({"type": "history", "ref": 1, "of": "topic/a.*"})).await;
+    let error = peer.expect_error(1410).await;
+    assert!(!error["message"].as_str().unwrap().contains("publishing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_text_that_is_not_utf8_is_told_so() {
+    use tokio::io::AsyncWriteExt;
+    let broker = Broker::start();
+    let mut peer = broker.connect("alice").await;
+    // A text frame with a mask of zeros and one byte that is none.
+    let frame = [0x81, 0x81, 0, 0, 0, 0, 0xff];
+    peer.socket.get_mut().write_all(&frame).await.unwrap();
+    peer.expect_error(1415).await;
+    assert_eq!(peer.expect_close().await, 1007);
+}
+
 #[tokio::test]
 async fn the_wrong_profile_and_garbage_are_told_apart() {
     let broker = Broker::start();

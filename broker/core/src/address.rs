@@ -47,7 +47,7 @@ pub enum AddressError {
     EmptyToken,
     #[error("topic has {count} tokens, the limit is {max}")]
     TooManyTokens { count: usize, max: usize },
-    #[error("wildcards are for subscriptions, not for publishing")]
+    #[error("wildcards are for subscriptions; an address has none")]
     WildcardInAddress,
     #[error("`>` stands for the rest of a topic and must be its last token")]
     RestNotLast,

@@ -12,12 +12,18 @@ use waspmq_core::{Code, Reject};
 pub struct DecodeError {
     /// The frame's `ref`, when it could be read in spite of the problem.
     pub reference: Option<u64>,
+    /// Whether the frame was to be a `connect`: of a stranger, it is told what is wrong with it.
+    pub is_connect: bool,
     pub problem: Problem,
 }
 
 impl DecodeError {
     pub(crate) const fn new(reference: Option<u64>, problem: Problem) -> Self {
-        Self { reference, problem }
+        Self { reference, is_connect: false, problem }
+    }
+
+    pub(crate) fn of_connect(self, is_connect: bool) -> Self {
+        Self { is_connect, ..self }
     }
 
     /// What the peer is told.

@@ -8,6 +8,7 @@
 use crate::error::Problem;
 use crate::limits::{CONTROL_BYTES_MAX, PRESENCE_BYTES_MAX};
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::error::DecodeError as DecodeFault;
 use bincode::{BorrowDecode, Encode};
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<CONTROL_BYTES_MAX>> =
@@ -18,11 +19,25 @@ pub(crate) fn read<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<T, Pro
     read_front(body).map(|(value, _rest)| value)
 }
 
+/// What is wrong with a body, in the words of the protocol.
+fn unreadable(error: &DecodeFault) -> Problem {
+    Problem::invalid(match error {
+        DecodeFault::UnexpectedEnd { .. } => "the body ends within its fields",
+        DecodeFault::LimitExceeded => "the body has more bytes of fields than it may have",
+        DecodeFault::Utf8 { .. } => "a text of the body is not UTF-8",
+        DecodeFault::InvalidBooleanValue(_) => "a byte of the body that says yes or no is neither 1 nor 0",
+        DecodeFault::UnexpectedVariant { .. } => {
+            "a byte of the body that says whether a field is there is neither 1 nor 0"
+        }
+        _ => "a field of the body has a value that it cannot have",
+    })
+}
+
 /// [`read`], with the bytes behind the known fields.
 pub(crate) fn read_front<'a, T: BorrowDecode<'a, ()>>(body: &'a [u8]) -> Result<(T, &'a [u8]), Problem> {
     match bincode::borrow_decode_from_slice(body, CONFIG) {
         Ok((value, consumed)) => Ok((value, body.get(consumed..).unwrap_or_default())),
-        Err(error) => Err(Problem::invalid(format!("body: {error}"))),
+        Err(error) => Err(unreadable(&error)),
     }
 }
 
@@ -38,7 +53,7 @@ pub(crate) fn read_present(body: &[u8]) -> Result<PresentV1<'_>, Problem> {
     let config = CONFIG.with_limit::<PRESENCE_BYTES_MAX>();
     match bincode::borrow_decode_from_slice(body, config) {
         Ok((value, _consumed)) => Ok(value),
-        Err(error) => Err(Problem::invalid(format!("body: {error}"))),
+        Err(error) => Err(unreadable(&error)),
     }
 }
 

@@ -33,14 +33,15 @@ pub(super) fn frame(raw: Raw<'_>) -> Result<Frame<'_>, DecodeError> {
     }
     if raw.version != BODY_VERSION {
         let text = format!("body version {} of frame type {:#04x} is not known", raw.version, raw.kind);
-        return Err(DecodeError::new(None, Problem::invalid(text)));
+        return Err(DecodeError::new(None, Problem::invalid(text)).of_connect(raw.kind == kind::CONNECT));
     }
     if raw.kind == kind::PUBLISH {
         return publish(raw.body);
     }
     control(raw.kind, raw.body).map_err(|problem| {
-        let reference = if raw.kind == kind::CONNECT { None } else { meta::read_reference(raw.body) };
-        DecodeError::new(reference, problem)
+        let is_connect = raw.kind == kind::CONNECT;
+        let reference = if is_connect { None } else { meta::read_reference(raw.body) };
+        DecodeError::new(reference, problem).of_connect(is_connect)
     })
 }
 
@@ -137,7 +138,9 @@ fn ack(body: AckV1<'_>) -> Result<Frame<'_>, Problem> {
     check::list("ids", &ids)?;
     let what = match (ids.is_empty(), to, upto) {
         (false, None, None) => Acked::Ids(ids.into_iter().map(MessageId::from_bytes).collect()),
-        (true, Some(to), Some(upto)) => Acked::UpTo { to: to.into(), upto: check::position("upto", upto)? },
+        (true, Some(to), Some(upto)) if queue.is_none() => {
+            Acked::UpTo { to: to.into(), upto: check::position("upto", upto)? }
+        }
         _ => return Err(Problem::invalid(check::ACK_SHAPE)),
     };
     Ok(Frame::Ack { reference, what, queue: queue.map(Cow::from) })

@@ -10,7 +10,7 @@ use waspmq_core::settings::Overflow;
 use waspmq_core::{Address, Position};
 
 /// Said of an ack that is neither form.
-pub(super) const ACK_SHAPE: &str = "ack needs either `ids`, at least one, or `to` and `upto`";
+pub(super) const ACK_SHAPE: &str = "ack needs either `ids`, at least one, or `to` and `upto` without `queue`";
 
 /// Checks the bounds of a publish whose payload and headers were checked while they were read.
 pub(super) fn publish(publish: Publish<'_>) -> Result<Frame<'_>, Problem> {

@@ -36,29 +36,46 @@ pub(super) fn frame<'a>(
     text: &str,
 ) -> Result<Frame<'a>, DecodeError> {
     match fields {
-        Ok(_) if !is_object(text) => Err(DecodeError::new(None, Problem::invalid("a frame is an object"))),
+        _ if !is_object(text) => Err(DecodeError::new(None, Problem::invalid("a frame is a JSON object"))),
         Ok(fields) => {
             let reference = fields.reference;
-            build(fields).map_err(|problem| DecodeError::new(reference, problem))
+            let is_connect = fields.kind.as_ref().is_some_and(|kind| kind.0 == CONNECT);
+            build(fields).map_err(|problem| DecodeError::new(reference, problem).of_connect(is_connect))
         }
-        Err(error) => Err(DecodeError::new(reference_in(text), Problem::invalid(error.to_string()))),
+        Err(error) => {
+            let Known { reference, is_connect } = known_of(text);
+            let problem = Problem::invalid(error.to_string());
+            Err(DecodeError::new(reference, problem).of_connect(is_connect))
+        }
     }
 }
+
+const CONNECT: &str = "connect";
 
 /// Whether `text` begins with an object; serde also takes an array of all fields for a struct.
 pub(super) fn is_object(text: &str) -> bool {
     text.trim_ascii_start().starts_with('{')
 }
 
-/// The reference of a frame that has a fault in another field.
-fn reference_in(text: &str) -> Option<u64> {
+/// What is known of a frame that has a fault in another field.
+#[derive(Default)]
+struct Known {
+    reference: Option<u64>,
+    is_connect: bool,
+}
+
+fn known_of(text: &str) -> Known {
     #[derive(serde::Deserialize)]
-    struct Reference {
-        #[serde(rename = "ref")]
-        reference: u64,
+    struct Found<'a> {
+        #[serde(rename = "ref", borrow)]
+        reference: Raw<'a>,
+        #[serde(rename = "type", borrow)]
+        kind: Raw<'a>,
     }
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Reference>();
-    if is_object(text) { Some(values.next()?.ok()?.reference) } else { None }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Found<'_>>();
+    let Some(Ok(Found { reference, kind })) = values.next() else { return Known::default() };
+    let is_connect = matches!(maybe_text(kind, "type"), Ok(Some(kind)) if kind == CONNECT);
+    Known { reference: maybe_number(reference, "ref").ok().flatten(), is_connect }
 }
 
 /// Every field any client frame has.
@@ -147,7 +164,7 @@ fn build(fields: Fields<'_>) -> Result<Frame<'_>, Problem> {
     let reference = fields.reference;
     Ok(match kind {
         "publish" => publish(&fields)?,
-        "connect" => connect(&fields)?,
+        CONNECT => connect(&fields)?,
         "subscribe" => Frame::Subscribe {
             reference,
             to: text(fields.to, "to")?,
@@ -259,7 +276,9 @@ fn ack<'a>(fields: &Fields<'a>) -> Result<Frame<'a>, Problem> {
         (Some(ids), None, None) if !ids.is_empty() => {
             Acked::Ids(ids.iter().map(|id| message_id(id)).collect::<Result<_, _>>()?)
         }
-        (None, Some(to), Some(upto)) => Acked::UpTo { to, upto: check::position("upto", &upto)? },
+        (None, Some(to), Some(upto)) if fields.queue.is_none() => {
+            Acked::UpTo { to, upto: check::position("upto", &upto)? }
+        }
         _ => return Err(Problem::invalid(check::ACK_SHAPE)),
     };
     Ok(Frame::Ack { reference: fields.reference, what, queue: maybe_text(fields.queue, "queue")? })

@@ -107,7 +107,10 @@ fn client_frame() -> impl Strategy<Value = Frame<'static>> {
         1 => (reference(), text()).prop_map(|(reference, group)| Frame::Join { reference, group }),
         1 => (reference(), text()).prop_map(|(reference, group)| Frame::Leave { reference, group }),
         1 => (reference(), acked(), of(text()))
-            .prop_map(|(reference, what, queue)| Frame::Ack { reference, what, queue }),
+            .prop_map(|(reference, what, queue)| {
+                let queue = queue.filter(|_| matches!(what, Acked::Ids(_)));
+                Frame::Ack { reference, what, queue }
+            }),
         1 => (reference(), id(), of(text()), of(text()), of(any::<u64>())).prop_map(
             |(reference, id, queue, reason, retry_ms)| Frame::Nack { reference, id, queue, reason, retry_ms }),
         1 => (reference(), text(), of(position()), of(any::<u32>()))

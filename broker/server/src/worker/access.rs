@@ -15,8 +15,9 @@ use hashbrown::HashSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use waspmq_core::access::{Action, Rights};
-use waspmq_core::session::{State, Subscription};
+use waspmq_core::session::{Request, State, Subscription};
 use waspmq_core::{Address, Close, Code, Kind, Name, Pattern, Reject, SessionId, limits};
+use waspmq_protocol::DecodeError;
 use waspmq_protocol::client::Connect;
 
 /// Connections looked at, and sessions closed, before others run.
@@ -319,6 +320,19 @@ impl Worker {
         self.refuse(connection, reference, reject);
         if code == Code::Forbidden && connection.session.state() == State::Handshake {
             self.close_with(connection, (Close::Refused.number(), code.name()), Ended::Refused);
+        }
+    }
+
+    /// Tells what is wrong with a frame. A stranger has one frame to begin with: whatever is wrong with it ends the
+    /// connection.
+    pub(super) fn refuse_undecoded(&mut self, connection: &mut Connection, error: &DecodeError) {
+        let is_stranger = connection.session.state() == State::Handshake;
+        let request = if is_stranger && error.is_connect { Request::Connect } else { Request::Other };
+        let reject = connection.session.handle_request(request).err();
+        self.refuse(connection, error.reference, reject.unwrap_or_else(|| error.reject()));
+        if is_stranger {
+            let close = Close::ProtocolViolation;
+            self.close_with(connection, (close.number(), error.problem.code().name()), Ended::Protocol);
         }
     }
 }

@@ -20,6 +20,9 @@ use waspmq_protocol::Content;
 use waspmq_protocol::client::Publish;
 use waspmq_store::{Ticket, Write};
 
+/// When a publish whose dedup key is under way may ask again: the first one waits for the disk or for recipients.
+const UNDER_WAY_RETRY_MS: u32 = 250;
+
 /// One message with everything that was decided about it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Alone<'a> {
@@ -82,7 +85,7 @@ impl Worker {
             }
             Begin::UnderWay => {
                 let message = "the first publish with this dedup key is still under way";
-                return Err(Reject::new(Code::Overloaded, message).retry_after(20));
+                return Err(Reject::new(Code::Overloaded, message).retry_after(UNDER_WAY_RETRY_MS));
             }
         };
         // The usual case under one lock from the question to the answer, so that nobody is told to come back.

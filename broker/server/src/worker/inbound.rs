@@ -292,6 +292,12 @@ impl Worker {
             return self.refuse(connection, None, Reject::new(Code::MessageTooLarge, message));
         }
         let reason = violation.to_string();
+        if violation == Violation::TextUtf8 {
+            // The close code is WebSocket's own, as the fault is.
+            let reject = Reject::new(Code::WrongProfile, reason.as_str());
+            self.counters().errors_sent.add(1);
+            self.send(connection, &server::Frame::Error { reference: None, reject });
+        }
         self.close_with(connection, (violation.close_code(), &reason), Ended::Protocol);
     }
 
@@ -333,9 +339,7 @@ impl Worker {
                 }
                 Err(error) => {
                     self.finish_batch(connection);
-                    let reject = connection.session.handle_request(Request::Other).err();
-                    let reject = reject.unwrap_or_else(|| error.reject());
-                    self.refuse(connection, error.reference, reject);
+                    self.refuse_undecoded(connection, &error);
                 }
             }
             self.close_unread(connection);
