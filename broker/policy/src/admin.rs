@@ -8,6 +8,8 @@ use crate::binding::lock;
 use crate::document::{BadDocument, Decider, PolicyDocument};
 use crate::host::Host;
 use crate::limits;
+use crate::lost::Lost;
+use crate::manifest::SavedPolicy;
 use crate::plugin::{self, Kept, Revision, Unfit};
 use crate::registry::{Policy, PolicyState, RefusedPolicy, RefusedRevision, Version};
 use crate::rules::{BadRule, Table};
@@ -228,7 +230,7 @@ impl Host {
             if policy.is_none() && registry.others(name) >= self.shared.policies_max {
                 return Err(self.shared.no_capacity());
             }
-            policy
+            policy.or_else(|| Some(self.shared.refused(registry.refused.get(name)?)))
         };
         self.shared.put(name, (policy, Version::new(document, source)), who)
     }
@@ -276,6 +278,12 @@ impl Host {
 }
 
 impl Shared {
+    /// A policy of an earlier run of which nothing came back.
+    fn refused(&self, (saved, reason): &(SavedPolicy, String)) -> Policy {
+        let lost = Lost::whole(saved.clone(), reason);
+        Policy { generation: saved.generation, lost, ..Policy::new(self.workers) }
+    }
+
     /// What a document wants to be decided by, checked against its hook.
     fn find_source(&self, document: &PolicyDocument) -> Result<Source, PutError> {
         match document.check()?.decider {

@@ -144,6 +144,10 @@ impl Manifest {
 }
 
 impl SavedVersion {
+    pub(crate) fn is_required(&self) -> bool {
+        self.document.get("required").and_then(serde_json::Value::as_bool).unwrap_or(false)
+    }
+
     /// `plugin@revision`, or `rules@` and the first digits of the digest.
     pub(crate) fn label(&self) -> String {
         match self.revision {
@@ -156,8 +160,8 @@ impl SavedVersion {
 impl SavedPolicy {
     /// Whether the broker must not be without it.
     pub(crate) fn is_required(&self) -> bool {
-        let required = |version: &SavedVersion| version.document.get("required")?.as_bool();
-        self.active.as_ref().and_then(required).unwrap_or(false)
+        let candidate = self.candidate.as_ref().map(|candidate| &candidate.version);
+        self.active.as_ref().or(candidate).is_some_and(SavedVersion::is_required)
     }
 
     /// Its versions, whatever they are for.

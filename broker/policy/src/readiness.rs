@@ -18,7 +18,8 @@ impl Host {
         let registry = self.registry();
         let missing = registry.missing.iter().map(|(policy, reason)| (policy, reason.clone()));
         let policies = registry.policies.iter();
-        let idle = policies.filter_map(|(name, policy)| Some((name, policy.why_unready()?.to_owned())));
+        let idle = policies.filter(|(name, _)| !registry.missing.contains_key(*name));
+        let idle = idle.filter_map(|(name, policy)| Some((name, policy.why_unready()?.to_owned())));
         let mut all: Vec<Unready> =
             missing.chain(idle).map(|(policy, reason)| Unready { policy: policy.clone(), reason }).collect();
         all.sort_by(|a, b| a.policy.cmp(&b.policy));
@@ -33,8 +34,12 @@ impl Host {
 
 impl Policy {
     fn why_unready(&self) -> Option<&'static str> {
-        if !self.active.as_ref().is_some_and(|active| active.document.required) {
-            return None;
+        let tried = self.candidate.as_ref().map(|tried| &tried.version);
+        // An active version that could not be brought back is missing where it is required, whatever is tried beside it.
+        let decisive = self.active.as_ref().or(tried).filter(|_| self.lost.active.is_none());
+        decisive.filter(|version| version.document.required)?;
+        if self.active.is_none() {
+            return Some("it is only tried");
         }
         let Some(binding) = self.active_binding() else { return Some("it is off") };
         let can_serve = |cell: &Cell| cell.is_serving() || cell.has_spare();

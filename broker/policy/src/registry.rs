@@ -8,6 +8,7 @@ use crate::breaker::BreakerState;
 use crate::document::{Mode, PolicyDocument};
 use crate::hook::Hook;
 use crate::lineup::{Candidate, Lineup, Trial};
+use crate::lost::{Lost, RefusedVersion};
 use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion, TakenBack};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
@@ -71,6 +72,8 @@ pub struct PolicyState {
     #[serde(serialize_with = "as_map")]
     pub rollbacks: Vec<(&'static str, u64)>,
     pub last_rollback: Option<Rollback>,
+    /// Versions of an earlier run that could not be brought back, and why.
+    pub refused: Vec<RefusedVersion>,
 }
 
 /// A version on trial.
@@ -153,6 +156,8 @@ pub(crate) struct Policy {
     pub(crate) active: Option<Version>,
     pub(crate) candidate: Option<Tried>,
     pub(crate) previous: Option<Version>,
+    /// What should be in these places, and could not be brought back.
+    pub(crate) lost: Lost,
     /// While the active version is compared with the one before.
     pub(crate) probation: Option<Probation>,
     pub(crate) generation: u64,
@@ -266,11 +271,14 @@ impl Registry {
                 used.name == plugin && revision.is_none_or(|revision| used.revision == revision)
             })
         };
-        let mut policies = self.policies.iter();
-        let user = policies.find(|(_, policy)| policy.versions().any(uses)).map(|(name, _)| name);
         let needs = |saved: &SavedVersion| {
             saved.plugin == plugin && revision.is_none_or(|revision| saved.revision == revision)
         };
+        let mut policies = self.policies.iter();
+        let user = policies.find(|(_, policy)| {
+            policy.versions().any(uses) || policy.lost.saved(policy.generation).versions().any(needs)
+        });
+        let user = user.map(|(name, _)| name);
         let mut refused = self.refused.iter();
         let user = user
             .or_else(|| refused.find(|(_, (saved, _))| saved.versions().any(needs)).map(|(name, _)| name));
@@ -282,12 +290,16 @@ impl Registry {
         self.policies.keys().chain(self.refused.keys()).filter(|other| *other != name).count()
     }
 
-    /// Makes `policy` what the name stands for; an empty one is removed.
+    /// Makes `policy` what the name stands for: an empty one is removed, and one of which only versions are left that
+    /// could not be brought back is refused.
     pub(crate) fn keep(&mut self, name: &str, policy: Policy) {
-        if policy.is_empty() {
-            self.policies.remove(name);
-        } else {
+        self.refused.remove(name);
+        self.policies.remove(name);
+        if policy.is_served() {
             self.policies.insert(name.to_owned(), policy);
+        } else if let (Some(reason), Ok(saved)) = (policy.why_refused(), policy.saved()) {
+            // What cannot be saved was not written down before, so that it does not come here.
+            self.refused.insert(name.to_owned(), (saved, reason));
         }
     }
 
@@ -338,6 +350,7 @@ impl Policy {
             active: None,
             candidate: None,
             previous: None,
+            lost: Lost::default(),
             probation: None,
             generation: 0,
             stats: Arc::new(PolicyStats::new(workers)),
@@ -351,11 +364,12 @@ impl Policy {
         let candidate = |tried: &Tried| {
             Ok(SavedCandidate { trial: tried.candidate.trial, version: tried.version.saved()? })
         };
+        let lost = self.lost.saved(self.generation);
         Ok(SavedPolicy {
             generation: self.generation,
-            active: self.active.as_ref().map(Version::saved).transpose()?,
-            candidate: self.candidate.as_ref().map(candidate).transpose()?,
-            previous: self.previous.as_ref().map(Version::saved).transpose()?,
+            active: self.active.as_ref().map(Version::saved).transpose()?.or(lost.active),
+            candidate: self.candidate.as_ref().map(candidate).transpose()?.or(lost.candidate),
+            previous: self.previous.as_ref().map(Version::saved).transpose()?.or(lost.previous),
         })
     }
 
@@ -366,7 +380,22 @@ impl Policy {
 
     /// Whether nothing is left of it: what was there was only tried.
     pub(crate) fn is_empty(&self) -> bool {
-        self.versions().next().is_none()
+        self.versions().next().is_none() && self.lost.is_empty()
+    }
+
+    /// Whether it has a version that could be asked.
+    pub(crate) const fn is_served(&self) -> bool {
+        self.active.is_some() || self.candidate.is_some()
+    }
+
+    /// Why a policy that is not served is not; nothing where that is as it should be.
+    pub(crate) fn why_refused(&self) -> Option<String> {
+        self.lost.show().into_iter().next().map(|lost| lost.reason)
+    }
+
+    /// Whether one is tried, or would be had it been brought back.
+    pub(crate) const fn has_candidate(&self) -> bool {
+        self.candidate.is_some() || self.lost.candidate.is_some()
     }
 
     pub(crate) fn hook(&self) -> Option<Hook> {
@@ -424,6 +453,7 @@ impl Policy {
             kept: self.memory.kept(),
             rollbacks: self.rollbacks.counts().to_vec(),
             last_rollback: self.rollbacks.last.clone(),
+            refused: self.lost.show(),
         }
     }
 }

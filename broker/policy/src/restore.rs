@@ -1,7 +1,7 @@
 //! How plugins and policies outlive the process: what a change writes down, and how a start brings it back.
 //!
 //! A start takes the manifest as it is or not at all. A component that is not what it was costs its revision and the
-//! policies that need it, each by name; everything else serves. What was refused stays in the manifest, so that a file
+//! versions that need it, and policies that have no other to be asked, each by name; everything else serves. What was refused stays in the manifest, so that a file
 //! that is put right brings it back with the next start.
 
 use crate::admin::PutError;
@@ -11,9 +11,12 @@ use crate::document::{Mode, PolicyDocument};
 use crate::host::Host;
 use crate::instance::SharedCompiled;
 use crate::lineup::Generation;
-use crate::manifest::{BadManifest, Manifest, SavedPlugin, SavedPolicy, SavedRevision, SavedVersion};
+use crate::lost::{Lost, RefusedVersion};
+use crate::manifest::{
+    BadManifest, Manifest, SavedCandidate, SavedPlugin, SavedPolicy, SavedRevision, SavedVersion,
+};
 use crate::plugin::{self, Kept, Plugin, Refused, Revision, Workbench};
-use crate::registry::{Policy, Version};
+use crate::registry::{Policy, Tried, Version};
 use crate::rules::Table;
 use crate::shared::Shared;
 use crate::source::Source;
@@ -74,6 +77,9 @@ impl Host {
             match self.shared.restore_policy(&name, &saved, restored.policies) {
                 Ok(policy) => {
                     restored.policies += 1;
+                    if let Some((_, reason)) = policy.lost.active.as_ref().filter(|_| saved.is_required()) {
+                        self.note_missing(&name, reason);
+                    }
                     lineups.push(Arc::new(policy.lineup(&name)));
                     self.registry().policies.insert(name, policy);
                 }
@@ -104,35 +110,49 @@ impl Shared {
             return Err(self.no_capacity().to_string());
         }
         let mut policy = Policy { generation: saved.generation, ..Policy::new(self.workers) };
+        let mut lost = Lost::default();
         if let Some(active) = &saved.active {
-            policy.active = Some(self.restore_version(name, &policy, active)?);
+            let made = self.restore_version(name, &policy, active);
+            policy.active = Lost::sort_out(&mut lost.active, active, made);
         }
-        let other = |role: &str, reason: String| {
-            tracing::error!(policy = name, role, reason, "a version of the policy is not brought back");
-        };
         if let Some(previous) = &saved.previous {
-            let previous = match policy.falls_back() && previous.taken_back.is_none() {
+            let made = match policy.falls_back() && previous.taken_back.is_none() {
                 true => self.restore_version(name, &policy, previous),
                 false => self.find_saved(previous),
             };
-            policy.previous = previous.map_err(|reason| other("previous", reason)).ok();
+            policy.previous = Lost::sort_out(&mut lost.previous, previous, made);
         }
         if let Some(candidate) = &saved.candidate {
-            let tried = self.find_saved(&candidate.version).and_then(|version| {
-                let fits = policy.check_candidate(&version.document);
-                let tried = fits.and_then(|()| self.try_out(name, &policy, (version, candidate.trial)));
-                tried.map_err(|error| error.to_string())
-            });
-            match tried {
-                Ok(tried) => policy.candidate = tried,
-                Err(reason) if policy.active.is_none() => return Err(reason),
-                Err(reason) => other("candidate", reason),
-            }
+            let made = self.restore_candidate(name, &policy, candidate);
+            policy.candidate = Lost::sort_out(&mut lost.candidate, candidate, made);
         }
-        match policy.active.is_none() && policy.candidate.is_none() {
-            true => Err("it has no version that could be asked".to_owned()),
-            false => Ok(policy),
+        policy.lost = lost;
+        if !policy.is_served() {
+            let nothing = || "it has no version that could be asked".to_owned();
+            return Err(policy.why_refused().unwrap_or_else(nothing));
         }
+        for RefusedVersion { role, version, reason } in policy.lost.show() {
+            tracing::error!(
+                policy = name,
+                role,
+                version,
+                reason,
+                "a version of the policy is not brought back"
+            );
+        }
+        Ok(policy)
+    }
+
+    fn restore_candidate(
+        &self,
+        name: &str,
+        policy: &Policy,
+        saved: &SavedCandidate,
+    ) -> Result<Tried, String> {
+        let version = self.find_saved(&saved.version)?;
+        let fits = policy.check_candidate(&version.document);
+        let tried = fits.and_then(|()| self.try_out(name, policy, (version, saved.trial)));
+        tried.map_err(|error| error.to_string())?.ok_or_else(|| "it is off".to_owned())
     }
 
     /// A version with instances, unless it is off.

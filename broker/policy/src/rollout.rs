@@ -74,7 +74,7 @@ impl Host {
             return Err(RollbackError::OtherGeneration { name: name.to_owned(), seen, generation });
         }
         let (why, generation) = (("operator", String::new()), self.generation() + 1);
-        let back = if policy.candidate.is_some() {
+        let back = if policy.has_candidate() {
             policy.drop_candidate(why, generation)
         } else {
             let previous = policy.previous.as_ref();
@@ -108,7 +108,7 @@ impl Shared {
         let is_candidate = policy.candidate.as_ref().is_some_and(|tried| tried.version.is_like(&version));
         let is_there = match trial {
             Some(_) => is_candidate,
-            None => is_active && policy.candidate.is_none(),
+            None => is_active && !policy.has_candidate(),
         };
         if is_there {
             return Ok(policy.show(name));
@@ -116,7 +116,7 @@ impl Shared {
         check_beside(&policy, &version)?;
         let from = policy.active.as_ref().map_or_else(String::new, Version::label);
         let Some(trial) = trial else {
-            policy.candidate = None;
+            (policy.candidate, policy.lost.candidate) = (None, None);
             if !is_active {
                 version.binding = self.prepare(name, &version, (&policy.stats, &policy.memory))?;
                 policy.activate(version);
@@ -124,6 +124,7 @@ impl Shared {
             return Ok(self.commit(name, policy, (who, "policy put", from))?);
         };
         policy.candidate = self.try_out(name, &policy, (version, trial))?;
+        policy.lost.candidate = None;
         Ok(self.commit(name, policy, (who, "policy put", from))?)
     }
 
@@ -207,8 +208,9 @@ impl Shared {
         self.swap(name, Some(&policy));
         let state = policy.show(name);
         let mut registry = self.registry();
-        registry.missing.remove(name);
-        registry.refused.remove(name);
+        if policy.lost.active.is_none() {
+            registry.missing.remove(name);
+        }
         registry.keep(name, policy);
         drop(registry);
         change.log();
@@ -247,6 +249,7 @@ impl Policy {
     /// Makes a version the active one and keeps what it replaces.
     fn activate(&mut self, version: Version) {
         self.previous = self.active.take().or_else(|| self.previous.take());
+        self.lost.activate(self.previous.is_some());
         self.probation = None;
         let before = self.previous.as_ref().and_then(|version| version.binding.as_ref());
         if let (Some(binding), Some(before)) = (&version.binding, before) {
@@ -273,7 +276,8 @@ impl Policy {
 
     /// Drops the candidate.
     pub(crate) fn drop_candidate(&mut self, why: (&'static str, String), generation: u64) -> Rollback {
-        let from = self.candidate.take().map_or_else(String::new, |tried| tried.version.label());
+        let lost = self.lost.candidate.take().map(|(candidate, _)| candidate.version.label());
+        let from = self.candidate.take().map(|tried| tried.version.label()).or(lost).unwrap_or_default();
         self.note_rollback(why, from, generation)
     }
 

@@ -5,7 +5,7 @@ use crate::document;
 use crate::versions::{mark, revision, version};
 use serde_json::json;
 use std::sync::Arc;
-use waspmq_policy::{Host, PromoteError, PutError, RollbackError, WorkerPolicies};
+use waspmq_policy::{Archive, Host, PromoteError, PutError, RollbackError, WorkerPolicies};
 
 const ALL: [&str; 1] = ["topic/>"];
 
@@ -208,4 +208,75 @@ fn a_policy_that_was_only_tried_goes_with_its_candidate() {
     drop(host);
     let host = next(&shelf, 1);
     assert_eq!((host.policies().len(), host.refused_policies().len()), (0, 0));
+}
+
+fn digest(host: &Host, revision: usize) -> String {
+    host.plugin("p").unwrap()[revision - 1].digest.clone()
+}
+
+/// What the policy shows of versions that did not come back: the role and the version.
+fn lost(host: &Host) -> Vec<(&'static str, String)> {
+    host.policy("p").unwrap().refused.into_iter().map(|lost| (lost.role, lost.version)).collect()
+}
+
+#[test]
+fn versions_that_are_damaged_come_back_when_they_are_put_right() {
+    let (shelf, host) = on_trial(json!({ "canary_percent": 50 }));
+    let before = marks(&host);
+    let gone: Vec<_> = [1, 3].map(|revision| digest(&host, revision)).into();
+    drop(host);
+    let whole: Vec<_> = gone.iter().map(|digest| shelf.load_component(digest).unwrap()).collect();
+    gone.iter().for_each(|digest| shelf.remove_component(digest));
+    let host = next(&shelf, 4);
+    assert_eq!(lost(&host), [("candidate", "p@3".to_owned()), ("previous", "p@1".to_owned())]);
+    assert!(marks(&host).iter().all(|mark| mark == "2"));
+    assert!(host.policy("p").unwrap().refused[0].reason.contains("p@3, which is refused"));
+    // Changes of others, and starts, forget nothing.
+    host.put_policy("q", document("p@2", &ALL, json!({})), "test").unwrap();
+    drop(host);
+    assert_eq!(lost(&next(&shelf, 4)).len(), 2);
+    for (digest, bytes) in gone.iter().zip(&whole) {
+        shelf.save_component(digest, bytes).unwrap();
+    }
+    let host = next(&shelf, 4);
+    host.remove_policy("q", "test").unwrap();
+    assert_eq!((lost(&host), marks(&host)), (vec![], before));
+    assert_eq!(host.policy("p").unwrap().previous.unwrap().revision, Some(1));
+    drop(host);
+    // Going back drops the candidate, though it is not there; another active version takes the places of both.
+    gone.iter().for_each(|digest| shelf.remove_component(digest));
+    let host = next(&shelf, 4);
+    let state = host.rollback("p", None, "test").unwrap();
+    assert_eq!((revision(&state), shelf.last_change().from), (Some(2), "p@3".to_owned()));
+    assert_eq!(lost(&host), [("previous", "p@1".to_owned())]);
+    host.put_policy("p", document("p@2", &ALL, json!({ "order": 1 })), "test").unwrap();
+    assert_eq!(lost(&host), []);
+}
+
+#[test]
+fn a_candidate_is_tried_beside_an_active_version_that_is_refused() {
+    let (shelf, host) = on_trial(json!({ "required": true }));
+    let third = digest(&host, 3);
+    drop(host);
+    let whole = shelf.load_component(&third).unwrap();
+    shelf.remove_component(&third);
+    let host = next(&shelf, 4);
+    assert_eq!((host.unready().len(), host.refused_policies().len()), (1, 1));
+    let shadow = |more| host.put_policy("p", document("p@1", &ALL, more), "test").unwrap();
+    shadow(json!({ "mode": "shadow" }));
+    assert_eq!((host.unready().len(), host.refused_policies().len()), (1, 0));
+    assert_eq!(lost(&host), [("active", "p@3".to_owned()), ("previous", "p@2".to_owned())]);
+    host.rollback("p", None, "test").unwrap();
+    assert_eq!((host.unready().len(), host.refused_policies().len()), (1, 1), "refused as before");
+    shadow(json!({ "canary_percent": 99 }));
+    let before = marks(&host);
+    drop(host);
+    let host = next(&shelf, 4);
+    assert_eq!((host.unready().len(), marks(&host)), (1, before), "the canary goes on");
+    drop(host);
+    shelf.save_component(&third, &whole).unwrap();
+    let host = next(&shelf, 4);
+    assert_eq!((host.unready(), lost(&host)), (vec![], vec![]));
+    assert_eq!(revision(&host.policy("p").unwrap()), Some(3));
+    assert!(host.policy("p").unwrap().candidate.is_some());
 }

@@ -261,6 +261,11 @@ fn required_policies_are_missed() {
     assert_eq!(reasons(), ["it is off", "gone"]);
     host.remove_policy("p", "test").unwrap();
     assert_eq!(reasons(), ["gone"]);
+    let tried = json!({ "required": true, "mode": "shadow" });
+    host.put_policy("p", document("p", &ALL, tried), "test").unwrap();
+    assert_eq!(reasons(), ["it is only tried", "gone"]);
+    host.promote("p", None, "test").unwrap();
+    assert_eq!(reasons(), ["gone"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::audit::Who;
 use super::problem::{self, Problem};
-use super::trials::{Candidate, Rollback, Seen};
+use super::trials::{Candidate, RefusedVersion, Rollback, Seen};
 use super::{Handlers, body, limits};
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
@@ -19,8 +19,8 @@ use waspmq_policy::{
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Policy {
     name: String,
-    /// `active` or `off`, as the document says; `trial` while there is only a candidate; `removed` in the answer to a
-    /// rollback that left nothing.
+    /// `active` or `off`, as the document says; `trial` while there is only a candidate; `removed` or
+    /// `refused` in the answer to a rollback that left nothing, or nothing but versions that could not be brought back.
     #[schema(example = "active")]
     state: &'static str,
     /// How calls reach it: `core` or `component` for a plugin, `native` for rules.
@@ -63,6 +63,8 @@ pub(super) struct Policy {
     /// Versions taken back, by reason.
     rollbacks: BTreeMap<&'static str, u64>,
     last_rollback: Option<Rollback>,
+    /// Versions of an earlier run that could not be brought back at the start; a file that is put right brings them back with the next.
+    refused_versions: Vec<RefusedVersion>,
 }
 
 /// A histogram of the plugin. Quantiles are upper bounds of buckets a quarter of an octave wide.
@@ -201,7 +203,8 @@ impl From<PolicyState> for Policy {
             Some(Mode::Off) => "off",
             Some(Mode::Active | Mode::Shadow) => "active",
             None if state.candidate.is_some() => "trial",
-            None => "removed",
+            None if state.refused.is_empty() => "removed",
+            None => "refused",
         };
         let revision = state.current.as_ref().and_then(|current| current.revision);
         let current = state.current.map(|current| (current.document, current.version, current.digest));
@@ -248,6 +251,7 @@ impl From<PolicyState> for Policy {
             },
             rollbacks: state.rollbacks.into_iter().collect(),
             last_rollback: state.last_rollback.map(Rollback::from),
+            refused_versions: state.refused.into_iter().map(RefusedVersion::from).collect(),
         }
     }
 }

@@ -66,6 +66,18 @@ pub(super) struct Rollback {
     generation: u64,
 }
 
+/// A version of an earlier run that could not be brought back.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RefusedPolicyVersion)]
+pub(super) struct RefusedVersion {
+    /// `active`, `candidate` or `previous`.
+    role: &'static str,
+    /// `plugin@revision`, or `rules@` and the first eight digits of the digest.
+    version: String,
+    /// Such as what was expected of the component and what was found.
+    reason: String,
+}
+
 impl From<CandidateState> for Candidate {
     fn from(state: CandidateState) -> Self {
         Self {
@@ -91,6 +103,13 @@ impl From<Comparison> for Differences {
             shadow: sample.shadow,
         };
         Self { same, different, failed, samples: samples.into_iter().map(sample).collect() }
+    }
+}
+
+impl From<waspmq_policy::RefusedVersion> for RefusedVersion {
+    fn from(refused: waspmq_policy::RefusedVersion) -> Self {
+        let waspmq_policy::RefusedVersion { role, version, reason } = refused;
+        Self { role, version, reason }
     }
 }
 

@@ -453,7 +453,15 @@ fn describe(state: &Value) -> String {
     };
     let tables = [("rules", "/document/rules"), ("its rules", "/candidate/document/rules")];
     let lines = facts.into_iter().filter_map(row);
+    let refused = state.pointer("/refused_versions").and_then(Value::as_array).into_iter().flatten();
+    let refused = refused.map(|refused| {
+        let [role, version, reason] =
+            ["role", "version", "reason"].map(|field| output::cell(&refused[field]));
+        let role = format!("refused {role}");
+        format!("{role:16} {}", output::printable(&format!("{version}: {reason}")))
+    });
     lines
+        .chain(refused)
         .chain(tables.into_iter().flat_map(|(name, pointer)| rules_of(state, name, pointer)))
         .collect::<Vec<_>>()
         .join("\n")
@@ -592,6 +600,9 @@ mod tests {
         assert_eq!(text, "because of       operator");
         let text = describe(&json!({"kept": {"values": 7, "refused": 0}}));
         assert_eq!(text, "kept             {\"refused\":0,\"values\":7}");
+        let refused = [json!({"role": "previous", "version": "p@1", "reason": "it is gone"})];
+        let text = describe(&json!({"name": "a", "refused_versions": refused}));
+        assert_eq!(text, "name             a\nrefused previous p@1: it is gone");
         let rules = json!([{"then": "continue"}, {"when": {"key": "a\n"}, "then": {"to": "all"}}]);
         let text = describe(&json!({"version": "rules@01234567", "document": { "rules": rules }}));
         let expected = "version          rules@01234567\nrules[0]         {\"then\":\"continue\"}\n\
