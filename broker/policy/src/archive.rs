@@ -25,6 +25,9 @@ pub trait Archive: Debug + Send + Sync {
     /// finds the manifest before.
     fn commit(&self, manifest: &[u8], change: &AuditEntry) -> Result<(), ArchiveError>;
 
+    /// Notes a change that was made before it could be kept.
+    fn note(&self, change: &AuditEntry) -> Result<(), ArchiveError>;
+
     /// Forgets a component that the manifest names no more. One that stays is in nobody's way.
     fn remove_component(&self, digest: &str);
 

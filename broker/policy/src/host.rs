@@ -123,6 +123,7 @@ impl Host {
             changing: Mutex::default(),
             archive: OnceLock::new(),
             not_kept: AtomicU64::new(0),
+            overdue: Mutex::default(),
             active: Arc::new(ArcSwap::default()),
             queues: Queues::default(),
             captures: Captures::default(),
@@ -164,7 +165,8 @@ impl Host {
         self.shared.queues.refused()
     }
 
-    /// Automatic rollbacks that were made and could not be written down: a restart does not know of them.
+    /// Automatic rollbacks that were made and could not be written down: a restart before the next change does not know of
+    /// them, and the audit log has their lines from that on.
     pub fn changes_not_kept(&self) -> u64 {
         self.shared.not_kept.load(Ordering::Relaxed)
     }

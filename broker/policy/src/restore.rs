@@ -194,8 +194,8 @@ impl Shared {
         Err(format!("it needs {plugin}@{revision}, which is refused: {reason}"))
     }
 
-    /// Writes a change down before it becomes visible; `edit` makes the manifest what it will be. Nothing is written
-    /// without an archive.
+    /// Writes a change down before it becomes visible; `edit` makes the manifest what it will be. Those that were made
+    /// without being written down come first. Nothing is written without an archive.
     pub(crate) fn write_down(
         &self,
         change: &Change<'_>,
@@ -209,6 +209,12 @@ impl Shared {
         };
         let bytes =
             write().map_err(|error: serde_json::Error| ArchiveError::Failed { reason: error.to_string() })?;
+        let mut overdue = lock(&self.overdue);
+        while let Some(entry) = overdue.first() {
+            archive.note(entry)?;
+            overdue.remove(0);
+        }
+        drop(overdue);
         archive.commit(&bytes, &change.entry(archive.now_unix_ms()))
     }
 

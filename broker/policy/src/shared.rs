@@ -1,6 +1,6 @@
 //! What the host, its policy thread and the workers have in common.
 
-use crate::archive::Archive;
+use crate::archive::{Archive, AuditEntry};
 use crate::binding::{Binding, lock};
 use crate::capture::Captures;
 use crate::discards::Discards;
@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     pub(crate) archive: OnceLock<Arc<dyn Archive>>,
     /// Changes that the broker made by itself and could not write down.
     pub(crate) not_kept: AtomicU64,
+    /// Those of them that are in no audit log yet. At most two of each policy, which has no more versions to take back
+    /// until one is put, and then these are noted.
+    pub(crate) overdue: Mutex<Vec<AuditEntry>>,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,
     pub(crate) captures: Captures,

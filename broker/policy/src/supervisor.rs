@@ -63,7 +63,9 @@ impl Shared {
         let (who, what) = ("broker", "automatic rollback");
         let change = Change { who, what, name, from, to, generation, details: &details };
         if let Err(error) = self.write_down_policy(&change, &policy) {
-            // Messages are what counts: a restart brings the worse version back, and it is taken back again.
+            // Messages are what counts: a restart before the next change brings the worse version back, and it is taken
+            // back again.
+            lock(&self.overdue).push(change.entry(self.now_unix_ms()));
             self.not_kept.fetch_add(1, Ordering::Relaxed);
             tracing::error!(policy = name, %error, "an automatic rollback is not written down");
         }

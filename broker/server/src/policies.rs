@@ -78,6 +78,10 @@ impl Archive for OnDisk {
         self.audit.append_if(&line, || self.files.save_manifest(manifest)).map(|_| ()).map_err(failed)
     }
 
+    fn note(&self, change: &AuditEntry) -> Result<(), ArchiveError> {
+        self.audit.append(&line(change)?).map(|_| ()).map_err(failed)
+    }
+
     fn remove_component(&self, digest: &str) {
         if let Err(error) = self.files.remove_content(digest) {
             tracing::warn!(error = error.chain(), "a component that nothing uses stays until the next start");

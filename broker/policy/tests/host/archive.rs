@@ -42,6 +42,10 @@ impl Shelf {
         self.change(|kept| kept.changes.last().cloned().unwrap())
     }
 
+    pub(crate) fn change_at(&self, index: usize) -> AuditEntry {
+        self.change(|kept| kept.changes[index].clone())
+    }
+
     /// Changes what the manifest says, as somebody would who knows its checksum.
     pub(crate) fn edit_manifest(&self, from: &str, to: &str) {
         self.change(|kept| {
@@ -93,6 +97,11 @@ impl Archive for Shelf {
             kept.changes.push(change.clone());
             Ok(())
         })
+    }
+
+    fn note(&self, change: &AuditEntry) -> Result<(), ArchiveError> {
+        self.change(|kept| kept.changes.push(change.clone()));
+        Ok(())
     }
 
     fn remove_component(&self, digest: &str) {

@@ -280,3 +280,27 @@ fn a_candidate_is_tried_beside_an_active_version_that_is_refused() {
     assert_eq!(revision(&host.policy("p").unwrap()), Some(3));
     assert!(host.policy("p").unwrap().candidate.is_some());
 }
+
+/// It is in force, and the next change has it outlive a restart.
+#[test]
+fn an_automatic_rollback_that_could_not_be_noted_is_noted_with_the_next_change() {
+    let (shelf, host) = on_trial(json!({ "canary_percent": 99, "budget": { "calls_min": 5 } }));
+    shelf.refuse(true);
+    let mut policies = host.worker(0);
+    let state = crate::eventually("it is taken back", || {
+        (0..20).for_each(|n| drop(mark(&mut policies, &format!("user{n}"), "fail")));
+        host.policy("p").filter(|state| state.candidate.is_none())
+    });
+    let (lines, taken_back) = (shelf.changes(), state.generation);
+    shelf.refuse(false);
+    for put in 1..=2 {
+        let more = json!({ "order": put });
+        host.put_policy("q", document("p@2", &ALL, more), "test").unwrap();
+        assert_eq!(shelf.changes(), lines + 1 + put);
+    }
+    let noted = shelf.change_at(lines);
+    assert_eq!((noted.what.as_str(), noted.generation), ("automatic rollback", taken_back));
+    assert_eq!(shelf.change_at(lines + 1).what, "policy put");
+    drop((policies, host));
+    assert_eq!(next(&shelf, 4).policy("p").unwrap().candidate, None);
+}
