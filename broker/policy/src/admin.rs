@@ -120,7 +120,7 @@ impl Host {
         };
         let taken = (who.into(), self.shared.now_unix_ms());
         let kept = Kept { revision, compiled: Arc::new(OnceLock::from(compiled)), taken };
-        let _no_policy_changes = lock(&self.shared.changing);
+        let _no_policy_changes = self.shared.turn();
         self.shelve(&name, kept, bytes, who)
     }
 
@@ -189,7 +189,7 @@ impl Host {
 
     /// Removes a plugin with all its revisions, unless a policy uses one or could roll back to it.
     pub fn remove_plugin(&self, name: &str, who: &str) -> Result<(), RemoveError> {
-        let _no_policy_changes = lock(&self.shared.changing);
+        let _no_policy_changes = self.shared.turn();
         let (from, digests) = {
             let registry = self.registry();
             if let Some(policy) = registry.user_of(name, None) {
@@ -222,7 +222,11 @@ impl Host {
         if !plugin::is_name(name) {
             return Err(PutError::Name { name: name.to_owned() });
         }
-        let _one_at_a_time = lock(&self.shared.changing);
+        // Compiling is long; what is replaced or removed meanwhile is found out below.
+        if let Source::Plugin(kept) = self.shared.find_source(&document)? {
+            self.shared.compiled(&kept)?;
+        }
+        let _one_at_a_time = self.shared.turn();
         let source = self.shared.find_source(&document)?;
         let policy = {
             let registry = self.registry();
@@ -237,7 +241,7 @@ impl Host {
 
     /// Removes a policy; messages in the hands of its instances are decided by them.
     pub fn remove_policy(&self, name: &str, who: &str) -> Result<(), RemoveError> {
-        let _one_at_a_time = lock(&self.shared.changing);
+        let _one_at_a_time = self.shared.turn();
         let from = {
             let registry = self.registry();
             let active = |policy: &Policy| policy.active.as_ref().map_or_else(String::new, Version::label);

@@ -121,6 +121,7 @@ impl Host {
             instance_calls_max: options.instance_calls_max,
             registry: Mutex::default(),
             changing: Mutex::default(),
+            supervision_missed: AtomicBool::new(false),
             archive: OnceLock::new(),
             not_kept: AtomicU64::new(0),
             overdue: Mutex::default(),

@@ -57,7 +57,7 @@ impl Keeper {
         let now = now();
         if now >= self.supervision_due {
             self.supervision_due = now + Duration::from_millis(limits::SUPERVISION_MS);
-            self.shared.supervise(now);
+            self.shared.supervise();
         }
         Some(self.supervision_due)
     }

@@ -32,7 +32,7 @@ impl Host {
     /// Makes the candidate what decides for everybody. With `seen` only in a policy of that generation, so that the broker
     /// or somebody else did not change meanwhile what is meant.
     pub fn promote(&self, name: &str, seen: Option<u64>, who: &str) -> Result<PolicyState, PromoteError> {
-        let _one_at_a_time = lock(&self.shared.changing);
+        let _one_at_a_time = self.shared.turn();
         let policy = {
             let registry = self.registry();
             if let Some((_, reason)) = registry.refused.get(name) {
@@ -61,7 +61,7 @@ impl Host {
     /// Drops the candidate; without one goes back to what the policy was before its last change. A second time
     /// returns from there, but not to what the broker took back. `seen` is as for [`Host::promote`].
     pub fn rollback(&self, name: &str, seen: Option<u64>, who: &str) -> Result<PolicyState, RollbackError> {
-        let _one_at_a_time = lock(&self.shared.changing);
+        let _one_at_a_time = self.shared.turn();
         let policy = {
             let registry = self.registry();
             if let Some((_, reason)) = registry.refused.get(name) {

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     /// One change of policies at a time holds this while it works. Locks are taken in the order uploading, changing,
     /// registry.
     pub(crate) changing: Mutex<()>,
+    /// A supervision found that held.
+    pub(crate) supervision_missed: AtomicBool,
     /// Where changes are written down; nowhere before it is opened.
     pub(crate) archive: OnceLock<Arc<dyn Archive>>,
     /// Changes that the broker made by itself and could not write down.

@@ -11,8 +11,9 @@ use crate::limits;
 use crate::manifest::TakenBack;
 use crate::registry::{Policy, Rollback};
 use crate::shared::Shared;
-use std::sync::TryLockError;
+use crate::stats::now;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 /// What is to be done about one policy.
@@ -27,13 +28,32 @@ enum Finding {
 }
 
 impl Shared {
-    /// Looks at all policies once. While somebody changes policies it does not wait, but leaves it to the next time.
-    pub(crate) fn supervise(&self, now: Instant) {
+    /// Looks at all policies once. While somebody changes policies it does not wait, since spares are made meanwhile, but
+    /// leaves it to whoever changes them next, or to the next time.
+    pub(crate) fn supervise(&self) {
         let _one_at_a_time = match self.changing.try_lock() {
             Ok(lock) => lock,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::WouldBlock) => {
+                self.supervision_missed.store(true, Ordering::Relaxed);
+                return;
+            }
         };
+        self.look_at_all();
+    }
+
+    /// Waits for the turn of a change. A supervision that was missed comes first, so that it is put off by one change at
+    /// most, however closely they follow each other.
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        let turn = lock(&self.changing);
+        if self.supervision_missed.swap(false, Ordering::Relaxed) {
+            self.look_at_all();
+        }
+        turn
+    }
+
+    fn look_at_all(&self) {
+        let now = now();
         let mut found = Vec::new();
         for (name, policy) in &mut self.registry().policies {
             if let Some(finding) = policy.look_after(now) {
@@ -114,4 +134,37 @@ impl Policy {
 fn lately(binding: &Binding, now: Instant) -> (Totals, Totals) {
     let totals = binding.totals();
     (lock(&binding.window).advance(now, totals), totals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Host, HostOptions};
+    use crate::hostcalls::Nobody;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn put(host: &Host, name: &str, more: serde_json::Value) {
+        let mut document = json!({ "hook": "routing", "match": ["all"], "rules": [{ "then": "continue" }] });
+        document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        host.put_policy(name, serde_json::from_value(document).unwrap(), "test").unwrap();
+    }
+
+    /// Changes follow each other so closely that the policy thread never has its turn.
+    #[test]
+    fn the_next_change_makes_up_for_a_supervision_that_was_missed() {
+        let host = Host::start(HostOptions::default(), Arc::new(Nobody)).unwrap();
+        put(&host, "new", json!({}));
+        put(&host, "new", json!({ "order": 1, "budget": { "calls_min": 10 } }));
+        let held = lock(&host.shared.changing);
+        let binding = host.registry().policies["new"].active_binding().unwrap().clone();
+        (0..10).for_each(|_| binding.cells[0].tally.pass_by());
+        host.shared.supervise();
+        assert!(host.policy("new").unwrap().on_probation, "somebody else is at work");
+        drop(held);
+        put(&host, "other", json!({}));
+        let state = host.policy("new").unwrap();
+        let order = state.current.map(|current| current.document.order);
+        assert_eq!((order, state.last_rollback.map(|of| of.reason)), (Some(100), Some("failures")));
+    }
 }
