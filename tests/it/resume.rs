@@ -358,7 +358,7 @@ async fn a_live_session_survives_a_crash() {
 #[tokio::test]
 async fn members_get_what_came_since_they_joined() {
     let mut broker = Broker::start();
-    assert_eq!(broker.put_json("/v1/groups/empty", &json!({})).0, 201);
+    assert_eq!(broker.admin("PUT", "/v1/groups/empty", None).0, 201);
     let mut sender = broker.connect("sender").await;
     let mut alice = Session::begin(&broker, "alice").await;
     alice.ok(json!({"type": "join", "ref": 1, "group": "eng"})).await;
@@ -371,7 +371,7 @@ async fn members_get_what_came_since_they_joined() {
     let seen = alice.expect(&[2]).await;
     alice.ack("group/eng", &seen).await;
     for user in ["bob", "carol"] {
-        assert_eq!(broker.put_json(&format!("/v1/groups/eng/members/{user}"), &json!({})).0, 201);
+        assert_eq!(broker.admin("PUT", &format!("/v1/groups/eng/members/{user}"), None).0, 201);
     }
     alice.lose(&broker).await;
     publish(&mut sender, "group/eng", &[3], "stored").await;
@@ -533,7 +533,7 @@ async fn a_group_that_was_left_meanwhile_is_not_given_back() {
     let token = alice.token().to_owned();
     alice.lose(&broker).await;
     assert_eq!(broker.admin("DELETE", "/v1/groups/eng/members/alice", None).0, 204);
-    assert_eq!(broker.put_json("/v1/groups/eng/members/bob", &json!({})).0, 201);
+    assert_eq!(broker.admin("PUT", "/v1/groups/eng/members/bob", None).0, 201);
     publish(&mut sender, "group/eng", &[1], "stored").await;
     let mut alice = Session::resume(&broker, "alice", &token, &[]).await;
     assert_eq!(alice.welcome["resumed"], json!(true));
