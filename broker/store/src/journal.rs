@@ -231,6 +231,7 @@ fn start_writers(
             readers,
             applied,
             synced: applied,
+            told: None,
         };
         // When this or the next thread does not start, `logged` is dropped, which ends the applier.
         applier.start().map(|()| logged)

@@ -26,6 +26,9 @@ const SYNC_RETRY_WAIT: Duration = Duration::from_millis(10);
 /// Tries once the journal is being stopped. More: the rest is in the log, and the next start applies it.
 const LAST_TRIES: usize = 20;
 
+/// The time between two reports of the same error.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
 /// Bytes of applied writes behind which the store is synced before it is time.
 const UNSYNCED_BYTES_MAX: usize = 32 * 1024 * 1024;
 
@@ -41,6 +44,8 @@ pub(super) struct Applier {
     /// The last group that was applied, and that is synced.
     pub(super) applied: u64,
     pub(super) synced: u64,
+    /// The last error in keeping the store in order that was told, and when.
+    pub(super) told: Option<(StoreError, Instant)>,
 }
 
 /// What is applied in one commit.
@@ -51,6 +56,9 @@ struct Unit {
     writes: Vec<Write>,
     bytes: usize,
     readings: Vec<Reading>,
+    /// Where a damaged record is in the way of some: how many were dealt with alone, and how many of them are lost.
+    alone: usize,
+    lost: usize,
 }
 
 /// What a turn goes by.
@@ -129,13 +137,18 @@ impl Applier {
     fn apply(&mut self, unit: &mut Unit, taken: &mut VecDeque<Step>) -> bool {
         let (mut tries, mut last_tries, mut failed) = (0_usize, 0, None);
         loop {
-            let error = match self.store.apply(&unit.writes, (unit.from, unit.to)) {
-                Ok(()) => break,
-                Err(error) => error,
+            // What was done alone is not done again.
+            let applied = match unit.alone {
+                0 => self.store.apply(&unit.writes, (unit.from, unit.to)),
+                _ => self.apply_each(unit),
             };
+            let Err(mut error) = applied else { break };
             self.meters.failed();
-            if !error.is_retryable() && self.apply_each(unit) {
-                break;
+            if !error.is_retryable() && unit.alone == 0 {
+                match self.apply_each(unit) {
+                    Ok(()) => break,
+                    Err(stopped) => error = stopped,
+                }
             }
             if tries.is_multiple_of(100) {
                 tracing::error!(%error, tries, "the store does not take what is in the log; it is tried again");
@@ -168,25 +181,22 @@ impl Applier {
         }
     }
 
-    /// Commits what can be where a damaged record is in the way of some. Gives whether it went so far that the groups
-    /// are done.
-    fn apply_each(&self, unit: &Unit) -> bool {
-        let mut lost = 0;
-        for write in &unit.writes {
+    /// Commits what can be where a damaged record is in the way of some, from where it got to before.
+    fn apply_each(&self, unit: &mut Unit) -> Result<(), StoreError> {
+        while let Some(write) = unit.writes.get(unit.alone) {
             match self.store.apply_alone(write) {
-                Ok(()) => {}
-                Err(error) if error.is_retryable() => return false,
+                Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "a write meets a damaged record of the store and is lost");
-                    lost += 1;
+                    unit.lost += 1;
                 }
+                Ok(()) => {}
             }
+            unit.alone += 1;
         }
-        let done = self.store.apply(&[], (unit.from, unit.to)).is_ok();
-        if done {
-            self.meters.lost(lost);
-        }
-        done
+        self.store.apply(&[], (unit.from, unit.to))?;
+        self.meters.lost(unit.lost);
+        Ok(())
     }
 
     fn keep_house(&mut self, times: &mut Times) {
@@ -199,7 +209,8 @@ impl Applier {
         }
         if times.maintained.elapsed() >= self.options.maintain_every {
             let now_unix_ms = (self.options.clock)();
-            self.report(self.store.maintain(now_unix_ms).map(drop));
+            let maintained = self.store.maintain(now_unix_ms).map(drop);
+            self.report(maintained);
             times.maintained = now();
         }
     }
@@ -213,10 +224,14 @@ impl Applier {
         self.report(result);
     }
 
-    fn report(&self, result: Result<(), StoreError>) {
-        if let Err(error) = result {
-            self.meters.failed();
+    /// Tells of one error after the other, and of the same again after a while.
+    fn report(&mut self, result: Result<(), StoreError>) {
+        let Err(error) = result else { return };
+        self.meters.failed();
+        let is_told = |(told, at): &(StoreError, Instant)| *told == error && at.elapsed() < REPORT_EVERY;
+        if !self.told.as_ref().is_some_and(is_told) {
             tracing::warn!(%error, "keeping the store in order failed");
+            self.told = Some((error, now()));
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Trying {
     pub(crate) broken: AtomicBool,
     /// Whatever says when somebody was last seen meets a damaged record.
     pub(crate) damaged: AtomicBool,
+    /// So many commits of nothing fail, which is how groups are marked as applied.
+    pub(crate) unmarked: AtomicU64,
     rounds: AtomicU64,
 }
 
@@ -36,6 +38,7 @@ impl Trying {
             full: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
+            unmarked: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
         })
     }
@@ -51,6 +54,13 @@ impl Store for Trying {
         drop(self.wake.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
         if self.broken.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable { reason: "broken".into() });
+        }
+        let less = |left: u64| left.checked_sub(1);
+        if writes.is_empty()
+            && durability == Durability::Buffered
+            && self.unmarked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+        {
+            return Err(StoreError::Unavailable { reason: "not marked".into() });
         }
         let is_hit = |write: &Write| matches!(write, Write::LastSeen { .. });
         if self.damaged.load(Ordering::SeqCst) && writes.iter().any(is_hit) {

@@ -499,6 +499,7 @@ fn a_damaged_record_of_the_store_holds_up_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let store = Trying::new();
     store.damaged.store(true, Ordering::SeqCst);
+    store.unmarked.store(2, Ordering::SeqCst);
     let (journal, threads, answers) = start(store.clone(), options(directory.path()));
     journal.push(one(0), ticket(0, 0)).unwrap();
     journal.push(Write::LastSeen { user: name("a"), unix_ms: 1 }, None).unwrap();
@@ -507,6 +508,7 @@ fn a_damaged_record_of_the_store_holds_up_nothing_else() {
     assert!(answers.iter().all(|(_, _, result)| result.is_ok()));
     assert_eq!(offsets(&*store, &query("user/a")), [0, 1]);
     assert_eq!((journal.metrics().lost, journal.metrics().queue_entries), (1, 0));
+    assert_eq!(store.usage().messages, 2, "what was done is not done again when the rest fails for a while");
 }
 
 #[test]
