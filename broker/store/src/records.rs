@@ -95,11 +95,8 @@ impl<S: Shelf> Drop for Records<S> {
     /// Saves what is known of each address, so that the next opening knows it too. Without, it counts again.
     fn drop(&mut self) {
         let tallies = self.tallies.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let changes = tallies.save(usize::MAX);
-        if changes.is_empty() {
-            return;
-        }
-        if let Err(error) = self.shelf.write(changes, Durability::Buffered) {
+        let shelf = &self.shelf;
+        if let Err(error) = tallies.save(usize::MAX, |changes| shelf.write(changes, Durability::Buffered)) {
             tracing::warn!(%error, "what is known of the addresses was not saved");
         }
     }

@@ -74,8 +74,7 @@ impl<S: Shelf> Records<S> {
 
     /// Saves and forgets all tallies.
     pub(super) fn forget(&self, tallies: &mut Tallies) -> Result<(), StoreError> {
-        let changes = tallies.save(usize::MAX);
-        self.shelf.write(changes, Durability::Buffered)?;
+        tallies.save(usize::MAX, |changes| self.shelf.write(changes, Durability::Buffered))?;
         tallies.of.clear();
         Ok(())
     }

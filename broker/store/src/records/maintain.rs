@@ -3,6 +3,8 @@
 //! Messages of an address are removed from the oldest on, so what is left is always one stretch without holes. The
 //! place of the last one removed is kept, which makes a run that is only partly removed right at once and is how a
 //! reader learns that it missed something.
+//!
+//! A damaged record is in nobody's way but its own: a round passes over it, does the rest, and tells of it at the end.
 
 use super::tally::{TALLIES_MAX, Tallies, Tally};
 use super::{Records, read};
@@ -37,32 +39,37 @@ impl<S: Shelf> Records<S> {
         if tallies.of.len() > TALLIES_MAX {
             self.forget(&mut tallies)?;
         }
-        let changes = tallies.save(ROUND_ADDRESSES_MAX);
-        if !changes.is_empty() {
-            self.shelf.write(changes, Durability::Buffered)?;
-        }
-        for (address, record) in self.next_addresses(&mut tallies)? {
+        tallies.save(ROUND_ADDRESSES_MAX, |changes| self.shelf.write(changes, Durability::Buffered))?;
+        let mut damage = Damage::default();
+        for (address, record) in self.next_addresses(&mut tallies, &mut damage)? {
             done.addresses += 1;
-            done.records += self.remove_queue_cursors(&address)?;
-            done.messages += self.maintain_address(&mut tallies, &address, &record, now_unix_ms)?;
+            done.records += damage.pass(self.remove_queue_cursors(&address))?;
+            done.messages +=
+                damage.pass(self.maintain_address(&mut tallies, &address, &record, now_unix_ms))?;
         }
-        done.records += self.remove_old_records(&mut tallies, now_unix_ms)?;
-        Ok(done)
+        done.records += self.remove_old_records(&mut tallies, now_unix_ms, &mut damage)?;
+        damage.0.map_or(Ok(done), Err)
     }
 
-    fn next_addresses(&self, tallies: &mut Tallies) -> Result<Vec<(Address, AddressRecord)>, StoreError> {
+    fn next_addresses(
+        &self,
+        tallies: &mut Tallies,
+        damage: &mut Damage,
+    ) -> Result<Vec<(Address, AddressRecord)>, StoreError> {
         let view = self.shelf.view()?;
         let from =
             if tallies.next.address.is_empty() { vec![key::ADDRESS] } else { tallies.next.address.clone() };
         let mut found = Vec::new();
         tallies.next.address.clear();
-        for entry in view.range(Space::State, &from, &[key::ADDRESS + 1]) {
-            let (key, value) = entry?;
-            if found.len() >= ROUND_ADDRESSES_MAX {
+        for (index, entry) in view.range(Space::State, &from, &[key::ADDRESS + 1]).enumerate() {
+            // Behind what fjall cannot read there is nothing to be found.
+            let Some((key, value)) = damage.pass(entry.map(Some))? else { break };
+            if index >= ROUND_ADDRESSES_MAX {
                 tallies.next.address = key.to_vec();
                 break;
             }
-            found.push((read::parse_address(&key)?, AddressRecord::parse(&key, &value)?));
+            let parse = || Ok(Some((read::parse_address(&key)?, AddressRecord::parse(&key, &value)?)));
+            found.extend(damage.pass(parse())?);
         }
         Ok(found)
     }
@@ -182,23 +189,26 @@ impl<S: Shelf> Records<S> {
         Ok(removed)
     }
 
-    fn remove_old_records(&self, tallies: &mut Tallies, now_unix_ms: u64) -> Result<usize, StoreError> {
-        let mut changes = Vec::new();
-        let mut freed = 0;
-        {
+    fn remove_old_records(
+        &self,
+        tallies: &mut Tallies,
+        now_unix_ms: u64,
+        damage: &mut Damage,
+    ) -> Result<usize, StoreError> {
+        let (mut changes, mut letters) = (Vec::new(), Vec::new());
+        let freed = {
             let view = self.shelf.view()?;
             let before = |age_ms| MessageId::new(now_unix_ms.saturating_sub(age_ms), 0, 0, 0);
             let ledger_end = key::ledger(before(self.bounds.ledger_age_ms));
-            for entry in view.range(Space::State, &[key::LEDGER], &ledger_end).take(ROUND_RECORDS_MAX) {
-                changes.push(removal(&entry?.0));
-            }
+            damage.pass(old_records(&view, (&[key::LEDGER], &ledger_end), &mut changes))?;
             let letters_end = key::dead_letter(before(self.bounds.dead_letter_age_ms), "");
-            for entry in view.range(Space::State, &[key::DEAD_LETTER], &letters_end).take(ROUND_RECORDS_MAX) {
-                let (key, value) = entry?;
-                freed += (key.len() + value.len()) as i64;
-                changes.push(removal(&key));
-            }
-            old_resumes(&view, &mut tallies.next.resume, now_unix_ms, &mut changes)?;
+            let freed = damage.pass(old_records(&view, (&[key::DEAD_LETTER], &letters_end), &mut letters))?;
+            old_resumes(&view, &mut tallies.next.resume, (now_unix_ms, &mut changes), damage)?;
+            freed
+        };
+        // Of letters that could not all be read the bytes are not known; they stay.
+        if freed > 0 {
+            changes.append(&mut letters);
         }
         let count = changes.len();
         if count > 0 {
@@ -206,6 +216,23 @@ impl<S: Shelf> Records<S> {
             self.account(0, -freed);
         }
         Ok(count)
+    }
+}
+
+/// The first damage that a round has met.
+#[derive(Debug, Default)]
+struct Damage(Option<StoreError>);
+
+impl Damage {
+    /// Notes damage, which gives nothing. Anything else that failed ends the round.
+    fn pass<T: Default>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match result {
+            Err(error) if !error.is_retryable() => {
+                self.0.get_or_insert(error);
+                Ok(T::default())
+            }
+            result => result,
+        }
     }
 }
 
@@ -251,24 +278,43 @@ fn trim_runs(
     Ok(changes)
 }
 
+/// Removes the first few records between two keys. Gives their bytes.
+fn old_records(
+    view: &impl View,
+    (from, to): (&[u8], &[u8]),
+    changes: &mut Vec<Change>,
+) -> Result<i64, StoreError> {
+    let mut freed = 0;
+    for entry in view.range(Space::State, from, to).take(ROUND_RECORDS_MAX) {
+        let (key, value) = entry?;
+        freed += (key.len() + value.len()) as i64;
+        changes.push(removal(&key));
+    }
+    Ok(freed)
+}
+
 /// Looks at the next few records of sessions and removes those that have expired.
 fn old_resumes(
     view: &impl View,
     next: &mut Vec<u8>,
-    now_unix_ms: u64,
-    changes: &mut Vec<Change>,
+    (now_unix_ms, changes): (u64, &mut Vec<Change>),
+    damage: &mut Damage,
 ) -> Result<(), StoreError> {
     let from = if next.is_empty() { vec![key::RESUME] } else { next.clone() };
     next.clear();
     for (index, entry) in view.range(Space::State, &from, &[key::RESUME + 1]).enumerate() {
-        let (key, value) = entry?;
+        let Some((key, value)) = damage.pass(entry.map(Some))? else { break };
         if index >= ROUND_RECORDS_MAX {
             *next = key.to_vec();
             break;
         }
-        if record::parse_resume(&key, &value)?.expires_unix_ms <= now_unix_ms {
+        let record = damage.pass(record::parse_resume(&key, &value).map(Some))?;
+        if record.is_some_and(|record| record.expires_unix_ms <= now_unix_ms) {
             changes.push(removal(&key));
         }
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,9 +110,24 @@ pub(super) struct Tallies {
 }
 
 impl Tallies {
-    /// Saves what is unsaved, up to `most` addresses. The caller commits the changes.
-    pub(super) fn save(&mut self, most: usize) -> Vec<Change> {
-        let unsaved = self.of.iter_mut().filter(|(_, tally)| !tally.is_saved());
-        unsaved.take(most).map(|(address, tally)| tally.save(address)).collect()
+    /// Saves what is unsaved, up to `most` addresses, by `write`. What that does not write stays unsaved.
+    pub(super) fn save(
+        &mut self,
+        most: usize,
+        write: impl FnOnce(Vec<Change>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let unsaved = self.of.iter().filter(|(_, tally)| !tally.is_saved()).take(most);
+        let (mut saved, mut changes) = (Vec::new(), Vec::new());
+        for (address, tally) in unsaved {
+            let mut tally = tally.clone();
+            changes.push(tally.save(address));
+            saved.push((address.clone(), tally));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        write(changes)?;
+        self.of.extend(saved);
+        Ok(())
     }
 }
