@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 over_every_transport!(
     mirror_copies_to_the_audit_topic_until_it_is_off,
+    a_mirrored_message_is_delivered_when_each_address_has_acknowledged,
     consistent_hash_keeps_keys_on_their_member,
     swaps_under_load_lose_nothing,
 );
@@ -68,6 +69,30 @@ async fn mirror_copies_to_the_audit_topic_until_it_is_off(profile: &'static str)
     assert!(status < 300);
     alice.ask(json!({"type": "publish", "ref": 4, "to": "topic/orders.eu", "payload": 3})).await;
     assert_eq!(auditor.receive().await["payload"], json!(3));
+}
+
+async fn a_mirrored_message_is_delivered_when_each_address_has_acknowledged(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
+    upload(&broker, "mirror", "route-mirror");
+    set(&broker, "audit", "mirror@1", "topic/orders.>", &json!({"to": "topic/audit"}));
+    let mut alice = broker.connect("alice").await;
+    let (mut trader, mut auditor) = (broker.connect("trader").await, broker.connect("auditor").await);
+    trader.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/orders.eu"})).await;
+    for (reference, to) in [(1, "topic/orders.*"), (2, "topic/audit")] {
+        auditor.ask(json!({"type": "subscribe", "ref": reference, "to": to})).await;
+    }
+    alice
+        .send(
+            &json!({"type": "publish", "ref": 2, "to": "topic/orders.eu", "payload": 1, "ack": "delivered"}),
+        )
+        .await;
+    let copies = [auditor.receive().await, auditor.receive().await];
+    assert_eq!(copies[0]["id"], copies[1]["id"]);
+    auditor.ack(&copies[0]).await;
+    alice.expect_quiet().await;
+    let message = trader.receive().await;
+    trader.ack(&message).await;
+    assert_eq!(alice.expect_receipt(2, "delivered").await["id"], message["id"]);
 }
 
 async fn consistent_hash_keeps_keys_on_their_member(profile: &'static str) {
