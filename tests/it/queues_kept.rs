@@ -207,11 +207,13 @@ async fn what_nobody_acknowledges_is_a_dead_letter_in_the_end_and_not_given_out_
     for attempt in 1..=3 {
         let had = &take(&mut one, 1).await[0];
         assert_eq!(had.get("attempt").and_then(Value::as_u64).unwrap_or(1), attempt);
-        one.ask_ok(json!({"type": "nack", "ref": 3, "id": had["id"], "queue": "w", "retry_ms": 1})).await;
+        one.ask_ok(json!({"type": "nack", "ref": 3, "id": had["id"], "queue": "w", "reason": "no paper", "retry_ms": 1})).await;
     }
     broker.eventually("it is given up", |broker| {
         let (_, page) = broker.admin("GET", "/v1/dead-letters?recipient=queue/w", None);
-        page["dead_letters"][0]["cause"] == "nack" && page["dead_letters"][0]["attempts"] == 3
+        page["dead_letters"][0]["cause"] == "nack"
+            && page["dead_letters"][0]["attempts"] == 3
+            && page["dead_letters"][0]["detail"].as_str().unwrap().ends_with(": no paper")
     });
     broker.restart_after("TERM");
     let mut two = member(&broker, "two", "topic/jobs").await;

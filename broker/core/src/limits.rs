@@ -163,6 +163,9 @@ pub const JOURNAL_WAIT_MS: u64 = 5_000;
 /// Recipients whose acks one message may wait for. More: `too_many_recipients`.
 pub const ACKED_RECIPIENTS_MAX: usize = 1_000;
 
+/// Bytes of a nack's reason that are kept. More: cut.
+pub const NACK_REASON_BYTES_MAX: usize = 256;
+
 /// Runs of consecutive stored messages whose single acks one session can still give, per address, and single acks
 /// out of order. More: the oldest is forgotten, and only a cumulative ack moves over it.
 pub const CURSOR_RUNS_MAX: usize = 1_024;

@@ -86,6 +86,9 @@ pub(crate) struct DeviceDocument {
     pub(crate) sent_at: Option<u64>,
     pub(crate) acked_at: Option<u64>,
     pub(crate) cause: Option<String>,
+    /// What it said when it refused the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
 }
 
 /// A dead letter in short.
@@ -222,6 +225,7 @@ impl Ledger {
             sent_at: Some(sent.sent_unix_ms),
             acked_at: None,
             cause: None,
+            reason: None,
         });
     }
 
@@ -276,6 +280,7 @@ impl DeviceDocument {
             sent_at: Some(row.sent_ms),
             acked_at: row.acked_ms,
             cause: row.cause.map(|cause| cause.as_str().to_owned()),
+            reason: row.reason.as_deref().map(str::to_owned),
         }
     }
 
@@ -290,6 +295,7 @@ impl DeviceDocument {
             sent_at: None,
             acked_at: None,
             cause: None,
+            reason: None,
         }
     }
 }

@@ -36,7 +36,15 @@ pub enum Event {
     /// The broker leaves service: the store is to have the messages for the recipient, if it has not.
     Store { batch: Arc<Batch>, range: Range<u16>, recipient: Recipient },
     /// The plan is exhausted or the broker leaves service, and the messages are to be kept as dead letters of this recipient.
-    DeadLetter { batch: Arc<Batch>, range: Range<u16>, recipient: Recipient, cause: Cause, attempts: u16 },
+    DeadLetter {
+        batch: Arc<Batch>,
+        range: Range<u16>,
+        recipient: Recipient,
+        cause: Cause,
+        attempts: u16,
+        /// What the recipient said about the last attempt.
+        reason: Option<Arc<str>>,
+    },
     /// The plan is exhausted or the messages' time to live is over, and they are not kept: to be counted.
     Dropped { batch: Arc<Batch>, range: Range<u16>, recipient: Recipient, cause: Cause, attempts: u16 },
 }

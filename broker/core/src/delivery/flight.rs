@@ -18,6 +18,7 @@ use crate::id::SessionId;
 use crate::limits;
 use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How far a message is with a recipient, or with one of its sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,6 +167,7 @@ pub(super) struct Note {
     pub(super) session: Option<SessionId>,
     pub(super) state: State,
     pub(super) cause: Option<Cause>,
+    pub(super) reason: Option<Arc<str>>,
     pub(super) attempt: u16,
     pub(super) sent: u32,
     pub(super) at: u32,
@@ -192,7 +194,7 @@ impl Part {
             && last.range.end == note.range.start
             && (last.session, last.state, last.attempt, last.cause)
                 == (note.session, note.state, note.attempt, note.cause)
-            && (last.sent, last.at) == (note.sent, note.at)
+            && (last.sent, last.at, &last.reason) == (note.sent, note.at, &note.reason)
         {
             last.range.end = note.range.end;
             return;
@@ -207,6 +209,12 @@ impl Part {
     pub(super) fn last_failed(&self, index: u16) -> Option<SessionId> {
         let mut notes = self.notes.iter().rev();
         notes.find(|note| note.range.contains(&index) && note.session.is_some())?.session
+    }
+
+    /// What the recipient said when it refused this attempt of a message.
+    pub(super) fn reason(&self, index: u16, attempt: u16) -> Option<Arc<str>> {
+        let mut notes = self.notes.iter().rev();
+        notes.find(|note| note.range.contains(&index) && note.attempt == attempt)?.reason.clone()
     }
 
     /// Runs and reports, as they count against the ledger's bound.
@@ -225,6 +233,7 @@ impl Part {
             sent_ms: unix_ms(note.sent),
             acked_ms: (note.state == State::Acked).then(|| unix_ms(note.at)),
             cause: note.cause,
+            reason: note.reason.clone(),
             attempt: note.attempt,
         };
         RecipientRow {

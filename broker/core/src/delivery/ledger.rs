@@ -11,6 +11,7 @@ use crate::level::Level;
 use crate::message::Batch;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The delivery of one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct DeviceRow {
     pub sent_ms: u64,
     pub acked_ms: Option<u64>,
     pub cause: Option<Cause>,
+    /// What it said about a nack.
+    pub reason: Option<Arc<str>>,
     pub attempt: u16,
 }
 

@@ -134,7 +134,7 @@ impl Live {
         report: &Report<'_>,
         range: &Range<u16>,
         state: State,
-        why: (Option<Cause>, u64),
+        why: (Option<&Failed>, u64),
     ) {
         let note = report.to_note(range.clone(), state, why, self.begun_ms);
         if let Some(part) = self.part(report.recipient).and_then(|part| self.parts.get_mut(part)) {
@@ -190,7 +190,7 @@ impl Live {
         let is_current = |cell: &Cell| cell.state == State::Sent && cell.attempt == report.attempt;
         let cells = self.cells(part, range.clone(), is_current);
         let state = if failed.cause == Cause::Nack { State::Nacked } else { State::Failed };
-        self.handle_note(report, range, state, (Some(failed.cause), around.turn.now_ms));
+        self.handle_note(report, range, state, (Some(&failed), around.turn.now_ms));
         let mut messages = 0;
         for (range, mut cell) in cells {
             messages += range.len();
@@ -437,7 +437,10 @@ impl Live {
         let (batch, recipient, attempts) = (self.batch.clone(), part.recipient.clone(), cell.attempt);
         let ended = range.clone();
         around.turn.out.push(match state {
-            State::DeadLettered => Event::DeadLetter { batch, range: ended, recipient, cause, attempts },
+            State::DeadLettered => {
+                let reason = part.reason(ended.start, attempts).filter(|_| cause == Cause::Nack);
+                Event::DeadLetter { batch, range: ended, recipient, cause, attempts, reason }
+            }
             State::Stored => Event::Store { batch, range: ended, recipient },
             _ => Event::Dropped { batch, range: ended, recipient, cause, attempts },
         });

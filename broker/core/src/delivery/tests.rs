@@ -130,7 +130,9 @@ impl Bench {
     }
 
     fn failed(&mut self, report: &Report<'_>, cause: Cause, retry_ms: Option<u32>) -> Vec<String> {
-        self.run(|tracker, turn| tracker.handle_failed(report, Failed { cause, retry_ms }, turn))
+        self.run(|tracker, turn| {
+            tracker.handle_failed(report, Failed { retry_ms, ..Failed::by(cause) }, turn)
+        })
     }
 
     /// Lets time pass, stopping wherever the tracker wants to be asked.
@@ -259,6 +261,23 @@ fn an_ack_ends_the_wait_for_a_repeat() {
     bench.failed(&report(1..2, &user("bob"), 1), Cause::ConnectionLost, None);
     assert_eq!(bench.acked(1..2, &user("bob")), ["reached 0..1 ref 500 by 1"]);
     assert_eq!(bench.until(9_999), [""; 0]);
+}
+
+#[test]
+fn a_nack_says_why() {
+    let mut bench = Bench::new();
+    let (bob, plan) = (user("bob"), AckPlan { attempts: 1, ..PLAN });
+    bench.begin(&batch(1, 1), std::slice::from_ref(&bob), plan);
+    let failed = Failed { reason: Some("out of paper".into()), ..Failed::by(Cause::Nack) };
+    let mut turn = Turn { now_ms: 1_001, acking: &mut BySettings, out: &mut bench.events };
+    bench.tracker.handle_failed(&report(1..2, &bob, 1), failed, &mut turn);
+    let said = bench.events.iter().find_map(|event| match event {
+        Event::DeadLetter { reason, .. } => reason.as_deref(),
+        _ => None,
+    });
+    assert_eq!(said, Some("out of paper"));
+    let entry = bench.tracker.entry(id(1)).unwrap();
+    assert_eq!(entry.recipients[0].devices[0].reason.as_deref(), Some("out of paper"));
 }
 
 #[test]

@@ -80,11 +80,20 @@ pub struct Report<'a> {
 }
 
 /// Why the attempt failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
     pub cause: Cause,
     /// The wait that the recipient asked for.
     pub retry_ms: Option<u32>,
+    /// What the recipient says about it, for people; of at most [`limits::NACK_REASON_BYTES_MAX`].
+    pub reason: Option<Arc<str>>,
+}
+
+impl Failed {
+    /// A failure of which nothing more is known.
+    pub const fn by(cause: Cause) -> Self {
+        Self { cause, retry_ms: None, reason: None }
+    }
 }
 
 /// What a call is given besides its input: the time, who decides about failures, and where events go.
@@ -398,7 +407,7 @@ impl Report<'_> {
         self,
         range: Range<u16>,
         state: State,
-        (cause, at_ms): (Option<Cause>, u64),
+        (failed, at_ms): (Option<&Failed>, u64),
         begun_ms: u64,
     ) -> Note {
         let since = |ms: u64| super::live::since(begun_ms, ms);
@@ -407,7 +416,8 @@ impl Report<'_> {
             device: self.device.cloned(),
             session: self.session,
             state,
-            cause,
+            cause: failed.map(|failed| failed.cause),
+            reason: failed.and_then(|failed| failed.reason.clone()),
             attempt: self.attempt,
             sent: since(self.sent_ms),
             at: since(at_ms),

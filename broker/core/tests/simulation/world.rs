@@ -276,7 +276,7 @@ impl World {
     fn disconnect(&mut self, mut session: Session) {
         let lost: Vec<_> = session.window.drain().collect();
         for acked in lost {
-            let failed = Failed { cause: Cause::ConnectionLost, retry_ms: None };
+            let failed = Failed::by(Cause::ConnectionLost);
             self.report((session.device, session.id), acked, Some(failed));
         }
     }
@@ -312,7 +312,7 @@ impl World {
         of: (Cause, u16),
     ) {
         let acked = Acked { batch: batch.clone(), range, queue: None, attempt: of.1, sent_ms: self.now_ms };
-        let failed = Some(Failed { cause: of.0, retry_ms: None });
+        let failed = Some(Failed::by(of.0));
         let worker = usize::from(acked.first().expect("never empty").worker());
         let mail = Mail::Report { acked, recipient: recipient.clone(), device: None, session: None, failed };
         self.mail(worker, mail);
@@ -577,7 +577,7 @@ impl World {
             Answer::Nack(id, queue, retry_ms) => {
                 let queue = queue.then(queue_name);
                 session.window.nack(id, queue.as_ref().map(QueueId::name), &mut acked);
-                failed = Some(Failed { cause: Cause::Nack, retry_ms });
+                failed = Some(Failed { retry_ms, ..Failed::by(Cause::Nack) });
             }
         }
         for (to, cursor) in session.cursors.take_moved() {
@@ -592,7 +592,7 @@ impl World {
                 acked.first().expect("never empty").count(),
                 acked.range.len() as u64,
             ]);
-            self.report(of, acked, failed);
+            self.report(of, acked, failed.clone());
         }
         Ok(())
     }

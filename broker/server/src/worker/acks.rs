@@ -20,7 +20,7 @@ use waspmq_core::delivery::{Acked, Cause, Failed, Recipient, Report, Sending, Tu
 use waspmq_core::message::Batch;
 use waspmq_core::outbound::Segment as _;
 use waspmq_core::registry;
-use waspmq_core::{Address, Code, Kind, Level, MessageId, Name, Reject, SessionId};
+use waspmq_core::{Address, Code, Kind, Level, MessageId, Name, Reject, SessionId, limits};
 use waspmq_protocol::client::Acked as Ack;
 use waspmq_store::Write;
 
@@ -119,9 +119,8 @@ impl Worker {
     pub(super) fn take_nack(
         &mut self,
         connection: &mut Connection,
-        id: MessageId,
-        queue: Option<&str>,
-        retry_ms: Option<u64>,
+        (id, queue): (MessageId, Option<&str>),
+        (retry_ms, reason): (Option<u64>, Option<&str>),
     ) -> Result<(), Reject> {
         let queue = queue.map(super::inbound::name).transpose()?;
         let mut refused = std::mem::take(&mut self.answers.scratch);
@@ -136,9 +135,14 @@ impl Worker {
             return Err(Reject::new(Code::NotInFlight, format!("message {id} is not in flight here")));
         }
         let retry_ms = retry_ms.map(|ms| u32::try_from(ms).unwrap_or(u32::MAX));
+        let reason = reason.filter(|reason| !reason.is_empty()).map(|reason| {
+            let end = reason.floor_char_boundary(limits::NACK_REASON_BYTES_MAX);
+            Arc::from(reason.get(..end).unwrap_or_default())
+        });
+        let failed = Failed { cause: Cause::Nack, retry_ms, reason };
         if let Some(identity) = connection.session.identity() {
             for taken in refused.drain(..) {
-                self.answer_taken(identity, taken, Some(Failed { cause: Cause::Nack, retry_ms }));
+                self.answer_taken(identity, taken, Some(failed.clone()));
             }
         }
         self.answers.scratch = refused;
@@ -147,9 +151,9 @@ impl Worker {
 
     /// Everything in flight to a session whose connection ended.
     pub(super) fn fail_in_flight(&mut self, identity: &registry::Session, connection: &mut Connection) {
-        let lost = Failed { cause: Cause::ConnectionLost, retry_ms: None };
+        let lost = Failed::by(Cause::ConnectionLost);
         for taken in connection.window.drain() {
-            self.answer_taken(identity, taken, Some(lost));
+            self.answer_taken(identity, taken, Some(lost.clone()));
         }
     }
 
@@ -190,7 +194,7 @@ impl Worker {
         }
         if let Some(identity) = connection.session.identity() {
             for taken in lost.drain(..) {
-                self.answer_taken(identity, taken, Some(Failed { cause, retry_ms: None }));
+                self.answer_taken(identity, taken, Some(Failed::by(cause)));
             }
         }
         lost.clear();
@@ -205,7 +209,8 @@ impl Worker {
         };
         let Some(first) = taken.first() else { return };
         if let Some(queue) = taken.queue.as_ref().filter(|_| taken.batch.is_kept) {
-            let done = Done::new(queue, &taken.batch, &taken.range).by(identity.id, taken.attempt, failed);
+            let done =
+                Done::new(queue, &taken.batch, &taken.range).by(identity.id, taken.attempt, failed.clone());
             self.tell_home(Told::Done(done));
             if taken.batch.level < Level::Delivered {
                 return;
@@ -246,7 +251,7 @@ impl Worker {
         (attempt, cause): (u16, Cause),
     ) {
         let Some(first) = batch.messages.get(usize::from(range.start)) else { return };
-        let failed = Some(Failed { cause, retry_ms: None });
+        let failed = Some(Failed::by(cause));
         self.answer(Answer {
             first: first.id,
             messages: range.end - range.start,
@@ -324,7 +329,8 @@ impl Worker {
                 let waited_us = now_ms.saturating_sub(answer.sent_ms) * 1_000;
                 self.counters().ack_latency.observe(waited_us, u64::from(answer.messages));
             }
-            Some(failed) => {
+            Some(ref failed) => {
+                let failed = failed.clone();
                 tracker.handle_failed(&report, failed, &mut Turn { now_ms, acking: policies, out: events });
                 // The next attempt may be due before anything that was waited for.
                 self.timers.notify_one();

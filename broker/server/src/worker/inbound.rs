@@ -388,8 +388,8 @@ impl Worker {
                 }
                 return self.answer_if_asked(connection, reference, taken);
             }
-            Frame::Nack { id, queue, retry_ms, .. } => {
-                let taken = self.take_nack(connection, id, queue.as_deref(), retry_ms);
+            Frame::Nack { id, queue, reason, retry_ms, .. } => {
+                let taken = self.take_nack(connection, (id, queue.as_deref()), (retry_ms, reason.as_deref()));
                 return self.answer_if_asked(connection, reference, taken);
             }
             Frame::History { of, after, limit, .. } => {

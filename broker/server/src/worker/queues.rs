@@ -215,7 +215,7 @@ impl Worker {
             Some(failed) => {
                 backlog.handle_failed(
                     &answered,
-                    *failed,
+                    failed.clone(),
                     &mut Turn { now_ms, acking: policies, out: events },
                 );
             }

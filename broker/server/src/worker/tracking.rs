@@ -109,9 +109,9 @@ impl Worker {
                     }
                 }
             }
-            Event::DeadLetter { batch, range, recipient, cause, attempts } => {
+            Event::DeadLetter { batch, range, recipient, cause, attempts, reason } => {
                 self.end_of_queue(&batch, &range, &recipient);
-                self.bury(&batch, range, &recipient, (cause, attempts));
+                self.bury(&batch, range, &recipient, (cause, attempts, reason.as_deref()));
             }
             // Of a queue, what is stored and not done is given out again; its end is not told.
             Event::Store { batch, range, .. } => self.keep(&batch, range),
@@ -293,8 +293,10 @@ impl Worker {
         batch: &Arc<Batch>,
         range: Range<u16>,
         recipient: &Recipient,
-        (cause, attempts): (Cause, u16),
+        (cause, attempts, reason): (Cause, u16, Option<&str>),
     ) {
+        let detail = not_delivered(cause, attempts).message;
+        let detail = reason.map_or_else(|| detail.clone(), |reason| format!("{detail}: {reason}"));
         self.counters().dead_letters(cause).add(u64::from(range.end - range.start));
         let recipient = recipient.to_string();
         let unix_ms = self.shared.clock.now().unix_ms;
@@ -307,7 +309,7 @@ impl Worker {
                 unix_ms,
                 cause: cause.as_str().to_owned(),
                 attempts,
-                detail: not_delivered(cause, attempts).message,
+                detail: detail.clone(),
                 batch: Arc::new(alone),
             };
             if self.shared.journal.push(Write::DeadLetter(letter), None).is_err() {

@@ -63,7 +63,7 @@ impl Backlog {
             let is_current =
                 matches!(open.state, State::Given { session, .. } if Some(session) == answered.session);
             if is_current && open.attempt == answered.attempt {
-                self.fail(&key, failed, turn);
+                self.fail(&key, failed.clone(), turn);
             }
         }
         self.tidy(answered.to);
@@ -89,7 +89,7 @@ impl Backlog {
         self.due_ms = due_ms;
         for (key, session) in late {
             self.loads.handle_silent(session);
-            self.fail(&key, Failed { cause: Cause::Timeout, retry_ms: None }, turn);
+            self.fail(&key, Failed::by(Cause::Timeout), turn);
             self.tidy(&key.0);
         }
     }
@@ -151,23 +151,24 @@ impl Backlog {
         });
         let wait_ms = match decision {
             Decision::Retry { after_ms } | Decision::Wait { at_most_ms: after_ms } => after_ms,
-            Decision::GiveUp => return self.give_up(key, failed.cause, turn),
+            Decision::GiveUp => return self.give_up(key, failed, turn),
         };
         if open.attempt >= limits::ATTEMPTS_MAX {
-            return self.give_up(key, failed.cause, turn);
+            return self.give_up(key, failed, turn);
         }
         self.rest(key, now_ms + wait_ms.clamp(1, limits::RETRY_WAIT_MS_MAX));
     }
 
     /// Ends a message without an ack.
-    fn give_up(&mut self, key: &Key, cause: Cause, turn: &mut Turn<'_>) {
+    fn give_up(&mut self, key: &Key, failed: Failed, turn: &mut Turn<'_>) {
+        let Failed { cause, reason, .. } = failed;
         let recipient = Recipient::Queue(self.id.clone());
         let open = self.addresses.get(&key.0).and_then(|progress| progress.open.get(&key.1));
         if let Some(open) = open {
             let (batch, attempts, range) = (open.batch.clone(), open.attempt, 0..1);
             let is_kept = cause != Cause::Expired && open.plan.exhausted == Exhausted::DeadLetter;
             turn.out.push(if is_kept {
-                Event::DeadLetter { batch, range, recipient, cause, attempts }
+                Event::DeadLetter { batch, range, recipient, cause, attempts, reason }
             } else {
                 Event::Dropped { batch, range, recipient, cause, attempts }
             });

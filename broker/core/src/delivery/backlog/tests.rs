@@ -232,7 +232,7 @@ impl World {
     fn fail(&mut self, _number: u32, give: &Give, cause: Cause) {
         let mut events = Vec::new();
         let turn = &mut Turn { now_ms: self.now_ms, acking: &mut BySettings, out: &mut events };
-        let failed = Failed { cause, retry_ms: None };
+        let failed = Failed::by(cause);
         Self::answered(give, |answered| self.backlog.handle_failed(answered, failed, turn));
         self.note(events);
     }

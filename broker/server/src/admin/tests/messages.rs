@@ -136,6 +136,7 @@ fn entry(device: State) -> LedgerEntry {
                     state: device,
                     sent_ms: 110,
                     acked_ms: is_acked.then_some(120),
+                    reason: None,
                     cause: None,
                     attempt: 1,
                 }],

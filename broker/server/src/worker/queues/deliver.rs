@@ -81,7 +81,7 @@ impl Worker {
     }
 
     fn tell_not_given(&mut self, given: &Given, cause: Cause) {
-        let failed = Some(Failed { cause, retry_ms: None });
+        let failed = Some(Failed::by(cause));
         let done = Done::new(&given.queue, &given.batch, &(0..1)).by(given.session, given.attempt, failed);
         self.tell_home(Told::Done(done));
     }
