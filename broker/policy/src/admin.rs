@@ -4,6 +4,7 @@
 //! Every change that succeeds is one event of the target `audit`.
 
 use crate::archive::{ArchiveError, Change};
+use crate::audited;
 use crate::binding::lock;
 use crate::document::{BadDocument, Decider, PolicyDocument};
 use crate::host::Host;
@@ -145,7 +146,7 @@ impl Host {
             from: before.kept.last().map_or(0, |kept| kept.revision.revision).to_string(),
             to: revision.revision.to_string(),
             generation: self.generation(),
-            details: &[("digest", &revision.digest)],
+            details: &[("digest", revision.digest.clone())],
         };
         self.shared.keep_component(&revision.digest, bytes)?;
         let kept = self.shared.write_down(&change, |manifest| {
@@ -244,13 +245,16 @@ impl Host {
         let _one_at_a_time = self.shared.turn();
         let from = {
             let registry = self.registry();
-            let active = |policy: &Policy| policy.active.as_ref().map_or_else(String::new, Version::label);
-            let label = registry.policies.get(name).map(active);
-            label.or_else(|| registry.refused.get(name).map(|_| "(refused)".to_owned()))
+            let active = |policy: &Policy| {
+                let active = policy.active.as_ref();
+                (audited::label(active), audited::details(active, None))
+            };
+            let there = registry.policies.get(name).map(active);
+            there.or_else(|| registry.refused.get(name).map(|_| ("(refused)".to_owned(), Vec::new())))
         };
-        let from = from.ok_or_else(|| RemoveError::UnknownPolicy { name: name.to_owned() })?;
+        let (from, details) = from.ok_or_else(|| RemoveError::UnknownPolicy { name: name.to_owned() })?;
         let (to, generation) = (String::new(), self.generation() + 1);
-        let change = Change { who, what: "policy remove", name, from, to, generation, details: &[] };
+        let change = Change { who, what: "policy remove", name, from, to, generation, details: &details };
         self.shared.write_down(&change, |manifest| {
             manifest.policies.remove(name);
             Ok(())

@@ -69,13 +69,14 @@ pub(crate) struct Change<'a> {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) generation: u64,
-    /// Of a component: its digest; of an automatic rollback: the reason and its detail.
-    pub(crate) details: &'a [(&'static str, &'a str)],
+    /// Of a component: its digest; of a policy: what it is made of before and behind, and which keys of its document differ; of an
+    /// automatic rollback also the reason and its detail.
+    pub(crate) details: &'a [(&'static str, String)],
 }
 
 impl Change<'_> {
     pub(crate) fn entry(&self, unix_ms: u64) -> AuditEntry {
-        let details = self.details.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        let details = self.details.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
         AuditEntry {
             unix_ms,
             who: self.who.to_owned(),
@@ -91,8 +92,13 @@ impl Change<'_> {
     /// Tells the broker's own log, once the change is made.
     pub(crate) fn log(&self) {
         let Self { who, what, name, from, to, generation, details } = self;
-        let of = |wanted| details.iter().find(|(key, _)| *key == wanted).map(|(_, value)| *value);
+        let of = |wanted| details.iter().find(|(key, _)| *key == wanted).map(|(_, value)| &**value);
         let (digest, reason, detail) = (of("digest"), of("reason"), of("detail"));
-        tracing::info!(target: "audit", who, what, name, from, to, generation, digest, reason, detail);
+        let (changed, from_digest, to_digest) = (of("changed"), of("from_digest"), of("to_digest"));
+        let (from_document, to_document) = (of("from_document"), of("to_document"));
+        tracing::info!(
+            target: "audit", who, what, name, from, to, generation, digest, reason, detail, changed, from_digest,
+            from_document, to_digest, to_document,
+        );
     }
 }

@@ -165,6 +165,12 @@ impl PolicyDocument {
         within("budget.window_s", budget.window_s, 1..=limits::BUDGET_WINDOW_S_MAX)
     }
 
+    /// BLAKE3 of its JSON, as 64 hexadecimal digits.
+    pub(crate) fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        blake3::hash(&json).to_hex().to_string()
+    }
+
     /// How the document asks to be tried before it decides for everybody.
     pub(crate) const fn trial(&self) -> Option<Trial> {
         match (self.mode, self.canary_percent) {

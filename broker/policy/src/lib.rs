@@ -14,6 +14,7 @@
 mod admin;
 mod answers;
 mod archive;
+mod audited;
 mod bench;
 mod binding;
 mod bindings;

@@ -14,6 +14,7 @@
 
 use crate::admin::{PromoteError, PutError, RollbackError};
 use crate::archive::{ArchiveError, Change};
+use crate::audited::{self, Before};
 use crate::binding::{Binding, Making, Parts, lock};
 use crate::document::{Mode, OnFailure, PolicyDocument};
 use crate::host::Host;
@@ -46,7 +47,7 @@ impl Host {
         }
         let tried = policy.candidate.take();
         let tried = tried.ok_or_else(|| PromoteError::NoCandidate { name: name.to_owned() })?;
-        let from = policy.active.as_ref().map_or_else(String::new, Version::label);
+        let from = audited::before(policy.active.as_ref());
         let mut version = tried.version;
         version.document = version.document.promoted();
         if tried.candidate.trial == Trial::Shadow {
@@ -74,7 +75,7 @@ impl Host {
             return Err(RollbackError::OtherGeneration { name: name.to_owned(), seen, generation });
         }
         let (why, generation) = (("operator", String::new()), self.generation() + 1);
-        let back = if policy.has_candidate() {
+        let (_, from) = if policy.has_candidate() {
             policy.drop_candidate(why, generation)
         } else {
             let previous = policy.previous.as_ref();
@@ -88,7 +89,7 @@ impl Host {
             }
             policy.go_back(TakenBack::Operator, why, generation)
         };
-        let state = self.shared.commit(name, policy, (who, "policy rollback", back.from));
+        let state = self.shared.commit(name, policy, (who, "policy rollback", from));
         Ok(state.map_err(PutError::NotKept)?)
     }
 }
@@ -114,7 +115,7 @@ impl Shared {
             return Ok(policy.show(name));
         }
         check_beside(&policy, &version)?;
-        let from = policy.active.as_ref().map_or_else(String::new, Version::label);
+        let from = audited::before(policy.active.as_ref());
         let Some(trial) = trial else {
             (policy.candidate, policy.lost.candidate) = (None, None);
             if !is_active {
@@ -194,16 +195,14 @@ impl Shared {
         &self,
         name: &str,
         mut policy: Policy,
-        (who, what, from): (&str, &'static str, String),
+        (who, what, (from, before)): (&str, &'static str, Before),
     ) -> Result<PolicyState, ArchiveError> {
         let generation = self.active.load().number + 1;
         policy.generation = generation;
-        let to = match (&policy.candidate, &policy.active) {
-            (Some(tried), _) => tried.version.label(),
-            (None, Some(active)) => active.label(),
-            (None, None) => String::new(),
-        };
-        let change = Change { who, what, name, from, to, generation, details: &[] };
+        let to = policy.candidate.as_ref().map(|tried| &tried.version).or(policy.active.as_ref());
+        let details = audited::details(before.as_ref(), to);
+        let to = audited::label(to);
+        let change = Change { who, what, name, from, to, generation, details: &details };
         self.write_down_policy(&change, &policy)?;
         self.swap(name, Some(&policy));
         let state = policy.show(name);
@@ -275,10 +274,15 @@ impl Policy {
     }
 
     /// Drops the candidate.
-    pub(crate) fn drop_candidate(&mut self, why: (&'static str, String), generation: u64) -> Rollback {
+    pub(crate) fn drop_candidate(
+        &mut self,
+        why: (&'static str, String),
+        generation: u64,
+    ) -> (Rollback, Before) {
         let lost = self.lost.candidate.take().map(|(candidate, _)| candidate.version.label());
-        let from = self.candidate.take().map(|tried| tried.version.label()).or(lost).unwrap_or_default();
-        self.note_rollback(why, from, generation)
+        let tried = self.candidate.take().map(|tried| tried.version);
+        let from = tried.as_ref().map(Version::label).or(lost).unwrap_or_default();
+        (self.note_rollback(why, from.clone(), generation), (from, tried))
     }
 
     /// Exchanges the active version for the one before, and notes who did. A candidate that has not the hook of that one
@@ -288,7 +292,7 @@ impl Policy {
         who: TakenBack,
         (reason, mut detail): (&'static str, String),
         generation: u64,
-    ) -> Rollback {
+    ) -> (Rollback, Before) {
         std::mem::swap(&mut self.active, &mut self.previous);
         self.probation = None;
         // Who returns to a version that was taken back has what there was before: the other one was not taken back.
@@ -297,7 +301,7 @@ impl Policy {
             previous.taken_back = (!returns).then_some(who);
         }
         self.give_back_instances();
-        let from = self.previous.as_ref().map_or_else(String::new, Version::label);
+        let from = audited::before(self.previous.as_ref());
         if let Some(tried) = self.candidate.take_if(|tried| {
             let serving = self.active.as_ref().and_then(|active| active.binding.as_ref());
             serving.is_some_and(|active| active.hook != tried.version.document.hook)
@@ -305,7 +309,7 @@ impl Policy {
             let dropped = tried.version.label();
             detail.push_str(&format!("; {dropped}, the candidate, has another hook and is dropped"));
         }
-        self.note_rollback((reason, detail), from, generation)
+        (self.note_rollback((reason, detail), from.0.clone(), generation), from)
     }
 
     fn note_rollback(

@@ -5,6 +5,7 @@
 //! budget is (`budget.rs`).
 
 use crate::archive::Change;
+use crate::audited;
 use crate::binding::{Binding, lock};
 use crate::budget::{self, Breach, Totals};
 use crate::limits;
@@ -72,14 +73,15 @@ impl Shared {
     fn take_back(&self, name: &str, mut policy: Policy, (breach, is_candidate): (Breach, bool)) {
         let why = (breach.as_str(), breach.to_string());
         let generation = self.active.load().number + 1;
-        let back = if is_candidate {
+        let (back, (from, before)) = if is_candidate {
             policy.drop_candidate(why, generation)
         } else {
             policy.go_back(TakenBack::Broker, why, generation)
         };
         policy.generation = generation;
-        let Rollback { reason, detail, from, to, .. } = back;
-        let details = [("reason", reason), ("detail", detail.as_str())];
+        let Rollback { reason, detail, to, .. } = back;
+        let mut details = audited::details(before.as_ref(), policy.active.as_ref());
+        details.extend([("reason", reason.to_owned()), ("detail", detail.clone())]);
         let (who, what) = ("broker", "automatic rollback");
         let change = Change { who, what, name, from, to, generation, details: &details };
         if let Err(error) = self.write_down_policy(&change, &policy) {

@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-type Line = BTreeMap<String, String>;
+pub(crate) type Line = BTreeMap<String, String>;
 
 /// The audit lines of all tests of this process.
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
@@ -54,6 +54,43 @@ pub(crate) fn about(policy: &str) -> Vec<String> {
     let lines = LINES.lock().unwrap();
     let lines = lines.iter().filter(|line| line["name"] == policy);
     lines.map(|line| ["who", "what", "from", "to"].map(|field| line[field].clone()).join(" | ")).collect()
+}
+
+/// The first automatic rollback of this version.
+pub(crate) fn rollback_of(from: &str) -> Line {
+    let lines = LINES.lock().unwrap();
+    let mut lines = lines.iter().filter(|line| line["what"] == "automatic rollback");
+    lines.find(|line| line["from"] == from).unwrap().clone()
+}
+
+/// The keys in which the documents before and behind a change of a policy differ, and whether its digests do.
+#[test]
+fn a_change_of_the_document_alone_is_seen() {
+    let host = host(1);
+    host.upload("p", &Guest::default().build(), "test").unwrap();
+    let put = |more| host.put_policy("keys", document("p@1", &["topic/a"], more), "test").unwrap();
+    put(json!({ "config": { "v": 1 } }));
+    put(json!({ "config": { "v": 2 }, "order": 5 }));
+    host.rollback("keys", None, "test").unwrap();
+    put(json!({ "config": { "v": 2 }, "order": 5, "canary_percent": 5 }));
+    host.rollback("keys", None, "test").unwrap();
+    host.remove_policy("keys", "test").unwrap();
+    let lines = LINES.lock().unwrap();
+    let lines: Vec<&Line> = lines.iter().filter(|line| line["name"] == "keys").collect();
+    let keys: Vec<_> = lines.iter().map(|line| line.get("changed").map(String::as_str)).collect();
+    let all = Some("canary_percent config order");
+    assert_eq!(keys, [None, Some("config order"), Some("config order"), all, all, None]);
+    let digests = |name: &str| lines.iter().map(|line| line.get(name)).collect::<Vec<_>>();
+    let [from, to] = ["from_document", "to_document"].map(digests);
+    assert_eq!((from[0], to[5]), (None, None));
+    assert_eq!(from[1..3], [to[0], to[1]]);
+    assert_eq!((to[2], from[4], from[5]), (to[0], to[3], to[0]), "back to what it was");
+    assert!(
+        to[0] != to[1]
+            && to[1] != to[3]
+            && to[..5].iter().all(|digest| digest.is_some_and(|d| d.len() == 64))
+    );
+    assert!(digests("to_digest")[..5].iter().all(|digest| *digest == digests("to_digest")[0]));
 }
 
 #[test]

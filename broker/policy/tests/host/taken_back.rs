@@ -44,6 +44,9 @@ fn a_version_that_fails_one_call_in_twenty_is_taken_back() {
     assert_eq!(state.previous.unwrap().revision, Some(2));
     let lines = audit::about("new");
     assert!(lines.contains(&"broker | automatic rollback | p@2 | p@1".to_owned()), "{lines:?}");
+    let details = audit::rollback_of("p@2");
+    assert_eq!((&*details["changed"], &*details["reason"]), ("plugin", "failures"));
+    assert_eq!(details["detail"], rollback.detail);
     // An operator who goes back, too, does not return to it; asked for once more it is tried once more.
     let refused = host.rollback("new", None, "test");
     let taken_back = RollbackError::TakenBack { name: "new".to_owned(), version: "p@2".to_owned() };

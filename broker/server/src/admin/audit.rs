@@ -90,7 +90,9 @@ struct AuditLine {
     to: String,
     /// The generation of policies from the change on.
     generation: u64,
-    /// More, such as the `digest` of an uploaded component.
+    /// More: the `digest` of a component or a dictionary; of a policy `from_digest` and `to_digest` (its components or rules),
+    /// `from_document` and `to_document` (digests of its documents), and in which keys of these it `changed`; of an
+    /// automatic rollback `reason` and `detail`, its figures.
     #[serde(default)]
     details: BTreeMap<String, String>,
 }

@@ -365,7 +365,19 @@ fn change_line(change: &Value) -> String {
     let or_nothing = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let (from, to) = (or_nothing(field("from")), or_nothing(field("to")));
     let [seq, generation, who, what, name] = ["seq", "generation", "who", "what", "name"].map(field);
-    output::printable(&format!("{seq} {time} generation {generation}, {who}: {what} {name}, {from} -> {to}"))
+    let details = change.get("details").and_then(Value::as_object).into_iter().flatten();
+    let details: Vec<String> = details.map(|(name, value)| detail(name, &output::cell(value))).collect();
+    let details = if details.is_empty() { String::new() } else { format!(" ({})", details.join(", ")) };
+    output::printable(&format!(
+        "{seq} {time} generation {generation}, {who}: {what} {name}, {from} -> {to}{details}"
+    ))
+}
+
+/// One of a change's details; of a digest its first eight digits.
+fn detail(name: &str, value: &str) -> String {
+    let is_digest = value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let value = value.get(..8).filter(|_| is_digest).unwrap_or(value);
+    format!("{name} {value}")
 }
 
 fn list(document: &Value, as_json: bool) -> Result<(), Failure> {
@@ -589,6 +601,18 @@ mod tests {
         });
         let expected = "7 2026-09-21T14:13:20Z generation 3, admin 127.0.0.1:5: policy put a\\n, - -> p@1";
         assert_eq!(change_line(&change), expected);
+        let rollback = json!({
+            "seq": 8, "unix_ms": 1_790_000_000_000_u64, "who": "broker", "what": "automatic rollback", "name": "a",
+            "from": "p@1", "to": "p@1", "generation": 4, "details": {
+                "changed": "config order", "from_digest": "0123456789abcdef".repeat(4), "reason": "failures",
+                "detail": "6 of 100 calls failed",
+            },
+        });
+        let line = change_line(&rollback);
+        let (_, details) = line.split_once("p@1 -> p@1 ").unwrap();
+        let expected =
+            "(changed config order, detail 6 of 100 calls failed, from_digest 01234567, reason failures)";
+        assert_eq!(details, expected);
     }
 
     #[test]
