@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::limits;
 use crate::lost::Lost;
 use crate::manifest::SavedPolicy;
-use crate::plugin::{self, Kept, Revision, Unfit};
+use crate::plugin::{self, Kept, Plugin, Revision, Unfit};
 use crate::registry::{Policy, PolicyState, RefusedPolicy, RefusedRevision, Version};
 use crate::rules::{BadRule, Table};
 use crate::shared::Shared;
@@ -129,7 +129,9 @@ impl Host {
     fn shelve(&self, name: &str, kept: Kept, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
         let (before, plugin, revision) = {
             let registry = self.registry();
-            let before = registry.plugins.get(name).cloned().unwrap_or_default();
+            let last = registry.removed.last_of(name);
+            let before = registry.plugins.get(name).cloned();
+            let before = before.unwrap_or_else(|| Plugin { last, ..Plugin::default() });
             let mut plugin = before.clone();
             let revision = plugin.shelve(kept, |n| registry.user_of(name, Some(n)).is_some())?;
             let others = registry.plugins.iter().filter(|(other, _)| *other != name);
@@ -151,13 +153,17 @@ impl Host {
         self.shared.keep_component(&revision.digest, bytes)?;
         let kept = self.shared.write_down(&change, |manifest| {
             manifest.plugins.insert(name.to_owned(), plugin.saved());
+            manifest.removed.forget(name);
             Ok(())
         });
         if let Err(error) = kept {
             self.shared.forget_unused([revision.digest.clone()]);
             return Err(error.into());
         }
-        self.registry().plugins.insert(name.to_owned(), plugin);
+        let mut registry = self.registry();
+        registry.plugins.insert(name.to_owned(), plugin);
+        registry.removed.forget(name);
+        drop(registry);
         self.shared.forget_unused(before.digests());
         change.log();
         Ok(revision)
@@ -188,25 +194,30 @@ impl Host {
         refused.map(show).collect()
     }
 
-    /// Removes a plugin with all its revisions, unless a policy uses one or could roll back to it.
+    /// Removes a plugin with all its revisions, unless a policy uses one or could roll back to it. Its number is remembered.
     pub fn remove_plugin(&self, name: &str, who: &str) -> Result<(), RemoveError> {
         let _no_policy_changes = self.shared.turn();
-        let (from, digests) = {
+        let (from, last, digests) = {
             let registry = self.registry();
             if let Some(policy) = registry.user_of(name, None) {
                 return Err(RemoveError::InUse { name: name.to_owned(), policy: policy.to_owned() });
             }
             let plugin = registry.plugins.get(name);
             let plugin = plugin.ok_or_else(|| RemoveError::UnknownPlugin { name: name.to_owned() })?;
-            (plugin.kept.last().map_or(0, |kept| kept.revision.revision), plugin.digests())
+            let from = plugin.kept.last().map_or(0, |kept| kept.revision.revision);
+            (from, plugin.last, plugin.digests())
         };
         let (from, to, generation) = (from.to_string(), "0".to_owned(), self.generation());
         let change = Change { who, what: "plugin remove", name, from, to, generation, details: &[] };
         self.shared.write_down(&change, |manifest| {
             manifest.plugins.remove(name);
+            manifest.removed.note(name, last);
             Ok(())
         })?;
-        self.registry().plugins.remove(name);
+        let mut registry = self.registry();
+        registry.plugins.remove(name);
+        registry.removed.note(name, last);
+        drop(registry);
         self.shared.forget_unused(digests);
         change.log();
         Ok(())

@@ -49,6 +49,7 @@ mod question;
 mod queues;
 mod readiness;
 mod registry;
+mod removed;
 mod replay;
 mod restore;
 mod rollout;

@@ -16,6 +16,10 @@ pub const PLUGINS_MAX: usize = 64;
 /// Revisions kept of one plugin. More: the oldest one that no policy uses is dropped; none: `Unfit::TooManyRevisions`.
 pub const REVISIONS_KEPT: usize = 16;
 
+/// Removed plugins whose numbers are remembered. More: the one that was removed first is forgotten, and counts from 1 if it comes
+/// back.
+pub const PLUGINS_REMOVED_MAX: usize = 256;
+
 /// Bytes of all kept revisions of all plugins, on disk. More: `Unfit::TooManyBytes`.
 pub const COMPONENTS_BYTES_MAX: usize = 1024 * 1024 * 1024;
 

@@ -6,6 +6,7 @@
 
 use crate::hook::Hook;
 use crate::lineup::Trial;
+use crate::removed::Removed;
 use crate::rules;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,6 +20,9 @@ pub(crate) struct Manifest {
     pub(crate) generation: u64,
     pub(crate) plugins: BTreeMap<String, SavedPlugin>,
     pub(crate) policies: BTreeMap<String, SavedPolicy>,
+    /// Of plugins that are not there any more.
+    #[serde(default, skip_serializing_if = "Removed::is_empty")]
+    pub(crate) removed: Removed,
 }
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -199,6 +203,8 @@ mod tests {
             candidate,
             previous: Some(SavedVersion { taken_back: Some(TakenBack::Broker), ..version(1) }),
         };
+        let mut removed = Removed::default();
+        removed.note("gone", 5);
         let policies = [
             ("plain", policy(None)),
             ("shadow", policy(candidate(Trial::Shadow))),
@@ -208,6 +214,7 @@ mod tests {
             generation: 7,
             plugins: [("p".to_owned(), SavedPlugin { last: 3, revisions: vec![revision] })].into(),
             policies: policies.map(|(name, policy)| (name.to_owned(), policy)).into(),
+            removed,
         }
     }
 

@@ -29,7 +29,7 @@ use wasmtime::component::{Component, Linker};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Revision {
     pub name: String,
-    /// The n-th upload under this name, from 1.
+    /// The n-th upload under this name, from 1; those before a removal count.
     pub revision: u32,
     /// BLAKE3 of the component, as 64 hexadecimal digits.
     pub digest: String,

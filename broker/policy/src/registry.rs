@@ -13,6 +13,7 @@ use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion, Taken
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
+use crate::removed::Removed;
 use crate::shadow::Comparison;
 use crate::source::Source;
 use crate::stats::{Compressed, Latency, PolicyStats};
@@ -120,6 +121,8 @@ pub struct Instances {
 pub(crate) struct Registry {
     pub(crate) plugins: BTreeMap<String, Plugin>,
     pub(crate) policies: BTreeMap<String, Policy>,
+    /// Numbers of plugins that are not there any more.
+    pub(crate) removed: Removed,
     /// Of an earlier run, by name: what could not be brought back, until it is put anew or removed.
     pub(crate) refused: BTreeMap<String, (SavedPolicy, String)>,
     /// Required policies that ought to be there, and why they are not.
@@ -312,6 +315,7 @@ impl Registry {
             generation,
             plugins: plugins.collect(),
             policies: refused.chain(policies).collect::<Result<_, _>>()?,
+            removed: self.removed.clone(),
         })
     }
 

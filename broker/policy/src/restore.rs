@@ -66,6 +66,7 @@ impl Host {
         archive.keep_components(&manifest.digests());
         let archive = self.shared.archive.get_or_init(|| archive);
         let mut restored = Restored { generation: manifest.generation, ..Restored::default() };
+        self.registry().removed = manifest.removed;
         for (name, saved) in manifest.plugins {
             let plugin = restore_plugin(&**archive, &name, saved);
             restored.revisions += plugin.kept.len();

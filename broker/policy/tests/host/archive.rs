@@ -319,6 +319,27 @@ fn a_refused_policy_keeps_its_room() {
 }
 
 #[test]
+fn a_plugin_that_comes_back_goes_on_counting() {
+    let shelf = Arc::new(Shelf::default());
+    let host = next(&shelf, 4);
+    let upload = |host: &Host, component| host.upload("stamp", &built(component), "test").unwrap().revision;
+    assert_eq!([upload(&host, "stamp-a"), upload(&host, "stamp-b")], [1, 2]);
+    shelf.refuse(true);
+    host.remove_plugin("stamp", "test").unwrap_err();
+    shelf.refuse(false);
+    host.remove_plugin("stamp", "test").unwrap();
+    shelf.refuse(true);
+    host.upload("stamp", &built("stamp-a"), "test").unwrap_err();
+    shelf.refuse(false);
+    assert_eq!(upload(&host, "stamp-a"), 3);
+    host.remove_plugin("stamp", "test").unwrap();
+    let host = next(&shelf, 4);
+    assert_eq!(upload(&host, "stamp-b"), 4, "stamp@1 is what it was, and nothing else");
+    let host = next(&shelf, 4);
+    assert_eq!(upload(&host, "stamp-a"), 5);
+}
+
+#[test]
 fn a_previous_version_that_is_gone_costs_the_rollback() {
     let (shelf, before) = stamps();
     before.remove_policy("b", "test").unwrap();

@@ -15,7 +15,7 @@ use waspmq_policy::{RemoveError, Unfit};
 #[derive(Debug, Serialize, ToSchema)]
 struct Revision {
     name: String,
-    /// The n-th upload under this name, from 1.
+    /// The n-th upload under this name, from 1; those before a removal count.
     revision: u32,
     /// BLAKE3 of the component, 64 hexadecimal digits.
     digest: String,
