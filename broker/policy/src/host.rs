@@ -72,6 +72,8 @@ pub struct PolicyMetrics {
     pub outcomes: Vec<(&'static str, u64)>,
     pub latency: LatencyBuckets,
     pub kept: Kept,
+    /// How often calls went over limits that do not end them, by limit.
+    pub exceeded: [(&'static str, u64); 6],
     /// The worst breaker of the versions that decide.
     pub breaker: BreakerState,
     /// Instances replaced because they served long enough or filled their memory.
@@ -181,6 +183,7 @@ impl Host {
             outcomes: policy.stats.outcomes(),
             latency: policy.stats.latency_buckets(),
             kept: policy.memory.kept(),
+            exceeded: policy.stats.exceeded.totals(),
             breaker: policy.breaker(),
             recycled: policy.stats.recycled.load(Ordering::Relaxed),
             rollbacks: policy.rollbacks.counts(),

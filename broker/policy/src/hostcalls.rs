@@ -1,10 +1,11 @@
 //! What guests may ask of the host beyond the message, whichever way a call came in.
 //!
-//! None of these fails: what is over a bound is cut or ignored, and answers nothing. Whoever brings a call
+//! None of these fails: what is over a bound is cut, or left out and counted, and answers nothing. Whoever brings a call
 //! here has spent it before ([`State::spend_hostcall`]). Deliberately not here: how strings and lists get out of a
 //! guest's memory.
 
 use crate::bindings::{Level, cut};
+use crate::exceeded::Limit;
 use crate::limits;
 use crate::memory::Rate;
 use crate::state::State;
@@ -72,11 +73,15 @@ impl State {
     }
 
     pub(crate) fn count(&self, name: &str, delta: u64) {
-        self.context.stats.counters.add(self.context.worker, name, delta);
+        if !self.context.stats.counters.add(self.context.worker, name, delta) {
+            self.context.exceed(Limit::Counters);
+        }
     }
 
     pub(crate) fn observe(&self, name: &str, value: u64) {
-        self.context.stats.histograms.add(self.context.worker, name, value);
+        if !self.context.stats.histograms.add(self.context.worker, name, value) {
+            self.context.exceed(Limit::Histograms);
+        }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -100,7 +105,7 @@ impl State {
     pub(crate) fn set_value(&self, key: &str, value: &[u8], ttl_ms: u64) -> bool {
         let memory = &self.context.memory;
         let set = memory.values.set(key, value, ttl_ms, self.context.clock.ms());
-        memory.note(set).is_some()
+        self.context.kept(Limit::Values, set).is_some()
     }
 
     pub(crate) fn delete_value(&self, key: &str) {
@@ -115,17 +120,17 @@ impl State {
     ) -> bool {
         let memory = &self.context.memory;
         let set = memory.values.compare_and_set((key, expected), value, ttl_ms, self.context.clock.ms());
-        memory.note(set).is_some()
+        self.context.kept(Limit::Values, set).is_some()
     }
 
     pub(crate) fn add_to_value(&self, key: &str, delta: i64, ttl_ms: u64) -> Option<i64> {
-        let memory = &self.context.memory;
-        memory.note(memory.values.add(key, delta, ttl_ms, self.context.clock.ms()))
+        let sum = self.context.memory.values.add(key, delta, ttl_ms, self.context.clock.ms());
+        self.context.kept(Limit::Values, sum)
     }
 
     pub(crate) fn take_tokens(&self, bucket: &str, amount: u32, rate: Rate) -> bool {
-        let memory = &self.context.memory;
-        memory.note(memory.buckets.take(bucket, amount, rate, self.context.clock.ms())).is_some()
+        let taken = self.context.memory.buckets.take(bucket, amount, rate, self.context.clock.ms());
+        self.context.kept(Limit::Buckets, taken).is_some()
     }
 
     pub(crate) fn unix_ms(&self) -> u64 {

@@ -28,6 +28,7 @@ mod decisions;
 mod discards;
 mod document;
 mod engine;
+mod exceeded;
 mod fast;
 mod guest;
 mod hook;

@@ -83,18 +83,21 @@ pub const CALL_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of payload buffer an instance keeps between messages. A larger buffer is given back.
 pub const PAYLOAD_KEPT_BYTES: usize = 64 * 1024;
 
-/// Calls of the host in one call into a guest. More: ignored, and they answer nothing.
+/// Calls of the host in one call into a guest. More: left out and counted; they answer nothing.
 pub const HOSTCALLS_MAX: u32 = 64;
 
-/// Bytes of one log line (cut), and lines a second of one policy (dropped).
+/// Bytes of one log line (cut), and lines a second of one policy (dropped and counted).
 pub const LOG_BYTES_MAX: usize = 1024;
 pub const LOG_LINES_PER_SECOND: u32 = 10;
 
-/// Counters of one policy, and bytes of a counter's name. More: ignored.
+/// Seconds between two lines in the log about the same limit of the same policy. Sooner: it is only counted.
+pub const EXCEEDED_LINE_S: u64 = 10;
+
+/// Counters of one policy, and bytes of a counter's name. More: left out and counted.
 pub const COUNTERS_MAX: usize = 32;
 pub const COUNTER_NAME_BYTES_MAX: usize = 48;
 
-/// Histograms of one policy; their names are as those of counters. More: ignored.
+/// Histograms of one policy; their names are as those of counters. More: left out and counted.
 pub const HISTOGRAMS_MAX: usize = 8;
 
 /// Bytes of the name of a value or a bucket, and of a value. More: refused.

@@ -59,13 +59,11 @@ impl Counters {
         }
     }
 
-    /// Adds to a counter; ignored when it has no place.
-    pub(crate) fn add(&self, worker: usize, name: &str, delta: u64) {
+    /// Adds to a counter; false when it has no place, which is all that comes of it then.
+    pub(crate) fn add(&self, worker: usize, name: &str, delta: u64) -> bool {
         let row = self.values.get(worker).and_then(|row| row.get(self.names.place_of(name)?));
         // An instance is set up on another thread than its worker's, so this one may have two writers.
-        if let Some(value) = row {
-            value.fetch_add(delta, Relaxed);
-        }
+        row.map(|value| value.fetch_add(delta, Relaxed)).is_some()
     }
 
     pub(crate) fn totals(&self) -> BTreeMap<String, u64> {
@@ -110,10 +108,10 @@ impl Histograms {
         Self { names: Names::new(), rows: (0..workers.max(1)).map(|_| row()).collect() }
     }
 
-    /// Adds one value; ignored when the histogram has no place.
-    pub(crate) fn add(&self, worker: usize, name: &str, value: u64) {
+    /// Adds one value; false when the histogram has no place, which is all that comes of it then.
+    pub(crate) fn add(&self, worker: usize, name: &str, value: u64) -> bool {
         let slot = self.rows.get(worker).and_then(|row| row.get(self.names.place_of(name)?));
-        let Some(slot) = slot else { return };
+        let Some(slot) = slot else { return false };
         let buckets = slot.get_or_init(|| {
             let counts = [const { AtomicU64::new(0) }; BUCKETS];
             Box::new(Buckets { counts, sum: AtomicU64::new(0) })
@@ -122,6 +120,7 @@ impl Histograms {
             count.fetch_add(1, Relaxed);
             buckets.sum.fetch_add(value, Relaxed);
         }
+        true
     }
 
     pub(crate) fn totals(&self) -> BTreeMap<String, Distribution> {
@@ -174,7 +173,7 @@ mod tests {
         for index in 0..100 {
             counters.add(index % 2, &format!("c{index}"), 1);
             counters.add(0, "c0", 1);
-            counters.add(0, "Not a name", 1);
+            assert!(!counters.add(0, "Not a name", 1));
         }
         let totals = counters.totals();
         assert_eq!(totals.len(), limits::COUNTERS_MAX);
@@ -199,7 +198,8 @@ mod tests {
         for value in 1..=1_000 {
             histograms.add((value % 2) as usize, "h", value);
         }
-        (0..20).for_each(|index| histograms.add(0, &format!("h{index}"), 1));
+        let taken = (0..20).filter(|index| histograms.add(0, &format!("h{index}"), 1));
+        assert_eq!(taken.count(), limits::HISTOGRAMS_MAX - 1);
         let totals = histograms.totals();
         assert_eq!(totals.len(), limits::HISTOGRAMS_MAX);
         let h = totals["h"];

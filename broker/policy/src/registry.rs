@@ -64,6 +64,9 @@ pub struct PolicyState {
     /// What the plugin counts.
     pub counters: BTreeMap<String, u64>,
     pub histograms: BTreeMap<String, Distribution>,
+    /// How often calls went over limits that do not end them, by limit; those that were kept to are left out.
+    #[serde(serialize_with = "as_map")]
+    pub exceeded: Vec<(&'static str, u64)>,
     /// What its choices of a codec came to, by codec.
     #[serde(serialize_with = "as_map")]
     pub compressed: Vec<(&'static str, Compressed)>,
@@ -453,6 +456,7 @@ impl Policy {
             instances: Instances { replaced, recycled, ..instances },
             counters: self.stats.counters.totals(),
             histograms: self.stats.histograms.totals(),
+            exceeded: self.stats.exceeded.totals().into_iter().filter(|&(_, count)| count > 0).collect(),
             compressed: self.stats.compressed_totals(),
             kept: self.memory.kept(),
             rollbacks: self.rollbacks.counts().to_vec(),

@@ -5,10 +5,11 @@
 //! them: a copy into a kept buffer is cheaper than a call's own cost and needs no unsafe borrow.
 
 use crate::clock::Clock;
+use crate::exceeded::Limit;
 use crate::fast::Lane;
 use crate::hostcalls::{Random, Surroundings};
 use crate::limits;
-use crate::memory::Memory;
+use crate::memory::{Memory, Outcome};
 use crate::stats::PolicyStats;
 use crate::told::Told;
 use crate::verdict::Known;
@@ -27,6 +28,21 @@ pub(crate) struct Context {
     pub(crate) memory: Arc<Memory>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) surroundings: Arc<dyn Surroundings>,
+}
+
+impl Context {
+    /// Counts an answer that is missing for want of room.
+    pub(crate) fn kept<T>(&self, limit: Limit, answer: Outcome<T>) -> Option<T> {
+        if matches!(answer, Outcome::OverBounds) {
+            self.exceed(limit);
+        }
+        self.memory.note(answer)
+    }
+
+    /// Counts that a limit was exceeded.
+    pub(crate) fn exceed(&self, limit: Limit) {
+        self.stats.exceeded.note((&self.name, self.worker), limit);
+    }
 }
 
 /// What a component imports of the message, and hence has to be given.
@@ -106,15 +122,29 @@ impl State {
     }
 
     /// Whether one more call of the host is within the bounds of this call.
-    pub(crate) const fn spend_hostcall(&mut self) -> bool {
-        let allowed = self.hostcalls_left > 0;
-        self.hostcalls_left = self.hostcalls_left.saturating_sub(1);
-        allowed
+    pub(crate) fn spend_hostcall(&mut self) -> bool {
+        match self.hostcalls_left.checked_sub(1) {
+            Some(left) => {
+                self.hostcalls_left = left;
+                true
+            }
+            None => {
+                self.context.exceed(Limit::Hostcalls);
+                false
+            }
+        }
     }
 
     /// Whether one more log line is within the bounds of this call and of the policy.
     pub(crate) fn may_log(&mut self) -> bool {
-        self.spend_hostcall() && self.context.stats.log_line_allowed()
+        if !self.spend_hostcall() {
+            return false;
+        }
+        let allowed = self.context.stats.log_line_allowed();
+        if !allowed {
+            self.context.exceed(Limit::LogLines);
+        }
+        allowed
     }
 
     pub(crate) fn on_epoch(&mut self) -> UpdateDeadline {

@@ -3,6 +3,7 @@
 //! Each column has one writer, its worker (the last one: the policy thread), so a count is a plain load and
 //! store; readers add the columns up. Deliberately not here: names of metrics, which the server gives.
 
+use crate::exceeded::Exceeded;
 use crate::limits;
 use crate::measures::{Counters, Histograms};
 use serde::Serialize;
@@ -118,6 +119,7 @@ pub(crate) struct PolicyStats {
     columns: Box<[Column]>,
     pub(crate) counters: Counters,
     pub(crate) histograms: Histograms,
+    pub(crate) exceeded: Exceeded,
     pub(crate) replaced: AtomicU64,
     pub(crate) recycled: AtomicU64,
     started: Instant,
@@ -153,6 +155,7 @@ impl PolicyStats {
             columns: (0..=workers).map(|_| column()).collect(),
             counters: Counters::new(workers),
             histograms: Histograms::new(workers),
+            exceeded: Exceeded::new(workers),
             replaced: AtomicU64::new(0),
             recycled: AtomicU64::new(0),
             started: now(),

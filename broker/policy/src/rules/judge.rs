@@ -10,6 +10,7 @@ use crate::answers::{self, BadAnswer};
 use crate::bindings::{self, Cache};
 use crate::codecs::Choice;
 use crate::engine::{Live, Ticker};
+use crate::exceeded;
 use crate::state::Context;
 use crate::verdict::{Routed, Ruling};
 use std::sync::Arc;
@@ -99,8 +100,8 @@ impl Judge {
 /// Takes a token for a message; when there is no room for its bucket, as when the bucket is empty, there is none.
 fn is_within(limit: &Limit, message: &Message<'_>, (context, bucket): (&Context, &mut String)) -> bool {
     limit.name_bucket((message.from, message.to), bucket);
-    let memory = &context.memory;
-    memory.note(memory.rule_buckets.take(bucket, limit.amount, limit.rate, context.clock.ms())).is_some()
+    let taken = context.memory.rule_buckets.take(bucket, limit.amount, limit.rate, context.clock.ms());
+    context.kept(exceeded::Limit::Buckets, taken).is_some()
 }
 
 fn facts<'a>(message: &Message<'a>, set: &'a [(String, String)]) -> Facts<'a> {

@@ -222,6 +222,9 @@ fn host_calls_are_bounded_and_counted() {
     let state = host.policy("p").unwrap();
     assert_eq!(state.counters["calls"], 10 * u64::from(limits::HOSTCALLS_MAX / 2), "the other half are logs");
     assert_eq!(outcome(&host, "p", "ok"), 10);
+    assert_eq!(state.exceeded[0], ("hostcalls", 10 * u64::from(200 - limits::HOSTCALLS_MAX)));
+    // Ten lines a second are written.
+    assert!(state.exceeded[1].0 == "log_lines" && state.exceeded[1].1 > 200, "{:?}", state.exceeded);
 }
 
 #[test]

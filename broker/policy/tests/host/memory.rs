@@ -88,6 +88,8 @@ fn host_calls_beyond_the_bound_answer_nothing() {
     let within = limits::HOSTCALLS_MAX as usize - 1;
     assert!(answers[..within].iter().all(|answer| *answer == "true"));
     assert_eq!(answers[within..], ["false", "false"]);
+    assert_eq!(host.policy("p").unwrap().exceeded, [("hostcalls", 2)]);
+    assert_eq!(host.policy("q").unwrap().exceeded, []);
 }
 
 #[test]
@@ -135,6 +137,30 @@ fn histograms_are_shown() {
 }
 
 /// As many messages as would fill an instance's memory over and over if what they made stayed.
+#[test]
+fn what_goes_over_a_limit_is_counted_by_limit() {
+    let host = commanded();
+    let (mut first, mut second) = (host.worker(0), host.worker(1));
+    let exceeded = || host.policy("p").unwrap().exceeded;
+    run(&mut first, "p", "observe h 1; set k v 0; take b 1 1 1");
+    assert_eq!(exceeded(), []);
+    run(&mut first, "p", "observe Bad 1; take b 1 1 1");
+    assert_eq!(exceeded(), [("histograms", 1)], "an empty bucket is no limit");
+    let long = "k".repeat(limits::KEY_BYTES_MAX + 1);
+    run(&mut second, "p", &format!("set {long} v 0; add {long} 1 0; take {long} 1 1 1; observe Bad 1"));
+    assert_eq!(exceeded(), [("histograms", 2), ("values", 2), ("buckets", 1)]);
+    let metrics = host.metrics();
+    let expected = [
+        ("hostcalls", 0),
+        ("log_lines", 0),
+        ("counters", 0),
+        ("histograms", 2),
+        ("values", 2),
+        ("buckets", 1),
+    ];
+    assert_eq!(metrics[0].exceeded, expected);
+}
+
 #[test]
 fn templates_are_not_worn_by_large_texts() {
     let key = "k".repeat(60_000);

@@ -57,6 +57,9 @@ pub(super) struct Policy {
     counters: BTreeMap<String, u64>,
     /// What the plugin measures.
     histograms: BTreeMap<String, Distribution>,
+    /// How often calls went over limits that do not end them, without those of shadows, by limit: `hostcalls`, `log_lines`, `counters`,
+    /// `histograms`, `values` and `buckets`. What was asked for is left out then; limits that were kept to are not here.
+    exceeded: BTreeMap<&'static str, u64>,
     /// What became of messages whose codec it chose, by codec: `lz4`, `zstd`, `zstd-dict` and `deflate`.
     compressed: BTreeMap<&'static str, Compressed>,
     kept: Kept,
@@ -242,6 +245,7 @@ impl From<PolicyState> for Policy {
             },
             counters: state.counters,
             histograms: state.histograms.into_iter().map(|(name, of)| (name, of.into())).collect(),
+            exceeded: state.exceeded.into_iter().collect(),
             compressed: state.compressed.into_iter().map(|(codec, of)| (codec, of.into())).collect(),
             kept: Kept {
                 values: state.kept.values,

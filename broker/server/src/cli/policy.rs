@@ -457,6 +457,7 @@ fn describe(state: &Value) -> String {
         ("in figures", "/last_rollback/detail"),
         ("counters", "/counters"),
         ("kept", "/kept"),
+        ("over limits", "/exceeded"),
         ("compressed", "/compressed"),
     ];
     let row = |(name, pointer): (&str, &str)| {

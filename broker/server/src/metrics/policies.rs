@@ -46,6 +46,12 @@ impl Collector for Policies {
         let metric =
             described("policy_kept_refused", "Values and buckets refused because they are over a bound");
         counter(&mut encoder, metric, kept(&policies, |kept| kept.refused))?;
+        let metric = described("policy_limits", "Times that calls went over limits that do not end them");
+        let exceeded = policies.iter().flat_map(|policy| {
+            let of = move |(limit, count)| ([("policy", &*policy.policy), ("limit", limit)], count);
+            policy.exceeded.into_iter().map(of)
+        });
+        counter(&mut encoder, metric, exceeded)?;
         let metric =
             described("policy_breaker_state", "0 closed, 1 half-open, 2 open; the worst of all workers");
         let states = policies.iter().map(|policy| ([("policy", &*policy.policy)], policy.breaker as u64));

@@ -10,13 +10,14 @@ use waspmq_core::delivery::Cause;
 use waspmq_store::Write;
 
 /// Metrics of which a fresh broker has no series yet, because there is one for every policy.
-const WITHOUT_SERIES: [&str; 12] = [
+const WITHOUT_SERIES: [&str; 13] = [
     "waspmq_policy_calls_total",
     "waspmq_policy_call_seconds",
     "waspmq_policy_values",
     "waspmq_policy_value_bytes",
     "waspmq_policy_buckets",
     "waspmq_policy_kept_refused_total",
+    "waspmq_policy_limits_total",
     "waspmq_policy_breaker_state",
     "waspmq_policy_rollbacks_total",
     "waspmq_policy_instances_recycled_total",
@@ -78,7 +79,7 @@ fn docs_list_what_a_fresh_broker_exposes() {
     for name in WITHOUT_SERIES {
         let (_, labels) = documented.get_mut(name).unwrap();
         assert!(labels.remove("policy"), "{name}");
-        labels.retain(|label| !["hook", "outcome", "reason", "codec", "side"].contains(&label.as_str()));
+        labels.retain(|label| !["hook", "outcome", "reason", "codec", "side", "limit"].contains(&label.as_str()));
     }
     let exposed = exposed(&Metrics::new(control()).encode().unwrap());
     for (name, metric) in &exposed {

@@ -158,7 +158,7 @@ fn calls() -> Vec<Bound> {
             "growth is denied; `memory` when the call then fails",
         ),
         ("bytes out of one call", bytes(CALL_BYTES_MAX), "`bad_verdict`"),
-        ("calls of the host in one call", HOSTCALLS_MAX.to_string(), "ignored; they answer nothing"),
+        ("calls of the host in one call", HOSTCALLS_MAX.to_string(), "they answer nothing; counted"),
         ("addresses of a `fan-out`", format!("1 to {FANOUT_MAX}"), "`bad_verdict`"),
         ("reason of a `drop`", bytes(DROP_REASON_BYTES_MAX), "`bad_verdict`"),
         (
@@ -204,13 +204,13 @@ fn calls() -> Vec<Bound> {
 fn kept() -> Vec<Bound> {
     vec![
         ("a line of the log", bytes(LOG_BYTES_MAX), "cut"),
-        ("lines of the log of a policy", format!("{LOG_LINES_PER_SECOND} a second"), "dropped"),
+        ("lines of the log of a policy", format!("{LOG_LINES_PER_SECOND} a second"), "dropped; counted"),
         (
             "counters; histograms of a policy",
             format!(
                 "{COUNTERS_MAX}; {HISTOGRAMS_MAX}, names of `a-z`, `0-9` and `_`, {COUNTER_NAME_BYTES_MAX} bytes"
             ),
-            "ignored",
+            "ignored; counted",
         ),
         (
             "values of a policy",
