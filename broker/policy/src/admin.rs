@@ -89,13 +89,17 @@ pub enum RemoveError {
 
 impl Host {
     /// Takes a component in as the next revision of `name`. The bytes of the latest revision again give that
-    /// revision again.
+    /// revision again, and are kept again where they were lost.
     pub fn upload(&self, name: &str, bytes: &[u8], who: &str) -> Result<Revision, Unfit> {
         let _one_at_a_time = lock(&self.uploading);
         let revision = plugin::unnumbered(name, bytes);
         let latest = self.registry().plugins.get(name).and_then(|plugin| plugin.kept.last()).cloned();
         match latest {
-            Some(kept) if kept.revision.digest == revision.digest => Ok(kept.revision),
+            Some(kept) if kept.revision.digest == revision.digest => {
+                // What keeps it may have lost it since.
+                self.shared.keep_component(&revision.digest, bytes)?;
+                Ok(kept.revision)
+            }
             _ => self.take_in(revision, bytes, who),
         }
     }

@@ -319,6 +319,19 @@ fn a_refused_policy_keeps_its_room() {
 }
 
 #[test]
+fn the_same_component_again_mends_what_was_lost() {
+    let (shelf, host) = stamps();
+    let changes = shelf.changes();
+    shelf.lose_components();
+    assert_eq!(host.upload("stamp", &built("stamp-b"), "test").unwrap().revision, 2);
+    assert_eq!(shelf.changes(), changes, "nothing changed");
+    let after = next(&shelf, 4);
+    assert_eq!(stamped(&after, "a"), stamped(&host, "a"));
+    let refused: Vec<u32> = after.refused_revisions("stamp").iter().map(|refused| refused.revision).collect();
+    assert_eq!(refused, [1]);
+}
+
+#[test]
 fn a_plugin_that_comes_back_goes_on_counting() {
     let shelf = Arc::new(Shelf::default());
     let host = next(&shelf, 4);

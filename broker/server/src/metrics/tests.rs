@@ -79,7 +79,9 @@ fn docs_list_what_a_fresh_broker_exposes() {
     for name in WITHOUT_SERIES {
         let (_, labels) = documented.get_mut(name).unwrap();
         assert!(labels.remove("policy"), "{name}");
-        labels.retain(|label| !["hook", "outcome", "reason", "codec", "side", "limit"].contains(&label.as_str()));
+        labels.retain(|label| {
+            !["hook", "outcome", "reason", "codec", "side", "limit"].contains(&label.as_str())
+        });
     }
     let exposed = exposed(&Metrics::new(control()).encode().unwrap());
     for (name, metric) in &exposed {
