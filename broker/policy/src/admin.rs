@@ -28,8 +28,17 @@ pub enum PutError {
     Invalid { field: Cow<'static, str>, reason: String },
     #[error("there is no plugin {plugin:?}")]
     UnknownPlugin { plugin: String },
-    #[error("plugin {plugin:?} has no revision {revision}; it may have been dropped for newer ones")]
-    UnknownRevision { plugin: String, revision: u32 },
+    #[error("plugin {plugin:?} has no revision {revision}: {}", what_became_of(*revision, *last))]
+    UnknownRevision {
+        plugin: String,
+        revision: u32,
+        /// The number of its last upload.
+        last: u32,
+    },
+    #[error(
+        "revision {revision} of plugin {plugin:?} is refused since the start: {reason}; upload the component again"
+    )]
+    RefusedRevision { plugin: String, revision: u32, reason: String },
     #[error("the plugin does not take this policy: {reason}")]
     Guest { reason: String },
     #[error("there is room for {policies_max} policies, and all of it is taken")]
@@ -38,6 +47,10 @@ pub enum PutError {
     Component(ArchiveError),
     #[error("the change cannot be kept: {0}")]
     NotKept(#[from] ArchiveError),
+}
+
+fn what_became_of(revision: u32, last: u32) -> String {
+    if revision > last { format!("the last one is {last}") } else { "it is not kept any more".to_owned() }
 }
 
 /// Why a policy is not rolled back. Nothing changed.
@@ -186,11 +199,13 @@ impl Host {
         Some(plugin.kept.iter().map(|kept| kept.revision.clone()).collect())
     }
 
-    /// Revisions of one plugin that could not be brought back, the oldest first.
-    pub fn refused_revisions(&self, name: &str) -> Vec<RefusedRevision> {
+    /// Revisions that could not be brought back, of one plugin or of all, the oldest of each first.
+    pub fn refused_revisions(&self, of: Option<&str>) -> Vec<RefusedRevision> {
         let registry = self.registry();
-        let refused = registry.plugins.get(name).into_iter().flat_map(|plugin| &plugin.refused);
-        let show = |refused: &plugin::Refused| RefusedRevision {
+        let plugins = registry.plugins.iter().filter(|(name, _)| of.is_none_or(|of| of == *name));
+        let refused = plugins.flat_map(|(name, plugin)| plugin.refused.iter().map(move |of| (name, of)));
+        let show = |(name, refused): (&String, &plugin::Refused)| RefusedRevision {
+            name: name.clone(),
             revision: refused.saved.revision,
             digest: refused.saved.digest.clone(),
             reason: refused.reason.clone(),

@@ -3,6 +3,7 @@
 //! A component is validated, compiled, instantiated and self-tested before it is shelved; a refused one leaves
 //! no trace. Deliberately not here: policies, which bind a revision to addresses.
 
+use crate::admin::PutError;
 use crate::archive::ArchiveError;
 use crate::bindings::{self, ABI, HOST, TYPES};
 use crate::discards::Discards;
@@ -149,6 +150,18 @@ impl Plugin {
         let revision = kept.revision.clone();
         self.kept.push(kept);
         Ok(revision)
+    }
+
+    /// Why it has no such revision to give, or none at all.
+    pub(crate) fn lacking(&self, name: &str, revision: Option<u32>) -> PutError {
+        let (plugin, last) = (name.to_owned(), self.last);
+        let wanted = |refused: &&Refused| revision.is_none_or(|n| refused.saved.revision == n);
+        match self.refused.iter().rfind(wanted) {
+            Some(Refused { saved, reason }) => {
+                PutError::RefusedRevision { plugin, revision: saved.revision, reason: reason.clone() }
+            }
+            None => PutError::UnknownRevision { plugin, revision: revision.unwrap_or(last), last },
+        }
     }
 
     /// The digests of all its components.

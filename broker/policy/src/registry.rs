@@ -152,6 +152,7 @@ pub struct RefusedPolicy {
 /// A revision of an earlier run whose component was changed or is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RefusedRevision {
+    pub name: String,
     pub revision: u32,
     pub digest: String,
     pub reason: String,
@@ -344,10 +345,7 @@ impl Registry {
             None => plugin.kept.last(),
             Some(revision) => plugin.kept.iter().find(|kept| kept.revision.revision == revision),
         };
-        kept.cloned().ok_or_else(|| PutError::UnknownRevision {
-            plugin: name.to_owned(),
-            revision: revision.unwrap_or(0),
-        })
+        kept.cloned().ok_or_else(|| plugin.lacking(name, revision))
     }
 }
 

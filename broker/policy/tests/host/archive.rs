@@ -244,8 +244,15 @@ fn a_damaged_component_costs_only_what_needs_it() {
     let host = next(&shelf, 4);
     assert_eq!(host.generation(), 5);
     assert_eq!((stamped(&host, "b"), host.policies().len()), (vec!["b".to_owned(), "1".to_owned()], 3));
-    let revisions = host.refused_revisions("stamp");
+    let revisions = host.refused_revisions(Some("stamp"));
     assert_eq!((revisions.len(), revisions[0].revision, &revisions[0].digest), (1, 2, &second));
+    assert_eq!((revisions[0].name.as_str(), &host.refused_revisions(None)), ("stamp", &revisions));
+    let missing = |plugin: &str| {
+        host.put_policy("e", document(plugin, &["topic/e"], json!({})), "test").unwrap_err().to_string()
+    };
+    let why = missing("stamp@2");
+    assert!(why.starts_with("revision 2 of plugin \"stamp\" is refused") && why.contains(&second), "{why}");
+    assert_eq!(missing("stamp@3"), "plugin \"stamp\" has no revision 3: the last one is 2");
     let refused = host.refused_policies();
     assert_eq!((refused.len(), refused[0].name.as_str(), refused[0].revision), (1, "a", Some(2)));
     for part in ["stamp@2", &second, "not what it was"] {
@@ -264,7 +271,7 @@ fn a_damaged_component_costs_only_what_needs_it() {
     assert_eq!(host.upload("stamp", &Guest::default().build(), "test").unwrap().revision, 3);
     shelf.change(|kept| kept.components.insert(second.clone(), whole));
     let host = next(&shelf, 4);
-    assert!(host.refused_policies().is_empty() && host.refused_revisions("stamp").is_empty());
+    assert!(host.refused_policies().is_empty() && host.refused_revisions(Some("stamp")).is_empty());
     assert_eq!(
         (stamped(&host, "a"), stamped(&host, "c")),
         (vec!["second".to_owned(), "2".to_owned()], vec!["c".to_owned(), "1".to_owned()])
@@ -327,7 +334,8 @@ fn the_same_component_again_mends_what_was_lost() {
     assert_eq!(shelf.changes(), changes, "nothing changed");
     let after = next(&shelf, 4);
     assert_eq!(stamped(&after, "a"), stamped(&host, "a"));
-    let refused: Vec<u32> = after.refused_revisions("stamp").iter().map(|refused| refused.revision).collect();
+    let refused: Vec<u32> =
+        after.refused_revisions(Some("stamp")).iter().map(|refused| refused.revision).collect();
     assert_eq!(refused, [1]);
 }
 

@@ -50,6 +50,8 @@ impl From<waspmq_policy::Revision> for Revision {
 #[derive(Debug, Serialize, ToSchema)]
 struct Plugins {
     plugins: Vec<Revision>,
+    /// Revisions of an earlier run that cannot be used, of all plugins.
+    refused: Vec<RefusedRevision>,
 }
 
 /// The kept revisions of one plugin, the oldest first.
@@ -64,6 +66,7 @@ struct Plugin {
 /// A revision of an earlier run whose component was changed on disk, or is not there.
 #[derive(Debug, Serialize, ToSchema)]
 struct RefusedRevision {
+    name: String,
     revision: u32,
     /// BLAKE3 of the component as it was uploaded.
     digest: String,
@@ -73,15 +76,18 @@ struct RefusedRevision {
 
 impl From<waspmq_policy::RefusedRevision> for RefusedRevision {
     fn from(refused: waspmq_policy::RefusedRevision) -> Self {
-        Self { revision: refused.revision, digest: refused.digest, reason: refused.reason }
+        let waspmq_policy::RefusedRevision { name, revision, digest, reason } = refused;
+        Self { name, revision, digest, reason }
     }
 }
 
-/// All plugins.
+/// All plugins: their latest revisions, and what of an earlier run cannot be used.
 #[utoipa::path(get, operation_id = "list_plugins", path = "/v1/plugins", tag = "plugins", responses((status = 200, body = Plugins)))]
 pub(crate) async fn list(State(shared): Handlers) -> Response {
-    let plugins = shared.state.control.policies.plugins().into_iter().map(Revision::from).collect();
-    problem::json(StatusCode::OK, &Plugins { plugins })
+    let host = &shared.state.control.policies;
+    let plugins = host.plugins().into_iter().map(Revision::from).collect();
+    let refused = host.refused_revisions(None).into_iter().map(RefusedRevision::from).collect();
+    problem::json(StatusCode::OK, &Plugins { plugins, refused })
 }
 
 /// One plugin with its kept revisions.
@@ -91,7 +97,7 @@ pub(crate) async fn show(State(shared): Handlers, Path(name): Path<String>) -> R
     let revisions = host.plugin(&name);
     let revisions = revisions.ok_or_else(|| Problem::not_found(format!("there is no plugin {name:?}")))?;
     let revisions = revisions.into_iter().map(Revision::from).collect();
-    let refused = host.refused_revisions(&name).into_iter().map(RefusedRevision::from).collect();
+    let refused = host.refused_revisions(Some(&name)).into_iter().map(RefusedRevision::from).collect();
     Ok(problem::json(StatusCode::OK, &Plugin { name, revisions, refused }))
 }
 

@@ -450,9 +450,9 @@ impl From<PutError> for Problem {
             PutError::Invalid { field, .. } => {
                 Self::unprocessable("invalid_document", detail).key(field.into_owned())
             }
-            PutError::UnknownPlugin { .. } | PutError::UnknownRevision { .. } => {
-                Self::unprocessable("unknown_plugin", detail).key("plugin")
-            }
+            PutError::UnknownPlugin { .. }
+            | PutError::UnknownRevision { .. }
+            | PutError::RefusedRevision { .. } => Self::unprocessable("unknown_plugin", detail).key("plugin"),
             PutError::Guest { .. } => Self::unprocessable("refused_by_plugin", detail),
             PutError::NoCapacity { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_capacity", detail),
             PutError::Component(_) => {

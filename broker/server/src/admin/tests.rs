@@ -420,7 +420,7 @@ async fn plugins_and_policies_are_refused_readably() {
     upload("Not-a-name", b"hello".to_vec()).await.problem(400, "invalid_name");
     let large = vec![0; waspmq_policy::limits::PLUGIN_BYTES_MAX + 1];
     upload("p", large).await.problem(413, "body_too_large");
-    assert_eq!(api.call("GET", "/v1/plugins").await.json(), json!({"plugins": []}));
+    assert_eq!(api.call("GET", "/v1/plugins").await.json(), json!({"plugins": [], "refused": []}));
     api.call("GET", "/v1/plugins/p").await.problem(404, "not_found");
     api.call("DELETE", "/v1/plugins/p").await.problem(404, "not_found");
     let put = async |body: &str| api.call_with("PUT", "/v1/policies/p", body).await;

@@ -109,7 +109,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let items = document.get("plugins").or_else(|| document.get("revisions")).unwrap_or_default();
     output::line(format_args!("{}", output::table(&HEADINGS, &output::rows(items, &COLUMNS))))?;
-    for reason in lane_reasons(items) {
+    for reason in lane_reasons(items).into_iter().chain(refusals(&document)) {
         output::line(format_args!("{}", output::printable(&reason)))?;
     }
     Ok(())
@@ -126,6 +126,17 @@ fn lane_reasons(revisions: &Value) -> Vec<String> {
     revisions.as_array().into_iter().flatten().filter_map(reason).collect()
 }
 
+/// Why revisions of an earlier run are not there, those that are not.
+fn refusals(document: &Value) -> Vec<String> {
+    let refused = document.get("refused").and_then(Value::as_array).into_iter().flatten();
+    let refusal = |refused: &Value| {
+        let [name, number, reason] =
+            ["/name", "/revision", "/reason"].map(|at| output::cell(refused.pointer(at).unwrap_or_default()));
+        format!("{name}@{number} is refused since the start: {reason}")
+    };
+    refused.map(refusal).collect()
+}
+
 /// Uploads a file; the answer is the revision.
 pub(super) fn push(api: &Api, file: &Path, name: &str) -> anyhow::Result<Value> {
     let component = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -140,6 +151,14 @@ fn name_of(file: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn refused_revisions_are_told_with_their_reasons() {
+        let document =
+            json!({ "plugins": [], "refused": [{ "name": "p", "revision": 2, "reason": "changed" }] });
+        assert_eq!(refusals(&document), ["p@2 is refused since the start: changed"]);
+        assert_eq!(refusals(&json!({ "name": "p", "revisions": [] })), [""; 0]);
+    }
 
     #[test]
     fn revisions_say_why_they_are_not_called_directly() {
