@@ -2,8 +2,8 @@
 //! codec.
 //!
 //! An answer is one policy's, so what earlier policies set is not part of it. Everything is forgotten when the
-//! set of policies changes, when an instance that knows newer members of a queue takes over, and when there is no more
-//! room: forgetting costs a call and nothing else.
+//! set of policies changes, when another instance of a policy takes over, because it knows newer members of a queue or because the
+//! one before failed or is worn, and when there is no more room: forgetting costs a call and nothing else.
 
 use crate::bindings::Cache;
 use crate::limits;

@@ -1,6 +1,6 @@
 //! Verdicts that hold for more than one message.
 
-use crate::guests::built;
+use crate::guests::{Guest, built};
 use crate::{document, host, message, outcome, put_anew, route};
 use serde_json::json;
 use std::sync::Arc;
@@ -73,6 +73,24 @@ fn another_generation_decides_anew() {
     put(&host, "address");
     assert_eq!([1, 2].map(|_| call(&mut policies, "topic/a", Some(1))), ["1", "1"]);
     assert_eq!((outcome(&host, "p", "ok"), outcome(&host, "p", "cached")), (2, 2));
+}
+
+#[test]
+fn an_instance_that_is_replaced_is_a_reason_to_ask_again_and_a_bad_verdict_is_none() {
+    let host = caching("address");
+    for (name, component) in
+        [("bad", Guest::answering(2, &[(8, 512), (12, 0)], "")), ("trap", Guest::routing("unreachable"))]
+    {
+        host.upload(name, &component, "test").unwrap();
+        let first = json!({ "order": 1 });
+        host.put_policy(name, document(name, &[&format!("topic/{name}")], first), "test").unwrap();
+    }
+    let mut policies = host.worker(0);
+    let mut decided = |to| call(&mut policies, to, Some(1));
+    assert_eq!(["topic/a", "topic/bad", "topic/a"].map(&mut decided), ["1", "2", "1"]);
+    assert_eq!(outcome(&host, "bad", "bad_verdict"), 1);
+    assert_eq!(["topic/trap", "topic/a"].map(&mut decided), ["3", "4"]);
+    assert_eq!(outcome(&host, "trap", "trap"), 1);
 }
 
 #[test]
