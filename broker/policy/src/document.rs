@@ -4,6 +4,7 @@
 
 use crate::budget::Budget;
 use crate::hook::Hook;
+use crate::json;
 use crate::limits;
 use crate::lineup::Trial;
 use serde::{Deserialize, Serialize};
@@ -22,13 +23,13 @@ pub struct PolicyDocument {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<String>,
     /// What is decided without a plugin; a policy has either.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "json::strict_list", skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<serde_json::Value>>,
     /// Patterns of the addresses whose messages are decided; also `user/*` and `group/*`.
     #[serde(rename = "match")]
     pub patterns: Vec<String>,
     /// Handed to the plugin as JSON text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::strict_map")]
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Lower runs first; equal ones run by name.
     #[serde(default = "order_default")]
@@ -279,7 +280,12 @@ mod tests {
         check(&with(r#","budget":{"calls_min":0}"#), "budget.calls_min: must be 1 to 1000000");
         check(&with(r#","budget":{"window_s":301}"#), "budget.window_s: must be 1 to 300");
         check(&with(r#","budget":{"window":1}"#), "unknown field `window`");
-        check(&with(r#","config":[]"#), "expected a map");
+        check(&with(r#","config":[]"#), "expected an object");
+        check(&with(r#","config":{"a":{"b":1,"b":1}}"#), "duplicate key `b`");
+        check(
+            r#"{"hook":"routing","rules":[{"then":"drop","then":"deliver"}],"match":["all"]}"#,
+            "duplicate key `then`",
+        );
         check(&with(r#","rules":[]"#), "rules: a policy has either `plugin` or `rules`, not both");
         let ruled = |more: &str| format!(r#"{{"hook":"routing","rules":[{{}}],"match":["all"]{more}}}"#);
         check(&ruled(""), "Rules");

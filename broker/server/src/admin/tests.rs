@@ -428,6 +428,10 @@ async fn plugins_and_policies_are_refused_readably() {
     assert_eq!(unknown.problem(422, "invalid_document")["key"], "limits.cpu");
     let bounds = put(r#"{"hook":"routing","plugin":"p","match":["all"],"limits":{"deadline_ms":1}}"#).await;
     assert_eq!(bounds.problem(422, "invalid_document")["key"], "limits.deadline_ms");
+    let twice =
+        put(r#"{"hook":"routing","match":["all"],"rules":[{"then":"deliver","then":{"drop":"x"}}]}"#).await;
+    let twice = twice.problem(422, "invalid_document");
+    assert_eq!(twice["key"], "rules[0].then", "{twice}");
     put(r#"{"hook":"routing","plugin":"p","match":["all"]}"#).await.problem(422, "unknown_plugin");
     let share =
         put(r#"{"hook":"routing","plugin":"p","match":["all"],"mode":"off","canary_percent":5}"#).await;

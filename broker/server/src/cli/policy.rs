@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use waspmq_policy::Strict;
 
 /// Bind plugins or rules to addresses, try new versions, and take a change back
 #[derive(Debug, Args)]
@@ -302,7 +303,7 @@ pub(super) fn parse_config(text: &str) -> Result<Map<String, Value>, Failure> {
         None => text.to_owned(),
     };
     match serde_json::from_str(&text) {
-        Ok(Value::Object(config)) => Ok(config),
+        Ok(Strict(Value::Object(config))) => Ok(config),
         Ok(_) => Err(Failure::Usage("--config must be a JSON object".to_owned())),
         Err(error) => Err(Failure::Usage(format!("--config is not JSON: {error}"))),
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use waspmq_policy::{BadRule, CheckedRules, Hook, check_rules};
+use waspmq_policy::{BadRule, CheckedRules, Hook, Strict, check_rules};
 
 /// Check rules without a broker
 #[derive(Debug, Args)]
@@ -65,9 +65,21 @@ pub(super) fn read(path: &Path, hook: Hook) -> Result<(Vec<Value>, CheckedRules)
 
 /// The fault begins with its line and column, where it has one.
 fn parse_json(text: &str) -> Result<Vec<Value>, String> {
-    let value: Value = serde_json::from_str(text)
-        .map_err(|error| format!(":{}:{}: it is not JSON: {error}", error.line(), error.column()))?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let Strict(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.into_inner());
+        let list = if path.starts_with('[') { "rules" } else { "" };
+        match error.is_data() {
+            true => format!(":{}:{}: {list}{path}: {error}", error.line(), error.column()),
+            false => not_json(&error),
+        }
+    })?;
+    json.end().map_err(|error| not_json(&error))?;
     rules_of(value)
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    format!(":{}:{}: it is not JSON: {error}", error.line(), error.column())
 }
 
 fn parse_toml(text: &str) -> Result<Vec<Value>, String> {
@@ -237,6 +249,11 @@ then = "deliver"
         let bad = fault("r.JSON", "[{\"then\": \"x\"}]", Hook::Ack);
         assert!(bad.starts_with("r.JSON: rules[0].then: \"x\" is none of"), "{bad}");
         assert!(fault("r.json", "[\n", Hook::Ack).starts_with("r.json:2:0: it is not JSON"));
+        let twice = fault("r.json", r#"[{"then": "accept", "then": "continue"}]"#, Hook::Admission);
+        assert!(twice.starts_with("r.json:1:28: rules[0].then: duplicate key `then`"), "{twice}");
+        let twice = fault("r.json", r#"{"rules": [], "rules": []}"#, Hook::Admission);
+        assert!(twice.contains(": rules: duplicate key `rules`"), "{twice}");
+        assert!(fault("r.json", "[] []", Hook::Ack).starts_with("r.json:1:4: it is not JSON"));
         assert_eq!(fault("r.json", "3", Hook::Ack), "r.json: it has no list `rules`");
         assert!(fault("r.toml", "", Hook::Ack).starts_with("r.toml: it has no list `rules`"));
         assert!(matches!(read(Path::new("/nowhere"), Hook::Ack), Err(Failure::Failed(_))));
