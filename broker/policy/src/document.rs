@@ -44,9 +44,9 @@ pub struct PolicyDocument {
     /// The broker is not ready while this policy does not serve.
     #[serde(default)]
     pub required: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::object")]
     pub limits: PolicyLimits,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::object")]
     pub budget: Budget,
     /// How calls reach the plugin.
     #[serde(default)]
@@ -280,6 +280,8 @@ mod tests {
         check(&with(r#","budget":{"calls_min":0}"#), "budget.calls_min: must be 1 to 1000000");
         check(&with(r#","budget":{"window_s":301}"#), "budget.window_s: must be 1 to 300");
         check(&with(r#","budget":{"window":1}"#), "unknown field `window`");
+        check(&with(r#","budget":[5,10,100,10]"#), "invalid type: sequence, expected an object");
+        check(&with(r#","limits":7"#), "invalid type: integer `7`, expected an object");
         check(&with(r#","config":[]"#), "expected an object");
         check(&with(r#","config":{"a":{"b":1,"b":1}}"#), "duplicate key `b`");
         check(

@@ -1,10 +1,12 @@
-//! Reading JSON more strictly than by default.
+//! Reading JSON more strictly than by default: an object has each key once, and is no list.
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 use std::convert::Infallible;
 use std::fmt;
+use std::marker::PhantomData;
 
 /// A value in which no object has a key twice: of two, the last would count, and the first be gone without a word.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +16,35 @@ impl<'de> Deserialize<'de> for Strict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Once).map(Self)
     }
+}
+
+/// A struct that is written as an object with its keys, and never as a list of its values by position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(Self)
+    }
+}
+
+/// The same for a field.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Keyed<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Keyed<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(Keyed(PhantomData))
 }
 
 /// A list of rules, if there is one.
@@ -128,6 +159,34 @@ mod tests {
         assert_eq!(value, serde_json::from_str::<Value>(text).unwrap());
         let again: Strict = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(again.0, value);
+    }
+
+    #[test]
+    fn an_object_is_no_list_and_says_so_without_names_of_this_program() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wanted {
+            a: u8,
+            b: Option<Object<Box<Self>>>,
+        }
+        let check = |text: &str, expected: &str| {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let said = match serde_path_to_error::deserialize::<_, Object<Wanted>>(&mut json) {
+                Ok(Object(wanted)) => format!("{} {}", wanted.a, wanted.b.map_or(0, |Object(b)| b.a)),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(said, expected, "{text}");
+        };
+        check(r#"{"a":1,"b":{"a":2}}"#, "1 2");
+        check("[1,null]", "invalid type: sequence, expected an object at line 1 column 0");
+        check("7", "invalid type: integer `7`, expected an object at line 1 column 1");
+        check(r#"{"a":1,"b":[2]}"#, "b: invalid type: sequence, expected an object at line 1 column 11");
+        check(
+            r#"{"a":1,"b":{"a":2,"c":3}}"#,
+            "b.c: unknown field `c`, expected `a` or `b` at line 1 column 21",
+        );
+        check(r#"{"a":1,"a":2}"#, "duplicate field `a` at line 1 column 10");
+        check("{}", "missing field `a` at line 1 column 2");
     }
 
     #[test]

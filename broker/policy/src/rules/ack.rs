@@ -2,6 +2,7 @@
 
 use super::reader::{At, BadRule};
 use crate::bindings::{self, AckLevel, Cause, Exhausted};
+use crate::json::Object;
 use serde::Deserialize;
 use serde_json::Value;
 use waspmq_core::delivery::Quorum;
@@ -53,7 +54,7 @@ struct Document {
     backoff_max_ms: Option<u32>,
     backoff_jitter_percent: Option<u8>,
     exhausted: Option<String>,
-    on: Option<OnDocument>,
+    on: Option<Object<OnDocument>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,6 +109,7 @@ impl Acked {
 impl Changes {
     fn read(at: At<'_>, document: Document) -> Result<(Self, Option<OnDocument>), BadRule> {
         let Document { level, quorum, exhausted, on, .. } = document;
+        let on = on.map(|Object(on)| on);
         let (timeout_ms, attempts) = (document.timeout_ms, document.attempts);
         let (backoff_ms, backoff_max_ms) = (document.backoff_ms, document.backoff_max_ms);
         let backoff_jitter_percent = document.backoff_jitter_percent;

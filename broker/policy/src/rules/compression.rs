@@ -42,7 +42,7 @@ impl Compressed {
 
 fn read(at: At<'_>, codec: &Value) -> Result<Codec, BadRule> {
     let Value::String(word) = codec else {
-        return match at.read(codec)? {
+        return match at.read_any(codec)? {
             WithValue::Zstd(level) => codecs::zstd(level).map_err(|bad| at.bad_key("zstd", bad.to_string())),
             WithValue::Deflate(level) => {
                 codecs::deflate(level).map_err(|bad| at.bad_key("deflate", bad.to_string()))

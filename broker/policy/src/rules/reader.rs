@@ -1,5 +1,6 @@
 //! Reading parts of a rule so that every fault is named by its place, such as `rules[3].then.to`.
 
+use crate::json::Object;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -46,8 +47,13 @@ impl At<'_> {
         BadRule { path: format!("{}.{key}", self.0), reason: reason.into() }
     }
 
-    /// Gives a part of the document its type; unknown keys and wrong types are named.
+    /// Gives an object of the document its type; unknown keys and wrong types are named.
     pub(crate) fn read<T: DeserializeOwned>(self, value: &Value) -> Result<T, BadRule> {
+        self.read_any(value).map(|Object(read)| read)
+    }
+
+    /// The same for what need not be one.
+    pub(crate) fn read_any<T: DeserializeOwned>(self, value: &Value) -> Result<T, BadRule> {
         serde_path_to_error::deserialize(value).map_err(|error| {
             let (path, reason) = (error.path().to_string(), error.inner().to_string());
             match path.as_str() {

@@ -56,6 +56,10 @@ fn conditions_are_checked_and_named() {
     bad(Hook::Routing, json!({"if": {}, "then": "continue"}), "rules[1].if: unknown field `if`");
     bad(Hook::Routing, json!({"when": {}}), "rules[1]: missing field `then`");
     bad(Hook::Routing, json!("continue"), "rules[1]: invalid type: string");
+    let list = "invalid type: sequence, expected an object";
+    bad(Hook::Routing, json!([{}, "continue"]), &format!("rules[1]: {list}"));
+    bad(Hook::Routing, json!({"then": ["deliver"]}), &format!("rules[1].then: {list}"));
+    bad(Hook::Ack, json!({"then": {"on": ["give_up"]}}), &format!("rules[1].then.on: {list}"));
 }
 
 #[test]

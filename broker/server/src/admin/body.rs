@@ -11,15 +11,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 use waspmq_core::{Code, Name};
+use waspmq_policy::Object;
 
-/// Reads a JSON document of at most `bytes_max`.
+/// Reads a JSON object of at most `bytes_max`.
 ///
 /// # Errors
 /// 415 for another content type, 413, 408; 400 where the bytes are not JSON; 422 where they are and do not fit.
 pub(crate) async fn document<T: DeserializeOwned>(request: Request, bytes_max: usize) -> Result<T, Problem> {
     let bytes = bytes(request, &["application/json"], bytes_max).await?;
     let mut json = serde_json::Deserializer::from_slice(&bytes);
-    let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let Object(document) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let key = error.path().to_string();
         let key = (key != ".").then_some(key);
         faulty(error.inner(), key)

@@ -366,6 +366,11 @@ async fn what_cannot_be_published_is_said() {
     check(r#"{"to":"all","payload":1,"priority":"high"}"#, 422, "invalid_document", Some("priority")).await;
     check(r#"{"to":"all","payload":1} {}"#, 400, "invalid_json", None).await;
     check(r#"{"payload":1}"#, 422, "invalid_document", None).await;
+    for other in [r#"["all",1,null,null,null,null,null,null,null]"#, "3", "null"] {
+        let problem = check(other, 422, "invalid_document", None).await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("expected an object") && !detail.contains("struct"), "{problem}");
+    }
     check(r#"{"to":"topic/a.*","payload":1}"#, 422, "invalid_address", Some("to")).await;
     check(r#"{"to":"all"}"#, 422, "invalid_payload", Some("payload")).await;
     check(r#"{"to":"all","payload":1,"payload_b64":"AA=="}"#, 422, "invalid_payload", Some("payload")).await;
