@@ -59,6 +59,9 @@ const CUT: u16 = 1 << 15;
 /// What is behind a text that was cut, and stands for what was left out.
 const TRUNCATED: &str = "…truncated";
 
+/// Where a verdict has its headers.
+pub(super) const SET_HEADERS: &str = "set_headers";
+
 /// Bytes of texts that need no memory of their own: an address and a short text.
 const SHORT: usize = 64;
 
@@ -275,7 +278,7 @@ impl Routed {
         if self.headers_left > 0 {
             headers.insert(TRUNCATED.to_owned(), left_out(self.headers_left).into());
         }
-        json!({ "route": route, "set_headers": headers })
+        json!({ "route": route, SET_HEADERS: headers })
     }
 }
 

@@ -1,10 +1,11 @@
 //! A trace in words, for whoever asks: who was asked what, in which order, and what came of each question.
 
-use super::{Asked, Facts, Instead, NOT_TIMED, Noted, OF_EARLIER, Role, Trace};
+use super::said::SET_HEADERS;
+use super::{Asked, Facts, Instead, NOT_TIMED, Noted, OF_EARLIER, Role, Said, Trace};
 use crate::codecs;
 use crate::hook::Hook;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use waspmq_core::MessageId;
 
@@ -97,8 +98,10 @@ impl Recorded {
     pub fn explain(&self) -> Explanation {
         let Self(trace) = self;
         let mut outcome = BTreeMap::new();
+        let mut set_headers = Map::new();
         for noted in trace.decisions().iter().filter(|noted| !noted.facts.is_shadow) {
-            outcome.insert(noted.facts.asked.subject(), noted.end(trace));
+            set_headers.extend(noted.set_headers(trace));
+            outcome.insert(noted.facts.asked.subject(), noted.end(trace, &set_headers));
         }
         for asked in Asked::ALL.into_iter().filter(|&asked| trace.left_out_of & 1 << asked as u8 != 0) {
             let decision = json!("left out: more policies were asked than are remembered of one message");
@@ -147,8 +150,29 @@ impl Noted {
         }
     }
 
-    /// What holds when this is the last policy that was asked.
-    fn end(&self, trace: &Trace) -> Ended {
+    /// The headers that it set, of which a message keeps those of every policy that was asked.
+    fn set_headers(&self, trace: &Trace) -> Map<String, Value> {
+        let Said::Routed(_) = self.facts.said else { return Map::new() };
+        match self.facts.said.show(&trace.texts).as_mut().and_then(|said| said.get_mut(SET_HEADERS)) {
+            Some(Value::Object(headers)) => std::mem::take(headers),
+            _ => Map::new(),
+        }
+    }
+
+    /// What holds when this is the last policy that was asked. What a message is routed by has the headers `set` so far.
+    fn end(&self, trace: &Trace, set: &Map<String, Value>) -> Ended {
+        let mut ended = self.end_alone(trace);
+        let is_refused = matches!(self.facts.failed, Some((_, Instead::Closed)));
+        if self.facts.asked == Asked::Route && !set.is_empty() && !is_refused {
+            match ended.decision.get_mut(SET_HEADERS) {
+                Some(own) => *own = set.clone().into(),
+                None => ended.decision = json!({ "route": ended.decision, SET_HEADERS: set }),
+            }
+        }
+        ended
+    }
+
+    fn end_alone(&self, trace: &Trace) -> Ended {
         let Self { label, facts: Facts { said, failed, asked, .. } } = self;
         let policy = &label.policy;
         match failed {

@@ -90,6 +90,37 @@ fn policies_are_listed_in_the_order_of_asking() {
 }
 
 #[test]
+fn the_outcome_has_the_headers_of_every_policy() {
+    let host = host(1);
+    let put = |name: &str, order: i32, then: Value| {
+        let document =
+            json!({ "hook": "routing", "match": ALL, "order": order, "rules": [{ "then": then }] });
+        host.put_policy(name, serde_json::from_value(document).unwrap(), "test").unwrap();
+    };
+    put("a", 1, json!({ "set_headers": { "a": "1", "x": "a" } }));
+    put("b", 2, json!({ "set_headers": { "b": "2", "x": "b" } }));
+    let mut policies = host.worker(0);
+    let mut routed = |count| {
+        let explanation = publish(&mut policies, count, &message("topic/a", &[])).unwrap();
+        let ended = explanation.outcome["routing"].clone();
+        (ended.by, ended.decision)
+    };
+    let nobody = json!({ "route": "no policy decided: as addressed", "set_headers": { "a": "1", "b": "2", "x": "b" } });
+    assert_eq!(routed(1), (None, nobody));
+    put("c", 3, json!({ "route": "deliver", "set_headers": { "c": "3" } }));
+    let decided = json!({ "route": "deliver", "set_headers": { "a": "1", "b": "2", "c": "3", "x": "b" } });
+    assert_eq!(routed(2), (Some("c".to_owned()), decided));
+    host.upload("bad", &Guest::routing("unreachable"), "test").unwrap();
+    let bad = |on_failure: &str| document("bad", &ALL, json!({ "order": 3, "on_failure": on_failure }));
+    host.put_policy("c", bad("builtin"), "test").unwrap();
+    let built_in =
+        json!({ "route": "policy c failed: as addressed", "set_headers": { "a": "1", "b": "2", "x": "b" } });
+    assert_eq!(routed(3), (None, built_in));
+    host.put_policy("c", bad("closed"), "test").unwrap();
+    assert_eq!(routed(4), (None, json!("policy c failed (trap): refused")));
+}
+
+#[test]
 fn nothing_is_recorded_without_a_policy_and_a_swap_is_seen() {
     let host = host_of(1, &[0, 0]);
     let mut policies = host.worker(0);

@@ -103,7 +103,7 @@ struct Failure {
 struct Outcome {
     /// The policy that decided; null when none did.
     by: Option<String>,
-    /// Its decision, or in words what holds without one.
+    /// Its decision, or in words what holds without one; of `routing` with the headers that all policies set.
     #[schema(value_type = serde_json::Value)]
     decision: serde_json::Value,
 }
