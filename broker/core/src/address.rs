@@ -43,6 +43,8 @@ pub enum AddressError {
     NameTooLong { len: usize, max: usize },
     #[error("name contains {character:?}, which names may not contain")]
     BadCharacter { character: char },
+    #[error("name is {name:?}, which paths of URLs have a meaning of their own for")]
+    Dots { name: &'static str },
     #[error("topic has an empty token")]
     EmptyToken,
     #[error("topic has {count} tokens, the limit is {max}")]
@@ -56,7 +58,7 @@ pub enum AddressError {
 }
 
 /// A checked user, group, device or queue name: 1 to [`limits::NAME_BYTES_MAX`] bytes of UTF-8 without white
-/// space, control characters, `/`, `*`, `>` or `#`.
+/// space, characters that are hidden ([`is_hidden`]), `/`, `*`, `>`, `#`, `"` or `\`; not `.` or `..`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);
 
@@ -289,6 +291,9 @@ fn check_plain(name: &str) -> Result<(), AddressError> {
 
 fn check_name(name: &str) -> Result<(), AddressError> {
     check_length(name)?;
+    if let Some(name) = [".", ".."].into_iter().find(|dots| *dots == name) {
+        return Err(AddressError::Dots { name });
+    }
     match name.chars().find(|&c| !is_name_character(c)) {
         Some(character) => Err(AddressError::BadCharacter { character }),
         None => Ok(()),
@@ -334,7 +339,16 @@ fn is_name_character(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_graphic() && !matches!(c, '/' | '*' | '>' | '#' | '"' | '\\');
     }
-    !c.is_whitespace() && !c.is_control()
+    !c.is_whitespace() && !is_hidden(c)
+}
+
+/// Whether a character is not to be seen and changes how the text around it is shown: control characters, those that turn the
+/// direction of writing, and others without a width, but for the joiners that words of some languages need.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -360,6 +374,12 @@ mod tests {
         check_case("user/", &Err(AddressError::EmptyName));
         check_case("user/a b", &Err(AddressError::BadCharacter { character: ' ' }));
         check_case("user/a\nb", &Err(AddressError::BadCharacter { character: '\n' }));
+        check_case("group/a\u{202e}b", &Err(AddressError::BadCharacter { character: '\u{202e}' }));
+        check_case("topic/a\u{feff}", &Err(AddressError::BadCharacter { character: '\u{feff}' }));
+        check_case("group/می\u{200c}خواهم", &Ok((Kind::Group, false)));
+        check_case("group/.", &Err(AddressError::Dots { name: "." }));
+        check_case("user/..", &Err(AddressError::Dots { name: ".." }));
+        check_case("user/...", &Ok((Kind::User, false)));
         check_case("user/*", &Err(AddressError::WildcardOutsideTopic));
         check_case("topic/a..b", &Err(AddressError::EmptyToken));
         check_case("topic/a.>.b", &Err(AddressError::RestNotLast));

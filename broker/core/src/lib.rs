@@ -23,7 +23,7 @@ pub mod session;
 pub mod settings;
 pub mod trie;
 
-pub use address::{Address, AddressError, Kind, Name, Pattern};
+pub use address::{Address, AddressError, Kind, Name, Pattern, is_hidden};
 pub use id::{MessageId, Position, SessionId, Stream};
 pub use level::Level;
 pub use queue::QueueId;

@@ -22,7 +22,10 @@ use std::sync::{Arc, OnceLock};
 /// Why a policy is not put in place. Nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
-    #[error("{name:?} is not a policy name: 1 to {} of a-z, 0-9, '-', '_' and '.'", limits::NAME_BYTES_MAX)]
+    #[error(
+        "{name:?} is not a policy name: 1 to {} of a-z, 0-9, '-', '_' and '.', not \".\" or \"..\"",
+        limits::NAME_BYTES_MAX
+    )]
     Name { name: String },
     #[error("{field}: {reason}")]
     Invalid { field: Cow<'static, str>, reason: String },

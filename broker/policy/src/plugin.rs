@@ -48,7 +48,10 @@ pub struct Revision {
 /// Why an upload is refused. Each message is a sentence for the person who uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    #[error("{name:?} is not a plugin name: 1 to {} of a-z, 0-9, '-', '_' and '.'", limits::NAME_BYTES_MAX)]
+    #[error(
+        "{name:?} is not a plugin name: 1 to {} of a-z, 0-9, '-', '_' and '.', not \".\" or \"..\"",
+        limits::NAME_BYTES_MAX
+    )]
     Name { name: String },
     #[error("the component has {size} bytes, the limit is {}", limits::PLUGIN_BYTES_MAX)]
     TooLarge { size: usize },
@@ -375,6 +378,7 @@ pub(crate) fn largest_function(bytes: &[u8]) -> usize {
 /// Whether a text may name a plugin or a policy.
 pub(crate) fn is_name(name: &str) -> bool {
     (1..=limits::NAME_BYTES_MAX).contains(&name.len())
+        && !matches!(name, "." | "..")
         && name
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))

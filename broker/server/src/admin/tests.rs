@@ -329,6 +329,11 @@ async fn groups_and_members_come_and_go() {
     assert_eq!(api.call("PUT", "/v1/groups/eng/members/bob").await.status, 200);
     assert_eq!(api.call("PUT", "/v1/groups/eng/members/alice").await.status, 201);
     assert_eq!(api.call("PUT", "/v1/groups/b%C3%BCro/members/bob").await.status, 201);
+    for name in ["%2E", "%2e%2E", "a%E2%80%AEb"] {
+        let path = format!("/v1/groups/{name}");
+        api.call("PUT", &path).await.problem(400, "invalid_name");
+        api.call("PUT", &format!("{path}/members/bob")).await.problem(400, "invalid_name");
+    }
     let groups = api.call("GET", "/v1/groups").await.json();
     assert_eq!(
         groups["groups"],
@@ -422,7 +427,9 @@ async fn plugins_and_policies_are_refused_readably() {
     };
     let unfit = upload("p", b"hello".to_vec()).await.problem(422, "unfit_plugin");
     assert!(unfit["detail"].as_str().unwrap().contains("not WebAssembly"), "{unfit}");
-    upload("Not-a-name", b"hello".to_vec()).await.problem(400, "invalid_name");
+    for name in ["Not-a-name", "%2E", "%2E%2E"] {
+        upload(name, b"hello".to_vec()).await.problem(400, "invalid_name");
+    }
     let large = vec![0; waspmq_policy::limits::PLUGIN_BYTES_MAX + 1];
     upload("p", large).await.problem(413, "body_too_large");
     assert_eq!(api.call("GET", "/v1/plugins").await.json(), json!({"plugins": [], "refused": []}));

@@ -43,11 +43,11 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Text of others on one line: control characters are shown as escapes.
+/// Text of others on one line: control characters and others that are hidden are shown as escapes.
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
+        if waspmq_core::is_hidden(character) {
             // Writing to a string has no errors.
             write!(shown, "{}", character.escape_default()).unwrap_or_default();
         } else {
@@ -98,6 +98,7 @@ mod tests {
     #[test]
     fn control_characters_are_shown() {
         assert_eq!(printable("a\x1b[2J\nb\u{9b}ü"), "a\\u{1b}[2J\\nb\\u{9b}ü");
+        assert_eq!(printable("a\u{202e}b\u{2066}"), "a\\u{202e}b\\u{2066}");
         assert!(!table(&["N"], &[vec!["\x1b".to_owned()]]).contains('\x1b'));
     }
 

@@ -53,7 +53,9 @@ pub struct Push {
 /// Why something cannot be pushed. Each message is a sentence for the person who pushed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    #[error("{name:?} is not the name of a dictionary: 1 to {NAME_BYTES_MAX} of a-z, 0-9, '-', '_' and '.'")]
+    #[error(
+        "{name:?} is not the name of a dictionary: 1 to {NAME_BYTES_MAX} of a-z, 0-9, '-', '_' and '.', not \".\" or \"..\""
+    )]
     Name { name: String },
     #[error("{pattern:?}: {error}")]
     Pattern { pattern: String, error: AddressError },
