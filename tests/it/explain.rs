@@ -79,7 +79,9 @@ async fn a_swap_is_seen_in_the_next_message_and_not_in_the_one_before() {
     assert_eq!(decided(&after), [("stamps".to_owned(), "stamp@2".to_owned())]);
     let generation = |of: &Value| of["decisions"][0]["generation"].as_u64().unwrap();
     assert_eq!(generation(&before) + 1, generation(&after));
-    let unchanged = json!({"by": null, "decision": "no policy decided: as addressed"});
+    let unchanged = json!({"by": null, "decision": {
+        "route": "no policy decided: as addressed", "set_headers": {"stamp": "x", "stamp-build": "2"},
+    }});
     assert_eq!(after["outcome"]["routing"], unchanged, "it sets headers and passes on");
 }
 
