@@ -70,7 +70,8 @@ pub(super) fn read_all(configs: &[KeyConfig], problems: &mut Vec<Problem>) -> Ve
 
 /// A key, or which field of it is wrong, and how.
 fn read(config: &KeyConfig) -> Result<Key, (&'static str, String)> {
-    if config.id.is_empty() || config.id.len() > ID_BYTES_MAX || config.id.chars().any(waspmq_core::is_hidden) {
+    if config.id.is_empty() || config.id.len() > ID_BYTES_MAX || config.id.chars().any(waspmq_core::is_hidden)
+    {
         let problem = format!("an id has 1 to {ID_BYTES_MAX} bytes and no control characters");
         return Err(("id", problem));
     }
