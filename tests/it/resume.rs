@@ -744,6 +744,8 @@ async fn what_a_session_left_itself_out_of_does_not_come_however_often_it_is_tak
     let mut sender = broker.connect("sender").await;
     let mut alice = Session::begin(&broker, "alice").await;
     alice.subscribe("topic/a").await;
+    let mut other = broker.connect("other").await;
+    other.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/a"})).await;
     publish(&mut sender, "topic/a", &[1], "stored").await;
     let seen = alice.expect(&[1]).await;
     let frame = json!({"type": "publish", "ref": 5, "to": "topic/a", "payload": 2, "ack": "stored", "exclude_self": true});
