@@ -74,11 +74,22 @@ pub(crate) enum Begin {
 /// Reading of stored messages of which the client's positions do not say how far it got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Replay {
+    /// One with wildcards that begins behind a position is about the addresses in the position's shard.
     pub(crate) of: Pattern,
     pub(crate) begin: Begin,
     /// The last position that was read, and that of the stream when the reading ended. A client whose latest position
     /// is the first, or behind the second, has seen everything that was read. `None`: the reading had not ended.
     pub(crate) until: Option<(Position, Position)>,
+}
+
+impl Replay {
+    /// The pattern with wildcards and the shard that a reading of one shard is about.
+    pub(crate) fn shard_of_pattern(&self) -> Option<(&Pattern, u16)> {
+        match self.begin {
+            Begin::After(position) if self.of.is_wildcard() => Some((&self.of, position.stream.shard)),
+            _ => None,
+        }
+    }
 }
 
 /// What a session is resumed from.

@@ -6,6 +6,7 @@
 use super::{Start, place};
 use crate::resumes::{Begin, Replay};
 use crate::worker::connection::Connection;
+use crate::worker::resume::Seen;
 use hashbrown::{HashMap, HashSet};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -389,17 +390,33 @@ impl Catching {
                 replays.push(again(to.into(), begin));
             }
         }
-        for listed in &self.listings {
-            if let Some(begin) = listed.start.to_begin() {
-                replays.push(again(listed.pattern.clone(), begin));
-            } else if let Start::Seen(seen) = &listed.start {
-                // What the session read before its resume and has not come to again.
-                let is_left = |to: &Address| listed.pattern.matches(to) && !self.resumed.contains(to);
-                let left = |of: &Pattern| of.to_address().is_none_or(|to| is_left(&to));
-                replays.extend(seen.replays().iter().filter(|replay| left(&replay.of)).cloned());
-            }
-        }
+        let listed = self.listings.iter();
+        let begun = listed.filter_map(|listed| Some(again(listed.pattern.clone(), listed.start.to_begin()?)));
+        replays.extend(begun);
+        self.add_left_by_resume(&mut replays);
         replays
+    }
+
+    /// Adds what the session had to read before its resume and has not come to again, and, for the shards of which it was
+    /// sent something since, what lies behind the place where the patterns that are still being listed go on.
+    fn add_left_by_resume(&self, replays: &mut Vec<Replay>) {
+        let listed = || self.listings.iter().filter_map(Listed::of_resume);
+        let Some((_, seen)) = listed().next() else { return };
+        let is_awaited =
+            |to: &Address| !self.resumed.contains(to) && listed().any(|(pattern, _)| pattern.matches(to));
+        let is_left = |replay: &&Replay| replay.of.to_address().is_none_or(|to| is_awaited(&to));
+        replays.extend(seen.replays().iter().filter(is_left).cloned());
+        // A pattern that had not been listed when the session was lost before goes on at the place it had then.
+        let known: HashSet<_> = seen.replays().iter().filter_map(Replay::shard_of_pattern).collect();
+        let shards = self.reading_shards | self.passed_shards;
+        for (pattern, seen) in listed() {
+            let is_unclear = |place: &Position| {
+                let shard = place.stream.shard;
+                shards & bit(shard) != 0 && !known.contains(&(pattern, shard))
+            };
+            let again = |place| Replay { of: pattern.clone(), begin: Begin::After(place), until: None };
+            replays.extend(seen.places(pattern).filter(is_unclear).map(again));
+        }
     }
 
     /// Whether messages are held that the store does not have: a session that is lost now has missed them.
@@ -437,6 +454,13 @@ impl Catching {
     pub(super) fn release(&mut self, held: &VecDeque<Arc<Batch>>) {
         let bytes: usize = held.iter().map(|batch| batch.size_bytes()).sum();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
+    }
+}
+
+impl Listed {
+    /// Its pattern and what the client has seen, where it is a resume that lists.
+    const fn of_resume(&self) -> Option<(&Pattern, &Arc<Seen>)> {
+        if let Start::Seen(seen) = &self.start { Some((&self.pattern, seen)) } else { None }
     }
 }
 
@@ -485,7 +509,6 @@ const fn bit(shard: u16) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::resume::Seen;
     use crate::worker::resume::tests::record;
     use waspmq_core::message::{Envelope, Slice};
     use waspmq_core::{Level, MessageId, Stream};
@@ -626,6 +649,37 @@ mod tests {
         catching.listings.push(Listed { pattern, start, held: VecDeque::new(), number: 1, asked_us: None });
         assert!(catching.note_resumed(&Address::parse("topic/b").unwrap()));
         assert_eq!(catching.replays(&Cursors::default()), [of("topic/a"), of("topic/c.>")]);
+    }
+
+    #[test]
+    fn what_is_listed_goes_on_where_it_was_although_its_shard_went_on() {
+        let at = |shard, offset| Position { stream: Stream { shard, epoch: 3 }, offset };
+        let after =
+            |of, place| Replay { of: Pattern::parse(of).unwrap(), begin: Begin::After(place), until: None };
+        let list = |catching: &mut Catching, seen: &Arc<Seen>| {
+            for pattern in ["topic/>", "topic/*"] {
+                let (pattern, start) = (Pattern::parse(pattern).unwrap(), Start::Seen(seen.clone()));
+                let held = VecDeque::new();
+                catching.listings.push(Listed { pattern, start, held, number: 1, asked_us: None });
+            }
+        };
+        // The session has `topic/>` in shard 5 since 40.
+        let seen = Arc::new(Seen::new(&record(vec![after("topic/b", at(5, 7))]), &[at(5, 45)]));
+        let mut catching = Catching::new(1_000);
+        list(&mut catching, &seen);
+        let carried = after("topic/b", at(5, 7));
+        assert_eq!(catching.replays(&Cursors::default()), [carried.clone()], "once for both");
+        catching.note_passed(6);
+        assert_eq!(catching.replays(&Cursors::default()), [carried.clone()], "another shard");
+        catching.note_passed(5);
+        let left = catching.replays(&Cursors::default());
+        assert_eq!(left, [carried, after("topic/>", at(5, 45))]);
+        // Lost again in the same state, with a client that has seen more.
+        let seen = Arc::new(Seen::new(&record(left.clone()), &[at(5, 60)]));
+        let mut catching = Catching::new(1_000);
+        list(&mut catching, &seen);
+        catching.note_all_passed();
+        assert_eq!(catching.replays(&Cursors::default()), left);
     }
 
     #[test]

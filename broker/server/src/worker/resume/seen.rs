@@ -67,6 +67,12 @@ impl Seen {
         self.had_since(to, shard).map(|since| self.later(since))
     }
 
+    /// Where a subscription goes on in each shard, by what the client has seen.
+    pub(in crate::worker) fn places(&self, pattern: &Pattern) -> impl Iterator<Item = Position> {
+        let had = self.since.iter().find(|(had, _)| had == pattern);
+        had.into_iter().flat_map(|(_, since)| since.iter()).map(|since| self.later(*since))
+    }
+
     /// Where reading an address begins again; `None` for one the session did not have, or of which only the store
     /// knows. The flag says whether all that is read lies behind what the client has seen of the stream. One that may
     /// not go back any more begins no earlier than it had the address.
@@ -78,7 +84,10 @@ impl Seen {
     ) -> Option<(Start, bool)> {
         let since = self.had_since(to, shard)?;
         let upto = self.later(since);
-        let is_open = |replay: &&Replay| replay.of.matches(to) && !self.is_over(replay, shard);
+        let is_of_shard =
+            |replay: &Replay| replay.shard_of_pattern().is_none_or(|(_, of_shard)| of_shard == shard);
+        let is_open =
+            |replay: &&Replay| replay.of.matches(to) && is_of_shard(replay) && !self.is_over(replay, shard);
         let mut from = upto;
         for replay in self.replays.iter().filter(is_open) {
             match replay.begin {
@@ -105,8 +114,11 @@ impl Seen {
     pub(super) fn unclear_shards(&self, shard_of: impl Fn(&Address) -> u16) -> u64 {
         let mut shards = 0;
         for replay in &self.replays {
-            let Some(to) = replay.of.to_address() else { return u64::MAX };
-            let shard = shard_of(&to);
+            let of_pattern = replay.shard_of_pattern().map(|(_, shard)| shard);
+            let shard = match of_pattern.or_else(|| replay.of.to_address().map(|to| shard_of(&to))) {
+                Some(shard) => shard,
+                None => return u64::MAX,
+            };
             if !self.is_over(replay, shard) {
                 shards |= 1 << (shard % 64);
             }

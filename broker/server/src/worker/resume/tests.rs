@@ -73,6 +73,11 @@ fn what_was_being_read_is_read_again() {
     check(&ended, &[at(3, 60)], "topic/b", Some((7, false)));
     check(&ended, &[at(3, 61)], "topic/b", Some((61, true)));
     check(&ended, &[at(3, 20)], "topic/b", Some((40, true)));
+    let of = Pattern::parse("topic/>").unwrap();
+    let elsewhere = Position { stream: Stream { shard: 6, epoch: 3 }, offset: 2 };
+    let by_shard = |place| Replay { of: of.clone(), begin: Begin::After(place), until: None };
+    let by_shard = record(vec![by_shard(elsewhere), by_shard(at(3, 7))]);
+    check(&by_shard, &[at(3, 60)], "topic/b", Some((7, false)));
     let by_cursor = record(vec![replay(Begin::Cursor, None)]);
     check(&by_cursor, &[at(3, 60)], "topic/b", None);
 }
@@ -88,6 +93,8 @@ fn what_was_read_beside_other_messages_leaves_its_shard_unclear() {
         assert_eq!(unclear(ended(), &[at(3, seen)]), expected, "{seen}");
     }
     assert_eq!(unclear(vec![replay("topic/>", None)], &[at(3, 60)]), u64::MAX, "not known which");
+    let of_shard = Replay { begin: Begin::After(at(3, 7)), ..replay("topic/>", None) };
+    assert_eq!(unclear(vec![of_shard], &[at(3, 60)]), 1 << 5);
 }
 
 #[test]
