@@ -164,6 +164,9 @@ impl Worker {
         if connection.is_closing() {
             return;
         }
+        if !connection.catching.is_idle() {
+            connection.catching.note_passed(first.first.stream.shard);
+        }
         let is_decided = self.policies.has_overflow(first.to.as_str());
         let terms = Terms { is_decided, ..self.terms(&run, &first.to) };
         let (segments, expired) = self.encode_alone(&run, (connection.encoding, terms));

@@ -200,6 +200,9 @@ impl Worker {
             if attempt == 1 && connection.replays(batch, index) {
                 continue;
             }
+            if !connection.catching.is_idle() {
+                connection.catching.note_passed(batch.first.stream.shard);
+            }
             let told = Told { policies: &mut self.policies, dictionaries, counters };
             let how = (connection.encoding, terms);
             if let Some(segment) = self.encoder.repeat((batch, usize::from(index)), attempt, how, told) {

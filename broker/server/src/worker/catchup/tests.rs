@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::admin::tests::control;
+use crate::resumes::Replay;
 use crate::worker::delivery::tests::Bench;
+use crate::worker::resume::tests::record;
+use crate::worker::tracking::Redelivery;
 use std::net::TcpStream;
-use waspmq_core::Level;
+use waspmq_core::{Level, Stream};
 use waspmq_core::delivery::window::{Bounds, Window};
 use waspmq_core::settings::{Keep, Overflow, Retention};
 use waspmq_protocol::client::Acked;
@@ -114,6 +117,15 @@ impl Reader {
     fn in_flight(&mut self) -> usize {
         self.bench.connection(self.number).window.len()
     }
+}
+
+/// What a resume lists for a session that had `topic/>` in a shard since this position.
+fn listed(since: Position, held: &[Arc<Batch>]) -> Listed {
+    let mut record = record(Vec::new());
+    record.subscriptions.iter_mut().for_each(|subscribed| subscribed.since = [since].into());
+    let start = Start::Seen(Arc::new(Seen::new(&record, &[])));
+    let pattern = Pattern::parse("topic/>").unwrap();
+    Listed { pattern, start, held: held.iter().cloned().collect(), number: 1, asked_us: None }
 }
 
 const NONE: [u64; 0] = [];
@@ -274,4 +286,33 @@ fn who_was_seen_last_stays_so_when_what_came_since_cannot_be_read() {
         let catching = &reader.bench.connection(reader.number).catching;
         assert_eq!((catching.is_idle(), catching.reads_since_seen()), (true, is_damaged));
     }
+}
+
+#[test]
+fn what_is_sent_past_a_reading_leaves_its_place_unclear() {
+    let mut reader = Reader::new(100_000);
+    let to = Address::parse("topic/y").unwrap();
+    let live = reader.batches("topic/x", Level::Accepted, 1).pop().unwrap();
+    let shard = reader.bench.worker.shared.registry.shard_of(&to);
+    let at = |offset| Position { stream: Stream { shard, epoch: 1 }, offset };
+    let live = Arc::new(Batch { is_kept: false, first: at(5), ..Batch::clone(&live) });
+    let again = Replay { of: Pattern::from(&to), begin: Begin::After(at(1)), until: None };
+    // What a listing held.
+    reader.with(|worker, connection| {
+        worker.take_listing(connection, listed(at(1), &[live.clone()]), vec![to.clone()]);
+        assert_eq!(connection.catching.replays(&connection.cursors), [again.clone()]);
+    });
+    // A repeat.
+    let mut reader = Reader::new(100_000);
+    let session = reader.with(|worker, connection| {
+        worker.catch_up(connection, &to, Start::After(at(1)));
+        assert_eq!(connection.catching.replays(&connection.cursors), []);
+        connection.session_id.unwrap()
+    });
+    let user = Name::parse("reader").unwrap();
+    let sessions = vec![session];
+    let redelivery = Redelivery { batch: live, range: 0..1, user, attempt: 2, sessions, is_only: true };
+    reader.bench.worker.handle_redelivery(&redelivery);
+    let connection = reader.bench.connection(reader.number);
+    assert_eq!(connection.catching.replays(&connection.cursors), [again]);
 }
