@@ -227,12 +227,16 @@ impl Worker {
         for to in addresses {
             let shard = self.shared.registry.shard_of(&to);
             if let Start::Seen(seen) = &start {
-                if !connection.catching.note_resumed(&to) {
+                let is_first = connection.catching.note_resumed(&to);
+                if !is_first && !connection.catching.take_dropped(&to) {
                     continue;
                 }
                 let may_go_back = self.may_go_back(connection, &to);
                 let Some((start, is_ordered)) = seen.start(&to, shard, may_go_back) else { continue };
-                if !is_ordered {
+                // What was dropped lies behind what this connection was sent.
+                let sent = connection.cursors.last_sent(&to).filter(|_| !is_first);
+                let start = sent.map_or(start, Start::After);
+                if !is_ordered || !is_first {
                     connection.catching.note_passed(shard);
                 }
                 self.catch_up_resumed(connection, &to, start);

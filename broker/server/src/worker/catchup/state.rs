@@ -38,8 +38,9 @@ pub(in crate::worker) struct Catching {
     pub(super) wants_empty: bool,
     /// Patterns whose addresses are being listed.
     pub(super) listings: Vec<Listed>,
-    /// What the resume has begun to read, or needs not read, while it lists the addresses of other patterns.
-    resumed: HashSet<Address, foldhash::fast::RandomState>,
+    /// What the resume has begun to read, or needs not read, while it lists the addresses of other patterns, and whether
+    /// stored messages of it that came since were dropped.
+    resumed: HashMap<Address, bool, foldhash::fast::RandomState>,
     held_bytes: usize,
     /// Readings and listings begun; tells apart answers to one that was given up.
     begun: u64,
@@ -136,15 +137,16 @@ impl Catching {
     /// otherwise how many messages were dropped because too much is held already.
     pub(in crate::worker) fn hold(&mut self, run: &[Arc<Batch>]) -> Option<u64> {
         let to = &run.first()?.to;
-        let Self { addresses, listings, held_bytes, .. } = self;
+        let Self { addresses, listings, resumed, held_bytes, .. } = self;
         let mut dropped = 0;
         let mut keep = |held: &mut VecDeque<Arc<Batch>>, batch: &Arc<Batch>| {
             if *held_bytes + batch.size_bytes() > HELD_BYTES_MAX {
                 dropped += batch.messages.len() as u64;
-                return;
+                return false;
             }
             *held_bytes += batch.size_bytes();
             held.push_back(batch.clone());
+            true
         };
         if let Some(reading) = addresses.get_mut(to) {
             for batch in run {
@@ -158,7 +160,14 @@ impl Catching {
             }
         } else {
             let listed = listings.iter_mut().find(|listed| listed.pattern.matches(to))?;
-            run.iter().for_each(|batch| keep(&mut listed.held, batch));
+            for batch in run {
+                if !keep(&mut listed.held, batch)
+                    && batch.is_kept
+                    && let Some(has_dropped) = resumed.get_mut(to)
+                {
+                    *has_dropped = true;
+                }
+            }
         }
         self.has_gap |= dropped > 0;
         Some(dropped)
@@ -213,13 +222,22 @@ impl Catching {
 
     /// Whether the resume comes to an address for the first time: patterns overlap.
     pub(in crate::worker) fn note_resumed(&mut self, to: &Address) -> bool {
-        self.resumed.insert(to.clone())
+        let is_first = !self.resumed.contains_key(to);
+        if is_first {
+            self.resumed.insert(to.clone(), false);
+        }
+        is_first
+    }
+
+    /// Whether stored messages of an address that the resume came to before were dropped since. Whoever asks has them read.
+    pub(super) fn take_dropped(&mut self, to: &Address) -> bool {
+        self.resumed.get_mut(to).is_some_and(std::mem::take)
     }
 
     /// Forgets these addresses when the resume lists no more.
     pub(super) fn tidy_resumed(&mut self) {
         if !self.listings.iter().any(|listed| matches!(listed.start, Start::Seen(_))) {
-            self.resumed = HashSet::default();
+            self.resumed = HashMap::default();
         }
     }
 
@@ -403,7 +421,7 @@ impl Catching {
         let listed = || self.listings.iter().filter_map(Listed::of_resume);
         let Some((_, seen)) = listed().next() else { return };
         let is_awaited =
-            |to: &Address| !self.resumed.contains(to) && listed().any(|(pattern, _)| pattern.matches(to));
+            |to: &Address| !self.resumed.contains_key(to) && listed().any(|(pattern, _)| pattern.matches(to));
         let is_left = |replay: &&Replay| replay.of.to_address().is_none_or(|to| is_awaited(&to));
         replays.extend(seen.replays().iter().filter(is_left).cloned());
         // A pattern that had not been listed when the session was lost before goes on at the place it had then.

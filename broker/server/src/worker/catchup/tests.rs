@@ -7,9 +7,9 @@ use crate::worker::delivery::tests::Bench;
 use crate::worker::resume::tests::record;
 use crate::worker::tracking::Redelivery;
 use std::net::TcpStream;
-use waspmq_core::{Level, Stream};
 use waspmq_core::delivery::window::{Bounds, Window};
 use waspmq_core::settings::{Keep, Overflow, Retention};
+use waspmq_core::{Level, Stream};
 use waspmq_protocol::client::Acked;
 use waspmq_store::{Durability, Write};
 
@@ -315,4 +315,29 @@ fn what_is_sent_past_a_reading_leaves_its_place_unclear() {
     reader.bench.worker.handle_redelivery(&redelivery);
     let connection = reader.bench.connection(reader.number);
     assert_eq!(connection.catching.replays(&connection.cursors), [again]);
+}
+
+#[test]
+fn what_a_listing_drops_of_the_store_is_read() {
+    let mut reader = Reader::new(100_000);
+    let stored = reader.store("topic/t", Level::Stored, 3);
+    reader.deliver(stored[0].clone());
+    assert_eq!(reader.read(), [1]);
+    let to = stored[0].to.clone();
+    let shard = reader.bench.worker.shared.registry.shard_of(&to);
+    let since = Position { stream: Stream { shard, epoch: 1 }, offset: 0 };
+    for (has_dropped, expected) in [(false, vec![]), (true, vec![2, 3])] {
+        reader.with(|worker, connection| {
+            let catching = &mut connection.catching;
+            assert!(catching.note_resumed(&to), "the resume has read it to its end");
+            catching.listings.push(listed(since, &[]));
+            if has_dropped {
+                let large = Batch { bytes: vec![0; 2 << 20], ..Batch::clone(&stored[1]) };
+                assert_eq!(catching.hold(&[Arc::new(large)]), Some(1));
+            }
+            let listed = catching.listings.pop().unwrap();
+            worker.take_listing(connection, listed, vec![to.clone()]);
+        });
+        assert_eq!(reader.read(), expected);
+    }
 }
