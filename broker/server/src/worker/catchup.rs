@@ -248,6 +248,12 @@ impl Worker {
         connection.catching.tidy_resumed();
         // What is read from the store now is not sent from here; the rest goes where it was going.
         for batch in held {
+            let last = batch.position(batch.messages.len().saturating_sub(1));
+            let sent = connection.cursors.last_sent(&batch.to).filter(|_| batch.is_kept);
+            if sent.is_some_and(|sent| place(last) <= place(sent)) {
+                // Another listing, which answered first, had it read.
+                continue;
+            }
             match connection.catching.hold(std::slice::from_ref(&batch)) {
                 Some(dropped) => self.counters().dropped_catching_up.add(dropped),
                 None => self.deliver_alone(connection, &[batch]),

@@ -341,3 +341,16 @@ fn what_a_listing_drops_of_the_store_is_read() {
         assert_eq!(reader.read(), expected);
     }
 }
+
+#[test]
+fn what_a_listing_held_is_not_sent_behind_what_another_had_read() {
+    let mut reader = Reader::new(100_000);
+    let stored = reader.store("topic/t", Level::Stored, 3);
+    reader.deliver(stored[0].clone());
+    reader.deliver(stored[1].clone());
+    assert_eq!(reader.read(), [1, 2]);
+    reader.with(|worker, connection| {
+        worker.take_listing(connection, listed(stored[0].first, &stored), Vec::new());
+    });
+    assert_eq!(reader.read(), [3]);
+}
