@@ -141,18 +141,32 @@ const fn before(position: Position) -> Position {
 impl Worker {
     /// Begins to read an address for a session, unless it is being read. Live messages of it are kept back from now on.
     pub(super) fn catch_up(&mut self, connection: &mut Connection, to: &Address, start: Start) {
+        let acks_behind = connection.cursors.last_sent(to);
+        self.begin_reading(connection, to, (start, acks_behind));
+    }
+
+    /// As [`Self::catch_up`], for a session that is resumed and has the cursors that it had. Where it goes on behind a position
+    /// that its cursor has not passed, the cursor tells of what is read as soon as it moves.
+    pub(super) fn catch_up_resumed(&mut self, connection: &mut Connection, to: &Address, start: Start) {
+        let is_in_front =
+            |cursor: &Position| start.after().is_some_and(|after| place(*cursor) <= place(after));
+        let cursor = connection.cursors.cursor(to).filter(is_in_front);
+        let acks_behind = cursor.or_else(|| connection.cursors.last_sent(to));
+        self.begin_reading(connection, to, (start, acks_behind));
+    }
+
+    /// An ack behind `acks_behind` says how far the client has what is read.
+    fn begin_reading(
+        &mut self,
+        connection: &mut Connection,
+        to: &Address,
+        (start, acks_behind): (Start, Option<Position>),
+    ) {
         let Some(begin) = start.to_begin() else { return };
         let shard = self.shared.registry.shard_of(to);
-        let acks_behind = connection.cursors.last_sent(to);
         connection.catching.begin(to, shard, (start, begin, acks_behind));
         self.mark_unsaved(connection);
         self.read_on(connection);
-    }
-
-    /// As [`Self::catch_up`], for a session that is resumed and has the cursors that it had.
-    pub(super) fn catch_up_resumed(&mut self, connection: &mut Connection, to: &Address, start: Start) {
-        self.catch_up(connection, to, start);
-        connection.catching.trust_acks(to, connection.cursors.cursor(to));
     }
 
     /// As [`Self::catch_up`]; what is being read is read from `start` behind that.

@@ -241,13 +241,6 @@ impl Catching {
         }
     }
 
-    /// An address is read by a resume: its cursor tells of that as soon as it moves.
-    pub(super) fn trust_acks(&mut self, to: &Address, cursor: Option<Position>) {
-        if let Some(reading) = self.addresses.get_mut(to) {
-            reading.acks_behind = cursor;
-        }
-    }
-
     /// Has an address that is being read read once more when that is over. False when it is not.
     pub(super) fn read_again(&mut self, to: &Address, start: &Start) -> bool {
         let Some(reading) = self.addresses.get_mut(to) else { return false };

@@ -128,6 +128,13 @@ fn listed(since: Position, held: &[Arc<Batch>]) -> Listed {
     Listed { pattern, start, held: held.iter().cloned().collect(), number: 1, asked_us: None }
 }
 
+/// Where an address would be read again if the session were lost now.
+fn begins(reader: &mut Reader) -> Vec<Begin> {
+    let Connection { catching, cursors, .. } = reader.bench.connection(reader.number);
+    catching.note_all_passed();
+    catching.replays(cursors).into_iter().map(|replay| replay.begin).collect()
+}
+
 const NONE: [u64; 0] = [];
 
 #[test]
@@ -353,4 +360,27 @@ fn what_a_listing_held_is_not_sent_behind_what_another_had_read() {
         worker.take_listing(connection, listed(stored[0].first, &stored), Vec::new());
     });
     assert_eq!(reader.read(), [3]);
+}
+
+#[test]
+fn acks_of_what_was_sent_before_say_nothing_of_what_a_resume_reads() {
+    let at = |offset| Position { stream: Stream { shard: 1, epoch: 1 }, offset };
+    for (start, is_begun, expected) in [
+        (Start::Earliest, false, Begin::Earliest),
+        (Start::After(at(1)), false, Begin::After(at(2))),
+        (Start::After(at(1)), true, Begin::Earliest),
+    ] {
+        let mut reader = Reader::new(100_000);
+        let stored = reader.store("topic/t", Level::Stored, 2);
+        stored.iter().for_each(|batch| reader.deliver(batch.clone()));
+        assert_eq!(reader.read(), [1, 2]);
+        reader.ack("topic/t", 1);
+        if is_begun {
+            reader.catch_up("topic/t");
+        }
+        let to = stored[0].to.clone();
+        reader.with(|worker, connection| worker.catch_up_resumed(connection, &to, start));
+        reader.ack("topic/t", 2);
+        assert_eq!(begins(&mut reader), [expected]);
+    }
 }
