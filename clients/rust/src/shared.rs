@@ -24,6 +24,9 @@ use waspmq_protocol::Secret;
 use waspmq_protocol::client::Resume;
 use waspmq_protocol::server::{History, Message, Presence, Receipt, Refusal, Welcome};
 
+/// What the broker says of something that it takes away, in front of its address.
+const WITHDRAWALS: [&str; 2] = ["the subscription to ", "the membership of "];
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -269,15 +272,16 @@ impl Shared {
         self.handle_event(Event::Refused { of, refusal });
     }
 
-    /// Whether an error that answers no request may say that something was taken away. Only its text names the address, so the broker
+    /// Whether an error that answers no request says that something was taken away. Only its text names the address, so the broker
     /// is asked for it again: what it still gives goes on, and its answer is the one that is told.
     fn doubts(&self, refusal: &Refusal) -> bool {
         if refusal.code() != Some(Code::Forbidden) {
             return false;
         }
-        let is_named = |interest: &&Interest| {
-            interest.address().is_some_and(|address| refusal.message.split(' ').any(|word| word == address))
-        };
+        // A message that may not be published names its address too.
+        let ended = WITHDRAWALS.iter().find_map(|of| refusal.message.strip_prefix(of));
+        let Some(ended) = ended.and_then(|named| named.split(' ').next()) else { return false };
+        let is_named = |interest: &&Interest| interest.address().is_some_and(|address| address == ended);
         let named: Vec<_> = self.state().interests.iter().filter(is_named).cloned().collect();
         let is_one_named = !named.is_empty();
         for interest in named {
@@ -414,5 +418,56 @@ impl Shared {
                 state.interests.retain(|other| !interest.is_same(other));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waspmq_core::Reject;
+
+    fn topic(to: &str) -> Interest {
+        Interest::Subscription { to: to.to_owned(), queue: None, from: None }
+    }
+
+    /// A client that has subscribed to `topic/a` and is a member of `group/eng`.
+    fn shared() -> Arc<Shared> {
+        let welcome = Welcome {
+            session: "a session".to_owned(),
+            resume_token: None,
+            node: "a node".to_owned(),
+            resumed: false,
+            recovered: false,
+            heartbeat_ms: 1_000,
+            max_message_bytes: 1_000,
+            codecs: Vec::new(),
+        };
+        let shared = Shared::new((welcome, Transport::WebSocket), None, false, "c".to_owned());
+        shared.apply(Change::Add(topic("topic/a")));
+        shared.apply(Change::Add(Interest::Group("eng".to_owned())));
+        shared
+    }
+
+    fn forbid(shared: &Shared, message: &str) {
+        shared.handle_error(None, Refusal::from(Reject::new(Code::Forbidden, message)));
+    }
+
+    #[test]
+    fn only_what_is_said_to_have_ended_is_asked_for_again() {
+        let shared = shared();
+        for message in [
+            "publishing to topic/a is not allowed",
+            "the subscription to topic/b ended: it is no longer allowed, as topic/a",
+            "the membership of eng ended",
+        ] {
+            forbid(&shared, message);
+            assert!(shared.take_due().is_empty(), "{message}");
+        }
+        assert_eq!(shared.stats().refused, 3, "the program is told");
+        for message in ["the subscription to topic/a ended: why", "the membership of group/eng ended: why"] {
+            forbid(&shared, message);
+            assert_eq!(shared.take_due().len(), 1, "{message}");
+        }
+        assert_eq!(shared.stats().refused, 3);
     }
 }
