@@ -147,6 +147,10 @@ impl Shared {
             drop(state);
             return waiting.fail(end);
         }
+        // What is about to be ended is not asked for in between.
+        if let Waiting::Ok { change: Change::Remove(interest), .. } = &waiting {
+            state.restore.handle_done(interest);
+        }
         state.waiting.insert(reference, waiting);
     }
 
@@ -424,6 +428,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::Semaphore;
     use waspmq_core::Reject;
 
     fn topic(to: &str) -> Interest {
@@ -469,5 +474,16 @@ mod tests {
             assert_eq!(shared.take_due().len(), 1, "{message}");
         }
         assert_eq!(shared.stats().refused, 3);
+    }
+
+    #[test]
+    fn what_is_about_to_be_ended_is_not_asked_for_again() {
+        let shared = shared();
+        forbid(&shared, "the subscription to topic/a ended: why");
+        assert!(shared.next_due().is_some());
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (answer, _answered) = oneshot::channel();
+        shared.wait(1, Waiting::Ok { answer, change: Change::Remove(topic("topic/a")), _slot: slot });
+        assert!(shared.next_due().is_none() && shared.take_due().is_empty());
     }
 }
