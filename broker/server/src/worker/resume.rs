@@ -10,6 +10,7 @@
 //! missed is missed on one side only: `recovered` may be false without a loss, never true with one. Records are
 //! written to the journal by the sweep, one to two seconds after a change, so short sessions write nothing.
 
+mod progress;
 mod seen;
 mod takeover;
 
@@ -21,10 +22,10 @@ use super::catchup::Start;
 use super::connection::{Connection, Stage};
 use super::counters::Ended;
 use crate::clock::Moment;
-use crate::resumes::{self, ALIVE, Absence, Alive, Implied, Record, Replay, Subscribed, TokenHash};
+use crate::resumes::{self, ALIVE, Absence, Alive, Implied, Record, Subscribed, TokenHash};
+use progress::{Progress, replays};
 use std::sync::Arc;
 use takeover::Approach;
-use waspmq_core::delivery::Cursors;
 use waspmq_core::registry::{self, JoinedBy, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
@@ -36,8 +37,6 @@ use waspmq_store::{ResumeRecord, Write};
 /// How often it is written down that the broker is alive. After a crash, what was published since then to `all` and to
 /// groups is sent again to users who acknowledge nothing.
 const ALIVE_EVERY_US: u64 = 30_000_000;
-/// Addresses of which a session's record says how far they were read. More: the session has missed something.
-const REPLAYS_MAX: usize = 1_024;
 /// Ids of which a session knows that they were its own. One that was taken over more often may be sent what it published
 /// under the oldest although it left itself out.
 const FORMER_MAX: usize = 64;
@@ -50,41 +49,6 @@ pub(super) struct Claim {
     hash: TokenHash,
     /// The session that gave a generated name.
     pub(super) named_by: Option<SessionId>,
-}
-
-/// What is to be known of a session whose connection is given up.
-struct Progress {
-    replays: Vec<Replay>,
-    cursors: Option<Box<Cursors>>,
-    has_missed: bool,
-}
-
-impl Progress {
-    fn of(connection: &Connection) -> Self {
-        let (replays, is_complete) = replays(connection);
-        let has_missed = connection.out.has_reports()
-            || connection.catching.has_gap
-            || connection.catching.holds_unstored()
-            || !is_complete;
-        let cursors = &connection.cursors;
-        let cursors = (!cursors.is_settled()).then(|| Box::new(cursors.clone()));
-        Self { replays, cursors, has_missed }
-    }
-
-    fn write(self, record: &mut Record) {
-        record.replays = self.replays;
-        record.cursors = self.cursors;
-        record.has_cursors = true;
-        record.has_missed |= self.has_missed;
-    }
-}
-
-/// What a session still reads, as far as its record has room, and whether it has.
-fn replays(connection: &Connection) -> (Vec<Replay>, bool) {
-    let mut replays = connection.catching.replays(&connection.cursors);
-    let is_complete = replays.len() <= REPLAYS_MAX;
-    replays.truncate(REPLAYS_MAX);
-    (replays, is_complete)
 }
 
 /// A session that goes on.
