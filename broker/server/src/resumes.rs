@@ -319,12 +319,10 @@ impl Resumes {
         }
     }
 
-    /// Hands a record to the journal.
-    pub(crate) fn save(&self, hash: &TokenHash, now_unix_ms: u64, journal: &Journal) {
+    /// Hands a record to the journal. False without room there.
+    pub(crate) fn save(&self, hash: &TokenHash, now_unix_ms: u64, journal: &Journal) -> bool {
         let record = self.table().records.get(hash).cloned();
-        if let Some(record) = record {
-            self.write(hash, record, (now_unix_ms, journal));
-        }
+        record.is_none_or(|record| self.write(hash, record, (now_unix_ms, journal)))
     }
 
     /// Brings back a record of an earlier run. One that was live then is left now. Gives what the journal is to have
@@ -360,19 +358,22 @@ impl Resumes {
         Ok(restored)
     }
 
-    /// Writes a record down and hands it to the journal. Whoever has changed or taken it meanwhile has the last word.
-    fn write(&self, hash: &TokenHash, record: Arc<Record>, (now_unix_ms, journal): (u64, &Journal)) {
+    /// Writes a record down and hands it to the journal; false without room there. Whoever has changed or taken it meanwhile
+    /// has the last word.
+    fn write(&self, hash: &TokenHash, record: Arc<Record>, (now_unix_ms, journal): (u64, &Journal)) -> bool {
         let write = self.record(*hash, &record, now_unix_ms);
         let mut table = self.table();
         let current = table.records.get_mut(hash);
-        let Some(current) = current.filter(|current| Arc::ptr_eq(current, &record)) else { return };
+        let Some(current) = current.filter(|current| Arc::ptr_eq(current, &record)) else { return true };
         // With this the table has the only one again, and the flag is set without a copy.
         drop(record);
-        if journal.push(write, None).is_ok() {
+        let has_room = journal.push(write, None).is_ok();
+        if has_room {
             Arc::make_mut(current).is_saved = true;
         } else {
             tracing::debug!(session = %current.session, "the journal has no room for what a session is resumed from");
         }
+        has_room
     }
 
     fn record(&self, token_hash: TokenHash, record: &Record, now_unix_ms: u64) -> Write {

@@ -366,7 +366,8 @@ impl Worker {
         }
     }
 
-    /// Once a second: writes the records that had changed by the call before.
+    /// Once a second: writes the records that had changed by the call before. What the journal has no room for is written
+    /// by a later one.
     pub(super) fn save_resumes(&mut self) {
         let now = self.shared.clock.now();
         let due = std::mem::replace(&mut self.unsaved_before, std::mem::take(&mut self.unsaved));
@@ -377,7 +378,10 @@ impl Worker {
             {
                 let (replays, _) = replays(connection);
                 self.shared.resumes.update(hash, |record| record.replays = replays);
-                self.shared.resumes.save(hash, now.unix_ms, &self.shared.journal);
+                if !self.shared.resumes.save(hash, now.unix_ms, &self.shared.journal) {
+                    connection.is_unsaved = true;
+                    self.unsaved.push(number);
+                }
             }
         }
         let has_sessions = self.shared.mailboxes.iter().any(|mailbox| mailbox.counters.sessions.load() > 0);

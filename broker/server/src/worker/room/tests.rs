@@ -322,6 +322,26 @@ fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
     assert!(!is_member());
 }
 
+#[test]
+fn what_a_session_is_resumed_from_is_saved_when_there_is_room() {
+    let mut publisher = Publisher::new();
+    let number = publisher.number;
+    let journal = publisher.bench.worker.shared.journal.clone();
+    let users = (0..).map(|user| Name::parse(&format!("u{user}")).unwrap());
+    let mut writes = users.map(|user| waspmq_store::Write::LastSeen { user, unix_ms: 1 });
+    assert!(writes.any(|write| journal.push(write, None).is_err()));
+    let is_unsaved = |publisher: &mut Publisher| {
+        // What changed up to one call is saved by the next.
+        publisher.bench.worker.save_resumes();
+        publisher.bench.worker.save_resumes();
+        publisher.bench.connection(number).is_unsaved
+    };
+    assert!(publisher.bench.connection(number).resume_hash.is_some());
+    assert!(is_unsaved(&mut publisher));
+    publisher.open();
+    assert!(!is_unsaved(&mut publisher));
+}
+
 async fn send(socket: &mut Socket, frames: &[Value]) {
     for frame in frames {
         socket.send(Message::text(frame.to_string())).await.unwrap();
