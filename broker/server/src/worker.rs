@@ -217,6 +217,8 @@ pub(crate) struct Worker {
     delivery: u64,
     message_count: u64,
     session_count: u32,
+    /// Questions that were asked of other workers for sessions that are to be taken over.
+    takeover_count: u32,
     /// Requests whose bodies were handed to a session.
     post_count: u64,
     read_buffer: Vec<u8>,
@@ -275,6 +277,7 @@ impl Worker {
             delivery: 0,
             message_count: 0,
             session_count: 0,
+            takeover_count: 0,
             post_count: 0,
             read_buffer: vec![0; READ_BYTES],
             handshakes: Handshakes::default(),

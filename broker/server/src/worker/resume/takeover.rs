@@ -95,7 +95,8 @@ impl Worker {
             self.write_down(session, hash);
             return Approach::Ready;
         }
-        let ticket = self.session_count;
+        self.takeover_count = self.takeover_count.wrapping_add(1);
+        let ticket = self.takeover_count;
         let taker = Taker { worker: self.number, number: connection.number, ticket };
         let takeover = Takeover { session, hash: *hash, taker };
         if self.shared.mailboxes.send(worker, Entry::Takeover(Box::new(takeover))).is_err() {

@@ -52,15 +52,40 @@ async fn what_the_old_connection_was_still_to_be_sent_comes_by_the_new_one() {
     }
 }
 
+/// A worker, and how a client asks for a session that another worker has.
+fn asking() -> (Bench, Connect<'static>) {
+    let bench = Bench::new(Overflow::DropOldest, Keep::Never);
+    let live = Record { left_unix_ms: None, worker: 1, ..record(Vec::new()) };
+    assert!(bench.worker.shared.resumes.insert(hash("a token"), live, 0));
+    let resume = Resume { token: Secret::new("a token"), positions: Vec::new() };
+    (bench, Connect { user: Some("alice".into()), resume: Some(resume), ..Connect::default() })
+}
+
+#[test]
+fn a_late_answer_is_none_to_a_later_question() {
+    let (mut bench, connect) = asking();
+    let asked = bench.worker.shared.clock.now();
+    let (number, _client) = bench.open();
+    let mut connection = bench.worker.connections[number as usize].take().unwrap();
+    // The second is of another client that got the same place.
+    let [first, second] = [(); 2].map(|()| {
+        connection.takeover = None;
+        bench.worker.connect(&mut connection, &connect, asked).unwrap();
+        connection.takeover.as_ref().unwrap().ticket
+    });
+    bench.worker.put_back(number, connection);
+    for (ticket, is_answered) in [(first, false), (second, true)] {
+        bench.worker.handle_written_down(Taker { worker: 0, number, ticket });
+        let asked = bench.connection(number).takeover.as_ref().unwrap();
+        assert_eq!(asked.is_answered, is_answered);
+    }
+}
+
 #[test]
 fn a_session_whose_worker_does_not_answer_stays_there() {
-    let mut bench = Bench::new(Overflow::DropOldest, Keep::Never);
+    let (mut bench, connect) = asking();
     let token = hash("a token");
-    let live = Record { left_unix_ms: None, worker: 1, ..record(Vec::new()) };
-    let session = live.session;
-    assert!(bench.worker.shared.resumes.insert(token, live, 0));
-    let resume = Resume { token: Secret::new("a token"), positions: Vec::new() };
-    let connect = Connect { user: Some("alice".into()), resume: Some(resume), ..Connect::default() };
+    let session = record(Vec::new()).session;
     let asked = bench.worker.shared.clock.now();
     for (is_answered, waited_us) in [(false, ANSWER_WAIT_US), (true, 1)] {
         let (number, _client) = bench.open();
