@@ -377,8 +377,9 @@ impl Worker {
                         Stage::Closing { deadline_us, .. } if now_us >= deadline_us => Late::Remove,
                         Stage::Closing { .. } => return None,
                         _ if connection.session.state() == State::Handshake => {
-                            // A session that has its frames answers first.
-                            let most_us = if connection.has_asked() { 2 * connect_us } else { connect_us };
+                            // A session that has its frames, or a worker that is asked for its own, answers first.
+                            let is_asking = connection.has_asked() || connection.awaits_holder();
+                            let most_us = if is_asking { 2 * connect_us } else { connect_us };
                             (now_us.saturating_sub(connection.awaited_us) >= most_us)
                                 .then_some(Late::Connect)?
                         }

@@ -18,7 +18,7 @@ use crate::resumes::{Holder, TokenHash};
 use std::time::Duration;
 use waspmq_core::SessionId;
 
-/// How long the worker of the old connection may take.
+/// How long the worker of the old connection may take, where a connection may take that long to get a session.
 const ANSWER_WAIT_US: u64 = 3_000_000;
 
 /// A session that another connection is about to take over.
@@ -103,7 +103,7 @@ impl Worker {
             tracing::warn!("a session stays with its old connection, whose worker has no room");
             return Approach::Silent;
         }
-        let until_us = now.us + ANSWER_WAIT_US;
+        let until_us = now.us + ANSWER_WAIT_US.min(self.shared.settings.connect_timeout_us);
         connection.takeover = Some(Box::new(Asked { ticket, until_us, is_answered: false }));
         Approach::Waits
     }

@@ -8,6 +8,7 @@ use crate::worker::lifecycle::tests::{Socket, Workers};
 use crate::worker::resume::tests::record;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Message;
 use waspmq_core::registry::LoginPolicy;
 use waspmq_core::settings::{Keep, Overflow};
@@ -78,6 +79,21 @@ fn a_late_answer_is_none_to_a_later_question() {
         bench.worker.handle_written_down(Taker { worker: 0, number, ticket });
         let asked = bench.connection(number).takeover.as_ref().unwrap();
         assert_eq!(asked.is_answered, is_answered);
+    }
+}
+
+#[test]
+fn no_answer_is_waited_for_longer_than_a_connection_may_take() {
+    for (connect_timeout_us, expected) in [(100_000, 100_000), (60_000_000, ANSWER_WAIT_US)] {
+        let (mut bench, connect) = asking();
+        let shared = Arc::get_mut(&mut bench.worker.shared).unwrap();
+        shared.settings.connect_timeout_us = connect_timeout_us;
+        let (number, _client) = bench.open();
+        let mut connection = bench.worker.connections[number as usize].take().unwrap();
+        let asked = bench.worker.shared.clock.now();
+        bench.worker.connect(&mut connection, &connect, asked).unwrap();
+        assert_eq!(connection.holder_wait(asked.us), Some(Duration::from_micros(expected)));
+        bench.worker.put_back(number, connection);
     }
 }
 
