@@ -321,6 +321,7 @@ impl Worker {
         for pattern in patterns.iter().filter(|pattern| pattern.is_wildcard()) {
             is_read &= self.catch_up_pattern(connection, pattern, Start::Seen(seen.clone())).is_ok();
         }
+        connection.catching.tidy_resumed();
         is_read
     }
 

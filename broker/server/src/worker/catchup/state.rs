@@ -235,7 +235,7 @@ impl Catching {
     }
 
     /// Forgets these addresses when the resume lists no more.
-    pub(super) fn tidy_resumed(&mut self) {
+    pub(in crate::worker) fn tidy_resumed(&mut self) {
         if !self.listings.iter().any(|listed| matches!(listed.start, Start::Seen(_))) {
             self.resumed = HashMap::default();
         }
@@ -377,6 +377,7 @@ impl Catching {
             is_wanted
         });
         self.release(&forgotten);
+        self.tidy_resumed();
     }
 
     /// What a session that is lost now would not get by its latest positions. What it has acknowledged of that needs not
@@ -739,6 +740,22 @@ mod tests {
         assert!(catching.next_turn().is_some_and(|(_, to)| *to == of[1]));
         catching.stop(&Pattern::from(&of[1]), |_| false);
         assert!(catching.is_idle() && catching.next_turn().is_none());
+    }
+
+    #[test]
+    fn what_a_resume_came_to_is_forgotten_with_its_last_listing() {
+        let seen = Arc::new(Seen::new(&record(Vec::new()), &[]));
+        let mut catching = Catching::new(1_000);
+        let patterns = ["topic/*", "topic/>"].map(|pattern| Pattern::parse(pattern).unwrap());
+        for pattern in patterns.clone() {
+            let (start, held) = (Start::Seen(seen.clone()), VecDeque::new());
+            catching.listings.push(Listed { pattern, start, held, number: 1, asked_us: None });
+        }
+        catching.note_resumed(&Address::parse("topic/a").unwrap());
+        for (pattern, left) in patterns.iter().zip([1, 0]) {
+            catching.stop(pattern, |_| false);
+            assert_eq!(catching.resumed.len(), left);
+        }
     }
 
     #[test]
