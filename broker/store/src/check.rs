@@ -1,7 +1,9 @@
 //! Looks at a store that no broker runs on: what is whole, what is damaged, and how to keep the former.
 
 use crate::disk::scan::{self, Verdict};
-use crate::disk::{StoreOptions, Tables, cut_off, journals, layout, open_database};
+use crate::disk::{
+    StoreOptions, Tables, applied_before, cut_off, journals, layout, may_be_cut, open_database,
+};
 use crate::error::OpenError;
 use crate::file;
 use crate::key::{self, Place};
@@ -70,12 +72,15 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
         return Ok(report);
     }
     let mut can_open = has_all(path, &mut report)?;
-    for (journal, found) in scan_journals(path)? {
+    for Scanned { journal, found, may_be_cut, .. } in scan_journals(path)? {
         if found.verdict != Verdict::Whole {
             can_open = false;
             let (file, from, bytes) = (journal.display(), found.whole_bytes, found.other_bytes);
-            let kind =
-                if found.verdict == Verdict::Torn { "was not completely written" } else { "is damaged" };
+            let kind = if may_be_cut {
+                "was not completely written, which a start or a repair cuts off,"
+            } else {
+                "is damaged"
+            };
             report.find(format!(
                 "{file}: {kind} from byte {from} on ({bytes} bytes); the tables were not looked at"
             ));
@@ -101,7 +106,7 @@ pub fn repair(path: &Path) -> Result<Report, OpenError> {
     layout::finish_rebuild(path)?;
     let mut report = Report::default();
     let has_all = has_all(path, &mut report)?;
-    repair_journals(path, &mut report)?;
+    let doubted = repair_journals(path, &mut report)?;
     let options = StoreOptions::new(path);
     if !has_all {
         // What the journals hold for a keyspace goes into one that is there: made here, filled when it is opened again.
@@ -120,16 +125,16 @@ pub fn repair(path: &Path) -> Result<Report, OpenError> {
     }
     layout::mark(path)?;
     recount(&options, &walked)?;
-    repair_log(&options, &mut report)?;
+    repair_log(&options, doubted, &mut report)?;
     verify(&options)?;
     log::remove_all(path)?;
     Ok(report)
 }
 
-/// Applies every whole group of the log.
-fn repair_log(options: &StoreOptions, report: &mut Report) -> Result<(), OpenError> {
+/// Applies every whole group of the log, also what was applied behind `doubted`.
+fn repair_log(options: &StoreOptions, doubted: Option<u64>, report: &mut Report) -> Result<(), OpenError> {
     let (store, _) = FjallStore::open_without_log(options.clone(), &mut |_| {})?;
-    let (applied, lost) = log::salvage(&options.path, &store)?;
+    let (applied, lost) = log::salvage(&options.path, &store, doubted)?;
     report.waiting = applied;
     for Damage { file, detail } in lost {
         let what = format!("{}: {detail}", file.display());
@@ -182,41 +187,51 @@ fn damaged(path: &Path) -> impl Fn(fjall::Error) -> OpenError {
     move |error| OpenError::StoreDamaged { path: path.clone(), detail: format!("{error:?}") }
 }
 
-fn scan_journals(path: &Path) -> Result<Vec<(PathBuf, scan::Scan)>, OpenError> {
-    let read = |journal: PathBuf| {
-        let content = std::fs::read(&journal).map_err(OpenError::io("read", &journal))?;
-        Ok((journal, scan::scan(&content)))
-    };
-    journals(path)?.into_iter().map(read).collect()
+struct Scanned {
+    journal: PathBuf,
+    found: scan::Scan,
+    /// The last group of the log that was applied up to what cannot be read, as far as the journals say.
+    applied: Option<u64>,
+    may_be_cut: bool,
 }
 
-fn repair_journals(path: &Path, report: &mut Report) -> Result<(), OpenError> {
-    let journals = scan_journals(path)?;
-    let mut applied = None;
-    for (index, (journal, found)) in journals.iter().enumerate() {
+fn scan_journals(path: &Path) -> Result<Vec<Scanned>, OpenError> {
+    let journals = journals(path)?;
+    let mut applied = applied_before(&journals);
+    let last = journals.len().saturating_sub(1);
+    let scan = |(index, journal): (usize, PathBuf)| {
+        let content = std::fs::read(&journal).map_err(OpenError::io("read", &journal))?;
+        let found = scan::scan(&content);
         applied = found.applied.or(applied);
+        let may_be_cut = may_be_cut(path, index == last, applied, &found)?;
+        let scanned = Scanned { journal, found, applied, may_be_cut };
+        applied = found.applied_behind.or(applied);
+        Ok(scanned)
+    };
+    journals.into_iter().enumerate().map(scan).collect()
+}
+
+/// Keeps the whole batches of the journals. Gives the last group of the log before the first of them that lost some which
+/// may have said what others behind it do not; the log has those still, or the tables.
+fn repair_journals(path: &Path, report: &mut Report) -> Result<Option<u64>, OpenError> {
+    let mut doubted = None;
+    for Scanned { journal, found, applied, may_be_cut } in scan_journals(path)? {
         if found.verdict == Verdict::Whole {
             continue;
         }
-        let is_last = index + 1 == journals.len();
-        if is_last && is_in_log(path, applied, found)? {
-            cut_off(journal, found.whole_bytes, found.other_bytes)?;
+        if may_be_cut {
+            cut_off(&journal, found.whole_bytes, found.other_bytes)?;
         } else {
-            keep_whole_batches(journal)?;
+            keep_whole_batches(&journal)?;
+            // Without a number all that the log has is in doubt.
+            doubted.get_or_insert(applied.unwrap_or_default());
         }
         let what =
             format!("{}: what could not be read from byte {} on", journal.display(), found.whole_bytes);
         report.find(what.clone());
         report.remove(what);
     }
-    Ok(())
-}
-
-/// Whether the log holds everything that is behind the whole batches of a journal, and what is missing among it.
-fn is_in_log(path: &Path, applied: Option<u64>, found: &scan::Scan) -> Result<bool, OpenError> {
-    let Some(behind) = found.applied_behind else { return Ok(false) };
-    let last = log::last_behind(path, applied.unwrap_or_default())?;
-    Ok(last.is_some_and(|last| last >= behind))
+    Ok(doubted)
 }
 
 /// Writes a journal anew with its whole batches only.

@@ -21,7 +21,7 @@ use crate::store::{Durability, StoreError};
 use fail::{is_full, store_error};
 use fjall::{Database, Keyspace, PersistMode, Readable, Slice, Snapshot};
 pub use open::{Cut, Progress, Recovered};
-pub(crate) use open::{cut_off, journals, open_database};
+pub(crate) use open::{applied_before, cut_off, journals, may_be_cut, open_database};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock, RwLockReadGuard};

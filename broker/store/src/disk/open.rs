@@ -144,22 +144,18 @@ fn check_journals(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(u6
     let journals = journals(path)?;
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     let total_bytes = journals.iter().map(size).sum();
-    let (mut done_bytes, mut whole_bytes, mut applied, mut cut) = (0, 0, None, None);
+    let (mut done_bytes, mut whole_bytes, mut cut) = (0, 0, None);
+    let mut applied = applied_before(&journals);
     for (index, journal) in journals.iter().enumerate() {
         let content = std::fs::read(journal).map_err(OpenError::io("read", journal))?;
         let found = scan::scan(&content);
         let is_last = index + 1 == journals.len();
         applied = found.applied.or(applied);
-        match found.verdict {
-            Verdict::Whole => {}
-            Verdict::Torn if is_last && may_be_cut(path, applied, &found)? => {
-                cut = Some(cut_off(journal, found.whole_bytes, found.other_bytes)?);
-            }
-            // Older journals were synced before the next was begun.
-            Verdict::Torn | Verdict::Damaged => {
-                let detail = format!("what follows byte {} cannot be read", found.whole_bytes);
-                return Err(OpenError::StoreDamaged { path: journal.clone(), detail });
-            }
+        if may_be_cut(path, is_last, applied, &found)? {
+            cut = Some(cut_off(journal, found.whole_bytes, found.other_bytes)?);
+        } else if found.verdict != Verdict::Whole {
+            let detail = format!("what follows byte {} cannot be read", found.whole_bytes);
+            return Err(OpenError::StoreDamaged { path: journal.clone(), detail });
         }
         done_bytes += content.len() as u64;
         whole_bytes += found.whole_bytes as u64;
@@ -168,12 +164,29 @@ fn check_journals(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(u6
     Ok((whole_bytes, cut))
 }
 
-/// Whether the log goes on from what a journal holds, of which `applied` is the last group. Where it does not, what lies
-/// behind was synced: the log lets go of nothing else.
-fn may_be_cut(path: &Path, applied: Option<u64>, found: &Scan) -> Result<bool, OpenError> {
+/// The last group of the log that was applied before the journals begin, where that is known: none before the very first.
+pub(crate) fn applied_before(journals: &[PathBuf]) -> Option<u64> {
+    journals.first().filter(|journal| journal.ends_with("0.jnl")).map(|_| 0)
+}
+
+/// Whether what lies behind the whole batches of a journal is a tail that was never completely written, with `applied` the
+/// last group of the log that the journals say was applied up to there.
+///
+/// Older journals were synced before the next was begun. In the last one the log has to go on from there: where it does not,
+/// what lies behind was synced, as the log lets go of nothing else. Where the journals do not say what was applied, the one
+/// that did is gone because the tables have all of it, and a replay compares them with the log.
+pub(crate) fn may_be_cut(
+    path: &Path,
+    is_last: bool,
+    applied: Option<u64>,
+    found: &Scan,
+) -> Result<bool, OpenError> {
+    if !is_last || found.verdict != Verdict::Torn {
+        return Ok(false);
+    }
     let is_there = !log::is_empty(path)?;
     let is_needed = found.applied_behind.is_some() || (applied.is_some() && is_there);
-    Ok(!is_needed || log::last_behind(path, applied.unwrap_or_default())?.is_some())
+    Ok(!is_needed || log::last_behind(path, applied)?.is_some())
 }
 
 /// Ends a journal behind its whole batches.

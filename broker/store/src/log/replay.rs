@@ -116,17 +116,23 @@ fn apply(store: &dyn Store, writes: &[Write], groups: (u64, u64)) -> Result<u64,
         Err(error) if !error.is_retryable() => {}
         other => return other.map(|()| 0),
     }
+    let lost = apply_each(store, writes, groups.1)?;
+    store.apply(&[], groups).map(|()| lost)
+}
+
+/// Applies writes of a group one by one, but for those that meet damaged records. Gives how many these are.
+fn apply_each(store: &dyn Store, writes: &[Write], group: u64) -> Result<u64, StoreError> {
     let mut lost = 0;
     for write in writes {
         match store.apply_alone(write) {
             Err(error) if !error.is_retryable() => {
-                tracing::error!(%error, group = groups.1, "a write of the log meets a damaged record of the store and is lost");
+                tracing::error!(%error, group, "a write of the log meets a damaged record of the store and is lost");
                 lost += 1;
             }
             other => other?,
         }
     }
-    store.apply(&[], groups).map(|()| lost)
+    Ok(lost)
 }
 
 /// Applies every group the store has not applied, syncs the store and removes the log.
@@ -164,9 +170,12 @@ pub(crate) fn is_empty(store: &Path) -> Result<bool, OpenError> {
     Ok(segment::list(&log_path(store))?.is_empty())
 }
 
-/// The last group of the log where it holds all of those behind `applied`; `None` where it does not.
-pub(crate) fn last_behind(store: &Path, applied: u64) -> Result<Option<u64>, OpenError> {
+/// The last group of the log where it holds all of those behind `applied`, or behind its own begin; `None` where it does
+/// not.
+pub(crate) fn last_behind(store: &Path, applied: Option<u64>) -> Result<Option<u64>, OpenError> {
     let directory = log_path(store);
+    let begin = || Ok(segment::list(&directory)?.first().map_or(0, |(first, _)| first.saturating_sub(1)));
+    let applied = applied.map_or_else(begin, Ok)?;
     let segments = needed(&directory, applied)?;
     if missing(&directory, applied, &segments).is_some() {
         return Ok(None);
@@ -208,31 +217,43 @@ pub(crate) fn examine(store: &Path, applied: u64) -> Result<(u64, Vec<Damage>), 
     Ok((writes, found))
 }
 
-/// Applies every whole group the store has not applied, also those behind damage, and syncs the store. Gives the number of
-/// writes, and what could not be read.
-pub(crate) fn salvage(path: &Path, store: &dyn Store) -> Result<(u64, Vec<Damage>), OpenError> {
+/// Applies every whole group the store has not applied, also those behind damage, and syncs the store. Those behind
+/// `doubted` are applied although it says that they were: journals lost some of what they said. Gives the number of writes
+/// that it had not applied, and what could not be read.
+pub(crate) fn salvage(
+    path: &Path,
+    store: &dyn Store,
+    doubted: Option<u64>,
+) -> Result<(u64, Vec<Damage>), OpenError> {
     let directory = log_path(path);
     let mut applied = store.applied().map_err(failed(path))?;
+    let mut at = doubted.map_or(applied, |doubted| doubted.min(applied));
     let mut done = 0;
     let (_, mut lost) = examine(path, applied)?;
-    for (first, file) in needed(&directory, applied)? {
+    for (first, file) in needed(&directory, at)? {
         let segment = Segment::read(first, file.clone())?;
         let mut lose = |detail: String| lost.push(Damage { file: file.clone(), detail });
-        for group in segment::later(&segment.file, 0, first.max(applied.saturating_add(1))) {
+        for group in segment::later(&segment.file, 0, first.max(at.saturating_add(1))) {
             // Groups that were refused and written again have a number that was applied by now.
-            if group.sequence <= applied {
+            if group.sequence <= at {
                 continue;
             }
             let Some(writes) = entry::parse_all(segment.body(&group)) else {
                 lose(format!("group {} says nothing that is known", group.sequence));
                 continue;
             };
-            let refused = apply(store, &writes, (applied + 1, group.sequence)).map_err(failed(path))?;
+            at = group.sequence;
+            let refused = if at <= applied {
+                apply_each(store, &writes, at).map_err(failed(path))?
+            } else {
+                let refused = apply(store, &writes, (applied + 1, at)).map_err(failed(path))?;
+                applied = at;
+                done += writes.len() as u64 - refused;
+                refused
+            };
             if refused > 0 {
-                lose(format!("{refused} writes of group {} meet damaged records", group.sequence));
+                lose(format!("{refused} writes of group {at} meet damaged records"));
             }
-            applied = group.sequence;
-            done += writes.len() as u64 - refused;
         }
     }
     store.commit(&[], Durability::Synced).map_err(failed(path))?;

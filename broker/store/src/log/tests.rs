@@ -213,7 +213,7 @@ fn a_damaged_record_of_the_store_costs_what_meets_it_and_no_more() {
         shelf.write(vec![change], Durability::Buffered).unwrap();
         MemoryStore::over(shelf, Bounds::default(), Usage::default())
     });
-    let (written, lost) = super::salvage(directory.path(), &stores[0]).unwrap();
+    let (written, lost) = super::salvage(directory.path(), &stores[0], None).unwrap();
     assert_eq!((written, lost.len()), (3, 1), "{lost:?}");
     let replayed = replay(directory.path(), &stores[1]).unwrap();
     assert_eq!((replayed.writes, replayed.lost), (3, 1));
