@@ -200,8 +200,8 @@ type Parts = (Arc<dyn Store>, JournalOptions, Arc<dyn Answers>);
 /// A log behind which nothing waits, and the last group of the one before.
 fn begin_log(store: &Arc<dyn Store>, options: LogOptions) -> io::Result<(Appender, u64)> {
     let begin = || {
-        log::replay(&options.path, &**store)?;
-        let path = options.path.clone();
+        log::replay(&options.store, &**store)?;
+        let path = options.store.clone();
         let applied = store.applied();
         let applied = applied.map_err(|error| OpenError::StoreDamaged { path, detail: error.to_string() })?;
         Ok((Appender::begin(options, applied)?, applied))

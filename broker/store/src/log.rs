@@ -20,10 +20,11 @@ pub(crate) use append::{Appender, Segments};
 pub(crate) use replay::{Damage, examine, is_empty, last_behind, remove_all, replay, salvage};
 use std::path::{Path, PathBuf};
 
-/// Where a log is, and how large its files are.
+/// Whose log it is, and how large its files are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
-    pub path: PathBuf,
+    /// The directory of the store.
+    pub store: PathBuf,
     /// Bytes of a segment; one group may be larger and has a segment of its own then.
     pub segment_bytes: u64,
 }
@@ -31,7 +32,11 @@ pub struct LogOptions {
 impl LogOptions {
     /// The log of the store at `store`; opening that store replays it.
     pub fn of_store(store: &Path) -> Self {
-        Self { path: log_path(store), segment_bytes: 16 * 1024 * 1024 }
+        Self { store: store.to_owned(), segment_bytes: 16 * 1024 * 1024 }
+    }
+
+    fn path(&self) -> PathBuf {
+        log_path(&self.store)
     }
 }
 

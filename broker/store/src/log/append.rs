@@ -111,16 +111,16 @@ struct Current {
 impl Appender {
     /// Begins a log whose first group follows `last`, in a directory without segments.
     pub(crate) fn begin(options: LogOptions, last: u64) -> Result<Self, OpenError> {
-        if !options.path.is_dir() {
+        let path = options.path();
+        if !path.is_dir() {
             let mut builder = DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(&options.path);
-            made.map_err(OpenError::io("make the log", &options.path))?;
-            file::sync_directory(options.path.parent().unwrap_or(&options.path))?;
+            let made = builder.recursive(true).mode(0o700).create(&path);
+            made.map_err(OpenError::io("make the log", &path))?;
+            file::sync_directory(&options.store)?;
         }
         let segments = Arc::new(Segments::default());
         segments.synced_to(last);
-        let current = Current::create(&options.path, last + 1, None)
-            .map_err(OpenError::io("begin the log in", &options.path))?;
+        let current = Current::create(&path, last + 1, None).map_err(OpenError::io("begin the log in", &path))?;
         Ok(Self { options, segments, current, last, synced: last, buffer: Vec::new(), stopped: false })
     }
 
@@ -190,7 +190,7 @@ impl Appender {
     fn next_segment(&mut self) -> Result<(), StoreError> {
         self.sync()?;
         let free = self.segments.known.lock().unwrap().free.pop();
-        let next = Current::create(&self.options.path, self.last + 1, free).map_err(|error| {
+        let next = Current::create(&self.options.path(), self.last + 1, free).map_err(|error| {
             self.segments.drop_free();
             store_error(&error)
         })?;
@@ -229,11 +229,11 @@ impl Appender {
         // The old file may hold a group that was refused; it goes before its number is given again.
         let begun = match fs::remove_file(&self.current.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Current::create(&self.options.path, self.last + 1, None),
+            _ => Current::create(&self.options.path(), self.last + 1, None),
         };
         self.current = begun.map_err(|error| store_error(&error))?;
         (self.stopped, self.synced) = (false, self.last);
-        tracing::warn!(path = %self.options.path.display(), "the log was begun anew");
+        tracing::warn!(path = %self.options.path().display(), "the log was begun anew");
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::append::Appender;
 use super::segment::{self, End, Secret};
-use super::{LogOptions, replay};
+use super::{LogOptions, last_behind, replay};
 use crate::key;
 use crate::records::{Bounds, MemoryStore};
 use crate::shelf::{Change, Memory, Shelf, Space};
@@ -20,7 +20,7 @@ fn ledger(n: u64, body: &[u8]) -> Write {
 }
 
 fn begin(directory: &Path, segment_bytes: u64) -> Appender {
-    Appender::begin(LogOptions { path: directory.join("log"), segment_bytes }, 0).unwrap()
+    Appender::begin(LogOptions { store: directory.to_owned(), segment_bytes }, 0).unwrap()
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
@@ -222,4 +222,17 @@ fn a_damaged_record_of_the_store_costs_what_meets_it_and_no_more() {
         assert_eq!(store.applied(), Ok(2));
     }
     assert!(files(directory.path()).is_empty());
+}
+
+#[test]
+fn a_log_goes_on_from_a_group_or_from_its_own_begin() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { store: directory.path().to_owned(), segment_bytes: 1 << 20 };
+    let mut log = Appender::begin(options, 4).unwrap();
+    for n in 5..8 {
+        log.append(&[ledger(n, b"x")], Durability::Synced).unwrap();
+    }
+    let last = |applied| last_behind(directory.path(), applied).unwrap();
+    assert_eq!((last(None), last(Some(4)), last(Some(6))), (Some(7), Some(7), Some(7)));
+    assert_eq!(last(Some(0)), None, "groups before the first are missing");
 }

@@ -426,6 +426,42 @@ fn a_hole_in_a_journal_is_a_tail_only_where_the_log_goes_on_from_it() {
 }
 
 #[test]
+fn a_repair_takes_what_is_in_a_hole_from_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, _) = with_a_hole(directory.path(), options);
+    let log = segments(&path).remove(0);
+    let whole = fs::read(&log).unwrap();
+    let change = |name: &str, change: &dyn Fn(&mut [u8], usize)| {
+        let copied = directory.path().join(name);
+        copy(&path, &copied);
+        let mut bytes = whole.clone();
+        let end = content_len(&log);
+        change(&mut bytes, end);
+        fs::write(&segments(&copied)[0], bytes).unwrap();
+        copied
+    };
+    // What a power cut leaves of a log whose last groups were not synced yet: the journal behind the hole has more.
+    let short = |bytes: &mut [u8], end: usize| bytes[end - 2_000..].fill(0);
+    let (started, repaired) = (change("started", &short), change("repaired", &short));
+    let found = check(&repaired).unwrap();
+    assert!(found.findings[0].contains("not completely written"), "{found:?}");
+    repair(&repaired).unwrap();
+    let kept = offsets(&open(&started), &query("user/a"));
+    assert!((280..300).contains(&kept.len()) && kept == (0..kept.len() as u64).collect::<Vec<_>>());
+    assert_eq!(offsets(&open(&repaired), &query("user/a")), kept);
+
+    // Damage in the log: what lies behind the hole says that all was applied.
+    let damaged = change("damaged", &|bytes, end| bytes[end - end / 10] ^= 1);
+    assert!(FjallStore::open(crate::support::options(&damaged), &mut |_| {}).is_err());
+    let found = check(&damaged).unwrap();
+    assert!(found.findings[0].contains("is damaged"), "{found:?}");
+    repair(&damaged).unwrap();
+    let store = open(&damaged);
+    assert_eq!(offsets(&store, &query("user/a")), (0..300).collect::<Vec<_>>());
+    assert_eq!(store.usage().messages, 300, "what was there counts once");
+}
+
+#[test]
 fn tickets_are_answered_while_the_store_fails() {
     let directory = tempfile::tempdir().unwrap();
     let store = Trying::new();
@@ -524,6 +560,23 @@ fn an_end_with_a_store_that_fails_leaves_everything_in_the_log() {
     }
     stop(threads);
     assert_eq!(offsets(&open(&path), &query("user/a")), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn a_journal_applies_what_the_one_before_left_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Trying::new();
+    store.broken.store(true, Ordering::SeqCst);
+    let (journal, threads, _answers) = start(store.clone(), options(directory.path()));
+    for offset in 0..5 {
+        journal.push(one(offset), None).unwrap();
+    }
+    stop(threads);
+    store.broken.store(false, Ordering::SeqCst);
+    let (journal, threads, _answers) = start(store.clone(), options(directory.path()));
+    journal.push(one(5), None).unwrap();
+    stop(threads);
+    assert_eq!(offsets(&*store, &query("user/a")), [0, 1, 2, 3, 4, 5]);
 }
 
 #[test]
