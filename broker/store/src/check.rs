@@ -158,15 +158,15 @@ fn verify(options: &StoreOptions) -> Result<(), OpenError> {
 /// Finds what the directory of the store lacks. Gives whether all of the database is there; an error where no repair
 /// would help.
 fn has_all(path: &Path, report: &mut Report) -> Result<bool, OpenError> {
-    let has_format = match layout::has_format(path) {
-        Ok(false) if layout::db_path(path).exists() => Err(layout::no_format(path)),
-        Ok(false) => {
+    let format = match layout::format(path) {
+        Ok(None) if layout::db_path(path).exists() => Err(layout::no_format(path)),
+        Ok(None) => {
             let source = std::io::ErrorKind::NotFound.into();
             Err(OpenError::Io { action: "find a store in", path: path.to_owned(), source })
         }
         other => other,
     };
-    note(has_format.map(drop), report)?;
+    note(format.map(drop), report)?;
     note(layout::is_complete(path), report)
 }
 

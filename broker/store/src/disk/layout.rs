@@ -18,6 +18,11 @@ const FORMAT: u32 = 4;
 /// The oldest layout that is read; everything in it means the same now.
 const FORMAT_OLDEST: u32 = 1;
 
+/// The oldest layout with a log, which is made before anything is acknowledged, and the oldest that is marked last: those
+/// between were marked before there was a database.
+const FORMAT_LOG: u32 = 2;
+const FORMAT_LAST: u32 = 4;
+
 /// Keyspaces of a database, besides fjall's own.
 const KEYSPACES: usize = 2;
 
@@ -38,11 +43,11 @@ fn format_path(path: &Path) -> PathBuf {
 pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
     make_directory(path)?;
     finish_rebuild(path)?;
-    // Without a format and a log it was never completely made.
-    match (has_format(path)?, log::log_path(path).is_dir()) {
-        (true, _) => is_complete(path),
-        (false, true) => Err(no_format(path)),
-        (false, false) => Ok(()),
+    // Without a log, and without a format or with one that was written first, it was never completely made.
+    match (format(path)?, log::log_path(path).is_dir()) {
+        (Some(FORMAT_LOG..FORMAT_LAST), false) | (None, false) => Ok(()),
+        (Some(_), _) => is_complete(path),
+        (None, true) => Err(no_format(path)),
     }
 }
 
@@ -59,12 +64,12 @@ fn make_directory(path: &Path) -> Result<(), OpenError> {
     file::sync_directory(path.parent().unwrap_or(path))
 }
 
-/// Whether the store is marked with a format that is read. Any other is an error.
-pub(crate) fn has_format(path: &Path) -> Result<bool, OpenError> {
+/// The format the store is marked with. One that is not read is an error.
+pub(crate) fn format(path: &Path) -> Result<Option<u32>, OpenError> {
     let file = format_path(path);
-    let Some(found) = file::read(&file)? else { return Ok(false) };
+    let Some(found) = file::read(&file)? else { return Ok(None) };
     match found.parse::<u32>() {
-        Ok(FORMAT_OLDEST..=FORMAT) => Ok(true),
+        Ok(number @ FORMAT_OLDEST..=FORMAT) => Ok(Some(number)),
         Ok(number) if number > FORMAT => {
             Err(OpenError::StoreNewer { path: path.to_owned(), found, known: FORMAT })
         }

@@ -162,6 +162,35 @@ fn formats_are_told_apart() {
 }
 
 #[test]
+fn what_an_older_version_did_not_finish_making_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store");
+    let begun: [fn(&Path); 3] = [
+        |_| {},
+        |path| fs::create_dir(path.join("db")).unwrap(),
+        |path| {
+            let db = fjall::Database::builder(path.join("db")).open().unwrap();
+            drop(db.keyspace("messages", fjall::KeyspaceCreateOptions::default).unwrap());
+        },
+    ];
+    for (format, begin) in ["2\n", "3\n"].into_iter().flat_map(|format| begun.map(|begin| (format, begin))) {
+        let begin = || {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("format"), format).unwrap();
+            begin(&path);
+        };
+        begin();
+        drop(open(&path));
+        assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "4\n");
+        fs::remove_dir_all(&path).unwrap();
+        begin();
+        fs::create_dir(path.join("log")).unwrap();
+        assert!(FjallStore::open(options(&path), &mut |_| {}).is_err(), "with a log something was there");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
 fn a_store_without_its_database_is_not_an_empty_one() {
     let directory = tempfile::tempdir().unwrap();
     let (path, _) = killed(directory.path(), 5);
