@@ -119,12 +119,14 @@ pub fn repair(path: &Path) -> Result<Report, OpenError> {
         report.remove(describe_run(key));
     }
     if unreadable > 0 || !has_all {
-        report.kept_aside = Some(rebuild(&options, tables, &mut report)?);
+        build(&options, tables, &walked)?;
+        report.kept_aside = Some(layout::replace_db(path)?);
+        report.remove("what could not be read of the tables".into());
     } else {
+        recount(&tables, path, &walked)?;
         drop(tables);
     }
     layout::mark(path)?;
-    recount(&options, &walked)?;
     repair_log(&options, doubted, &mut report)?;
     verify(&options)?;
     log::remove_all(path)?;
@@ -395,8 +397,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Copies what can be read to a new database and puts it in place of the old one, which is kept.
-fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<PathBuf, OpenError> {
+/// Copies what can be read to a new database, which is all that it is to be: a start may put it in place.
+fn build(options: &StoreOptions, old: Tables, found: &Found) -> Result<(), OpenError> {
     let fresh = layout::repaired_path(&options.path);
     let new_options = StoreOptions { path: fresh.clone(), ..options.clone() };
     if fresh.exists() {
@@ -407,17 +409,13 @@ fn rebuild(options: &StoreOptions, old: Tables, report: &mut Report) -> Result<P
     let mut unused = Report::default();
     let mut copied = |space, key: &[u8], value: &[u8]| new.of(space).insert(key, value);
     Walk::new(&mut unused).run(&old, &mut copied)?;
-    new.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(&fresh))?;
+    recount(&new, &fresh, found)?;
     drop((old, new));
-    let aside = layout::replace_db(&options.path)?;
-    report.remove("what could not be read of the tables".into());
-    Ok(aside)
+    Ok(())
 }
 
 /// Makes the records of all addresses agree with what is stored.
-fn recount(options: &StoreOptions, found: &Found) -> Result<(), OpenError> {
-    let path = &options.path;
-    let tables = open_database(options)?;
+fn recount(tables: &Tables, path: &Path, found: &Found) -> Result<(), OpenError> {
     for address in found.addresses.keys().chain(found.stored.keys()) {
         let saved = found.addresses.get(address).copied();
         let mut record = saved.unwrap_or_else(|| AddressRecord::new(Retention::default()));
@@ -430,3 +428,6 @@ fn recount(options: &StoreOptions, found: &Found) -> Result<(), OpenError> {
     }
     tables.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(path))
 }
+
+#[cfg(test)]
+mod tests;
