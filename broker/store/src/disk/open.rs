@@ -185,7 +185,7 @@ pub(crate) fn may_be_cut(
         return Ok(false);
     }
     let is_there = !log::is_empty(path)?;
-    let is_needed = found.applied_behind.is_some() || (applied.is_some() && is_there);
+    let is_needed = found.applied_behind.is_some() || !found.is_searched || (applied.is_some() && is_there);
     Ok(!is_needed || log::last_behind(path, applied)?.is_some())
 }
 

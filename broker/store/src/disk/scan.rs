@@ -41,47 +41,88 @@ pub(crate) struct Scan {
     /// The last group of the log that the whole batches say was applied, and the last one that those behind them do.
     pub(crate) applied: Option<u64>,
     pub(crate) applied_behind: Option<u64>,
+    /// Whether all that lies behind them was looked at.
+    pub(crate) is_searched: bool,
 }
 
 pub(crate) fn scan(file: &[u8]) -> Scan {
     let (mut at, mut batches, mut seqno, mut applied) = (0, 0, None, None);
-    while let Some(batch) = file.get(at..).and_then(batch).filter(|batch| batch.follows(seqno)) {
+    let mut cost = Cost::default();
+    while let Some(batch) =
+        file.get(at..).and_then(|rest| batch(rest, &mut cost)).filter(|batch| batch.follows(seqno))
+    {
         at += batch.len;
         seqno = Some(batch.seqno);
         applied = batch.applied.or(applied);
         batches += 1;
     }
     let other_bytes = content_len(file).saturating_sub(at);
+    let (mut next, mut applied_behind) = (None, None);
+    let mut behind = Behind::new(file, at, seqno);
+    for (begin, batch) in &mut behind {
+        next.get_or_insert(begin);
+        applied_behind = applied_behind.max(batch.applied);
+    }
+    let is_searched = !behind.cost.is_too_much(file);
     let verdict = match other_bytes {
         0 => Verdict::Whole,
-        _ => judge(file, at),
+        _ => judge(file, at, next),
     };
-    let applied_behind = batches_from(file, at, seqno).filter_map(|(_, batch)| batch.applied).max();
-    Scan { verdict, batches, whole_bytes: at, other_bytes, applied, applied_behind }
+    Scan { verdict, batches, whole_bytes: at, other_bytes, applied, applied_behind, is_searched }
 }
 
 /// The whole batches of a journal, also those behind damage, as parts of the file.
 pub(crate) fn salvage(file: &[u8]) -> Vec<Range<usize>> {
-    batches_from(file, 0, None).map(|(at, batch)| at..at + batch.len).collect()
+    Behind::new(file, 0, None).map(|(at, batch)| at..at + batch.len).collect()
+}
+
+/// How often a file's size may be walked through in search of batches. More: what follows is not looked at, which only what
+/// was made for that reaches.
+const SEARCH_ROUNDS_MAX: usize = 16;
+
+/// Bytes that a search for batches walked through. The head of an item is one step whatever its size.
+#[derive(Debug, Default)]
+struct Cost(usize);
+
+impl Cost {
+    const fn is_too_much(&self, file: &[u8]) -> bool {
+        self.0 / SEARCH_ROUNDS_MAX > file.len()
+    }
 }
 
 /// Whole batches at any byte from `at` on, with where each begins.
-fn batches_from(file: &[u8], mut at: usize, mut seqno: Option<u64>) -> impl Iterator<Item = (usize, Batch)> {
-    let file = file.get(..content_len(file)).unwrap_or_default();
-    std::iter::from_fn(move || {
-        while at < file.len() {
+struct Behind<'a> {
+    file: &'a [u8],
+    at: usize,
+    seqno: Option<u64>,
+    cost: Cost,
+}
+
+impl<'a> Behind<'a> {
+    fn new(file: &'a [u8], at: usize, seqno: Option<u64>) -> Self {
+        let file = file.get(..content_len(file)).unwrap_or_default();
+        Self { file, at, seqno, cost: Cost::default() }
+    }
+}
+
+impl Iterator for Behind<'_> {
+    type Item = (usize, Batch);
+
+    fn next(&mut self) -> Option<(usize, Batch)> {
+        while !self.cost.is_too_much(self.file) {
+            let rest = self.file.get(self.at..).filter(|rest| !rest.is_empty())?;
             // A number that is a little off does no harm: what batches change has keys of its own.
-            match file.get(at..).and_then(batch).filter(|batch| batch.is_near(seqno)) {
+            match batch(rest, &mut self.cost).filter(|batch| batch.is_near(self.seqno)) {
                 Some(batch) => {
-                    let begin = at;
-                    (at, seqno) = (begin + batch.len, Some(batch.seqno));
+                    let begin = self.at;
+                    (self.at, self.seqno) = (begin + batch.len, Some(batch.seqno));
                     return Some((begin, batch));
                 }
-                None => at += 1,
+                None => self.at += 1,
             }
         }
         None
-    })
+    }
 }
 
 /// Bytes up to the zeros at the end of the file.
@@ -93,14 +134,11 @@ fn content_len(file: &[u8]) -> usize {
     index * ZEROS.len() + chunk.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
-/// Whether what lies at `at` was never completely written or was damaged later. Where whole batches follow, only a
-/// hole of unwritten sectors proves the former: nothing behind it was synced then.
-fn judge(file: &[u8], at: usize) -> Verdict {
-    let rest = file.get(at..).unwrap_or_default();
-    let Some(next) = (0..rest.len()).find(|&start| rest.get(start..).and_then(batch).is_some()) else {
-        return Verdict::Torn;
-    };
-    let hole = file.get(at.next_multiple_of(SECTOR_BYTES)..at + next).unwrap_or_default();
+/// Whether what lies at `at` was never completely written or was damaged later. Where whole batches follow, from `next` on,
+/// only a hole of unwritten sectors proves the former: nothing behind it was synced then.
+fn judge(file: &[u8], at: usize, next: Option<usize>) -> Verdict {
+    let Some(next) = next else { return Verdict::Torn };
+    let hole = file.get(at.next_multiple_of(SECTOR_BYTES)..next).unwrap_or_default();
     let is_empty = |sector: &[u8]| sector.len() == SECTOR_BYTES && sector.iter().all(|byte| *byte == 0);
     if hole.chunks(SECTOR_BYTES).any(is_empty) { Verdict::Torn } else { Verdict::Damaged }
 }
@@ -127,7 +165,7 @@ impl Batch {
 }
 
 /// The batch that `bytes` begin with, when it is whole.
-fn batch(bytes: &[u8]) -> Option<Batch> {
+fn batch(bytes: &[u8], cost: &mut Cost) -> Option<Batch> {
     let [1, bytes @ ..] = bytes else { return None };
     let (items, bytes) = bytes.split_first_chunk::<4>()?;
     let (seqno, body) = bytes.split_first_chunk::<8>()?;
@@ -136,14 +174,22 @@ fn batch(bytes: &[u8]) -> Option<Batch> {
     for _ in 0..items {
         let item = body.get(len..)?;
         let item_len = item_len(item)?;
+        cost.0 += ITEM_HEAD_BYTES;
         applied = item.get(..item_len).and_then(applied_of).or(applied);
         len += item_len;
     }
     let (content, end) = body.split_at_checked(len)?;
     let [3, end @ ..] = end else { return None };
     let (checksum, end) = end.split_first_chunk::<8>()?;
-    let whole = end.starts_with(TRAILER) && u64::from_le_bytes(*checksum) == xxh3_64(content);
-    whole.then_some(Batch { len: 13 + len + 9 + TRAILER.len(), seqno, applied })
+    if !end.starts_with(TRAILER) {
+        return None;
+    }
+    cost.0 += len;
+    (u64::from_le_bytes(*checksum) == xxh3_64(content)).then_some(Batch {
+        len: 13 + len + 9 + TRAILER.len(),
+        seqno,
+        applied,
+    })
 }
 
 const ITEM_HEAD_BYTES: usize = 21;
@@ -168,4 +214,57 @@ fn applied_of(item: &[u8]) -> Option<u64> {
         return None;
     }
     record::parse_number(key, value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of one record.
+    fn whole(seqno: u64, value: &[u8]) -> Vec<u8> {
+        let mut item = vec![2, 0, 0];
+        item.extend_from_slice(&1_u64.to_le_bytes());
+        item.extend_from_slice(&1_u16.to_le_bytes());
+        let len = u32::try_from(value.len()).unwrap().to_le_bytes();
+        item.extend([len, len].concat());
+        item.push(b'k');
+        item.extend_from_slice(value);
+        let mut batch = vec![1];
+        batch.extend_from_slice(&1_u32.to_le_bytes());
+        batch.extend_from_slice(&seqno.to_le_bytes());
+        batch.extend_from_slice(&item);
+        batch.push(3);
+        batch.extend_from_slice(&xxh3_64(&item).to_le_bytes());
+        batch.extend_from_slice(TRAILER);
+        batch
+    }
+
+    #[test]
+    fn bytes_that_a_client_sends_cost_no_more_than_others() {
+        // Each of these is an item, and the begin of a batch of very many.
+        let payload = [4, 9, 9, 9, 9, 1, 0xff, 0xff, 0xff].repeat(30_000);
+        let mut file = whole(1, b"x");
+        let kept = file.len();
+        // Their batch was not completely written.
+        file.extend(whole(2, &payload).into_iter().skip(1));
+        file.extend(whole(3, b"x"));
+        let mut behind = Behind::new(&file, kept, Some(1));
+        behind.by_ref().for_each(drop);
+        assert!(behind.cost.0 < 20 * file.len(), "{}", behind.cost.0);
+        let found = scan(&file);
+        assert_eq!((found.batches, found.whole_bytes, found.is_searched), (1, kept, false));
+        assert_eq!(found.verdict, Verdict::Torn, "the log decides");
+    }
+
+    #[test]
+    fn what_follows_damage_is_found() {
+        let mut file = whole(1, b"x");
+        let kept = file.len();
+        file.extend(whole(2, b"y").into_iter().skip(1));
+        let next = file.len();
+        file.extend(whole(3, b"z"));
+        let found = scan(&file);
+        assert_eq!((found.verdict, found.whole_bytes, found.is_searched), (Verdict::Damaged, kept, true));
+        assert_eq!(salvage(&file), [0..kept, next..file.len()]);
+    }
 }
