@@ -1,6 +1,7 @@
 //! What fjall's errors mean here.
 
 use crate::store::StoreError;
+use fjall::LsmError;
 use std::error::Error;
 use std::io::ErrorKind;
 
@@ -20,9 +21,39 @@ pub(super) fn is_full(error: &fjall::Error) -> bool {
 pub(super) fn store_error(error: &fjall::Error) -> StoreError {
     match error {
         fjall::Error::Poisoned => StoreError::Unavailable { reason: "an earlier write failed".into() },
-        fjall::Error::Storage(fjall::LsmError::ChecksumMismatch { .. }) => {
-            StoreError::Corrupt { what: "a table".into() }
-        }
+        // What lies where a block should be cannot be read, and never will.
+        fjall::Error::Storage(
+            LsmError::ChecksumMismatch { .. }
+            | LsmError::InvalidHeader(_)
+            | LsmError::InvalidTrailer
+            | LsmError::InvalidTag(_)
+            | LsmError::InvalidVersion(_)
+            | LsmError::Decompress(_)
+            | LsmError::Utf8(_)
+            | LsmError::Unrecoverable,
+        )
+        | fjall::Error::InvalidTrailer
+        | fjall::Error::InvalidTag(_)
+        | fjall::Error::Decompress(_) => StoreError::Corrupt { what: "a table".into() },
         other => StoreError::Unavailable { reason: format!("{other:?}") },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_damage_and_what_fails_may_pass() {
+        // A sector of zeros where a block begins, and where one ends.
+        let damage =
+            [LsmError::InvalidHeader("Block"), LsmError::InvalidTrailer, LsmError::InvalidTag(("x", 0))];
+        for error in damage.into_iter().chain([LsmError::Unrecoverable]) {
+            let error = store_error(&fjall::Error::Storage(error));
+            assert!(matches!(error, StoreError::Corrupt { .. }) && !error.is_retryable(), "{error}");
+        }
+        let failed = std::io::Error::from(ErrorKind::Other);
+        assert!(store_error(&fjall::Error::Storage(LsmError::Io(failed))).is_retryable());
+        assert!(store_error(&fjall::Error::Poisoned).is_retryable());
     }
 }
