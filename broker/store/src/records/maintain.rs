@@ -195,21 +195,17 @@ impl<S: Shelf> Records<S> {
         now_unix_ms: u64,
         damage: &mut Damage,
     ) -> Result<usize, StoreError> {
-        let (mut changes, mut letters) = (Vec::new(), Vec::new());
+        let mut changes = Vec::new();
         let freed = {
             let view = self.shelf.view()?;
             let before = |age_ms| MessageId::new(now_unix_ms.saturating_sub(age_ms), 0, 0, 0);
             let ledger_end = key::ledger(before(self.bounds.ledger_age_ms));
-            damage.pass(old_records(&view, (&[key::LEDGER], &ledger_end), &mut changes))?;
+            old_records(&view, (&[key::LEDGER], &ledger_end), &mut changes, damage)?;
             let letters_end = key::dead_letter(before(self.bounds.dead_letter_age_ms), "");
-            let freed = damage.pass(old_records(&view, (&[key::DEAD_LETTER], &letters_end), &mut letters))?;
+            let freed = old_records(&view, (&[key::DEAD_LETTER], &letters_end), &mut changes, damage)?;
             old_resumes(&view, &mut tallies.next.resume, (now_unix_ms, &mut changes), damage)?;
             freed
         };
-        // Of letters that could not all be read the bytes are not known; they stay.
-        if freed > 0 {
-            changes.append(&mut letters);
-        }
         let count = changes.len();
         if count > 0 {
             self.shelf.write(changes, Durability::Buffered)?;
@@ -278,15 +274,16 @@ fn trim_runs(
     Ok(changes)
 }
 
-/// Removes the first few records between two keys. Gives their bytes.
+/// Removes the first few records between two keys, up to one that cannot be read. Gives their bytes.
 fn old_records(
     view: &impl View,
     (from, to): (&[u8], &[u8]),
     changes: &mut Vec<Change>,
+    damage: &mut Damage,
 ) -> Result<i64, StoreError> {
     let mut freed = 0;
     for entry in view.range(Space::State, from, to).take(ROUND_RECORDS_MAX) {
-        let (key, value) = entry?;
+        let Some((key, value)) = damage.pass(entry.map(Some))? else { break };
         freed += (key.len() + value.len()) as i64;
         changes.push(removal(&key));
     }
