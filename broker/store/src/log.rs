@@ -17,7 +17,7 @@ mod segment;
 mod tests;
 
 pub(crate) use append::{Appender, Segments};
-pub(crate) use replay::{Damage, examine, is_empty, last_behind, remove_all, replay, salvage};
+pub(crate) use replay::{Alone, Damage, examine, is_empty, last_behind, remove_all, replay, salvage};
 use std::path::{Path, PathBuf};
 
 /// Whose log it is, and how large its files are.

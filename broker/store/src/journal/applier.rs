@@ -10,7 +10,7 @@ use super::queue::Queue;
 use super::readers::Readers;
 use super::writer::{End, now};
 use super::{Answers, JournalOptions, Reading};
-use crate::log::Segments;
+use crate::log::{Alone, Segments};
 use crate::store::{Durability, Store, StoreError, Write};
 use std::collections::VecDeque;
 use std::io;
@@ -26,7 +26,7 @@ const SYNC_RETRY_WAIT: Duration = Duration::from_millis(10);
 /// Tries once the journal is being stopped. More: the rest is in the log, and the next start applies it.
 const LAST_TRIES: usize = 20;
 
-/// The time between two reports of the same error.
+/// The time between two reports of errors in keeping the store in order.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Bytes of applied writes behind which the store is synced before it is time.
@@ -44,8 +44,8 @@ pub(super) struct Applier {
     /// The last group that was applied, and that is synced.
     pub(super) applied: u64,
     pub(super) synced: u64,
-    /// The last error in keeping the store in order that was told, and when.
-    pub(super) told: Option<(StoreError, Instant)>,
+    /// When an error in keeping the store in order was told last.
+    pub(super) told: Option<Instant>,
 }
 
 /// What is applied in one commit.
@@ -56,9 +56,8 @@ struct Unit {
     writes: Vec<Write>,
     bytes: usize,
     readings: Vec<Reading>,
-    /// Where a damaged record is in the way of some: how many were dealt with alone, and how many of them are lost.
-    alone: usize,
-    lost: usize,
+    /// Where a damaged record is in the way of some.
+    alone: Alone,
 }
 
 /// What a turn goes by.
@@ -138,13 +137,13 @@ impl Applier {
         let (mut tries, mut last_tries, mut failed) = (0_usize, 0, None);
         loop {
             // What was done alone is not done again.
-            let applied = match unit.alone {
+            let applied = match unit.alone.done {
                 0 => self.store.apply(&unit.writes, (unit.from, unit.to)),
                 _ => self.apply_each(unit),
             };
             let Err(mut error) = applied else { break };
             self.meters.failed();
-            if !error.is_retryable() && unit.alone == 0 {
+            if !error.is_retryable() && unit.alone.done == 0 {
                 match self.apply_each(unit) {
                     Ok(()) => break,
                     Err(stopped) => error = stopped,
@@ -183,19 +182,9 @@ impl Applier {
 
     /// Commits what can be where a damaged record is in the way of some, from where it got to before.
     fn apply_each(&self, unit: &mut Unit) -> Result<(), StoreError> {
-        while let Some(write) = unit.writes.get(unit.alone) {
-            match self.store.apply_alone(write) {
-                Err(error) if error.is_retryable() => return Err(error),
-                Err(error) => {
-                    tracing::error!(%error, "a write meets a damaged record of the store and is lost");
-                    unit.lost += 1;
-                }
-                Ok(()) => {}
-            }
-            unit.alone += 1;
-        }
+        unit.alone.apply(&*self.store, &unit.writes)?;
         self.store.apply(&[], (unit.from, unit.to))?;
-        self.meters.lost(unit.lost);
+        self.meters.lost(unit.alone.lost);
         Ok(())
     }
 
@@ -224,14 +213,30 @@ impl Applier {
         self.report(result);
     }
 
-    /// Tells of one error after the other, and of the same again after a while.
+    /// Tells of an error now and then: rounds may meet several that take turns.
     fn report(&mut self, result: Result<(), StoreError>) {
         let Err(error) = result else { return };
         self.meters.failed();
-        let is_told = |(told, at): &(StoreError, Instant)| *told == error && at.elapsed() < REPORT_EVERY;
-        if !self.told.as_ref().is_some_and(is_told) {
+        if may_tell(self.told, now()) {
             tracing::warn!(%error, "keeping the store in order failed");
-            self.told = Some((error, now()));
+            self.told = Some(now());
         }
+    }
+}
+
+fn may_tell(told: Option<Instant>, now: Instant) -> bool {
+    told.is_none_or(|told| now.duration_since(told) >= REPORT_EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_once_a_minute_whatever_they_are() {
+        let told = now();
+        assert!(may_tell(None, told));
+        assert!(!may_tell(Some(told), told + Duration::from_secs(59)));
+        assert!(may_tell(Some(told), told + REPORT_EVERY));
     }
 }

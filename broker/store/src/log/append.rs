@@ -120,7 +120,8 @@ impl Appender {
         }
         let segments = Arc::new(Segments::default());
         segments.synced_to(last);
-        let current = Current::create(&path, last + 1, None).map_err(OpenError::io("begin the log in", &path))?;
+        let current =
+            Current::create(&path, last + 1, None).map_err(OpenError::io("begin the log in", &path))?;
         Ok(Self { options, segments, current, last, synced: last, buffer: Vec::new(), stopped: false })
     }
 

@@ -116,23 +116,40 @@ fn apply(store: &dyn Store, writes: &[Write], groups: (u64, u64)) -> Result<u64,
         Err(error) if !error.is_retryable() => {}
         other => return other.map(|()| 0),
     }
-    let lost = apply_each(store, writes, groups.1)?;
+    let lost = apply_all_alone(store, writes)?;
     store.apply(&[], groups).map(|()| lost)
 }
 
-/// Applies writes of a group one by one, but for those that meet damaged records. Gives how many these are.
-fn apply_each(store: &dyn Store, writes: &[Write], group: u64) -> Result<u64, StoreError> {
-    let mut lost = 0;
-    for write in writes {
-        match store.apply_alone(write) {
-            Err(error) if !error.is_retryable() => {
-                tracing::error!(%error, group, "a write of the log meets a damaged record of the store and is lost");
-                lost += 1;
+fn apply_all_alone(store: &dyn Store, writes: &[Write]) -> Result<u64, StoreError> {
+    let mut alone = Alone::default();
+    alone.apply(store, writes)?;
+    Ok(alone.lost as u64)
+}
+
+/// How far writes are that are applied one by one, as a damaged record is in the way of some.
+#[derive(Debug, Default)]
+pub(crate) struct Alone {
+    pub(crate) done: usize,
+    /// How many of them met damage.
+    pub(crate) lost: usize,
+}
+
+impl Alone {
+    /// Goes on from where it got to before.
+    pub(crate) fn apply(&mut self, store: &dyn Store, writes: &[Write]) -> Result<(), StoreError> {
+        while let Some(write) = writes.get(self.done) {
+            match store.apply_alone(write) {
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "a write meets a damaged record of the store and is lost");
+                    self.lost += 1;
+                }
+                Ok(()) => {}
             }
-            other => other?,
+            self.done += 1;
         }
+        Ok(())
     }
-    Ok(lost)
 }
 
 /// Applies every group the store has not applied, syncs the store and removes the log.
@@ -244,7 +261,7 @@ pub(crate) fn salvage(
             };
             at = group.sequence;
             let refused = if at <= applied {
-                apply_each(store, &writes, at).map_err(failed(path))?
+                apply_all_alone(store, &writes).map_err(failed(path))?
             } else {
                 let refused = apply(store, &writes, (applied + 1, at)).map_err(failed(path))?;
                 applied = at;
