@@ -609,6 +609,20 @@ fn what_cannot_be_read_is_held_and_what_lies_behind_it_is_not_lost() {
 }
 
 #[test]
+fn what_is_held_waits_for_its_turn_once() {
+    let mut world = World::new("topic/a.x");
+    world.publish(0, Level::Stored, &["", "", ""]);
+    world.damaged.insert((address(0), (1, 1)));
+    world.join(1);
+    world.serve();
+    // The store is not asked meanwhile.
+    for _ in 0..5 {
+        world.pass(HELD_WAIT_MS);
+    }
+    assert_eq!(world.backlog.turns, [address(0)]);
+}
+
+#[test]
 fn what_cannot_be_read_comes_behind_a_repair_and_a_start() {
     for leaves in [false, true] {
         let mut world = World::new("topic/a.x");

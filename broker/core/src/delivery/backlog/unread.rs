@@ -1,6 +1,8 @@
 //! Questions to the store that it did not answer: it fails for a while, cannot read what is there, or was not asked.
 
 use super::{Asked, Backlog};
+use crate::address::Address;
+use hashbrown::HashSet;
 
 /// A question to the store has no answer after this time: it is asked again.
 pub(super) const ANSWER_WAIT_MS: u64 = 10_000;
@@ -58,12 +60,16 @@ impl Backlog {
     /// Asks again for what the store could not read.
     fn ask_held(&mut self, now_ms: u64) {
         self.held_due_ms = u64::MAX;
+        // Those that were not read since they were last asked for.
+        let waiting: HashSet<Address, foldhash::fast::RandomState> = self.turns.iter().cloned().collect();
         for (to, progress) in &mut self.addresses {
             let Some(held_ms) = progress.held_ms else { continue };
             let mut due_ms = held_ms.saturating_add(HELD_WAIT_MS);
             if now_ms >= due_ms {
                 if self.members.is_some() {
-                    self.turns.push_back(to.clone());
+                    if !waiting.contains(to) {
+                        self.turns.push_back(to.clone());
+                    }
                     progress.held_ms = Some(now_ms);
                 } else {
                     progress.held_ms = None;
