@@ -154,8 +154,8 @@ impl Worker {
         }
         let mailboxes = self.shared.mailboxes.clone();
         let tell = move |store: &dyn Store| {
-            // A mark that was further already has stayed there.
-            let upto = store.read_mark(&user, &of).ok().flatten().unwrap_or(upto);
+            let mark = store.read_mark(&user, &of);
+            let Some(upto) = kept_mark(mark, upto) else { return };
             let unread = store.count_after(&of, Some(upto), UNREAD_MAX as usize).ok();
             let unread = unread.and_then(|unread| u32::try_from(unread).ok());
             let mut workers: Vec<u8> = others.iter().map(|other| other.worker).collect();
@@ -221,11 +221,31 @@ impl Worker {
     }
 }
 
+/// Where a read mark is that was to be moved. One that was further already has stayed there; where that cannot be read it is
+/// not known.
+fn kept_mark(found: Result<Option<Position>, StoreError>, upto: Position) -> Option<Position> {
+    found.ok().map(|mark| mark.unwrap_or(upto))
+}
+
 /// The refusal for an error of the store.
 pub(crate) fn storage(error: &StoreError) -> Reject {
     match error {
         StoreError::Full { .. } => Reject::new(Code::StorageFull, error.to_string()).retry_after(1_000),
         StoreError::Stopped => Reject::new(Code::Draining, error.to_string()).retry_after(1_000),
         _ => Reject::new(Code::StorageFailed, error.to_string()).retry_after(1_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waspmq_core::Stream;
+
+    #[test]
+    fn a_read_mark_that_cannot_be_read_is_not_taken_for_the_one_that_came() {
+        let at = |offset| Position { stream: Stream { shard: 0, epoch: 1 }, offset };
+        assert_eq!(kept_mark(Ok(Some(at(9))), at(5)), Some(at(9)));
+        assert_eq!(kept_mark(Ok(None), at(5)), Some(at(5)));
+        assert_eq!(kept_mark(Err(StoreError::Stopped), at(5)), None);
     }
 }

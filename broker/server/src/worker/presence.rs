@@ -14,6 +14,7 @@ use super::Worker;
 use super::catchup::{busy, hand_over};
 use super::connection::Connection;
 use super::control::encode;
+use super::history::storage;
 use super::inbound::name;
 use super::mailbox::Entry;
 use super::recipients::Listeners;
@@ -27,7 +28,7 @@ use waspmq_core::registry::{Presence, PresenceChange};
 use waspmq_core::{Address, Code, Kind, Name, Reject, SessionId, limits};
 use waspmq_protocol::limits::PRESENCE_USERS_MAX;
 use waspmq_protocol::server;
-use waspmq_store::Store;
+use waspmq_store::{Store, StoreError};
 
 type Names = IndexSet<Name, foldhash::fast::RandomState>;
 
@@ -50,9 +51,24 @@ pub(crate) struct PresenceOf {
     of: Address,
     users: Vec<(Name, Presence)>,
     more: bool,
+    /// Why the store did not say when a user was seen last.
+    unread: Option<StoreError>,
 }
 
 impl PresenceOf {
+    /// Fills in when those were there last of whom only the store knows. One that cannot be read has not been nowhere.
+    fn read(&mut self, last_seen: impl Fn(&Name) -> Result<Option<u64>, StoreError>) {
+        for (user, presence) in self.users.iter_mut().filter(|(_, presence)| !presence.is_known) {
+            match last_seen(user) {
+                Ok(unix_ms) => presence.last_seen_unix_ms = unix_ms,
+                Err(error) => {
+                    self.unread = Some(error);
+                    return;
+                }
+            }
+        }
+    }
+
     fn into_frame(self) -> server::Frame {
         let shown = |(user, presence): (Name, Presence)| server::UserPresence {
             user: user.to_string(),
@@ -139,23 +155,27 @@ impl Worker {
             let page = page.ok_or_else(|| Reject::new(Code::NotFound, format!("there is no {address}")))?;
             (page.users, page.more)
         };
-        let mut presence = PresenceOf { asker, reference, of: address, users, more };
+        let mut presence = PresenceOf { asker, reference, of: address, users, more, unread: None };
         if presence.users.iter().all(|(_, presence)| presence.is_known) {
             self.send(connection, &presence.into_frame());
             return Ok(());
         }
         let (mailboxes, worker) = (self.shared.mailboxes.clone(), self.number);
         let read = move |store: &dyn Store| {
-            for (user, presence) in presence.users.iter_mut().filter(|(_, presence)| !presence.is_known) {
-                presence.last_seen_unix_ms = store.last_seen(user).unwrap_or_default();
-            }
+            presence.read(|user| store.last_seen(user));
             hand_over(&mailboxes, worker, Entry::PresenceOf(Box::new(presence)));
         };
         self.shared.journal.read(Box::new(read)).map_err(|_| busy())
     }
 
     pub(super) fn handle_presence_of(&mut self, presence: PresenceOf) {
-        self.send_to_asker(presence.asker, [presence.into_frame()]);
+        match &presence.unread {
+            Some(error) => {
+                let (reference, reject) = (presence.reference, storage(error));
+                self.with_asker(presence.asker, |worker, asker| worker.refuse(asker, reference, reject));
+            }
+            None => self.send_to_asker(presence.asker, [presence.into_frame()]),
+        }
     }
 
     /// Replaces what the session watches, or leaves it as it is when the list is refused. The answer is followed
@@ -359,4 +379,30 @@ fn state(user: &Name, presence: &Presence) -> server::Frame {
         last_seen_unix_ms: presence.last_seen_unix_ms,
         seq: presence.seq,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_be_read_was_not_never_there() {
+        let of =
+            |is_known| Presence { online: false, sessions: 0, last_seen_unix_ms: None, seq: 0, is_known };
+        let user = |text| Name::parse(text).unwrap();
+        let mut presence = PresenceOf {
+            asker: SessionId::new(1, 0, 1),
+            reference: None,
+            of: Address::parse("group/g").unwrap(),
+            users: vec![(user("a"), of(false)), (user("b"), of(true))],
+            more: false,
+            unread: None,
+        };
+        presence.read(|_| Ok(Some(5)));
+        let seen: Vec<_> = presence.users.iter().map(|(_, presence)| presence.last_seen_unix_ms).collect();
+        assert_eq!((seen, presence.unread.is_none()), (vec![Some(5), None], true));
+        let shut = StoreError::Unavailable { reason: "shut".into() };
+        presence.read(|_| Err(shut.clone()));
+        assert_eq!(presence.unread, Some(shut));
+    }
 }
