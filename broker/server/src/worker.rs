@@ -35,6 +35,7 @@ pub(crate) mod ledger;
 mod lifecycle;
 mod link;
 pub(crate) mod mailbox;
+mod memberships;
 mod obey;
 mod outbox;
 mod posted;

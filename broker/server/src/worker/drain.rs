@@ -101,7 +101,7 @@ fn is_empty(worker: &Cell) -> bool {
 }
 
 /// Waits for the last sessions of the other workers, whose acknowledgements may be for queues that have their home here, and
-/// saves how far these are.
+/// saves how far these are, and changes of membership that the journal had no room for.
 pub(super) async fn drain_acks(worker: &Cell) {
     let shared = worker.borrow().shared.clone();
     while shared.mailboxes.iter().any(|mailbox| mailbox.counters.connections.load() > 0) {
@@ -114,11 +114,14 @@ pub(super) async fn drain_acks(worker: &Cell) {
             yield_now().await;
         }
         worker.borrow_mut().save_moved();
-        if !worker.borrow().has_unsaved_queues() {
+        let has_saved = worker.borrow_mut().save_memberships();
+        if has_saved && !worker.borrow().has_unsaved_queues() {
             return;
         }
     }
-    tracing::warn!("acknowledgements of queues could not be saved; their messages are given out again");
+    tracing::warn!(
+        "not everything could be saved: messages of queues may be given out again, ended memberships may come back"
+    );
 }
 
 /// Ends everything that publishers of this worker wait for, as fast as the journal takes what is kept of it.

@@ -26,7 +26,7 @@ use crate::resumes::{self, ALIVE, Absence, Alive, Implied, Record, Subscribed, T
 use progress::{Progress, replays};
 use std::sync::Arc;
 use takeover::Approach;
-use waspmq_core::registry::{self, JoinedBy, Mark, SessionEntry};
+use waspmq_core::registry::{self, Mark, SessionEntry};
 use waspmq_core::session::{Subscribe, Subscription};
 use waspmq_core::settings::Keep;
 use waspmq_core::{Address, Kind, Name, Pattern, Position, Reject, SessionId};
@@ -40,9 +40,6 @@ const ALIVE_EVERY_US: u64 = 30_000_000;
 /// Ids of which a session knows that they were its own. One that was taken over more often may be sent what it published
 /// under the oldest although it left itself out.
 const FORMER_MAX: usize = 64;
-/// Changes of membership that wait for room in the journal, which are those that are not refused: who may no longer join
-/// leaves. More: lost at the next start, with an error in the log.
-const MEMBERSHIPS_UNSAVED_MAX: usize = 65_536;
 
 /// A token that may be taken.
 pub(super) struct Claim {
@@ -434,31 +431,6 @@ impl Worker {
         let write = Write::LastSeen { user: user.clone(), unix_ms };
         if self.shared.journal.push(write, None).is_err() {
             tracing::debug!(%user, "the journal has no room for when a user was seen last");
-        }
-    }
-
-    /// A member of a group, as the store is to know it. What the journal has no room for is written by a later tick.
-    pub(super) fn save_membership(&mut self, user: &Name, group: &Name, since: Option<Position>) {
-        let (group, user) = (group.clone(), user.clone());
-        self.memberships.push_back(match since {
-            Some(since) => Write::Member { group, user, since, by: JoinedBy::Member },
-            None => Write::NoMember { group, user },
-        });
-        self.save_memberships();
-        if self.memberships.len() > MEMBERSHIPS_UNSAVED_MAX && self.memberships.pop_back().is_some() {
-            tracing::error!(
-                "the journal has no room for a change of membership; the next start does not know it"
-            );
-        }
-    }
-
-    /// Writes changes of membership down, in their order, as far as the journal has room.
-    pub(super) fn save_memberships(&mut self) {
-        while self.shared.journal.has_room()
-            && let Some(write) = self.memberships.front().cloned()
-            && self.shared.journal.push(write, None).is_ok()
-        {
-            self.memberships.pop_front();
         }
     }
 }

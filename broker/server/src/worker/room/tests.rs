@@ -305,6 +305,7 @@ fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
     assert_eq!(publisher.read(), refusals(2));
     assert!(registry.is_member(&user, &group) && !registry.is_member(&user, &Name::parse("h").unwrap()));
     // What the broker ends by itself is not refused.
+    registry.forbid(&user, &group, &*publisher.bench.worker.shared.mailboxes).unwrap();
     publisher.bench.worker.save_membership(&user, &group, None);
     assert_eq!(publisher.bench.worker.memberships.len(), 1, "it waits");
     let is_member = || {
@@ -320,6 +321,16 @@ fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
     publisher.bench.worker.save_memberships();
     publisher.open();
     assert!(!is_member());
+    // One that waited while the user joined on another worker, which has written that.
+    registry.join(&user, &group, &*publisher.bench.worker.shared.mailboxes).unwrap();
+    publisher.bench.worker.save_membership(&user, &group, None);
+    let since = waspmq_core::Position { stream: waspmq_core::Stream { shard: 0, epoch: 1 }, offset: 1 };
+    let (since, by) = (since, waspmq_core::registry::JoinedBy::Member);
+    let joined = waspmq_store::Write::Member { group: group.clone(), user: user.clone(), since, by };
+    journal.push(joined, None).unwrap();
+    assert!(publisher.bench.worker.save_memberships());
+    publisher.open();
+    assert!(is_member());
 }
 
 #[test]
