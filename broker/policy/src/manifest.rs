@@ -168,6 +168,10 @@ impl SavedPolicy {
         self.active.as_ref().or(candidate).is_some_and(SavedVersion::is_required)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.versions().next().is_none()
+    }
+
     /// Its versions, whatever they are for.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &SavedVersion> {
         let candidate = self.candidate.as_ref().map(|candidate| &candidate.version);

@@ -74,7 +74,9 @@ impl Host {
             self.registry().plugins.insert(name, plugin);
         }
         let mut lineups = Vec::new();
-        for (name, saved) in manifest.policies {
+        // An empty policy, as earlier versions kept one of which only a candidate was left, is none.
+        let policies = manifest.policies.into_iter().filter(|(_, saved)| !saved.is_empty());
+        for (name, saved) in policies {
             match self.shared.restore_policy(&name, &saved, restored.policies) {
                 Ok(policy) => {
                     restored.policies += 1;
