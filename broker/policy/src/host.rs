@@ -168,8 +168,8 @@ impl Host {
         self.shared.queues.refused()
     }
 
-    /// Automatic rollbacks that were made and could not be written down: a restart before the next change does not know of
-    /// them, and the audit log has their lines from that on.
+    /// Automatic rollbacks that were made and could not be written down: that is made up for as soon as it
+    /// can be, and a restart before that does not know of them.
     pub fn changes_not_kept(&self) -> u64 {
         self.shared.not_kept.load(Ordering::Relaxed)
     }

@@ -4,7 +4,7 @@
 //! It sleeps until it is woken or something is due. Spares are made at a bounded pace per worker and policy,
 //! which is what bounds the harm of a policy that always fails.
 
-use crate::binding::{Binding, Cell, Upkeep};
+use crate::binding::{Binding, Cell, Upkeep, lock};
 use crate::hook::Hook;
 use crate::instance::Failure;
 use crate::limits;
@@ -49,9 +49,10 @@ impl Keeper {
         }
     }
 
-    /// Compares versions when it is time to; returns when that is again, while there are any.
+    /// Compares versions, and writes down what is overdue, when it is time to; returns when that is again, while there is
+    /// any of it.
     fn supervise(&mut self) -> Option<Instant> {
-        if self.shared.active.load().lineups.is_empty() {
+        if self.shared.active.load().lineups.is_empty() && lock(&self.shared.overdue).is_empty() {
             return None;
         }
         let now = now();

@@ -205,20 +205,37 @@ impl Shared {
         edit: impl FnOnce(&mut Manifest) -> serde_json::Result<()>,
     ) -> Result<(), ArchiveError> {
         let Some(archive) = self.archive.get() else { return Ok(()) };
+        self.catch_up()?;
+        let bytes = self.manifest(change.generation, edit)?;
+        archive.commit(&bytes, &change.entry(archive.now_unix_ms()))
+    }
+
+    /// Writes down the changes that were made without it, the last of them with the manifest as it is.
+    pub(crate) fn catch_up(&self) -> Result<(), ArchiveError> {
+        let Some(archive) = self.archive.get() else { return Ok(()) };
+        let mut overdue = lock(&self.overdue);
+        while let [entry, later @ ..] = &**overdue {
+            if later.is_empty() {
+                archive.commit(&self.manifest(self.active.load().number, |_| Ok(()))?, entry)?;
+            } else {
+                archive.note(entry)?;
+            }
+            overdue.remove(0);
+        }
+        Ok(())
+    }
+
+    fn manifest(
+        &self,
+        generation: u64,
+        edit: impl FnOnce(&mut Manifest) -> serde_json::Result<()>,
+    ) -> Result<Vec<u8>, ArchiveError> {
         let write = || {
-            let mut manifest = self.registry().manifest(change.generation)?;
+            let mut manifest = self.registry().manifest(generation)?;
             edit(&mut manifest)?;
             manifest.to_bytes()
         };
-        let bytes =
-            write().map_err(|error: serde_json::Error| ArchiveError::Failed { reason: error.to_string() })?;
-        let mut overdue = lock(&self.overdue);
-        while let Some(entry) = overdue.first() {
-            archive.note(entry)?;
-            overdue.remove(0);
-        }
-        drop(overdue);
-        archive.commit(&bytes, &change.entry(archive.now_unix_ms()))
+        write().map_err(|error: serde_json::Error| ArchiveError::Failed { reason: error.to_string() })
     }
 
     /// Writes down what a policy is about to be; an empty one is not there.

@@ -112,6 +112,8 @@ impl Shared {
             None => is_active && !policy.has_candidate(),
         };
         if is_there {
+            // The broker may have put it there and could not write that down.
+            self.catch_up()?;
             return Ok(policy.show(name));
         }
         check_beside(&policy, &version)?;

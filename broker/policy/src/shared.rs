@@ -39,8 +39,8 @@ pub(crate) struct Shared {
     pub(crate) archive: OnceLock<Arc<dyn Archive>>,
     /// Changes that the broker made by itself and could not write down.
     pub(crate) not_kept: AtomicU64,
-    /// Those of them that are in no audit log yet. At most two of each policy, which has no more versions to take back
-    /// until one is put, and then these are noted.
+    /// Those of them that are not written down yet. At most two of each policy, which has no more versions to take back
+    /// until one is put, and then these are written down first.
     pub(crate) overdue: Mutex<Vec<AuditEntry>>,
     pub(crate) active: Arc<ArcSwap<Generation>>,
     pub(crate) queues: Queues,

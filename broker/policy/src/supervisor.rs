@@ -54,6 +54,9 @@ impl Shared {
     }
 
     fn look_at_all(&self) {
+        if let Err(error) = self.catch_up() {
+            tracing::debug!(%error, "automatic rollbacks are not written down yet");
+        }
         let now = now();
         let mut found = Vec::new();
         for (name, policy) in &mut self.registry().policies {
@@ -85,8 +88,8 @@ impl Shared {
         let (who, what) = ("broker", "automatic rollback");
         let change = Change { who, what, name, from, to, generation, details: &details };
         if let Err(error) = self.write_down_policy(&change, &policy) {
-            // Messages are what counts: a restart before the next change brings the worse version back, and it is taken
-            // back again.
+            // Messages are what counts: a restart before it is written down, which is tried again and again, brings the
+            // worse version back, and it is taken back again.
             lock(&self.overdue).push(change.entry(self.now_unix_ms()));
             self.not_kept.fetch_add(1, Ordering::Relaxed);
             tracing::error!(policy = name, %error, "an automatic rollback is not written down");

@@ -102,8 +102,8 @@ fn an_automatic_rollback_is_kept_and_goes_on_where_it_cannot_be() {
         });
         assert_eq!((revision(&state), state.last_rollback.unwrap().reason), (Some(2), "failures"));
         assert_eq!(host.changes_not_kept(), u64::from(refuses));
-        shelf.refuse(false);
         drop((policies, host));
+        shelf.refuse(false);
         let again = next(&shelf, 4).policy("p").unwrap();
         assert_eq!(again.candidate.is_some(), refuses);
         if !refuses {
@@ -284,26 +284,31 @@ fn a_candidate_is_tried_beside_an_active_version_that_is_refused() {
     assert!(host.policy("p").unwrap().candidate.is_some());
 }
 
-/// It is in force, and the next change has it outlive a restart.
+/// It is in force, and outlives a restart as soon as it can be written down: by itself, or before the answer to a change.
 #[test]
-fn an_automatic_rollback_that_could_not_be_noted_is_noted_with_the_next_change() {
-    let (shelf, host) = on_trial(json!({ "canary_percent": 99, "budget": { "calls_min": 5 } }));
-    shelf.refuse(true);
-    let mut policies = host.worker(0);
-    let state = crate::eventually("it is taken back", || {
-        (0..20).for_each(|n| drop(mark(&mut policies, &format!("user{n}"), "fail")));
-        host.policy("p").filter(|state| state.candidate.is_none())
-    });
-    let (lines, taken_back) = (shelf.changes(), state.generation);
-    shelf.refuse(false);
-    for put in 1..=2 {
-        let more = json!({ "order": put });
-        host.put_policy("q", document("p@2", &ALL, more), "test").unwrap();
-        assert_eq!(shelf.changes(), lines + 1 + put);
+fn an_automatic_rollback_that_could_not_be_written_down_is_as_soon_as_it_can_be() {
+    for changes in [0, 1, 2] {
+        let (shelf, host) = on_trial(json!({ "canary_percent": 99, "budget": { "calls_min": 5 } }));
+        shelf.refuse(true);
+        let mut policies = host.worker(0);
+        let state = crate::eventually("it is taken back", || {
+            (0..20).for_each(|n| drop(mark(&mut policies, &format!("user{n}"), "fail")));
+            host.policy("p").filter(|state| state.candidate.is_none())
+        });
+        // What is in its place already is not answered for before it is kept.
+        let put_again = || host.put_policy("p", document("p@2", &ALL, json!({})), "test");
+        assert!(matches!(put_again(), Err(PutError::NotKept(_))));
+        let (lines, taken_back) = (shelf.changes(), state.generation);
+        shelf.refuse(false);
+        match changes {
+            0 => crate::eventually("it is kept", || (shelf.changes() > lines).then_some(())),
+            1 => drop(put_again().unwrap()),
+            _ => drop(host.put_policy("q", document("p@2", &ALL, json!({})), "test").unwrap()),
+        }
+        drop((policies, host));
+        assert_eq!(shelf.changes(), lines + changes.max(1));
+        let noted = shelf.change_at(lines);
+        assert_eq!((noted.what.as_str(), noted.generation), ("automatic rollback", taken_back));
+        assert_eq!(next(&shelf, 4).policy("p").unwrap().candidate, None);
     }
-    let noted = shelf.change_at(lines);
-    assert_eq!((noted.what.as_str(), noted.generation), ("automatic rollback", taken_back));
-    assert_eq!(shelf.change_at(lines + 1).what, "policy put");
-    drop((policies, host));
-    assert_eq!(next(&shelf, 4).policy("p").unwrap().candidate, None);
 }
