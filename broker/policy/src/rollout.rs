@@ -249,7 +249,9 @@ impl Policy {
 
     /// Makes a version the active one and keeps what it replaces.
     fn activate(&mut self, version: Version) {
-        self.previous = self.active.take().or_else(|| self.previous.take());
+        let decided = self.active.take();
+        // Where what decided could not be brought back, that is what is gone back to, once it can.
+        self.previous = decided.or_else(|| self.previous.take().filter(|_| self.lost.active.is_none()));
         self.lost.activate(self.previous.is_some());
         self.probation = None;
         let before = self.previous.as_ref().and_then(|version| version.binding.as_ref());

@@ -312,3 +312,28 @@ fn an_automatic_rollback_that_could_not_be_written_down_is_as_soon_as_it_can_be(
         assert_eq!(next(&shelf, 4).policy("p").unwrap().candidate, None);
     }
 }
+
+/// What decided is what a rollback goes back to, also where its file is put right only later.
+#[test]
+fn an_active_version_that_is_refused_becomes_the_previous_one() {
+    for promotes in [true, false] {
+        let (shelf, host) = on_trial(json!({ "canary_percent": 50 }));
+        let second = digest(&host, 2);
+        drop(host);
+        let whole = shelf.load_component(&second).unwrap();
+        shelf.remove_component(&second);
+        let host = next(&shelf, 4);
+        assert_eq!(lost(&host), [("active", "p@2".to_owned())]);
+        if promotes {
+            host.promote("p", None, "test").unwrap();
+        } else {
+            host.put_policy("p", document("p@3", &ALL, json!({})), "test").unwrap();
+        }
+        assert_eq!(lost(&host), [("previous", "p@2".to_owned())]);
+        assert_eq!(host.policy("p").unwrap().previous, None);
+        drop(host);
+        shelf.save_component(&second, &whole).unwrap();
+        let host = next(&shelf, 4);
+        assert_eq!(revision(&host.rollback("p", None, "test").unwrap()), Some(2));
+    }
+}
