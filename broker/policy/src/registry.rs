@@ -403,6 +403,11 @@ impl Policy {
         self.candidate.is_some() || self.lost.candidate.is_some()
     }
 
+    /// Whether a rollback drops the candidate: one that was not brought back is in the way of no version to go back to.
+    pub(crate) const fn drops_candidate(&self) -> bool {
+        self.candidate.is_some() || (self.lost.candidate.is_some() && self.previous.is_none())
+    }
+
     pub(crate) fn hook(&self) -> Option<Hook> {
         self.versions().next().map(|version| version.document.hook)
     }

@@ -59,7 +59,8 @@ impl Host {
         Ok(state.map_err(PutError::NotKept)?)
     }
 
-    /// Drops the candidate; without one goes back to what the policy was before its last change. A second time
+    /// Drops the candidate; without one, or with one that was not brought back, goes back to what the policy was before its
+    /// last change. A second time
     /// returns from there, but not to what the broker took back. `seen` is as for [`Host::promote`].
     pub fn rollback(&self, name: &str, seen: Option<u64>, who: &str) -> Result<PolicyState, RollbackError> {
         let _one_at_a_time = self.shared.turn();
@@ -75,7 +76,7 @@ impl Host {
             return Err(RollbackError::OtherGeneration { name: name.to_owned(), seen, generation });
         }
         let (why, generation) = (("operator", String::new()), self.generation() + 1);
-        let (_, from) = if policy.has_candidate() {
+        let (_, from) = if policy.drops_candidate() {
             policy.drop_candidate(why, generation)
         } else {
             let previous = policy.previous.as_ref();

@@ -337,3 +337,20 @@ fn an_active_version_that_is_refused_becomes_the_previous_one() {
         assert_eq!(revision(&host.rollback("p", None, "test").unwrap()), Some(2));
     }
 }
+
+/// Who goes back from a bad version means that one, not a candidate that asks nothing.
+#[test]
+fn a_candidate_that_is_refused_is_in_the_way_of_no_rollback() {
+    let (shelf, host) = on_trial(json!({ "canary_percent": 50 }));
+    let third = digest(&host, 3);
+    drop(host);
+    let whole = shelf.load_component(&third).unwrap();
+    shelf.remove_component(&third);
+    let host = next(&shelf, 4);
+    assert_eq!(revision(&host.rollback("p", None, "test").unwrap()), Some(1));
+    assert_eq!(lost(&host), [("candidate", "p@3".to_owned())]);
+    drop(host);
+    shelf.save_component(&third, &whole).unwrap();
+    let state = next(&shelf, 4).policy("p").unwrap();
+    assert_eq!((revision(&state), state.candidate.unwrap().version.revision), (Some(1), Some(3)));
+}
