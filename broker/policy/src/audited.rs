@@ -6,7 +6,7 @@ use crate::document::PolicyDocument;
 use crate::registry::Version;
 use serde_json::{Map, Value};
 
-/// What decided before a change: what stands for it, and the version where it could be asked.
+/// What decided before a change, or the candidate that it drops: what stands for it, and the version where it could be asked.
 pub(crate) type Before = (String, Option<Version>);
 
 pub(crate) fn before(version: Option<&Version>) -> Before {

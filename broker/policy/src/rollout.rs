@@ -118,10 +118,12 @@ impl Shared {
             return Ok(policy.show(name));
         }
         check_beside(&policy, &version)?;
-        let from = audited::before(policy.active.as_ref());
+        let mut from = audited::before(policy.active.as_ref());
         let Some(trial) = trial else {
-            (policy.candidate, policy.lost.candidate) = (None, None);
-            if !is_active {
+            let dropped = policy.take_candidate();
+            if is_active {
+                from = dropped;
+            } else {
                 version.binding = self.prepare(name, &version, (&policy.stats, &policy.memory))?;
                 policy.activate(version);
             }
@@ -284,10 +286,15 @@ impl Policy {
         why: (&'static str, String),
         generation: u64,
     ) -> (Rollback, Before) {
+        let from = self.take_candidate();
+        (self.note_rollback(why, from.0.clone(), generation), from)
+    }
+
+    /// Takes the candidate away, also one that was not brought back.
+    fn take_candidate(&mut self) -> Before {
         let lost = self.lost.candidate.take().map(|(candidate, _)| candidate.version.label());
         let tried = self.candidate.take().map(|tried| tried.version);
-        let from = tried.as_ref().map(Version::label).or(lost).unwrap_or_default();
-        (self.note_rollback(why, from.clone(), generation), (from, tried))
+        (tried.as_ref().map(Version::label).or(lost).unwrap_or_default(), tried)
     }
 
     /// Exchanges the active version for the one before, and notes who did. A candidate that has not the hook of that one

@@ -93,6 +93,22 @@ fn a_change_of_the_document_alone_is_seen() {
     assert!(digests("to_digest")[..5].iter().all(|digest| *digest == digests("to_digest")[0]));
 }
 
+/// A PUT of what is active already only drops the candidate, and says which.
+#[test]
+fn a_candidate_that_is_dropped_by_a_put_is_named() {
+    let host = host(1);
+    host.upload("p", &Guest::default().build(), "test").unwrap();
+    let put = |more| host.put_policy("dropped", document("p@1", &["topic/a"], more), "test").unwrap();
+    put(json!({}));
+    put(json!({ "canary_percent": 5, "order": 7 }));
+    put(json!({}));
+    assert_eq!(about("dropped")[2], "test | policy put | p@1 (canary 5 %) | p@1");
+    let lines = LINES.lock().unwrap();
+    let lines: Vec<&Line> = lines.iter().filter(|line| line["name"] == "dropped").collect();
+    assert_eq!(lines[2]["changed"], "canary_percent order");
+    assert_eq!(lines[2]["from_document"], lines[1]["to_document"]);
+}
+
 #[test]
 fn changes_are_audited_and_failures_are_not() {
     let host = host(1);
