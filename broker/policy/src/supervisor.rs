@@ -95,7 +95,13 @@ impl Shared {
             tracing::error!(policy = name, %error, "an automatic rollback is not written down");
         }
         self.swap(name, Some(&policy));
-        self.registry().keep(name, policy);
+        let is_missed = policy.is_empty() && before.is_some_and(|version| version.document.required);
+        let mut registry = self.registry();
+        registry.keep(name, policy);
+        if is_missed {
+            registry.missing.insert(name.to_owned(), "its only version was taken back".to_owned());
+        }
+        drop(registry);
         change.log();
         let (from, to) = (&*change.from, &*change.to);
         tracing::warn!(target: "plugin", policy = name, from, to, reason, detail, "taken back");

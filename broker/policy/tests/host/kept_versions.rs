@@ -186,7 +186,7 @@ fn a_policy_that_was_only_tried_goes_with_its_candidate() {
     let host = next(&shelf, 1);
     host.upload("p", &version("1", 0), "test").unwrap();
     for by_broker in [false, true] {
-        let more = json!({ "canary_percent": 99, "budget": { "calls_min": 5 } });
+        let more = json!({ "canary_percent": 99, "required": true, "budget": { "calls_min": 5 } });
         host.put_policy("p", document("p", &ALL, more), "test").unwrap();
         if by_broker {
             let mut policies = host.worker(0);
@@ -199,12 +199,17 @@ fn a_policy_that_was_only_tried_goes_with_its_candidate() {
             assert_eq!((state.current, state.candidate), (None, None));
         }
         assert!(host.policy("p").is_none());
+        let missed = host.unready().into_iter().map(|unready| unready.reason).collect::<Vec<_>>();
+        assert_eq!(missed, vec!["its only version was taken back"; usize::from(by_broker)]);
         let last = shelf.last_change();
         assert_eq!((last.from.as_str(), last.to.as_str()), ("p@1 (canary 99 %)", ""));
         assert_eq!(last.generation, host.generation());
         host.put_policy("other", document("p", &ALL, json!({})), "test").unwrap();
         host.remove_policy("other", "test").unwrap();
     }
+    host.put_policy("p", document("p", &ALL, json!({})), "test").unwrap();
+    assert_eq!(host.unready(), [], "it is there again");
+    host.remove_policy("p", "test").unwrap();
     drop(host);
     // As an earlier version may have kept what was left of it.
     shelf.edit_manifest(r#""policies":{}"#, r#""policies":{"p":{"generation":2}}"#);
