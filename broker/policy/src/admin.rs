@@ -256,12 +256,16 @@ impl Host {
         if !plugin::is_name(name) {
             return Err(PutError::Name { name: name.to_owned() });
         }
-        // Compiling is long; what is replaced or removed meanwhile is found out below.
-        if let Source::Plugin(kept) = self.shared.find_source(&document)? {
-            self.shared.compiled(&kept)?;
+        // Compiling is long; which revisions are replaced or removed meanwhile is found out below.
+        let found = self.shared.find_source(&document)?;
+        if let Source::Plugin(kept) = &found {
+            self.shared.compiled(kept)?;
         }
         let _one_at_a_time = self.shared.turn();
-        let source = self.shared.find_source(&document)?;
+        let source = match found {
+            Source::Plugin(_) => self.shared.find_source(&document)?,
+            rules @ Source::Rules(_) => rules,
+        };
         let policy = {
             let registry = self.registry();
             let policy = registry.policies.get(name).cloned();
