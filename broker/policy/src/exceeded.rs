@@ -23,7 +23,8 @@ pub(crate) enum Limit {
     Buckets,
 }
 
-const LIMITS: usize = 6;
+/// How many there are.
+pub(crate) const LIMITS: usize = 6;
 
 impl Limit {
     const ALL: [Self; LIMITS] =

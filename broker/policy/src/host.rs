@@ -7,6 +7,7 @@ use crate::capacity;
 use crate::capture::Captures;
 use crate::discards::Discards;
 use crate::engine::{self, Ticker};
+use crate::exceeded::LIMITS;
 use crate::fast::Adapters;
 use crate::hook::Hook;
 use crate::hostcalls::Surroundings;
@@ -73,7 +74,7 @@ pub struct PolicyMetrics {
     pub latency: LatencyBuckets,
     pub kept: Kept,
     /// How often calls went over limits that do not end them, by limit.
-    pub exceeded: [(&'static str, u64); 6],
+    pub exceeded: [(&'static str, u64); LIMITS],
     /// The worst breaker of the versions that decide.
     pub breaker: BreakerState,
     /// Instances replaced because they served long enough or filled their memory.

@@ -330,7 +330,7 @@ impl Policy {
         from: String,
         generation: u64,
     ) -> Rollback {
-        let to = self.active.as_ref().map_or_else(String::new, Version::label);
+        let to = audited::label(self.active.as_ref());
         let rollback = Rollback { reason, detail, from, to, generation };
         self.rollbacks.note(rollback.clone());
         rollback
