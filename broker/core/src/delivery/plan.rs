@@ -95,8 +95,8 @@ impl Cause {
     ];
 
     /// Those that a message can be kept as a dead letter for: one that has expired is of no more use to anybody.
-    pub const OF_DEAD_LETTERS: [Self; 5] =
-        [Self::Timeout, Self::Nack, Self::QueueFull, Self::Offline, Self::ConnectionLost];
+    pub const OF_DEAD_LETTERS: [Self; 6] =
+        [Self::Timeout, Self::Nack, Self::QueueFull, Self::Offline, Self::ConnectionLost, Self::Stopped];
 
     /// The word in ledgers, errors and metrics.
     pub const fn as_str(self) -> &'static str {

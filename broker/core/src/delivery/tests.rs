@@ -324,9 +324,11 @@ fn a_stop_ends_what_nobody_acknowledges() {
     let mut bench = Bench::new();
     let (ann, bob) = (user("ann"), user("bob"));
     let one = std::slice::from_ref;
-    bench.begin_with(&batch_to("group/g", 1, &[0, 0]), one(&bob), one(&ann), PLAN);
-    bench.begin(&batch(10, 1), std::slice::from_ref(&bob), PLAN);
-    bench.acked(1..2, &bob);
+    let group = batch_to("group/g", 1, &[0, 0]);
+    bench.begin_with(&group, one(&bob), one(&ann), PLAN);
+    bench.begin(&batch(10, 1), one(&bob), PLAN);
+    let acked = Report { to: &group.to, session: Some(DEVICE), ..report(1..2, &bob, 1) };
+    bench.run(|tracker, turn| tracker.handle_acked(&acked, turn.now_ms, turn.out));
     let stop = |bench: &mut Bench, over: Recipient, most: usize| {
         let (is_over, is_kept) = (|one: &Recipient| *one == over, |batch: &Batch| batch.to.name() == "bob");
         let stopping = Stopping { is_over: &is_over, is_kept: &is_kept };
