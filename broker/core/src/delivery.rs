@@ -32,7 +32,7 @@ pub use event::{Event, References};
 pub use flight::State;
 pub use ledger::{DeviceRow, LedgerEntry, RecipientRow};
 pub use plan::{AckPlan, Backoff, Cause, Exhausted, Quorum};
-pub use tracker::{Bounds, Failed, Flight, Report, Stats, Stopping, Tracker, Turn};
+pub use tracker::{Bounds, Failed, Flight, Report, Share, Stats, Stopping, Tracker, Turn};
 pub use window::{Acked, NotInFlight, Sending, Window};
 
 use crate::address::Name;

@@ -8,7 +8,7 @@ use super::event::Event;
 use super::flight::{Cell, Part, State};
 use super::ledger::{Common, LedgerEntry};
 use super::receipts::{Outcome, Publishers, Receipts};
-use super::tracker::{Failed, Flight, Report, Stopping, Turn};
+use super::tracker::{Failed, Flight, Report, Share, Stopping, Turn};
 use super::{AckPlan, Cause, Exhausted, Recipient};
 use crate::id::MessageId;
 use crate::limits;
@@ -230,14 +230,26 @@ impl Live {
         self.find_due();
     }
 
-    /// Ends what is open for recipients that get no more.
-    pub(super) fn handle_stop(&mut self, stopping: &Stopping<'_>, around: &mut Surroundings<'_, '_>) {
-        let is_kept = (stopping.is_kept)(&self.batch);
+    /// Ends what is open for recipients that get no more, as far as the share goes; gives whether that was all.
+    pub(super) fn handle_stop(
+        &mut self,
+        stopping: &Stopping<'_>,
+        share: &mut Share,
+        around: &mut Surroundings<'_, '_>,
+    ) -> bool {
         for index in 0..self.parts.len() {
-            if !self.parts.get(index).is_some_and(|part| (stopping.is_over)(&part.recipient)) {
+            let open = self.cells(index, 0..self.common.messages, |cell| !cell.state.is_end());
+            let Some(part) = self.parts.get(index) else { continue };
+            if open.is_empty() || !(stopping.is_over)(&part.recipient) {
                 continue;
             }
-            let open = self.cells(index, 0..self.common.messages, |cell| !cell.state.is_end());
+            if share.is_used() {
+                return false;
+            }
+            let is_kept = (stopping.is_kept)(&self.batch, &part.recipient);
+            let is_copied = !(is_kept && self.batch.is_kept);
+            let messages = open.iter().map(|(range, _)| range.len()).sum();
+            share.take(messages, if is_copied { self.batch.size_bytes() } else { 0 });
             for (range, cell) in open {
                 for (range, is_expired) in self.stretches(range, around.turn.now_ms) {
                     if is_kept && !is_expired {
@@ -249,6 +261,7 @@ impl Live {
                 }
             }
         }
+        true
     }
 
     /// Whether a recipient's next session reads a part of it from the store.

@@ -330,9 +330,11 @@ fn a_stop_ends_what_nobody_acknowledges() {
     let acked = Report { to: &group.to, session: Some(DEVICE), ..report(1..2, &bob, 1) };
     bench.run(|tracker, turn| tracker.handle_acked(&acked, turn.now_ms, turn.out));
     let stop = |bench: &mut Bench, over: Recipient, most: usize| {
-        let (is_over, is_kept) = (|one: &Recipient| *one == over, |batch: &Batch| batch.to.name() == "bob");
+        let is_over = |one: &Recipient| *one == over;
+        let is_kept = |batch: &Batch, _: &Recipient| batch.to.name() == "bob";
         let stopping = Stopping { is_over: &is_over, is_kept: &is_kept };
-        bench.run(|tracker, turn| _ = tracker.handle_stop(&stopping, most, turn))
+        let share = Share { deliveries: most, bytes: usize::MAX };
+        bench.run(|tracker, turn| _ = tracker.handle_stop(&stopping, (0, share), turn))
     };
     let of_ann = ["dead letter 0..2 of ann stopped after 0", "not delivered 0..2 ref 500 stopped after 0"];
     assert_eq!(stop(&mut bench, ann.clone(), 9), of_ann);
@@ -343,6 +345,29 @@ fn a_stop_ends_what_nobody_acknowledges() {
     assert_eq!(bench.tracker.entry(id(10)).unwrap().recipients[0].state, State::Stored);
     assert_eq!(bench.tracker.take_ended().len(), 1, "what the store has left to it has its ledger there");
     assert_eq!(bench.tracker.stats().flights, 0);
+}
+
+#[test]
+fn a_stop_ends_as_many_bytes_at_once_as_it_may() {
+    let mut bench = Bench::new();
+    let all = ["a", "b", "c"].map(user);
+    let (big, other) = (batch_to("group/g", 1, &[0]), batch_to("group/h", 5, &[0, 0]));
+    bench.begin(&big, &all, PLAN);
+    bench.begin(&other, &all[..1], PLAN);
+    let is_over = |one: &Recipient| *one != all[1];
+    let stopping = Stopping { is_over: &is_over, is_kept: &|_, _| false };
+    let mut stop = |from: u64, deliveries: usize, bytes: usize| {
+        let (mut next, share) = (None, Share { deliveries, bytes });
+        let events = bench.run(|tracker, turn| next = tracker.handle_stop(&stopping, (from, share), turn));
+        let letters = events.into_iter().filter(|event| event.starts_with("dead letter"));
+        (letters.map(|event| event[..21].to_owned()).collect::<Vec<_>>(), next)
+    };
+    let size_bytes = big.size_bytes();
+    assert_eq!(stop(0, 99, size_bytes), (vec!["dead letter 0..1 of a".to_owned()], Some(1)));
+    assert_eq!(stop(1, 2, size_bytes + 1), (vec!["dead letter 0..1 of c".to_owned()], Some(5)));
+    assert_eq!(stop(0, 1, 1), (vec![], Some(5)), "who is only looked at counts");
+    assert_eq!(stop(5, 1, 1), (vec!["dead letter 0..2 of a".to_owned()], None));
+    assert_eq!(stop(0, 99, 99), (vec![], None), "the other one goes on");
 }
 
 #[test]

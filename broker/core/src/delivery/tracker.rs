@@ -108,8 +108,28 @@ pub struct Turn<'a> {
 #[expect(missing_debug_implementations, reason = "functions are not shown")]
 pub struct Stopping<'a> {
     pub is_over: &'a dyn Fn(&Recipient) -> bool,
-    /// Whether the store has the batch, or can have it, for its recipients' next sessions.
-    pub is_kept: &'a dyn Fn(&Batch) -> bool,
+    /// Whether the store has the batch, or can have it, for the recipient's next session.
+    pub is_kept: &'a dyn Fn(&Batch, &Recipient) -> bool,
+}
+
+/// How much of a stop is done at once. The last recipient's messages may go beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Messages times recipients that end, and recipients that are looked at.
+    pub deliveries: usize,
+    /// What is copied to be kept: a batch for each of its recipients.
+    pub bytes: usize,
+}
+
+impl Share {
+    pub(super) const fn is_used(&self) -> bool {
+        self.deliveries == 0 || self.bytes == 0
+    }
+
+    pub(super) const fn take(&mut self, deliveries: usize, bytes: usize) {
+        self.deliveries = self.deliveries.saturating_sub(deliveries);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 /// What a tracker holds, and what it ignored.
@@ -262,32 +282,37 @@ impl Tracker {
         self.publishers.remove(&publisher);
     }
 
-    /// Ends what is open for recipients that get no more, in the order of the messages: about `most` deliveries, and those
-    /// of one flight at least. Gives whether there is more.
-    pub fn handle_stop(&mut self, stopping: &Stopping<'_>, most: usize, turn: &mut Turn<'_>) -> bool {
-        let concerns = |live: &Live| live.parts.iter().any(|part| (stopping.is_over)(&part.recipient));
-        let flights = (0_u32..).zip(&self.slots).filter_map(|(slot, live)| Some((live.as_ref()?, slot)));
-        let mut flights: Vec<_> = flights
-            .filter(|(live, _)| concerns(live))
-            .map(|(live, slot)| (live.common.first.count(), slot))
-            .collect();
-        flights.sort_unstable();
-        let wanted = self.deliveries.saturating_sub(most);
-        for &(_, slot) in &flights {
-            if self.deliveries <= wanted {
-                return true;
+    /// Ends a share of what is open for recipients that get no more, in the order of the messages, beginning with those of
+    /// this count. Gives where there is more.
+    pub fn handle_stop(
+        &mut self,
+        stopping: &Stopping<'_>,
+        (mut from, mut share): (u64, Share),
+        turn: &mut Turn<'_>,
+    ) -> Option<u64> {
+        while let Some((&count, slots)) = self.by_count.range(from..).next() {
+            if share.is_used() {
+                return Some(count);
             }
-            let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
-            let open = live.open;
-            let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
-            live.handle_stop(
-                stopping,
-                &mut Surroundings { slot, publishers, waiting, seed, turn: &mut *turn },
-            );
-            self.deliveries -= open - live.open;
-            self.finish(slot);
+            let mut seen = 0;
+            for slot in slots.clone() {
+                let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
+                let open = live.open;
+                seen += live.parts.len();
+                let (publishers, waiting, seed) = (&self.publishers, &mut self.waiting, self.seed);
+                let mut around = Surroundings { slot, publishers, waiting, seed, turn: &mut *turn };
+                let is_through = live.handle_stop(stopping, &mut share, &mut around);
+                self.deliveries -= open - live.open;
+                self.finish(slot);
+                if !is_through {
+                    return Some(count);
+                }
+            }
+            // Behind the last of them, or those that are only looked at could use up every share.
+            share.take(seen, 0);
+            from = count.checked_add(1)?;
         }
-        false
+        None
     }
 
     /// Whether a publisher waits for receipts.

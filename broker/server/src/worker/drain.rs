@@ -10,18 +10,18 @@
 //! publishers. Where the store can have it for the recipient's next session, it does; else it becomes a dead letter
 //! with the cause `stopped`. Not here: accepting ([`super::tasks`]), and what an end means ([`super::tracking`]).
 
-use super::Worker;
 use super::connection::Connection;
 use super::counters::Ended;
 use super::events::retry;
 use super::link;
 use super::receipts::INTERNAL;
 use super::tasks::Cell;
+use super::{Shared, Worker};
 use hashbrown::HashSet;
 use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::Instant;
-use waspmq_core::delivery::{Recipient, Stopping, Turn};
+use waspmq_core::delivery::{Recipient, Share, Stopping, Turn};
 use waspmq_core::message::Batch;
 use waspmq_core::settings::Keep;
 use waspmq_core::{Close, Code, Kind, Reject, SessionId};
@@ -33,8 +33,9 @@ const POLL: Duration = Duration::from_millis(5);
 const AWAY_EVERY: Duration = Duration::from_millis(50);
 /// Connections told before others run.
 const TOLD_PER_TURN: usize = 256;
-/// Deliveries ended before others run; the journal has to have room for those that are kept.
-const DELIVERIES_PER_TURN: usize = 4_096;
+/// What is ended before others run. Every worker does so while the journal has room, of which it keeps 32 MiB behind that
+/// for what is pushed at once.
+const PER_TURN: Share = Share { deliveries: 4_096, bytes: 1024 * 1024 };
 /// How often a worker without connections looks whether everything is saved that queues' members acknowledged, and
 /// whether the journal has room for what is kept.
 const LOOKS_MAX: u32 = 100;
@@ -58,7 +59,7 @@ pub(super) async fn drain_connections(worker: &Cell) {
     let part = |span: Duration, index: usize| {
         u64::try_from(span.as_micros() * index as u128 / count as u128).map_or(span, Duration::from_micros)
     };
-    let mut away_due = started;
+    let (mut away_due, mut away_from) = (started, 0);
     loop {
         let now = Instant::now();
         if now >= started + most {
@@ -67,8 +68,8 @@ pub(super) async fn drain_connections(worker: &Cell) {
         let due = numbers.iter().enumerate().skip(next).take(TOLD_PER_TURN);
         let due: Vec<_> = due.take_while(|(index, _)| started + part(spread, *index) <= now).collect();
         if now >= away_due {
-            let has_more = worker.borrow_mut().stop_for_those_away();
-            away_due = if has_more { now } else { now + AWAY_EVERY };
+            let more = worker.borrow_mut().stop_for_those_away(away_from);
+            (away_from, away_due) = more.map_or((0, now + AWAY_EVERY), |from| (from, now));
         }
         next += due.len();
         for &(index, &number) in &due {
@@ -124,16 +125,23 @@ pub(super) async fn drain_acks(worker: &Cell) {
     );
 }
 
-/// Ends everything that publishers of this worker wait for, as fast as the journal takes what is kept of it.
+/// Ends everything that publishers of this worker wait for, as fast as the journal takes what is kept of it. Only one that
+/// stands still is not waited for any more.
 pub(super) async fn stop_deliveries(worker: &Cell) {
     let shared = worker.borrow().shared.clone();
     let mut looks = 0;
-    while worker.borrow_mut().stop_flights(&|_| true) {
-        yield_now().await;
+    loop {
         while !shared.journal.has_room() && looks < LOOKS_MAX {
             looks += 1;
             tokio::time::sleep(POLL).await;
         }
+        if shared.journal.has_room() {
+            looks = 0;
+        }
+        if worker.borrow_mut().stop_flights(&|_| true, 0).is_none() {
+            return;
+        }
+        yield_now().await;
     }
 }
 
@@ -212,34 +220,50 @@ impl Worker {
         self.close_with(connection, (close.number(), close.name()), Ended::Drained);
     }
 
-    /// Ends what waits for recipients that have no session: who left does not come back here. Gives whether there is more.
-    fn stop_for_those_away(&mut self) -> bool {
+    /// Ends a share of what waits for recipients that have no session: who left does not come back here. Gives where there
+    /// is more.
+    fn stop_for_those_away(&mut self, from: u64) -> Option<u64> {
         if !self.shared.journal.has_room() {
-            return true;
+            return Some(from);
         }
         let registry = self.shared.registry.clone();
         let is_away = |recipient: &Recipient| match recipient {
             Recipient::User(user) => !registry.is_online(user),
             Recipient::Queue(queue) => registry.queue(queue).is_none(),
         };
-        self.stop_flights(&is_away)
+        self.stop_flights(&is_away, from)
     }
 
-    /// Ends a bounded number of deliveries as far as their recipients are named; gives whether there are more.
-    fn stop_flights(&mut self, is_over: &dyn Fn(&Recipient) -> bool) -> bool {
+    /// Ends a share of the deliveries as far as their recipients are named, beginning with the message of this count; gives
+    /// where there are more.
+    fn stop_flights(&mut self, is_over: &dyn Fn(&Recipient) -> bool, from: u64) -> Option<u64> {
         if self.tracker.stats().deliveries == 0 {
-            return false;
+            return None;
         }
         let now_ms = self.shared.clock.now_us() / 1_000;
-        let rules = self.shared.rules.clone();
-        let is_kept = |batch: &Batch| {
-            batch.is_kept || batch.to.kind() == Kind::User && rules.of(&batch.to).keep != Keep::Never
-        };
+        let shared = self.shared.clone();
+        let is_kept = |batch: &Batch, recipient: &Recipient| is_kept_for(&shared, batch, recipient);
         let Self { tracker, policies, events, .. } = self;
         let turn = &mut Turn { now_ms, acking: policies, out: events };
         let stopping = Stopping { is_over, is_kept: &is_kept };
-        let has_more = tracker.handle_stop(&stopping, DELIVERIES_PER_TURN, turn);
+        let more = tracker.handle_stop(&stopping, (from, PER_TURN), turn);
         self.settle();
-        has_more
+        more
+    }
+}
+
+/// Whether the recipient's next session, or the queue's next member, reads the messages from the store. A topic, and `all`, is only
+/// read by a session that goes on.
+fn is_kept_for(shared: &Shared, batch: &Batch, recipient: &Recipient) -> bool {
+    match (recipient, batch.to.kind()) {
+        (_, Kind::User) => batch.is_kept || shared.rules.of(&batch.to).keep != Keep::Never,
+        (Recipient::Queue(_), _) | (_, Kind::Group) => batch.is_kept,
+        (Recipient::User(user), _) => {
+            let goes_on = || {
+                shared.resumes.is_on() && shared.registry.is_online(user)
+                    || shared.resumes.reads_later(&batch.to, shared.clock.now().unix_ms)
+            };
+            batch.is_kept && goes_on()
+        }
     }
 }
