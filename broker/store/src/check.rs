@@ -226,7 +226,7 @@ fn repair_journals(path: &Path, report: &mut Report) -> Result<Option<u64>, Open
         } else {
             keep_whole_batches(&journal)?;
             // Without a number all that the log has is in doubt.
-            doubted.get_or_insert(applied.unwrap_or_default());
+            doubted.get_or_insert_with(|| applied.unwrap_or_default());
         }
         let what =
             format!("{}: what could not be read from byte {} on", journal.display(), found.whole_bytes);
