@@ -147,7 +147,8 @@ impl Registry {
         self.end_membership((user, group), Step::Detach, workers)
     }
 
-    /// Ends a membership for which the user has no right any more, as [`Self::leave`] does.
+    /// Ends a membership for which the user has no right any more, as [`Self::leave`] does. One that is an operator's by now is
+    /// not ended: `not_found`, as of one that has ended.
     pub fn forbid(&self, user: &Name, group: &Name, workers: &dyn Workers) -> Result<(), Reject> {
         self.end_membership((user, group), Step::Forbid, workers)
     }
@@ -160,7 +161,9 @@ impl Registry {
     ) -> Result<(), Reject> {
         let address = Address::group(group);
         let mut directory = self.directory(user);
-        let entry = directory.users.get_mut(user).filter(|entry| entry.is_in(group));
+        let is_meant =
+            |one: &Membership| one.group == *group && (step != Step::Forbid || one.by == JoinedBy::Member);
+        let entry = directory.users.get_mut(user).filter(|entry| entry.groups.iter().any(is_meant));
         let Some(entry) = entry else {
             return Err(Reject::new(Code::NotFound, format!("user {user} is not in group {group}")));
         };

@@ -105,6 +105,8 @@ fn a_membership_is_of_the_user_or_of_an_operator() {
     assert_eq!(registry.add_member(&alice, &eng, &workers), Ok(Some(Added::TakenOver)));
     assert_eq!(registry.add_member(&alice, &eng, &workers), Ok(None));
     assert_eq!(registry.joined_by(&alice), []);
+    let error = registry.forbid(&alice, &eng, &workers).unwrap_err();
+    assert_eq!((error.code, registry.is_member(&alice, &eng)), (Code::NotFound, true), "the operator's");
     registry.leave(&alice, &eng, &workers).unwrap();
     registry.join(&alice, &eng, &workers).unwrap();
     assert_eq!(registry.joined_by(&alice), std::slice::from_ref(&eng));
