@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Publishers that want receipts, with their flights. One that is absent is gone.
+/// Publishers that want receipts, with their flights of which any is left to be told. One that is absent is gone, or has them all.
 pub(super) type Publishers = HashMap<SessionId, u32, foldhash::fast::RandomState>;
 
 /// How a recipient ended.
@@ -25,6 +25,10 @@ pub(super) enum Outcome {
 pub(super) struct Receipts {
     pub(super) publisher: Option<SessionId>,
     references: References,
+    /// Messages with refs whose receipts were not told.
+    awaited: usize,
+    /// Whether the flight is among its publisher's.
+    is_counted: bool,
     /// Per message, how many recipients acknowledged and how many failed; empty with a single recipient.
     counts: Vec<(u16, u16)>,
     recipients: u32,
@@ -40,7 +44,35 @@ impl Receipts {
     ) -> Self {
         let counts = if recipients > 1 { vec![(0, 0); usize::from(messages)] } else { Vec::new() };
         let recipients = u32::try_from(recipients).unwrap_or(u32::MAX);
-        Self { publisher, references, counts, recipients, needed: quorum.of(recipients) }
+        let awaited = count(&references, 0..messages);
+        let needed = quorum.of(recipients);
+        Self { publisher, references, awaited, is_counted: false, counts, recipients, needed }
+    }
+
+    /// Adds the flight to its publisher's where it has something to be told.
+    pub(super) fn begin(&mut self, publishers: &mut Publishers) {
+        if let Some(publisher) = self.publisher.filter(|_| self.awaited > 0) {
+            *publishers.entry(publisher).or_default() += 1;
+            self.is_counted = true;
+        }
+    }
+
+    /// Whether everything was told and [`Self::end`] is to be called.
+    pub(super) const fn is_over(&self) -> bool {
+        self.is_counted && self.awaited == 0
+    }
+
+    /// Takes the flight from its publisher's.
+    pub(super) fn end(&mut self, publishers: &mut Publishers) {
+        let is_counted = std::mem::take(&mut self.is_counted);
+        if let Some(publisher) = self.publisher.filter(|_| is_counted)
+            && let Some(flights) = publishers.get_mut(&publisher)
+        {
+            *flights = flights.saturating_sub(1);
+            if *flights == 0 {
+                publishers.remove(&publisher);
+            }
+        }
     }
 
     /// Counts one recipient's end for each message of `range` and tells the publisher about those it settles.
@@ -53,6 +85,7 @@ impl Receipts {
     ) {
         let wants = self.publisher.is_some_and(|publisher| publishers.contains_key(&publisher));
         if self.counts.is_empty() {
+            self.awaited = self.awaited.saturating_sub(count(&self.references, range.clone()));
             if wants {
                 self.tell(batch, range.clone(), outcome, out);
             }
@@ -62,12 +95,16 @@ impl Receipts {
         let mut settled: Option<Range<u16>> = None;
         for index in range.clone() {
             let Some((acked, failed)) = self.counts.get_mut(usize::from(index)) else { continue };
-            let (count, settling) = match outcome {
+            let (ended, settling) = match outcome {
                 Outcome::Acked => (acked, self.needed),
                 Outcome::Failed(..) => (failed, failures),
             };
-            *count += 1;
-            if u32::from(*count) != settling || !wants {
+            *ended += 1;
+            if u32::from(*ended) != settling {
+                continue;
+            }
+            self.awaited = self.awaited.saturating_sub(count(&self.references, index..index + 1));
+            if !wants {
                 continue;
             }
             match &mut settled {
@@ -99,4 +136,9 @@ impl Receipts {
             });
         }
     }
+}
+
+/// How many messages of `range` have refs.
+fn count(references: &References, range: Range<u16>) -> usize {
+    references.within(range).map(|(_, range)| range.len()).sum()
 }

@@ -371,6 +371,33 @@ fn a_stop_ends_as_many_bytes_at_once_as_it_may() {
 }
 
 #[test]
+fn who_has_its_receipts_is_not_waited_for() {
+    let mut bench = Bench::new();
+    let all = ["a", "b"].map(user);
+    bench.begin(&batch(1, 2), &all, AckPlan { quorum: Quorum::Any, ..PLAN });
+    bench.acked(1..2, &all[0]);
+    assert!(bench.tracker.is_waited_for(PUBLISHER), "the other one's");
+    bench.begin(&batch(10, 1), &all, PLAN);
+    bench.acked(2..3, &all[1]);
+    bench.acked(10..11, &all[0]);
+    assert!(bench.tracker.is_waited_for(PUBLISHER), "of the other flight");
+    assert_eq!(bench.acked(10..11, &all[1]), ["reached 0..1 ref 500 by 2"]);
+    assert!(!bench.tracker.is_waited_for(PUBLISHER));
+    assert_eq!(bench.tracker.stats().flights, 1, "goes on");
+    bench.acked(1..2, &all[1]);
+    let without_ref = Flight {
+        batch: batch(20, 1),
+        recipients: all.into_iter().collect(),
+        offline: Vec::new(),
+        plan: PLAN,
+        publisher: Some(PUBLISHER),
+        references: References::default(),
+    };
+    bench.run(|tracker, turn| tracker.begin(without_ref, turn));
+    assert!(!bench.tracker.is_waited_for(PUBLISHER));
+}
+
+#[test]
 fn dropped_when_the_plan_says_so() {
     let mut bench = Bench::new();
     let plan = AckPlan { attempts: 1, exhausted: Exhausted::Drop, ..PLAN };

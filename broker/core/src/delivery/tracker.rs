@@ -193,9 +193,7 @@ impl Tracker {
         let bytes = flight.batch.size_bytes();
         let Some((mut live, offline)) = Live::new(flight, turn) else { return };
         let count = live.common.first.count();
-        if let Some(publisher) = live.receipts.publisher {
-            *self.publishers.entry(publisher).or_default() += 1;
-        }
+        live.receipts.begin(&mut self.publishers);
         self.deliveries += live.open;
         self.bytes += bytes;
         let slot = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
@@ -241,7 +239,7 @@ impl Tracker {
         let acked = live.handle_acked(report, &range, (now_ms, &self.publishers), out);
         self.deliveries -= acked;
         self.ignored += messages.saturating_sub(acked as u64);
-        if live.open == 0 {
+        if live.open == 0 || live.receipts.is_over() {
             self.finish(slot);
         }
     }
@@ -390,7 +388,10 @@ impl Tracker {
     /// Ends a flight that has nothing open; sets another's timer when it is due earlier than that says.
     fn finish(&mut self, slot: u32) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        let Some(live) = place.as_ref() else { return };
+        let Some(live) = place.as_mut() else { return };
+        if live.open == 0 || live.receipts.is_over() {
+            live.receipts.end(&mut self.publishers);
+        }
         if live.open > 0 {
             if self.timers.due_ms(slot).is_none_or(|due_ms| live.due_ms < due_ms) {
                 self.timers.set(slot, live.due_ms);
@@ -408,14 +409,6 @@ impl Tracker {
             }
         }
         self.bytes -= live.batch.size_bytes();
-        if let Some(publisher) = live.receipts.publisher
-            && let Some(flights) = self.publishers.get_mut(&publisher)
-        {
-            *flights = flights.saturating_sub(1);
-            if *flights == 0 {
-                self.publishers.remove(&publisher);
-            }
-        }
         for part in live.parts.iter().filter(|part| part.is_waiting) {
             self.waiting.remove(&part.recipient, (count, slot));
         }
