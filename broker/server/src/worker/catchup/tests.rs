@@ -306,8 +306,8 @@ fn what_is_sent_past_a_reading_leaves_its_place_unclear() {
     let again = Replay { of: Pattern::from(&to), begin: Begin::After(at(1)), until: None };
     // What a listing held.
     reader.with(|worker, connection| {
-        worker.take_listing(connection, listed(at(1), &[live.clone()]), vec![to.clone()]);
-        assert_eq!(connection.catching.replays(&connection.cursors), [again.clone()]);
+        worker.take_listing(connection, listed(at(1), std::slice::from_ref(&live)), vec![to.clone()]);
+        assert_eq!(connection.catching.replays(&connection.cursors), std::slice::from_ref(&again));
     });
     // A repeat.
     let mut reader = Reader::new(100_000);

@@ -115,10 +115,8 @@ impl Seen {
         let mut shards = 0;
         for replay in &self.replays {
             let of_pattern = replay.shard_of_pattern().map(|(_, shard)| shard);
-            let shard = match of_pattern.or_else(|| replay.of.to_address().map(|to| shard_of(&to))) {
-                Some(shard) => shard,
-                None => return u64::MAX,
-            };
+            let of_address = || replay.of.to_address().map(|to| shard_of(&to));
+            let Some(shard) = of_pattern.or_else(of_address) else { return u64::MAX };
             if !self.is_over(replay, shard) {
                 shards |= 1 << (shard % 64);
             }
