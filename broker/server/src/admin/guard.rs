@@ -61,7 +61,8 @@ fn hold(shared: &Shared, request: &Request) -> Result<Option<Held>, Problem> {
     let place = Arc::clone(&shared.requests).try_acquire_owned().map_err(|_| {
         Problem::overloaded(format!("{} requests are being served already", limits::REQUESTS_MAX))
     })?;
-    Ok(Some(Held::new(place, request.extensions().get::<Seat>().cloned())))
+    let held = Held::new(place, request.extensions().get::<Seat>().cloned());
+    held.map(Some).ok_or_else(|| Problem::overloaded("the connection makes room for another one"))
 }
 
 fn check(state: &AdminState, request: &Request) -> Result<(), Problem> {

@@ -33,6 +33,8 @@ struct Taken {
 struct Entry {
     /// When it began to wait; `None` while an operator's request is served.
     waits_since: Option<u64>,
+    /// Whether it was told to give way: nothing begins on it any more.
+    is_over: bool,
     give_way: Arc<Notify>,
 }
 
@@ -76,16 +78,17 @@ impl Places {
         let give_way = Arc::new(Notify::new());
         let mut taken = self.taken();
         let number = taken.next();
-        let entry = Entry { waits_since: Some(number), give_way: Arc::clone(&give_way) };
+        let entry = Entry { waits_since: Some(number), is_over: false, give_way: Arc::clone(&give_way) };
         taken.by_number.insert(number, entry);
         drop(taken);
         Place { seat: Seat { places: Arc::clone(self), number }, give_way, _permit: permit }
     }
 
     fn make_room(&self) {
-        let taken = self.taken();
-        let waiting = taken.by_number.values().filter(|entry| entry.waits_since.is_some());
+        let mut taken = self.taken();
+        let waiting = taken.by_number.values_mut().filter(|entry| entry.waits_since.is_some());
         if let Some(longest) = waiting.min_by_key(|entry| entry.waits_since) {
+            longest.is_over = true;
             longest.give_way.notify_one();
         }
     }
@@ -114,21 +117,20 @@ impl Seat {
         self.set(Some);
     }
 
-    fn set(&self, waits_since: impl FnOnce(u64) -> Option<u64>) {
+    /// False for a connection that gives way.
+    fn set(&self, waits_since: impl FnOnce(u64) -> Option<u64>) -> bool {
         let mut taken = self.places.taken();
         let turn = taken.next();
-        if let Some(entry) = taken.by_number.get_mut(&self.number) {
-            entry.waits_since = waits_since(turn);
-        }
+        let entry = taken.by_number.get_mut(&self.number).filter(|entry| !entry.is_over);
+        entry.map(|entry| entry.waits_since = waits_since(turn)).is_some()
     }
 }
 
 impl Held {
-    pub(super) fn new(request: OwnedSemaphorePermit, seat: Option<Seat>) -> Self {
-        if let Some(seat) = &seat {
-            seat.set(|_| None);
-        }
-        Self { seat, _request: request }
+    /// `None` when the connection gives way: what it asks for would be done without an answer.
+    pub(super) fn new(request: OwnedSemaphorePermit, seat: Option<Seat>) -> Option<Self> {
+        let is_served = seat.as_ref().is_none_or(|seat| seat.set(|_| None));
+        is_served.then(|| Self { seat, _request: request })
     }
 
     /// Until the answer is written, or its connection is gone.
@@ -191,13 +193,14 @@ mod tests {
             let request = Arc::clone(&requests).try_acquire_owned().unwrap();
             Held::new(request, Some(place.seat.clone()))
         };
-        let held = hold(&taken[0]);
+        let held = hold(&taken[0]).unwrap();
         taken[1].seat.handle_request();
         let mut late = Box::pin(places.take());
         assert!(tokio::time::timeout(std::time::Duration::ZERO, &mut late).await.is_err());
         for (index, place) in taken.iter().enumerate() {
             assert_eq!(is_asked(place).await, index == 2, "{index}");
         }
+        assert!(hold(&taken[2]).is_none(), "its answer would be cut");
         taken.remove(2);
         let late = late.await;
         // An answer that is written makes its connection the one that has waited least.
