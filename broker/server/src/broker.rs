@@ -79,8 +79,9 @@ pub enum Stopped {
 const STOP_POLL: Duration = Duration::from_millis(5);
 /// What the journal gets to write what waits.
 const JOURNAL_GRACE: Duration = Duration::from_secs(10);
-/// What peers get to take the close that ends the drain time.
-const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// What peers get to take the close that ends the drain time: as long as the workers wait for one that is gone, and a moment for
+/// what these do behind that.
+const CLOSE_GRACE: Duration = worker::CLOSES_WITHIN.saturating_add(Duration::from_secs(1));
 /// What peers of QUIC get to hear that their connections are over.
 const QUIC_GRACE: Duration = Duration::from_secs(1);
 /// What threads get to end by themselves after they were told to: longer than the admin API takes to finish its requests.

@@ -58,7 +58,7 @@ mod upgrade;
 
 pub(crate) use delayed::Unread;
 pub(crate) use history::storage as storage_error;
-pub(crate) use tasks::run;
+pub(crate) use tasks::{CLOSES_WITHIN, run};
 
 use crate::access::AccessControl;
 use crate::clock::{Clock, Moment};

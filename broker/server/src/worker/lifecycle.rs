@@ -26,7 +26,7 @@ const LATE_PER_SWEEP: usize = 1024;
 /// The codecs of payloads that the broker takes, the best first.
 const CODECS: [&str; 3] = ["zstd-dict", "zstd", "lz4"];
 /// How long a closing peer may take to close its side.
-const CLOSE_WAIT_US: u64 = 3_000_000;
+pub(super) const CLOSE_WAIT_US: u64 = 3_000_000;
 
 /// How a connection came to be.
 #[derive(Debug)]
@@ -387,9 +387,7 @@ impl Worker {
                         _ if connection.held.is_some() => return None,
                         // QUIC itself finds out who is gone.
                         _ if connection.link.is_quic() => return None,
-                        _ if silent_us >= 2 * heartbeat_us => Late::Close,
-                        _ if silent_us >= heartbeat_us && !connection.pinged => Late::Ping,
-                        _ => return None,
+                        _ => of_silence(silent_us, heartbeat_us, connection.pinged)?,
                     };
                     Some((u32::try_from(number).ok()?, action))
                 })
@@ -458,6 +456,16 @@ impl Worker {
             counters.slow_consumers.of(action).set(acted);
         }
         counters.dictionaries_sent.set(self.outbox.dictionaries_sent);
+    }
+}
+
+/// What is due for a session that was not heard for so long. It is asked for a sign of life at least a sweep before it is closed,
+/// also where sweeps come late or as seldom as heartbeats.
+fn of_silence(silent_us: u64, heartbeat_us: u64, pinged: bool) -> Option<Late> {
+    match pinged {
+        false if silent_us >= heartbeat_us => Some(Late::Ping),
+        true if silent_us >= 2 * heartbeat_us => Some(Late::Close),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::drain::{drain_acks, drain_connections, stop_deliveries};
 use super::inbound::Next;
-use super::lifecycle::Way;
+use super::lifecycle::{CLOSE_WAIT_US, Way};
 use super::link::Link;
 use super::quic;
 use super::room::Pause;
@@ -30,6 +30,8 @@ const IDLE_WAIT: Duration = Duration::from_secs(3_600);
 /// The least wait between two looks, so that what is due at once does not starve the connections.
 const TIMER_PAUSE: Duration = Duration::from_millis(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Within what time every connection is gone that is closed.
+pub(crate) const CLOSES_WITHIN: Duration = Duration::from_micros(CLOSE_WAIT_US).saturating_add(SWEEP_EVERY);
 /// How often it is looked for tokens that ended and for rules that changed: both take effect within a second.
 const ACCESS_EVERY: Duration = Duration::from_millis(200);
 /// How long acknowledgements are gathered before cursors are saved.

@@ -211,3 +211,13 @@ async fn watchers_catch_up_on_what_a_full_mailbox_lost() {
     let text = tokio::time::timeout(Duration::from_secs(10), told).await.expect("bob's state is not lost");
     assert!(text.contains(r#""online":true"#), "{text}");
 }
+
+#[test]
+fn nobody_is_closed_for_silence_without_having_been_asked() {
+    use super::{Late, of_silence};
+    assert_eq!(of_silence(999, 1_000, false), None);
+    assert_eq!(of_silence(1_000, 1_000, false), Some(Late::Ping));
+    assert_eq!(of_silence(2_000, 1_000, false), Some(Late::Ping), "the last sweep was just too early");
+    assert_eq!(of_silence(1_999, 1_000, true), None);
+    assert_eq!(of_silence(2_000, 1_000, true), Some(Late::Close));
+}
