@@ -247,9 +247,8 @@ impl Live {
                 return false;
             }
             let is_kept = (stopping.is_kept)(&self.batch, &part.recipient);
-            let is_copied = !(is_kept && self.batch.is_kept);
-            let messages = open.iter().map(|(range, _)| range.len()).sum();
-            share.take(messages, if is_copied { self.batch.size_bytes() } else { 0 });
+            let bytes = if is_kept && self.batch.is_kept { 0 } else { self.batch.size_bytes() };
+            share.take(open.iter().map(|(range, _)| range.len()).sum(), bytes);
             for (range, cell) in open {
                 for (range, is_expired) in self.stretches(range, around.turn.now_ms) {
                     if is_kept && !is_expired {

@@ -91,7 +91,14 @@ pub(super) async fn drain_connections(worker: &Cell) {
         worker.borrow_mut().say_goaway(number, 1_500);
     }
     stop_deliveries(worker).await;
-    worker.borrow_mut().close_all();
+    let left: Vec<u32> = {
+        let worker = worker.borrow();
+        worker.connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect()
+    };
+    for numbers in left.chunks(TOLD_PER_TURN) {
+        worker.borrow_mut().close_drained(numbers);
+        yield_now().await;
+    }
     while !is_empty(worker) {
         tokio::time::sleep(POLL).await;
     }
@@ -129,7 +136,13 @@ pub(super) async fn drain_acks(worker: &Cell) {
 /// stands still is not waited for any more.
 pub(super) async fn stop_deliveries(worker: &Cell) {
     let shared = worker.borrow().shared.clone();
+    // What sessions of other workers have acknowledged may not be taken yet.
     let mut looks = 0;
+    while worker.borrow_mut().take_mail() && looks < LOOKS_MAX {
+        looks += 1;
+        yield_now().await;
+    }
+    looks = 0;
     loop {
         while !shared.journal.has_room() && looks < LOOKS_MAX {
             looks += 1;
@@ -175,9 +188,7 @@ impl Worker {
         }
         let waiting = self.receipts.askers(self.tracker.is_waited_for(INTERNAL));
         let finished: Vec<u32> = told.extract_if(.., |number| self.has_finished(*number, &waiting)).collect();
-        for number in finished {
-            self.close_drained(number);
-        }
+        self.close_drained(&finished);
     }
 
     /// Whether nothing is in flight to a connection and nothing is owed to it. One that is gone has finished.
@@ -192,27 +203,26 @@ impl Worker {
                 && !connection.asker.is_some_and(is_told)
     }
 
-    fn close_all(&mut self) {
-        let numbers: Vec<_> =
-            self.connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect();
-        numbers.into_iter().for_each(|number| self.close_drained(number));
-    }
-
-    /// Closes a connection behind the answers to what its session published.
-    fn close_drained(&mut self, number: u32) {
-        let asker = self.connections.get(number as usize).and_then(|c| c.as_ref()?.asker);
-        let unanswered = asker.map(|asker| self.receipts.take_references(asker)).unwrap_or_default();
-        let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) else {
-            return;
-        };
-        for reference in unanswered {
-            let reject =
-                Reject::new(Code::Draining, "the broker left service before the message had its level");
-            self.refuse(&mut connection, Some(reference), reject.retry_after(1_000));
+    /// Closes connections behind the answers to what their sessions published.
+    fn close_drained(&mut self, numbers: &[u32]) {
+        let asker = |number: &u32| self.connections.get(*number as usize)?.as_ref()?.asker;
+        let askers = numbers.iter().filter_map(asker).collect();
+        let mut unanswered = self.receipts.take_references(&askers);
+        for &number in numbers {
+            let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take)
+            else {
+                continue;
+            };
+            let references = connection.asker.and_then(|asker| unanswered.remove(&asker));
+            for reference in references.into_iter().flatten() {
+                let reject =
+                    Reject::new(Code::Draining, "the broker left service before the message had its level");
+                self.refuse(&mut connection, Some(reference), reject.retry_after(1_000));
+            }
+            self.end_drained(&mut connection);
+            self.put_back(number, connection);
+            self.settle();
         }
-        self.end_drained(&mut connection);
-        self.put_back(number, connection);
-        self.settle();
     }
 
     fn end_drained(&mut self, connection: &mut Connection) {
@@ -265,5 +275,37 @@ fn is_kept_for(shared: &Shared, batch: &Batch, recipient: &Recipient) -> bool {
             };
             batch.is_kept && goes_on()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::alone::tests::worker;
+    use super::*;
+    use waspmq_core::{Address, Level, Name, Position, Stream};
+
+    #[test]
+    fn a_topic_is_left_to_the_store_only_for_sessions_that_go_on() {
+        let (worker, _) = worker();
+        let bob = Recipient::User(Name::parse("bob").unwrap());
+        let is_kept = |to: &str, is_kept: bool| {
+            let batch = Batch {
+                to: Address::parse(to).unwrap(),
+                from: None,
+                origin: None,
+                exclude_origin: false,
+                level: Level::Delivered,
+                is_kept,
+                unix_ms: 0,
+                published_us: 0,
+                first: Position { stream: Stream { shard: 0, epoch: 1 }, offset: 1 },
+                messages: Vec::new(),
+                bytes: Vec::new(),
+            };
+            is_kept_for(&worker.shared, &batch, &bob)
+        };
+        assert!(is_kept("user/bob", false) && is_kept("group/eng", true));
+        assert!(!is_kept("group/eng", false));
+        assert!(!is_kept("topic/a", true) && !is_kept("all", true), "nobody is there who reads it later");
     }
 }

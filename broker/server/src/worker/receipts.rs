@@ -6,7 +6,7 @@
 use super::Worker;
 use super::connection::Connection;
 use crate::control::Published;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
@@ -81,14 +81,17 @@ impl Receipts {
         self.pending.iter().filter_map(of).collect()
     }
 
-    /// The references of a session that were not answered. Nobody is told when their messages reach their level.
-    pub(super) fn take_references(&mut self, asker: SessionId) -> Vec<u64> {
-        let mut taken = Vec::new();
+    /// The references of sessions that were not answered. Nobody is told when their messages reach their level.
+    pub(super) fn take_references(&mut self, askers: &HashSet<SessionId>) -> HashMap<SessionId, Vec<u64>> {
+        let mut taken = HashMap::<_, Vec<_>>::new();
+        if askers.is_empty() {
+            return taken;
+        }
         for (_, pending) in &mut self.pending {
             if let Asker::Session { id, references } = &pending.asker
-                && *id == asker
+                && askers.contains(id)
             {
-                taken.extend(references.iter().map(|(reference, _)| *reference));
+                taken.entry(*id).or_default().extend(references.iter().map(|(reference, _)| *reference));
                 pending.asker = Asker::Nobody;
             }
         }
