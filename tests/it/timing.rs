@@ -92,6 +92,9 @@ async fn a_delayed_stored_message_survives_a_kill() {
         assert_eq!(bob.expect_message(i).await["id"], ids[i - 1]);
     }
     assert!(published.elapsed() >= Duration::from_millis(1_100));
+    // What is stored later is on disk, so this is.
+    bob.send(&publish(9, "user/carol", 9, "stored")).await;
+    bob.expect_receipt(9, "stored").await;
     broker.restart();
     let mut bob = broker.connect_as("bob", "other", PROFILES[0]).await;
     let mut carol = broker.connect("carol").await;
