@@ -38,7 +38,7 @@ fn message(offset: u64) -> Write {
 #[test]
 fn a_database_that_was_built_is_counted_before_it_can_be_put_in_place() {
     let directory = tempfile::tempdir().unwrap();
-    let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::new(&directory.path().join("store")) };
+    let options = StoreOptions { reserve_bytes: 0, ..StoreOptions::new(directory.path().join("store")) };
     let (store, _) = FjallStore::open(options.clone(), &mut |_| {}).unwrap();
     for offset in 0..5 {
         store.commit(&[message(offset)], Durability::Synced).unwrap();
