@@ -289,6 +289,8 @@ fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
     let (user, group) = (Name::parse("reader").unwrap(), Name::parse("g").unwrap());
     publisher.say(&[json!({"type": "join", "ref": 7, "group": "g"})]);
     assert_eq!(publisher.read(), [("ok".to_owned(), 7)]);
+    // Its answer is what the gate holds the writer at.
+    publisher.say(&[kept(1)]);
     let journal = publisher.bench.worker.shared.journal.clone();
     let registry = publisher.bench.worker.shared.registry.clone();
     for reference in 0.. {
@@ -337,6 +339,7 @@ fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
 fn what_a_session_is_resumed_from_is_saved_when_there_is_room() {
     let mut publisher = Publisher::new();
     let number = publisher.number;
+    publisher.say(&[kept(1)]);
     let journal = publisher.bench.worker.shared.journal.clone();
     let users = (0..).map(|user| Name::parse(&format!("u{user}")).unwrap());
     let mut writes = users.map(|user| waspmq_store::Write::LastSeen { user, unix_ms: 1 });
