@@ -21,6 +21,8 @@ mod queue;
 mod record;
 mod records;
 mod run;
+#[cfg(test)]
+mod samples;
 mod shelf;
 mod store;
 mod token;

@@ -1,38 +1,12 @@
 //! A repair that ends in the middle.
 
 use super::*;
+use crate::samples;
 use crate::store::{Durability, Store, Write};
 use std::fs;
-use std::sync::Arc;
-use waspmq_core::message::{Batch, Envelope, Slice};
-use waspmq_core::{Address, Level, MessageId, Position, Stream};
 
 fn message(offset: u64) -> Write {
-    let (first, none) = (Position { stream: Stream { shard: 3, epoch: 1 }, offset }, Slice::default());
-    let envelope = Envelope {
-        id: MessageId::new(1, 1, 0, offset),
-        is_json: true,
-        priority: 0,
-        expires_unix_ms: 0,
-        payload: none,
-        headers: none,
-        key: none,
-        reply_to: none,
-    };
-    let batch = Batch {
-        to: Address::parse("user/a").unwrap(),
-        from: None,
-        origin: None,
-        exclude_origin: false,
-        level: Level::Stored,
-        is_kept: true,
-        unix_ms: 1,
-        published_us: 0,
-        first,
-        messages: vec![envelope],
-        bytes: Vec::new(),
-    };
-    Write::Messages { batch: Arc::new(batch), retention: Retention::default() }
+    samples::message("user/a", offset, Retention::default())
 }
 
 #[test]

@@ -3,42 +3,16 @@
 use super::{Damage, old_records};
 use crate::key;
 use crate::records::{Bounds, MemoryStore, Records};
+use crate::samples;
 use crate::shelf::{Change, Entries, Memory, MemoryView, Shelf, Space, View};
 use crate::store::{Durability, ResumeRecord, Store as _, StoreError, Usage, Write};
 use fjall::Slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use waspmq_core::message::{self, Batch, Envelope};
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, Level, MessageId, Position, Stream};
+use waspmq_core::{Address, MessageId};
 
 fn message(to: &str, offset: u64) -> Write {
-    let (first, none) =
-        (Position { stream: Stream { shard: 3, epoch: 1 }, offset }, message::Slice::default());
-    let envelope = Envelope {
-        id: MessageId::new(1, 1, 0, offset),
-        is_json: true,
-        priority: 0,
-        expires_unix_ms: 0,
-        payload: none,
-        headers: none,
-        key: none,
-        reply_to: none,
-    };
-    let batch = Batch {
-        to: Address::parse(to).unwrap(),
-        from: None,
-        origin: None,
-        exclude_origin: false,
-        level: Level::Stored,
-        is_kept: true,
-        unix_ms: 1,
-        published_us: 0,
-        first,
-        messages: vec![envelope],
-        bytes: Vec::new(),
-    };
-    Write::Messages { batch: Arc::new(batch), retention: Retention { age_ms: 10, ..Retention::default() } }
+    samples::message(to, offset, Retention { age_ms: 10, ..Retention::default() })
 }
 
 /// Cuts off most of the first record between two keys.
