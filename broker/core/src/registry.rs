@@ -159,6 +159,13 @@ impl Registry {
             .collect()
     }
 
+    /// Takes back the dedup keys of a shard that a store kept; `now` in milliseconds since 1970, and of the clock of publishes.
+    pub fn restore_dedup(&self, shard: u16, keys: Vec<dedup::Key>, now: (u64, u64)) {
+        if usize::from(shard) < limits::SHARD_COUNT {
+            self.shard(shard).dedup.restore(keys, now);
+        }
+    }
+
     /// Whether a user's sessions never have to give way to one more.
     pub fn is_coexisting(&self) -> bool {
         self.login == LoginPolicy::Coexist

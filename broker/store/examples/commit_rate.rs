@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::settings::Retention;
@@ -107,6 +108,9 @@ impl Store for Bare {
     }
     fn queue_cursor(&self, _: &QueueId, _: u64, _: &Address) -> Result<Option<QueueCursor>, StoreError> {
         Ok(None)
+    }
+    fn dedup_keys(&self, _: u16) -> Result<(Vec<dedup::Key>, usize), StoreError> {
+        Ok((Vec::new(), 0))
     }
     fn maintain(&self, _: u64) -> Result<Maintained, StoreError> {
         Ok(Maintained::default())

@@ -390,6 +390,7 @@ impl<'a> Walk<'a> {
             Some(&key::DELAYED) => drop(parse_delayed(key, value)?),
             Some(&key::RESUME) => drop(record::parse_resume(key, value)?),
             Some(&key::QUEUE) => drop(record::parse_queue(key, value)?),
+            Some(&key::DEDUP) => drop(record::parse_dedup(key, value)?),
             Some(&key::QUEUE_CURSOR) => drop(record::parse_queue_cursor(key, value)?),
             _ => {}
         }

@@ -9,6 +9,7 @@
 //!            'c' user 0 device 0 address           cursor; the device is empty where there is none
 //!            'd' id(16) recipient                  dead letter
 //!            'g' group                             group
+//!            'k' shard(2) slot(2)                  dedup key
 //!            'l' id(16)                            ledger
 //!            'm' group 0 user                      member
 //!            'n'                                   the last group of the log that was applied
@@ -20,12 +21,13 @@
 //!            'w' due(8) id(16)                     delayed message
 //! ```
 
-use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId, limits};
 
 pub(crate) const ADDRESS: u8 = b'a';
 pub(crate) const CURSOR: u8 = b'c';
 pub(crate) const DEAD_LETTER: u8 = b'd';
 pub(crate) const GROUP: u8 = b'g';
+pub(crate) const DEDUP: u8 = b'k';
 pub(crate) const LEDGER: u8 = b'l';
 pub(crate) const MEMBER: u8 = b'm';
 pub(crate) const APPLIED: u8 = b'n';
@@ -136,6 +138,28 @@ pub(crate) fn parse_queue(key: &[u8]) -> Option<QueueId> {
 pub(crate) fn queue_cursors(address: &str) -> (Vec<u8>, Vec<u8>) {
     let ending = |last| [&[QUEUE_CURSOR], address.as_bytes(), &[last]].concat();
     (ending(0), ending(1))
+}
+
+/// Where the dedup key of a publish is: each place of a shard is taken again by as many publishes later as it has places.
+pub(crate) fn dedup(shard: u16, number: u64) -> Vec<u8> {
+    let slot = number % limits::DEDUP_KEYS_PER_SHARD as u64;
+    let [.., a, b] = slot.to_be_bytes();
+    [&[DEDUP][..], &shard.to_be_bytes(), &[a, b]].concat()
+}
+
+const _: () = assert!(limits::DEDUP_KEYS_PER_SHARD <= 1 << 16, "a slot has two bytes");
+
+/// All dedup keys of a shard: the first key, and the first one behind them.
+pub(crate) fn dedups(shard: u16) -> (Vec<u8>, Vec<u8>) {
+    let from = [&[DEDUP][..], &shard.to_be_bytes()].concat();
+    let to = [&*from, &[0xff; 3]].concat();
+    (from, to)
+}
+
+/// The shard of a dedup key.
+pub(crate) fn parse_dedup(key: &[u8]) -> Option<u16> {
+    let [DEDUP, a, b, _, _] = key else { return None };
+    Some(u16::from_be_bytes([*a, *b]))
 }
 
 pub(crate) fn resume(token_hash: &[u8; 32]) -> Vec<u8> {

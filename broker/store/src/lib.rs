@@ -11,6 +11,7 @@ mod audit;
 mod check;
 mod contents;
 mod data_dir;
+mod dedup;
 mod disk;
 mod error;
 mod file;

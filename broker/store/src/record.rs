@@ -11,6 +11,7 @@
 use crate::key::Place;
 use crate::store::{DeadLetter, QueueRecord, ResumeRecord, StoreError};
 use std::sync::Arc;
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
@@ -175,6 +176,20 @@ pub(crate) fn parse_queue(key: &[u8], value: &[u8]) -> Result<QueueRecord, Store
 pub(crate) fn parse_queue_cursor(key: &[u8], value: &[u8]) -> Result<(u64, QueueCursor), StoreError> {
     let (_, mut reader) = open(key, value)?;
     crate::queue::parse_cursor(&mut reader).ok_or_else(|| StoreError::Corrupt { what: describe(key) })
+}
+
+/// See [`crate::dedup`].
+pub(crate) fn dedup(at: &[u8], key: &dedup::Key) -> Result<Vec<u8>, StoreError> {
+    let mut value = begin(0, 31 + key.text.len());
+    crate::dedup::put(&mut value, key)?;
+    Ok(seal(at, value))
+}
+
+/// See [`crate::dedup`].
+pub(crate) fn parse_dedup(at: &[u8], value: &[u8]) -> Result<dedup::Key, StoreError> {
+    let (_, mut reader) = open(at, value)?;
+    let key = crate::key::parse_dedup(at).and_then(|shard| crate::dedup::parse(shard, &mut reader));
+    key.ok_or_else(|| StoreError::Corrupt { what: describe(at) })
 }
 
 /// `expires(8) body`

@@ -20,6 +20,7 @@ pub(crate) use read::{count_behind, describe_run, parse_address, parse_delayed, 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tally::Tallies;
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 
@@ -237,6 +238,10 @@ impl<S: Shelf> Store for Records<S> {
         address: &Address,
     ) -> Result<Option<QueueCursor>, StoreError> {
         read::queue_cursor(&self.shelf.view()?, id, born_unix_ms, address)
+    }
+
+    fn dedup_keys(&self, shard: u16) -> Result<(Vec<dedup::Key>, usize), StoreError> {
+        read::dedup_keys(&self.shelf.view()?, shard)
     }
 
     fn maintain(&self, now_unix_ms: u64) -> Result<Maintained, StoreError> {

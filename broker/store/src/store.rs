@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::JoinedBy;
@@ -183,12 +184,39 @@ pub enum Write {
         address: Address,
         cursor: QueueCursor,
     },
+    /// The dedup key of a publish, in place of one that was forgotten, with the messages or the delayed one that it belongs
+    /// to: both or neither. Alone where the last of its messages is not stored.
+    DedupKey {
+        key: dedup::Key,
+        message: Option<Box<Self>>,
+    },
+    /// Removes the dedup key of this publish, unless a later one has its place.
+    NoDedupKey {
+        shard: u16,
+        number: u64,
+        id: MessageId,
+    },
 }
 
 impl Write {
+    /// The same with the dedup key of its publish, where it has one.
+    #[must_use]
+    pub fn with_key(self, key: Option<dedup::Key>) -> Self {
+        match key {
+            Some(key) => Self::DedupKey { key, message: Some(Box::new(self)) },
+            None => self,
+        }
+    }
+
     /// Whether it is refused with [`StoreError::Full`] when space runs out; the others are small and pass.
     pub const fn needs_room(&self) -> bool {
-        matches!(self, Self::Messages { .. } | Self::DeadLetter(_) | Self::Delayed { .. })
+        matches!(
+            self,
+            Self::Messages { .. }
+                | Self::DeadLetter(_)
+                | Self::Delayed { .. }
+                | Self::DedupKey { message: Some(_), .. }
+        )
     }
 
     /// About the bytes it takes in memory, for the bounds of a queue.
@@ -205,6 +233,9 @@ impl Write {
                 ..
             }) => size_of_val(&**positions),
             Self::QueueCursor { cursor, .. } => size_of_val(&*cursor.done),
+            Self::DedupKey { key, message } => {
+                key.text.len() + message.as_ref().map_or(0, |message| message.size_bytes())
+            }
             _ => 0,
         };
         size_of::<Self>() + content
@@ -408,6 +439,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         born_unix_ms: u64,
         address: &Address,
     ) -> Result<Option<QueueCursor>, StoreError>;
+
+    /// The dedup keys of a shard in any order, and how many of its records are damaged.
+    fn dedup_keys(&self, shard: u16) -> Result<(Vec<dedup::Key>, usize), StoreError>;
 
     /// One bounded round of removing what has become too old. The next round goes on where this one ended.
     fn maintain(&self, now_unix_ms: u64) -> Result<Maintained, StoreError>;

@@ -12,8 +12,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The layout that is written. A store with a greater number is refused: 1 knows no log, so it would lose what is there;
-/// 2 knows no queues, so it would take what the log says of them for damage; 3 takes the log's segments for empty ones.
-const FORMAT: u32 = 4;
+/// 2 knows no queues, so it would take what the log says of them for damage; 3 takes the log's segments for empty ones; 4 would
+/// take a message with a dedup key for damage.
+const FORMAT: u32 = 5;
 
 /// The oldest layout that is read; everything in it means the same now.
 const FORMAT_OLDEST: u32 = 1;

@@ -5,6 +5,7 @@ use crate::store::{
     DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueRecord, ResumeRecord,
     Search, Store, StoreError, Usage, Write,
 };
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
 
@@ -111,6 +112,10 @@ impl Store for Shut {
     }
 
     fn queue_cursor(&self, _: &QueueId, _: u64, _: &Address) -> Result<Option<QueueCursor>, StoreError> {
+        self.error()
+    }
+
+    fn dedup_keys(&self, _: u16) -> Result<(Vec<dedup::Key>, usize), StoreError> {
         self.error()
     }
 

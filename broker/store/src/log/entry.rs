@@ -21,15 +21,19 @@
 //! 17 no queue        pattern(2+n) name(2+n)
 //! 18 queue cursor    pattern(2+n) name(2+n) address(2+n), then as its record
 //! 19 member          group(2+n) user(2+n) position(14)                                whom an operator added
+//! 20 dedup key       shard(2), then as its record, see `dedup`, then nothing or its message: kind(1) = 1 or 13, body
+//! 21 no dedup key    shard(2) number(8) id(16)
 //! ```
 //! Invariant: what can be written here fits the store's records, so the store never refuses it for its size.
 
+use crate::dedup;
 use crate::key;
 use crate::queue;
 use crate::record::{Reader, put_position, put_text, read_position};
 use crate::run::{self, Run};
 use crate::store::{DeadLetter, ResumeRecord, StoreError, Write};
 use std::sync::Arc;
+use waspmq_core::dedup::Key;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
@@ -122,6 +126,13 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
             put_numbers(out, &[*unix_ms]);
         }
         Write::Queue(_) | Write::NoQueue { .. } | Write::QueueCursor { .. } => put_queue(out, write)?,
+        Write::DedupKey { key, message } => put_dedup_key(out, key, message.as_deref())?,
+        Write::NoDedupKey { shard, number, id } => {
+            out.push(21);
+            out.extend_from_slice(&shard.to_be_bytes());
+            put_numbers(out, &[*number]);
+            out.extend_from_slice(&id.to_bytes());
+        }
     }
     Ok(())
 }
@@ -142,6 +153,13 @@ fn put_queue(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
         _ => {}
     }
     Ok(())
+}
+
+fn put_dedup_key(out: &mut Vec<u8>, key: &Key, message: Option<&Write>) -> Result<(), StoreError> {
+    out.push(20);
+    out.extend_from_slice(&key.shard.to_be_bytes());
+    dedup::put(out, key)?;
+    message.map_or(Ok(()), |message| put_body(out, message))
 }
 
 fn of_queue(id: &QueueId) -> [&str; 2] {
@@ -239,6 +257,8 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
             Write::QueueCursor { id, born_unix_ms, address, cursor }
         }
         19 => parse_member(reader, JoinedBy::Operator)?,
+        20 => parse_dedup_key(reader)?,
+        21 => Write::NoDedupKey { shard: reader.u16()?, number: reader.u64()?, id: id(reader)? },
         _ => return None,
     })
 }
@@ -263,6 +283,16 @@ fn parse_letter(reader: &mut Reader<'_>) -> Option<Write> {
     let to = address(reader)?;
     let batch = Arc::new(batch(reader, &to)?);
     Some(Write::DeadLetter(DeadLetter { id, recipient, unix_ms, cause, attempts, detail, batch }))
+}
+
+fn parse_dedup_key(reader: &mut Reader<'_>) -> Option<Write> {
+    let shard = reader.u16()?;
+    let key = dedup::parse(shard, reader)?;
+    if reader.rest.is_empty() {
+        return Some(Write::DedupKey { key, message: None });
+    }
+    let kind = reader.u8().filter(|kind| matches!(kind, 1 | 13))?;
+    Some(parse_kind(kind, reader)?.with_key(Some(key)))
 }
 
 fn rest<'a>(reader: &mut Reader<'a>) -> &'a [u8] {

@@ -5,11 +5,14 @@ use super::segment::{self, End, Secret};
 use super::{LogOptions, last_behind, replay};
 use crate::key;
 use crate::records::{Bounds, MemoryStore};
+use crate::samples;
 use crate::shelf::{Change, Memory, Shelf, Space};
 use crate::store::{Durability, Store, StoreError, Usage, Write};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use waspmq_core::{Address, MessageId, Name, Position, Stream};
+use waspmq_core::dedup::{Key, Remembered};
+use waspmq_core::settings::Retention;
+use waspmq_core::{Address, Level, MessageId, Name, Position, Stream};
 
 fn id(n: u64) -> MessageId {
     MessageId::new(n, 1, 2, n)
@@ -235,4 +238,51 @@ fn a_log_goes_on_from_a_group_or_from_its_own_begin() {
     let last = |applied| last_behind(directory.path(), applied).unwrap();
     assert_eq!((last(None), last(Some(4)), last(Some(6))), (Some(7), Some(7), Some(7)));
     assert_eq!(last(Some(0)), None, "groups before the first are missing");
+}
+
+#[test]
+fn what_a_store_of_format_4_logged_reads_the_same() {
+    let run = "00030200000100000000000000010000000000000000000000000000000100000100000000000007\
+               00000000000000000100000000000000000000000000";
+    let address = "0006757365722f61";
+    let message = format!(
+        "0000006b01{address}00000001000000000000000700000000240c840000000000000f42400000000010000000{run}"
+    );
+    let delayed = format!("0000004f0d0000000000000009{address}{run}");
+    let bytes = [message, delayed].map(|hex| {
+        let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect::<Vec<_>>()
+    });
+    let writes = super::entry::parse_all(&bytes.concat()).unwrap();
+    let [Write::Messages { batch: now, retention }, Write::Delayed { due_unix_ms: 9, batch: later }] =
+        writes.as_slice()
+    else {
+        panic!("{writes:?}")
+    };
+    assert_eq!(*retention, Retention::default());
+    assert_eq!((now.to.as_str(), later.to.as_str(), now.first.offset), ("user/a", "user/a", 7));
+    assert_eq!(
+        (now.messages[0].id, later.messages[0].id),
+        (MessageId::new(1, 1, 0, 7), MessageId::new(1, 1, 0, 7))
+    );
+    for (write, bytes) in writes.iter().zip(&bytes) {
+        let mut out = Vec::new();
+        super::entry::put(&mut out, write).unwrap();
+        assert_eq!(&out, bytes, "and is written the same");
+    }
+}
+
+#[test]
+fn only_a_message_goes_with_a_dedup_key() {
+    let answer = Remembered { id: id(1), recipients: 1, level: Level::Accepted };
+    let key = Key { shard: 1, number: 2, text: "u#user/a#k".into(), answer };
+    let write = |message| Write::DedupKey { key: key.clone(), message: Some(Box::new(message)) };
+    let is_read = |write: &Write| {
+        let mut out = Vec::new();
+        super::entry::put(&mut out, write).unwrap();
+        super::entry::parse_all(&out).is_some()
+    };
+    let message = samples::message("user/a", 7, Retention::default());
+    assert!(is_read(&write(message.clone())));
+    assert!(!is_read(&write(ledger(1, b"x"))) && !is_read(&write(write(message))));
 }

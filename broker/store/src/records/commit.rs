@@ -12,7 +12,7 @@ use foldhash::{HashMap, HashMapExt};
 use std::collections::hash_map::Entry;
 use waspmq_core::message::Batch;
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, Position};
+use waspmq_core::{Address, MessageId, Position};
 
 impl<S: Shelf> Records<S> {
     /// Commits, as the groups of a log when there are any: then the last of them becomes known with the commit.
@@ -168,6 +168,15 @@ impl<'a, V: View> Stage<'a, V> {
                 queue::put_cursor(&mut body, *born_unix_ms, cursor);
                 self.put(key::queue_cursor(id, address.as_str()), &body);
             }
+            Write::DedupKey { key, message } => {
+                if let Some(message) = message {
+                    self.add(message)?;
+                }
+                let at = key::dedup(key.shard, key.number);
+                let value = record::dedup(&at, key)?;
+                self.state.insert(at, Some(value));
+            }
+            Write::NoDedupKey { shard, number, id } => self.free(key::dedup(*shard, *number), *id)?,
         }
         Ok(())
     }
@@ -224,6 +233,19 @@ impl<'a, V: View> Stage<'a, V> {
         run::put(&mut value, batch)?;
         let value = record::seal(&key, value);
         self.set_counted(key, Some(value))
+    }
+
+    /// Removes a dedup key unless it is another publish's.
+    fn free(&mut self, at: Vec<u8>, id: MessageId) -> Result<(), StoreError> {
+        let parse = |value: &[u8]| record::parse_dedup(&at, value);
+        let key = match self.state.get(&at) {
+            Some(value) => value.as_deref().map(parse).transpose()?,
+            None => self.view.get(Space::State, &at)?.as_deref().map(parse).transpose()?,
+        };
+        if key.is_some_and(|key| key.answer.id == id) {
+            self.remove(at);
+        }
+        Ok(())
     }
 
     /// Sets a position unless it is behind what is there.

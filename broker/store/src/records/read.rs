@@ -8,6 +8,7 @@ use crate::store::{
     DeadLetter, Delayed, DelayedPage, Member, Page, Query, QueueRecord, ResumeRecord, StoreError,
 };
 use std::sync::Arc;
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId, Stream};
 
@@ -454,6 +455,20 @@ pub(super) fn queue_cursor(
     let found =
         view.get(Space::State, &key)?.map(|value| record::parse_queue_cursor(&key, &value)).transpose()?;
     Ok(found.filter(|(born, _)| *born == born_unix_ms).map(|(_, cursor)| cursor))
+}
+
+/// The dedup keys of a shard, and how many of its records are damaged.
+pub(super) fn dedup_keys(view: &impl View, shard: u16) -> Result<(Vec<dedup::Key>, usize), StoreError> {
+    let (mut keys, mut damaged) = (Vec::new(), 0);
+    let (from, to) = key::dedups(shard);
+    for entry in view.range(Space::State, &from, &to) {
+        let (at, value) = entry?;
+        match record::parse_dedup(&at, &value) {
+            Ok(key) => keys.push(key),
+            Err(_) => damaged += 1,
+        }
+    }
+    Ok((keys, damaged))
 }
 
 /// The last group of a log that was applied, 0 for none.

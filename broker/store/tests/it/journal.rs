@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::registry::JoinedBy;
 use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId};
@@ -166,6 +167,9 @@ impl Store for Trying {
         address: &Address,
     ) -> Result<Option<QueueCursor>, StoreError> {
         self.inner.queue_cursor(id, born_unix_ms, address)
+    }
+    fn dedup_keys(&self, shard: u16) -> Result<(Vec<dedup::Key>, usize), StoreError> {
+        self.inner.dedup_keys(shard)
     }
     fn usage(&self) -> Usage {
         self.inner.usage()

@@ -162,6 +162,11 @@ fn every_kind() -> Vec<Write> {
         Write::NoQueue { id: queue("topic/a.>", "gone") },
         queue_cursor("w", at(1, 7), &[((1, 9), (1, 12)), ((1, 20), (2, 3))]),
         queue_cursor("x", at(1, 7), &[]),
+        messages(batch("user/a", at(4, 20), 2, 70), LONG).with_key(Some(dedup_key(1))),
+        Write::Delayed { due_unix_ms: 70, batch: delayed }.with_key(Some(dedup_key(2))),
+        Write::DedupKey { key: dedup_key(3), message: None },
+        Write::DedupKey { key: dedup_key(4), message: None },
+        Write::NoDedupKey { shard: 3, number: 4, id: dedup_key(4).answer.id },
     ]
 }
 
@@ -184,7 +189,8 @@ fn every_kind_of_write_reads_back() {
         store.members(&mut |member| members.push(member)).unwrap();
         let cursor = |device| store.cursor(&alice, device, &address("user/a")).unwrap();
         let text = format!(
-            "{queues:?} {cursors:?} {:?} {:?} {:?} {:?} {groups:?} {members:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            "{queues:?} {cursors:?} {:?} {:?} {:?} {:?} {:?} {groups:?} {members:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            dedup_keys(store, 3),
             store.messages(&query("user/a")).unwrap().messages,
             cursor(None),
             cursor(Some(&name("phone"))),
@@ -207,7 +213,27 @@ fn every_kind_of_write_reads_back() {
     };
     let told = tell(&store);
     assert_eq!(told, tell(&plain));
-    assert_eq!((told.1, told.2, told.3, told.4), (1, 2, 1, 4));
+    assert_eq!((told.1, told.2, told.3, told.4), (1, 2, 2, 4));
+    assert_eq!(dedup_keys(&store, 3), [1, 2, 3].map(dedup_key));
+}
+
+#[test]
+fn a_message_and_its_dedup_key_are_both_in_the_log_or_neither() {
+    let directory = tempfile::tempdir().unwrap();
+    let keyed = |number| one(number).with_key(Some(dedup_key(number)));
+    let (path, ends) = crashed(directory.path(), vec![keyed(0), keyed(1)]);
+    let full = fs::read(&segments(&path)[0]).unwrap();
+    for end in (ends[0]..ends[1]).step_by(9).chain([ends[1] - 1, ends[1]]) {
+        let cut = directory.path().join("cut");
+        copy(&path, &cut);
+        fs::write(&segments(&cut)[0], &full[..end]).unwrap();
+        let (store, _) = reopen(&cut);
+        let whole = ends.iter().filter(|group| **group <= end).count() as u64;
+        assert_eq!(offsets(&store, &query("user/a")), (0..whole).collect::<Vec<_>>(), "cut at {end}");
+        assert_eq!(dedup_keys(&store, 3), (0..whole).map(dedup_key).collect::<Vec<_>>(), "cut at {end}");
+        drop(store);
+        fs::remove_dir_all(&cut).unwrap();
+    }
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use crate::support::*;
 use std::sync::Arc;
+use waspmq_core::dedup::Key;
 use waspmq_core::delivery::QueueCursor;
 use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
-use waspmq_core::{Name, Pattern};
+use waspmq_core::{Name, Pattern, limits};
 use waspmq_store::{
-    DeadLetter, Delayed, Durability, Member, Query, QueueBegin, QueueRecord, ResumeRecord, Write,
+    Bounds, DeadLetter, Delayed, Durability, Member, MemoryStore, Query, QueueBegin, QueueRecord,
+    ResumeRecord, Store, StoreError, Write,
 };
 
 #[test]
@@ -441,4 +443,42 @@ fn cursors_of_queues_that_are_no_more_go() {
         store.maintain(2 * month).unwrap();
         assert_eq!(of("c"), None, "with the address, which has had no messages for long");
     });
+}
+
+#[test]
+fn dedup_keys_take_the_places_of_older_ones() {
+    on_both(|store| {
+        const PLACES: u64 = limits::DEDUP_KEYS_PER_SHARD as u64;
+        let write =
+            |key: &Key| messages(batch("user/a", at(1, key.number), 1, 0), LONG).with_key(Some(key.clone()));
+        let [first, second, third] = [1, 2, 1 + PLACES].map(dedup_key);
+        let other = Key { shard: 4, ..dedup_key(3) };
+        let last = Key { shard: u16::MAX, ..dedup_key(PLACES - 1) };
+        store.commit(&[&first, &second, &other, &last].map(write), Durability::Buffered).unwrap();
+        assert_eq!(dedup_keys(store, 3), [first.clone(), second.clone()]);
+        assert_eq!((dedup_keys(store, 4), dedup_keys(store, u16::MAX)), (vec![other], vec![last]));
+        let free = |key: &Key| Write::NoDedupKey { shard: 3, number: key.number, id: key.answer.id };
+        store.commit(&[write(&third), free(&first)], Durability::Buffered).unwrap();
+        assert_eq!(dedup_keys(store, 3), [second.clone(), third.clone()], "a later publish has the place");
+        store.commit(&[free(&third), free(&third)], Durability::Buffered).unwrap();
+        let alone = Write::DedupKey { key: first.clone(), message: None };
+        store.commit(&[alone, free(&second)], Durability::Buffered).unwrap();
+        assert_eq!(dedup_keys(store, 3), [first]);
+        assert_eq!(store.count_after(&address("user/a"), None, 9).unwrap(), 5, "their messages stay");
+        store.maintain(1 << 40).unwrap();
+        assert_eq!(dedup_keys(store, 3).len(), 1);
+    });
+}
+
+#[test]
+fn a_message_that_finds_no_room_has_no_dedup_key() {
+    let store = MemoryStore::new(Bounds { bytes: 1, ..Bounds::default() });
+    let write =
+        |number| messages(batch("user/a", at(1, number), 1, 0), LONG).with_key(Some(dedup_key(number)));
+    store.commit(&[write(1)], Durability::Buffered).unwrap();
+    assert!(matches!(store.commit(&[write(2)], Durability::Buffered), Err(StoreError::Full { .. })));
+    assert_eq!(dedup_keys(&store, 3), [dedup_key(1)]);
+    let free = Write::NoDedupKey { shard: 3, number: 1, id: dedup_key(1).answer.id };
+    store.commit(&[free], Durability::Buffered).unwrap();
+    assert_eq!(dedup_keys(&store, 3), []);
 }

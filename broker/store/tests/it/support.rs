@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use waspmq_core::dedup;
 use waspmq_core::delivery::{Place, QueueCursor};
 use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::settings::Retention;
@@ -43,6 +44,20 @@ pub(crate) fn queue_cursor(name: &str, upto: Position, done: &[(Place, Place)]) 
         address: address("topic/a.b"),
         cursor,
     }
+}
+
+/// The dedup key of a publish of shard 3.
+pub(crate) fn dedup_key(number: u64) -> dedup::Key {
+    let answer = dedup::Remembered { id: id(9, number), recipients: 2, level: Level::Stored };
+    dedup::Key { shard: 3, number, text: format!("alice#user/a#{number}").into(), answer }
+}
+
+/// The dedup keys of a shard, in the order of their publishes; none is damaged.
+pub(crate) fn dedup_keys(store: &dyn Store, shard: u16) -> Vec<dedup::Key> {
+    let (mut keys, damaged) = store.dedup_keys(shard).unwrap();
+    assert_eq!(damaged, 0);
+    keys.sort_by_key(|key| key.number);
+    keys
 }
 
 pub(crate) fn id(unix_ms: u64, count: u64) -> MessageId {

@@ -142,12 +142,15 @@ fn formats_are_told_apart() {
     drop(open(&path));
     assert_eq!(
         fs::read_to_string(path.join("format")).unwrap(),
-        "4\n",
+        "5\n",
         "the older one does not know the log"
     );
-    fs::write(path.join("format"), "5\n").unwrap();
+    fs::write(path.join("format"), "4\n").unwrap();
+    drop(open(&path));
+    assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "5\n", "nor the other one dedup keys");
+    fs::write(path.join("format"), "6\n").unwrap();
     let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
-    assert!(matches!(&error, OpenError::StoreNewer { found, known: 4, .. } if found == "5"), "{error}");
+    assert!(matches!(&error, OpenError::StoreNewer { found, known: 5, .. } if found == "6"), "{error}");
     for bad in ["", "x", "0", "-1"] {
         fs::write(path.join("format"), bad).unwrap();
         let error = FjallStore::open(options(&path), &mut |_| {}).unwrap_err();
@@ -155,7 +158,7 @@ fn formats_are_told_apart() {
     }
     fs::remove_file(path.join("format")).unwrap();
     drop(open(&path));
-    assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "4\n", "it was not completely made");
+    assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "5\n", "it was not completely made");
     fs::create_dir(path.join("log")).unwrap();
     fs::remove_file(path.join("format")).unwrap();
     assert!(matches!(FjallStore::open(options(&path), &mut |_| {}), Err(OpenError::StoreDamaged { .. })));
@@ -181,7 +184,7 @@ fn what_an_older_version_did_not_finish_making_is_made() {
         };
         begin();
         drop(open(&path));
-        assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "4\n");
+        assert_eq!(fs::read_to_string(path.join("format")).unwrap(), "5\n");
         fs::remove_dir_all(&path).unwrap();
         begin();
         fs::create_dir(path.join("log")).unwrap();
