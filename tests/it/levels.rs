@@ -477,6 +477,84 @@ async fn a_key_whose_delivery_failed_is_free_again() {
     alice.expect_receipt(2, "delivered").await;
 }
 
+/// Keeps everything.
+const KEEPING: &str = "[[address]]\nmatch = \"topic/>\"\nkeep = \"always\"\n";
+
+/// Waits until everything that was published before is on disk.
+async fn sync(peer: &mut Peer) {
+    peer.send(&publish(900, "topic/other", 0, "stored")).await;
+    peer.expect_receipt(900, "stored").await;
+}
+
+async fn history(peer: &mut Peer, of: &str) -> Vec<Value> {
+    let page = peer.ask(json!({"type": "history", "ref": 901, "of": of})).await;
+    page["messages"].as_array().unwrap().iter().map(|message| message["payload"].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_dedup_key_holds_over_a_kill() {
+    let mut broker = Broker::start_with_config(KEEPING);
+    let mut alice = broker.connect("alice").await;
+    let levels = ["accepted", "stored"];
+    let frame = |level: &str| with(publish(1, "topic/t", level, level), json!({"dedup": level}));
+    let later = with(publish(2, "user/bob", "later", "stored"), json!({"dedup": "later", "delay_ms": 1_500}));
+    let mut receipts = Vec::new();
+    for level in levels {
+        alice.send(&frame(level)).await;
+        receipts.push(alice.expect_receipt(1, level).await);
+    }
+    alice.send(&later).await;
+    let delayed = alice.expect_receipt(2, "stored").await;
+    // Its publisher is not told whether it is delivered.
+    let mut bob = broker.connect("bob").await;
+    bob.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/heard"})).await;
+    let heard = with(publish(3, "topic/heard", "heard", "delivered"), json!({"dedup": "heard"}));
+    alice.send(&heard).await;
+    let message = bob.expect_message("heard").await;
+    sync(&mut bob).await;
+    for signal in ["KILL", "TERM"] {
+        broker.restart_after(signal);
+        alice = broker.connect("alice").await;
+        for (level, receipt) in levels.iter().zip(&receipts) {
+            alice.send(&frame(level)).await;
+            assert_eq!(&alice.expect_receipt(1, level).await, receipt);
+        }
+        alice.send(&later).await;
+        assert_eq!(alice.expect_receipt(2, "stored").await, delayed);
+        alice.send(&heard).await;
+        assert_eq!(alice.expect_receipt(3, "stored").await["id"], message["id"]);
+    }
+    assert_eq!(history(&mut alice, "topic/t").await, levels);
+    assert_eq!(history(&mut alice, "topic/heard").await, ["heard"]);
+    let mut bob = broker.connect("bob").await;
+    let message = bob.expect_message("later").await;
+    assert_eq!(message["id"], delayed["id"]);
+    bob.expect_quiet().await;
+    // Keys are the user's own.
+    bob.send(&frame("stored")).await;
+    assert_ne!(bob.expect_receipt(1, "stored").await["id"], receipts[1]["id"]);
+}
+
+#[tokio::test]
+async fn a_key_whose_delivery_failed_is_free_behind_a_kill() {
+    let mut broker = Broker::start_with_config(&format!("{KEEPING}ack_timeout_ms = 150\nattempts = 1\n"));
+    let frame = with(publish(1, "topic/t", "x", "delivered"), json!({"dedup": "k"}));
+    let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
+    bob.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/t"})).await;
+    alice.send(&frame).await;
+    let first = bob.expect_message("x").await;
+    assert_eq!(alice.expect_error(1511).await["ref"], 1);
+    sync(&mut alice).await;
+    broker.restart();
+    (alice, bob) = (broker.connect("alice").await, broker.connect("bob").await);
+    bob.ask_ok(json!({"type": "subscribe", "ref": 1, "to": "topic/t"})).await;
+    alice.send(&frame).await;
+    let second = bob.expect_message("x").await;
+    bob.ack(&second).await;
+    let receipt = alice.expect_receipt(1, "delivered").await;
+    assert!(receipt["id"] == second["id"] && second["id"] != first["id"], "{receipt} {first}");
+}
+
 #[tokio::test]
 async fn a_publisher_that_left_harms_nobody() {
     let broker = Broker::start_with_config(IMPATIENT);

@@ -1,6 +1,6 @@
 //! The store of a broker: opened at start, with what of it must be in memory, and the way back to the workers.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::config::StoreConfig;
 use crate::queues::KeptQueues;
 use crate::resumes::{ALIVE, Alive, Resumes};
@@ -10,6 +10,7 @@ use crate::worker::storage_error;
 use anyhow::Context;
 use std::sync::Arc;
 use waspmq_core::Pattern;
+use waspmq_core::limits::SHARD_COUNT;
 use waspmq_core::registry::{JoinedBy, Registry};
 use waspmq_store::{
     Answers, Bounds, DataDir, Durability, FjallStore, Journal, JournalOptions, JournalThreads, LogOptions,
@@ -63,6 +64,7 @@ pub(crate) fn open(
     let resumes = Resumes::new(config.resume_window_ms);
     restore_sessions(&*store, &resumes, clock.now().unix_ms)
         .context("cannot read what sessions are resumed from")?;
+    restore_dedup(&*store, registry, clock.now());
     let queues = restore_queues(&*store, mailboxes.len()).context("cannot read which queues there are")?;
     let options =
         JournalOptions { log: Some(log), ..JournalOptions::new(Arc::new(move || clock.now().unix_ms)) };
@@ -104,6 +106,25 @@ fn restore_queues(store: &dyn Store, workers: usize) -> Result<Arc<KeptQueues>, 
         tracing::error!(refused, "queues of the store do not fit this broker's bounds");
     }
     Ok(Arc::new(queues))
+}
+
+/// Brings back the dedup keys of publishes. One that cannot be read costs no more than that its publish may be repeated.
+fn restore_dedup(store: &dyn Store, registry: &Registry, now: Moment) {
+    let mut damaged = 0;
+    for shard in (0..).take(SHARD_COUNT) {
+        match store.dedup_keys(shard) {
+            Ok((keys, of_shard)) => {
+                damaged += of_shard;
+                registry.restore_dedup(shard, keys, (now.unix_ms, now.us / 1_000));
+            }
+            Err(error) => {
+                tracing::warn!(shard, %error, "dedup keys cannot be read; repeats are published again")
+            }
+        }
+    }
+    if damaged > 0 {
+        tracing::warn!(damaged, "dedup keys of the store are damaged; repeats with them are published again");
+    }
 }
 
 /// Brings back what sessions are resumed from. Where the broker ended without ending its sessions, their users were

@@ -9,7 +9,7 @@ use crate::clock::Moment;
 use crate::control::{Publication, Published};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use waspmq_core::dedup::{Begin, Remembered, scoped_key};
+use waspmq_core::dedup::{Begin, Key, Remembered, scoped_key};
 use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
@@ -74,9 +74,9 @@ impl Worker {
             self.counters().published.accepted.of(to.kind()).add(1);
             return Ok(published);
         };
-        let key = scoped_key(source.from.map_or("", Name::as_str), to.as_str(), key);
+        let text: Arc<str> = scoped_key(source.from.map_or("", Name::as_str), to.as_str(), key).into();
         let mut locked = self.shared.registry.lock(to);
-        let number = match locked.dedup().begin(&key, source.now.us / 1_000) {
+        let number = match locked.dedup().begin(&text, source.now.us / 1_000) {
             Begin::First(number) => number,
             Begin::Done(Remembered { id, recipients, level }) => {
                 drop(locked);
@@ -88,6 +88,10 @@ impl Worker {
                 return Err(Reject::new(Code::Overloaded, message).retry_after(UNDER_WAY_RETRY_MS));
             }
         };
+        // What a repeat is answered behind a restart: whether recipients have acknowledged is not known then.
+        let level = alone.plan.level.clamp(Level::Accepted, Level::Stored);
+        let answer = Remembered { id, recipients: 0, level };
+        let key = Key { shard: self.shared.registry.shard_of(to), number, text, answer };
         // The usual case under one lock from the question to the answer, so that nobody is told to come back.
         let sent = match &alone.plan.destination {
             Destination::AsAddressed(pick)
@@ -97,7 +101,8 @@ impl Worker {
                 match single((to, settings), alone.plan, (id, publish), source) {
                     Ok(batch) => {
                         let picks = &[*pick];
-                        let outgoing = Outgoing { batch, picks, settings, token: None, is_promised: false };
+                        let (token, is_promised, key) = (None, false, Some(&key));
+                        let outgoing = Outgoing { batch, picks, settings, token, is_promised, key };
                         // While members of a large queue are chosen, somebody else with this key is told to come back.
                         let enqueued;
                         (locked, enqueued) = self.enqueue_locked(locked, outgoing);
@@ -108,7 +113,7 @@ impl Worker {
             }
             _ => {
                 drop(locked);
-                let dedup = Some(Dedup { to: to.clone(), key: key.clone(), publish: number, id });
+                let dedup = Some(Dedup { to: to.clone(), key: key.clone(), is_kept: false });
                 let sent = self.publish_without_key(alone, asker, dedup);
                 locked = self.shared.registry.lock(to);
                 sent.map(|done| (WorkerSet::default(), done.map(|published| published.recipients)))
@@ -118,9 +123,9 @@ impl Worker {
             Ok((_, None)) => {}
             Ok((_, Some(recipients))) => {
                 let answer = Remembered { id, recipients: *recipients, level: Level::Accepted };
-                locked.dedup().finish(&key, number, answer);
+                locked.dedup().finish(&key.text, number, answer);
             }
-            Err(_) => locked.dedup().forget(&key, number),
+            Err(_) => locked.dedup().forget(&key.text, number),
         }
         drop(locked);
         let (workers, recipients) = sent?;
@@ -140,7 +145,7 @@ impl Worker {
         } else if alone.plan.level > Level::Accepted {
             self.publish_and_wait(alone, asker, dedup).map(|()| None)
         } else {
-            let recipients = self.publish_everywhere(alone, None)?;
+            let recipients = self.publish_everywhere(alone, (None, dedup.map(|dedup| dedup.key)))?;
             Ok(Some(Published { id: alone.id, level: Level::Accepted, recipients }))
         }
     }
@@ -154,9 +159,10 @@ impl Worker {
     ) -> Result<(), Reject> {
         // One more than addresses, so that the entry outlives the loop over them.
         let level = alone.plan.level;
+        let key = dedup.as_ref().map(|dedup| dedup.key.clone());
         let token =
             self.receipts.insert(Pending { asker, level, recipients: 0, waits: 1, failure: None, dedup });
-        match self.publish_everywhere(alone, Some(token)) {
+        match self.publish_everywhere(alone, (Some(token), key)) {
             Ok(recipients) => {
                 if let Some(pending) = self.receipts.get_mut(token) {
                     pending.recipients = recipients;
@@ -173,23 +179,35 @@ impl Worker {
 
     /// Publishes one message to each address of its plan. It is accepted when one address accepts it, because
     /// a second try would repeat it there; the refusals of the others are counted. A higher level is that of all
-    /// addresses: with one refusal it is not reached.
-    fn publish_everywhere(&mut self, alone: &Alone<'_>, token: Option<u64>) -> Result<u32, Reject> {
+    /// addresses: with one refusal it is not reached. The dedup key goes to the store with the last message: a crash
+    /// between two of them repeats and loses nothing.
+    fn publish_everywhere(
+        &mut self,
+        alone: &Alone<'_>,
+        (token, mut key): (Option<u64>, Option<Key>),
+    ) -> Result<u32, Reject> {
         let Alone { target: (to, settings), plan, publish, id, source } = *alone;
         let (pick, addresses) = match &plan.destination {
             Destination::AsAddressed(pick) => (*pick, std::slice::from_ref(to)),
             Destination::Instead(addresses) => (None, addresses.as_slice()),
         };
         let (mut recipients, mut accepted, mut refused) = (0_u32, false, Vec::new());
-        for address in addresses {
+        // Of the messages before the last, and of that.
+        let (mut is_kept, mut is_last_kept) = (false, false);
+        for (left, address) in (0..addresses.len()).rev().zip(addresses) {
             let own = (address != to).then(|| self.settled.of(address).clone());
             let settings = own.as_ref().unwrap_or(settings);
             let batch = single((address, settings), plan, (id, publish), source)?;
             if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
                 pending.waits += 1;
             }
-            match self.send_out(batch, (&[pick], settings, plan.ack), token, (None, &[])) {
-                Ok(more) => (accepted, recipients) = (true, recipients.saturating_add(more)),
+            let of_last = key.as_ref().filter(|_| left == 0);
+            match self.send_out(batch, (&[pick], settings, plan.ack), (token, of_last), (None, &[])) {
+                Ok((more, is_this_kept)) => {
+                    (accepted, recipients) = (true, recipients.saturating_add(more));
+                    key.iter_mut().for_each(|key| key.answer.recipients = recipients);
+                    if left == 0 { is_last_kept = is_this_kept } else { is_kept |= is_this_kept }
+                }
                 Err(reject) => {
                     if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
                         pending.waits -= 1;
@@ -203,7 +221,25 @@ impl Worker {
             return Err(reject);
         }
         refused.iter().for_each(|(address, reject)| self.count_refused(address, reject));
+        if let Some(key) = key.filter(|_| is_kept || is_last_kept) {
+            if !is_last_kept {
+                self.keep_key_alone(key);
+            }
+            let pending = token.and_then(|token| self.receipts.get_mut(token));
+            if let Some(dedup) = pending.and_then(|pending| pending.dedup.as_mut()) {
+                dedup.is_kept = true;
+            }
+        }
         Ok(recipients)
+    }
+
+    /// Stores a dedup key behind the messages of its publish that are stored, the last of which is not.
+    fn keep_key_alone(&self, key: Key) {
+        if self.shared.journal.push(Write::DedupKey { key, message: None }, None).is_err() {
+            tracing::warn!(
+                "the journal has no room for a dedup key; behind a restart, a repeat is published again"
+            );
+        }
     }
 
     /// Keeps a message until its time. It is accepted when it is kept, stored when the journal has it, and
@@ -239,17 +275,21 @@ impl Worker {
         }
         let due_unix_ms = source.now.unix_ms.saturating_add(publish.delay_ms);
         let waits = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+        let is_stored = level == Level::Stored;
+        let dedup = dedup.map(|dedup| Dedup { is_kept: is_stored, ..dedup });
+        let key = dedup.as_ref().map(|dedup| dedup.key.clone());
         let token = (level > Level::Accepted).then(|| {
             self.receipts.insert(Pending { asker, level, recipients: 0, waits, failure: None, dedup })
         });
         let due_ms = (source.now.us / 1_000).saturating_add(publish.delay_ms);
         let lost = || tracing::error!(%to, "a delayed message found no room after room was promised");
-        if level == Level::Stored {
+        if is_stored {
             let ticket = token.map(|token| Ticket { worker: self.number, token });
             // The store knows a delayed message by its time and id, so the addresses of one get times of their own.
-            for (due_unix_ms, batch) in (due_unix_ms..).zip(batches) {
+            for ((due_unix_ms, batch), left) in (due_unix_ms..).zip(batches).zip((0..waits).rev()) {
                 let bytes = batch.size_bytes();
-                let write = Write::Delayed { due_unix_ms, batch: Arc::new(batch.clone()) };
+                let write = Write::Delayed { due_unix_ms, batch: Arc::new(batch.clone()) }
+                    .with_key(key.clone().filter(|_| left == 0));
                 let waiting = PutOff::stored(due_unix_ms, batch);
                 if self.shared.journal.push(write, ticket).is_err() {
                     if let Some(token) = token {
@@ -290,7 +330,7 @@ impl Worker {
     fn publish_put_off(&mut self, batch: Batch, ack: Option<AckPlan>, token: Option<u64>) {
         let (to, level) = (batch.to.clone(), batch.level);
         let settings = self.settled.of(&to).clone();
-        if let Err(reject) = self.send_out(batch, (&[], &settings, ack), token, (None, &[])) {
+        if let Err(reject) = self.send_out(batch, (&[], &settings, ack), (token, None), (None, &[])) {
             self.count_refused(&to, &reject);
             if let Some(token) = token.filter(|_| level == Level::Delivered) {
                 self.handle_reached(token, Err(reject));
@@ -305,7 +345,8 @@ impl Worker {
         let to = batch.to.clone();
         let settings = self.settled.of(&to).clone();
         let again = PutOff::stored(due_unix_ms, batch.clone());
-        let outgoing = Outgoing { batch, picks: &[], settings: &settings, token: None, is_promised: true };
+        let (token, is_promised, key) = (None, true, None);
+        let outgoing = Outgoing { batch, picks: &[], settings: &settings, token, is_promised, key };
         let sent = self.enqueue(outgoing);
         if let Err(reject) = sent {
             self.count_refused(&to, &reject);

@@ -9,6 +9,7 @@ use super::mailbox::{Entry, QueueDelivery};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use waspmq_core::dedup::{Key, Remembered};
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Excluded, Locked, Pick, Queue, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
@@ -28,6 +29,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) token: Option<u64>,
     /// Whether a receipt has promised already that it is stored: it needs nobody to reach.
     pub(super) is_promised: bool,
+    /// The dedup key that is stored together with it, with the recipients of what was published before.
+    pub(super) key: Option<&'a Key>,
 }
 
 /// What became of it.
@@ -37,6 +40,8 @@ pub(super) struct Enqueued {
     pub(super) workers: WorkerSet,
     /// Of one message.
     pub(super) recipients: u32,
+    /// Whether it goes to the store.
+    pub(super) is_kept: bool,
     /// What to track, for level `delivered`.
     pub(super) tracked: Option<(Arc<Batch>, Recipients)>,
     /// Of what is tracked, which member of which queue each message went to.
@@ -131,7 +136,7 @@ impl Worker {
         if nobody > 0 {
             self.counters().dropped_no_member.add(nobody);
         }
-        let Outgoing { mut batch, picks, settings, token, .. } = outgoing;
+        let Outgoing { mut batch, picks, settings, token, key, .. } = outgoing;
         let mut workers = targets.workers;
         queues.keys().for_each(|&worker| workers.insert(worker));
         let homes = if is_kept { homes(&targets) } else { WorkerSet::default() };
@@ -141,8 +146,13 @@ impl Worker {
         let left_out = batch.origin.filter(|_| batch.exclude_origin);
         batch.first = locked.take((&batch.to, &targets), batch.messages.len(), (is_kept, left_out));
         let batch = Arc::new(batch);
+        let recipients = match &tracked {
+            Some(recipients) => u32::try_from(recipients.len()).unwrap_or(u32::MAX),
+            None if is_kept && batch.to.kind() == Kind::User => listening.max(1),
+            None => listening,
+        };
         if is_kept {
-            self.store(&batch, settings, token)?;
+            self.store(&batch, settings, (token, key.map(|key| reaching(key, recipients))))?;
         }
         for worker in workers.iter() {
             let (plain, queues) =
@@ -157,12 +167,8 @@ impl Worker {
             let queues = targets.queues.iter().filter(is_there).cloned().collect();
             self.push(home, Entry::Queued { batch: batch.clone(), queues, picks: picks.into() });
         }
-        let recipients = match &tracked {
-            Some(recipients) => u32::try_from(recipients.len()).unwrap_or(u32::MAX),
-            None if is_kept && batch.to.kind() == Kind::User => listening.max(1),
-            None => listening,
-        };
-        Ok(Enqueued { workers, recipients, tracked: tracked.map(|recipients| (batch, recipients)), members })
+        let tracked = tracked.map(|recipients| (batch, recipients));
+        Ok(Enqueued { workers, recipients, is_kept, tracked, members })
     }
 
     fn push(&self, worker: u8, entry: Entry) {
@@ -212,10 +218,10 @@ impl Worker {
         &self,
         batch: &Arc<Batch>,
         settings: &Settings,
-        token: Option<u64>,
+        (token, key): (Option<u64>, Option<Key>),
     ) -> Result<(), Reject> {
         let ticket = token.map(|token| Ticket { worker: self.number, token });
-        let write = Write::Messages { batch: batch.clone(), retention: settings.retention };
+        let write = Write::Messages { batch: batch.clone(), retention: settings.retention }.with_key(key);
         self.shared.kept.insert(&batch.to);
         self.shared.journal.push(write, ticket).map_err(|_| journal_full())
     }
@@ -237,6 +243,12 @@ impl Worker {
     pub(super) fn listens(&self, number: u32, to: &Address) -> bool {
         self.recipients.of(to).iter().any(|listeners| listeners.contains(&number))
     }
+}
+
+/// The key of a publish that has so many recipients more.
+fn reaching(key: &Key, more: u32) -> Key {
+    let recipients = key.answer.recipients.saturating_add(more);
+    Key { answer: Remembered { recipients, ..key.answer }, ..key.clone() }
 }
 
 /// The refusal where the journal takes nothing more now.
@@ -379,7 +391,7 @@ mod tests {
     }
 
     fn outgoing(batch: Batch, settings: &Settings) -> Outgoing<'_> {
-        Outgoing { batch, picks: &[], settings, token: None, is_promised: false }
+        Outgoing { batch, picks: &[], settings, token: None, is_promised: false, key: None }
     }
 
     #[test]

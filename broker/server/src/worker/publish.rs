@@ -14,6 +14,7 @@ use crate::clock::Moment;
 use crate::control::Published;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
+use waspmq_core::dedup::Key;
 use waspmq_core::delivery::{AckPlan, Flight, References};
 use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
@@ -206,8 +207,8 @@ impl Worker {
             SmallVec::new()
         };
         let asked = (connection.asker, &*references);
-        match self.send_out(batch, (&picks, &settings, ack), token, asked) {
-            Ok(recipients) => {
+        match self.send_out(batch, (&picks, &settings, ack), (token, None), asked) {
+            Ok((recipients, _)) => {
                 self.counters().published.accepted.of(to.kind()).add(count);
                 match token.and_then(|token| self.receipts.get_mut(token)) {
                     Some(pending) => pending.recipients = recipients,
@@ -236,25 +237,25 @@ impl Worker {
     }
 
     /// Enqueues a batch and begins to track it where its level asks for that. `token` is the receipt that
-    /// waits, `references` are receipts of the connection that asked.
+    /// waits, `references` are receipts of the connection that asked. Gives the recipients, and whether it goes to the store.
     pub(super) fn send_out(
         &mut self,
         batch: Batch,
         (picks, settings, ack): (&[Option<Pick>], &Settings, Option<AckPlan>),
-        token: Option<u64>,
+        (token, key): (Option<u64>, Option<&Key>),
         asked: Asked<'_>,
-    ) -> Result<u32, Reject> {
+    ) -> Result<(u32, bool), Reject> {
         let token_of_disk = token.filter(|_| batch.level == Level::Stored);
         let is_promised = false;
-        let outgoing = Outgoing { batch, picks, settings, token: token_of_disk, is_promised };
-        let Enqueued { recipients, tracked, members, .. } = self.enqueue(outgoing)?;
+        let outgoing = Outgoing { batch, picks, settings, token: token_of_disk, is_promised, key };
+        let Enqueued { recipients, is_kept, tracked, members, .. } = self.enqueue(outgoing)?;
         if let Some((batch, waiting_for)) = tracked {
             self.track(batch.clone(), waiting_for, ack.unwrap_or(settings.ack), (token, asked));
             for (message, queue, session) in members {
                 self.note_member(&batch, message, (queue, session, 1));
             }
         }
-        Ok(recipients)
+        Ok((recipients, is_kept))
     }
 
     fn track(

@@ -10,9 +10,10 @@ use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
-use waspmq_core::dedup::Remembered;
+use waspmq_core::dedup::{Key, Remembered};
 use waspmq_core::{Address, Level, MessageId, Reject, SessionId};
 use waspmq_protocol::server;
+use waspmq_store::Write;
 
 /// The publisher of flights whose references are tokens of receipts that wait. Epochs begin at 1, so no session
 /// has it.
@@ -50,10 +51,9 @@ pub(super) struct Pending {
 pub(super) struct Dedup {
     /// The address whose shard has it.
     pub(super) to: Address,
-    pub(super) key: String,
-    /// The number of the publish that took it.
-    pub(super) publish: u64,
-    pub(super) id: MessageId,
+    pub(super) key: Key,
+    /// Whether it was handed to the journal.
+    pub(super) is_kept: bool,
 }
 
 /// The receipts of one worker that wait, by token.
@@ -121,11 +121,11 @@ impl Worker {
 
     fn conclude(&mut self, pending: Pending) {
         let Pending { asker, level, recipients, failure, dedup, .. } = pending;
-        if let Some(Dedup { to, key, publish, id }) = dedup {
-            let mut locked = self.shared.registry.lock(&to);
+        if let Some(Dedup { to, key, is_kept }) = dedup {
+            let answer = Remembered { recipients, level, ..key.answer };
             match &failure {
-                None => locked.dedup().finish(&key, publish, Remembered { id, recipients, level }),
-                Some(_) => locked.dedup().forget(&key, publish),
+                None => self.shared.registry.lock(&to).dedup().finish(&key.text, key.number, answer),
+                Some(_) => self.free(&to, &key, is_kept),
             }
         }
         match asker {
@@ -145,6 +145,16 @@ impl Worker {
                 });
                 self.send_to_asker(id, frames);
             }
+        }
+    }
+
+    /// Frees the key of a publish that failed, here and in the store.
+    pub(super) fn free(&self, to: &Address, key: &Key, is_kept: bool) {
+        self.shared.registry.lock(to).dedup().forget(&key.text, key.number);
+        let (shard, number, id) = (key.shard, key.number, key.answer.id);
+        if is_kept && self.shared.journal.push(Write::NoDedupKey { shard, number, id }, None).is_err() {
+            // Behind a restart, a repeat is answered by what is stored.
+            tracing::warn!(%to, "the journal has no room to free a dedup key");
         }
     }
 

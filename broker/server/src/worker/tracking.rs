@@ -282,7 +282,8 @@ impl Worker {
             let mut locked = self.shared.registry.lock(&batch.to);
             let targets = locked.targets(&batch.to);
             let first = locked.take((&batch.to, &targets), 1, (true, None));
-            let stored = self.store(&Arc::new(Batch { first, is_kept: true, ..alone }), settings, None);
+            let stored =
+                self.store(&Arc::new(Batch { first, is_kept: true, ..alone }), settings, (None, None));
             drop(locked);
             if stored.is_err() {
                 tracing::error!(to = %batch.to, "the journal has no room for a message under way; it is lost");

@@ -57,6 +57,15 @@ type Later = mpsc::Receiver<Result<Published, Reject>>;
 
 /// Publishes to `topic/asked`, which a policy sends to these addresses instead, ten seconds ago.
 fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -> (Outcome, Later) {
+    publish_with_key(worker, level, instead, (delay_ms, None))
+}
+
+fn publish_with_key(
+    worker: &mut Worker,
+    level: Level,
+    instead: &[&str],
+    (delay_ms, key): (u64, Option<&str>),
+) -> (Outcome, Later) {
     let to = Address::parse("topic/asked").unwrap();
     let target = (to.clone(), worker.shared.rules.of(&to).clone());
     let instead = instead.iter().map(|to| Address::parse(to).unwrap()).collect();
@@ -64,6 +73,7 @@ fn publish(worker: &mut Worker, level: Level, instead: &[&str], delay_ms: u64) -
         Plan { destination: Destination::Instead(instead), headers: None, level, ack: None, trace: None };
     let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
     publish.delay_ms = delay_ms;
+    publish.dedup = key.map(Into::into);
     let now = worker.shared.clock.now();
     let now = Moment { unix_ms: now.unix_ms - 10_000, ..now };
     let id = worker.next_message_id(now);
@@ -168,4 +178,55 @@ fn the_member_of_a_large_queue_is_chosen_for_a_publish_with_a_key() {
     assert_eq!((answers[0].recipients, answers[0].id), (1, answers[1].id), "the second is the first");
     let members = &worker.shared.registry.queue(&queue).unwrap().members;
     assert_eq!(members.iter().map(registry::Member::in_flight).sum::<u32>(), 1);
+}
+
+/// The dedup keys of `topic/asked` in the store, when the journal has written everything.
+fn keys(worker: &Worker, store: &Arc<dyn Store>) -> Vec<Key> {
+    let (sender, done) = std::sync::mpsc::channel();
+    worker.shared.journal.read(Box::new(move |_| sender.send(()).unwrap())).unwrap();
+    done.recv().unwrap();
+    let shard = worker.shared.registry.shard_of(&Address::parse("topic/asked").unwrap());
+    let (mut keys, _) = store.dedup_keys(shard).unwrap();
+    keys.sort_by_key(|key| key.number);
+    keys
+}
+
+#[test]
+fn a_dedup_key_is_stored_with_what_is_stored() {
+    let (mut worker, store) = worker();
+    let mut accept = |key: &str, instead: &[&str]| {
+        let (outcome, _) = publish_with_key(&mut worker, Level::Accepted, instead, (0, Some(key)));
+        outcome.unwrap().unwrap().id
+    };
+    accept("kept nowhere", &["topic/never"]);
+    let ids = [
+        accept("a", &["topic/kept"]),
+        accept("b", &["topic/never", "topic/kept"]),
+        accept("c", &["topic/kept", "topic/never"]),
+    ];
+    assert_eq!(accept("a", &["topic/kept"]), ids[0], "a repeat");
+    let found = keys(&worker, &store);
+    let found: Vec<_> = found.iter().map(|key| (&*key.text, key.answer)).collect();
+    let expected = |text, id| (text, Remembered { id, recipients: 0, level: Level::Accepted });
+    let texts = ["#topic/asked#a", "#topic/asked#b", "#topic/asked#c"];
+    assert_eq!(found, [0, 1, 2].map(|n| expected(texts[n], ids[n])));
+}
+
+#[test]
+fn the_dedup_key_of_a_publish_that_failed_leaves_the_store() {
+    let (mut worker, store) = worker();
+    for delay_ms in [0, 60_000] {
+        let key = (delay_ms, Some("k"));
+        let (_, mut later) = publish_with_key(&mut worker, Level::Stored, &["topic/kept"], key);
+        let published = answer(&mut worker, &mut later).unwrap();
+        let found = keys(&worker, &store).pop().unwrap();
+        assert_eq!((found.answer.id, found.answer.level), (published.id, Level::Stored));
+        worker.free(&Address::parse("topic/asked").unwrap(), &found, true);
+        assert_eq!(keys(&worker, &store), []);
+    }
+    for instead in [["topic/kept", "topic/never"], ["topic/never", "topic/kept"]] {
+        let (_, mut later) = publish_with_key(&mut worker, Level::Stored, &instead, (0, Some("k")));
+        assert_eq!(answer(&mut worker, &mut later).unwrap_err().code, Code::NotStored);
+        assert_eq!(keys(&worker, &store), [], "it may be tried again");
+    }
 }
