@@ -6,6 +6,8 @@
 //! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]), what an ack means to a publisher, and how far
 //! a device has got ([`super::Cursors`]).
 
+mod ids;
+
 use super::lane::{Key, Lane, Run};
 use crate::address::{Address, Name};
 use crate::id::{MessageId, Position};
@@ -13,8 +15,8 @@ use crate::limits;
 use crate::message::Batch;
 use crate::queue::QueueId;
 use hashbrown::HashMap;
+use ids::{Ids, Sent, covering, index};
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -79,17 +81,6 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 /// The lanes of queues of one name: more than one of a queue while messages are in flight that have one id at several
 /// addresses.
 type OfName = SmallVec<[(QueueId, Lane); 1]>;
-
-/// What was sent in one go, by (origin, count) of its first message and once per address: an unchanging fact, so an entry
-/// may stay when its messages are gone.
-type Ids = BTreeMap<(u32, u64), SmallVec<[Sent; 1]>>;
-
-#[derive(Debug)]
-struct Sent {
-    to: Address,
-    key: Key,
-    messages: u16,
-}
 
 #[derive(Debug, Default)]
 pub struct Window {
@@ -411,25 +402,6 @@ fn sorted<K: Ord, V>(lanes: Map<K, V>) -> impl Iterator<Item = (K, V)> {
     let mut lanes: Vec<_> = lanes.into_iter().collect();
     lanes.sort_by(|a, b| a.0.cmp(&b.0));
     lanes.into_iter()
-}
-
-/// The index of all runs.
-fn index(lanes: &Map<Address, Lane>) -> Ids {
-    let mut ids = Ids::new();
-    for (to, run) in lanes.iter().flat_map(|(to, lane)| lane.runs().map(move |run| (to, run))) {
-        if let Some(first) = run.batch.messages.get(usize::from(run.range.start)) {
-            let sent = Sent { to: to.clone(), key: run.key, messages: run.len() };
-            ids.entry((origin(first.id), first.id.count())).or_default().push(sent);
-        }
-    }
-    ids
-}
-
-/// What was sent in one go with the message, at each of its addresses, and the count it began with.
-fn covering(ids: &Ids, id: MessageId) -> Option<(u64, impl Iterator<Item = &Sent>)> {
-    let (&(from, count), sent) = ids.range(..=(origin(id), id.count())).next_back()?;
-    let index = id.count().checked_sub(count).filter(|_| from == origin(id))?;
-    Some((count, sent.iter().filter(move |sent| index < u64::from(sent.messages))))
 }
 
 /// Which message of the batch `id` is, when the run holds it.
