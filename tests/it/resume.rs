@@ -622,6 +622,47 @@ async fn receipts_go_to_the_connection_that_asked() {
     alice.peer.expect_quiet().await;
 }
 
+#[tokio::test]
+async fn what_came_by_a_lost_connection_is_acknowledged_at_once() {
+    const SLOW: &str = "[[address]]\nmatch = \"topic/>\"\nbackoff_ms = 600000\nbackoff_max_ms = 600000\n";
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(data.path().join("test.toml"), SLOW).unwrap();
+    let broker = Broker::start_on(&data, &[]);
+    let mut sender = broker.connect("sender").await;
+    let mut alice = Session::begin(&broker, "alice").await;
+    alice.subscribe("topic/a").await;
+    let publish = |reference: u64| json!({"type": "publish", "ref": reference, "to": "topic/a", "payload": reference, "ack": "delivered"});
+    let mut came = Vec::new();
+    for reference in 1..=4 {
+        sender.send(&publish(reference)).await;
+        came.push(alice.peer.receive().await);
+    }
+    let token = alice.token().to_owned();
+    alice.lose(&broker).await;
+    // Nobody else was sent it, whatever the name.
+    let mut other = Session::begin(&broker, "alice").await;
+    let first = json!({"type": "ack", "ref": 8, "ids": [came[0]["id"]]});
+    assert_eq!(other.peer.ask(first.clone()).await["code"], 1430);
+    let mut alice = Session::resume(&broker, "alice", &token, &[&came[2]["pos"]]).await;
+    alice.ok(first).await;
+    let receipt = sender.receive().await;
+    assert_eq!((&receipt["type"], &receipt["ref"]), (&json!("receipt"), &json!(1)), "{receipt}");
+    // One that came by this connection does not say that those before it had come by the other.
+    sender.send(&publish(5)).await;
+    let (_, fifth) = alice.message().await;
+    alice.ack("topic/a", &fifth).await;
+    assert_eq!(sender.receive().await["ref"], 5);
+    alice.ack("topic/a", &came[2]["pos"]).await;
+    let mut receipts = [sender.receive().await["ref"].clone(), sender.receive().await["ref"].clone()];
+    receipts.sort_by_key(Value::as_u64);
+    assert_eq!(receipts, [2, 3]);
+    sender.expect_quiet().await;
+    alice.peer.expect_quiet().await;
+    let (_, ledger) = broker.admin("GET", &format!("/v1/messages/{}", came[0]["id"].as_str().unwrap()), None);
+    let row = &ledger["recipients"][0];
+    assert_eq!((&row["state"], &row["attempts"]), (&json!("acked"), &json!(1)), "{ledger}");
+}
+
 /// Publishes unstored to thousands of addresses that none of alice's patterns matches: several in every shard.
 async fn publish_elsewhere(broker: &Broker) {
     let mut noise = broker.connect("noise").await;

@@ -192,6 +192,12 @@ pub const OUTBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const WINDOW_MESSAGES_MAX: usize = 4_096;
 pub const WINDOW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Memory of what a session may still acknowledge of the messages that were in flight to it when it lost a connection, without
+/// their payloads: some 1,000 of batches of one, 4,000 of longer ones; and of how many connections. More: the last ones of each
+/// address, or the earliest connection, are left out, and their acks are `not_in_flight` until they are sent again.
+pub const WINDOW_LEFT_BYTES_MAX: usize = 256 * 1024;
+pub const WINDOW_LEFT_CONNECTIONS_MAX: usize = 8;
+
 /// Addresses a window remembers without anything in flight, or as many as have something in flight. More: they are
 /// forgotten, and a repeated ack for one is `not_in_flight`.
 pub const WINDOW_IDLE_LANES_MAX: usize = 1_024;
@@ -234,7 +240,8 @@ pub const OVERFLOW_REPORTS_MAX: usize = 64;
 pub const SPILLED_ADDRESSES_MAX: usize = 64;
 
 /// Sessions that can be resumed, live or left. More: those that left first are forgotten; when all are live, one more
-/// session gets no resume token. About 500 bytes each, and 1 KiB for each subscription with wildcards.
+/// session gets no resume token. About 500 bytes each, 1 KiB for each subscription with wildcards, and
+/// what the session may still acknowledge ([`WINDOW_LEFT_BYTES_MAX`]).
 pub const RESUMABLE_SESSIONS_MAX: usize = 100_000;
 
 /// Bytes that a QUIC client may send ahead of what is read of it. More: it waits, by the protocol.

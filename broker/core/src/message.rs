@@ -78,6 +78,21 @@ impl Batch {
         Some(alone)
     }
 
+    /// A batch of these messages, of which only their numbers are left.
+    pub fn without_payloads(&self, range: Range<usize>) -> Self {
+        let first = self.position(range.start);
+        let nothing = Slice::default();
+        let numbers = |envelope: &Envelope| Envelope {
+            payload: nothing,
+            headers: nothing,
+            key: nothing,
+            reply_to: nothing,
+            ..*envelope
+        };
+        let messages = self.messages.get(range).unwrap_or_default().iter().map(numbers).collect();
+        Self { first, messages, ..self.without_messages() }
+    }
+
     /// What all messages share, without any.
     fn without_messages(&self) -> Self {
         Self {

@@ -17,7 +17,7 @@ pub(crate) use body::Alive;
 use hashbrown::HashMap;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
-use waspmq_core::delivery::Cursors;
+use waspmq_core::delivery::{Cursors, Window};
 use waspmq_core::session::Subscription;
 use waspmq_core::trie::Trie;
 use waspmq_core::{Address, Kind, Name, Pattern, Position, SessionId, limits};
@@ -107,7 +107,9 @@ pub(crate) struct Record {
     pub(crate) implied: Vec<Implied>,
     pub(crate) watched: Vec<Name>,
     pub(crate) replays: Vec<Replay>,
-    /// What was sent and is not acknowledged. Not in the journal.
+    /// Tracked messages that were sent and are not acknowledged. Not in the journal.
+    pub(crate) window: Vec<Window>,
+    /// Stored messages that were sent and are not acknowledged. Not in the journal.
     pub(crate) cursors: Option<Box<Cursors>>,
     /// Whether `cursors` is all that is not acknowledged; else the store's cursors say it.
     pub(crate) has_cursors: bool,

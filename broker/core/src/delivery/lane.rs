@@ -53,7 +53,7 @@ impl Run {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Lane {
     runs: VecDeque<Run>,
     pub(super) bytes: usize,

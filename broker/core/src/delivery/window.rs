@@ -1,8 +1,15 @@
 //! What one session was sent and has not acknowledged: its window.
 //!
 //! A message is in flight at most once plain and once per queue it was chosen for; sending it again replaces the
-//! earlier entry. One that a policy gave several addresses is in flight once for each: an ack by id is for all of them. A cumulative ack from the front costs the same for a batch as for a message. Acks by id need an
-//! index, which is made with the first such ack, so that sessions that ack cumulatively never pay for it.
+//! earlier entry. One that a policy gave several addresses is in flight once for each: an ack by id is for all of them. A
+//! cumulative ack from the front costs the same for a batch as for a message. Acks by id need an index, which is made with the
+//! first such ack, so that sessions that ack cumulatively never pay for it.
+//!
+//! What was in flight outside queues when the session's connection ended is not in flight to the one that goes on, and does not
+//! count against its bounds; but it was sent, and an ack of it counts until it is sent again ([`Window::left`]). A cumulative ack covers
+//! of it what one that named the same message did in the old connection: one that names another may be of a client that
+//! never got it. Of a queue, another member may have it by then.
+//!
 //! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]), what an ack means to a publisher, and how far
 //! a device has got ([`super::Cursors`]).
 
@@ -82,7 +89,7 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 /// addresses.
 type OfName = SmallVec<[(QueueId, Lane); 1]>;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Window {
     bounds: Bounds,
     lanes: Map<Address, Lane>,
@@ -93,11 +100,18 @@ pub struct Window {
     ids: Option<Ids>,
     messages: usize,
     bytes: usize,
+    /// What earlier connections of the session left, the latest first. A message is in one of all these at most.
+    before: Vec<Self>,
 }
 
 impl Window {
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, ..Self::default() }
+    }
+
+    /// Goes on from what the connections before this one left.
+    pub fn go_on(&mut self, before: Vec<Self>) {
+        self.before = before;
     }
 
     /// Whether `messages` of a batch of `bytes` may be sent. An empty window takes any one batch.
@@ -160,9 +174,17 @@ impl Window {
         lane.insert(run);
         self.messages = self.messages + lane.messages - before.0;
         self.bytes = self.bytes + lane.bytes - before.1;
-        if sending.queue.is_none() && self.ids.is_some() {
+        if sending.queue.is_some() {
+            return;
+        }
+        if self.ids.is_some() {
             self.index(sent, &batch.to, key);
         }
+        let last_offset = position.offset + u64::from(sent.2 - 1);
+        self.before.retain_mut(|before| {
+            before.lose(&batch.to, position, last_offset, &mut Vec::new());
+            !before.is_empty()
+        });
     }
 
     /// Acknowledges everything this session was sent for `to` outside queues, up to and with `upto`. Repeating it
@@ -175,12 +197,15 @@ impl Window {
         upto: Position,
         out: &mut Vec<Acked>,
     ) -> Result<(), NotInFlight> {
-        let lane = self.lanes.get(to).ok_or(NotInFlight)?;
         let key = (upto.stream.epoch, upto.offset);
-        if lane.shard != upto.stream.shard || !lane.was_sent(key) {
+        let was_sent = |lane: &Lane| lane.shard == upto.stream.shard && lane.was_sent(key);
+        let before = self.before.iter_mut().find(|before| before.holds(to, upto));
+        let is_of_before = before.map(|before| before.ack_before(to, upto, out)).is_some();
+        if self.lanes.get(to).is_some_and(was_sent) {
+            self.ack_before(to, upto, out);
+        } else if !is_of_before {
             return Err(NotInFlight);
         }
-        self.ack_before(to, upto, out);
         Ok(())
     }
 
@@ -202,7 +227,13 @@ impl Window {
     /// Acknowledges single messages, plain ones or those of all queues with this name. Gives how many were not in
     /// flight.
     pub fn ack_ids(&mut self, ids: &[MessageId], queue: Option<&Name>, out: &mut Vec<Acked>) -> usize {
-        let is_missing = |id: &&MessageId| !self.take(**id, queue, out);
+        let is_missing = |id: &&MessageId| {
+            let mut is_taken = self.take(**id, queue, out);
+            for before in self.before.iter_mut().filter(|_| queue.is_none()) {
+                is_taken |= before.take_plain(**id, out);
+            }
+            !is_taken
+        };
         ids.iter().filter(is_missing).count()
     }
 
@@ -236,10 +267,35 @@ impl Window {
         Some(acked(run, Some(queue)))
     }
 
+    /// What the session can acknowledge in its next connection: what is in flight outside queues, and what earlier connections
+    /// left, as far as [`limits::WINDOW_LEFT_BYTES_MAX`] has room for it without the payloads.
+    pub fn left(&self) -> Vec<Self> {
+        let mut room_bytes = limits::WINDOW_LEFT_BYTES_MAX;
+        let windows = [self].into_iter().chain(&self.before);
+        let left = windows.map(|window| window.copy(&mut room_bytes)).filter(|left| !left.is_empty());
+        left.take(limits::WINDOW_LEFT_CONNECTIONS_MAX).collect()
+    }
+
+    /// What is in flight outside queues, in the order in which each address was sent it, as far as there is room.
+    fn copy(&self, room_bytes: &mut usize) -> Self {
+        let mut copy = Self::new(self.bounds);
+        let mut runs: Vec<_> = self.lanes.values().flat_map(Lane::runs).collect();
+        runs.sort_by_key(|run| run.turn);
+        for run in runs {
+            let batch = run.batch.without_payloads(run.range.start.into()..run.range.end.into());
+            let Some(rest_bytes) = room_bytes.checked_sub(batch.size_bytes()) else { break };
+            *room_bytes = rest_bytes;
+            let sending = Sending { queue: None, attempt: run.attempt, now_ms: run.sent_ms };
+            copy.sent(&Arc::new(batch), 0..run.len(), sending);
+        }
+        copy
+    }
+
     /// Everything in flight, plain messages first, in the order of the addresses: the connection is lost. The
-    /// window is empty afterwards.
+    /// window is empty afterwards, but for what it has left.
     pub fn drain(&mut self) -> impl Iterator<Item = Acked> + use<> {
-        let Self { lanes, queues, .. } = std::mem::replace(self, Self::new(self.bounds));
+        let empty = Self { before: self.left(), ..Self::new(self.bounds) };
+        let Self { lanes, queues, .. } = std::mem::replace(self, empty);
         let plain = sorted(lanes).flat_map(|(_, lane)| lane.into_runs().map(|run| acked(run, None)));
         let queues = sorted(queues).flat_map(|(_, lanes)| lanes);
         plain

@@ -96,6 +96,7 @@ pub(super) fn parse(body: &[u8]) -> Result<(Record, u64), serde_json::Error> {
         implied: implied.collect::<Result<_, serde_json::Error>>()?,
         watched: body.watched.iter().map(|user| name(user)).collect::<Result<_, _>>()?,
         replays: body.replays.iter().map(replay).collect::<Result<_, _>>()?,
+        window: Vec::new(),
         cursors: None,
         has_cursors: false,
         left_unix_ms: body.left_unix_ms,

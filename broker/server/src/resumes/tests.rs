@@ -42,6 +42,7 @@ fn record(user: &str) -> Record {
             },
             Replay { of: Pattern::parse("all").unwrap(), begin: Begin::Time(77), until: None },
         ],
+        window: Vec::new(),
         cursors: None,
         has_cursors: false,
         left_unix_ms: None,

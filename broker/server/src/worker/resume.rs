@@ -167,6 +167,7 @@ impl Worker {
             implied: before.iter().map(|(to, last)| Implied::new(to.clone(), *last)).collect(),
             watched: Vec::new(),
             replays: Vec::new(),
+            window: Vec::new(),
             cursors: None,
             has_cursors: false,
             left_unix_ms: None,
@@ -194,6 +195,7 @@ impl Worker {
         before: &[(Address, Position)],
     ) -> (bool, Vec<Reject>) {
         let (seen, record) = (resumed.seen.clone(), &mut resumed.record);
+        connection.window.go_on(std::mem::take(&mut record.window));
         if let Some(cursors) = record.cursors.take() {
             connection.cursors = *cursors;
         }

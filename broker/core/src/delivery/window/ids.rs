@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// What was sent in one go, by (origin, count) of its first message and once per address.
 pub(super) type Ids = BTreeMap<(u32, u64), SmallVec<[Sent; 1]>>;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) to: Address,
     pub(super) key: Key,

@@ -204,6 +204,88 @@ fn an_ack_by_id_is_for_each_address_of_a_message() {
     }
 }
 
+/// The window of the next connection.
+fn next(window: &mut Window) -> Window {
+    assert!(window.drain().all(|lost| lost.attempt > 0));
+    let mut next = self::window();
+    next.go_on(window.left());
+    next
+}
+
+#[test]
+fn what_was_in_flight_before_is_acknowledged_without_being_in_flight() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    window.sent(&batch(10, 4), 0..4, Sending { attempt: 3, ..PHONE });
+    window.sent(&batch(20, 2), 0..2, PHONE);
+    let mut window = next(&mut window);
+    assert_eq!((window.len(), window.pinned_bytes(), window.find(id(11))), (0, 0, None));
+    assert!(!window.nack(id(11), None, &mut out), "it comes again in any case");
+    assert_eq!(window.ack_ids(&[11, 11, 99].map(id), None, &mut out), 2);
+    assert_eq!((shown(&out), out[0].attempt, out[0].sent_ms), (vec![(11, 1)], 3, 5));
+    assert_eq!((&out[0].batch.to, out[0].batch.bytes.len()), (&to, 0), "without its payload");
+    out.clear();
+    // An ack of what this connection was sent does not say that what the other was sent arrived.
+    window.sent(&batch(30, 1), 0..1, PHONE);
+    assert_eq!(window.ack_upto(&to, position(30), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(30, 1)]);
+    out.clear();
+    assert_eq!(window.ack_upto(&to, position(13), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(10, 1), (12, 2)]);
+    out.clear();
+    // What is sent again is in flight, and that only.
+    window.sent(&batch(20, 2), 0..1, Sending { attempt: 2, ..PHONE });
+    assert!(window.nack(id(20), None, &mut out));
+    assert_eq!((window.ack_ids(&[20, 21].map(id), None, &mut out), shown(&out)), (1, vec![(20, 1), (21, 1)]));
+}
+
+#[test]
+fn each_connection_has_an_order_of_its_own() {
+    let (mut window, to, mut out) = (window(), Address::parse("user/bob").unwrap(), Vec::new());
+    window.sent(&batch(10, 4), 0..4, PHONE);
+    let mut window = next(&mut window);
+    window.sent(&batch(20, 4), 0..4, PHONE);
+    let mut window = next(&mut next(&mut window));
+    assert_eq!(window.ack_upto(&to, position(21), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(20, 2)], "those of the first may never have arrived");
+    out.clear();
+    assert_eq!(window.ack_upto(&to, position(11), &mut out), Ok(()));
+    assert_eq!(shown(&out), [(10, 2)]);
+    assert_eq!(window.ack_ids(&[12, 13, 22, 23].map(id), None, &mut out), 0);
+    assert!(window.left().is_empty());
+}
+
+#[test]
+fn what_a_queue_gave_is_not_left() {
+    let (mut window, jobs, mut out) = (window(), queue("topic/>", "jobs"), Vec::new());
+    window.sent(&batch(10, 4), 0..4, Sending { queue: Some(&jobs), ..PHONE });
+    let mut window = next(&mut window);
+    for queue in [None, Some(jobs.name())] {
+        assert_eq!(window.ack_ids(&[id(10)], queue, &mut out), 1, "another member may have it");
+    }
+}
+
+#[test]
+fn what_is_left_is_bounded() {
+    let (mut window, mut out) = (Window::default(), Vec::new());
+    let ids: Vec<_> = (1..=limits::WINDOW_MESSAGES_MAX as u64).map(|at| id(2 * at)).collect();
+    for id in &ids {
+        window.sent(&batch(id.count(), 1), 0..1, PHONE);
+    }
+    let mut window = next(&mut window);
+    let bytes: usize = window.before.iter().map(Window::pinned_bytes).sum();
+    assert!(bytes <= limits::WINDOW_LEFT_BYTES_MAX, "{bytes}");
+    let missing = window.ack_ids(&ids, None, &mut out);
+    let first = ids.iter().zip(&out).all(|(id, acked)| acked.first() == Some(*id));
+    assert!(first && out.len() > 1_000 && out.len() + missing == ids.len(), "{missing} of the last");
+    out.clear();
+    for at in 1..=limits::WINDOW_LEFT_CONNECTIONS_MAX as u64 + 1 {
+        window.sent(&batch(10 * at, 1), 0..1, PHONE);
+        window = next(&mut next(&mut window));
+    }
+    assert_eq!(window.ack_ids(&[10, 20, 90].map(id), None, &mut out), 1);
+    assert_eq!(shown(&out), [(20, 1), (90, 1)], "the earliest is forgotten");
+}
+
 #[test]
 fn an_empty_window_takes_any_batch() {
     let mut window = Window::new(Bounds { messages_max: 2, bytes_max: 10 });
@@ -272,6 +354,8 @@ proptest! {
     ) {
         let (batches, jobs, mut window) = (batches(), queue("topic/>", "jobs"), window());
         let (mut model, mut high, mut attempt) = (Model::new(), BTreeMap::<String, u64>::new(), 0);
+        // What earlier connections left, the latest first.
+        let mut before = Vec::<Model>::new();
         for (kind, batch, from, messages, queue) in steps {
             let batch = &batches[batch];
             let range = from..(from + messages).min(9);
@@ -292,6 +376,7 @@ proptest! {
                         entry.turn = old.iter().map(|old| old.turn).max().unwrap();
                         entry.is_late = old.iter().any(|old| old.is_late);
                     }
+                    before.iter_mut().for_each(|left| left.retain(|key, _| !keys.contains(key)));
                     model.extend(keys.into_iter().map(|key| (key, entry)));
                     let last = high.entry(lane).or_default();
                     *last = (*last).max(count(range.end - 1));
@@ -300,18 +385,24 @@ proptest! {
                     let (to, upto) = (batch.to.to_string(), count(from));
                     let answer = window.ack_upto(&batch.to, position(upto), &mut out);
                     let known = high.get(&to).is_some_and(|last| upto <= *last);
-                    prop_assert_eq!(answer.is_ok(), known);
-                    let turn = model.get(&(to.clone(), upto)).map_or(0, |entry| entry.turn);
-                    let covered = |(of, at): &(String, u64), entry: &Entry| {
-                        known && *of == to && *at <= upto && (!entry.is_late || entry.turn <= turn)
-                    };
-                    expected.extend(model.extract_if(.., |key, entry| covered(key, entry)));
+                    let named = (to.clone(), upto);
+                    let left = before.iter_mut().find(|left| left.contains_key(&named));
+                    prop_assert_eq!(answer.is_ok(), known || left.is_some());
+                    for model in left.into_iter().chain(known.then_some(&mut model)) {
+                        let turn = model.get(&named).map_or(0, |entry| entry.turn);
+                        let covered = |(of, at): &(String, u64), entry: &Entry| {
+                            *of == to && *at <= upto && (!entry.is_late || entry.turn <= turn)
+                        };
+                        expected.extend(model.extract_if(.., |key, entry| covered(key, entry)));
+                    }
                 }
                 5 => {
                     let ids: Vec<_> = range.clone().map(|index| batch.messages[usize::from(index)].id).collect();
                     let missing = window.ack_ids(&ids, queue.map(QueueId::name), &mut out);
                     for index in range {
-                        expected.extend(model.remove_entry(&(lane.clone(), count(index))));
+                        let key = (lane.clone(), count(index));
+                        expected.extend(before.iter_mut().filter_map(|left| left.remove_entry(&key)));
+                        expected.extend(model.remove_entry(&key));
                     }
                     prop_assert_eq!(missing, ids.len() - expected.len());
                 }
@@ -323,6 +414,10 @@ proptest! {
                     out.extend(window.drain());
                     expected.extend(std::mem::take(&mut model));
                     high.clear();
+                    let plain = expected.iter().filter(|((of, _), _)| of != "queue").cloned();
+                    before.insert(0, plain.collect());
+                    before.retain(|left| !left.is_empty());
+                    before.truncate(limits::WINDOW_LEFT_CONNECTIONS_MAX);
                 }
                 _ => {
                     let attempt = model.iter().filter(|((_, at), _)| *at == count(from)).map(|(_, entry)| entry.attempt);

@@ -16,10 +16,12 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use waspmq_core::delivery::{AckPlan, Backoff};
 use waspmq_core::registry::{
     Change, LoginPolicy, PresenceChange, Registry, Session, SessionEntry, Workers as _,
 };
-use waspmq_core::{Name, SessionId, limits, registry};
+use waspmq_core::settings::{self, Rules};
+use waspmq_core::{Kind, Name, Pattern, SessionId, limits, registry};
 
 pub(in crate::worker) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -36,10 +38,13 @@ impl Workers {
         Self::of(control(), login)
     }
 
-    /// The same as a part of a broker.
+    /// The same as a part of a broker. What is not acknowledged of `topic/patient.*` does not come again while a test runs.
     pub(in crate::worker) fn of(control: Control, login: LoginPolicy) -> Self {
         let control = Control { registry: Arc::new(Registry::new(7, 0).with_login_policy(login)), ..control };
         control.phase.advance(Phase::Ready);
+        let backoff = Backoff { initial_ms: 600_000, max_ms: 600_000, jitter_percent: 0 };
+        let ack = AckPlan { backoff, ..AckPlan::default() };
+        let patient = settings::Settings { ack, ..settings::Settings::of_kind(Kind::Topic) };
         let shared = Arc::new(Shared {
             clock: control.clock,
             node: control.node.clone(),
@@ -49,7 +54,7 @@ impl Workers {
             policies: control.policies.clone(),
             access: control.access.clone(),
             tls: control.tls.clone(),
-            rules: Arc::default(),
+            rules: Arc::new(Rules::new(vec![(Pattern::parse("topic/patient.*").unwrap(), patient)])),
             journal: control.journal.clone(),
             kept: Arc::default(),
             unread: Arc::default(),

@@ -3,7 +3,7 @@
 
 use crate::resumes::{Record, Replay};
 use crate::worker::connection::Connection;
-use waspmq_core::delivery::Cursors;
+use waspmq_core::delivery::{Cursors, Window};
 
 /// Addresses of which a session's record says how far they were read. More: the session has missed something.
 const REPLAYS_MAX: usize = 1_024;
@@ -11,6 +11,7 @@ const REPLAYS_MAX: usize = 1_024;
 /// What is to be known of a session whose connection is given up.
 pub(super) struct Progress {
     replays: Vec<Replay>,
+    window: Vec<Window>,
     cursors: Option<Box<Cursors>>,
     has_missed: bool,
 }
@@ -24,11 +25,12 @@ impl Progress {
             || !is_complete;
         let cursors = &connection.cursors;
         let cursors = (!cursors.is_settled()).then(|| Box::new(cursors.clone()));
-        Self { replays, cursors, has_missed }
+        Self { replays, window: connection.window.left(), cursors, has_missed }
     }
 
     pub(super) fn write(self, record: &mut Record) {
         record.replays = self.replays;
+        record.window = self.window;
         record.cursors = self.cursors;
         record.has_cursors = true;
         record.has_missed |= self.has_missed;

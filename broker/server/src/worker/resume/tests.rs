@@ -33,6 +33,7 @@ pub(in crate::worker) fn record(replays: Vec<Replay>) -> Record {
         implied: vec![Implied::new(Address::all(), at(3, 30))],
         watched: Vec::new(),
         replays,
+        window: Vec::new(),
         cursors: None,
         has_cursors: true,
         left_unix_ms: Some(1),

@@ -53,6 +53,47 @@ async fn what_the_old_connection_was_still_to_be_sent_comes_by_the_new_one() {
     }
 }
 
+#[tokio::test]
+async fn what_a_lost_connection_brought_is_acknowledged_by_the_next_one() {
+    let workers = Workers::of(control(), LoginPolicy::Coexist);
+    let (mut publisher, _) = workers.connect("publisher").await;
+    for round in 0..16 {
+        let (user, to) = (format!("user{round}"), format!("topic/patient.{round}"));
+        let (mut old, mut welcome) = workers.connect(&user).await;
+        old.send(Message::text(json!({"type": "subscribe", "to": to}).to_string())).await.unwrap();
+        assert_eq!(frame(&mut old).await["type"], "ok");
+        let publish = json!({"type": "publish", "ref": round, "to": to, "payload": 1, "ack": "delivered"});
+        publisher.send(Message::text(publish.to_string())).await.unwrap();
+        let message = frame(&mut old).await;
+        // By the connection after the next.
+        let mut old = Some(old);
+        for is_live in [true, false] {
+            if !is_live {
+                drop(old.take());
+            }
+            let resume = json!({"token": welcome["resume_token"], "positions": [message["pos"]]});
+            let (new, next) = workers.begin(json!({"user": user, "resume": resume})).await;
+            assert_eq!(next["resumed"], true, "{next}");
+            (old, welcome) = (Some(new), next);
+        }
+        // A session that does not go on from it was not sent it.
+        let (other, _) = workers.connect(&user).await;
+        let ack = match round % 2 {
+            0 => json!({"type": "ack", "ref": 1, "ids": [message["id"]]}),
+            _ => json!({"type": "ack", "ref": 1, "to": to, "upto": message["pos"]}),
+        };
+        for (mut socket, expected) in [(other, "error"), (old.unwrap(), "ok")] {
+            socket.send(Message::text(ack.to_string())).await.unwrap();
+            let answer = frame(&mut socket).await;
+            assert_eq!(answer["type"], expected, "{answer}");
+        }
+        let receipt = frame(&mut publisher).await;
+        assert_eq!((&receipt["type"], &receipt["ref"]), (&json!("receipt"), &json!(round)), "{receipt}");
+        assert_eq!(receipt["level"], "delivered");
+    }
+    assert_eq!(workers.counted(|counters| counters.redeliveries.load()), 0);
+}
+
 /// A worker, and how a client asks for a session that another worker has.
 fn asking() -> (Bench, Connect<'static>) {
     let bench = Bench::new(Overflow::DropOldest, Keep::Never);
