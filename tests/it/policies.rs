@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 over_every_transport!(
     mirror_copies_to_the_audit_topic_until_it_is_off,
     a_mirrored_message_is_delivered_when_each_address_has_acknowledged,
+    what_is_stored_at_several_addresses_is_acknowledged_at_each,
     consistent_hash_keeps_keys_on_their_member,
     swaps_under_load_lose_nothing,
 );
@@ -93,6 +94,34 @@ async fn a_mirrored_message_is_delivered_when_each_address_has_acknowledged(prof
     let message = trader.receive().await;
     trader.ack(&message).await;
     assert_eq!(alice.expect_receipt(2, "delivered").await["id"], message["id"]);
+}
+
+async fn what_is_stored_at_several_addresses_is_acknowledged_at_each(profile: &'static str) {
+    let broker = Broker::start().speaking(profile);
+    upload(&broker, "mirror", "route-mirror");
+    set(&broker, "copy", "mirror@1", "user/auditor", &json!({"to": "all"}));
+    let (mut alice, mut auditor) = (broker.connect("alice").await, broker.connect("auditor").await);
+    for payload in 1..=2 {
+        let publish =
+            json!({"type": "publish", "ref": 2, "to": "user/auditor", "payload": payload, "ack": "stored"});
+        alice.send(&publish).await;
+    }
+    let mut copies = Vec::new();
+    for _ in 0..4 {
+        copies.push(auditor.receive().await);
+    }
+    copies.sort_by_key(|copy| copy["payload"].as_u64());
+    assert_eq!(copies[0]["id"], copies[1]["id"]);
+    assert_ne!(copies[0]["to"], copies[1]["to"]);
+    auditor.ack(&copies[0]).await;
+    auditor.send(&json!({"type": "disconnect"})).await;
+    auditor.expect_close().await;
+    // The next session is sent the second one, at each of its addresses, and nothing else.
+    let mut auditor = broker.connect("auditor").await;
+    for _ in 0..2 {
+        assert_eq!(auditor.receive().await["payload"], json!(2));
+    }
+    auditor.expect_quiet().await;
 }
 
 async fn consistent_hash_keeps_keys_on_their_member(profile: &'static str) {

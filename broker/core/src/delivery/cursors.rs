@@ -17,12 +17,13 @@ use crate::limits;
 use crate::message::Batch;
 use hashbrown::HashMap;
 use progress::{Progress, Run};
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What was sent in one go, by (origin, count) of its first message: an unchanging fact, so an entry may stay
-/// when its messages are acknowledged.
-type Ids = BTreeMap<(u32, u64), Sent>;
+/// What was sent in one go, by (origin, count) of its first message and once per address: an unchanging fact, so an entry
+/// may stay when its messages are acknowledged. One message at several addresses is sent alone at each.
+type Ids = BTreeMap<(u32, u64), SmallVec<[Sent; 1]>>;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -140,34 +141,40 @@ impl Cursors {
         }
     }
 
-    /// One message was received; false when it was not sent, or so long ago that it is forgotten.
+    /// One message was received, at each address at which it was sent; false when it was not sent, or so long ago that it is
+    /// forgotten.
     pub fn ack_id(&mut self, id: MessageId) -> bool {
         if self.ids.is_none() {
             self.make_index();
         }
-        let Some((to, position)) = self.find(id) else { return false };
-        let to = to.clone();
-        let Some(progress) = self.addresses.get_mut(&to) else { return false };
-        let Some(is_moved) = progress.ack(position) else { return false };
-        if is_moved {
-            self.moved.push(to);
+        let Self { addresses, ids, moved, .. } = self;
+        let mut is_acked = false;
+        for (to, position) in ids.iter().flat_map(|ids| find(ids, id)) {
+            let Some(is_moved) = addresses.get_mut(to).and_then(|progress| progress.ack(position)) else {
+                continue;
+            };
+            if is_moved {
+                moved.push(to.clone());
+            }
+            is_acked = true;
         }
-        self.is_touched = true;
-        true
+        self.is_touched |= is_acked;
+        is_acked
     }
 
-    /// A session refuses a message: the cursor stays before it, as for [`Self::lose`]. False when it was not sent or
+    /// A session refuses a message: the cursors stay before it, as for [`Self::lose`]. False when it was not sent or
     /// is acknowledged.
     pub fn nack(&mut self, id: MessageId) -> bool {
         if self.ids.is_none() {
             self.make_index();
         }
-        let Some((to, position)) = self.find(id) else { return false };
-        let to = to.clone();
-        let Some(progress) = self.addresses.get_mut(&to) else { return false };
-        let is_held = progress.holds(position);
-        if is_held {
-            progress.lose(position, position.offset);
+        let Self { addresses, ids, .. } = self;
+        let mut is_held = false;
+        for (to, position) in ids.iter().flat_map(|ids| find(ids, id)) {
+            if let Some(progress) = addresses.get_mut(to).filter(|progress| progress.holds(position)) {
+                progress.lose(position, position.offset);
+                is_held = true;
+            }
         }
         is_held
     }
@@ -231,14 +238,6 @@ impl Cursors {
         self.addresses.len() < limits::CURSOR_ADDRESSES_MAX
     }
 
-    /// Where the index says a message is.
-    fn find(&self, id: MessageId) -> Option<(&Address, Position)> {
-        let (&(maker, count), sent) = self.ids.as_ref()?.range(..=(origin(id), id.count())).next_back()?;
-        let index = id.count().checked_sub(count).filter(|_| maker == origin(id))?;
-        let position = Position { offset: sent.first.offset + index, ..sent.first };
-        (index < sent.messages).then_some((&sent.to, position))
-    }
-
     /// Adds what was sent to the index, which is made anew when half of it may be of the past.
     fn index(&mut self, to: &Address, run: Run) {
         let Some(ids) = &mut self.ids else { return };
@@ -264,21 +263,40 @@ const fn next(position: Position) -> Position {
     Position { offset: position.offset.saturating_add(1), ..position }
 }
 
-/// Adds to the index, so that no entry lies within another: the last one that begins at or before a message holds
-/// it, if any does.
+/// Where the index says a message is, at each of its addresses.
+fn find(ids: &Ids, id: MessageId) -> impl Iterator<Item = (&Address, Position)> {
+    let last = ids.range(..=(origin(id), id.count())).next_back();
+    let (count, sent) = last
+        .filter(|((maker, _), _)| *maker == origin(id))
+        .map_or((0, [].as_slice()), |((_, count), sent)| (*count, sent.as_slice()));
+    let index = id.count() - count;
+    sent.iter().filter(move |sent| index < sent.messages).map(move |sent| {
+        let position = Position { offset: sent.first.offset + index, ..sent.first };
+        (&sent.to, position)
+    })
+}
+
+/// Adds to the index, so that no entry of an address lies within another: the last one that begins at or before a message
+/// holds it, if any does.
 fn add(ids: &mut Ids, to: &Address, run: Run) {
     let (maker, count) = (origin(run.first_id), run.first_id.count());
     let end = count + run.messages;
     let before = ids.range(..=(maker, count)).next_back().filter(|(known, _)| known.0 == maker);
-    if before.is_some_and(|(known, sent)| known.1 + sent.messages >= end) {
+    let holds = |known: u64, sent: &Sent| sent.to == *to && known + sent.messages >= end;
+    if before.is_some_and(|(known, sent)| sent.iter().any(|sent| holds(known.1, sent))) {
         return;
     }
-    while let Some((&within, sent)) = ids.range((maker, count)..(maker, end)).next()
-        && within.1 + sent.messages <= end
-    {
-        ids.remove(&within);
-    }
-    ids.insert((maker, count), Sent { to: to.clone(), first: run.first, messages: run.messages });
+    let is_left = |known: u64, sent: &Sent| sent.to != *to || known + sent.messages > end;
+    let within = ids.extract_if((maker, count)..(maker, end), |known, sent| {
+        sent.retain(|sent| is_left(known.1, sent));
+        sent.is_empty()
+    });
+    within.for_each(drop);
+    ids.entry((maker, count)).or_default().push(Sent {
+        to: to.clone(),
+        first: run.first,
+        messages: run.messages,
+    });
 }
 
 #[cfg(test)]

@@ -240,6 +240,58 @@ fn acks_by_id_find_their_address_among_many() {
 }
 
 #[test]
+fn an_ack_by_id_is_for_each_address_of_a_message() {
+    let single = |count| MessageId::new(7, 1, 0, count);
+    let both = ["topic/audit", "topic/orders"];
+    let sent = |cursors: &mut Cursors, count: u64| {
+        for (to, offset) in both.into_iter().zip([count, 100 + count]) {
+            cursors.sent(&batch(to, offset, count, 1), 0..1);
+        }
+    };
+    // With the index made by the first ack, and before.
+    for is_made in [false, true] {
+        let mut cursors = Cursors::default();
+        if is_made {
+            assert!(!cursors.ack_id(single(99)));
+        }
+        (1..=4).for_each(|count| sent(&mut cursors, count));
+        assert!(cursors.ack_id(single(1)) && !cursors.ack_id(single(1)));
+        let mut moved: Vec<_> =
+            cursors.take_moved().map(|(to, upto)| (to.to_string(), upto.offset)).collect();
+        moved.sort();
+        assert_eq!(moved, [(both[0].to_owned(), 1), (both[1].to_owned(), 101)]);
+        let [audit, orders] = both.map(|to| Address::parse(to).unwrap());
+        assert_eq!(cursors.ack_upto(&audit, at(2)), Ok(()));
+        assert!(cursors.ack_id(single(2)), "at the other one");
+        assert!(cursors.nack(single(3)) && !cursors.nack(single(3)) && !cursors.ack_id(single(3)));
+        assert!(cursors.ack_id(single(4)));
+        assert_eq!([&audit, &orders].map(|to| cursors.cursor(to).unwrap().offset), [2, 102], "3 is refused");
+        sent(&mut cursors, 3);
+        assert!(cursors.ack_id(single(3)));
+        assert_eq!([&audit, &orders].map(|to| cursors.cursor(to).unwrap().offset), [4, 104]);
+        assert!(cursors.is_settled());
+    }
+}
+
+#[test]
+fn the_index_knows_a_message_once_in_each_address() {
+    let (mut cursors, single) = (Cursors::default(), |count| MessageId::new(7, 1, 0, count));
+    let to = Address::parse("user/a").unwrap();
+    cursors.sent(&batch("user/a", 10, 1, 4), 0..4);
+    cursors.lose(&to, at(11), 12);
+    cursors.sent(&batch("user/a", 12, 3, 1), 0..1);
+    assert!(!cursors.ack_id(single(99)), "the index is made");
+    cursors.lose(&to, at(12), 12);
+    cursors.sent(&batch("user/a", 11, 2, 2), 0..2);
+    cursors.sent(&batch("user/a", 12, 3, 1), 0..1);
+    cursors.sent(&batch("user/b", 70, 2, 1), 0..1);
+    let known: Vec<_> = cursors.ids.iter().flatten().map(|(at, sent)| (at.1, sent.len())).collect();
+    assert_eq!(known, [(1, 1), (2, 2), (4, 1)], "what lies within another is not kept");
+    assert!((1..5).all(|count| cursors.ack_id(single(count))));
+    assert!(cursors.is_settled());
+}
+
+#[test]
 fn addresses_are_bounded() {
     let mut cursors = Cursors::default();
     for i in 1..=20_000 {
