@@ -22,6 +22,7 @@ mod live;
 mod plan;
 mod receipts;
 mod tracker;
+mod waiting;
 mod wheel;
 pub mod window;
 

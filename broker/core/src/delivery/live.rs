@@ -9,39 +9,15 @@ use super::flight::{Cell, Part, State};
 use super::ledger::{Common, LedgerEntry};
 use super::receipts::{Outcome, Publishers, Receipts};
 use super::tracker::{Failed, Flight, Report, Share, Stopping, Turn};
+use super::waiting::Waiting;
 use super::{AckPlan, Cause, Exhausted, Recipient};
 use crate::id::MessageId;
 use crate::limits;
 use crate::message::Batch;
 use crate::policy::{Decision, Failure};
 use smallvec::{SmallVec, smallvec};
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// The flights, by their first count and with their slots, that wait for each recipient.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(BTreeSet<(Recipient, (u64, u32))>);
-
-impl Waiting {
-    /// The slots of those that wait for a recipient, in the order of their messages.
-    pub(super) fn take(&mut self, recipient: &Recipient) -> Vec<u32> {
-        let range = (recipient.clone(), (0, 0))..=(recipient.clone(), (u64::MAX, u32::MAX));
-        let flights: Vec<_> = self.0.range(range).map(|(_, flight)| *flight).collect();
-        for &flight in &flights {
-            self.remove(recipient, flight);
-        }
-        flights.into_iter().map(|(_, slot)| slot).collect()
-    }
-
-    pub(super) fn remove(&mut self, recipient: &Recipient, flight: (u64, u32)) {
-        self.0.remove(&(recipient.clone(), flight));
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-}
 
 /// What a flight needs of its tracker and its caller.
 pub(super) struct Surroundings<'a, 'b> {
@@ -336,7 +312,7 @@ impl Live {
             {
                 part.is_waiting = true;
                 let flight = (self.common.first.count(), around.slot);
-                around.waiting.0.insert((part.recipient.clone(), flight));
+                around.waiting.insert(part.recipient.clone(), flight);
             }
         }
     }

@@ -11,8 +11,9 @@
 use super::event::{Event, References};
 use super::flight::{Note, State};
 use super::ledger::{LedgerEntry, Ring, index_within};
-use super::live::{Live, Surroundings, Waiting};
+use super::live::{Live, Surroundings};
 use super::receipts::Publishers;
+use super::waiting::Waiting;
 use super::wheel::Wheel;
 use super::{AckPlan, Cause, Recipient};
 use crate::address::{Address, Name};
