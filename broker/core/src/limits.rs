@@ -207,12 +207,13 @@ pub const WINDOW_IDLE_LANES_MAX: usize = 1_024;
 pub const WINDOW_HELD_MAX: usize = 64;
 
 /// Deliveries (messages times recipients) one worker tracks until they are acknowledged, and the memory of their
-/// batches. More: a publish of level `delivered` is refused with `overloaded`.
+/// batches and of the reasons of nacks about them. More: a publish of level `delivered` is refused with `overloaded`, and a
+/// nack counts without its reason.
 pub const TRACKED_DELIVERIES_MAX: usize = 1_048_576;
 pub const TRACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Ended messages whose ledger one worker keeps; one with several recipients or many acks counts once for each.
-/// More: the oldest is forgotten.
+/// Ended messages whose ledger one worker keeps; one with several recipients or many acks counts once for each, and the reason of
+/// a nack for as many as its bytes would be. More: the oldest is forgotten.
 pub const LEDGER_MESSAGES_MAX: usize = 65_536;
 
 /// Reports about one recipient of a batch that the ledger keeps. More: the oldest is forgotten.

@@ -173,6 +173,12 @@ pub(super) struct Note {
     pub(super) at: u32,
 }
 
+impl Note {
+    fn reason_bytes(&self) -> usize {
+        self.reason.as_ref().map_or(0, |reason| reason.len())
+    }
+}
+
 /// A batch for one recipient.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -181,11 +187,14 @@ pub(super) struct Part {
     /// Whether it is among those that wait for the recipient to come online.
     pub(super) is_waiting: bool,
     notes: SmallVec<[Note; 1]>,
+    /// Of the reasons in the notes.
+    pub(super) reasons_bytes: usize,
 }
 
 impl Part {
     pub(super) fn new(recipient: Recipient, messages: u16, cell: Cell) -> Self {
-        Self { recipient, runs: Runs::new(messages, cell), is_waiting: false, notes: SmallVec::new() }
+        let (runs, notes) = (Runs::new(messages, cell), SmallVec::new());
+        Self { recipient, runs, is_waiting: false, notes, reasons_bytes: 0 }
     }
 
     /// Keeps what was reported; as one with the last report if it goes on where that ends.
@@ -200,8 +209,9 @@ impl Part {
             return;
         }
         if self.notes.len() >= limits::LEDGER_REPORTS_MAX {
-            self.notes.remove(0);
+            self.reasons_bytes -= self.notes.remove(0).reason_bytes();
         }
+        self.reasons_bytes += note.reason_bytes();
         self.notes.push(note);
     }
 
@@ -217,9 +227,9 @@ impl Part {
         notes.find(|note| note.range.contains(&index) && note.attempt == attempt)?.reason.clone()
     }
 
-    /// Runs and reports, as they count against the ledger's bound.
+    /// Runs and reports, as they count against the ledger's bound; reasons as the reports that their bytes would be.
     pub(super) fn rows(&self) -> usize {
-        self.runs.runs.len() + self.notes.len()
+        self.runs.runs.len() + self.notes.len() + self.reasons_bytes.div_ceil(size_of::<Note>())
     }
 
     pub(super) fn row(&self, index: u16, unix_ms: impl Fn(u64) -> u64) -> RecipientRow {

@@ -5,7 +5,7 @@
 
 use super::backoff::draw;
 use super::event::Event;
-use super::flight::{Cell, Part, State};
+use super::flight::{Cell, Note, Part, State};
 use super::ledger::{Common, LedgerEntry};
 use super::receipts::{Outcome, Publishers, Receipts};
 use super::tracker::{Failed, Flight, Report, Share, Stopping, Turn};
@@ -44,6 +44,8 @@ pub(super) struct Live {
     pub(super) receipts: Receipts,
     pub(super) begun_ms: u64,
     pub(super) open: usize,
+    /// Of the reasons in its parts.
+    reasons_bytes: usize,
     pub(super) due_ms: u64,
     /// The earliest end of a message's time to live.
     expires_ms: u64,
@@ -82,6 +84,7 @@ impl Live {
             plan,
             receipts,
             begun_ms: turn.now_ms,
+            reasons_bytes: 0,
             due_ms: turn.now_ms + u64::from(plan.timeout_ms),
             expires_ms: u64::MAX,
         };
@@ -112,10 +115,16 @@ impl Live {
         state: State,
         why: (Option<&Failed>, u64),
     ) {
-        let note = report.to_note(range.clone(), state, why, self.begun_ms);
-        if let Some(part) = self.part(report.recipient).and_then(|part| self.parts.get_mut(part)) {
-            part.note(note);
+        if let Some(part) = self.part(report.recipient) {
+            self.note(part, report.to_note(range.clone(), state, why, self.begun_ms));
         }
+    }
+
+    fn note(&mut self, part: usize, note: Note) {
+        let Some(part) = self.parts.get_mut(part) else { return };
+        let before = part.reasons_bytes;
+        part.note(note);
+        self.reasons_bytes = self.reasons_bytes + part.reasons_bytes - before;
     }
 
     /// Gives how many messages this ended.
@@ -144,7 +153,7 @@ impl Live {
         if acked.is_empty() {
             return 0;
         }
-        part.note(note);
+        self.note(index, note);
         let mut messages = 0;
         for range in acked {
             messages += range.len();
@@ -246,6 +255,11 @@ impl Live {
 
     pub(super) fn entry(&self, id: MessageId) -> Option<LedgerEntry> {
         self.common.entry(id, &self.parts, self.begun_ms)
+    }
+
+    /// Memory charged: the batch, and what was said about it.
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.size_bytes() + self.reasons_bytes
     }
 
     /// Where a recipient's part is.

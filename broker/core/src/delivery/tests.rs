@@ -281,6 +281,45 @@ fn a_nack_says_why() {
 }
 
 #[test]
+fn reasons_are_charged_until_they_are_forgotten() {
+    let bob = user("bob");
+    let size = batch(1, 1).size_bytes();
+    let mut bench = Bench::new();
+    bench.tracker = Tracker::new(Bounds { bytes_max: size + 700, ledger_max: 40, ..Bounds::default() }, 1);
+    let plan = AckPlan { attempts: 4, ..PLAN };
+    let nack = |bench: &mut Bench, first: u64, attempt: u16| {
+        let failed = Failed { reason: Some("x".repeat(300).into()), ..Failed::by(Cause::Nack) };
+        bench.run(|tracker, turn| {
+            tracker.handle_failed(&report(first..first + 1, &bob, attempt), failed, turn)
+        });
+        bench.now_ms += 100;
+        bench.run(|tracker, turn| tracker.advance(turn));
+    };
+    bench.begin(&batch(1, 1), std::slice::from_ref(&bob), plan);
+    for (attempt, reasons) in [(1, 300), (2, 600), (3, 600)] {
+        nack(&mut bench, 1, attempt);
+        assert_eq!(bench.tracker.stats().bytes, size + reasons, "after {attempt}");
+    }
+    assert!(bench.tracker.has_room(1, 1, 100) && !bench.tracker.has_room(1, 1, 101));
+    let told: Vec<_> = bench.tracker.entry(id(1)).unwrap().recipients[0].devices.clone();
+    let has_reason: Vec<_> = told.iter().map(|device| device.reason.is_some()).collect();
+    assert_eq!(has_reason, [true, true, false], "the third counts without one");
+    bench.acked(1..2, &bob);
+    assert_eq!((bench.tracker.stats().bytes, bench.tracker.stats().flights), (0, 0));
+    let of_one = bench.tracker.stats().ledger;
+    assert!(of_one > 600 / 100, "{of_one}");
+    // What has reasons is forgotten earlier than what has none.
+    for first in 10..40 {
+        bench.begin(&batch(first, 1), std::slice::from_ref(&bob), plan);
+        nack(&mut bench, first, 1);
+        bench.acked(first..first + 1, &bob);
+        assert!(bench.tracker.stats().ledger <= 40);
+    }
+    let known = (10..40).filter(|&first| bench.tracker.entry(id(first)).is_some()).count();
+    assert!((2..12).contains(&known), "{known}");
+}
+
+#[test]
 fn a_nack_names_its_wait() {
     let mut bench = Bench::new();
     bench.begin(&batch(1, 1), &[user("bob")], PLAN);

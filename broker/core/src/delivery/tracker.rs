@@ -32,7 +32,7 @@ use std::sync::Arc;
 pub struct Bounds {
     /// Messages times recipients.
     pub deliveries_max: usize,
-    /// Memory of the batches.
+    /// Memory of the batches, and of the reasons of nacks about them, which are kept while there is room.
     pub bytes_max: usize,
     /// Ended messages whose ledger is kept.
     pub ledger_max: usize,
@@ -223,9 +223,11 @@ impl Tracker {
     /// the recipient is a queue.
     pub fn handle_sent(&mut self, report: &Report<'_>) {
         if let Some((slot, range)) = self.locate(report)
-            && let Some(live) = self.live(slot)
+            && let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut)
         {
+            let bytes = live.bytes();
             live.handle_note(report, &range, State::Sent, (None, report.sent_ms));
+            self.bytes = self.bytes + live.bytes() - bytes;
         }
     }
 
@@ -237,28 +239,34 @@ impl Tracker {
             return;
         };
         let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let bytes = live.bytes();
         let acked = live.handle_acked(report, &range, (now_ms, &self.publishers), out);
         self.deliveries -= acked;
+        self.bytes = self.bytes + live.bytes() - bytes;
         self.ignored += messages.saturating_sub(acked as u64);
         if live.open == 0 || live.receipts.is_over() {
             self.finish(slot);
         }
     }
 
-    /// An attempt failed. Counts for messages whose attempt this is, and for no others.
-    pub fn handle_failed(&mut self, report: &Report<'_>, failed: Failed, turn: &mut Turn<'_>) {
+    /// An attempt failed. Counts for messages whose attempt this is, and for no others. A reason for which there is no room is
+    /// not kept.
+    pub fn handle_failed(&mut self, report: &Report<'_>, mut failed: Failed, turn: &mut Turn<'_>) {
         let messages = u64::from(report.messages);
         let Some((slot, range)) = self.locate(report) else {
             self.ignored += messages;
             return;
         };
         let seed = self.seed;
+        let room_bytes = self.bounds.bytes_max.saturating_sub(self.bytes);
+        failed.reason = failed.reason.filter(|reason| reason.len() <= room_bytes);
         let Some(live) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        let open = live.open;
+        let (open, bytes) = (live.open, live.bytes());
         let (publishers, waiting) = (&self.publishers, &mut self.waiting);
         let mut around = Surroundings { slot, publishers, waiting, seed, turn };
         let counted = live.handle_failed(report, &range, failed, &mut around);
         self.deliveries -= open - live.open;
+        self.bytes = self.bytes + live.bytes() - bytes;
         self.ignored += messages.saturating_sub(counted as u64);
         self.finish(slot);
     }
@@ -371,10 +379,6 @@ impl Tracker {
         }
     }
 
-    fn live(&mut self, slot: u32) -> Option<&mut Live> {
-        self.slots.get_mut(slot as usize)?.as_mut()
-    }
-
     /// The flight a report is about, and which of its messages.
     fn locate(&self, report: &Report<'_>) -> Option<(u32, Range<u16>)> {
         let (_, slots) = self.by_count.range(..=report.first.count()).next_back()?;
@@ -409,7 +413,7 @@ impl Tracker {
                 slots.remove();
             }
         }
-        self.bytes -= live.batch.size_bytes();
+        self.bytes -= live.bytes();
         for part in live.parts.iter().filter(|part| part.is_waiting) {
             self.waiting.remove(&part.recipient, (count, slot));
         }
