@@ -23,11 +23,13 @@ pub(crate) struct Counts {
     pub(crate) dropped: u64,
     pub(crate) crashes: u64,
     pub(crate) not_in_flight: u64,
+    /// Acknowledged by the connection after the one by which they came.
+    pub(crate) late: u64,
     pub(crate) trace: u64,
 }
 
 impl Counts {
-    pub(crate) const fn in_order(&self) -> [u64; 8] {
+    pub(crate) const fn in_order(&self) -> [u64; 9] {
         [
             self.published,
             self.reached,
@@ -37,6 +39,7 @@ impl Counts {
             self.dropped,
             self.crashes,
             self.not_in_flight,
+            self.late,
         ]
     }
 

@@ -28,6 +28,8 @@ impl Frame {
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Upto(usize, Position),
+    /// The same, said by the connection after the one by which the message came.
+    LateUpto(usize, Position),
     Ids(Vec<MessageId>, bool),
     Nack(MessageId, bool, Option<u32>),
 }

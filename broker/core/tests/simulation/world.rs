@@ -71,6 +71,14 @@ pub(crate) struct Session {
     last: BTreeMap<usize, Position>,
 }
 
+/// What a lost connection leaves to the device's next one, which goes on with the session.
+#[derive(Default)]
+struct Left {
+    windows: Vec<Window>,
+    /// What was not said any more, or did not arrive.
+    up: VecDeque<(u64, Answer)>,
+}
+
 /// What crosses from worker to worker.
 enum Mail {
     Report {
@@ -96,6 +104,8 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) trackers: Vec<Tracker>,
     pub(crate) sessions: Vec<Session>,
+    /// By device.
+    left: BTreeMap<usize, Left>,
     pub(crate) devices: Vec<Device>,
     mailbox: VecDeque<(u64, usize, Mail)>,
     crash_permille: u64,
@@ -132,6 +142,7 @@ impl World {
             store: Store::default(),
             trackers: Vec::new(),
             sessions: Vec::new(),
+            left: BTreeMap::new(),
             devices,
             mailbox: VecDeque::new(),
             crash_permille,
@@ -207,6 +218,7 @@ impl World {
 
     fn crash(&mut self) {
         self.sessions.clear();
+        self.left.clear();
         self.mailbox.clear();
         self.publishers = self.publishers.map(|count| count + 1);
         self.checks.counts.crashes += 1;
@@ -255,14 +267,17 @@ impl World {
                 .partition_point(|(batch, index)| Some(batch.position(usize::from(*index))) <= cursor);
             reading.insert(address, next);
         }
+        let left = self.left.remove(&device).unwrap_or_default();
+        let mut window = Window::new(window::Bounds { messages_max: 8, bytes_max: usize::MAX / 2 });
+        window.go_on(left.windows);
         self.sessions.push(Session {
             id: SessionId::new(self.epoch, 0, self.next_session),
             device,
-            window: Window::new(window::Bounds { messages_max: 8, bytes_max: usize::MAX / 2 }),
+            window,
             cursors: Cursors::default(),
             reading,
             down: VecDeque::new(),
-            up: VecDeque::new(),
+            up: left.up,
             last: BTreeMap::new(),
         });
         for worker in 0..WORKERS {
@@ -279,6 +294,12 @@ impl World {
             let failed = Failed::by(Cause::ConnectionLost);
             self.report((session.device, session.id), acked, Some(failed));
         }
+        let late = session.up.into_iter().filter_map(|(due, answer)| match answer {
+            Answer::Upto(address, position) => Some((due, Answer::LateUpto(address, position))),
+            Answer::Nack(..) => None,
+            answer => Some((due, answer)),
+        });
+        self.left.insert(session.device, Left { windows: session.window.left(), up: late.collect() });
     }
 
     fn mail(&mut self, worker: usize, mail: Mail) {
@@ -295,8 +316,10 @@ impl World {
         let recipient = acked.queue.clone().map_or_else(|| user(self.devices[device].user), Recipient::Queue);
         if failed.is_none() {
             let range = usize::from(acked.range.start)..usize::from(acked.range.end);
-            let ids = acked.batch.messages[range].iter().map(|envelope| (envelope.id, recipient.clone()));
-            self.checks.acked.extend(ids);
+            for id in acked.batch.messages[range].iter().map(|envelope| envelope.id) {
+                assert!(self.devices[device].processed.contains(&id), "acknowledged by who never got it");
+                self.checks.acked.insert((id, recipient.clone()));
+            }
         }
         let device = Some(self.devices[device].name.clone());
         let mail = Mail::Report { acked, recipient, device, session: Some(session), failed };
@@ -564,6 +587,12 @@ impl World {
                 let to = Address::parse(ADDRESSES[address]).unwrap();
                 assert_eq!(session.window.ack_upto(&to, position, &mut acked), Ok(()), "it was sent");
                 assert_eq!(session.cursors.ack_upto(&to, position), Ok(()), "it is stored");
+            }
+            Answer::LateUpto(address, position) => {
+                let to = Address::parse(ADDRESSES[address]).unwrap();
+                let answered = session.window.ack_upto(&to, position, &mut acked);
+                self.checks.counts.late += acked.len() as u64;
+                self.checks.counts.not_in_flight += u64::from(answered.is_err());
             }
             Answer::Ids(ids, queue) => {
                 let queue = queue.then(queue_name);
