@@ -3,6 +3,7 @@
 //! A broker's own certificate is good for days; who trusts its file reconnects to another one after that. The file is read
 //! when a client begins, and again when a certificate is not vouched for by what was read: it may be the file of before.
 
+use crate::certificate::describe;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -78,12 +79,16 @@ impl ServerCertVerifier for Authorities {
     }
 }
 
-/// Whether nobody vouches for a certificate. An authority of the same name and another key is as unknown as one of
-/// another name.
-pub(crate) const fn is_unknown(error: &Error) -> bool {
+/// Whether nobody vouches for a certificate. An authority of the same name and another key, which may be of another kind,
+/// is as unknown as one of another name.
+const fn is_unknown(error: &Error) -> bool {
     matches!(
         error,
-        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer
+                | CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+        )
     )
 }
 
@@ -105,10 +110,53 @@ fn read(path: &Path) -> Result<RootCertStore, String> {
         // The error has the line that it is about, and what is named here by mistake may be a private key.
         let certificate = certificate
             .map_err(|_| format!("{} is broken: expected PEM, `BEGIN CERTIFICATE`", path.display()))?;
-        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+        roots.add(certificate).map_err(|error| format!("{}: {}", path.display(), describe(&error)))?;
     }
     if roots.is_empty() {
         return Err(format!("{} has no certificate: expected PEM, `BEGIN CERTIFICATE`", path.display()));
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SignatureAlgorithm};
+    use rustls::crypto::aws_lc_rs::default_provider;
+
+    /// An authority of one name, and a certificate that it issued.
+    fn issue(algorithm: &'static SignatureAlgorithm) -> (String, CertificateDer<'static>) {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "one name");
+        let pem = params.self_signed(&key).unwrap().pem();
+        let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let own = own.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(params, key)).unwrap();
+        (pem, own.der().clone())
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_the_next_authority_has_a_key_of_another_kind() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (earlier, _) = issue(&rcgen::PKCS_ED25519);
+        let (later, own) = issue(&rcgen::PKCS_ECDSA_P256_SHA256);
+        std::fs::write(file.path(), earlier).unwrap();
+        let authorities = Authorities::open(file.path(), Arc::new(default_provider())).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let verify = || authorities.verify_server_cert(&own, &[], &name, &[], UnixTime::now());
+        let refused = describe(&verify().unwrap_err());
+        assert!(refused.contains("another kind than the key of its issuer"), "{refused}");
+        std::fs::write(file.path(), later).unwrap();
+        verify().unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_said_so() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
+            .unwrap();
+        let refused = Authorities::open(file.path(), Arc::new(default_provider())).unwrap_err();
+        assert!(refused.contains("the certificate cannot be read: make another one"), "{refused}");
+    }
 }

@@ -14,6 +14,7 @@ mod ask;
 mod authorities;
 mod backoff;
 mod builder;
+mod certificate;
 mod client;
 mod codecs;
 mod driver;

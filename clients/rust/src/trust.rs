@@ -1,6 +1,6 @@
 //! Whom a client trusts to be the broker, for connections with TLS: `wss://`, `quic://` and `wt://`.
 
-use crate::authorities::{Authorities, is_unknown};
+use crate::authorities::Authorities;
 use crate::error::Error;
 use crate::verifier::Verifier;
 use rustls::client::WebPkiServerVerifier;
@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,40 +79,6 @@ fn parse(text: &str) -> Result<[u8; 32], String> {
         *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
     }
     Ok(bytes)
-}
-
-/// What webpki calls a server's certificate that is an authority's.
-const OF_AUTHORITY: &str = "CaUsedAsEndEntity";
-
-/// What went wrong with a certificate or the handshake, for people.
-pub(crate) fn describe(error: &rustls::Error) -> String {
-    match error {
-        error if is_unknown(error) => {
-            "the certificate is of an unknown issuer: name a file with its authority, or its \
-                                       fingerprint; a file may be that of an earlier certificate"
-                .to_owned()
-        }
-        rustls::Error::InvalidCertificate(error) => match error {
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("the certificate is for another name: {error}")
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!("the certificate has expired: {error}")
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                format!("the certificate is not valid yet: {error}")
-            }
-            CertificateError::Other(error) if error.to_string() == OF_AUTHORITY => {
-                "the broker's certificate is that of an authority (its basic constraints say CA:TRUE), which a server cannot use; \
-                 make one with CA:FALSE, or name its fingerprint"
-                    .to_owned()
-            }
-            error => format!("the certificate is not accepted: {error}"),
-        },
-        rustls::Error::InvalidMessage(_) => "the other side does not speak TLS; is it ws://?".to_owned(),
-        rustls::Error::General(text) => text.clone(),
-        error => format!("no TLS: {error}"),
-    }
 }
 
 /// Accepts one certificate.

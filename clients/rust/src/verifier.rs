@@ -72,7 +72,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        let verified = self.inner.verify_tls12_signature(message, certificate, signature);
+        verified.inspect_err(|refusal| self.handle_refusal(refusal.clone()))
     }
 
     fn verify_tls13_signature(
@@ -81,7 +82,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        let verified = self.inner.verify_tls13_signature(message, certificate, signature);
+        verified.inspect_err(|refusal| self.handle_refusal(refusal.clone()))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

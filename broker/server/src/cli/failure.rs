@@ -49,7 +49,11 @@ fn options(error: &anyhow::Error) -> &'static str {
     use waspmq_client::{Code, Error};
     match error.downcast_ref::<Error>() {
         Some(Error::Connect { message, .. } | Error::Tls { message }) if message.contains("fingerprint") => {
-            " (--tls-ca, --tls-fingerprint)"
+            if message.contains("name a file") {
+                " (--tls-ca, --tls-fingerprint)"
+            } else {
+                " (--tls-fingerprint)"
+            }
         }
         Some(Error::Refused(refusal))
             if matches!(refusal.code(), Some(Code::Unauthorized | Code::Forbidden))
@@ -95,6 +99,7 @@ mod tests {
             connect("of an unknown issuer: name a file, or its fingerprint"),
             " (--tls-ca, --tls-fingerprint)",
         );
+        check(connect("the certificate is for another name: name its fingerprint"), " (--tls-fingerprint)");
         check(connect("nobody answers over UDP"), "");
     }
 }

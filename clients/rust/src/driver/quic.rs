@@ -6,6 +6,7 @@
 use super::route::Opened;
 use super::socket::{Receiver, Sender};
 use super::stream::{Incoming, Outgoing, Owned, Wants};
+use crate::certificate;
 use crate::error::Error;
 use crate::limits::{
     OWN_STREAMS_MAX, OWN_STREAMS_SENT_BYTES, OWN_STREAMS_TAKEN_BYTES, QUIC_ADDRESSES_MAX,
@@ -13,7 +14,6 @@ use crate::limits::{
 };
 use crate::target::Target;
 use crate::transport::Transport;
-use crate::trust;
 use crate::verifier::Verifier;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -158,7 +158,7 @@ impl Dialer {
     fn describe(&self, error: &ConnectionError) -> String {
         match error {
             ConnectionError::TransportError(error) => match self.verifier.take_refusal(&error.reason) {
-                Some(refusal) => trust::describe(&refusal),
+                Some(refusal) => certificate::describe(&refusal),
                 None => error.to_string(),
             },
             ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {

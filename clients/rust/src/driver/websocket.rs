@@ -1,9 +1,9 @@
 //! WebSocket, with and without TLS.
 
 use super::socket::{Inbound, Receiver, Sender};
+use crate::certificate;
 use crate::error::Error;
 use crate::limits::INBOUND_BYTES_MAX;
-use crate::trust;
 use futures_util::StreamExt;
 use rustls::ClientConfig;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub(super) fn describe(error: &SocketError) -> String {
     match error {
         SocketError::Io(error) => {
             match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(error) => trust::describe(error),
+                Some(error) => certificate::describe(error),
                 None => error.to_string(),
             }
         }
