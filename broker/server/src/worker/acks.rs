@@ -7,7 +7,9 @@
 
 use super::Worker;
 use super::connection::Connection;
+use super::counters::Ended;
 use super::mailbox::Entry;
+use super::outbox::end_of;
 use super::queues::{Done, Told};
 use super::segment::{Shared, Terms};
 use hashbrown::HashMap;
@@ -151,8 +153,14 @@ impl Worker {
 
     /// Everything in flight to a session whose connection ended.
     pub(super) fn fail_in_flight(&mut self, identity: &registry::Session, connection: &mut Connection) {
+        let in_flight = connection.window.drain();
+        // Of a broker that leaves service that is no attempt: its publishers' workers end the deliveries as stopped, and
+        // what is a queue's is given out again by the next broker.
+        if end_of(connection) == Ended::Drained {
+            return;
+        }
         let lost = Failed::by(Cause::ConnectionLost);
-        for taken in connection.window.drain() {
+        for taken in in_flight {
             self.answer_taken(identity, taken, Some(lost.clone()));
         }
     }

@@ -281,8 +281,44 @@ fn is_kept_for(shared: &Shared, batch: &Batch, recipient: &Recipient) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::alone::tests::worker;
+    use super::super::delivery::tests::Bench;
+    use super::super::mailbox::Entry;
     use super::*;
+    use std::sync::Arc;
+    use waspmq_core::delivery::{AckPlan, Cause, Flight, References, State};
+    use waspmq_core::settings::Overflow;
     use waspmq_core::{Address, Level, Name, Position, Stream};
+
+    /// Workers come to the end of a drain one behind the other: what the first closes is in flight for the publishers of the next.
+    #[test]
+    fn the_close_that_ends_a_drain_is_no_attempt() {
+        let mut bench = Bench::new(Overflow::DropOldest, Keep::Requested);
+        let (number, _client) = bench.connect();
+        let batch = Arc::new(bench.batch("user/reader", Level::Delivered, &[("", 0, 0)]));
+        let id = batch.messages[0].id;
+        let worker = &mut bench.worker;
+        worker.begin_flight(Flight {
+            batch: batch.clone(),
+            recipients: [Recipient::User(Name::parse("reader").unwrap())].into(),
+            offline: Vec::new(),
+            plan: AckPlan { attempts: 1, ..AckPlan::default() },
+            publisher: None,
+            references: References::default(),
+        });
+        let entry = Entry::Deliver { batch, plain: true, queues: Vec::new() };
+        worker.shared.mailboxes.send(0, entry).unwrap();
+        worker.take_mail();
+        let fate = |worker: &Worker| {
+            let row = worker.tracker.entry(id).unwrap().recipients.remove(0);
+            (row.state, row.cause, row.attempts)
+        };
+        assert!(!bench.connection(number).window.is_empty());
+        bench.worker.close_drained(&[number]);
+        assert!(bench.connection(number).window.is_empty());
+        assert_eq!(fate(&bench.worker), (State::Sent, None, 1));
+        bench.worker.stop_flights(&|_| true, 0);
+        assert_eq!(fate(&bench.worker), (State::Stored, Some(Cause::Stopped), 1));
+    }
 
     #[test]
     fn a_topic_is_left_to_the_store_only_for_sessions_that_go_on() {
