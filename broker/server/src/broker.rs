@@ -6,7 +6,7 @@
 //! | 2. policy host, with the plugins and policies of the last run; dictionaries | 5. policy host |
 //! | 3. listeners bound | 4. admin listener |
 //! | 4. workers; QUIC; what replaces the certificate | 3. workers stop, late ones are named |
-//! | 5. admin listener | 2. `goaway` spread over half the drain time, no new connections, sessions finish |
+//! | 5. admin listener | 2. `goaway` spread over at most half the drain time, no new connections, sessions finish |
 //! | 6. ready | 1. not ready |
 
 use crate::access::{self, AccessControl};

@@ -31,6 +31,9 @@ use waspmq_protocol::server;
 const POLL: Duration = Duration::from_millis(5);
 /// How often it looks for what waits for recipients that are gone.
 const AWAY_EVERY: Duration = Duration::from_millis(50);
+/// From one connection that is told to the next, while the time is there: clients that come back at this pace are no
+/// load for the next broker, and a stop waits no longer for idle ones.
+const TOLD_EVERY: Duration = Duration::from_millis(2);
 /// Connections told before others run.
 const TOLD_PER_TURN: usize = 256;
 /// What is ended before others run. Every worker does so while the journal has room, of which it keeps 32 MiB behind that
@@ -43,7 +46,7 @@ const LOOKS_MAX: u32 = 100;
 /// How long a drain takes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Span {
-    /// Over how long the sessions are told, evenly.
+    /// Over how long the sessions are told at most, evenly: few are told at once, see [`TOLD_EVERY`].
     pub(crate) spread: Duration,
     /// When those that have not finished are closed.
     pub(crate) most: Duration,
@@ -56,6 +59,7 @@ pub(super) async fn drain_connections(worker: &Cell) {
         worker.borrow().connections.iter().filter_map(|(number, _)| u32::try_from(number).ok()).collect();
     let started = Instant::now();
     let (count, mut next, mut told) = (numbers.len().max(1), 0, Vec::new());
+    let spread = paced(spread, count);
     let part = |span: Duration, index: usize| {
         u64::try_from(span.as_micros() * index as u128 / count as u128).map_or(span, Duration::from_micros)
     };
@@ -102,6 +106,12 @@ pub(super) async fn drain_connections(worker: &Cell) {
     while !is_empty(worker) {
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Over how long so many connections are told.
+fn paced(most: Duration, count: usize) -> Duration {
+    let needed = u32::try_from(count).ok().and_then(|count| TOLD_EVERY.checked_mul(count));
+    needed.map_or(most, |needed| needed.min(most))
 }
 
 fn is_empty(worker: &Cell) -> bool {
@@ -288,6 +298,15 @@ mod tests {
     use waspmq_core::delivery::{AckPlan, Cause, Flight, References, State};
     use waspmq_core::settings::Overflow;
     use waspmq_core::{Address, Level, Name, Position, Stream};
+
+    #[test]
+    fn idle_clients_do_not_hold_a_stop() {
+        let half = Duration::from_secs(5);
+        assert_eq!(paced(half, 20), Duration::from_millis(40));
+        assert_eq!(paced(half, 100_000), half, "crowds are spread over the time there is");
+        assert_eq!(paced(half, usize::MAX), half);
+        assert_eq!(paced(Duration::ZERO, 20), Duration::ZERO);
+    }
 
     /// Workers come to the end of a drain one behind the other: what the first closes is in flight for the publishers of the next.
     #[test]
