@@ -19,7 +19,7 @@ use crate::records::Bounds;
 use crate::shelf::{Change, Entries, Entry, Shelf, Space, View};
 use crate::store::{Durability, StoreError};
 use fail::{is_full, store_error};
-use fjall::{Database, Keyspace, PersistMode, Readable, Slice, Snapshot};
+use fjall::{AbstractTree as _, Database, Keyspace, PersistMode, Readable, Slice, Snapshot};
 pub use open::{Cut, Progress, Recovered};
 pub(crate) use open::{applied_before, cut_off, journals, may_be_cut, open_database};
 use std::fmt;
@@ -77,6 +77,8 @@ pub(crate) struct Tables {
     pub(crate) db: Database,
     pub(crate) messages: Keyspace,
     pub(crate) state: Keyspace,
+    /// What each of the two has in memory at most, and a write.
+    pub(crate) memtable_bytes: u64,
 }
 
 /// Why the database is not written to.
@@ -199,7 +201,21 @@ impl Tables {
         Ok(())
     }
 
+    /// Seals what has grown beyond its bound. fjall would have its background thread do so, and asks it once more with every
+    /// write until it has: where that comes late, its queue fills up, and it stands still for good when it
+    /// has sealed and finds no place there for the order to write the table.
+    fn seal(&self) -> Result<(), fjall::Error> {
+        for keyspace in [&self.messages, &self.state] {
+            if keyspace.tree.active_memtable().size() > self.memtable_bytes {
+                keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+
     fn write(&self, changes: Vec<Change>, durability: Durability) -> Result<(), fjall::Error> {
+        // Before, not behind: what is written then has not failed.
+        self.seal()?;
         let mode = match durability {
             Durability::Buffered => PersistMode::Buffer,
             Durability::Synced => PersistMode::SyncData,
@@ -288,5 +304,36 @@ impl View for DiskView<'_> {
         }
         let entries = self.snapshot.range(tables.of(space), from..to);
         Box::new(entries.map(|guard| -> Entry { guard.into_inner().map_err(|error| store_error(&error)) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(space: Space, key: u64, bytes: usize) -> Vec<Change> {
+        // Random bytes, or they are packed to nothing.
+        let mut value = vec![0; bytes];
+        getrandom::fill(&mut value).unwrap();
+        vec![Change { space, key: key.to_be_bytes().to_vec().into(), value: Some(value.into()) }]
+    }
+
+    /// The state's table takes a while. Meanwhile fjall is asked a thousand times to seal the messages: more than its queue takes.
+    #[test]
+    fn tables_are_written_however_long_one_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = StoreOptions { memtable_bytes: 64 * 1024, ..StoreOptions::new(directory.path()) };
+        let tables = open_database(&options).unwrap();
+        tables.write(set(Space::State, 0, 8 << 20), Durability::Buffered).unwrap();
+        for key in 0..20_000 {
+            tables.write(set(Space::Messages, key, 8), Durability::Buffered).unwrap();
+            let size = tables.messages.tree.active_memtable().size();
+            assert!(size <= options.memtable_bytes + 1_024, "{size} bytes behind {key}");
+        }
+        let began = now();
+        while tables.messages.sealed_memtable_count() + tables.state.sealed_memtable_count() > 0 {
+            assert!(began.elapsed() < BACKGROUND_WAIT_MAX, "no table is written");
+            std::thread::yield_now();
+        }
     }
 }

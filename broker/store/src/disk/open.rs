@@ -223,7 +223,7 @@ fn open_tables(options: &StoreOptions, path: &Path) -> fjall::Result<Tables> {
     let create = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
     let messages = db.keyspace("messages", create)?;
     let state = db.keyspace("state", create)?;
-    Ok(Tables { db, messages, state })
+    Ok(Tables { db, messages, state, memtable_bytes: options.memtable_bytes })
 }
 
 /// Opens a database again after it failed.
