@@ -408,7 +408,7 @@ fn build(options: &StoreOptions, old: Tables, found: &Found) -> Result<(), OpenE
     std::fs::create_dir_all(&fresh).map_err(OpenError::io("make", &fresh))?;
     let new = open_database(&new_options)?;
     let mut unused = Report::default();
-    let mut copied = |space, key: &[u8], value: &[u8]| new.of(space).insert(key, value);
+    let mut copied = |space, key: &[u8], value: &[u8]| new.insert(space, key, value);
     Walk::new(&mut unused).run(&old, &mut copied)?;
     recount(&new, &fresh, found)?;
     drop((old, new));
@@ -424,7 +424,7 @@ fn recount(tables: &Tables, path: &Path, found: &Found) -> Result<(), OpenError>
             found.stored.get(address).copied().unwrap_or((0, 0, record.counted));
         let key = key::address(address);
         if saved != Some(record) {
-            tables.state.insert(key.clone(), record.encode(&key)).map_err(damaged(path))?;
+            tables.insert(Space::State, &key, &record.encode(&key)).map_err(damaged(path))?;
         }
     }
     tables.db.persist(fjall::PersistMode::SyncAll).map_err(damaged(path))

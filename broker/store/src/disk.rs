@@ -213,6 +213,12 @@ impl Tables {
         Ok(())
     }
 
+    /// Writes one record, for who is alone with the database.
+    pub(crate) fn insert(&self, space: Space, key: &[u8], value: &[u8]) -> Result<(), fjall::Error> {
+        self.seal()?;
+        self.of(space).insert(key, value)
+    }
+
     fn write(&self, changes: Vec<Change>, durability: Durability) -> Result<(), fjall::Error> {
         // Before, not behind: what is written then has not failed.
         self.seal()?;
@@ -315,7 +321,7 @@ mod tests {
         // Random bytes, or they are packed to nothing.
         let mut value = vec![0; bytes];
         getrandom::fill(&mut value).unwrap();
-        vec![Change { space, key: key.to_be_bytes().to_vec().into(), value: Some(value.into()) }]
+        vec![Change { space, key: key.to_be_bytes().to_vec(), value: Some(value) }]
     }
 
     /// The state's table takes a while. Meanwhile fjall is asked a thousand times to seal the messages: more than its queue takes.
