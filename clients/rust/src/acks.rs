@@ -2,7 +2,7 @@
 //!
 //! Messages taken in the order they came are acknowledged by a position, one for each address and stream. By their id
 //! go deliveries of a queue, repeats and whatever the program acknowledges itself, because with these a position
-//! would cover others that nobody has taken yet.
+//! would cover others that nobody has taken yet. What is given back without an answer goes along.
 
 use crate::limits::{ACK_BATCH, ACKS_MAX, MESSAGES_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,12 +11,17 @@ use waspmq_protocol::client::{Acked, Frame};
 use waspmq_protocol::limits::LIST_ITEMS_MAX;
 use waspmq_protocol::server::Message;
 
+/// Why a message is given back that the program has passed over: in the ledger, for people.
+const PASSED_OVER: &str = "passed over";
+
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     /// Address, stream, offset.
     upto: BTreeMap<String, BTreeMap<Stream, u64>>,
     /// By queue.
     ids: BTreeMap<Option<String>, Vec<MessageId>>,
+    /// What is given back, with its queue. Nobody waits for the answer.
+    back: Vec<(MessageId, Option<String>)>,
     count: usize,
     /// Repeats that wait for the program, by address. They came behind later messages, whose positions would
     /// cover them before they are taken.
@@ -76,6 +81,16 @@ impl Acks {
         self.count == 1 || self.count == ACK_BATCH
     }
 
+    /// Adds one that is given back; true as for [`Self::add`].
+    pub(crate) fn give_back(&mut self, message: (MessageId, Option<String>)) -> bool {
+        if self.count >= ACKS_MAX {
+            return false;
+        }
+        self.count += 1;
+        self.back.push(message);
+        self.count == 1 || self.count == ACK_BATCH
+    }
+
     pub(crate) const fn count(&self) -> usize {
         self.count
     }
@@ -99,6 +114,13 @@ impl Acks {
                 add(Acked::Ids(ids.to_vec()), queue.clone());
             }
         }
+        frames.extend(std::mem::take(&mut self.back).into_iter().map(|(id, queue)| Frame::Nack {
+            reference: None,
+            id,
+            queue: queue.map(Into::into),
+            reason: Some(PASSED_OVER.into()),
+            retry_ms: None,
+        }));
         frames
     }
 }

@@ -19,6 +19,19 @@ impl Client {
         self.shared().inbox.handle_done(message);
     }
 
+    /// As [`Self::ack`], for a program that is done with messages in the order they come: this one, and all of its address that came
+    /// before it. However many there are, few frames say so, and none is too long ago for the broker to know it.
+    pub fn ack_in_order(&self, message: &Message) {
+        self.shared().inbox.handle_done_in_order(message);
+    }
+
+    /// Leaves a message to the user's other sessions, in a client built with [`crate::Builder::manual_acks`]: it is neither acknowledged nor
+    /// given back. Its publisher is told `delivered` when another session acknowledges it, else that it was not delivered; what is stored
+    /// waits for the next session. Of what was passed over, 1,024 messages or 1 MiB may be in flight; more, and the oldest is given back.
+    pub fn pass_over(&self, message: &Message) {
+        self.shared().inbox.pass_over(message);
+    }
+
     /// Gives a message back: it comes again, to this client or to another member of its queue, after `retry` or
     /// when the broker sees fit.
     ///

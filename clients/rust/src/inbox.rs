@@ -6,6 +6,7 @@
 
 use crate::acks::Acks;
 use crate::limits::ACK_BATCH;
+use crate::passed::Passed;
 use crate::places::Places;
 use crate::seen::{Repeat, Seen};
 use std::sync::{Mutex, MutexGuard};
@@ -28,6 +29,7 @@ pub(crate) struct Inbox {
 struct State {
     seen: Seen,
     acks: Acks,
+    passed: Passed,
     places: Places,
 }
 
@@ -47,10 +49,14 @@ impl Inbox {
         state.places.handle_message(message);
         match state.seen.insert(message) {
             None => {
-                if is_late(message) && !self.manual {
+                if is_late(message) {
                     state.acks.hold(message);
                 }
                 true
+            }
+            Some(Repeat::PassedOver) => {
+                self.pass(&mut state, message);
+                false
             }
             Some(Repeat::Acknowledged) if message.wants_ack => {
                 self.add(&mut state, message, true);
@@ -62,32 +68,61 @@ impl Inbox {
 
     /// The program has taken a message from the queue.
     pub(crate) fn handle_taken(&self, message: &Message) {
-        if message.wants_ack && !self.manual {
-            let alone = message.queue.is_some() || message.attempt.is_some();
-            let mut state = self.state();
-            if is_late(message) {
-                state.acks.release(message);
-            }
-            state.seen.acknowledge(message);
-            self.add(&mut state, message, alone);
+        if !self.manual {
+            self.handle_done_in_order(message);
         }
+    }
+
+    /// The program is done with a message, and with all of its address that came before it.
+    pub(crate) fn handle_done_in_order(&self, message: &Message) {
+        self.done(message, message.queue.is_some() || message.attempt.is_some());
     }
 
     /// The program, or this library for it, is done with a message out of the queue's order.
     pub(crate) fn handle_done(&self, message: &Message) {
+        self.done(message, true);
+    }
+
+    fn done(&self, message: &Message, alone: bool) {
         if message.wants_ack {
             let mut state = self.state();
             if is_late(message) {
                 state.acks.release(message);
             }
-            state.seen.acknowledge(message);
-            self.add(&mut state, message, true);
+            state.seen.set(message, Repeat::Acknowledged);
+            self.add(&mut state, message, alone);
         }
+    }
+
+    /// The program leaves a message to others.
+    pub(crate) fn pass_over(&self, message: &Message) {
+        let mut state = self.state();
+        if is_late(message) {
+            state.acks.release(message);
+        }
+        state.seen.set(message, Repeat::PassedOver);
+        self.pass(&mut state, message);
     }
 
     /// The program wants a message again.
     pub(crate) fn forget(&self, message: &Message) {
-        self.state().seen.remove(message);
+        let mut state = self.state();
+        if is_late(message) {
+            state.acks.release(message);
+        }
+        state.seen.remove(message);
+    }
+
+    fn pass(&self, state: &mut State, message: &Message) {
+        if !message.wants_ack {
+            return;
+        }
+        state.passed.add(message);
+        while let Some(back) = state.passed.poll_back() {
+            if state.acks.give_back(back) {
+                self.work.notify_one();
+            }
+        }
     }
 
     fn add(&self, state: &mut State, message: &Message, alone: bool) {
@@ -108,9 +143,14 @@ impl Inbox {
         self.state().acks.take()
     }
 
-    /// A new session has nothing in flight. What was not acknowledged comes again and is acknowledged then.
-    pub(crate) fn drop_acks(&self) {
-        drop(self.take_acks());
+    /// A new session has nothing in flight: what was not acknowledged comes again and is acknowledged then. One that was resumed is
+    /// sent again what the program has passed over.
+    pub(crate) fn handle_reconnected(&self, resumed: bool) {
+        let mut state = self.state();
+        state.passed.handle_reconnected();
+        if !resumed {
+            drop(state.acks.take());
+        }
     }
 
     pub(crate) fn positions(&self) -> Vec<Position> {

@@ -3,7 +3,7 @@
 //! One task owns the connection: `driver` connects, reads, writes and reconnects. [`Client`] encodes requests and
 //! queues them; [`Messages`] is the other end of the queue that the driver fills. What the two sides share,
 //! requests waiting for an answer above all, is in `shared`.
-//! What the driver and the program know of messages is in `inbox`: repeats (`seen`), acknowledgements (`acks`) and how
+//! What the driver and the program know of messages is in `inbox`: repeats (`seen`), acknowledgements (`acks`), what it left to others (`passed`) and how
 //! far was read (`places`), with which a session is resumed. What a new session is asked for is in `restore`. Requests to other clients are in `request`.
 //! Where the broker is says a `target`, whom the client trusts to be it `trust`. What lies below the frames is chosen by
 //! `driver::route` and hidden by `driver::socket`; QUIC and WebTransport come with the feature `quic`, which is on by default.
@@ -24,6 +24,7 @@ mod inbox;
 mod interest;
 mod limits;
 mod messages;
+mod passed;
 mod places;
 mod publish;
 mod request;

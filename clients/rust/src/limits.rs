@@ -25,6 +25,11 @@ pub(crate) const ACK_DELAY: Duration = Duration::from_millis(5);
 /// repeats are acknowledged. Also bounds the addresses among them.
 pub(crate) const ACKS_MAX: usize = 16_384;
 
+/// Messages that the program passed over, and their bytes, which take room in the session's window at the broker. More: the oldest is
+/// given back.
+pub(crate) const PASSED_MAX: usize = 1_024;
+pub(crate) const PASSED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Requests that wait for a reply of another client. More: the caller waits.
 pub(crate) const REPLIES_MAX: usize = 1_024;
 
@@ -145,3 +150,8 @@ const _: () = assert!(
     "as many publishes as may be under way leave the main stream its window"
 );
 const _: () = assert!(ACK_BATCH <= ACKS_MAX, "a batch must fit");
+const _: () = assert!(
+    PASSED_MAX <= waspmq_core::limits::WINDOW_MESSAGES_MAX / 4
+        && PASSED_BYTES_MAX <= waspmq_core::limits::WINDOW_BYTES_MAX / 4,
+    "what is passed over leaves the window to the others"
+);

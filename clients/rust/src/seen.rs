@@ -21,6 +21,8 @@ pub(crate) enum Repeat {
     /// It waits for the program, or the program works on it.
     Waiting,
     Acknowledged,
+    /// The program left it to others.
+    PassedOver,
 }
 
 impl Seen {
@@ -40,10 +42,11 @@ impl Seen {
         None
     }
 
-    pub(crate) fn acknowledge(&mut self, message: &Message) {
+    /// What is known of a delivery, while it is remembered.
+    pub(crate) fn set(&mut self, message: &Message, is: Repeat) {
         let key = self.key(message);
         if let Some(repeat) = self.keys.get_mut(&key) {
-            *repeat = Repeat::Acknowledged;
+            *repeat = is;
         }
     }
 
@@ -92,7 +95,7 @@ pub(crate) mod tests {
         let first = message(0, "topic/a", None);
         assert_eq!(seen.insert(&first), None);
         assert_eq!(seen.insert(&first), Some(Repeat::Waiting));
-        seen.acknowledge(&first);
+        seen.set(&first, Repeat::Acknowledged);
         let again = Message { attempt: Some(2), ..first.clone() };
         assert_eq!(seen.insert(&again), Some(Repeat::Acknowledged));
         assert_eq!(seen.insert(&message(0, "topic/a", Some("q"))), None);

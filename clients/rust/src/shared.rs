@@ -363,9 +363,7 @@ impl Shared {
             recovered
         };
         self.handle_event(Event::Reconnected { resumed, recovered });
-        if !resumed {
-            self.inbox.drop_acks();
-        }
+        self.inbox.handle_reconnected(resumed);
     }
 
     fn to_be_restored(&self) -> Vec<Interest> {

@@ -84,11 +84,8 @@ async fn repeats_are_acknowledged_again_once_the_first_one_was() {
 
 #[tokio::test]
 async fn a_program_may_acknowledge_and_give_back_by_itself() {
-    let profile = Profile::Binary;
-    let server = Server::start(profile).await;
-    let connecting = Client::builder(server.url()).user("alice").manual_acks().backoff(FAST).connect();
-    let (connected, mut peer) = tokio::join!(connecting, server.welcome());
-    let (client, mut messages) = connected.unwrap();
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = manual(&server).await;
     for count in 1..=3 {
         peer.deliver(MessageFrame { queue: Some("workers"), ..tracked(count) }).await;
     }
@@ -121,6 +118,59 @@ async fn a_program_may_acknowledge_and_give_back_by_itself() {
     };
     let (refused, ()) = tokio::join!(client.nack(&first, None, None), refusing);
     assert!(matches!(refused, Err(Error::Refused(refusal)) if refusal.code() == Some(Code::NotInFlight)));
+    peer.refuse(None, Code::NotInFlight).await;
+    settle(&client, &mut peer).await;
+    assert_eq!(client.stats(), Stats { duplicates: 1, late_acks: 1, ..Stats::default() });
+}
+
+/// A client that leaves acknowledging to the program.
+async fn manual(server: &Server) -> (Client, Messages, Peer) {
+    let connecting = Client::builder(server.url()).user("alice").manual_acks().backoff(FAST).connect();
+    let (connected, peer) = tokio::join!(connecting, server.welcome());
+    let (client, messages) = connected.unwrap();
+    (client, messages, peer)
+}
+
+#[tokio::test]
+async fn a_program_that_goes_in_order_acknowledges_by_position() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = manual(&server).await;
+    for count in 1..=3 {
+        peer.deliver(tracked(count)).await;
+    }
+    // It came behind what a position is about, and waits for its turn.
+    peer.deliver(MessageFrame { attempt: Some(2), ..tracked(0) }).await;
+    settle(&client, &mut peer).await;
+    for _ in 0..2 {
+        client.ack_in_order(&messages.try_recv().unwrap());
+    }
+    assert!(peer.expect("ack").await.text.contains("Ids([MessageId"), "the position would cover the repeat");
+    let (third, repeat) = (messages.try_recv().unwrap(), messages.try_recv().unwrap());
+    client.ack_in_order(&repeat);
+    assert!(peer.expect("ack").await.text.contains("Ids([MessageId"));
+    client.ack_in_order(&third);
+    assert!(peer.expect("ack").await.text.contains("offset: 3"));
+    settle(&client, &mut peer).await;
+}
+
+#[tokio::test]
+async fn what_is_passed_over_is_left_to_others_as_long_as_there_is_room() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = manual(&server).await;
+    let own = |count| MessageFrame { to: "user/alice", ..tracked(count) };
+    for count in 0..1_024 {
+        peer.deliver(own(count)).await;
+        client.pass_over(&messages.recv().await.unwrap());
+    }
+    peer.deliver(MessageFrame { attempt: Some(2), ..own(1_023) }).await;
+    peer.deliver(tracked(2_000)).await;
+    client.ack_in_order(&messages.recv().await.unwrap());
+    assert!(peer.expect("ack").await.text.contains("offset: 2000"), "nothing is said of the others");
+    peer.deliver(own(1_024)).await;
+    client.pass_over(&messages.recv().await.unwrap());
+    let nack = peer.expect("nack").await;
+    assert!(nack.text.contains(&format!("{:?}", own(0).id)), "the oldest one: {}", nack.text);
+    // Its answer is of no interest.
     peer.refuse(None, Code::NotInFlight).await;
     settle(&client, &mut peer).await;
     assert_eq!(client.stats(), Stats { duplicates: 1, late_acks: 1, ..Stats::default() });
