@@ -263,6 +263,8 @@ function serverSentEvents(url, connection) {
       if (answer.status === 400) connection.take(await answer.json());
       else if (!answer.ok) throw new Error((await answer.json()).message);
     }
+    // Not later, for whoever was just answered may send the next frame before anything that waits for this function goes on.
+    isPosting = false;
   };
   const send = (frame) => {
     if (frame.type === "connect") {
@@ -275,8 +277,7 @@ function serverSentEvents(url, connection) {
     // Frames that are sent in one go share a request.
     Promise.resolve()
       .then(post)
-      .catch(({ message }) => end(undefined, message))
-      .finally(() => (isPosting = false));
+      .catch(({ message }) => end(undefined, message));
   };
   return {
     send,

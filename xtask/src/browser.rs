@@ -12,8 +12,9 @@ use crate::tools;
 use crate::workspace::Workspace;
 
 /// Without a browser first: what those find the others would only find again.
-const CHECKS: [(&str, &str); 4] = [
+const CHECKS: [(&str, &str); 5] = [
     ("the example's frames", "node --test tests/browser/binary.mjs"),
+    ("the example's requests beside events", "node --test tests/browser/events.mjs"),
     ("the example's streams", "node --test tests/browser/streams.mjs"),
     ("WebSocket in Chromium", "node tests/browser/websocket.mjs"),
     ("the example in Chromium", "node tests/browser/webtransport.mjs"),
