@@ -125,28 +125,35 @@ class Writer {
     return this;
   }
 
-  #integer(size, set) {
-    const bytes = new Uint8Array(size);
-    set(new DataView(bytes.buffer));
-    return this.bytes(bytes);
+  /** What does not fit is an error: a length that was cut off would make another frame of the rest. */
+  #integer(size, value) {
+    const isInteger = typeof value === "bigint" || Number.isInteger(value);
+    if (!isInteger || value < 0 || value >= 2 ** (8 * size)) throw new RangeError(`${value} is no integer of ${size} bytes`);
+    const bytes = new Uint8Array(8);
+    new DataView(bytes.buffer).setBigUint64(0, BigInt(value), true);
+    return this.bytes(bytes.subarray(0, size));
   }
 
   u8(value) {
-    return this.bytes(Uint8Array.of(value));
+    return this.#integer(1, value);
   }
 
   u16(value) {
-    return this.#integer(2, (view) => view.setUint16(0, value, true));
+    return this.#integer(2, value);
+  }
+
+  u32(value) {
+    return this.#integer(4, value);
   }
 
   u64(value) {
-    return this.#integer(8, (view) => view.setBigUint64(0, BigInt(value), true));
+    return this.#integer(8, value);
   }
 
   varint(value) {
     if (value < 251) return this.u8(value);
     if (value < 2 ** 16) return this.u8(251).u16(value);
-    if (value < 2 ** 32) return this.u8(252).#integer(4, (view) => view.setUint32(0, value, true));
+    if (value < 2 ** 32) return this.u8(252).u32(value);
     return this.u8(253).u64(value);
   }
 
@@ -167,7 +174,6 @@ class Writer {
 
   shortText(text) {
     const bytes = encoder.encode(text);
-    if (bytes.length >= 2 ** 16) throw new RangeError("a text of more than 65535 bytes");
     return this.u16(bytes.length).bytes(bytes);
   }
 

@@ -74,7 +74,26 @@ test("integers of every length are written and read alike", () => {
 
 test("what has no place in the profile is refused", () => {
   assert.throws(() => encode({ type: "welcome" }), /welcome/);
-  assert.throws(() => encode({ type: "publish", to: "all", payload: 1, key: "k".repeat(65_536) }), RangeError);
+  const wrong = [
+    { key: "k".repeat(65_536) },
+    // As many bytes more as another address has.
+    { to: `topic/a${"x".repeat(65_536)}` },
+    { headers: Object.fromEntries(Array.from({ length: 65_537 }, (_, index) => [`h${index}`, ""])) },
+    { priority: 256 },
+    { priority: -1 },
+    { priority: 1.5 },
+    { ttl_ms: -1 },
+    { ttl_ms: 2 ** 64 },
+    { delay_ms: "5" },
+    { ack: "perhaps" },
+    { ref: -1 },
+  ];
+  for (const fields of wrong) {
+    const [name] = Object.keys(fields);
+    assert.throws(() => encode({ type: "publish", to: "all", payload: 1, ...fields }), RangeError, name);
+  }
+  assert.throws(() => encode({ type: "subscribe", ref: -1, to: "all" }), RangeError);
+  encode({ type: "publish", ref: 2n ** 64n - 1n, to: "all", payload: 1, priority: 255, ttl_ms: 2 ** 62 });
 });
 
 test("lengths are those of RFC 9000", () => {
