@@ -205,6 +205,38 @@ fn a_reader_that_leaves_is_no_panic() {
 }
 
 #[test]
+fn an_inbox_that_is_not_asked_for_is_left_alone() {
+    let broker = Broker::start();
+    check(&broker.publish(&["user/bob", "1", "--ack", "stored"]), 0, &[]);
+    let subscriber = broker.subscriber(&["topic/a", "--as", "bob", "--count", "1"]);
+    check(&broker.publish(&["user/bob", "2", "--ack", "stored"]), 0, &[]);
+    // Nobody has read it, and the publisher is told so.
+    let unread = broker.publish(&["user/bob", "gone", "--ack", "delivered", "--ttl-ms", "200"]);
+    check(&unread, 1, &["expired"]);
+    check(&broker.publish(&["topic/a", "3"]), 0, &[]);
+    assert_eq!(text(&subscriber.wait_with_output().unwrap().stdout), "topic/a cli 3\n");
+    let inbox = broker.subscriber(&["user/bob", "--as", "bob", "--count", "2"]);
+    assert_eq!(text(&inbox.wait_with_output().unwrap().stdout), "user/bob cli 1\nuser/bob cli 2\n");
+}
+
+#[test]
+fn what_could_not_be_written_is_not_acknowledged() {
+    let broker = Broker::start();
+    for payload in ["1", "2"] {
+        check(&broker.publish(&["user/bob", payload, "--ack", "stored"]), 0, &[]);
+    }
+    for _ in 0..2 {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut reading = waspmq(&["sub", "user/bob", "--as", "bob", "--url", &broker.url]);
+        check(&reading.stdout(full).output().unwrap(), 1, &["No space left"]);
+    }
+    for payload in ["1", "2"] {
+        let inbox = broker.subscriber(&["user/bob", "--as", "bob", "--count", "1"]);
+        assert_eq!(text(&inbox.wait_with_output().unwrap().stdout), format!("user/bob cli {payload}\n"));
+    }
+}
+
+#[test]
 fn interrupting_a_subscriber_is_clean() {
     let broker = Broker::start();
     let subscriber = broker.subscriber(&["topic/a"]);

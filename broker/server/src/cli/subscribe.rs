@@ -21,11 +21,14 @@ use waspmq_core::{Kind, Pattern};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A line is the address, the sender and the payload. Group addresses are joined, and the user stays
-a member. Messages to the user's own address and to `all` come without being asked for. --from
-begins with stored messages: with the oldest, with the last one, at a time (RFC 3339, or
-milliseconds since 1970), or behind a position as in `pos`. A message that the broker repeats is
-printed once. When the broker has taken away everything that was asked for, because the rules have
-changed, the command fails.
+a member. --from begins with stored messages: with the oldest, with the last one, at a time (RFC
+3339, or milliseconds since 1970), or behind a position as in `pos`. A message that the broker
+repeats is printed once. When the broker has taken away everything that was asked for, because the
+rules have changed, the command fails.
+
+A message is acknowledged once its line is written. Messages to the user's own address and to `all`
+are only printed when user/NAME or `all` is asked for; else they are left to the user's other
+sessions, are not acknowledged, and what is stored of them waits.
 
 --reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this
 payload there, with the request's `correlation-id`.
@@ -98,7 +101,7 @@ async fn receive(
 ) -> Result<(), Failure> {
     // From here on a signal ends the program in order, also one that comes before the first message.
     let mut signals = Signals::new()?;
-    let builder = arguments.identity.tell(Client::builder(&arguments.url));
+    let builder = arguments.identity.tell(Client::builder(&arguments.url)).manual_acks();
     let builder = if arguments.compress { builder.compression() } else { builder };
     let builder = if arguments.datagrams { builder.datagrams() } else { builder };
     let builder = if arguments.streams { builder.streams() } else { builder };
@@ -153,16 +156,17 @@ async fn print(
             message = messages.recv() => message,
         };
         let Some(message) = message else { break };
-        if is_wanted(&message, patterns) {
-            output::line(format_args!(
-                "{}",
-                if arguments.json { as_json(&message) } else { as_text(&message) }
-            ))?;
-            received += 1;
-            if let Some(payload) = reply {
-                answer(client, &message, payload).await?;
-            }
+        if !is_wanted(&message, patterns) {
+            client.pass_over(&message);
+            continue;
         }
+        output::line(format_args!("{}", if arguments.json { as_json(&message) } else { as_text(&message) }))?;
+        received += 1;
+        if let Some(payload) = reply {
+            answer(client, &message, payload).await?;
+        }
+        // All of its address that came before it was printed, too.
+        client.ack_in_order(&message);
     }
     Ok(())
 }
@@ -213,7 +217,7 @@ async fn ask(client: &Client, pattern: &Pattern, arguments: &Arguments) -> Resul
     client.subscribe_from(text, arguments.queue.as_deref(), arguments.from).await
 }
 
-/// The user's own messages and those to everyone come in any case, asked for or not. What a policy sent
+/// The user's own messages and those to everyone come in any case, asked for or not: what is not, is for other programs. What a policy sent
 /// elsewhere still carries the address it was published to, so only these two are left out.
 fn is_wanted(message: &Message, patterns: &[Pattern]) -> bool {
     let is_asked = |kind| patterns.iter().any(|pattern| pattern.kind() == kind);
