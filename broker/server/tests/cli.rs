@@ -246,6 +246,21 @@ fn interrupting_a_subscriber_is_clean() {
 }
 
 #[test]
+fn a_subscriber_whose_lines_nobody_reads_can_be_ended() {
+    let broker = Broker::start();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut subscriber = broker.subscriber(&["topic/a"]);
+        // More than a pipe holds; the end of the standard output that is read stays open.
+        let long = "x".repeat(100_000);
+        check(&broker.publish(&["topic/a", &long]), 0, &[]);
+        let mut begun = [0; 1];
+        subscriber.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&subscriber), signal).unwrap();
+        assert_eq!(subscriber.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
 fn the_admin_commands_say_what_there_is() {
     let broker = Broker::start();
     broker.told(&["group", "create", "eng"]);

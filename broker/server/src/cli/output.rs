@@ -11,8 +11,13 @@ pub(super) fn note(text: fmt::Arguments<'_>) {
 
 /// A line of the result, on standard output.
 pub(super) fn line(text: fmt::Arguments<'_>) -> io::Result<()> {
+    lines(&format!("{text}\n"))
+}
+
+/// Whole lines of the result, or none.
+pub(super) fn lines(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    out.write_all(text.as_bytes())?;
     out.flush()
 }
 

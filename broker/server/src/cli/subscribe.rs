@@ -17,6 +17,9 @@ use waspmq_client::{
 };
 use waspmq_core::{Kind, Pattern};
 
+/// Bytes of lines that are written in one go. Who stops reading has not been given much more than they read.
+const LINES_BYTES: usize = 4 * 1024;
+
 /// Receive messages, one a line
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -91,7 +94,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let reply = arguments.reply.as_ref().map(|text| publish::payload(text.clone().into_bytes(), false));
     let reply = reply.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(receive(arguments, &patterns, reply.as_ref()))
+    let received = runtime.block_on(receive(arguments, &patterns, reply.as_ref()));
+    // A write that nobody reads is not waited for.
+    runtime.shutdown_background();
+    received
 }
 
 async fn receive(
@@ -114,6 +120,8 @@ async fn receive(
             stats.overflowed
         ));
     }
+    // What was not printed is not acknowledged. It must not stand before the broker's last word.
+    drop(messages);
     // Whatever came of it, the broker is told: over QUIC nothing else does that for a program that ends.
     let closed = client.close().await;
     received?;
@@ -137,8 +145,8 @@ async fn print(
     output::note(format_args!("receiving from {} as {user}; Ctrl-C ends it", arguments.url));
     let mut left: Vec<_> = patterns.iter().collect();
     let wanted = arguments.count.unwrap_or(u64::MAX);
-    let mut received = 0;
-    while received < wanted {
+    let mut printed = 0;
+    while printed < wanted {
         // Biased, so that a flood of messages does not keep the program from ending. All branches are cancel safe.
         let message = tokio::select! {
             biased;
@@ -156,19 +164,48 @@ async fn print(
             message = messages.recv() => message,
         };
         let Some(message) = message else { break };
-        if !is_wanted(&message, patterns) {
-            client.pass_over(&message);
-            continue;
+        let (taken, lines) = gather(arguments, patterns, (message, messages), (client, wanted - printed));
+        // Not on the thread that keeps the connection alive and hears signals, for who reads the lines may take their time.
+        let writing = tokio::task::spawn_blocking(move || output::lines(&lines));
+        // Biased, so that what was written is acknowledged. A write that is left alone ends with the program at the latest.
+        tokio::select! {
+            biased;
+            written = writing => written??,
+            () = signals.next() => break,
         }
-        output::line(format_args!("{}", if arguments.json { as_json(&message) } else { as_text(&message) }))?;
-        received += 1;
-        if let Some(payload) = reply {
-            answer(client, &message, payload).await?;
+        printed += taken.len() as u64;
+        for message in taken {
+            if let Some(payload) = reply {
+                answer(client, &message, payload).await?;
+            }
+            // All of its address that came before it was printed, too.
+            client.ack_in_order(&message);
         }
-        // All of its address that came before it was printed, too.
-        client.ack_in_order(&message);
     }
     Ok(())
+}
+
+/// What is written in one go: of the messages that are here, so many at most, as many as fill [`LINES_BYTES`].
+fn gather(
+    arguments: &Arguments,
+    patterns: &[Pattern],
+    (first, messages): (Message, &mut Messages),
+    (client, most): (&Client, u64),
+) -> (Vec<Message>, String) {
+    let (mut taken, mut lines) = (Vec::new(), String::new());
+    let mut next = Some(first);
+    while let Some(message) = next {
+        if is_wanted(&message, patterns) {
+            lines.push_str(&if arguments.json { as_json(&message) } else { as_text(&message) });
+            lines.push('\n');
+            taken.push(message);
+        } else {
+            client.pass_over(&message);
+        }
+        let is_full = taken.len() as u64 >= most || lines.len() >= LINES_BYTES;
+        next = if is_full { None } else { messages.try_recv() };
+    }
+    (taken, lines)
 }
 
 /// Says what happened besides messages: that the connection was another one for a while, so that what came meanwhile may be missing,
