@@ -142,12 +142,14 @@ impl Driver {
             pending: link.rest.into(),
             said: None,
         };
-        let mut writer =
-            write::Writer { profile: settings.profile, sender: &mut sender, shared, heard: &heard };
+        let may_be_silent = sender.notices_silence();
+        let mut writer = write::Writer { profile: settings.profile, sender: &mut sender, shared };
         let heartbeat = Duration::from_millis(u64::from(link.welcome.heartbeat_ms.max(1)));
+        // Silence is watched beside the writer, which may be waiting for a broker that is gone.
         let left = tokio::select! {
             left = reader.read(&mut receiver) => left,
             left = writer.write(commands, heartbeat) => left,
+            () = heard.silence(2 * heartbeat), if !may_be_silent => Left::Lost,
         };
         let Left::Finished { for_good } = left else {
             // Who could not write may not have read why.

@@ -11,6 +11,7 @@ use crate::shared::Shared;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use waspmq_protocol::Profile;
@@ -30,9 +31,16 @@ impl Heard {
         self.0.lock().unwrap().set(when);
     }
 
-    /// `None` while the socket is not read.
-    pub(super) fn last(&self) -> Option<Instant> {
-        self.0.lock().unwrap().get()
+    /// Ends when nothing was heard for so long while the socket was read.
+    pub(super) async fn silence(&self, longest: Duration) {
+        loop {
+            let last = self.0.lock().unwrap().get();
+            let until = last.unwrap_or_else(Instant::now) + longest;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
     }
 }
 

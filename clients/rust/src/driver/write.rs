@@ -1,6 +1,5 @@
 //! Writing: from the queue of requests to the socket, with signs of life in between.
 
-use super::read::Heard;
 use super::socket::{Broken, Sender};
 use super::{Command, Left};
 use crate::limits::{ACK_DELAY, BATCH_BYTES_MAX, CLOSE_TIMEOUT, COMMANDS_MAX};
@@ -16,7 +15,6 @@ pub(super) struct Writer<'a> {
     pub(super) profile: Profile,
     pub(super) sender: &'a mut Sender,
     pub(super) shared: &'a Shared,
-    pub(super) heard: &'a Heard,
 }
 
 impl Writer<'_> {
@@ -62,10 +60,6 @@ impl Writer<'_> {
                 biased;
                 () = self.shared.leave.notified() => {}
                 _ = ticks.tick() => {
-                    let is_silent = self.heard.last().is_some_and(|last| last.elapsed() > 2 * heartbeat);
-                    if is_silent && !self.sender.notices_silence() {
-                        return Ok(Left::Lost);
-                    }
                     if self.shared.may_ping() {
                         self.shared.ping_sent(Instant::now(), None);
                         self.send(&Frame::Ping).await?;

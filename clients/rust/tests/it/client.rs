@@ -233,6 +233,29 @@ async fn a_silent_broker_is_left() {
 }
 
 #[tokio::test]
+async fn a_silent_broker_is_left_while_it_is_written_to() {
+    let server = Server::start(Profile::Binary).await;
+    let connecting = Client::builder(server.url()).user("alice").backoff(FAST).connect();
+    let (connected, _unread) = tokio::join!(connecting, server.welcome_with(100, 65_536));
+    let (client, _messages) = connected.unwrap();
+    let flooding = async {
+        loop {
+            client.send("topic/a", Payload::bytes(vec![0; 60_000]), options()).await.unwrap();
+        }
+    };
+    let coming_back = async {
+        let mut second = server.welcome_with(60_000, 65_536).await;
+        // What was queued goes on.
+        second.expect("publish").await;
+    };
+    tokio::select! {
+        () = flooding => {}
+        came_back = tokio::time::timeout(Duration::from_secs(5), coming_back) => came_back.unwrap(),
+    }
+    assert_eq!(client.stats().reconnects, 1);
+}
+
+#[tokio::test]
 async fn a_slow_program_stops_the_reading_and_loses_nothing() {
     const COUNT: u64 = 2_000;
     let server = Server::start(Profile::Binary).await;
