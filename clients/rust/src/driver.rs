@@ -71,6 +71,8 @@ pub(crate) enum Command {
 enum Left {
     /// The other side is gone.
     Lost,
+    /// The other side takes nothing any more. Why may be read behind what it sent before.
+    Broken,
     /// Goodbye was said; the other side closes.
     Finished { for_good: bool },
     /// The broker closed with this code.
@@ -112,7 +114,7 @@ impl Driver {
                 Left::Closed { code: code @ 4000..=4099, reason } => {
                     break Error::Closed { code, reason, refusal: complaint };
                 }
-                Left::Lost | Left::Finished { for_good: false } | Left::Closed { .. } => {}
+                Left::Lost | Left::Broken | Left::Finished { for_good: false } | Left::Closed { .. } => {}
             }
             self.shared.fail_all(&Error::ConnectionLost);
             if since.elapsed() >= STABLE_AFTER {
@@ -153,8 +155,12 @@ impl Driver {
         };
         let Left::Finished { for_good } = left else {
             // Who could not write may not have read why.
-            let why = matches!(left, Left::Lost).then(|| receiver.why_closed()).flatten();
-            return reader.explained(why.map_or(left, |(code, reason)| Left::Closed { code, reason }));
+            let left = match (left, receiver.why_closed()) {
+                (Left::Lost | Left::Broken, Some((code, reason))) => Left::Closed { code, reason },
+                (Left::Broken, None) => reader.read_rest(&mut receiver).await,
+                (left, _) => left,
+            };
+            return reader.explained(left);
         };
         // Until the broker has closed, what it sends still counts.
         sender.finish().await;

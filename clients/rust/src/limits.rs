@@ -54,6 +54,10 @@ pub(crate) const REFUSALS_MAX: usize = 8;
 /// size is a third longer as base64; escapes and headers come on top.
 pub(crate) const INBOUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes that are read of a connection to which nothing can be written any more, for why it ended; longer than [`CLOSE_TIMEOUT`] it is not
+/// looked for either. More: it is lost without a reason. A socket holds fewer, unless it was told otherwise.
+pub(crate) const REST_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Bytes of requests that are put into one message. A larger request gets one of its own.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 * 1024;
 

@@ -5,7 +5,7 @@ use super::link::decoded;
 use super::socket::{Inbound, Receiver};
 use crate::codecs::{Codecs, Unreadable};
 use crate::events::Event;
-use crate::limits::INBOUND_BYTES_MAX;
+use crate::limits::{CLOSE_TIMEOUT, INBOUND_BYTES_MAX, REST_BYTES_MAX};
 use crate::request;
 use crate::shared::Shared;
 use std::cell::Cell;
@@ -83,11 +83,36 @@ impl<'a> Reader<'a> {
             _ => None,
         });
         match (left, self.said.as_ref().or(in_line)) {
-            (Left::Lost | Left::Closed { .. } | Left::Finished { for_good: false }, Some(close)) => {
-                Left::Closed { code: close.code, reason: close.reason().to_owned() }
-            }
+            (
+                Left::Lost | Left::Broken | Left::Closed { .. } | Left::Finished { for_good: false },
+                Some(close),
+            ) => Left::Closed { code: close.code, reason: close.reason().to_owned() },
             (left, _) => left,
         }
+    }
+
+    /// Takes what is left on a connection that is over, up to its end: answers, and why it ended. Messages have no place, as the program
+    /// does not take those before them: they come again, where they are kept.
+    pub(super) async fn read_rest(&mut self, receiver: &mut Receiver) -> Left {
+        let reading = async {
+            let mut bytes_left = REST_BYTES_MAX;
+            loop {
+                for frame in std::mem::take(&mut self.pending) {
+                    self.handle(frame);
+                }
+                match receiver.next().await {
+                    Inbound::Message(bytes) if bytes.len() > bytes_left => return Left::Lost,
+                    Inbound::Message(bytes) => {
+                        bytes_left -= bytes.len();
+                        self.pending = decoded(self.profile, &bytes).into();
+                    }
+                    Inbound::SignOfLife => {}
+                    Inbound::Closed { code, reason } => return Left::Closed { code, reason },
+                    Inbound::Ended(_) => return Left::Lost,
+                }
+            }
+        };
+        tokio::time::timeout(CLOSE_TIMEOUT, reading).await.unwrap_or(Left::Lost)
     }
 
     /// A message is not counted as seen before it has a place in the program's queue: one that has none when the connection ends comes

@@ -29,7 +29,7 @@ impl Writer<'_> {
             Ok(left) => left,
             Err(_) => {
                 tokio::time::sleep(CLOSE_TIMEOUT).await;
-                Left::Lost
+                Left::Broken
             }
         }
     }

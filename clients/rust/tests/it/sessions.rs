@@ -259,6 +259,28 @@ async fn what_had_no_place_is_not_overtaken_by_what_comes_behind_the_goodbye() {
 }
 
 #[tokio::test]
+async fn a_session_that_was_closed_for_good_stays_so_where_nobody_takes_messages() {
+    let server = Server::start(Profile::Binary).await;
+    let connecting = Client::builder(server.url()).user("alice").backoff(FAST).connect();
+    let (connected, mut peer) = tokio::join!(connecting, server.welcome_with(20, 65_536));
+    let (client, _messages) = connected.unwrap();
+    let mut events = client.events();
+    for count in 1..=2 * QUEUE {
+        peer.message(count, b"x").await;
+    }
+    peer.refuse(None, Code::TokenExpired).await;
+    peer.close(4004).await;
+    drop(peer);
+    tokio::select! {
+        _ = server.accept() => panic!("it came back"),
+        event = events.recv() => assert!(matches!(event, Some(Event::Refused { .. })), "{event:?}"),
+    }
+    assert_eq!(events.recv().await, None);
+    let ended = client.close().await.unwrap_err();
+    assert!(matches!(ended, Error::Closed { code: 4004, refusal: Some(_), .. }), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_session_that_can_be_resumed_is_left_without_a_goodbye() {
     let server = Server::start(Profile::Binary).await;
     let (client, mut messages, mut peer) = connected(&server, "r-1").await;
