@@ -92,12 +92,16 @@ impl Client {
         self.subscribe_at(to, queue, None).await
     }
 
-    /// [`Self::subscribe`] that begins elsewhere than with the next message. A wildcard pattern takes no position.
+    /// [`Self::subscribe`] that begins elsewhere than with the next message. A wildcard pattern takes no position. Without `queue`, what is
+    /// kept from there on comes also where this client had it before: it comes once for each such call.
     pub async fn subscribe_from(&self, to: &str, queue: Option<&str>, from: From) -> Result<(), Error> {
         self.subscribe_at(to, queue, Some(from)).await
     }
 
     async fn subscribe_at(&self, to: &str, queue: Option<&str>, from: Option<From>) -> Result<(), Error> {
+        if queue.is_none() && from.is_some_and(|from| from != From::Now) {
+            self.shared.inbox.forget_all(to);
+        }
         let (to, queue) = (to.to_owned(), queue.map(str::to_owned));
         self.add(Interest::Subscription { to, queue, from }).await
     }

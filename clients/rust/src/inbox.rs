@@ -7,7 +7,7 @@
 use crate::acks::Acks;
 use crate::limits::ACK_BATCH;
 use crate::passed::Passed;
-use crate::places::Places;
+use crate::places::{Places, is_wildcard};
 use crate::seen::{Repeat, Seen};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -111,6 +111,11 @@ impl Inbox {
             state.acks.release(message);
         }
         state.seen.remove(message);
+    }
+
+    /// The program wants everything of a pattern again, as far as it is sent.
+    pub(crate) fn forget_all(&self, pattern: &str) {
+        self.state().seen.remove_all((!is_wildcard(pattern)).then_some(pattern));
     }
 
     fn pass(&self, state: &mut State, message: &Message) {

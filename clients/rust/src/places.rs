@@ -77,7 +77,7 @@ impl Places {
     }
 }
 
-fn is_wildcard(to: &str) -> bool {
+pub(crate) fn is_wildcard(to: &str) -> bool {
     to.strip_prefix("topic/").is_some_and(|topic| topic.split('.').any(|token| token == "*" || token == ">"))
 }
 

@@ -58,8 +58,20 @@ impl Seen {
         }
     }
 
+    /// The same for all of an address outside queues, or for everything: of what is remembered, a pattern with wildcards cannot be told.
+    pub(crate) fn remove_all(&mut self, address: Option<&str>) {
+        let hash = address.map(|to| self.hash(to, None));
+        let is_kept = |key: &(MessageId, u64)| hash.is_some_and(|hash| hash != key.1);
+        self.keys.retain(|key, _| is_kept(key));
+        self.order.retain(is_kept);
+    }
+
     fn key(&self, message: &Message) -> (MessageId, u64) {
-        (message.id, self.hasher.hash_one((&message.to, &message.queue)))
+        (message.id, self.hash(&message.to, message.queue.as_deref()))
+    }
+
+    fn hash(&self, to: &str, queue: Option<&str>) -> u64 {
+        self.hasher.hash_one((to, queue))
     }
 }
 
@@ -107,5 +119,26 @@ pub(crate) mod tests {
         }
         assert_eq!((seen.keys.len(), seen.order.len()), (SEEN_MAX, SEEN_MAX));
         assert_eq!(seen.insert(&first), None, "forgotten");
+    }
+
+    #[test]
+    fn what_is_asked_for_again_is_no_repeat() {
+        let mut seen = Seen::default();
+        let check = |seen: &mut Seen, to: &str, queue, expected| {
+            assert_eq!(seen.insert(&message(0, to, queue)), expected, "{to} {queue:?}");
+        };
+        let all = [("topic/a", None), ("topic/a", Some("q")), ("topic/b", None)];
+        for (to, queue) in all {
+            check(&mut seen, to, queue, None);
+        }
+        seen.remove_all(Some("topic/a"));
+        check(&mut seen, "topic/a", None, None);
+        check(&mut seen, "topic/a", Some("q"), Some(Repeat::Waiting));
+        check(&mut seen, "topic/b", None, Some(Repeat::Waiting));
+        assert_eq!((seen.keys.len(), seen.order.len()), (3, 3));
+        seen.remove_all(None);
+        for (to, queue) in all {
+            check(&mut seen, to, queue, None);
+        }
     }
 }

@@ -259,6 +259,32 @@ async fn what_had_no_place_is_not_overtaken_by_what_comes_behind_the_goodbye() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_again_is_no_repeat() {
+    let server = Server::start(Profile::Binary).await;
+    let (client, mut messages, mut peer) = pair(&server, Profile::Binary).await;
+    for count in 1..=2 {
+        peer.deliver(tracked(count)).await;
+        messages.recv().await.unwrap();
+    }
+    peer.expect("ack").await;
+    let again = [
+        ("topic/a", From::Now, 0),
+        ("topic/a", From::Earliest, 2),
+        ("topic/b", From::Last, 0),
+        ("topic/>", From::Last, 2),
+    ];
+    for (marker, (to, from, comes)) in (100..).zip(again) {
+        subscribe(&client, &mut peer, to, Some(from)).await;
+        for count in [1, 2, marker] {
+            peer.deliver(MessageFrame { wants_ack: false, ..tracked(count) }).await;
+        }
+        for count in (1..=comes).chain([marker]) {
+            assert_eq!(messages.recv().await.unwrap().position.offset, count, "{to}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_was_closed_for_good_stays_so_where_nobody_takes_messages() {
     let server = Server::start(Profile::Binary).await;
     let connecting = Client::builder(server.url()).user("alice").backoff(FAST).connect();
