@@ -59,7 +59,7 @@ struct State {
     stats: Stats,
     /// Milliseconds to stay away, once the broker said goodbye.
     goaway_ms: Option<u32>,
-    /// The last error that answers no request: it may explain a close.
+    /// The last error that answers no request and ends the connection: it explains the close.
     complaint: Option<Refusal>,
     end: Option<Error>,
 }
@@ -262,7 +262,9 @@ impl Shared {
                 self.count(|stats| stats.late_acks += 1);
             }
             None => {
-                self.state().complaint = Some(refusal.clone());
+                if refusal.code().is_some_and(Code::closes) {
+                    self.state().complaint = Some(refusal.clone());
+                }
                 if !self.doubts(&refusal) {
                     self.handle_refused(None, refusal);
                 }
@@ -472,6 +474,17 @@ mod tests {
             assert_eq!(shared.take_due().len(), 1, "{message}");
         }
         assert_eq!(shared.stats().refused, 3);
+    }
+
+    #[test]
+    fn only_what_ends_the_connection_explains_its_end() {
+        let shared = shared();
+        forbid(&shared, "publishing to topic/a is not allowed");
+        assert_eq!(shared.take_farewell().1, None);
+        let ended = Refusal::from(Reject::new(Code::TokenExpired, "the session's token has ended"));
+        shared.handle_error(None, ended.clone());
+        forbid(&shared, "publishing to topic/a is not allowed");
+        assert_eq!(shared.take_farewell().1, Some(ended));
     }
 
     #[test]
