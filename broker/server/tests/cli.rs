@@ -308,6 +308,8 @@ fn the_token_is_found_or_asked_for() {
         1,
         &["admin token is missing or wrong"],
     );
+    let beside = ["group", "list", "--admin", &broker.admin, "--data-dir", broker.directory()];
+    check(&waspmq(&beside).env("WASPMQ_ADMIN_TOKEN", "").output().unwrap(), 0, &[]);
     let token = std::fs::read_to_string(broker.data.path().join("admin-token")).unwrap();
     check(&run(&[&list[..], &["--token", token.trim()]].concat()), 0, &[]);
     check(&run(&["group", "list", "--admin", "127.0.0.1:1", "--token", "x"]), 1, &["is the broker running?"]);

@@ -51,8 +51,9 @@ pub(super) struct Api {
 
 impl Access {
     pub(super) fn open(&self) -> anyhow::Result<Api> {
-        let token = match &self.token {
-            Some(token) => token.clone(),
+        // A variable that is set to nothing is none.
+        let token = match self.token.as_deref().map(str::trim).filter(|token| !token.is_empty()) {
+            Some(token) => token.to_owned(),
             None => waspmq_store::read_admin_token(&self.data_dir)
                 .context("no --token, no WASPMQ_ADMIN_TOKEN")?
                 .into_string(),

@@ -72,15 +72,20 @@ impl Identity {
             Some(carrier) => builder.transport(carrier.transport()),
             None => builder,
         };
-        match &self.token {
-            Some(token) => builder.token(token.trim()),
+        match self.token() {
+            Some(token) => builder.token(token),
             None => builder,
         }
     }
 
+    /// A variable that is set to nothing is none.
+    fn token(&self) -> Option<&str> {
+        self.token.as_deref().map(str::trim).filter(|token| !token.is_empty())
+    }
+
     /// The user, where it is known before the broker is asked.
     pub(super) fn user(&self) -> Option<&str> {
-        self.user.as_deref().or_else(|| self.token.is_none().then_some("cli"))
+        self.user.as_deref().or_else(|| self.token().is_none().then_some("cli"))
     }
 }
 
@@ -120,5 +125,7 @@ mod tests {
         check(Some("a"), None, Some("a"));
         check(None, Some("hunter2"), None);
         check(Some("a"), Some("hunter2"), Some("a"));
+        check(None, Some(""), Some("cli"));
+        check(None, Some(" \n"), Some("cli"));
     }
 }
