@@ -111,9 +111,22 @@ pub enum EncodeError {
     #[error("priority is {priority}, the highest is 9")]
     Priority { priority: u8 },
     #[error("headers: {0}")]
-    Headers(#[from] HeaderError),
+    Headers(HeaderError),
     #[error("payload: {0}")]
-    Payload(#[from] PayloadError),
+    Payload(PayloadError),
+}
+
+// Not sources: the texts have them already.
+impl From<HeaderError> for EncodeError {
+    fn from(error: HeaderError) -> Self {
+        Self::Headers(error)
+    }
+}
+
+impl From<PayloadError> for EncodeError {
+    fn from(error: PayloadError) -> Self {
+        Self::Payload(error)
+    }
 }
 
 /// `text` cut to at most `max` bytes at a character boundary.

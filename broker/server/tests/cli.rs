@@ -185,6 +185,8 @@ fn messages_go_from_command_to_command() {
     check(&stored, 0, &[]);
     assert!(text(&stored.stdout).starts_with("stored "), "it waits for the user");
     check(&broker.publish(&["topic/nobody", "x", "--ack", "stored"]), 1, &["no_recipients"]);
+    let surrogate = "error: payload: lone surrogate escape at byte 1\n";
+    check(&broker.publish(&["topic/nobody", "\"\\ud800\""]), 1, &[surrogate]);
     check(&run(&["sub", "user/alice", "--as", "bob", "--url", &broker.url]), 1, &["forbidden"]);
     check(
         &run(&["pub", "all", "x", "--url", "ws://127.0.0.1:1/ws"]),
