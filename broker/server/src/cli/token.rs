@@ -113,6 +113,11 @@ fn parse_ttl(text: &str) -> Result<u64, String> {
     number.checked_mul(seconds).filter(|&ttl| ttl > 0).ok_or_else(|| "the time is out of range".to_owned())
 }
 
+/// When a token ends.
+fn end_of(now_s: u64, ttl: u64) -> Result<u64, Failure> {
+    now_s.checked_add(ttl).ok_or_else(|| Failure::Usage("--ttl: the time is out of range".to_owned()))
+}
+
 fn parse_claim(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, _)) if RESERVED.contains(&name) => Err(format!("`{name}` is not for --claim")),
@@ -145,7 +150,7 @@ impl Mint {
         let mut claims = Map::new();
         claims.insert("sub".to_owned(), check("--sub", &self.sub)?);
         claims.insert("iat".to_owned(), now_s.into());
-        claims.insert("exp".to_owned(), now_s.saturating_add(self.ttl).into());
+        claims.insert("exp".to_owned(), end_of(now_s, self.ttl)?.into());
         if let Some(device) = &self.device {
             claims.insert("device".to_owned(), check("--device", device)?);
         }
@@ -269,6 +274,8 @@ mod tests {
             check(wrong, None);
         }
         check("18446744073709551615d", None);
+        assert_eq!(end_of(1_000, 3_600).unwrap(), 4_600);
+        assert!(matches!(end_of(1_000, u64::MAX), Err(Failure::Usage(_))));
     }
 
     #[test]
