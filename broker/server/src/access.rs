@@ -14,7 +14,7 @@ mod rules;
 mod tests;
 mod token;
 
-pub(crate) use keys::read_bounded;
+pub(crate) use keys::{read_bounded, read_opened};
 pub(crate) use token::{Token, unauthorized};
 
 use crate::config::{AccessConfig, Problem};

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dictionaries;
+mod files;
 mod ledger;
 mod listeners;
 pub mod metrics;

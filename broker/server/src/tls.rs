@@ -6,7 +6,8 @@
 //! | of our own making | every second | three days before it ends |
 //!
 //! *Invariants.* There is always a certificate that was good when it was read: one that cannot be used changes nothing. A
-//! connection keeps what it was accepted with. Plain brokers have none of this.
+//! connection keeps what it was accepted with. Nobody waits for files that somebody else reads: a disk that does not answer holds
+//! up who asks it. Plain brokers have none of this.
 
 mod own;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use waspmq_transport::tls::{Credentials, CredentialsError, Session};
@@ -71,14 +72,15 @@ type Stamp = Option<((i64, i64), u64, u64)>;
 /// Where the certificate comes from.
 #[derive(Debug)]
 enum Source {
-    Files {
-        certificate: PathBuf,
-        key: PathBuf,
-        /// What was tried last, and what was seen last.
-        tried: [Stamp; 2],
-        seen: [Stamp; 2],
-    },
+    Files { certificate: PathBuf, key: PathBuf, looked: Mutex<Looked> },
     Own(Own),
+}
+
+/// What was tried last, and what was seen last.
+#[derive(Debug, Clone, Copy)]
+struct Looked {
+    tried: [Stamp; 2],
+    seen: [Stamp; 2],
 }
 
 /// The certificate in force.
@@ -89,7 +91,8 @@ pub struct Tls {
     is_for_sockets: bool,
     credentials: ArcSwap<Credentials>,
     changed: Notify,
-    source: Mutex<Source>,
+    /// Locked to be read or replaced, with the credentials of it, and never while files are read.
+    source: Mutex<Arc<Source>>,
     /// Certificates that took the place of another one, and those that could not.
     replaced: AtomicU64,
     failed: AtomicU64,
@@ -120,7 +123,7 @@ impl Tls {
             is_for_sockets,
             changed: Notify::new(),
             credentials: ArcSwap::from_pointee(credentials),
-            source: Mutex::new(source),
+            source: Mutex::new(Arc::new(source)),
             replaced: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }))
@@ -164,9 +167,8 @@ impl Tls {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes the certificate of this configuration.
+    /// Takes the certificate of this configuration. Reads files: for a thread that may wait.
     pub fn reload(&self, config: &TlsConfig) {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = match (&config.certificate, &config.key) {
             _ if config.is_on() && !self.is_for_sockets => {
                 Err(anyhow!("the configuration has a TLS certificate now; to listen with it needs a restart"))
@@ -175,18 +177,23 @@ impl Tls {
                 "the configuration has no certificate any more; a plain listener needs a restart"
             )),
             (Some(certificate), Some(key)) => files(certificate, key),
-            _ => match &mut *source {
+            _ => match &**self.source() {
                 Source::Own(own) if own.is_for(&config.self_signed_names) => return,
                 _ => Err(anyhow!("tls.self_signed and its names need a restart")),
             },
         };
         match taken {
             Ok((credentials, new)) => {
-                *source = new;
+                let mut source = self.source();
+                *source = Arc::new(new);
                 self.replace(credentials);
             }
             Err(error) => self.keep(&error),
         }
+    }
+
+    fn source(&self) -> MutexGuard<'_, Arc<Source>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks once a second until the broker ends.
@@ -206,24 +213,17 @@ impl Tls {
 
     /// Once a second: takes what changed, renews what ends. Reads files: for a thread that may wait.
     pub(crate) fn tick(&self) {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = match &mut *source {
-            Source::Files { certificate, key, tried, seen } => {
-                let now = [stamp(certificate), stamp(key)];
-                // Two files are not written at once: what just changed may be half of it.
-                let is_settled = std::mem::replace(seen, now) == now;
-                if !is_settled || *tried == now {
-                    return;
-                }
-                *tried = now;
-                read(certificate, key).map_err(anyhow::Error::from)
-            }
-            Source::Own(own) => match own.renew(unix_s(self.clock)) {
-                None => return,
-                Some(renewed) => renewed,
-            },
-        };
-        match taken {
+        let looked_at = self.source().clone();
+        if let Some(found) = looked_at.look(unix_s(self.clock)) {
+            self.take(&looked_at, found);
+        }
+    }
+
+    /// Takes what was found in a source, unless another one was named meanwhile.
+    fn take(&self, looked_at: &Arc<Source>, found: anyhow::Result<Credentials>) {
+        let source = self.source();
+        match found {
+            _ if !Arc::ptr_eq(&source, looked_at) => {}
             Ok(credentials) => self.replace(credentials),
             Err(error) => self.keep(&error),
         }
@@ -249,12 +249,36 @@ impl Tls {
     }
 }
 
+impl Source {
+    /// Looks whether there is another certificate, and reads it.
+    fn look(&self, now_unix_s: u64) -> Option<anyhow::Result<Credentials>> {
+        match self {
+            Self::Files { certificate, key, looked } => {
+                let now = [stamp(certificate), stamp(key)];
+                let is_next = looked.lock().unwrap_or_else(PoisonError::into_inner).is_next(now);
+                is_next.then(|| read(certificate, key).map_err(anyhow::Error::from))
+            }
+            Self::Own(own) => own.renew(now_unix_s),
+        }
+    }
+}
+
+impl Looked {
+    /// Whether the files are to be tried, as they are now.
+    fn is_next(&mut self, now: [Stamp; 2]) -> bool {
+        // Two files are not written at once: what just changed may be half of it.
+        let is_settled = std::mem::replace(&mut self.seen, now) == now;
+        is_settled && std::mem::replace(&mut self.tried, now) != now
+    }
+}
+
 fn files(certificate: &Path, key: &Path) -> anyhow::Result<(Credentials, Source)> {
     // Before they are read: what changes while they are is looked at again.
     let tried = [stamp(certificate), stamp(key)];
     let credentials = read(certificate, key)?;
     let (certificate, key) = (certificate.to_owned(), key.to_owned());
-    Ok((credentials, Source::Files { certificate, key, tried, seen: tried }))
+    let looked = Mutex::new(Looked { tried, seen: tried });
+    Ok((credentials, Source::Files { certificate, key, looked }))
 }
 
 fn stamp(path: &Path) -> Stamp {

@@ -1,11 +1,13 @@
 //! The keys that tokens are checked with, read and tried out when the configuration is.
 
 use crate::config::{Algorithm, KeyConfig, Problem};
+use crate::files::open_regular;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use std::fmt;
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use waspmq_core::limits;
 
@@ -106,11 +108,15 @@ fn read(config: &KeyConfig) -> Result<Key, (&'static str, String)> {
     Ok(Key { id: config.id.clone(), algorithm, material, fingerprint })
 }
 
-/// A whole file, unless it is far too long for a key or a certificate. The problem names the file and nothing in it.
+/// A whole file with a key or a certificate, for a broker that may be running. The problem names the file and nothing in it.
 pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
+    read_opened(path, open_regular(path))
+}
+
+/// What was opened of this name as a whole, unless it is far too long for a key or a certificate.
+pub(crate) fn read_opened(path: &Path, opened: io::Result<File>) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let read =
-        std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = opened.and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read {
         Err(error) => Err(format!("cannot read {}: {error}", path.display())),
         Ok(count) if count as u64 > FILE_BYTES_MAX => Err(format!(

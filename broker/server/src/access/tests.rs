@@ -302,6 +302,9 @@ fn keys_and_rules_that_cannot_be_used_are_named() {
         key(Algorithm::HS256, None, Some(file("long", &"x".repeat(70_000))), None),
         "no key or certificate has",
     );
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+    check(key(Algorithm::HS256, None, Some(pipe), None), "/pipe: not a regular file");
     check(key(Algorithm::EdDSA, None, None, rsa_public()), "EdDSA");
     check(key(Algorithm::RS256, Some("hunter2"), None, rsa_public()), "nothing else");
     check(key(Algorithm::EdDSA, None, None, Some(file("ed.pem", &ed.private))), "private key");

@@ -2,9 +2,10 @@
 
 use super::failure::Failure;
 use super::output;
-use crate::access;
+use crate::access::{self, AccessControl};
 use crate::broker::{Broker, Stopped};
 use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
+use crate::tls::Tls;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use std::io::{self, IsTerminal};
@@ -76,8 +77,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let broker = Broker::start(&loaded.config)?;
     banner(&broker, &loaded.config);
     let drain = Duration::from_millis(u64::from(loaded.config.drain_ms));
+    let (access, tls) = (broker.control().access.clone(), broker.control().tls.clone());
+    let reload = move || reload(&sources, &access, tls.as_deref());
     runtime.block_on(async {
-        obey_hangups(&broker, &sources, &mut signals, hangups).await;
+        obey_hangups(&mut signals, hangups, reload).await;
         drain_and_stop(broker, signals, drain).await
     })
 }
@@ -90,24 +93,46 @@ fn do_without_huge_pages() {
     }
 }
 
-/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS.
-async fn obey_hangups(broker: &Broker, sources: &Sources, signals: &mut Signals, mut hangups: Signal) {
+/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS; one that comes
+/// meanwhile is obeyed behind it.
+async fn obey_hangups(
+    signals: &mut Signals,
+    mut hangups: Signal,
+    reload: impl Fn() + Clone + Send + 'static,
+) {
     loop {
         // Biased: a stop is seen at once; both branches are cancel-safe.
         tokio::select! {
             biased;
             () = signals.next() => return,
-            Some(()) = hangups.recv() => reload(broker, sources),
+            Some(()) = hangups.recv() => {}
+        }
+        let (end, ended) = oneshot::channel::<()>();
+        let reload = reload.clone();
+        // A plain thread: files may lie on a disk that does not answer, and unlike a blocking task it does not keep the
+        // process from ending.
+        let reloading = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            reload();
+            drop(end);
+        });
+        if let Err(error) = reloading {
+            tracing::error!(%error, "nothing can be read again: nothing was changed");
+        }
+        tokio::select! {
+            biased;
+            () = signals.next() => return,
+            // An error: nobody says anything, the thread has ended.
+            _ = ended => {}
         }
     }
 }
 
 /// A configuration that is not valid changes nothing. Access and TLS are replaced or stay each by itself.
-fn reload(broker: &Broker, sources: &Sources) {
+fn reload(sources: &Sources, access: &AccessControl, tls: Option<&Tls>) {
     match config::reload(sources) {
         Ok(loaded) => {
-            reload_access(broker, &loaded.config);
-            reload_tls(broker, &loaded.config);
+            reload_access(access, &loaded.config);
+            reload_tls(tls, &loaded.config);
         }
         Err(error) => {
             let error = anyhow::Error::from(error);
@@ -119,16 +144,16 @@ fn reload(broker: &Broker, sources: &Sources) {
     }
 }
 
-fn reload_access(broker: &Broker, config: &Config) {
-    let replaced = access::gate(&config.access).and_then(|gate| Ok(broker.control().access.replace(gate)?));
+fn reload_access(access: &AccessControl, config: &Config) {
+    let replaced = access::gate(&config.access).and_then(|gate| Ok(access.replace(gate)?));
     if let Err(error) = replaced {
         tracing::error!(error = format!("{error:#}"), "access was not changed");
     }
 }
 
 /// Takes the certificate that the configuration now names.
-fn reload_tls(broker: &Broker, config: &Config) {
-    match &broker.control().tls {
+fn reload_tls(tls: Option<&Tls>, config: &Config) {
+    match tls {
         Some(tls) => tls.reload(&config.tls),
         None if config.tls.is_on() => {
             tracing::warn!("the configuration has a TLS certificate now; to listen with it needs a restart");
@@ -212,4 +237,32 @@ fn banner(broker: &Broker, config: &Config) {
         fingerprint.unwrap_or_default(),
         broker.admin_address(),
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal as Sent, getpid, kill_process};
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn what_does_not_answer_when_it_is_read_again_keeps_no_signal_from_being_obeyed() {
+        let mut signals = Signals::new().unwrap();
+        let hangups = signal(SignalKind::hangup()).unwrap();
+        let (begun, begins) = mpsc::channel();
+        let (_answer, answers) = mpsc::channel::<()>();
+        let answers = std::sync::Arc::new(Mutex::new(answers));
+        let reload = move || {
+            begun.send(()).unwrap();
+            assert!(answers.lock().unwrap().recv().is_err(), "no answer comes while the test lasts");
+        };
+        kill_process(getpid(), Sent::HUP).unwrap();
+        let stop = std::thread::spawn(move || {
+            begins.recv().unwrap();
+            kill_process(getpid(), Sent::TERM).unwrap();
+        });
+        obey_hangups(&mut signals, hangups, reload).await;
+        stop.join().unwrap();
+    }
 }

@@ -5,7 +5,10 @@
 use super::check::Problem;
 use super::error::{ConfigError, Finding, Origin};
 use super::{Config, Profile, environment};
+use crate::files::open_regular;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -45,20 +48,25 @@ pub(super) type Origins = BTreeMap<String, Origin>;
 /// # Errors
 /// It cannot be read or is not valid; the error has everything that is wrong.
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
-    checked(sources, |config| config.problems().into_iter().chain(config.file_problems()).collect())
+    let problems = |config: &Config| config.problems().into_iter().chain(config.file_problems()).collect();
+    checked(sources, |path| File::open(path), problems)
 }
 
 /// As [`load`], for a broker that runs: what is made of files, the certificate and access, is checked when it is made, so that
-/// one that cannot be used does not keep the other from being replaced.
+/// one that cannot be used does not keep the other from being replaced. A configuration from a pipe is not read again.
 ///
 /// # Errors
 /// It cannot be read or is not valid in itself.
 pub fn reload(sources: &Sources) -> Result<Loaded, ConfigError> {
-    checked(sources, Config::problems)
+    checked(sources, open_regular, Config::problems)
 }
 
-fn checked(sources: &Sources, check: impl Fn(&Config) -> Vec<Problem>) -> Result<Loaded, ConfigError> {
-    let layers = collect(sources)?;
+fn checked(
+    sources: &Sources,
+    open: fn(&Path) -> io::Result<File>,
+    check: impl Fn(&Config) -> Vec<Problem>,
+) -> Result<Loaded, ConfigError> {
+    let layers = collect(sources, open)?;
     let config = layers.parse()?;
     let findings: Vec<_> = check(&config).into_iter().map(|problem| layers.finding_of(problem)).collect();
     if !findings.is_empty() {
@@ -76,10 +84,13 @@ struct Layers {
     entries: Origins,
 }
 
-fn collect(sources: &Sources) -> Result<Layers, ConfigError> {
+fn collect(sources: &Sources, open: fn(&Path) -> io::Result<File>) -> Result<Layers, ConfigError> {
     let mut layers = Layers::default();
     if let Some(path) = &sources.file {
-        layers.add_file(path)?;
+        let text = open(path)
+            .and_then(io::read_to_string)
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        layers.add_file(path, &text)?;
     }
     let known = known_keys();
     for (name, text) in &sources.environment {
@@ -110,17 +121,15 @@ impl Layers {
         self.set.insert(key, value);
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let table = DeTable::parse(&text).map_err(|error| {
-            let (line, column) = line_and_column(&text, error.span().map_or(0, |span| span.start));
+    fn add_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
             ConfigError::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
         })?;
         // The spans say where a key was written, the second parse what its value is.
         let values: Table = text.parse().unwrap_or_default();
         let mut lines = BTreeMap::new();
-        key_lines(table.get_ref(), "", &text, &mut lines);
+        key_lines(table.get_ref(), "", text, &mut lines);
         let at = |line| Origin::File { path: path.to_owned(), line };
         for (key, value) in flatten(&values) {
             let line = lines.get(&key).copied().unwrap_or(1);

@@ -47,6 +47,20 @@ impl Case {
 }
 
 #[test]
+fn a_pipe_is_read_at_the_start_and_not_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    let sources = Sources { file: Some(pipe.clone()), ..Sources::default() };
+    let writer = std::thread::spawn(move || std::fs::write(pipe, "workers = 3").unwrap());
+    assert_eq!(load(&sources).unwrap().config.workers, 3);
+    writer.join().unwrap();
+    // Nobody writes: whoever waited would wait for ever.
+    let ConfigError::Unreadable { source, .. } = reload(&sources).unwrap_err() else { panic!() };
+    assert_eq!(source.to_string(), "not a regular file");
+}
+
+#[test]
 fn later_layers_win() {
     let file =
         "listen = \"127.0.0.1:1\"\nworkers = 1\ndata_dir = \"from-file\"\n[limits]\nheartbeat_ms = 2000\n";

@@ -5,11 +5,13 @@
 //! certificate never lies beside the key of the one before for longer than the start that replaces both.
 
 use super::read;
+use crate::access::read_bounded;
 use anyhow::Context;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
 
 /// How long before its end a certificate is renewed: time to try again what fails.
@@ -24,6 +26,12 @@ const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 pub(super) struct Own {
     directory: PathBuf,
     names: Vec<String>,
+    made: Mutex<Made>,
+}
+
+/// What was made last.
+#[derive(Debug, Default)]
+struct Made {
     renew_unix_s: u64,
     /// The certificate in force, while it could not be kept, and when that is tried again.
     unkept: Option<(SelfSigned, u64)>,
@@ -36,13 +44,14 @@ impl Own {
         names: &[String],
         now_unix_s: u64,
     ) -> anyhow::Result<(Credentials, Self)> {
-        let names = all_names(names);
-        let mut own = Self { directory: data_dir.join("tls"), names, renew_unix_s: 0, unkept: None };
-        if let Some(credentials) = own.take_kept(now_unix_s) {
-            return Ok((credentials, own));
-        }
-        let credentials = own.make(now_unix_s)?;
-        Ok((credentials, own))
+        let (directory, names) = (data_dir.join("tls"), all_names(names));
+        let own = Self { directory, names, made: Mutex::default() };
+        let mut made = Made::default();
+        let credentials = match own.take_kept(&mut made, now_unix_s) {
+            Some(credentials) => credentials,
+            None => own.make(&mut made, now_unix_s)?,
+        };
+        Ok((credentials, Self { made: Mutex::new(made), ..own }))
     }
 
     pub(super) fn is_for(&self, names: &[String]) -> bool {
@@ -50,19 +59,20 @@ impl Own {
     }
 
     /// Makes another one when it is time. One that could not be kept is written when that is tried again.
-    pub(super) fn renew(&mut self, now_unix_s: u64) -> Option<anyhow::Result<Credentials>> {
-        if let Some((made, _)) = self.unkept.take_if(|(_, retry_unix_s)| now_unix_s >= *retry_unix_s) {
-            self.keep(made, now_unix_s);
+    pub(super) fn renew(&self, now_unix_s: u64) -> Option<anyhow::Result<Credentials>> {
+        let made = &mut *self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((unkept, _)) = made.unkept.take_if(|(_, retry_unix_s)| now_unix_s >= *retry_unix_s) {
+            made.unkept = self.keep(unkept, now_unix_s);
         }
-        if now_unix_s < self.renew_unix_s {
+        if now_unix_s < made.renew_unix_s {
             return None;
         }
-        self.renew_unix_s = now_unix_s + RETRY_SECONDS;
-        Some(self.make(now_unix_s))
+        made.renew_unix_s = now_unix_s + RETRY_SECONDS;
+        Some(self.make(made, now_unix_s))
     }
 
-    fn take_kept(&mut self, now_unix_s: u64) -> Option<Credentials> {
-        let text = fs::read_to_string(self.certificate()).ok()?;
+    fn take_kept(&self, made: &mut Made, now_unix_s: u64) -> Option<Credentials> {
+        let text = String::from_utf8(read_bounded(&self.certificate()).ok()?).ok()?;
         let (expires, names) = text.lines().next()?.strip_prefix("good until ")?.split_once(" for ")?;
         let renew_unix_s = expires.parse::<u64>().ok()?.checked_sub(RENEW_SECONDS)?;
         // One from the future was made by a clock that was wrong.
@@ -71,28 +81,27 @@ impl Own {
         if now_unix_s >= renew_unix_s || !is_of_this_time || names != self.names.join(",") {
             return None;
         }
-        self.renew_unix_s = renew_unix_s;
+        made.renew_unix_s = renew_unix_s;
         read(&self.certificate(), &self.key()).ok()
     }
 
-    fn make(&mut self, now_unix_s: u64) -> anyhow::Result<Credentials> {
-        let made = self_signed(&self.names, now_unix_s)?;
-        let credentials = Credentials::from_pem(made.certificate_pem.as_bytes(), made.key_pem.as_bytes())?;
-        self.renew_unix_s = made.expires_unix_s - RENEW_SECONDS;
-        self.keep(made, now_unix_s);
+    fn make(&self, made: &mut Made, now_unix_s: u64) -> anyhow::Result<Credentials> {
+        let new = self_signed(&self.names, now_unix_s)?;
+        let credentials = Credentials::from_pem(new.certificate_pem.as_bytes(), new.key_pem.as_bytes())?;
+        made.renew_unix_s = new.expires_unix_s - RENEW_SECONDS;
+        made.unkept = self.keep(new, now_unix_s);
         Ok(credentials)
     }
 
-    /// Writes what was made. It is served whether that succeeds or not: a full disk is no reason to serve one that ends.
-    fn keep(&mut self, made: SelfSigned, now_unix_s: u64) {
-        self.unkept = None;
-        if let Err(error) = self.write(&made) {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the TLS certificate is served, and a restart would make another one; trying again in a minute"
-            );
-            self.unkept = Some((made, now_unix_s + RETRY_SECONDS));
-        }
+    /// Writes what was made; gives it back where that failed. It is served either way: a full disk is no reason to serve one
+    /// that ends.
+    fn keep(&self, made: SelfSigned, now_unix_s: u64) -> Option<(SelfSigned, u64)> {
+        let error = self.write(&made).err()?;
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "the TLS certificate is served, and a restart would make another one; trying again in a minute"
+        );
+        Some((made, now_unix_s + RETRY_SECONDS))
     }
 
     fn write(&self, made: &SelfSigned) -> anyhow::Result<()> {

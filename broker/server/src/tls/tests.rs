@@ -1,6 +1,7 @@
 //! Where certificates come from and what replaces them.
 
 use super::*;
+use rustix::fs::{CWD, Mode, mkfifoat};
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 use waspmq_transport::tls::{SELF_SIGNED_SECONDS, self_signed};
@@ -66,6 +67,37 @@ fn bad_files_keep_the_certificate_and_are_tried_once() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_key_is_refused_and_what_follows_it_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = write_pair(&directory);
+    let tls = open(&config, &directory);
+    let (first, key) = (tls.fingerprint(), config.key.as_ref().unwrap());
+    std::fs::remove_file(key).unwrap();
+    mkfifoat(CWD, key, Mode::RUSR | Mode::WUSR).unwrap();
+    tls.tick();
+    tls.tick();
+    tls.reload(&config);
+    assert_eq!((tls.fingerprint(), tls.failed()), (first.clone(), 2));
+    std::fs::remove_file(key).unwrap();
+    write_pair(&directory);
+    tls.reload(&config);
+    assert_ne!(tls.fingerprint(), first);
+}
+
+#[test]
+fn what_was_read_while_other_files_were_named_is_not_taken() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = write_pair(&one);
+    let tls = open(&config, &one);
+    let looked_at = tls.source().clone();
+    let late = read(config.certificate.as_ref().unwrap(), config.key.as_ref().unwrap()).unwrap();
+    tls.reload(&write_pair(&two));
+    let second = tls.fingerprint();
+    tls.take(&looked_at, Ok(late));
+    assert_eq!(tls.fingerprint(), second);
+}
+
+#[test]
 fn a_hang_up_takes_other_files() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let tls = open(&write_pair(&one), &one);
@@ -104,7 +136,7 @@ fn a_certificate_of_our_own_is_renewed_before_it_ends() {
     let directory = tempfile::tempdir().unwrap();
     let made_at = 1_800_000_000;
     let due_at = made_at + SELF_SIGNED_SECONDS - own::RENEW_SECONDS;
-    let (first, mut own) = Own::open(directory.path(), &[], made_at).unwrap();
+    let (first, own) = Own::open(directory.path(), &[], made_at).unwrap();
     assert!(own.renew(due_at - 1).is_none());
     let (kept, _) = Own::open(directory.path(), &[], due_at - 1).unwrap();
     assert_eq!(kept.fingerprint(), first.fingerprint());
@@ -124,7 +156,7 @@ fn a_certificate_of_our_own_that_cannot_be_kept_is_served_and_kept_a_minute_late
     let (made_at, tls) = (1_800_000_000, directory.path().join("tls"));
     let due_at = made_at + SELF_SIGNED_SECONDS - own::RENEW_SECONDS;
     std::fs::write(&tls, "in the way").unwrap();
-    let (first, mut own) = Own::open(directory.path(), &[], made_at).unwrap();
+    let (first, own) = Own::open(directory.path(), &[], made_at).unwrap();
     let second = own.renew(due_at).unwrap().unwrap();
     assert!(!second.is_same(&first));
     std::fs::remove_file(&tls).unwrap();
