@@ -12,12 +12,14 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use waspmq_transport::tls::{Credentials, SelfSigned, self_signed};
+use waspmq_transport::tls::{BACKDATED_SECONDS, Credentials, SELF_SIGNED_SECONDS, SelfSigned, self_signed};
 
 /// How long before its end a certificate is renewed: time to try again what fails.
 pub(super) const RENEW_SECONDS: u64 = 3 * 86_400;
 /// How long after a renewal, or keeping what was made, failed it is tried again.
 const RETRY_SECONDS: u64 = 60;
+/// How far the clock may have gone back since a certificate was made: peers may still be as far behind.
+const CLOCK_BACK_SECONDS: u64 = BACKDATED_SECONDS / 2;
 /// Names that every certificate has.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
@@ -64,7 +66,7 @@ impl Own {
         if let Some((unkept, _)) = made.unkept.take_if(|(_, retry_unix_s)| now_unix_s >= *retry_unix_s) {
             made.unkept = self.keep(unkept, now_unix_s);
         }
-        if now_unix_s < made.renew_unix_s {
+        if is_timely(made.renew_unix_s, now_unix_s) {
             return None;
         }
         made.renew_unix_s = now_unix_s + RETRY_SECONDS;
@@ -75,10 +77,7 @@ impl Own {
         let text = String::from_utf8(read_bounded(&self.certificate()).ok()?).ok()?;
         let (expires, names) = text.lines().next()?.strip_prefix("good until ")?.split_once(" for ")?;
         let renew_unix_s = expires.parse::<u64>().ok()?.checked_sub(RENEW_SECONDS)?;
-        // One from the future was made by a clock that was wrong.
-        let is_of_this_time = (now_unix_s..=now_unix_s + waspmq_transport::tls::SELF_SIGNED_SECONDS)
-            .contains(&(renew_unix_s + RENEW_SECONDS));
-        if now_unix_s >= renew_unix_s || !is_of_this_time || names != self.names.join(",") {
+        if !is_timely(renew_unix_s, now_unix_s) || names != self.names.join(",") {
             return None;
         }
         made.renew_unix_s = renew_unix_s;
@@ -125,6 +124,13 @@ impl Own {
     fn key(&self) -> PathBuf {
         self.directory.join("self-signed.key")
     }
+}
+
+/// Whether one that is to be renewed then is to be served now: it is not time for another one, and it was not made in what is the
+/// future now, by a clock that was wrong. A clock that is put right by a little costs nobody who pins it a certificate.
+const fn is_timely(renew_unix_s: u64, now_unix_s: u64) -> bool {
+    let latest = now_unix_s + CLOCK_BACK_SECONDS + SELF_SIGNED_SECONDS - RENEW_SECONDS;
+    now_unix_s < renew_unix_s && renew_unix_s <= latest
 }
 
 fn all_names(names: &[String]) -> Vec<String> {

@@ -4,7 +4,7 @@ use super::*;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
-use waspmq_transport::tls::{SELF_SIGNED_SECONDS, self_signed};
+use waspmq_transport::tls::{BACKDATED_SECONDS, SELF_SIGNED_SECONDS, self_signed};
 
 /// Writes a fresh pair of files; gives the configuration that names them.
 fn write_pair(directory: &TempDir) -> TlsConfig {
@@ -148,6 +148,24 @@ fn a_certificate_of_our_own_is_renewed_before_it_ends() {
     assert_eq!(kept.fingerprint(), second.fingerprint());
     let (other, _) = Own::open(directory.path(), &[], made_at).unwrap();
     assert_ne!(other.fingerprint(), second.fingerprint());
+}
+
+#[test]
+fn a_certificate_of_our_own_from_the_future_is_replaced_also_while_the_broker_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wrong, slack) = (1_900_000_000, BACKDATED_SECONDS / 2);
+    let (first, own) = Own::open(directory.path(), &[], wrong).unwrap();
+    // A clock that is put right by a little changes nothing, at a start either.
+    assert!(own.renew(wrong - slack).is_none());
+    let (kept, _) = Own::open(directory.path(), &[], wrong - slack).unwrap();
+    assert!(kept.is_same(&first));
+    let right = 1_800_000_000;
+    let second = own.renew(right).unwrap().unwrap();
+    assert!(!second.is_same(&first));
+    assert!(own.renew(right + 1).is_none());
+    let (kept, _) = Own::open(directory.path(), &[], right + 1).unwrap();
+    assert!(kept.is_same(&second));
+    assert!(own.renew(right - slack - 1).is_some());
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod session;
 mod tests;
 
 pub use credentials::{Credentials, CredentialsError};
-pub use self_signed::{SELF_SIGNED_SECONDS, SelfSigned, SelfSignedError, self_signed};
+pub use self_signed::{BACKDATED_SECONDS, SELF_SIGNED_SECONDS, SelfSigned, SelfSignedError, self_signed};
 pub use session::Session;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

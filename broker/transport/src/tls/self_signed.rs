@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// How long one is good from now on. Browsers take a certificate by its hash only if it is good for less than 14 days.
 pub const SELF_SIGNED_SECONDS: u64 = 13 * 86_400;
-/// How far behind ours a peer's clock may be.
-const BACKDATED_SECONDS: u64 = 3_600;
+/// How long one was good when it was made: how far behind ours a peer's clock may be.
+pub const BACKDATED_SECONDS: u64 = 3_600;
 
 const _: () = assert!(SELF_SIGNED_SECONDS + BACKDATED_SECONDS < 14 * 86_400, "browsers refuse longer ones");
 
