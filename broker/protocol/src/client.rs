@@ -160,6 +160,7 @@ pub struct Publish<'a> {
     pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     pub ack: Level,
     pub dedup: Option<Cow<'a, str>>,
+    /// 0 is none.
     pub ttl_ms: Option<u64>,
     pub delay_ms: u64,
     /// 0 (default) to 9 (first).

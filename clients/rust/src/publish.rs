@@ -48,6 +48,7 @@ pub struct PublishOptions {
     pub headers: Vec<(String, String)>,
     /// Publishes with the same key to the same address count once within the broker's window.
     pub dedup: Option<String>,
+    /// How long the message is worth delivering; 0 is none, as `None` is.
     pub ttl_ms: Option<u64>,
     pub delay_ms: u64,
     /// 0 to 9.

@@ -47,7 +47,7 @@ pub(crate) struct Wanted {
     /// How far the message must get before the answer comes: `accepted`, `stored` or `delivered`.
     #[serde(default)]
     ack: Option<String>,
-    /// Milliseconds after which the message is of no more use.
+    /// Milliseconds after which the message is of no more use; 0 is none.
     #[serde(default)]
     ttl_ms: Option<u64>,
     /// Milliseconds to wait before it is delivered.

@@ -46,7 +46,7 @@ pub(super) struct Arguments {
     /// Publishes with the same key to the same address count once within the broker's window
     #[arg(long, value_name = "KEY")]
     dedup: Option<String>,
-    /// Milliseconds after which the message is of no more use
+    /// Milliseconds after which the message is of no more use; 0 is none
     #[arg(long, value_name = "MS")]
     ttl_ms: Option<u64>,
     /// Milliseconds to wait before it is delivered

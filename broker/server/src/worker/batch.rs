@@ -133,24 +133,39 @@ mod tests {
     use waspmq_core::publish::Destination;
     use waspmq_core::{Kind, Level};
 
+    const PLAN: Plan = Plan {
+        destination: Destination::AsAddressed(None),
+        headers: None,
+        level: Level::Accepted,
+        ack: None,
+        trace: None,
+    };
+
+    #[test]
+    fn a_time_to_live_of_zero_is_none() {
+        let (to, settings) = (Address::parse("topic/t").unwrap(), Arc::new(Settings::of_kind(Kind::Topic)));
+        let now = Moment { unix_ms: 1_000, us: 1 };
+        let source = Source { from: None, origin: None, exclude_origin: false, now };
+        let expires = |ttl_ms| {
+            let publish = Publish { ttl_ms, ..Publish::new("topic/t", Content::Json, b"1") };
+            let batch = single((&to, &settings), &PLAN, (MessageId::new(1_000, 1, 0, 1), &publish), source);
+            batch.unwrap().messages[0].expires_unix_ms
+        };
+        assert_eq!([None, Some(0), Some(1)].map(expires), [0, 0, 1_001]);
+        assert_eq!(expires(Some(u64::MAX)), u64::MAX);
+    }
+
     #[test]
     fn a_batch_has_one_publisher() {
         let to = Address::parse("topic/t").unwrap();
         let [ana, bo] = ["ana", "bo"].map(|user| Name::parse(user).unwrap());
         let [first, second] = [1, 2].map(|number| Some(SessionId::new(1, 0, number)));
-        let plan = Plan {
-            destination: Destination::AsAddressed(None),
-            headers: None,
-            level: Level::Accepted,
-            ack: None,
-            trace: None,
-        };
         let now = Moment { unix_ms: 1, us: 1 };
         let source = |from, origin| Source { from: Some(from), origin, exclude_origin: false, now };
         let settings = Arc::new(Settings::of_kind(Kind::Topic));
-        let open = OpenBatch::new((to.clone(), settings), &plan, source(&ana, first));
-        assert!(open.takes(&to, source(&ana, first), &plan));
-        assert!(!open.takes(&to, source(&ana, second), &plan), "receipts go to the session");
-        assert!(!open.takes(&to, source(&bo, first), &plan));
+        let open = OpenBatch::new((to.clone(), settings), &PLAN, source(&ana, first));
+        assert!(open.takes(&to, source(&ana, first), &PLAN));
+        assert!(!open.takes(&to, source(&ana, second), &PLAN), "receipts go to the session");
+        assert!(!open.takes(&to, source(&bo, first), &PLAN));
     }
 }
