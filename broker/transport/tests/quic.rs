@@ -74,7 +74,7 @@ fn listen(made: &SelfSigned, address: SocketAddr) -> Listener {
 }
 
 async fn serve(listener: &Listener) -> Opened {
-    let connected = listener.accept().await.unwrap().connect().await.unwrap();
+    let mut connected = listener.accept().await.unwrap().connect().await.unwrap();
     connected.open(|_| Ok(())).await.unwrap()
 }
 
@@ -190,7 +190,7 @@ async fn a_page_is_asked_about_and_may_be_turned_away() {
     let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
     let accepting = async {
         let incoming = bench.listener.accept().await.unwrap();
-        let connected = incoming.connect().await.unwrap();
+        let mut connected = incoming.connect().await.unwrap();
         connected
             .open(|page| {
                 assert_eq!((page.path, page.authority, page.origin), ("/wt", "broker.example:9470", None));
@@ -324,6 +324,25 @@ impl Browser {
     async fn was_stopped(self) -> bool {
         self.connection.close(0_u32.into(), b"");
         self.control.stopped().await.is_ok()
+    }
+}
+
+#[tokio::test]
+async fn who_brings_no_stream_is_told_why_but_for_browsers() {
+    let bench = Bench::new();
+    for (protocol, code, reason) in [(&b"waspmq/1"[..], 4_102, "connect_timeout"), (b"h3", 0x100, "")] {
+        let endpoint = bench.client(protocol);
+        let connecting = endpoint.connect(bench.listener.local_addr().unwrap(), "localhost").unwrap();
+        let accepting = async {
+            let mut connected = bench.listener.accept().await.unwrap().connect().await.unwrap();
+            let opened = tokio::time::timeout(Duration::ZERO, connected.open(|_| Ok(()))).await;
+            assert!(opened.is_err());
+            connected.close(4_102, "connect_timeout");
+        };
+        let closed = async { connecting.await.unwrap().closed().await };
+        let ((), closed) = in_time(async { tokio::join!(accepting, closed) }).await;
+        let ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
+        assert_eq!((close.error_code.into_inner(), &*close.reason), (code, reason.as_bytes()));
     }
 }
 

@@ -103,8 +103,12 @@ async fn what_breaks_the_protocol_is_told_and_closed_with_its_code() {
     assert_eq!(error["name"], "connect_timeout");
     assert_eq!(last(&mut receive).await, json!([4102, "connect_timeout", ""]));
     assert_eq!(end(&idle).await, (4102, "connect_timeout".to_owned()));
-    let ended = tokio::time::timeout(PATIENCE, silent.closed()).await;
-    assert!(ended.is_ok(), "a connection without a stream ends");
+    let ended = tokio::time::timeout(PATIENCE, end(&silent)).await;
+    assert_eq!(ended.unwrap(), (4102, "connect_timeout".to_owned()));
+    broker.eventually("both are counted", |broker| {
+        let closed = broker.metric("waspmq_connections_closed_total{reason=\"timeout\"}");
+        closed == Some(2.0) && broker.metric("waspmq_connections_opened_total") == Some(2.0)
+    });
     let (_endpoint, early) = connect(&broker, b"waspmq/1").await;
     let (mut send, mut receive) = early.open_bi().await.unwrap();
     send.write_all(&framed(&json!({"type": "ping"}))).await.unwrap();

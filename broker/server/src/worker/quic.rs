@@ -3,6 +3,7 @@
 //! *Invariants.* A handshake ends within the time that `connect` may take, and is counted once, as the ones of TLS.
 
 use super::connection::{Connection, Stage};
+use super::counters::Ended;
 use super::lifecycle::Way;
 use super::link::Link;
 use super::tasks::{Cell, serve_link};
@@ -44,7 +45,7 @@ async fn open(worker: &Cell, incoming: Incoming) {
     let remote = incoming.remote();
     let counters = &shared.mailboxes.of(worker.borrow().number).counters;
     let deadline = Instant::now() + Duration::from_micros(shared.settings.connect_timeout_us);
-    let connected = match timeout_at(deadline, incoming.connect()).await {
+    let mut connected = match timeout_at(deadline, incoming.connect()).await {
         Ok(Ok(connected)) => connected,
         failed => {
             counters.tls_failed.add(1);
@@ -55,9 +56,18 @@ async fn open(worker: &Cell, incoming: Incoming) {
     let opening = connected.open(|page| admit(&page, &shared.settings));
     let Opened { channel, protocol } = match timeout_at(deadline, opening).await {
         Ok(Ok(opened)) => opened,
-        failed => {
+        Ok(Err(error)) => {
             counters.handshakes_refused.add(1);
-            return tracing::debug!(%remote, ?failed, "a connection of QUIC had no stream");
+            return tracing::debug!(%remote, %error, "a connection of QUIC had no stream");
+        }
+        Err(_) => {
+            // As one of TCP that says nothing: it was open, and ended.
+            counters.connections_opened.add(1);
+            counters.closed(Ended::Timeout).add(1);
+            counters.connection_duration_us.observe(shared.settings.connect_timeout_us, 1);
+            let close = Close::ConnectTimeout;
+            connected.close(close.number().into(), close.name());
+            return tracing::debug!(%remote, "a connection of QUIC had no stream in time");
         }
     };
     let is_leaving = shared.phase.load() > Phase::Ready;

@@ -108,11 +108,11 @@ impl Connected {
     /// # Errors
     /// The peer is gone, breaks a protocol, or was turned away.
     pub async fn open(
-        mut self,
+        &mut self,
         admit: impl FnOnce(Page<'_>) -> Result<(), u16>,
     ) -> Result<Opened, OpenError> {
         let connection = self.connection.clone();
-        let opened = if alpn(&connection).as_deref() == Some(ALPN_H3) {
+        let opened = if self.is_h3() {
             web_transport(connection, admit).await?
         } else {
             let (send, receive) = connection.accept_bi().await?;
@@ -120,6 +120,17 @@ impl Connected {
         };
         self.has_channel = true;
         Ok(opened)
+    }
+
+    /// Ends a connection that has no channel. One of HTTP/3, which has codes of its own, ends as if it was dropped.
+    pub fn close(self, code: u32, reason: &str) {
+        if !self.is_h3() {
+            self.connection.close(code.into(), reason.as_bytes());
+        }
+    }
+
+    fn is_h3(&self) -> bool {
+        alpn(&self.connection).as_deref() == Some(ALPN_H3)
     }
 }
 
@@ -129,8 +140,7 @@ impl Drop for Connected {
             return;
         }
         // What reads the request's stream of HTTP/3 holds on to the connection: a drop alone would not close it.
-        let is_h3 = alpn(&self.connection).as_deref() == Some(ALPN_H3);
-        self.connection.close(if is_h3 { H3_NO_ERROR } else { VarInt::from_u32(0) }, b"");
+        self.connection.close(if self.is_h3() { H3_NO_ERROR } else { VarInt::from_u32(0) }, b"");
     }
 }
 
