@@ -1,8 +1,10 @@
 //! Server-sent events and requests, as the wire has them.
 
 use crate::bridge::events::{Event, Http};
-use crate::harness::Broker;
+use crate::harness::{Broker, PATIENCE};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
 /// Opens the events of a session; gives its `welcome` and the id behind it.
 async fn open(broker: &Broker, query: &str, headers: &str) -> (Http, Value, String) {
@@ -138,6 +140,26 @@ async fn requests_of_nobody_are_refused_and_end_the_connection() {
     let (_events, welcome, _) = open(&broker, "user=alice", "").await;
     let mut posts = Http::connect(&broker).await;
     assert_eq!(posts.post("/frames", token(&welcome), ping).await.0, 202, "others are served");
+}
+
+#[test]
+fn who_asks_for_the_head_alone_gets_no_body() {
+    let broker = Broker::start();
+    for (target, headers, status) in [
+        ("/", "Host: localhost\r\n", 404),
+        ("/ws", "Host: localhost\r\n", 426),
+        ("/sse?user=a", "Host: localhost\r\n", 405),
+        ("/publish", "Host: localhost\r\n", 405),
+        ("/sse", "", 400),
+    ] {
+        let mut socket = TcpStream::connect(&broker.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(socket, "HEAD {target} HTTP/1.1\r\n{headers}\r\n").unwrap();
+        let mut said = String::new();
+        socket.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {said}");
+        assert!(said.contains("Content-Length: ") && said.ends_with("\r\n\r\n"), "{target}: {said}");
+    }
 }
 
 #[tokio::test]

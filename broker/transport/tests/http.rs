@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 use waspmq_transport::http::{
-    Answer, Refusal, Request, accept_response, error_response, events_response, parse, preflight_response,
+    Answer, Asker, Refusal, Request, accept_response, error_response, events_response, parse,
+    preflight_response,
 };
 use waspmq_transport::limits::HEAD_BYTES_MAX;
 
@@ -259,7 +260,7 @@ fn heads_that_are_too_large() {
 fn refusals_say_what_to_do_instead() {
     let answer = |status, reason, body| {
         let mut out = Vec::new();
-        error_response(status, reason, body, &mut out);
+        error_response(&Refusal { status, reason, body }, Asker::default(), &mut out);
         String::from_utf8(out).unwrap()
     };
     assert_eq!(
@@ -269,6 +270,22 @@ fn refusals_say_what_to_do_instead() {
     );
     assert!(answer(426, "Upgrade Required", "x").contains("\r\nSec-WebSocket-Version: 13\r\n"));
     assert!(answer(405, "Method Not Allowed", "x").contains("\r\nAllow: GET\r\n"));
+}
+
+#[test]
+fn who_asks_for_the_head_gets_no_body() {
+    let request = parsed("\r\nHEAD /publish HTTP/1.1\r\nHost: h\r\nOrigin: http://a\r\n\r\n");
+    let asker = Asker { origin: Some("http://a"), is_head: true };
+    assert_eq!(request.asker(), asker);
+    assert!(!parsed("GET /HEAD HTTP/1.1\r\nHost: h\r\n\r\n").asker().is_head);
+    assert!(Asker::of_bytes(b"HEAD /sse HTTP/1.1\r\n\r\n").is_head, "it has no Host");
+    let refusal = Refusal { status: 404, reason: "Not Found", body: "Nothing here." };
+    let refused = text(|out| error_response(&refusal, asker, out));
+    assert!(refused.ends_with("Content-Length: 14\r\n\r\n"), "{refused}");
+    let (status, reason) = (405, "Method Not Allowed");
+    let answer = Answer { status, reason, body: b"{}", retry_after_s: 0, asker, is_kept: false };
+    let answered = text(|out| answer.write(out));
+    assert!(answered.contains("Content-Length: 2\r\n") && answered.ends_with("\r\n\r\n"), "{answered}");
 }
 
 #[test]
@@ -300,7 +317,7 @@ fn answers_are_for_the_page_that_asked() {
         reason: "Service Unavailable",
         body: b"{}",
         retry_after_s: 2,
-        origin: Some("http://a"),
+        asker: Asker { origin: Some("http://a"), is_head: false },
         is_kept: true,
     };
     assert_eq!(

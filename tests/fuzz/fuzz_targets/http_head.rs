@@ -21,6 +21,6 @@ fuzz_target!(|input: &[u8]| {
             }
         }
         Ok(None) => assert!(input.len() < HEAD_BYTES_MAX),
-        Err(refusal) => refusal.write(&mut Vec::new()),
+        Err(refusal) => http::error_response(&refusal, http::Asker::of_bytes(input), &mut Vec::new()),
     }
 });

@@ -178,7 +178,7 @@ impl Worker {
         self.note_transport(connection, Transport::Sse);
         if request.method != "GET" || request.content_length.is_some_and(|length| length > 0) {
             let reject = Reject::new(Code::InvalidFrame, "events are asked for with GET and without a body");
-            self.refuse_request(connection, (405, "Method Not Allowed"), &reject, request.origin);
+            self.refuse_request(connection, (405, "Method Not Allowed"), &reject, request.asker());
             return None;
         }
         // What is not written yet would come behind the head of these events.
@@ -186,7 +186,7 @@ impl Worker {
         let asked = match Asked::parse(request).and_then(|asked| self.check_asked(asked, is_behind)) {
             Ok(asked) => asked,
             Err(reject) => {
-                self.refuse_events(connection, &reject, request.origin);
+                self.refuse_events(connection, &reject, request.asker());
                 return None;
             }
         };
@@ -195,7 +195,7 @@ impl Worker {
         connection.encoding.framing = Framing::Events;
         connection.encoding.profile = Profile::Json;
         if let Err(reject) = self.connect(connection, &asked.connect, now) {
-            self.refuse_events(connection, &reject, request.origin);
+            self.refuse_events(connection, &reject, request.asker());
             return None;
         }
         if connection.awaits_holder() {
@@ -261,7 +261,7 @@ impl Worker {
         &mut self,
         connection: &mut Connection,
         reject: &Reject,
-        origin: Option<&str>,
+        asker: http::Asker<'_>,
     ) {
         if !reject.code.is_retryable() {
             let status = match reject.code {
@@ -269,17 +269,19 @@ impl Worker {
                 Code::Forbidden => (403, "Forbidden"),
                 _ => (400, "Bad Request"),
             };
-            return self.refuse_request(connection, status, reject, origin);
+            return self.refuse_request(connection, status, reject, asker);
         }
         self.counters().handshakes_refused.add(1);
         self.counters().errors_sent.add(1);
         let mut answer = Vec::with_capacity(512);
-        http::events_response(origin, &mut answer);
-        answer.extend_from_slice(&retry(reject.retry_ms));
-        let begun = Framing::Events.begin(&mut answer);
-        let frame = server::Frame::Error { reference: None, reject: reject.clone() };
-        encode::control(Profile::Json, &frame, &mut answer);
-        begun.end(&mut answer, Profile::Json);
+        http::events_response(asker.origin, &mut answer);
+        if !asker.is_head {
+            answer.extend_from_slice(&retry(reject.retry_ms));
+            let begun = Framing::Events.begin(&mut answer);
+            let frame = server::Frame::Error { reference: None, reject: reject.clone() };
+            encode::control(Profile::Json, &frame, &mut answer);
+            begun.end(&mut answer, Profile::Json);
+        }
         self.outbox.push_own(connection, &answer);
         self.start_closing(connection, Ended::Refused);
     }

@@ -422,7 +422,7 @@ impl Worker {
             }
             Late::Connect if connection.post().is_some() => {
                 let reject = Reject::new(Code::ConnectTimeout, "the request did not arrive in time");
-                self.refuse_request(&mut connection, (408, "Request Timeout"), &reject, None);
+                self.refuse_request(&mut connection, (408, "Request Timeout"), &reject, Default::default());
             }
             Late::Connect => {
                 self.start_closing(&mut connection, Ended::Timeout);

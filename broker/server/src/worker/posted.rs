@@ -208,13 +208,13 @@ impl Worker {
             }
         };
         if let Some((status, reject)) = refused {
-            self.refuse_request(connection, status, &reject, request.origin);
+            self.refuse_request(connection, status, &reject, request.asker());
             return None;
         }
         let (hash, session, worker) = match self.session_of(request, now) {
             Ok(found) => found,
             Err((status, reject)) => {
-                self.refuse_request(connection, status, &reject, request.origin);
+                self.refuse_request(connection, status, &reject, request.asker());
                 return None;
             }
         };
@@ -357,9 +357,9 @@ impl Worker {
     ) {
         let Some(Http::Post(post)) = connection.http.take().map(|http| *http) else { return };
         let retry_after_s = retry_ms.div_ceil(1_000);
-        let origin = post.origin.as_deref();
+        let asker = http::Asker { origin: post.origin.as_deref(), is_head: false };
         let mut answer = Vec::with_capacity(256 + body.len());
-        http::Answer { status, reason, body, retry_after_s, origin, is_kept: !post.is_last }
+        http::Answer { status, reason, body, retry_after_s, asker, is_kept: !post.is_last }
             .write(&mut answer);
         self.outbox.push_own(connection, &answer);
         connection.awaited_us = self.shared.clock.now_us();
@@ -374,13 +374,13 @@ impl Worker {
         connection: &mut Connection,
         (status, reason): Status,
         reject: &Reject,
-        origin: Option<&str>,
+        asker: http::Asker<'_>,
     ) {
         self.counters().handshakes_refused.add(1);
         let retry_after_s = reject.retry_ms.div_ceil(1_000);
         let body = &*error(None, reject);
         let mut answer = Vec::with_capacity(512);
-        http::Answer { status, reason, body, retry_after_s, origin, is_kept: false }.write(&mut answer);
+        http::Answer { status, reason, body, retry_after_s, asker, is_kept: false }.write(&mut answer);
         self.outbox.push_own(connection, &answer);
         self.start_closing(connection, Ended::Refused);
     }

@@ -44,7 +44,7 @@ impl Worker {
         let request = match http::parse(bytes) {
             Ok(request) => request?,
             Err(refusal) => {
-                self.refuse_upgrade(connection, &refusal);
+                self.refuse_upgrade(connection, &refusal, http::Asker::of_bytes(bytes));
                 return None;
             }
         };
@@ -81,7 +81,7 @@ impl Worker {
             None
         };
         if let Some(refusal) = &refused {
-            self.refuse_upgrade(connection, refusal);
+            self.refuse_upgrade(connection, refusal, request.asker());
             return None;
         }
         match (request.path, path) {
@@ -90,7 +90,7 @@ impl Worker {
             }
             ("/sse", _) if is_leaving => {
                 let reject = Reject::new(Code::Draining, "the broker is leaving service");
-                self.refuse_events(connection, &reject, request.origin);
+                self.refuse_events(connection, &reject, request.asker());
                 None
             }
             ("/sse", _) => self.open_events(connection, &request, now),
@@ -124,10 +124,15 @@ impl Worker {
         Some(request.head_bytes)
     }
 
-    fn refuse_upgrade(&mut self, connection: &mut Connection, refusal: &http::Refusal) {
+    fn refuse_upgrade(
+        &mut self,
+        connection: &mut Connection,
+        refusal: &http::Refusal,
+        asker: http::Asker<'_>,
+    ) {
         self.counters().handshakes_refused.add(1);
         let mut response = Vec::with_capacity(256);
-        refusal.write(&mut response);
+        http::error_response(refusal, asker, &mut response);
         self.outbox.push_own(connection, &response);
         self.start_closing(connection, Ended::Refused);
     }

@@ -82,7 +82,7 @@ async fn handshake(
             },
             Err(refusal) => refusal,
         };
-        refusal.write(out);
+        http::error_response(&refusal, http::Asker::default(), out);
         return Ok(None);
     }
 }

@@ -9,7 +9,7 @@ mod response;
 mod upgrade;
 
 pub use deflate::Deflate;
-pub use request::{Refusal, Request, parse};
+pub use request::{Asker, Refusal, Request, parse};
 pub use response::{Answer, CONTINUE, accept_response, error_response, events_response, preflight_response};
 pub use upgrade::Upgrade;
 

@@ -30,6 +30,22 @@ pub struct Request<'b> {
     headers: Vec<httparse::Header<'b>>,
 }
 
+/// For whom an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asker<'a> {
+    /// The page that asks, which must be allowed to read the answer.
+    pub origin: Option<&'a str>,
+    /// Whether only the head was asked for: there is no body behind it (RFC 9110, 9.3.2).
+    pub is_head: bool,
+}
+
+impl Asker<'_> {
+    /// Who sent bytes that are no request.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self { origin: None, is_head: bytes.starts_with(b"HEAD ") }
+    }
+}
+
 /// Why a request is not served: what [`error_response`](super::error_response) takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{status} {reason}: {body}")]
@@ -41,6 +57,11 @@ pub struct Refusal {
 }
 
 impl<'b> Request<'b> {
+    /// Whom the answer is for.
+    pub fn asker(&self) -> Asker<'b> {
+        Asker { origin: self.origin, is_head: self.method == "HEAD" }
+    }
+
     /// A header by name, in any case: the first one of that name, when it is text.
     pub fn header(&self, name: &str) -> Option<&'b str> {
         let value = self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?.value;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use super::is_token;
-use super::{Deflate, Refusal};
+use super::{Asker, Deflate, Refusal};
 
 /// RFC 6455, 1.3.
 const KEY_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -36,7 +36,8 @@ pub fn accept_response(key: &str, subprotocol: Option<&str>, deflate: Option<Def
 
 /// Appends an answer with a text body, after which the connection is closed. 405 and 426 name what is allowed
 /// instead, as HTTP asks for.
-pub fn error_response(status: u16, reason: &str, body: &str, out: &mut Vec<u8>) {
+pub fn error_response(refusal: &Refusal, asker: Asker<'_>, out: &mut Vec<u8>) {
+    let Refusal { status, reason, body } = *refusal;
     out.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
     match status {
         405 => header("Allow", "GET", out),
@@ -49,7 +50,10 @@ pub fn error_response(status: u16, reason: &str, body: &str, out: &mut Vec<u8>) 
     header("Connection", if status == 426 { "Upgrade, close" } else { "close" }, out);
     header("Content-Type", "text/plain; charset=utf-8", out);
     header("Content-Length", &(body.len() + 1).to_string(), out);
-    out.extend_from_slice(format!("\r\n{body}\n").as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if !asker.is_head {
+        out.extend_from_slice(format!("{body}\n").as_bytes());
+    }
 }
 
 /// Appends the head of a stream of events (WHATWG HTML, 9.2), which lasts until the connection ends. `origin`, when the
@@ -74,8 +78,7 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// Seconds to wait before another try; 0 says nothing.
     pub retry_after_s: u32,
-    /// The page that asks, which must be allowed to read the answer.
-    pub origin: Option<&'a str>,
+    pub asker: Asker<'a>,
     /// Whether the connection takes another request.
     pub is_kept: bool,
 }
@@ -91,10 +94,12 @@ impl Answer<'_> {
         if self.retry_after_s > 0 {
             header("Retry-After", &self.retry_after_s.to_string(), out);
         }
-        share_with(self.origin, out);
+        share_with(self.asker.origin, out);
         header("Connection", if self.is_kept { "keep-alive" } else { "close" }, out);
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body);
+        if !self.asker.is_head {
+            out.extend_from_slice(body);
+        }
     }
 }
 
@@ -117,13 +122,6 @@ fn share_with(origin: Option<&str>, out: &mut Vec<u8>) {
     if let Some(origin) = origin {
         header("Access-Control-Allow-Origin", origin, out);
         header("Vary", "Origin", out);
-    }
-}
-
-impl Refusal {
-    /// Appends the answer that tells the peer.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        error_response(self.status, self.reason, self.body, out);
     }
 }
 
