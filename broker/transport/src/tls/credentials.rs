@@ -61,8 +61,13 @@ impl Credentials {
         };
         let fingerprint = sha256(own)?;
         let chain_hash = sha256(&chain.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().concat())?;
-        let key =
-            PrivateKeyDer::from_pem_slice(key).map_err(|error| CredentialsError::Key(describe(&error)))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
+            CredentialsError::Key(if is_encrypted(key) {
+                "it has a password; `openssl pkey` takes that off"
+            } else {
+                describe(&error)
+            })
+        })?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(CredentialsError::Unusable)?
@@ -120,6 +125,12 @@ fn quic_config(config: &ServerConfig) -> Result<ServerConfig, CredentialsError> 
     quic.ticketer = Ticketer::new().map_err(CredentialsError::Unusable)?;
     quic.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(quic)
+}
+
+/// Whether a key cannot be read without a password: PKCS#8 says so in its first line, others in the second (RFC 1421, 4.6.1.1).
+fn is_encrypted(key: &[u8]) -> bool {
+    let marks: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+    marks.iter().any(|mark| key.windows(mark.len()).any(|part| part == *mark))
 }
 
 /// What is wrong with a PEM file, in words of our own: the error has the line that it is about, which may be a private

@@ -35,6 +35,10 @@ fn bad_credentials_are_told_apart() {
     check(&one.key_pem, &one.key_pem, "the certificate has no usable");
     check(&one.certificate_pem, "", "the key has no usable");
     check(&one.certificate_pem, &one.certificate_pem, "the key has no usable");
+    let with_password = one.key_pem.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE");
+    check(&one.certificate_pem, &with_password.replace("END PRIVATE", "END ENCRYPTED PRIVATE"), "a password");
+    let begin = "BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n";
+    check(&one.certificate_pem, &format!("-----{begin}-----END EC PRIVATE KEY-----\n"), "a password");
     check(&one.certificate_pem, &two.key_pem, "does not belong");
     check(&one.certificate_pem.repeat(17), &one.key_pem, "the limit is 16");
     let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
