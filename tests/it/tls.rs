@@ -1,6 +1,7 @@
 //! Clients over TLS: certificates from files and of the broker's own making, and what replaces them.
 
 use crate::harness::{Broker, PATIENCE, Peer};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -187,6 +188,11 @@ async fn authorities_are_read_again_when_they_do_not_vouch() {
     connect().await.unwrap();
     std::fs::remove_file(&copy).unwrap();
     connect().await.unwrap();
+    // Nobody writes into it: whoever read it would wait.
+    mkfifoat(CWD, &copy, Mode::RUSR | Mode::WUSR).unwrap();
+    write_certificate(&broker.data, "127.0.0.1", now_unix_s());
+    broker.eventually("the files are noticed again", |broker| broker.metric(REPLACED) == Some(2.0));
+    assert!(connect().await.is_err());
 }
 
 #[tokio::test]

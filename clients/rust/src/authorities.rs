@@ -49,8 +49,11 @@ impl ServerCertVerifier for Authorities {
             Err(error) if is_unknown(&error) => error,
             verified => return verified,
         };
-        // A file that cannot be read now says nothing about the certificate.
-        let Ok(again) = verifier(&self.path, &self.provider) else { return Err(refused) };
+        // A file that cannot be read now says nothing about the certificate, and a pipe would have everybody wait for its other end.
+        let is_file = self.path.metadata().is_ok_and(|metadata| metadata.is_file());
+        let Some(Ok(again)) = is_file.then(|| verifier(&self.path, &self.provider)) else {
+            return Err(refused);
+        };
         let verified = again.verify_server_cert(own, others, name, ocsp, now)?;
         *self.read.lock().unwrap_or_else(PoisonError::into_inner) = again;
         Ok(verified)
