@@ -7,8 +7,9 @@
 //!
 //! What was in flight outside queues when the session's connection ended is not in flight to the one that goes on, and does not
 //! count against its bounds; but it was sent, and an ack of it counts until it is sent again ([`Window::left`]). A cumulative ack covers
-//! of it what one that named the same message did in the old connection: one that names another may be of a client that
-//! never got it. Of a queue, another member may have it by then.
+//! of it what one that named the same message did in the old connection, and of this one nothing, as what is sent again may have been
+//! dropped on its way there, or refused. One that names another message may be of a client that never got it. Of a queue,
+//! another member may have it by then.
 //!
 //! Not here: deadlines (they are the origin worker's, see [`super::Tracker`]), what an ack means to a publisher, and how far
 //! a device has got ([`super::Cursors`]).
@@ -197,15 +198,16 @@ impl Window {
         upto: Position,
         out: &mut Vec<Acked>,
     ) -> Result<(), NotInFlight> {
-        let key = (upto.stream.epoch, upto.offset);
-        let was_sent = |lane: &Lane| lane.shard == upto.stream.shard && lane.was_sent(key);
-        let before = self.before.iter_mut().find(|before| before.holds(to, upto));
-        let is_of_before = before.map(|before| before.ack_before(to, upto, out)).is_some();
-        if self.lanes.get(to).is_some_and(was_sent) {
-            self.ack_before(to, upto, out);
-        } else if !is_of_before {
+        // Whatever this connection was sent of before that message came behind it: the ack says nothing of it.
+        if let Some(before) = self.before.iter_mut().find(|before| before.holds(to, upto)) {
+            before.ack_before(to, upto, out);
+            return Ok(());
+        }
+        let lane = self.lanes.get(to).ok_or(NotInFlight)?;
+        if lane.shard != upto.stream.shard || !lane.was_sent((upto.stream.epoch, upto.offset)) {
             return Err(NotInFlight);
         }
+        self.ack_before(to, upto, out);
         Ok(())
     }
 
@@ -318,7 +320,7 @@ impl Window {
 
     /// Whether the message at this position of an address is in flight outside queues.
     pub fn holds(&self, to: &Address, position: Position) -> bool {
-        let lane = self.lanes.get(to);
+        let lane = self.lanes.get(to).filter(|lane| lane.shard == position.stream.shard);
         lane.is_some_and(|lane| lane.find((position.stream.epoch, position.offset)).is_some())
     }
 
