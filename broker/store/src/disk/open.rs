@@ -78,6 +78,8 @@ impl FjallStore {
         let path = options.path.clone();
         let (store, mut recovered) = Self::open_without_log(options, progress)?;
         let replayed = log::replay(&path, &store)?;
+        // Last, so that an older broker still opens what this one refuses; nothing that is its own is written before.
+        layout::mark(&path)?;
         let usage = store.usage();
         (recovered.messages, recovered.bytes) = (usage.messages, usage.bytes);
         (recovered.log_writes, recovered.log_bytes) = (replayed.writes, replayed.bytes);
@@ -86,7 +88,7 @@ impl FjallStore {
         Ok((store, recovered))
     }
 
-    /// Opens the tables only.
+    /// Opens the tables only, and marks nothing.
     pub(crate) fn open_without_log(
         options: StoreOptions,
         progress: &mut dyn FnMut(Progress),
@@ -96,7 +98,6 @@ impl FjallStore {
         let (journal_bytes, truncated_tail) = check_journals(&options.path, progress)?;
         progress(Progress::Replay);
         let tables = open_database(&options)?;
-        layout::mark(&options.path)?;
         let disk = Disk::new(options, tables);
         let (usage, addresses) = count(&disk, progress).map_err(|error| OpenError::StoreDamaged {
             path: disk.path().to_owned(),

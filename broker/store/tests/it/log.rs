@@ -275,7 +275,14 @@ fn damage_in_the_middle_is_refused_and_repaired() {
         fs::write(&file, &bytes).unwrap();
         let found = check(&damaged).unwrap();
         assert!(found.findings[0].contains(".log"), "byte {at}: {found:?}");
+        fs::write(damaged.join("format"), "4\n").unwrap();
         let opened = FjallStore::open(crate::support::options(&damaged), &mut |_| {});
+        let format = fs::read_to_string(damaged.join("format")).unwrap();
+        assert_eq!(
+            format,
+            if opened.is_ok() { "5\n" } else { "4\n" },
+            "what is refused stays the older one's"
+        );
         if at >= ends[4] {
             let (store, recovered) = opened.unwrap();
             assert_eq!(offsets(&store, &query("user/a")), [0, 1, 2, 3, 4], "byte {at} of the last group");
