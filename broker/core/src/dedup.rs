@@ -67,8 +67,9 @@ impl Window {
             Some((None, _)) => return Begin::UnderWay,
             None => {}
         }
-        self.publishes += 1;
-        while self.ages.front().is_some_and(|(_, first, _)| self.publishes - first >= KEYS_MAX) {
+        // A record of a store may say any number.
+        self.publishes = self.publishes.wrapping_add(1);
+        while self.ages.front().is_some_and(|(_, first, _)| self.publishes.wrapping_sub(*first) >= KEYS_MAX) {
             self.forget_oldest();
             self.forgotten_early += 1;
         }
@@ -242,6 +243,21 @@ mod tests {
         assert_eq!(window.forgotten_early(), 1);
         assert!(matches!(window.begin("k100", 0), Begin::First(_)));
         assert!(matches!(window.begin("k500", 0), Begin::Done(_)));
+    }
+
+    #[test]
+    fn numbers_go_on_behind_the_last_one() {
+        let mut window = Window::default();
+        window.restore(vec![kept(u64::MAX, 0), kept(u64::MAX - 7, 0)], (0, 0));
+        assert_eq!((begin(&mut window, "a", 0), begin(&mut window, "b", 0)), (0, 1));
+        let last = format!("k{}", u64::MAX);
+        assert!(matches!(window.begin(&last, 0), Begin::Done(_)));
+        (2..KEYS_MAX - 1).for_each(|count| assert_eq!(begin(&mut window, &count.to_string(), 0), count));
+        assert!(matches!(window.begin(&last, 0), Begin::Done(_)));
+        assert!(
+            begin(&mut window, "one more", 0) == KEYS_MAX - 1 && begin(&mut window, &last, 0) == KEYS_MAX
+        );
+        assert_eq!(window.forgotten_early(), 3);
     }
 
     #[test]
