@@ -180,7 +180,8 @@ impl Worker {
     /// Publishes one message to each address of its plan. It is accepted when one address accepts it, because
     /// a second try would repeat it there; the refusals of the others are counted. A higher level is that of all
     /// addresses: with one refusal it is not reached. The dedup key goes to the store with the last message: a crash
-    /// between two of them repeats and loses nothing.
+    /// between two of them repeats and loses nothing. Where a higher level is asked for and not all of them are stored, it does
+    /// not go there: what is not would be lost with a repeat that is not published.
     fn publish_everywhere(
         &mut self,
         alone: &Alone<'_>,
@@ -202,11 +203,11 @@ impl Worker {
                 pending.waits += 1;
             }
             let of_last = key.as_ref().filter(|_| left == 0);
-            match self.send_out(batch, (&[pick], settings, plan.ack), (token, of_last), (None, &[])) {
+            let sent = self.send_out(batch, (&[pick], settings, plan.ack), (token, of_last), (None, &[]));
+            let is_this_kept = match sent {
                 Ok((more, is_this_kept)) => {
                     (accepted, recipients) = (true, recipients.saturating_add(more));
-                    key.iter_mut().for_each(|key| key.answer.recipients = recipients);
-                    if left == 0 { is_last_kept = is_this_kept } else { is_kept |= is_this_kept }
+                    is_this_kept
                 }
                 Err(reject) => {
                     if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
@@ -214,8 +215,17 @@ impl Worker {
                         pending.failure.get_or_insert_with(|| reject.clone());
                     }
                     refused.push((address, reject));
+                    false
                 }
+            };
+            if left == 0 {
+                is_last_kept = is_this_kept
+            } else {
+                is_kept |= is_this_kept
             }
+            // Behind a restart, a repeat is told that it is stored only where it is so at all addresses.
+            key = key.filter(|_| is_this_kept || plan.level <= Level::Accepted);
+            key.iter_mut().for_each(|key| key.answer.recipients = recipients);
         }
         if !accepted && let Some((_, reject)) = refused.pop() {
             return Err(reject);

@@ -213,6 +213,31 @@ fn a_dedup_key_is_stored_with_what_is_stored() {
 }
 
 #[test]
+fn what_is_only_stored_in_part_is_not_told_as_stored_behind_a_crash() {
+    let (mut worker, store) = worker();
+    for (number, to) in [(1, "topic/kept"), (2, "topic/never")] {
+        let queue = QueueId::new(Pattern::parse(to).unwrap(), Name::parse("w").unwrap());
+        let (id, user) = (SessionId::new(1, 0, number), Name::parse("u").unwrap());
+        let session = registry::Session { id, worker: 0, user, device: None };
+        worker.shared.registry.join_queue(&queue, &session, None).unwrap();
+    }
+    let mut deliver = |key: &str, instead: &[&str]| {
+        let (outcome, later) = publish_with_key(&mut worker, Level::Delivered, instead, (0, Some(key)));
+        assert_eq!(outcome.unwrap(), None, "nobody has acknowledged it");
+        later
+    };
+    let _later = [
+        deliver("a", &["topic/never", "topic/kept"]),
+        deliver("b", &["topic/kept", "topic/never"]),
+        deliver("c", &["topic/kept", "topic/kept"]),
+        deliver("d", &["topic/kept"]),
+    ];
+    let texts: Vec<_> =
+        keys(&worker, &store).iter().map(|key| (key.text.clone(), key.answer.level)).collect();
+    assert_eq!(texts, ["#topic/asked#c", "#topic/asked#d"].map(|text| (text.into(), Level::Stored)));
+}
+
+#[test]
 fn the_dedup_key_of_a_publish_that_failed_leaves_the_store() {
     let (mut worker, store) = worker();
     for delay_ms in [0, 60_000] {
