@@ -198,6 +198,10 @@ pub const WINDOW_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const WINDOW_LEFT_BYTES_MAX: usize = 256 * 1024;
 pub const WINDOW_LEFT_CONNECTIONS_MAX: usize = 8;
 
+/// Memory of that of all sessions that are away. More: the next one that leaves keeps nothing of it, and its acks are
+/// `not_in_flight` until the messages are sent again.
+pub const WINDOWS_LEFT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Addresses a window remembers without anything in flight, or as many as have something in flight. More: they are
 /// forgotten, and a repeated ack for one is `not_in_flight`.
 pub const WINDOW_IDLE_LANES_MAX: usize = 1_024;
@@ -242,7 +246,7 @@ pub const SPILLED_ADDRESSES_MAX: usize = 64;
 
 /// Sessions that can be resumed, live or left. More: those that left first are forgotten; when all are live, one more
 /// session gets no resume token. About 500 bytes each, 1 KiB for each subscription with wildcards, and
-/// what the session may still acknowledge ([`WINDOW_LEFT_BYTES_MAX`]).
+/// what the session may still acknowledge ([`WINDOW_LEFT_BYTES_MAX`], [`WINDOWS_LEFT_BYTES_MAX`]).
 pub const RESUMABLE_SESSIONS_MAX: usize = 100_000;
 
 /// Bytes that a QUIC client may send ahead of what is read of it. More: it waits, by the protocol.

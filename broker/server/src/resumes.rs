@@ -15,7 +15,7 @@ mod body;
 pub(crate) use body::Alive;
 
 use hashbrown::HashMap;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use waspmq_core::delivery::{Cursors, Window};
 use waspmq_core::session::Subscription;
@@ -141,8 +141,10 @@ pub(crate) struct Peek {
 struct Table {
     /// Copied before a change only while somebody writes one down.
     records: HashMap<TokenHash, Arc<Record>, foldhash::fast::RandomState>,
-    /// Records whose session has left, in the order of leaving.
-    left: BTreeSet<(u64, TokenHash)>,
+    /// Records whose session has left, in the order of leaving, with the memory of what they may still acknowledge.
+    left: BTreeMap<(u64, TokenHash), usize>,
+    /// All of that memory.
+    window_bytes: usize,
     /// How many sessions read later what is stored: those that have left, and those on their way.
     absent_count: usize,
     /// How many of those subscribed to a topic, queues left out.
@@ -198,7 +200,7 @@ impl Resumes {
         let mut table = self.table();
         self.forget_old(&mut table, now_unix_ms);
         if table.records.len() >= self.most
-            && let Some(&(_, oldest)) = table.left.first()
+            && let Some((&(_, oldest), _)) = table.left.first_key_value()
         {
             table.remove(&oldest);
         }
@@ -295,6 +297,9 @@ impl Resumes {
         let Some(mut record) = table.remove(hash) else { return };
         change(&mut record);
         record.left_unix_ms = Some(now_unix_ms);
+        if table.window_bytes + window_bytes(&record) > limits::WINDOWS_LEFT_BYTES_MAX {
+            record.window = Vec::new();
+        }
         let record = Arc::new(record);
         table.note_left(&record, (now_unix_ms, *hash));
         table.records.insert(*hash, record.clone());
@@ -314,7 +319,7 @@ impl Resumes {
     }
 
     fn forget_old(&self, table: &mut Table, now_unix_ms: u64) {
-        while let Some(&(left_unix_ms, oldest)) = table.left.first()
+        while let Some((&(left_unix_ms, oldest), _)) = table.left.first_key_value()
             && self.has_expired(left_unix_ms, now_unix_ms)
         {
             table.remove(&oldest);
@@ -409,14 +414,16 @@ impl Table {
     fn remove(&mut self, hash: &TokenHash) -> Option<Record> {
         let record = Arc::unwrap_or_clone(self.records.remove(hash)?);
         if let Some(left_unix_ms) = record.left_unix_ms {
-            self.left.remove(&(left_unix_ms, *hash));
+            self.window_bytes -= self.left.remove(&(left_unix_ms, *hash)).unwrap_or_default();
             self.note_present(topics(&record));
         }
         Some(record)
     }
 
     fn note_left(&mut self, record: &Record, left: (u64, TokenHash)) {
-        self.left.insert(left);
+        let window_bytes = window_bytes(record);
+        self.window_bytes += window_bytes;
+        self.left.insert(left, window_bytes);
         self.note_absent(topics(record));
     }
 
@@ -438,6 +445,10 @@ impl Table {
             }
         }
     }
+}
+
+fn window_bytes(record: &Record) -> usize {
+    record.window.iter().map(Window::pinned_bytes).sum()
 }
 
 /// The topics that a session subscribed to by itself.

@@ -4,7 +4,9 @@ use super::*;
 use crate::clock::Clock;
 use crate::worker::mailbox::Mailboxes;
 use std::sync::Arc;
-use waspmq_core::Stream;
+use waspmq_core::delivery::Sending;
+use waspmq_core::message::{Batch, Envelope, Slice};
+use waspmq_core::{Level, MessageId, Stream};
 
 fn journal() -> Journal {
     crate::storage::in_memory::open(Clock::new(), &Arc::new(Mailboxes::new(1))).1
@@ -72,6 +74,54 @@ fn who_left_first_makes_room() {
     assert!(!table.insert(key(6), record("f"), 20), "live ones do not give way");
     assert_eq!(table.table().records.len(), 3);
     assert!(table.table().left.is_empty());
+}
+
+/// With a message in flight that takes this much memory.
+fn with_window(user: &str, bytes: usize) -> Record {
+    let envelope = Envelope {
+        id: MessageId::new(1, 1, 0, 1),
+        is_json: true,
+        priority: 0,
+        expires_unix_ms: 0,
+        payload: Slice::default(),
+        headers: Slice::default(),
+        key: Slice::default(),
+        reply_to: Slice::default(),
+    };
+    let batch = Batch {
+        to: Address::parse("topic/a.b").unwrap(),
+        from: None,
+        origin: None,
+        exclude_origin: false,
+        level: Level::Delivered,
+        is_kept: false,
+        unix_ms: 1,
+        published_us: 1,
+        first: Position { stream: Stream { shard: 0, epoch: 1 }, offset: 0 },
+        messages: [envelope].into_iter().collect(),
+        bytes: vec![0; bytes],
+    };
+    let mut window = Window::default();
+    window.sent(&Arc::new(batch), 0..1, Sending { attempt: 1, ..Sending::default() });
+    Record { window: vec![window], ..record(user) }
+}
+
+#[test]
+fn what_sessions_that_left_may_acknowledge_is_bounded() {
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
+    let windows = |number| table.table().records[&key(number)].window.len();
+    let bytes = limits::WINDOWS_LEFT_BYTES_MAX / 3;
+    for number in 1..=3 {
+        table.insert(key(number), with_window("a", bytes), 0);
+        table.leave(&key(number), (number.into(), &journal), |_| {});
+    }
+    assert_eq!([1, 2, 3].map(windows), [1, 1, 0], "the last one would have been too much");
+    table.remove(&key(1), &journal);
+    table.insert(key(4), with_window("a", bytes), 0);
+    table.leave(&key(4), (4, &journal), |_| {});
+    assert_eq!(windows(4), 1, "there is room again");
+    [2, 3, 4].iter().for_each(|&number| table.remove(&key(number), &journal));
+    assert_eq!(table.table().window_bytes, 0);
 }
 
 #[test]
