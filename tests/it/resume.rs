@@ -471,6 +471,30 @@ async fn acks_go_on_in_a_resumed_session() {
 }
 
 #[tokio::test]
+async fn who_was_there_before_a_crash_misses_nothing_of_all() {
+    for window in ["60000", "0"] {
+        let config =
+            format!("store.resume_window_ms = {window}\n[[address]]\nmatch = \"all\"\nkeep = \"always\"\n");
+        let mut broker = Broker::start_with_config(&config);
+        let mut sender = broker.connect("sender").await;
+        let mut bob = broker.connect("bob").await;
+        // Behind this, what was written of bob is in the journal. No record of the session is: that takes a second.
+        publish(&mut sender, "user/away", &[0], "stored").await;
+        bob.expect_quiet().await;
+        broker.restart_after("KILL");
+        let mut sender = broker.connect("carol").await;
+        let frame = json!({"type": "publish", "ref": 5, "to": "all", "payload": 1, "ack": "stored", "exclude_self": true});
+        assert_eq!(sender.ask(frame).await["type"], "receipt");
+        let found = sender.ask(json!({"type": "presence", "ref": 7, "of": "user/bob"})).await;
+        assert!(found["users"][0]["last_seen"].is_u64(), "{found}");
+        let mut bob = broker.connect("bob").await;
+        assert_eq!(bob.receive().await["payload"], json!(1));
+        let mut stranger = broker.connect("stranger").await;
+        stranger.expect_quiet().await;
+    }
+}
+
+#[tokio::test]
 async fn when_a_user_was_seen_survives_a_crash() {
     let mut broker = Broker::start();
     let bob = Session::begin(&broker, "bob").await;

@@ -100,7 +100,7 @@ impl Store for Bare {
     fn delayed(&self, _: Option<(u64, MessageId)>, _: (usize, usize)) -> Result<DelayedPage, StoreError> {
         Ok(DelayedPage::default())
     }
-    fn last_seen(&self, _: &Name) -> Result<Option<u64>, StoreError> {
+    fn seen(&self, _: &Name) -> Result<Option<Seen>, StoreError> {
         Ok(None)
     }
     fn queues(&self, _: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {

@@ -388,6 +388,7 @@ impl<'a> Walk<'a> {
             Some(&key::APPLIED) => self.found.applied = record::parse_number(key, value)?,
             Some(&key::DEAD_LETTER) => drop(record::parse_dead_letter(key, value)?),
             Some(&key::DELAYED) => drop(parse_delayed(key, value)?),
+            Some(&key::LAST_SEEN) => drop(record::parse_seen(key, value)?),
             Some(&key::RESUME) => drop(record::parse_resume(key, value)?),
             Some(&key::QUEUE) => drop(record::parse_queue(key, value)?),
             Some(&key::DEDUP) => drop(record::parse_dedup(key, value)?),

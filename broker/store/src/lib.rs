@@ -43,6 +43,6 @@ pub use records::{Bounds, FjallStore, MemoryStore, Records};
 pub use shelf::{Change, Entries, Entry, Memory, MemoryView, Shelf, Space, View};
 pub use store::{
     DeadLetter, Delayed, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueBegin,
-    QueueRecord, ResumeRecord, Search, Store, StoreError, Usage, Write,
+    QueueRecord, ResumeRecord, Search, Seen, Store, StoreError, Usage, Write,
 };
 pub use token::{AdminToken, read_admin_token};

@@ -9,7 +9,7 @@
 //! Bodies are drawn where they are encoded. Deliberately not here: runs of messages (see `run`).
 
 use crate::key::Place;
-use crate::store::{DeadLetter, QueueRecord, ResumeRecord, StoreError};
+use crate::store::{DeadLetter, QueueRecord, ResumeRecord, Seen, StoreError};
 use std::sync::Arc;
 use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
@@ -22,6 +22,8 @@ pub(crate) const VERSION: u8 = 1;
 /// Bytes before the body of every value.
 pub(crate) const HEAD_BYTES: usize = 6;
 
+/// The flag of a time that is a user's first.
+const FIRST: u8 = 1;
 /// The flag of a member whom an operator added.
 const BY_OPERATOR: u8 = 1;
 
@@ -163,6 +165,18 @@ pub(crate) fn opaque(key: &[u8], body: &[u8]) -> Vec<u8> {
 pub(crate) fn parse_number(key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
     let (_, mut reader) = open(key, value)?;
     reader.u64().ok_or_else(|| StoreError::Corrupt { what: describe(key) })
+}
+
+pub(crate) fn seen(key: &[u8], Seen { unix_ms, is_first }: Seen) -> Vec<u8> {
+    let mut value = begin(if is_first { FIRST } else { 0 }, 8);
+    value.extend_from_slice(&unix_ms.to_be_bytes());
+    seal(key, value)
+}
+
+pub(crate) fn parse_seen(key: &[u8], value: &[u8]) -> Result<Seen, StoreError> {
+    let (flags, mut reader) = open(key, value)?;
+    let unix_ms = reader.u64().ok_or_else(|| StoreError::Corrupt { what: describe(key) })?;
+    Ok(Seen { unix_ms, is_first: flags & FIRST != 0 })
 }
 
 /// See [`crate::queue`].

@@ -14,7 +14,7 @@ use crate::disk::Disk;
 use crate::shelf::{Memory, Shelf};
 use crate::store::{
     DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueRecord, ResumeRecord,
-    Search, Store, StoreError, Usage, Write,
+    Search, Seen, Store, StoreError, Usage, Write,
 };
 pub(crate) use read::{count_behind, describe_run, parse_address, parse_delayed, parse_run};
 use std::sync::Mutex;
@@ -223,8 +223,8 @@ impl<S: Shelf> Store for Records<S> {
         read::delayed(&self.shelf.view()?, after, bounds)
     }
 
-    fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {
-        read::last_seen(&self.shelf.view()?, user)
+    fn seen(&self, user: &Name) -> Result<Option<Seen>, StoreError> {
+        read::seen(&self.shelf.view()?, user)
     }
 
     fn queues(&self, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {

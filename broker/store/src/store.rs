@@ -172,6 +172,11 @@ pub enum Write {
         user: Name,
         unix_ms: u64,
     },
+    /// Nothing happens where the store knows of the user.
+    FirstSeen {
+        user: Name,
+        unix_ms: u64,
+    },
     Queue(QueueRecord),
     /// Removes the queue; its cursors go by themselves.
     NoQueue {
@@ -302,6 +307,14 @@ pub struct Member {
     pub by: JoinedBy,
 }
 
+/// When a user was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    pub unix_ms: u64,
+    /// Whether it is when their first session began, and of no session the end is known.
+    pub is_first: bool,
+}
+
 /// What became of one round of [`Store::maintain`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Maintained {
@@ -427,7 +440,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         bounds: (usize, usize),
     ) -> Result<DelayedPage, StoreError>;
 
-    fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError>;
+    /// When a user was there; `None` of one who never was.
+    fn seen(&self, user: &Name) -> Result<Option<Seen>, StoreError>;
+
+    fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {
+        Ok(self.seen(user)?.map(|seen| seen.unix_ms))
+    }
 
     /// Calls `each` with every queue.
     fn queues(&self, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError>;

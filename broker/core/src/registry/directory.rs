@@ -50,6 +50,8 @@ pub struct Connected {
     /// Sessions whose place it took, oldest first: the caller has their workers close them. Until then they
     /// are known like any other, and the next new session names them again.
     pub replaced: Vec<Session>,
+    /// Whether the user had no other session.
+    pub is_first: bool,
 }
 
 /// Who made a user a member of a group.

@@ -40,7 +40,7 @@ impl Registry {
         if is_first {
             self.come(&mut directory, &session.user, workers);
         }
-        Ok(Connected { addresses, replaced })
+        Ok(Connected { addresses, replaced, is_first })
     }
 
     /// Forgets a session and its own addresses; memberships of a generated name end with it. Its subscriptions,

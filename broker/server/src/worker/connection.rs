@@ -64,8 +64,10 @@ pub(crate) struct Connection {
     pub(crate) resume_hash: Option<TokenHash>,
     /// Present while its `connect` waits for the worker of the connection it takes a session over from.
     pub(crate) takeover: Option<Box<resume::Asked>>,
-    /// Whether the record for resuming changed and is on the worker's list of those to write.
+    /// Whether there is something of the session that is to be written, so that it is on the worker's list of those.
     pub(crate) is_unsaved: bool,
+    /// When its user's first session began, while the journal had no room for that.
+    pub(crate) first_seen_unix_ms: Option<u64>,
     /// Whether the client ended the session.
     pub(crate) is_disconnected: bool,
     pub(crate) access: SessionAccess,
@@ -144,6 +146,7 @@ impl Connection {
             resume_hash: None,
             takeover: None,
             is_unsaved: false,
+            first_seen_unix_ms: None,
             is_disconnected: false,
             access: SessionAccess::default(),
             out: Queue::default(),

@@ -120,6 +120,9 @@ impl Worker {
         self.begin_beside(connection, connect);
         connection.take_codecs(connect.codecs.iter().map(|name| &**name));
         self.counters().sessions.add(1);
+        if connected.is_first && !connection.access.is_unnamed() {
+            self.save_first_seen(connection, now.unix_ms);
+        }
         let resume_token = self.issue_token(connection, &before, now);
         self.welcome(connection, (resume_token, resumed), &before);
         self.tell_online(connection);

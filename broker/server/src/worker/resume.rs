@@ -372,17 +372,12 @@ impl Worker {
         let now = self.shared.clock.now();
         let due = std::mem::replace(&mut self.unsaved_before, std::mem::take(&mut self.unsaved));
         for number in due {
-            let Some(Some(connection)) = self.connections.get_mut(number as usize) else { continue };
-            if std::mem::take(&mut connection.is_unsaved)
-                && let Some(hash) = &connection.resume_hash
-            {
-                let (replays, _) = replays(connection);
-                self.shared.resumes.update(hash, |record| record.replays = replays);
-                if !self.shared.resumes.save(hash, now.unix_ms, &self.shared.journal) {
-                    connection.is_unsaved = true;
-                    self.unsaved.push(number);
-                }
+            let slot = self.connections.get_mut(number as usize);
+            let Some(mut connection) = slot.and_then(Option::take) else { continue };
+            if std::mem::take(&mut connection.is_unsaved) {
+                self.save_session(&mut connection, now.unix_ms);
             }
+            self.put_back(number, connection);
         }
         let has_sessions = self.shared.mailboxes.iter().any(|mailbox| mailbox.counters.sessions.load() > 0);
         if self.number == 0 && has_sessions && now.us >= self.alive_due_us {
@@ -392,6 +387,19 @@ impl Worker {
             if self.shared.journal.push(Write::Resume(alive), None).is_err() {
                 tracing::debug!("the journal has no room to write that the broker is alive");
             }
+        }
+    }
+
+    /// Writes down what is to be written of a session, or leaves it to a later sweep.
+    fn save_session(&mut self, connection: &mut Connection, now_unix_ms: u64) {
+        if let Some(unix_ms) = connection.first_seen_unix_ms.take() {
+            self.save_first_seen(connection, unix_ms);
+        }
+        let Some(hash) = &connection.resume_hash else { return };
+        let (replays, _) = replays(connection);
+        self.shared.resumes.update(hash, |record| record.replays = replays);
+        if !self.shared.resumes.save(hash, now_unix_ms, &self.shared.journal) {
+            self.mark_unsaved(connection);
         }
     }
 
@@ -422,6 +430,16 @@ impl Worker {
         let most_us = 2_000 * u64::from(self.shared.settings.heartbeat_ms);
         let silent_us = if connection.link.is_quic() { silent_us.min(most_us) } else { silent_us };
         now.unix_ms.saturating_sub(silent_us / 1_000)
+    }
+
+    /// Notes that a user whose first session began has been there: after a crash nothing else may say so. What the journal has
+    /// no room for is written by a later sweep.
+    pub(super) fn save_first_seen(&mut self, connection: &mut Connection, unix_ms: u64) {
+        let Some(user) = connection.session.identity().map(|identity| identity.user.clone()) else { return };
+        if self.shared.journal.push(Write::FirstSeen { user, unix_ms }, None).is_err() {
+            connection.first_seen_unix_ms = Some(unix_ms);
+            self.mark_unsaved(connection);
+        }
     }
 
     /// Notes when a user whose last session ended was there last.

@@ -3,7 +3,7 @@
 
 use crate::store::{
     DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueRecord, ResumeRecord,
-    Search, Store, StoreError, Usage, Write,
+    Search, Seen, Store, StoreError, Usage, Write,
 };
 use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
@@ -103,7 +103,7 @@ impl Store for Shut {
         self.error()
     }
 
-    fn last_seen(&self, _: &Name) -> Result<Option<u64>, StoreError> {
+    fn seen(&self, _: &Name) -> Result<Option<Seen>, StoreError> {
         self.error()
     }
 

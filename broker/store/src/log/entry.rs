@@ -23,6 +23,7 @@
 //! 19 member          group(2+n) user(2+n) position(14)                                whom an operator added
 //! 20 dedup key       shard(2), then as its record, see `dedup`, then nothing or its message: kind(1) = 1 or 13, body
 //! 21 no dedup key    shard(2) number(8) id(16)
+//! 22 first seen      user(2+n) unix_ms(8)
 //! ```
 //! Invariant: what can be written here fits the store's records, so the store never refuses it for its size.
 
@@ -123,6 +124,10 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
         }
         Write::LastSeen { user, unix_ms } => {
             put_texts(out, 15, &[user.as_str()])?;
+            put_numbers(out, &[*unix_ms]);
+        }
+        Write::FirstSeen { user, unix_ms } => {
+            put_texts(out, 22, &[user.as_str()])?;
             put_numbers(out, &[*unix_ms]);
         }
         Write::Queue(_) | Write::NoQueue { .. } | Write::QueueCursor { .. } => put_queue(out, write)?,
@@ -259,6 +264,7 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
         19 => parse_member(reader, JoinedBy::Operator)?,
         20 => parse_dedup_key(reader)?,
         21 => Write::NoDedupKey { shard: reader.u16()?, number: reader.u64()?, id: id(reader)? },
+        22 => Write::FirstSeen { user: name(reader)?, unix_ms: reader.u64()? },
         _ => return None,
     })
 }

@@ -7,12 +7,12 @@ use crate::queue;
 use crate::record;
 use crate::run;
 use crate::shelf::{Change, Shelf, Space, View};
-use crate::store::{Durability, StoreError, Write};
+use crate::store::{Durability, Seen, StoreError, Write};
 use foldhash::{HashMap, HashMapExt};
 use std::collections::hash_map::Entry;
 use waspmq_core::message::Batch;
 use waspmq_core::settings::Retention;
-use waspmq_core::{Address, MessageId, Position};
+use waspmq_core::{Address, MessageId, Name, Position};
 
 impl<S: Shelf> Records<S> {
     /// Commits, as the groups of a log when there are any: then the last of them becomes known with the commit.
@@ -155,7 +155,10 @@ impl<'a, V: View> Stage<'a, V> {
                 self.set_counted(key::delayed(*due_unix_ms, *id), None)?
             }
             Write::LastSeen { user, unix_ms } => {
-                self.put(key::named(key::LAST_SEEN, user), &unix_ms.to_be_bytes());
+                self.set_seen(user, Seen { unix_ms: *unix_ms, is_first: false })?;
+            }
+            Write::FirstSeen { user, unix_ms } => {
+                self.set_seen(user, Seen { unix_ms: *unix_ms, is_first: true })?;
             }
             Write::Queue(record) => {
                 let mut body = Vec::new();
@@ -264,6 +267,21 @@ impl<'a, V: View> Stage<'a, V> {
     fn put(&mut self, key: Vec<u8>, body: &[u8]) {
         let value = record::opaque(&key, body);
         self.state.insert(key, Some(value));
+    }
+
+    /// Of a user who was seen before, no first time is set.
+    fn set_seen(&mut self, user: &Name, seen: Seen) -> Result<(), StoreError> {
+        let key = key::named(key::LAST_SEEN, user);
+        let is_known = match self.state.get(&key) {
+            _ if !seen.is_first => false,
+            Some(value) => value.is_some(),
+            None => self.view.get(Space::State, &key)?.is_some(),
+        };
+        if !is_known {
+            let value = record::seen(&key, seen);
+            self.state.insert(key, Some(value));
+        }
+        Ok(())
     }
 
     fn remove(&mut self, key: Vec<u8>) {

@@ -5,7 +5,7 @@ use crate::record::{self, AddressRecord, HEAD_BYTES, describe};
 use crate::run::{self, Run};
 use crate::shelf::{Space, View};
 use crate::store::{
-    DeadLetter, Delayed, DelayedPage, Member, Page, Query, QueueRecord, ResumeRecord, StoreError,
+    DeadLetter, Delayed, DelayedPage, Member, Page, Query, QueueRecord, ResumeRecord, Seen, StoreError,
 };
 use std::sync::Arc;
 use waspmq_core::dedup;
@@ -478,9 +478,9 @@ pub(super) fn applied(view: &impl View) -> Result<u64, StoreError> {
     value.map_or(Ok(0), |value| record::parse_number(&key, &value))
 }
 
-pub(super) fn last_seen(view: &impl View, user: &Name) -> Result<Option<u64>, StoreError> {
+pub(super) fn seen(view: &impl View, user: &Name) -> Result<Option<Seen>, StoreError> {
     let key = key::named(key::LAST_SEEN, user);
-    view.get(Space::State, &key)?.map(|value| record::parse_number(&key, &value)).transpose()
+    view.get(Space::State, &key)?.map(|value| record::parse_seen(&key, &value)).transpose()
 }
 
 #[cfg(test)]

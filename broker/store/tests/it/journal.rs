@@ -154,8 +154,8 @@ impl Store for Trying {
     ) -> Result<DelayedPage, StoreError> {
         self.inner.delayed(after, bounds)
     }
-    fn last_seen(&self, user: &Name) -> Result<Option<u64>, StoreError> {
-        self.inner.last_seen(user)
+    fn seen(&self, user: &Name) -> Result<Option<Seen>, StoreError> {
+        self.inner.seen(user)
     }
     fn queues(&self, each: &mut dyn FnMut(QueueRecord)) -> Result<(), StoreError> {
         self.inner.queues(each)

@@ -154,6 +154,8 @@ fn every_kind() -> Vec<Write> {
         Write::Delayed { due_unix_ms: 60, batch: delayed.clone() },
         Write::NoDelayed { due_unix_ms: 50, id: delayed.messages[0].id },
         Write::LastSeen { user: alice.clone(), unix_ms: 77 },
+        Write::FirstSeen { user: alice.clone(), unix_ms: 78 },
+        Write::FirstSeen { user: name("bob"), unix_ms: 79 },
         Write::Queue(queue_record("w", QueueBegin::Earliest)),
         Write::Queue(queue_record("x", QueueBegin::Time(8))),
         Write::Queue(queue_record("y", QueueBegin::Last([at(1, 1), at(2, 2)].into()))),
@@ -200,7 +202,7 @@ fn every_kind_of_write_reads_back() {
             store.dead_letters(None, 9).unwrap(),
             store.ledger(id(1, 1)).unwrap(),
             store.delayed(None, (9, usize::MAX)).unwrap().messages,
-            store.last_seen(&alice).unwrap(),
+            (store.last_seen(&alice).unwrap(), store.last_seen(&name("bob")).unwrap()),
             store.usage(),
         );
         (

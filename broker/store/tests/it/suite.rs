@@ -323,6 +323,22 @@ fn sessions_are_resumed_until_they_expire() {
 }
 
 #[test]
+fn whom_the_store_knows_is_not_seen_first() {
+    on_both(|store| {
+        let commit = |writes: &[Write]| store.commit(writes, Durability::Synced).unwrap();
+        let first = |user, unix_ms| Write::FirstSeen { user: name(user), unix_ms };
+        let last = |user, unix_ms| Write::LastSeen { user: name(user), unix_ms };
+        let seen = |user| store.seen(&name(user)).unwrap().map(|seen| (seen.unix_ms, seen.is_first));
+        commit(&[first("a", 5), first("a", 6), last("b", 7), first("b", 8)]);
+        assert_eq!((seen("a"), seen("b"), seen("c")), (Some((5, true)), Some((7, false)), None));
+        commit(&[first("a", 9), first("b", 9), first("c", 9)]);
+        assert_eq!((seen("a"), seen("b"), seen("c")), (Some((5, true)), Some((7, false)), Some((9, true))));
+        commit(&[last("a", 4)]);
+        assert_eq!(seen("a"), Some((4, false)));
+    });
+}
+
+#[test]
 fn dead_letters_ledgers_and_delays() {
     on_both(|store| {
         let letter = |n: u64, recipient: &str| DeadLetter {

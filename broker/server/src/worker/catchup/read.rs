@@ -49,8 +49,10 @@ fn begin(store: &dyn Store, to: &Address, start: &Start, query: &mut Query) -> R
             let since = member_since(store, user, to)?;
             query.after = later(cursor, since);
             if cursor.is_none() {
-                query.from_unix_ms = store.last_seen(user)?;
-                if query.from_unix_ms.is_none() && since.is_none() {
+                // Of a member who was seen first and no more, nobody knows how far they read what came since they are one.
+                let seen = store.seen(user)?.filter(|seen| !seen.is_first || since.is_none());
+                query.from_unix_ms = seen.map(|seen| seen.unix_ms);
+                if seen.is_none() && since.is_none() {
                     // A user who was never seen has missed nothing.
                     query.after = Some(*before);
                 }
@@ -101,7 +103,8 @@ pub(in crate::worker) fn hand_over(mailboxes: &Mailboxes, worker: u8, mut entry:
 mod tests {
     use super::*;
     use waspmq_core::Stream;
-    use waspmq_store::{Bounds, MemoryStore};
+    use waspmq_core::registry::JoinedBy;
+    use waspmq_store::{Bounds, Durability, MemoryStore, Write};
 
     #[test]
     fn a_user_who_was_never_seen_begins_behind_the_position_before_the_session() {
@@ -114,5 +117,26 @@ mod tests {
             assert!(matches!(begun, Start::After(after) if after == before), "{begun:?}");
             assert!(page.unwrap().messages.is_empty());
         }
+    }
+
+    #[test]
+    fn of_the_first_session_only_its_beginning_is_known() {
+        let store = MemoryStore::new(Bounds::default());
+        let at = |offset| Position { stream: Stream { shard: 3, epoch: 2 }, offset };
+        let [user, group] = ["bob", "eng"].map(|name| Name::parse(name).unwrap());
+        let begin = |to: &Address| {
+            let start = Start::CursorOrSeen { user: user.clone(), device: None, before: at(7) };
+            read(&store, to, start, (1_000, 10)).0
+        };
+        let commit = |write: Write| store.commit(&[write], Durability::Synced).unwrap();
+        let (user, since, by) = (user.clone(), at(4), JoinedBy::Operator);
+        commit(Write::Member { group: group.clone(), user: user.clone(), since, by });
+        commit(Write::FirstSeen { user: user.clone(), unix_ms: 5 });
+        assert!(matches!(begin(&Address::all()), Start::Time(5)));
+        let of_group = begin(&Address::group(&group));
+        assert!(matches!(of_group, Start::After(after) if after == since), "{of_group:?}");
+        commit(Write::LastSeen { user: user.clone(), unix_ms: 6 });
+        let of_group = begin(&Address::group(&group));
+        assert!(!matches!(of_group, Start::After(_)), "{of_group:?}");
     }
 }

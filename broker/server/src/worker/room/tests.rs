@@ -50,6 +50,11 @@ impl Publisher {
         let (number, client) = bench.connect();
         let mut publisher = Self { bench, gate, number, client };
         publisher.read();
+        // Nobody is answered that a user was seen first, so the gate lets that pass.
+        let journal = &publisher.bench.worker.shared.journal;
+        while journal.metrics().queue_entries > 0 {
+            std::thread::yield_now();
+        }
         publisher
     }
 
@@ -336,7 +341,7 @@ fn a_membership_that_cannot_be_kept_is_refused_and_an_end_of_one_waits() {
 }
 
 #[test]
-fn what_a_session_is_resumed_from_is_saved_when_there_is_room() {
+fn what_is_to_be_known_of_a_session_is_saved_when_there_is_room() {
     let mut publisher = Publisher::new();
     let number = publisher.number;
     publisher.say(&[kept(1)]);
@@ -351,9 +356,14 @@ fn what_a_session_is_resumed_from_is_saved_when_there_is_room() {
         publisher.bench.connection(number).is_unsaved
     };
     assert!(publisher.bench.connection(number).resume_hash.is_some());
+    let mut connection = publisher.bench.worker.connections[number as usize].take().unwrap();
+    publisher.bench.worker.save_first_seen(&mut connection, 5);
+    publisher.bench.worker.put_back(number, connection);
     assert!(is_unsaved(&mut publisher));
+    assert_eq!(publisher.bench.connection(number).first_seen_unix_ms, Some(5));
     publisher.open();
     assert!(!is_unsaved(&mut publisher));
+    assert_eq!(publisher.bench.connection(number).first_seen_unix_ms, None);
 }
 
 async fn send(socket: &mut Socket, frames: &[Value]) {
