@@ -79,7 +79,7 @@ impl Algorithm {
 
 /// A key that tokens may be signed with. Exactly one of the three last fields is set.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with `id`, `algorithm` and the key")]
 pub struct KeyConfig {
     /// What a token calls the key in its `kid`.
     pub id: String,

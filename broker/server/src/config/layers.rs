@@ -166,7 +166,9 @@ impl Layers {
         serde_path_to_error::deserialize(table).map_err(|error| {
             let path = error.path().to_string();
             let (key, within) = path.split_once('[').unwrap_or((&path, ""));
-            let problem = format!("{}{}{}", entry_of(within), error.inner().message(), unit_hint(&path));
+            let message = error.inner().message();
+            let message = if is_secret(key) { without_value(message) } else { message.to_owned() };
+            let problem = format!("{}{message}{}", entry_of(within), unit_hint(&path));
             ConfigError::Invalid(vec![Finding {
                 origin: self.origin_within(key, &path),
                 ..self.finding(key, problem)
@@ -304,6 +306,21 @@ fn unknown_problem(key: &str, known: &BTreeMap<String, Value>) -> String {
 fn stem(key: &str) -> &str {
     const UNITS: [&str; 9] = ["_ms", "_s", "_secs", "_seconds", "_bytes", "_kb", "_mb", "_kib", "_mib"];
     UNITS.iter().find_map(|unit| key.strip_suffix(unit)).unwrap_or(key)
+}
+
+/// Whether what the key is set to is told to nobody, whatever is wrong with it.
+fn is_secret(key: &str) -> bool {
+    ["admin.token", "access.keys"].contains(&key)
+}
+
+/// What the parser complains about, without the value that it quotes. What it says of fields has none.
+fn without_value(message: &str) -> String {
+    if ["missing field", "unknown field", "duplicate field"].iter().any(|of| message.starts_with(of)) {
+        return message.to_owned();
+    }
+    // A value may hold anything; what was expected comes last and is our own.
+    let expected = message.rsplit_once("expected ").map_or("something else", |(_, expected)| expected);
+    format!("expected {expected}; what is there is not shown")
 }
 
 /// Which entry of a list, counted from 1, from what follows the bracket of its path.

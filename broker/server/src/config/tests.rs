@@ -271,6 +271,33 @@ fn keys_are_another_way_to_open_a_listener() {
 }
 
 #[test]
+fn what_is_wrong_with_a_secret_is_said_without_it() {
+    let list = "expected a sequence; what is there is not shown";
+    let table = "entry 1: expected a table with `id`, `algorithm` and the key; what is there is not shown";
+    for (case, expected) in [
+        (Case::environment(&[("WASPMQ_ACCESS__KEYS", "[{id=\"a\",secret=\"hunter2, expected \"")]), list),
+        (Case::environment(&[("WASPMQ_ACCESS__KEYS", "{secret=\"hunter2\"}")]), table),
+        (Case::file("access.keys = [\"hunter2\"]\n"), table),
+        (Case::file("access.keys = \"hunter2\"\n"), list),
+        (
+            Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"hunter2\"\n"),
+            "entry 1: expected one of `HS256`",
+        ),
+        (
+            Case::file("[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = [\"hunter2\"]\n"),
+            "entry 1: expected",
+        ),
+        (
+            Case::file("admin.token = [\"hunter2\"]\n"),
+            "admin.token: expected a string; what is there is not shown",
+        ),
+    ] {
+        let error = case.load().unwrap_err().to_string();
+        assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn access_is_checked_as_a_whole() {
     Case::file("\n[[access.keys]]\nid = \"k\"\nalgorithm = \"HS256\"\nsecret = \"hunter2\"\n")
         .refused(&["waspmq.toml:5: access.keys: key 1 (\"k\"): the secret has fewer than 32 bytes"]);
