@@ -8,13 +8,16 @@ use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use waspmq_core::limits;
 
 /// Bytes of an HS256 secret: fewer than the hash has can be guessed (RFC 7518, section 3.2).
 pub(super) const SECRET_BYTES_MIN: usize = 32;
-/// Bytes of an RSA modulus: 2048 to 8192 bits.
-const MODULUS_BYTES: std::ops::RangeInclusive<usize> = 256..=1_024;
+/// Bits of an RSA modulus. Nothing is checked with others.
+const MODULUS_BITS: RangeInclusive<usize> = 2_048..=8_192;
+/// Bits of an RSA exponent, which is odd. With 1, everything is signed.
+const EXPONENT_BITS: RangeInclusive<usize> = 2..=33;
 /// Bytes of a key file. The largest key as PEM is far below.
 const FILE_BYTES_MAX: u64 = 64 * 1_024;
 const ID_BYTES_MAX: usize = 256;
@@ -152,9 +155,15 @@ fn public_key(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, String>
     };
     let is_usable = match (algorithm, key.kind()) {
         (Algorithm::RS256, DecodingKeyKind::SecretOrDer(der)) => {
+            if let Some((n, e)) = rsa_numbers(der) {
+                check_rsa(n, e)?;
+            }
             parses(&signature::RSA_PKCS1_2048_8192_SHA256, der)
         }
-        (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, .. }) => MODULUS_BYTES.contains(&n.len()),
+        (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+            check_rsa(n, e)?;
+            true
+        }
         (Algorithm::ES256, DecodingKeyKind::SecretOrDer(point)) => {
             parses(&signature::ECDSA_P256_SHA256_FIXED, point)
         }
@@ -162,6 +171,46 @@ fn public_key(algorithm: Algorithm, bytes: &[u8]) -> Result<DecodingKey, String>
         _ => false,
     };
     if is_usable { Ok(key) } else { Err(format!("not a public key for {}", algorithm.as_str())) }
+}
+
+/// The library takes any numbers, and refuses every token then.
+fn check_rsa(n: &[u8], e: &[u8]) -> Result<(), String> {
+    let (modulus, exponent) = (bits(n), bits(e));
+    if !MODULUS_BITS.contains(&modulus) {
+        let (least, most) = (MODULUS_BITS.start(), MODULUS_BITS.end());
+        return Err(format!("an RSA key of {modulus} bits; RS256 takes {least} to {most}"));
+    }
+    let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+    if !EXPONENT_BITS.contains(&exponent) || !is_odd(e) || !is_odd(n) {
+        return Err("an RSA key whose modulus or exponent no key has".to_owned());
+    }
+    Ok(())
+}
+
+/// How long a number is, the first byte that is not 0 in front.
+fn bits(number: &[u8]) -> usize {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let first = number.get(zeros).map_or(0, |first| first.leading_zeros() as usize);
+    8 * (number.len() - zeros) - first
+}
+
+/// Modulus and exponent of an RSA key in DER: a sequence of the two (RFC 8017, appendix A.1.1).
+fn rsa_numbers(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (sequence, _) = element(0x30, der)?;
+    let (n, rest) = element(0x02, sequence)?;
+    let (e, _) = element(0x02, rest)?;
+    Some((n, e))
+}
+
+/// The content of the element of DER that begins here, and what is behind it.
+fn element(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&[found, length], rest) = der.split_first_chunk()?;
+    let (length, rest) = match length {
+        0x81 => rest.split_first_chunk().map(|(&[length], rest)| (length.into(), rest))?,
+        0x82 => rest.split_first_chunk().map(|(length, rest)| (u16::from_be_bytes(*length).into(), rest))?,
+        length => (length.into(), rest),
+    };
+    if found == tag { rest.split_at_checked(length) } else { None }
 }
 
 fn parses(algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> bool {

@@ -11,6 +11,11 @@ use waspmq_core::{Address, Code, limits};
 
 const NOW_MS: u64 = 1_790_000_000_500;
 const NOW_S: u64 = NOW_MS / 1_000;
+/// A public key of 1024 bits.
+const RSA_1024: &str = "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC9+5CpfcpHjtLWnPjTGfJKwikF\n\
+    iEXb+riEK6E0BNpEll8upgUfQ6dHNpAUsO8jHqmZWW+fj9IpHNr0Pq5JpYjaEHS9\n\
+    1nYfAiJ9yf03qMjv4g3vo8ShXpGsjEPkzb67bUUA/+eowsAwADq0SVw76mLkyeHy\n\
+    huzG7e5yMKiBd01V2QIDAQAB";
 const ALGORITHMS: [Algorithm; 4] = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 /// A key and the configuration of its public part.
@@ -318,6 +323,20 @@ fn keys_and_rules_that_cannot_be_used_are_named() {
     let private = json!({"kty": "OKP", "crv": "Ed25519", "x": point, "d": "hunter2"});
     check(key(Algorithm::EdDSA, None, None, jwk(private)), "private key");
     check(key(Algorithm::RS256, None, None, jwk(json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"}))), "RS256");
+    let short = format!("-----BEGIN PUBLIC KEY-----\n{RSA_1024}\n-----END PUBLIC KEY-----\n");
+    check(key(Algorithm::RS256, None, None, Some(file("short.pem", &short))), "an RSA key of 1024 bits");
+    let jwk_of = |n: &[u8], e: &[u8]| {
+        let [n, e] = [n, e].map(|number| URL_SAFE_NO_PAD.encode(number));
+        key(Algorithm::RS256, None, None, jwk(json!({"kty": "RSA", "n": n, "e": e})))
+    };
+    let n = [0xff; 256];
+    assert!(Gate::new(&AccessConfig { keys: vec![jwk_of(&n, &[3])], ..Config::default().access }).is_ok());
+    for e in [&[1][..], &[0, 1], &[0], &[4], &[0xff; 9]] {
+        check(jwk_of(&n, e), "no key has");
+    }
+    check(jwk_of(&[0xfe; 256], &[3]), "no key has");
+    check(jwk_of(&[&[0x7f], &n[1..]].concat(), &[3]), "2047 bits");
+    check(jwk_of(&[&[0; 200], &n[..128]].concat(), &[3]), "1024 bits");
     let twice = Issuer::new("k", Algorithm::HS256);
     assert!(problems(&access(&[&twice, &twice])).contains("key 2 (\"k\"): another key has this id"));
 
