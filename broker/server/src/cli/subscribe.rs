@@ -217,11 +217,18 @@ fn tell(event: &Event) {
             output::note(format_args!("the connection was lost and made again; {missed}"));
         }
         Event::Refused { of, refusal } => {
-            let of = of.as_deref().unwrap_or("a reply");
-            let refused = waspmq_client::Error::Refused(refusal.clone());
-            output::note(format_args!("the broker refused {of}: {refused}"));
+            output::note(format_args!("{}", refused(of.as_deref(), refusal.clone())));
         }
         Event::Presence(_) | Event::Read(_) | Event::Overflow(_) | Event::Missed(_) => {}
+    }
+}
+
+/// What the broker refused or took away; without an address it may be a reply, or the session itself.
+fn refused(of: Option<&str>, refusal: waspmq_client::Refusal) -> String {
+    let refused = waspmq_client::Error::Refused(refusal);
+    match of {
+        Some(of) => format!("the broker refused {of}: {refused}"),
+        None => format!("the broker says: {refused}"),
     }
 }
 
@@ -381,6 +388,15 @@ mod tests {
         assert_eq!((first.get("attempt"), first.get("ack")), (None, None));
         let repeat = Message { attempt: Some(2), wants_ack: true, ..message("topic/a", Content::Json, b"1") };
         assert_eq!((&json(&repeat)["attempt"], &json(&repeat)["ack"]), (&json!(2), &json!(true)));
+    }
+
+    #[test]
+    fn a_refusal_without_an_address_is_of_nothing_in_particular() {
+        let (name, message) = ("token_expired".to_owned(), "it has ended".to_owned());
+        let refusal = waspmq_client::Refusal { number: 1403, name, message, retry_ms: 0 };
+        assert_eq!(refused(None, refusal.clone()), "the broker says: token_expired (1403): it has ended");
+        let of = refused(Some("topic/a"), refusal);
+        assert_eq!(of, "the broker refused topic/a: token_expired (1403): it has ended");
     }
 
     #[test]
