@@ -166,11 +166,6 @@ impl Registry {
         }
     }
 
-    /// Whether a user's sessions never have to give way to one more.
-    pub fn is_coexisting(&self) -> bool {
-        self.login == LoginPolicy::Coexist
-    }
-
     /// Takes the lock of `address`'s shard. Everything a publish needs is behind it.
     pub fn lock(&self, address: &Address) -> Locked<'_> {
         let index = self.index(address.as_str());

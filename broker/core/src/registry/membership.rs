@@ -16,22 +16,50 @@ impl Registry {
     /// `too_many_sessions` by the login policy; `overloaded` when there is no room for one more user, or on a
     /// worker that has to close a replaced session.
     pub fn connect(&self, entry: SessionEntry, workers: &dyn Workers) -> Result<Connected, Reject> {
+        self.begin(entry, None, workers)
+    }
+
+    /// As [`Self::connect`], in the place of a session of the same user, which is forgotten in the same step with its own
+    /// addresses: the user is there all the time, has no more sessions than before, and stays in all groups. The caller has its
+    /// worker close it.
+    pub fn take_over(
+        &self,
+        entry: SessionEntry,
+        old: &Session,
+        workers: &dyn Workers,
+    ) -> Result<Connected, Reject> {
+        self.begin(entry, Some(old), workers)
+    }
+
+    fn begin(
+        &self,
+        entry: SessionEntry,
+        old: Option<&Session>,
+        workers: &dyn Workers,
+    ) -> Result<Connected, Reject> {
         let session = entry.session.clone();
         let mut directory = self.directory(&session.user);
         directory.check_room(&session.user)?;
         let sessions = directory.users.get(&session.user).map_or(&[][..], |user| &user.sessions);
-        let replaced = admit(self.login, &session.user, sessions)?;
-        if replaced.iter().any(|session| !workers.has_room(session.worker)) {
+        let is_first = sessions.is_empty();
+        let old = old.filter(|old| sessions.iter().any(|entry| entry.session.id == old.id));
+        let others = sessions.iter().map(|entry| &entry.session);
+        let others = others.filter(|other| old.is_none_or(|old| old.id != other.id));
+        let replaced = admit(self.login, &session.user, others)?;
+        if replaced.iter().chain(old).any(|session| !workers.has_room(session.worker)) {
             return Err(overloaded());
         }
-        let is_first = sessions.is_empty();
         let user = directory.users.entry(session.user.clone()).or_default();
+        user.sessions.retain(|entry| old.is_none_or(|old| old.id != entry.session.id));
         user.sessions.push(entry);
         let own = [Address::user(&session.user), Address::all()];
         let addresses = own.into_iter().chain(user.group_addresses());
         let attach = |address: Address| {
             let mut locked = self.lock(&address);
             locked.shard.attach(&address, &session);
+            if let Some(old) = old {
+                locked.shard.detach(&address, old);
+            }
             let last = locked.last();
             drop(locked);
             (address, last)
@@ -330,19 +358,24 @@ pub enum Added {
 
 /// Which sessions give way to one more, oldest first, or why there may not be one more. Sessions that were
 /// replaced and are not closed yet count against a bound of their own.
-fn admit(login: LoginPolicy, user: &Name, sessions: &[SessionEntry]) -> Result<Vec<Session>, Reject> {
+fn admit<'a>(
+    login: LoginPolicy,
+    user: &Name,
+    sessions: impl Iterator<Item = &'a Session> + Clone,
+) -> Result<Vec<Session>, Reject> {
+    let count = sessions.clone().count();
     let within = |count: u32| (count as usize).clamp(1, limits::SESSIONS_PER_USER_MAX);
     let (kept, most) = match login {
         LoginPolicy::Coexist => (limits::SESSIONS_PER_USER_MAX, limits::SESSIONS_PER_USER_MAX),
         LoginPolicy::Limit(count) => (within(count), within(count)),
         LoginPolicy::ReplaceOldest(count) => (within(count), within(count) + limits::SESSIONS_PER_USER_MAX),
     };
-    if sessions.len() >= most {
-        let message = format!("user {user} has {} sessions already", sessions.len());
+    if count >= most {
+        let message = format!("user {user} has {count} sessions already");
         return Err(Reject::new(Code::TooManySessions, message));
     }
-    let excess = (sessions.len() + 1).saturating_sub(kept);
-    Ok(sessions.iter().take(excess).map(|entry| entry.session.clone()).collect())
+    let excess = (count + 1).saturating_sub(kept);
+    Ok(sessions.take(excess).cloned().collect())
 }
 
 fn change(session: &Session, locked: &Locked<'_>, (address, step): (&Address, Step)) -> Change {

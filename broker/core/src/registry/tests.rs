@@ -255,6 +255,47 @@ fn memberships_of_a_generated_name_end_with_its_last_session() {
     assert!(!registry.presence(&one.user).is_known, "nobody comes back under a generated name");
 }
 
+#[test]
+fn who_takes_a_session_over_is_counted_once_and_was_never_away() {
+    let most = u32::try_from(limits::SESSIONS_PER_USER_MAX).unwrap();
+    for (login, most) in
+        [(LoginPolicy::Coexist, most), (LoginPolicy::Limit(2), 2), (LoginPolicy::ReplaceOldest(2), 2)]
+    {
+        let registry = Registry::new(1, 0).with_login_policy(login);
+        let workers = Recorder::default();
+        let sessions: Vec<_> = (0..most).map(|count| session(count, 0, "anonymous-1")).collect();
+        for session in &sessions {
+            registry.connect(SessionEntry { is_generated: true, ..entry(session) }, &workers).unwrap();
+        }
+        registry.join(&name("anonymous-1"), &name("eng"), &workers).unwrap();
+        registry.watch(5, &[name("anonymous-1")]).unwrap();
+        let full = Recorder { full: true, ..Recorder::default() };
+        let mut old = sessions[1].clone();
+        let refused = registry.take_over(entry(&session(100, 1, "anonymous-1")), &old, &full).unwrap_err();
+        assert_eq!((refused.code, registry.sessions().len()), (Code::Overloaded, most as usize));
+        for count in 101..104 {
+            let new = session(count, 1, "anonymous-1");
+            let taken = SessionEntry { is_generated: true, ..entry(&new) };
+            let connected = registry.take_over(taken, &old, &workers).unwrap();
+            assert_eq!((connected.addresses.len(), connected.is_first), (3, false), "{login:?}");
+            assert!(connected.replaced.is_empty(), "{login:?}");
+            let ids: Vec<_> = registry.sessions().into_iter().map(|entry| entry.session.id).collect();
+            assert!(ids.len() == most as usize && ids.contains(&new.id) && !ids.contains(&old.id));
+            // Its connection ends later.
+            registry.disconnect(&old, 7, &workers);
+            assert_eq!(registry.groups_of(&new.user), [name("eng")], "{login:?}");
+            old = new;
+        }
+        assert_eq!(reach(&registry, "group/eng"), (vec![0, 1], 1));
+        for session in sessions.iter().chain([&old]) {
+            registry.disconnect(session, 8, &workers);
+        }
+        let told: Vec<_> = workers.presence.borrow().iter().map(|(_, change)| change.online).collect();
+        assert_eq!(told, [false], "{login:?}");
+        assert_eq!((registry.audience_count(), registry.groups().len()), (0, 0));
+    }
+}
+
 fn ids(sessions: &[Session]) -> Vec<SessionId> {
     sessions.iter().map(|session| session.id).collect()
 }

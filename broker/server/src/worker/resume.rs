@@ -105,7 +105,7 @@ impl Worker {
         Some(Resumed { hash: claim.hash, record, seen, absence })
     }
 
-    /// Makes a session known. One that is taken over gives way first where users have a bound of sessions.
+    /// Makes a session known, in the place of the one that it takes over.
     pub(super) fn register(
         &self,
         entry: SessionEntry,
@@ -117,10 +117,11 @@ impl Worker {
             let Record { session, worker, user, device, .. } = &resumed.record;
             registry::Session { id: *session, worker: *worker, user: user.clone(), device: device.clone() }
         });
-        if let Some(old) = old.as_ref().filter(|_| !registry.is_coexisting()) {
-            registry.disconnect(old, now.unix_ms, mailboxes);
-        }
-        match registry.connect(entry, mailboxes) {
+        let connected = match &old {
+            Some(old) => registry.take_over(entry, old, mailboxes),
+            None => registry.connect(entry, mailboxes),
+        };
+        match connected {
             Ok(connected) => {
                 self.close_replaced(old.as_slice());
                 Ok((connected, resumed))
