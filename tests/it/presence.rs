@@ -210,7 +210,7 @@ async fn groups_of_strangers_end_with_them() {
     assert_eq!(stranger.ask(json!({"type": "connect"})).await["type"], "welcome");
     assert_eq!(stranger.ask(json!({"type": "join", "group": "eng"})).await["type"], "ok");
     assert_eq!(broker.admin("GET", "/v1/groups/eng", None).1["member_count"], json!(1));
-    leave(stranger).await;
+    stranger.send(&json!({"type": "disconnect"})).await;
     broker.eventually("the group's end", |broker| broker.admin("GET", "/v1/groups/eng", None).0 == 404);
 }
 

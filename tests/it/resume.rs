@@ -560,8 +560,41 @@ async fn a_group_that_was_left_meanwhile_is_not_given_back() {
     assert_eq!(broker.admin("PUT", "/v1/groups/eng/members/bob", None).0, 201);
     publish(&mut sender, "group/eng", &[1], "stored").await;
     let mut alice = Session::resume(&broker, "alice", &token, &[]).await;
-    assert_eq!(alice.welcome["resumed"], json!(true));
+    alice.says(true, false);
+    let error = alice.peer.expect_error(1404).await;
+    assert!(error["message"].as_str().unwrap().contains("group/eng"), "{error}");
     alice.peer.expect_quiet().await;
+}
+
+/// Whose name the broker gave stays in groups while it can come back, whether its connection ended or not.
+#[tokio::test]
+async fn a_member_without_a_name_comes_back_to_the_group() {
+    for login in ["coexist", "limit", "replace"] {
+        let config = format!("[access]\nlogin = \"{login}\"\n[store]\nresume_window_ms = 2000\n");
+        let broker = Broker::start_with_config(&config);
+        let mut sender = broker.connect("sender").await;
+        let mut stranger = Session::connect(&broker, json!({})).await;
+        stranger.ok(json!({"type": "join", "ref": 1, "group": "eng"})).await;
+        let back = async |stranger: &Session| {
+            let resume = json!({"token": stranger.token(), "positions": []});
+            let session = Session::connect(&broker, json!({"resume": resume})).await;
+            session.says(true, true);
+            session
+        };
+        let mut next = back(&stranger).await;
+        publish(&mut sender, "group/eng", &[1], "accepted").await;
+        next.expect(&[1]).await;
+        let token = next.token().to_owned();
+        next.lose(&broker).await;
+        let resume = json!({"token": token, "positions": []});
+        let mut next = Session::connect(&broker, json!({"resume": resume})).await;
+        publish(&mut sender, "group/eng", &[2], "accepted").await;
+        next.expect(&[2]).await;
+        let members = |broker: &Broker| broker.admin("GET", "/v1/groups/eng", None).0;
+        next.lose(&broker).await;
+        assert_eq!(members(&broker), 200);
+        broker.eventually("the end of the window", |broker| members(broker) == 404);
+    }
 }
 
 #[tokio::test]

@@ -372,6 +372,30 @@ async fn changed_rules_reach_live_sessions() {
     }
 }
 
+/// A session that is away while the right to join goes is told when it comes back.
+#[tokio::test]
+async fn a_resumed_session_is_told_of_a_group_that_ended_meanwhile() {
+    let site = Site::start("ES256", RULES);
+    let token = site.mint(&["--sub", "alice", "--claim", "team=red"]);
+    let mut lost = site.open().await;
+    let welcome = lost.ask(json!({"type": "connect", "token": token})).await;
+    assert_eq!(lost.ask(json!({"type": "join", "ref": 1, "group": "red"})).await["type"], "ok");
+    drop(lost);
+    let mut other = site.connect(&token).await;
+    site.reload(
+        &[("k", "ES256")],
+        "[[access.rules]]\nmatch = [\"topic/open.>\"]\nallow = [\"publish\", \"subscribe\"]\n",
+    );
+    other.expect_error(1403).await;
+    let resume = json!({"token": welcome["resume_token"], "positions": []});
+    let mut back = site.open().await;
+    let welcome = back.ask(json!({"type": "connect", "token": token, "resume": resume})).await;
+    assert_eq!((&welcome["resumed"], &welcome["recovered"]), (&json!(true), &json!(false)), "{welcome}");
+    let told = back.expect_error(1403).await;
+    assert!(told["message"].as_str().unwrap().contains("group/red"), "{told}");
+    back.expect_quiet().await;
+}
+
 /// The right to join that is taken away ends what the user joined, by whichever session that was.
 #[tokio::test]
 async fn what_was_joined_before_a_reconnect_ends_with_the_right() {

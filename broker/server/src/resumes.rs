@@ -147,6 +147,9 @@ struct Table {
     window_bytes: usize,
     /// How many sessions read later what is stored: those that have left, and those on their way.
     absent_count: usize,
+    /// Names that the broker gave, of members of groups whose session nobody can go on with any more: those since they were
+    /// taken last.
+    ended: Vec<Name>,
     /// How many of those subscribed to a topic, queues left out.
     absent: Trie<u32>,
 }
@@ -202,9 +205,10 @@ impl Resumes {
         if table.records.len() >= self.most
             && let Some((&(_, oldest), _)) = table.left.first_key_value()
         {
-            table.remove(&oldest);
+            table.end(&oldest);
         }
         if table.records.len() >= self.most {
+            table.note_ended(&record);
             return false;
         }
         if let Some(left_unix_ms) = record.left_unix_ms {
@@ -322,8 +326,15 @@ impl Resumes {
         while let Some((&(left_unix_ms, oldest), _)) = table.left.first_key_value()
             && self.has_expired(left_unix_ms, now_unix_ms)
         {
-            table.remove(&oldest);
+            table.end(&oldest);
         }
+    }
+
+    /// The generated names of members that nobody comes back under, each once.
+    pub(crate) fn take_ended(&self, now_unix_ms: u64) -> Vec<Name> {
+        let mut table = self.table();
+        self.forget_old(&mut table, now_unix_ms);
+        std::mem::take(&mut table.ended)
     }
 
     /// Hands a record to the journal. False without room there.
@@ -418,6 +429,21 @@ impl Table {
             self.note_present(topics(&record));
         }
         Some(record)
+    }
+
+    /// Nobody goes on with the session any more.
+    fn end(&mut self, hash: &TokenHash) {
+        if let Some(record) = self.remove(hash) {
+            self.note_ended(&record);
+        }
+    }
+
+    /// Of a live session, its connection's end says so.
+    fn note_ended(&mut self, record: &Record) {
+        let is_member = record.implied.iter().any(|implied| implied.to.kind() == Kind::Group);
+        if record.is_generated && is_member && record.left_unix_ms.is_some() {
+            self.ended.push(record.user.clone());
+        }
     }
 
     fn note_left(&mut self, record: &Record, left: (u64, TokenHash)) {

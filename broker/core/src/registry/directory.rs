@@ -73,6 +73,8 @@ pub(super) struct Membership {
 pub(super) struct User {
     pub(super) sessions: SmallVec<[SessionEntry; 1]>,
     pub(super) groups: Vec<Membership>,
+    /// Whether the broker made the name, for one session.
+    pub(super) is_generated: bool,
     /// The number of the change by which the user came; of no meaning without a session.
     pub(super) online_seq: u64,
 }

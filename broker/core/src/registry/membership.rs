@@ -51,6 +51,7 @@ impl Registry {
         }
         let user = directory.users.entry(session.user.clone()).or_default();
         user.sessions.retain(|entry| old.is_none_or(|old| old.id != entry.session.id));
+        user.is_generated = entry.is_generated;
         user.sessions.push(entry);
         let own = [Address::user(&session.user), Address::all()];
         let addresses = own.into_iter().chain(user.group_addresses());
@@ -74,6 +75,33 @@ impl Registry {
     /// Forgets a session and its own addresses; memberships of a generated name end with it. Its subscriptions,
     /// queues and what it watches are the caller's to remove.
     pub fn disconnect(&self, session: &Session, now_unix_ms: u64, workers: &dyn Workers) {
+        self.end(session, (now_unix_ms, false), workers);
+    }
+
+    /// As [`Self::disconnect`], of a session that somebody may go on with: memberships of a generated name stay until
+    /// [`Self::end_generated`].
+    pub fn lose(&self, session: &Session, now_unix_ms: u64, workers: &dyn Workers) {
+        self.end(session, (now_unix_ms, true), workers);
+    }
+
+    /// Nobody comes back under a generated name any more: its memberships end, unless it has a session.
+    pub fn end_generated(&self, user: &Name) {
+        let mut directory = self.directory(user);
+        let entry = directory.users.get_mut(user);
+        let Some(entry) = entry.filter(|entry| entry.is_generated && entry.sessions.is_empty()) else {
+            return;
+        };
+        self.drop_memberships(user, &mut entry.groups);
+        directory.tidy(user);
+    }
+
+    fn drop_memberships(&self, user: &Name, groups: &mut Vec<Membership>) {
+        for Membership { group, .. } in groups.drain(..) {
+            self.lock(&Address::group(&group)).shard.remove_member(&group, user);
+        }
+    }
+
+    fn end(&self, session: &Session, (now_unix_ms, can_go_on): (u64, bool), workers: &dyn Workers) {
         let mut directory = self.directory(&session.user);
         let Some(user) = directory.users.get_mut(&session.user) else { return };
         let Some(index) = user.sessions.iter().position(|entry| entry.session.id == session.id) else {
@@ -86,10 +114,8 @@ impl Registry {
         for address in &addresses {
             self.lock(address).shard.detach(address, session);
         }
-        if is_last && is_generated {
-            for Membership { group, .. } in user.groups.drain(..) {
-                self.lock(&Address::group(&group)).shard.remove_member(&group, &session.user);
-            }
+        if is_last && is_generated && !can_go_on {
+            self.drop_memberships(&session.user, &mut user.groups);
         }
         if is_last {
             self.go(&mut directory, (&session.user, is_generated), now_unix_ms, workers);
@@ -267,11 +293,7 @@ impl Registry {
 
     /// Whether a user is one of a session only, which the broker gave its name.
     pub fn is_generated(&self, user: &Name) -> bool {
-        let directory = self.directory(user);
-        directory
-            .users
-            .get(user)
-            .is_some_and(|entry| entry.sessions.iter().any(|session| session.is_generated))
+        self.directory(user).users.get(user).is_some_and(|entry| entry.is_generated)
     }
 
     pub fn is_member(&self, user: &Name, group: &Name) -> bool {

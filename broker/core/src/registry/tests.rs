@@ -296,6 +296,37 @@ fn who_takes_a_session_over_is_counted_once_and_was_never_away() {
     }
 }
 
+#[test]
+fn memberships_of_a_generated_name_wait_for_whoever_may_come_back() {
+    let (registry, workers) = (Registry::new(1, 0), Recorder::default());
+    let connect = |session: &Session| {
+        let entry = SessionEntry { is_generated: true, ..entry(session) };
+        registry.connect(entry, &workers).unwrap()
+    };
+    let lost = session(1, 0, "anonymous-1");
+    connect(&lost);
+    registry.join(&lost.user, &name("eng"), &workers).unwrap();
+    registry.lose(&lost, 7, &workers);
+    assert_eq!(registry.groups(), [(name("eng"), 1)]);
+    assert!(registry.is_generated(&lost.user));
+    let back = session(2, 3, "anonymous-1");
+    assert_eq!(connect(&back).addresses.len(), 3);
+    assert_eq!(reach(&registry, "group/eng"), (vec![3], 1));
+    registry.end_generated(&back.user);
+    assert_eq!(registry.groups_of(&back.user), [name("eng")], "not while there is a session");
+    registry.lose(&back, 8, &workers);
+    registry.end_generated(&back.user);
+    assert_eq!((registry.groups(), registry.audience_count()), (vec![], 0));
+    assert!(registry.directory.iter().all(|d| d.lock().unwrap().users.is_empty()));
+    // A name that was not generated keeps what it has.
+    let alice = session(3, 0, "alice");
+    registry.connect(entry(&alice), &workers).unwrap();
+    registry.join(&alice.user, &name("eng"), &workers).unwrap();
+    registry.lose(&alice, 9, &workers);
+    registry.end_generated(&alice.user);
+    assert_eq!(registry.groups_of(&alice.user), [name("eng")]);
+}
+
 fn ids(sessions: &[Session]) -> Vec<SessionId> {
     sessions.iter().map(|session| session.id).collect()
 }

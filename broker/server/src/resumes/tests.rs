@@ -62,6 +62,30 @@ fn key(number: u8) -> TokenHash {
 }
 
 #[test]
+fn members_without_a_name_of_their_own_are_told_once_when_they_cannot_come_back() {
+    let mut resumes = Resumes::new(100);
+    resumes.most = 2;
+    let at = Position { stream: Stream { shard: 0, epoch: 3 }, offset: 1 };
+    let member = |user, unix_ms| {
+        let implied = vec![Implied::new(Address::parse("group/eng").unwrap(), at)];
+        Record { is_generated: true, implied, ..left(user, unix_ms) }
+    };
+    let strangers =
+        [Record { implied: vec![], ..member("b", 10) }, Record { is_generated: false, ..member("c", 10) }];
+    for (number, record) in (1..).zip([member("a", 10)].into_iter().chain(strangers)) {
+        assert!(resumes.insert(key(number), record, 20));
+        assert_eq!(resumes.take_ended(20), if number == 3 { vec![name("a")] } else { vec![] }, "no room");
+    }
+    assert!(resumes.insert(key(4), member("d", 30), 109));
+    assert_eq!(resumes.take_ended(129), [], "the others were no such members");
+    assert_eq!((resumes.take_ended(130), resumes.take_ended(200)), (vec![name("d")], vec![]));
+    let live = |user| Record { left_unix_ms: None, ..member(user, 0) };
+    assert!(resumes.insert(key(5), live("e"), 200) && resumes.insert(key(6), live("f"), 200));
+    assert!(!resumes.insert(key(7), live("g"), 200) && !resumes.insert(key(8), member("h", 200), 200));
+    assert_eq!(resumes.take_ended(500), [name("h")]);
+}
+
+#[test]
 fn who_left_first_makes_room() {
     let table = Resumes { most: 3, ..Resumes::new(1_000) };
     assert!(table.insert(key(1), left("a", 20), 20));

@@ -263,7 +263,7 @@ impl Worker {
     /// Forgets a session and everything it was subscribed to.
     fn end_session(&mut self, connection: &mut Connection) {
         let Some((identity, subscriptions)) = connection.session.handle_close() else { return };
-        let _absence = self.depart(connection);
+        let absence = self.depart(connection);
         self.fail_in_flight(&identity, connection);
         self.save_cursors(&identity, connection);
         if let Some(asker) = connection.asker.take() {
@@ -274,7 +274,11 @@ impl Worker {
         self.end_access(connection);
         self.end_watches(connection);
         let seen_unix_ms = self.heard_unix_ms(connection);
-        self.shared.registry.disconnect(&identity, seen_unix_ms, &*self.shared.mailboxes);
+        let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
+        match &absence {
+            Some(_) => registry.lose(&identity, seen_unix_ms, mailboxes),
+            None => registry.disconnect(&identity, seen_unix_ms, mailboxes),
+        }
         if !is_unnamed {
             self.save_last_seen(connection, &identity.user, seen_unix_ms);
         }
@@ -404,6 +408,7 @@ impl Worker {
         self.settle();
         self.save_memberships();
         self.save_resumes();
+        self.end_generated();
         self.read_on_all();
         self.read_delayed();
         self.catch_up_watchers();

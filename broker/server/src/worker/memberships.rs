@@ -5,8 +5,11 @@
 //! here: who is a member, which the registry knows.
 
 use super::Worker;
+use super::connection::Connection;
+use crate::resumes::Record;
+use waspmq_core::access::Action;
 use waspmq_core::registry::JoinedBy;
-use waspmq_core::{Name, Position};
+use waspmq_core::{Address, Code, Kind, Name, Position, Reject};
 use waspmq_store::Write;
 
 /// Changes of membership that wait for room in the journal, which are those that are not refused: who may no longer join
@@ -41,6 +44,32 @@ impl Worker {
             self.memberships.pop_front();
         }
         self.memberships.is_empty()
+    }
+
+    /// Ends the memberships of generated names that nobody comes back under. One worker does it for all.
+    pub(super) fn end_generated(&self) {
+        if self.number == 0 {
+            for user in self.shared.resumes.take_ended(self.shared.clock.now().unix_ms) {
+                self.shared.registry.end_generated(&user);
+            }
+        }
+    }
+
+    /// Groups that the session's user was in and is not in any more, each with why. Whoever ended it told the sessions that were there.
+    pub(super) fn ended_memberships(connection: &Connection, record: &Record) -> Vec<Reject> {
+        let groups = record.implied.iter().map(|implied| &implied.to).filter(|to| to.kind() == Kind::Group);
+        let ended = groups.filter(|group| !connection.groups.contains(group));
+        let told = |group: &Address| match Self::access_check(connection, Action::Join, group) {
+            Ok(()) => {
+                let message = format!("the membership of {group} ended while the session was away");
+                Reject::new(Code::NotFound, message)
+            }
+            Err(reject) => {
+                let message = format!("the membership of {group} ended: it is no longer allowed");
+                Reject { message, ..reject }
+            }
+        };
+        ended.map(told).collect()
     }
 
     fn is_as_registered(&self, write: &Write) -> bool {

@@ -214,6 +214,7 @@ impl Worker {
                 refused.push(Reject { message, ..reject });
             }
         }
+        refused.extend(Self::ended_memberships(connection, record));
         self.note(connection, |record| {
             record.former = former;
             for Implied { to, since, .. } in &mut record.implied {
