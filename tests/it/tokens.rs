@@ -372,6 +372,55 @@ async fn changed_rules_reach_live_sessions() {
     }
 }
 
+/// Whom a session may not watch any more is left out when it is resumed, the others stay.
+#[tokio::test]
+async fn a_resumed_watch_list_goes_on_without_whom_it_may_not_have() {
+    let rules = |users: &str| format!("[[access.rules]]\nmatch = [{users}]\nallow = [\"presence\"]\n");
+    let site = Site::start("ES256", &rules("\"user/*\""));
+    let token = site.mint(&["--sub", "alice"]);
+    let resume = async |welcome: &Value| {
+        let resume = json!({"token": welcome["resume_token"], "positions": []});
+        let mut peer = site.open().await;
+        let welcome = peer.ask(json!({"type": "connect", "token": token, "resume": resume})).await;
+        assert_eq!(welcome["resumed"], json!(true), "{welcome}");
+        (peer, welcome)
+    };
+    let mut alice = site.open().await;
+    let welcome = alice.ask(json!({"type": "connect", "token": token})).await;
+    let watch = json!({"type": "watch", "ref": 1, "users": ["bob", "carol", "dave"]});
+    assert_eq!(alice.ask(watch).await["type"], "ok");
+    for _ in 0..3 {
+        assert_eq!(alice.receive().await["type"], "presence");
+    }
+    // Told while the session is there: the resume does not tell it again.
+    site.reload(&[("k", "ES256")], &rules("\"user/carol\", \"user/dave\""));
+    assert!(alice.expect_error(1403).await["message"].as_str().unwrap().contains("user/bob"));
+    let (mut alice, welcome) = resume(&welcome).await;
+    for user in ["carol", "dave"] {
+        assert_eq!(alice.receive().await["user"], user);
+    }
+    alice.expect_quiet().await;
+    // Lost while it is away: the resume tells it.
+    drop(alice);
+    site.reload(&[("k", "ES256")], &rules("\"user/dave\""));
+    let mut other = site.connect(&token).await;
+    let refused = json!({"type": "watch", "ref": 1, "users": ["carol"]});
+    let started = Instant::now();
+    while other.ask(refused.clone()).await["type"] == "ok" {
+        other.receive().await;
+        assert!(started.elapsed() < SECOND);
+    }
+    let (mut alice, _) = resume(&welcome).await;
+    let told = [alice.receive().await, alice.receive().await];
+    assert!(told.iter().any(|told| told["user"] == "dave"), "{told:?}");
+    let has_error =
+        |told: &Value| told["code"] == 1403 && told["message"].as_str().unwrap().contains("user/carol");
+    assert!(told.iter().any(has_error), "{told:?}");
+    let _dave = site.connect(&site.mint(&["--sub", "dave"])).await;
+    let change = alice.receive().await;
+    assert_eq!((&change["user"], &change["online"]), (&json!("dave"), &json!(true)));
+}
+
 /// A session that is away while the right to join goes is told when it comes back.
 #[tokio::test]
 async fn a_resumed_session_is_told_of_a_group_that_ended_meanwhile() {

@@ -193,14 +193,31 @@ impl Worker {
         Ok(())
     }
 
-    /// Watches for a session that is resumed, which is told of the present states.
-    pub(super) fn watch_again(
-        &mut self,
-        connection: &mut Connection,
-        users: Vec<Name>,
-    ) -> Result<(), Reject> {
-        let wanted = self.replace_watches(connection, users.into_iter().collect())?;
+    /// Watches for a session that is resumed, which is told of the present states. Gives why it does not watch the others.
+    pub(super) fn watch_again(&mut self, connection: &mut Connection, users: Vec<Name>) -> Vec<Reject> {
+        let (mut wanted, mut refused) = (Names::default(), Vec::new());
+        if users.is_empty() {
+            return refused;
+        }
+        for user in users {
+            match self.watch_one(connection, &user) {
+                Ok(()) => _ = wanted.insert(user),
+                Err(reject) => {
+                    let message = format!("the watch of user/{user} ended with a resume: {}", reject.message);
+                    refused.push(Reject { message, ..reject });
+                }
+            }
+        }
+        let watched: Vec<Name> = wanted.iter().cloned().collect();
+        self.note(connection, |record| record.watched = watched);
         self.tell_watched(connection, wanted);
+        refused
+    }
+
+    fn watch_one(&mut self, connection: &Connection, user: &Name) -> Result<(), Reject> {
+        self.may_see_presence(connection, &Address::user(user))?;
+        self.shared.registry.watch(self.number, std::slice::from_ref(user))?;
+        self.watchers.add(user, connection.number);
         Ok(())
     }
 
@@ -252,6 +269,9 @@ impl Worker {
         for user in &ended {
             self.watchers.remove(user, connection.number);
             connection.watches.users.remove(user);
+        }
+        if !ended.is_empty() {
+            self.note(connection, |record| record.watched.retain(|user| !ended.contains(user)));
         }
         ended
     }

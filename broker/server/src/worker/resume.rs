@@ -328,12 +328,8 @@ impl Worker {
 
     /// The session watches again whom it watched, and is told of them.
     pub(super) fn restore_watches(&mut self, connection: &mut Connection, resumed: Resumed) {
-        if resumed.record.watched.is_empty() {
-            return;
-        }
-        if let Err(reject) = self.watch_again(connection, resumed.record.watched) {
-            let message = format!("the watch list ended with a resume: {}", reject.message);
-            self.refuse(connection, None, Reject { message, ..reject });
+        for reject in self.watch_again(connection, resumed.record.watched) {
+            self.refuse(connection, None, reject);
         }
     }
 
