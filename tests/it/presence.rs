@@ -66,6 +66,28 @@ async fn watchers_are_told_who_comes_and_goes_in_order() {
 }
 
 #[tokio::test]
+async fn watchers_are_told_when_an_earlier_run_saw_somebody() {
+    let mut broker = Broker::start();
+    leave(broker.connect("zed").await).await;
+    broker.eventually("zed's end", |broker| {
+        broker.admin("GET", "/v1/users/zed", None).1["online"] == json!(false)
+    });
+    broker.restart_after("TERM");
+    let mut alice = broker.connect("alice").await;
+    let [alice_herself, zed, nobody] =
+        watch(&mut alice, &["alice", "zed", "nobody"]).await.try_into().unwrap();
+    assert_eq!(alice_herself["online"], json!(true));
+    assert!(nobody.get("last_seen").is_none_or(Value::is_null), "{nobody}");
+    let answer = alice.ask(json!({"type": "presence", "ref": 7, "of": "user/zed"})).await;
+    assert!(
+        zed["last_seen"].is_u64() && zed["last_seen"] == answer["users"][0]["last_seen"],
+        "{zed} {answer}"
+    );
+    let _zed = broker.connect("zed").await;
+    assert!(expect_change(&mut alice, "zed", true).await > zed["seq"].as_u64().unwrap());
+}
+
+#[tokio::test]
 async fn a_list_replaces_the_one_before_and_ends_with_the_session() {
     let broker = Broker::start();
     let mut alice = broker.connect("alice").await;

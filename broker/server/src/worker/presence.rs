@@ -28,7 +28,7 @@ use waspmq_core::registry::{Presence, PresenceChange};
 use waspmq_core::{Address, Code, Kind, Name, Reject, SessionId, limits};
 use waspmq_protocol::limits::PRESENCE_USERS_MAX;
 use waspmq_protocol::server;
-use waspmq_store::{Store, StoreError};
+use waspmq_store::{Full, Store, StoreError};
 
 type Names = IndexSet<Name, foldhash::fast::RandomState>;
 
@@ -43,19 +43,31 @@ pub(crate) struct Watches {
     is_behind: bool,
 }
 
-/// The answer to a session that asked who is there.
-#[derive(Debug)]
+/// Users and where they are, for a session that asked or that watches them, on the way by the store.
+#[derive(Debug, Clone)]
 pub(crate) struct PresenceOf {
     asker: SessionId,
-    reference: Option<u64>,
-    of: Address,
+    /// What is answered; `None` of those that the session watches.
+    question: Option<Question>,
     users: Vec<(Name, Presence)>,
-    more: bool,
     /// Why the store did not say when a user was seen last.
     unread: Option<StoreError>,
 }
 
+/// Who is there was asked.
+#[derive(Debug, Clone)]
+struct Question {
+    reference: Option<u64>,
+    of: Address,
+    more: bool,
+}
+
 impl PresenceOf {
+    /// Whether nobody but the store knows when some of them were there last.
+    fn has_unknown(&self) -> bool {
+        self.users.iter().any(|(_, presence)| !presence.is_known)
+    }
+
     /// Fills in when those were there last of whom only the store knows. One that cannot be read has not been nowhere.
     fn read(&mut self, last_seen: impl Fn(&Name) -> Result<Option<u64>, StoreError>) {
         for (user, presence) in self.users.iter_mut().filter(|(_, presence)| !presence.is_known) {
@@ -68,8 +80,10 @@ impl PresenceOf {
             }
         }
     }
+}
 
-    fn into_frame(self) -> server::Frame {
+impl Question {
+    fn answer(self, users: Vec<(Name, Presence)>) -> server::Frame {
         let shown = |(user, presence): (Name, Presence)| server::UserPresence {
             user: user.to_string(),
             online: presence.online,
@@ -77,8 +91,8 @@ impl PresenceOf {
             last_seen_unix_ms: presence.last_seen_unix_ms,
             seq: presence.seq,
         };
-        let users = self.users.into_iter().map(shown).collect();
-        let Self { reference, of, more, .. } = self;
+        let users = users.into_iter().map(shown).collect();
+        let Self { reference, of, more } = self;
         server::Frame::Presence(server::Presence { reference, of: of.to_string(), users, more })
     }
 }
@@ -155,31 +169,49 @@ impl Worker {
             let page = page.ok_or_else(|| Reject::new(Code::NotFound, format!("there is no {address}")))?;
             (page.users, page.more)
         };
-        let mut presence = PresenceOf { asker, reference, of: address, users, more, unread: None };
-        if presence.users.iter().all(|(_, presence)| presence.is_known) {
-            self.send(connection, &presence.into_frame());
-            return Ok(());
+        let question = Question { reference, of: address, more };
+        let presence = PresenceOf { asker, question: Some(question), users, unread: None };
+        if presence.has_unknown() {
+            return self.read_presence(presence).map_err(|_| busy());
         }
+        self.tell_presence(connection, presence);
+        Ok(())
+    }
+
+    /// Asks the store of those of whom only it knows.
+    fn read_presence(&self, mut presence: PresenceOf) -> Result<(), Full> {
         let (mailboxes, worker) = (self.shared.mailboxes.clone(), self.number);
         let read = move |store: &dyn Store| {
             presence.read(|user| store.last_seen(user));
             hand_over(&mailboxes, worker, Entry::PresenceOf(Box::new(presence)));
         };
-        self.shared.journal.read(Box::new(read)).map_err(|_| busy())
+        self.shared.journal.read(Box::new(read))
     }
 
     pub(super) fn handle_presence_of(&mut self, presence: PresenceOf) {
-        match &presence.unread {
-            Some(error) => {
-                let (reference, reject) = (presence.reference, storage(error));
-                self.with_asker(presence.asker, |worker, asker| worker.refuse(asker, reference, reject));
+        self.with_asker(presence.asker, |worker, connection| worker.tell_presence(connection, presence));
+    }
+
+    fn tell_presence(&mut self, connection: &mut Connection, presence: PresenceOf) {
+        let PresenceOf { question, users, unread, .. } = presence;
+        match (question, unread) {
+            (Some(question), Some(error)) => self.refuse(connection, question.reference, storage(&error)),
+            (Some(question), None) => self.send(connection, &question.answer(users)),
+            (None, _) => {
+                for (user, presence) in users {
+                    // A change that came meanwhile was told, and the session may watch others by now.
+                    let told = connection.watches.users.get(&user);
+                    if told.is_some_and(|told| told.seq == presence.seq) {
+                        self.control.push(connection.encoding, &state(&user, &presence));
+                    }
+                }
+                self.send_control(connection);
             }
-            None => self.send_to_asker(presence.asker, [presence.into_frame()]),
         }
     }
 
     /// Replaces what the session watches, or leaves it as it is when the list is refused. The answer is followed
-    /// by the state of each watched user, in the order of the list.
+    /// by the state of each watched user, in the order of the list, unless a change of it was told before.
     pub(super) fn watch(
         &mut self,
         connection: &mut Connection,
@@ -188,7 +220,7 @@ impl Worker {
     ) -> Result<(), Reject> {
         let wanted = users.iter().map(|user| name(user)).collect::<Result<Names, _>>()?;
         let wanted = self.replace_watches(connection, wanted)?;
-        self.control.push(connection.encoding, &server::Frame::Ok { reference });
+        self.send(connection, &server::Frame::Ok { reference });
         self.tell_watched(connection, wanted);
         Ok(())
     }
@@ -251,13 +283,26 @@ impl Worker {
     }
 
     fn tell_watched(&mut self, connection: &mut Connection, wanted: Names) {
-        for user in wanted {
-            let presence = self.shared.registry.presence(&user);
+        let registry = &self.shared.registry;
+        let states = wanted.into_iter().map(|user| {
+            let presence = registry.presence(&user);
+            (user, presence)
+        });
+        self.tell_states(connection, states.collect());
+    }
+
+    /// Tells where users are whom the session watches, when the store has said of them what only it knows. Where it does not, the
+    /// time is left out.
+    fn tell_states(&mut self, connection: &mut Connection, users: Vec<(Name, Presence)>) {
+        let Some(asker) = connection.asker.filter(|_| !users.is_empty()) else { return };
+        for (user, presence) in &users {
             let told = Told { seq: presence.seq, online: presence.online };
-            self.control.push(connection.encoding, &state(&user, &presence));
-            connection.watches.users.insert(user, told);
+            connection.watches.users.insert(user.clone(), told);
         }
-        self.send_control(connection);
+        let presence = PresenceOf { asker, question: None, users, unread: None };
+        if !presence.has_unknown() || self.read_presence(presence.clone()).is_err() {
+            self.tell_presence(connection, presence);
+        }
     }
 
     /// Ends the watches that the session's rights do not hold any more; gives their users.
@@ -358,17 +403,14 @@ impl Worker {
     }
 
     fn catch_up_watches(&mut self, connection: &mut Connection) {
-        let mut told_count = 0;
-        for (user, told) in &mut connection.watches.users {
-            let presence = self.shared.registry.presence(user);
-            if told.is_outdated_by(&presence) {
-                *told = Told { seq: presence.seq, online: presence.online };
-                self.control.push(connection.encoding, &state(user, &presence));
-                told_count += 1;
-            }
-        }
-        self.counters().presence_told.add(told_count);
-        self.send_control(connection);
+        let registry = &self.shared.registry;
+        let now = connection.watches.users.iter().map(|(user, told)| (user, told, registry.presence(user)));
+        let outdated: Vec<_> = now
+            .filter(|(_, told, presence)| told.is_outdated_by(presence))
+            .map(|(user, _, presence)| (user.clone(), presence))
+            .collect();
+        self.counters().presence_told.add(outdated.len() as u64);
+        self.tell_states(connection, outdated);
     }
 
     /// Whether a session may know of the presence of a user or of a group's members: of any user, and of the
@@ -412,10 +454,8 @@ mod tests {
         let user = |text| Name::parse(text).unwrap();
         let mut presence = PresenceOf {
             asker: SessionId::new(1, 0, 1),
-            reference: None,
-            of: Address::parse("group/g").unwrap(),
+            question: None,
             users: vec![(user("a"), of(false)), (user("b"), of(true))],
-            more: false,
             unread: None,
         };
         presence.read(|_| Ok(Some(5)));
