@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use waspmq_core::message::{Batch, Envelope, Slice};
 use waspmq_core::{Address, Level, MessageId, Position, Stream};
-use waspmq_store::{DataDir, Durability, FjallStore, Store, StoreOptions, Write};
+use waspmq_store::{Durability, FjallStore, Store, StoreOptions, Write};
 
 #[tokio::test]
 async fn what_has_expired_is_not_in_the_inbox() {
@@ -151,7 +151,7 @@ fn delayed(to: &str, number: u64) -> Arc<Batch> {
 async fn more_delayed_messages_than_workers_hold_all_come_at_their_time() {
     const COUNT: u64 = 25_000;
     let data = Arc::new(tempfile::tempdir().unwrap());
-    let store_path = DataDir::open(data.path()).unwrap().store_path();
+    let store_path = data.path().join("store");
     let (store, _) = FjallStore::open(StoreOptions::new(store_path), &mut |_| {}).unwrap();
     let now_unix_ms =
         u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();

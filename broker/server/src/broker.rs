@@ -94,13 +94,13 @@ impl Broker {
     /// The data directory is in use or unreadable, an address is in use, or a part cannot start. Nothing is
     /// left running then.
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let data_dir = DataDir::open(&config.data_dir)?;
+        let clock = Clock::new();
+        let data_dir = DataDir::open(&config.data_dir, clock.now().unix_ms)?;
         let token = match &config.admin.token {
             Some(token) => token.clone(),
             None => data_dir.admin_token()?.into_string(),
         };
         let gate = access::gate(&config.access)?;
-        let clock = Clock::new();
         let tls = Tls::open(&config.tls, config.quic.enabled, (&config.data_dir, clock))
             .context("cannot use TLS")?
             .map(Arc::new);

@@ -3,7 +3,7 @@
 //! ```text
 //! <data-dir>/            mode 0700
 //!   lock                 locked for as long as the broker runs; has no content
-//!   epoch                a decimal number, one more at every start
+//!   epoch                a decimal number, greater at every start
 //!   node-id              8 hexadecimal digits, made once
 //!   shard-seed           mode 0600, 16 hexadecimal digits, made once
 //!   admin-token          mode 0600, see `token`
@@ -20,8 +20,15 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Epochs are 24 bits wide in every id.
+/// Epochs are 24 bits wide in every id. What a clock says behind that, which is late in 2056, is not used.
 const EPOCH_MAX: u32 = (1 << 24) - 1;
+
+/// Epochs are at least the minutes since 2025-01-01T00:00Z.
+const EPOCHS_BEGIN_UNIX_MS: u64 = 1_735_689_600_000;
+const EPOCH_MS: u64 = 60_000;
+
+/// Epochs by which starts in quick succession may be ahead of the clock before it is said that it stands behind.
+const EPOCHS_AHEAD_MAX: u32 = 60;
 
 /// Random bytes of a node's id.
 const NODE_ID_BYTES: usize = 4;
@@ -41,14 +48,15 @@ impl DataDir {
     /// Opens the directory, making it where it does not exist, and begins a new epoch.
     ///
     /// The new epoch is on disk before this returns, so ids made with it are never made again, however the
-    /// process ends.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+    /// process ends. It goes with the clock, so that neither a directory of which the file is lost nor one that was
+    /// restored from a backup begins one that was used.
+    pub fn open(path: impl Into<PathBuf>, now_unix_ms: u64) -> Result<Self, OpenError> {
         let path = path.into();
         make_directory(&path)?;
         let lock = lock(&path)?;
         let node_id = read_or_make_node_id(&path.join("node-id"))?;
         let shard_seed = read_or_make_shard_seed(&path.join("shard-seed"))?;
-        let epoch = begin_epoch(&path.join("epoch"))?;
+        let epoch = begin_epoch(&path.join("epoch"), now_unix_ms)?;
         Ok(Self { path, epoch, node_id, shard_seed, _lock: lock })
     }
 
@@ -69,6 +77,14 @@ impl DataDir {
     /// Greater than at any earlier open; 1 to 2^24 - 1.
     pub const fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// An error when the store has messages of this epoch or a later one, of which positions would repeat.
+    pub fn check_epoch(&self, stored: u32) -> Result<(), OpenError> {
+        if stored < self.epoch {
+            return Ok(());
+        }
+        Err(OpenError::EpochUsed { path: self.path.join("epoch"), epoch: self.epoch, stored })
     }
 
     /// 8 hexadecimal digits, the same at every open.
@@ -131,7 +147,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn begin_epoch(path: &Path) -> Result<u32, OpenError> {
+fn begin_epoch(path: &Path, now_unix_ms: u64) -> Result<u32, OpenError> {
     let last = match file::read(path)? {
         None => 0,
         Some(text) => decimal(&text).ok_or_else(|| OpenError::Corrupt {
@@ -144,9 +160,23 @@ fn begin_epoch(path: &Path) -> Result<u32, OpenError> {
     if last >= EPOCH_MAX {
         return Err(OpenError::EpochExhausted { path: path.to_owned() });
     }
-    let epoch = last + 1;
+    let of_clock = epoch_at(now_unix_ms).unwrap_or_default();
+    if of_clock.saturating_add(EPOCHS_AHEAD_MAX) < last {
+        tracing::warn!(
+            last,
+            of_clock,
+            "the clock stands behind the last start of the broker, or past 2056: while it does, a backup that is restored may repeat positions"
+        );
+    }
+    let epoch = of_clock.max(last + 1);
     file::replace(path, &epoch.to_string())?;
     Ok(epoch)
+}
+
+/// The epoch of a time; `None` where there is none.
+fn epoch_at(unix_ms: u64) -> Option<u32> {
+    let minutes = unix_ms.checked_sub(EPOCHS_BEGIN_UNIX_MS)? / EPOCH_MS;
+    u32::try_from(minutes).ok().filter(|epoch| *epoch < EPOCH_MAX)
 }
 
 /// Digits only: `u32`'s own parser would take a sign too.
@@ -197,6 +227,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    const NOW: u64 = EPOCHS_BEGIN_UNIX_MS + 1_000 * EPOCH_MS + 1;
+
     fn mode(path: impl AsRef<Path>) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
@@ -210,8 +242,8 @@ mod tests {
     #[test]
     fn a_new_directory_is_private() {
         let (_parent, path) = fresh();
-        let data = DataDir::open(&path).unwrap();
-        assert_eq!(data.epoch(), 1);
+        let data = DataDir::open(&path, NOW).unwrap();
+        assert_eq!(data.epoch(), 1_000);
         assert_eq!(mode(&path), 0o700);
         data.admin_token().unwrap();
         for file in ["lock", "epoch", "node-id", "shard-seed", "admin-token"] {
@@ -223,24 +255,24 @@ mod tests {
     #[test]
     fn two_brokers_do_not_share_it() {
         let (_parent, path) = fresh();
-        let first = DataDir::open(&path).unwrap();
-        let error = DataDir::open(&path).unwrap_err();
+        let first = DataDir::open(&path, NOW).unwrap();
+        let error = DataDir::open(&path, NOW).unwrap_err();
         assert!(matches!(error, OpenError::Locked { .. }));
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         drop(first);
-        assert_eq!(DataDir::open(&path).unwrap().epoch(), 2, "a refused open begins no epoch");
+        assert_eq!(DataDir::open(&path, NOW).unwrap().epoch(), 1_001, "a refused open begins no epoch");
     }
 
     #[test]
     fn the_epoch_grows_and_the_rest_stays() {
         let (_parent, path) = fresh();
-        let first = DataDir::open(&path).unwrap();
+        let first = DataDir::open(&path, NOW).unwrap();
         let (node, token) = (first.node_id().to_owned(), first.admin_token().unwrap());
         let seed = first.shard_seed();
         assert_eq!(token.expose().len(), 64);
         drop(first);
-        for epoch in 2..6 {
-            let data = DataDir::open(&path).unwrap();
+        for epoch in 1_001..1_005 {
+            let data = DataDir::open(&path, NOW).unwrap();
             assert_eq!((data.epoch(), data.node_id(), data.shard_seed()), (epoch, &*node, seed));
             assert_eq!(data.admin_token().unwrap(), token);
             assert_eq!(read_admin_token(&path).unwrap(), token);
@@ -251,10 +283,41 @@ mod tests {
     fn ids_and_tokens_are_random() {
         let (_one, first) = fresh();
         let (_other, second) = fresh();
-        let (first, second) = (DataDir::open(first).unwrap(), DataDir::open(second).unwrap());
+        let (first, second) = (DataDir::open(first, NOW).unwrap(), DataDir::open(second, NOW).unwrap());
         assert_ne!(first.node_id(), second.node_id());
         assert_ne!(first.shard_seed(), second.shard_seed());
         assert_ne!(first.admin_token().unwrap(), second.admin_token().unwrap());
+    }
+
+    #[test]
+    fn an_epoch_that_is_lost_or_restored_is_not_used_again() {
+        let (_parent, path) = fresh();
+        let open = |minutes: u64| DataDir::open(&path, NOW + minutes * EPOCH_MS).map(|data| data.epoch());
+        assert_eq!(open(0).unwrap(), 1_000);
+        let backup = fs::read(path.join("epoch")).unwrap();
+        assert_eq!([open(0).unwrap(), open(5).unwrap()], [1_001, 1_005]);
+        fs::write(path.join("epoch"), &backup).unwrap();
+        assert_eq!(open(6).unwrap(), 1_006);
+        fs::remove_file(path.join("epoch")).unwrap();
+        assert_eq!(open(7).unwrap(), 1_007);
+        let behind = DataDir::open(&path, 0).unwrap();
+        assert_eq!(behind.epoch(), 1_008, "a clock that stands behind counts");
+        assert!(behind.check_epoch(1_007).is_ok());
+        let error = behind.check_epoch(1_008).unwrap_err().to_string();
+        assert!(
+            error.contains(&path.join("epoch").display().to_string()) && error.contains("1008"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_out_of_range_takes_no_epochs_away() {
+        let (_parent, path) = fresh();
+        let last = EPOCHS_BEGIN_UNIX_MS + u64::from(EPOCH_MAX) * EPOCH_MS;
+        for (unix_ms, epoch) in [(0, 1), (last, 2), (u64::MAX, 3), (EPOCHS_BEGIN_UNIX_MS - 1, 4)] {
+            assert_eq!(DataDir::open(&path, unix_ms).unwrap().epoch(), epoch, "{unix_ms}");
+        }
+        assert_eq!(DataDir::open(&path, last - 1).unwrap().epoch(), EPOCH_MAX - 1);
     }
 
     #[test]
@@ -262,8 +325,8 @@ mod tests {
         let (_parent, path) = fresh();
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("epoch"), (EPOCH_MAX - 1).to_string()).unwrap();
-        assert_eq!(DataDir::open(&path).unwrap().epoch(), EPOCH_MAX);
-        assert!(matches!(DataDir::open(&path), Err(OpenError::EpochExhausted { .. })));
+        assert_eq!(DataDir::open(&path, NOW).unwrap().epoch(), EPOCH_MAX);
+        assert!(matches!(DataDir::open(&path, NOW), Err(OpenError::EpochExhausted { .. })));
     }
 
     #[test]
@@ -274,10 +337,10 @@ mod tests {
                 fs::create_dir_all(&path).unwrap();
                 fs::write(path.join(file), garbage).unwrap();
                 if file == "node-id" && garbage == b"99999999" {
-                    assert_eq!(DataDir::open(&path).unwrap().node_id(), "99999999");
+                    assert_eq!(DataDir::open(&path, NOW).unwrap().node_id(), "99999999");
                     continue;
                 }
-                let error = DataDir::open(&path).unwrap_err();
+                let error = DataDir::open(&path, NOW).unwrap_err();
                 assert!(matches!(error, OpenError::Corrupt { .. }), "{garbage:?} {error}");
                 assert!(error.to_string().contains(&path.join(file).display().to_string()), "{error}");
                 assert_eq!(fs::read(path.join(file)).unwrap(), garbage);
@@ -288,17 +351,17 @@ mod tests {
     #[test]
     fn a_half_written_epoch_does_not_count() {
         let (_parent, path) = fresh();
-        drop(DataDir::open(&path).unwrap());
+        drop(DataDir::open(&path, NOW).unwrap());
         fs::write(path.join("epoch.tmp"), "77").unwrap();
         fs::set_permissions(path.join("epoch.tmp"), fs::Permissions::from_mode(0o666)).unwrap();
-        assert_eq!(DataDir::open(&path).unwrap().epoch(), 2);
+        assert_eq!(DataDir::open(&path, NOW).unwrap().epoch(), 1_001);
         assert_eq!(mode(path.join("epoch")), 0o600);
     }
 
     #[test]
     fn a_token_that_others_can_read_is_refused() {
         let (_parent, path) = fresh();
-        let data = DataDir::open(&path).unwrap();
+        let data = DataDir::open(&path, NOW).unwrap();
         assert!(matches!(read_admin_token(&path), Err(OpenError::TokenMissing { .. })));
         let token = data.admin_token().unwrap();
         let file = data.admin_token_path();
@@ -318,7 +381,7 @@ mod tests {
     #[test]
     fn an_own_token_is_taken_and_a_bad_one_is_not() {
         let (_parent, path) = fresh();
-        let data = DataDir::open(&path).unwrap();
+        let data = DataDir::open(&path, NOW).unwrap();
         let write = |text: &str| {
             fs::write(data.admin_token_path(), text).unwrap();
             fs::set_permissions(data.admin_token_path(), fs::Permissions::from_mode(0o600)).unwrap();
@@ -335,14 +398,14 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("file");
         fs::write(&path, "").unwrap();
-        let error = DataDir::open(path.join("inside")).unwrap_err();
+        let error = DataDir::open(path.join("inside"), NOW).unwrap_err();
         assert!(error.to_string().contains("inside"), "{error}");
     }
 
     #[test]
     fn debug_hides_the_token() {
         let (_parent, path) = fresh();
-        let token = DataDir::open(path).unwrap().admin_token().unwrap();
+        let token = DataDir::open(path, NOW).unwrap().admin_token().unwrap();
         assert!(!format!("{token:?}").contains(token.expose()));
     }
 }

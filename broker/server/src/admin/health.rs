@@ -72,7 +72,7 @@ pub(crate) struct Status {
     pub(crate) sessions: u64,
     /// The number of the active set of policies; 0 before the first change.
     pub(crate) generation: u64,
-    /// The number of this start of the broker; part of positions and ids.
+    /// The number of this start of the broker, greater than that of any earlier one; part of positions and ids.
     pub(crate) epoch: u32,
 }
 

@@ -39,7 +39,7 @@ struct Home {
 impl Home {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let data = DataDir::open(directory.path()).unwrap();
+        let data = DataDir::open(directory.path(), 0).unwrap();
         Self { library: open(&data).unwrap(), data, _directory: directory }
     }
 

@@ -15,7 +15,7 @@ use waspmq_core::{Address, Level, MessageId, Reject, SessionId};
 use waspmq_protocol::server;
 use waspmq_store::Write;
 
-/// The publisher of flights whose references are tokens of receipts that wait. Epochs begin at 1, so no session
+/// The publisher of flights whose references are tokens of receipts that wait. No epoch is 0, so no session
 /// has it.
 pub(super) const INTERNAL: SessionId = SessionId::new(0, 0, 0);
 
