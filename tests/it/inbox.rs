@@ -179,7 +179,7 @@ async fn positions_that_an_address_cannot_have_had_hide_nothing() {
     let shard: u16 = shard.parse().unwrap();
     let unknown = [
         format!("s{}e{epoch}:1", (shard + 1) % 64),
-        format!("s{shard}e999:1"),
+        format!("s{shard}e{}:1", epoch.parse::<u32>().unwrap() + 1),
         format!("s{shard}e{epoch}:{}", offset.parse::<u64>().unwrap() + 1),
     ];
     for after in &unknown {
