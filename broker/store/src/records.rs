@@ -5,6 +5,7 @@
 //! Deliberately not here: what happens when a commit would not fit (see `journal`).
 
 mod commit;
+mod count;
 mod find;
 mod maintain;
 mod read;

@@ -329,8 +329,8 @@ pub struct Maintained {
 /// How much is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the records of messages, dead letters and delayed messages. Behind a crash it may be a little low
-    /// until each address was touched again.
+    /// Bytes of the records of messages, dead letters and delayed messages. Behind a crash it may be low
+    /// until the rounds of [`Store::maintain`] have passed all addresses.
     pub bytes: u64,
     /// Messages, with the same reservation.
     pub messages: u64,

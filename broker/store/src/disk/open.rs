@@ -23,6 +23,9 @@ const JOURNALS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Addresses between two reports of progress.
 const PROGRESS_ADDRESSES: u64 = 10_000;
 
+/// How long an opening counts what an end without order left uncounted. The rest is counted while the store is used.
+const COUNT_MAX: Duration = Duration::from_millis(500);
+
 /// How far an opening has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -46,7 +49,7 @@ pub struct Cut {
 /// What was found in a store that was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// Stored messages; approximate after a crash.
+    /// Stored messages; low after a crash where there is more to count than a moment allows.
     pub messages: u64,
     /// Bytes of the records that the store's bound counts.
     pub bytes: u64,
@@ -82,6 +85,8 @@ impl FjallStore {
         let replayed = log::replay(&path, &store)?;
         // Last, so that an older broker still opens what this one refuses; nothing that is its own is written before.
         layout::mark(&path)?;
+        let counts = super::now();
+        store.count_at_start(|| counts.elapsed() < COUNT_MAX);
         let usage = store.usage();
         (recovered.messages, recovered.bytes) = (usage.messages, usage.bytes);
         (recovered.log_writes, recovered.log_bytes) = (replayed.writes, replayed.bytes);

@@ -1,5 +1,6 @@
 //! Committing: turns writes into changes of records, and keeps the tallies.
 
+use super::count::Uncounted;
 use super::tally::{TALLIES_MAX, Tallies, Tally};
 use super::{Records, read};
 use crate::key;
@@ -69,6 +70,7 @@ impl<S: Shelf> Records<S> {
         if let Some(tally) = tallies.of.remove(address) {
             let (messages, bytes) = tally.unsaved();
             self.account(-messages, -bytes);
+            tallies.uncounted = Uncounted::default();
         }
     }
 
@@ -215,7 +217,7 @@ impl<'a, V: View> Stage<'a, V> {
                 let tally = if let Some(known) = self.known.of.get(address) {
                     known.clone()
                 } else {
-                    let tally = Tally::load(self.view, address, retention)?;
+                    let tally = Tally::load(self.view, address, retention)?.in_round(self.known.round);
                     let (messages, bytes) = tally.unsaved();
                     self.messages += messages;
                     self.bytes += bytes;

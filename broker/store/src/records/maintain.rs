@@ -41,6 +41,7 @@ impl<S: Shelf> Records<S> {
         }
         tallies.save(ROUND_ADDRESSES_MAX, |changes| self.shelf.write(changes, Durability::Buffered))?;
         let mut damage = Damage::default();
+        self.count_uncounted(&mut tallies, &mut damage)?;
         for (address, record) in self.next_addresses(&mut tallies, &mut damage)? {
             done.addresses += 1;
             done.records += damage.pass(self.remove_queue_cursors(&address))?;
@@ -98,7 +99,7 @@ impl<S: Shelf> Records<S> {
                 None => {}
                 Some(_) => return Ok(0),
             }
-            let tally = Tally::load(&self.shelf.view()?, address, record.retention)?;
+            let tally = Tally::load(&self.shelf.view()?, address, record.retention)?.in_round(tallies.round);
             let (messages, bytes) = tally.unsaved();
             entry.insert(tally);
             self.account(messages, bytes);
@@ -217,11 +218,11 @@ impl<S: Shelf> Records<S> {
 
 /// The first damage that a round has met.
 #[derive(Debug, Default)]
-struct Damage(Option<StoreError>);
+pub(super) struct Damage(Option<StoreError>);
 
 impl Damage {
     /// Notes damage, which gives nothing. Anything else that failed ends the round.
-    fn pass<T: Default>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn pass<T: Default>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         match result {
             Err(error) if !error.is_retryable() => {
                 self.0.get_or_insert(error);

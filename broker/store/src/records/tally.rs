@@ -28,6 +28,8 @@ pub(super) struct Tally {
     pub(super) latest: Place,
     /// As saved; `None` when there is no record yet.
     saved: Option<AddressRecord>,
+    /// The round in which it was saved or loaded last.
+    round: u64,
 }
 
 impl Tally {
@@ -50,7 +52,11 @@ impl Tally {
                 latest = last;
             }
         }
-        Ok(Self { record, latest, saved })
+        Ok(Self { record, latest, saved, round: 0 })
+    }
+
+    pub(super) const fn in_round(self, round: u64) -> Self {
+        Self { round, ..self }
     }
 
     /// Messages and bytes that no saved record counts.
@@ -86,7 +92,7 @@ impl Tally {
         Change { space: Space::State, key, value }
     }
 
-    fn is_saved(&self) -> bool {
+    pub(super) fn is_saved(&self) -> bool {
         self.saved == Some(self.record) && self.record.counted == self.latest
     }
 
@@ -107,19 +113,28 @@ pub(super) struct Tallies {
     pub(super) of: HashMap<Address, Tally>,
     /// Where the next round of maintenance begins.
     pub(super) next: super::maintain::Next,
+    pub(super) uncounted: super::count::Uncounted,
+    /// Rounds of saving.
+    pub(super) round: u64,
 }
 
 impl Tallies {
-    /// Saves what is unsaved, up to `most` addresses, by `write`. What that does not write stays unsaved.
+    /// Saves what is unsaved, up to `most` addresses, by `write`; first those whose last turn is longest ago, so that each
+    /// has one. What that does not write stays unsaved.
     pub(super) fn save(
         &mut self,
         most: usize,
         write: impl FnOnce(Vec<Change>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let unsaved = self.of.iter().filter(|(_, tally)| !tally.is_saved()).take(most);
+        self.round += 1;
+        let mut unsaved: Vec<_> = self.of.iter().filter(|(_, tally)| !tally.is_saved()).collect();
+        if unsaved.len() > most {
+            unsaved.select_nth_unstable_by_key(most, |(_, tally)| tally.round);
+            unsaved.truncate(most);
+        }
         let (mut saved, mut changes) = (Vec::new(), Vec::new());
         for (address, tally) in unsaved {
-            let mut tally = tally.clone();
+            let mut tally = tally.clone().in_round(self.round);
             changes.push(tally.save(address));
             saved.push((address.clone(), tally));
         }
@@ -129,5 +144,34 @@ impl Tallies {
         write(changes)?;
         self.of.extend(saved);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_address_has_its_turn_while_all_are_written_to() {
+        let mut tallies = Tallies::default();
+        let new = || Tally {
+            record: AddressRecord::new(Retention::default()),
+            latest: (1, 0),
+            saved: None,
+            round: 0,
+        };
+        let address = |n: usize| Address::parse(&format!("user/{n}")).unwrap();
+        tallies.of.extend((0..100).map(|n| (address(n), new())));
+        let mut turns = HashSet::new();
+        for place in 1..=10 {
+            tallies.of.values_mut().for_each(|tally| tally.add((1, place), 1, 1));
+            let saved = |changes: Vec<Change>| {
+                turns.extend(changes.into_iter().map(|change| change.key));
+                Ok(())
+            };
+            tallies.save(10, saved).unwrap();
+        }
+        assert_eq!(turns.len(), 100);
     }
 }

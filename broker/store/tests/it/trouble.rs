@@ -44,12 +44,13 @@ fn what_was_committed_survives_a_kill() {
     let (store, recovered) = reopen(&path);
     assert_eq!(offsets(&store, &query("user/a")), (0..20).collect::<Vec<_>>());
     assert_eq!((recovered.truncated_tail, recovered.addresses), (None, 1));
+    assert_eq!(recovered.messages, 20, "what the saved record did not count is counted");
     assert!(recovered.journal_bytes > 1_000);
     drop(store);
-    let (store, recovered) = reopen(&path);
+    let store = open(&path);
     assert_eq!(store.last(&address("user/a")).unwrap(), Some(at(1, 19)));
     put(&store, batch("user/a", at(2, 0), 3, 0));
-    assert_eq!(store.usage().messages, 23, "what the saved record did not count is counted: {recovered:?}");
+    assert_eq!(store.usage().messages, 23);
     drop(store);
     let (_store, recovered) = reopen(&path);
     assert_eq!((recovered.messages, recovered.epoch), (23, 2), "an end in order saves the count");
