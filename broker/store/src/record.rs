@@ -234,6 +234,12 @@ pub(crate) fn dead_letter(key: &[u8], letter: &DeadLetter) -> Result<Vec<u8>, St
     Ok(seal(key, value))
 }
 
+/// When a message was given up, unchecked.
+pub(crate) fn dead_letter_unix_ms(key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
+    let unix_ms = value.get(HEAD_BYTES..).and_then(|body| body.first_chunk());
+    unix_ms.map(|ms| u64::from_be_bytes(*ms)).ok_or_else(|| StoreError::Corrupt { what: describe(key) })
+}
+
 pub(crate) fn parse_dead_letter(key: &[u8], value: &[u8]) -> Result<DeadLetter, StoreError> {
     let corrupt = || StoreError::Corrupt { what: describe(key) };
     let (_, mut reader) = open(key, value)?;

@@ -8,6 +8,7 @@ mod commit;
 mod count;
 mod find;
 mod maintain;
+mod old;
 mod read;
 mod tally;
 
@@ -38,7 +39,7 @@ pub struct Bounds {
     pub bytes: u64,
     /// How long a ledger stays, measured from the publish.
     pub ledger_age_ms: u64,
-    /// How long a dead letter stays, measured from the publish of its message.
+    /// How long a dead letter stays, measured from when the message was given up.
     pub dead_letter_age_ms: u64,
 }
 

@@ -12,24 +12,17 @@ use crate::key;
 use crate::record::{self, AddressRecord};
 use crate::shelf::{Change, Shelf, Space, View};
 use crate::store::{Durability, Maintained, StoreError};
-use waspmq_core::{Address, MessageId};
+use waspmq_core::Address;
 
 /// Runs removed from one address at once. More: the rest goes with the next commit or round.
 const TRIM_RUNS_MAX: usize = 4_096;
 
-/// Addresses, and records of each other kind, that a round looks at.
+/// Addresses that a round looks at, and cursors of queues in each of them.
 const ROUND_ADDRESSES_MAX: usize = 512;
-const ROUND_RECORDS_MAX: usize = 1_024;
+const ROUND_CURSORS_MAX: usize = 1_024;
 
 /// How long the record of an address without messages stays at least: as long, a reader learns what it missed.
 const EMPTY_AGE_MS: u64 = 24 * 3_600_000;
-
-/// Where the next round begins.
-#[derive(Debug, Default)]
-pub(super) struct Next {
-    address: Vec<u8>,
-    resume: Vec<u8>,
-}
 
 impl<S: Shelf> Records<S> {
     pub(super) fn maintain_once(&self, now_unix_ms: u64) -> Result<Maintained, StoreError> {
@@ -59,14 +52,14 @@ impl<S: Shelf> Records<S> {
     ) -> Result<Vec<(Address, AddressRecord)>, StoreError> {
         let view = self.shelf.view()?;
         let from =
-            if tallies.next.address.is_empty() { vec![key::ADDRESS] } else { tallies.next.address.clone() };
+            if tallies.next_address.is_empty() { vec![key::ADDRESS] } else { tallies.next_address.clone() };
         let mut found = Vec::new();
-        tallies.next.address.clear();
+        tallies.next_address.clear();
         for (index, entry) in view.range(Space::State, &from, &[key::ADDRESS + 1]).enumerate() {
             // Behind what fjall cannot read there is nothing to be found.
             let Some((key, value)) = damage.pass(entry.map(Some))? else { break };
             if index >= ROUND_ADDRESSES_MAX {
-                tallies.next.address = key.to_vec();
+                tallies.next_address = key.to_vec();
                 break;
             }
             let parse = || Ok(Some((read::parse_address(&key)?, AddressRecord::parse(&key, &value)?)));
@@ -115,7 +108,7 @@ impl<S: Shelf> Records<S> {
         {
             let view = self.shelf.view()?;
             let (from, to) = key::queue_cursors(address.as_str());
-            for entry in view.range(Space::State, &from, &to).take(ROUND_RECORDS_MAX) {
+            for entry in view.range(Space::State, &from, &to).take(ROUND_CURSORS_MAX) {
                 let (key, value) = entry?;
                 let Some(id) = key::parse_queue(&key) else { continue };
                 let queue = key::queue(&id);
@@ -153,7 +146,7 @@ impl<S: Shelf> Records<S> {
         }
         let mut changes = vec![removal(&key::address(address.as_str()))];
         let (from, to) = key::queue_cursors(address.as_str());
-        for entry in self.shelf.view()?.range(Space::State, &from, &to).take(ROUND_RECORDS_MAX) {
+        for entry in self.shelf.view()?.range(Space::State, &from, &to).take(ROUND_CURSORS_MAX) {
             changes.push(removal(&entry?.0));
         }
         self.shelf.write(changes, Durability::Buffered)?;
@@ -189,31 +182,6 @@ impl<S: Shelf> Records<S> {
         self.account(-removed.cast_signed(), -freed.cast_signed());
         Ok(removed)
     }
-
-    fn remove_old_records(
-        &self,
-        tallies: &mut Tallies,
-        now_unix_ms: u64,
-        damage: &mut Damage,
-    ) -> Result<usize, StoreError> {
-        let mut changes = Vec::new();
-        let freed = {
-            let view = self.shelf.view()?;
-            let before = |age_ms| MessageId::new(now_unix_ms.saturating_sub(age_ms), 0, 0, 0);
-            let ledger_end = key::ledger(before(self.bounds.ledger_age_ms));
-            old_records(&view, (&[key::LEDGER], &ledger_end), &mut changes, damage)?;
-            let letters_end = key::dead_letter(before(self.bounds.dead_letter_age_ms), "");
-            let freed = old_records(&view, (&[key::DEAD_LETTER], &letters_end), &mut changes, damage)?;
-            old_resumes(&view, &mut tallies.next.resume, (now_unix_ms, &mut changes), damage)?;
-            freed
-        };
-        let count = changes.len();
-        if count > 0 {
-            self.shelf.write(changes, Durability::Buffered)?;
-            self.account(0, -freed);
-        }
-        Ok(count)
-    }
 }
 
 /// The first damage that a round has met.
@@ -230,6 +198,11 @@ impl Damage {
             }
             result => result,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn is_met(&self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -273,45 +246,6 @@ fn trim_runs(
         changes.push(Change { space: Space::Messages, key: key.to_vec(), value: None });
     }
     Ok(changes)
-}
-
-/// Removes the first few records between two keys, up to one that cannot be read. Gives their bytes.
-fn old_records(
-    view: &impl View,
-    (from, to): (&[u8], &[u8]),
-    changes: &mut Vec<Change>,
-    damage: &mut Damage,
-) -> Result<i64, StoreError> {
-    let mut freed = 0;
-    for entry in view.range(Space::State, from, to).take(ROUND_RECORDS_MAX) {
-        let Some((key, value)) = damage.pass(entry.map(Some))? else { break };
-        freed += (key.len() + value.len()) as i64;
-        changes.push(removal(&key));
-    }
-    Ok(freed)
-}
-
-/// Looks at the next few records of sessions and removes those that have expired.
-fn old_resumes(
-    view: &impl View,
-    next: &mut Vec<u8>,
-    (now_unix_ms, changes): (u64, &mut Vec<Change>),
-    damage: &mut Damage,
-) -> Result<(), StoreError> {
-    let from = if next.is_empty() { vec![key::RESUME] } else { next.clone() };
-    next.clear();
-    for (index, entry) in view.range(Space::State, &from, &[key::RESUME + 1]).enumerate() {
-        let Some((key, value)) = damage.pass(entry.map(Some))? else { break };
-        if index >= ROUND_RECORDS_MAX {
-            *next = key.to_vec();
-            break;
-        }
-        let record = damage.pass(record::parse_resume(&key, &value).map(Some))?;
-        if record.is_some_and(|record| record.expires_unix_ms <= now_unix_ms) {
-            changes.push(removal(&key));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

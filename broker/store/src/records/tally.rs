@@ -111,8 +111,9 @@ const BYTES_SLACK_MAX: u64 = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     pub(super) of: HashMap<Address, Tally>,
-    /// Where the next round of maintenance begins.
-    pub(super) next: super::maintain::Next,
+    /// Where the next round of maintenance begins: the key of an address, or empty, and what is not of addresses.
+    pub(super) next_address: Vec<u8>,
+    pub(super) old: super::old::Next,
     pub(super) uncounted: super::count::Uncounted,
     /// Rounds of saving.
     pub(super) round: u64,

@@ -1,12 +1,10 @@
 //! Rounds that meet damage, and a shelf that does not take what is to be saved.
 
-use super::{Damage, old_records};
 use crate::key;
 use crate::records::{Bounds, MemoryStore, Records};
 use crate::samples;
-use crate::shelf::{Change, Entries, Memory, MemoryView, Shelf, Space, View};
+use crate::shelf::{Change, Memory, MemoryView, Shelf, Space, View};
 use crate::store::{Durability, ResumeRecord, Store as _, StoreError, Usage, Write};
-use fjall::Slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, MessageId};
@@ -96,29 +94,4 @@ fn what_was_not_saved_counts_once_all_the_same() {
     put(4).unwrap();
     assert_eq!((usage.messages, store.usage().messages), (3, 4));
     assert!(store.usage().bytes < 2 * usage.bytes, "{:?}", store.usage());
-}
-
-/// What a disk gives that cannot read the third of four records.
-struct Unreadable;
-
-impl View for Unreadable {
-    fn get(&self, _: Space, _: &[u8]) -> Result<Option<Slice>, StoreError> {
-        Ok(None)
-    }
-
-    fn range(&self, _: Space, _: &[u8], _: &[u8]) -> Entries<'_> {
-        let entry = |n: u8| match n {
-            2 => Err(StoreError::Corrupt { what: "a table".into() }),
-            _ => Ok(([n].into(), b"value".into())),
-        };
-        Box::new((0..4).map(entry))
-    }
-}
-
-#[test]
-fn what_is_old_goes_up_to_what_cannot_be_read() {
-    let (mut changes, mut damage) = (Vec::new(), Damage::default());
-    let freed = old_records(&Unreadable, (&[0], &[9]), &mut changes, &mut damage).unwrap();
-    assert_eq!((freed, changes.len()), (12, 2), "and what goes is what counts as freed");
-    assert!(damage.0.is_some());
 }
