@@ -105,6 +105,11 @@ pub(crate) fn read_mark(user: &Name, address: &Address) -> Vec<u8> {
     tagged(READ_MARK, &[user.as_str().as_bytes(), address.as_str().as_bytes()])
 }
 
+/// The address of a cursor's or a read mark's key.
+pub(crate) fn last_part(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.rsplit(|byte| *byte == 0).next()?).ok()
+}
+
 pub(crate) fn member(group: &Name, user: &Name) -> Vec<u8> {
     tagged(MEMBER, &[group.as_str().as_bytes(), user.as_str().as_bytes()])
 }

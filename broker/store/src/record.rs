@@ -154,6 +154,23 @@ pub(crate) fn parse_position(key: &[u8], value: &[u8]) -> Result<Position, Store
     read_position(&mut reader).ok_or_else(|| StoreError::Corrupt { what: describe(key) })
 }
 
+/// A cursor or a read mark: as a position, then `behind_unix_ms(8)`, since when it has nothing to say, where that is known.
+/// Who writes it anew leaves that out.
+pub(crate) fn place(key: &[u8], position: Position, behind_unix_ms: Option<u64>) -> Vec<u8> {
+    let mut value = begin(0, 22);
+    put_position(&mut value, position);
+    if let Some(unix_ms) = behind_unix_ms {
+        value.extend_from_slice(&unix_ms.to_be_bytes());
+    }
+    seal(key, value)
+}
+
+pub(crate) fn parse_place(key: &[u8], value: &[u8]) -> Result<(Position, Option<u64>), StoreError> {
+    let (_, mut reader) = open(key, value)?;
+    let position = read_position(&mut reader).ok_or_else(|| StoreError::Corrupt { what: describe(key) })?;
+    Ok((position, reader.u64()))
+}
+
 /// A body that is the caller's.
 pub(crate) fn opaque(key: &[u8], body: &[u8]) -> Vec<u8> {
     let mut value = begin(0, body.len());

@@ -1,24 +1,38 @@
-//! What becomes too old besides messages: ledgers, dead letters and sessions.
+//! What becomes too old besides messages: ledgers, dead letters, sessions, cursors, read marks, and when users were seen.
 //!
 //! The records of each kind are passed over in bounded rounds, again and again, each going on where the one before ended.
+//! A cursor and a read mark hold no time. Where they have nothing more to say, because retention removed what lies in
+//! front of them, it is noted since when, and they go when that is long ago; who writes them anew takes the note away.
 
-use super::Records;
 use super::maintain::Damage;
 use super::tally::Tallies;
+use super::{Records, read};
 use crate::key;
 use crate::record;
 use crate::shelf::{Change, Shelf, Space, View};
 use crate::store::{Durability, StoreError};
 use waspmq_core::MessageId;
 
-/// Records of each kind that a round looks at.
+/// Records of each kind that a round looks at, and of those of which each costs a look at its address too.
 const ROUND_RECORDS_MAX: usize = 1_024;
+const ROUND_CURSORS_MAX: usize = 256;
+
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// How long a cursor or a read mark stays behind what retention removed. Then a device begins as a new one.
+const CURSOR_AGE_MS: u64 = 30 * DAY_MS;
+
+/// How long it is known when a user was seen last. Then they were never seen, and have missed nothing of `all`.
+const LAST_SEEN_AGE_MS: u64 = 365 * DAY_MS;
 
 /// Where the next round begins; empty: with the first one.
 #[derive(Debug, Default)]
 pub(super) struct Next {
     letter: Vec<u8>,
     resume: Vec<u8>,
+    cursor: Vec<u8>,
+    read_mark: Vec<u8>,
+    last_seen: Vec<u8>,
 }
 
 /// What becomes of a record.
@@ -26,6 +40,7 @@ pub(super) struct Next {
 enum Verdict {
     Keep,
     Remove,
+    Write(Vec<u8>),
 }
 
 impl Verdict {
@@ -65,6 +80,16 @@ impl<S: Shelf> Records<S> {
                 Ok(Verdict::remove_if(expires_unix_ms <= now_unix_ms))
             },
         )?;
+        let judge = |key: &[u8], value: &[u8]| judge_place(&view, (key, value), now_unix_ms);
+        let cursors = (&[key::CURSOR][..], &[key::CURSOR + 1][..], ROUND_CURSORS_MAX);
+        round.pass(&mut next.cursor, cursors, judge)?;
+        let marks = (&[key::READ_MARK][..], &[key::READ_MARK + 1][..], ROUND_CURSORS_MAX);
+        round.pass(&mut next.read_mark, marks, judge)?;
+        let seen_before = before(LAST_SEEN_AGE_MS);
+        let seen = (&[key::LAST_SEEN][..], &[key::LAST_SEEN + 1][..], ROUND_RECORDS_MAX);
+        round.pass(&mut next.last_seen, seen, |key, value| {
+            Ok(Verdict::remove_if(record::parse_number(key, value)? < seen_before))
+        })?;
         let Round { changes, removed, .. } = round;
         drop(view);
         if !changes.is_empty() {
@@ -73,6 +98,25 @@ impl<S: Shelf> Records<S> {
         }
         Ok(removed)
     }
+}
+
+/// What becomes of a cursor or a read mark.
+fn judge_place(
+    view: &impl View,
+    (key, value): (&[u8], &[u8]),
+    now_unix_ms: u64,
+) -> Result<Verdict, StoreError> {
+    let (position, behind_unix_ms) = record::parse_place(key, value)?;
+    let corrupt = || StoreError::Corrupt { what: record::describe(key) };
+    let address = read::address_record(view, key::last_part(key).ok_or_else(corrupt)?)?;
+    // Without a record there is no message, and was none for long.
+    let is_behind = address.is_none_or(|address| key::place(position) < address.removed);
+    Ok(match (is_behind, behind_unix_ms) {
+        (false, None) => Verdict::Keep,
+        (false, Some(_)) => Verdict::Write(record::place(key, position, None)),
+        (true, None) => Verdict::Write(record::place(key, position, Some(now_unix_ms))),
+        (true, Some(since)) => Verdict::remove_if(now_unix_ms >= since.saturating_add(CURSOR_AGE_MS)),
+    })
 }
 
 /// A round in the making.
@@ -103,11 +147,16 @@ impl<'a, V: View> Round<'a, V> {
                 *next = key.to_vec();
                 break;
             }
-            if self.damage.pass(judge(&key, &value).map(Some))? == Some(Verdict::Remove) {
-                freed += (key.len() + value.len()) as i64;
-                self.removed += 1;
-                self.changes.push(Change { space: Space::State, key: key.to_vec(), value: None });
-            }
+            let value = match self.damage.pass(judge(&key, &value).map(Some))? {
+                None | Some(Verdict::Keep) => continue,
+                Some(Verdict::Write(value)) => Some(value),
+                Some(Verdict::Remove) => {
+                    freed += (key.len() + value.len()) as i64;
+                    self.removed += 1;
+                    None
+                }
+            };
+            self.changes.push(Change { space: Space::State, key: key.to_vec(), value });
         }
         Ok(freed)
     }
