@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use waspmq_core::delivery::{DeviceRow, LedgerEntry, Quorum, RecipientRow, State};
 use waspmq_core::{Address, MessageId, Name, Position};
-use waspmq_store::DeadLetter;
+use waspmq_store::{DeadLetter, Delayed};
 
 /// What the broker knows about the delivery of one message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -18,7 +18,8 @@ pub(crate) struct Ledger {
     /// 32 hexadecimal digits.
     pub(crate) id: String,
     /// Where it is known from: `memory`, as it is now; `ledger`, as it was when the delivery ended; `history`, from the
-    /// stored message and the cursors that have passed it; `dead_letters`, from nothing else.
+    /// stored message and the cursors that have passed it; `delayed`, from the message that waits for its time;
+    /// `dead_letters`, from nothing else.
     pub(crate) source: String,
     pub(crate) to: String,
     /// The publishing user; null for the admin API.
@@ -28,8 +29,11 @@ pub(crate) struct Ledger {
     /// The level that was asked for or that the address demands; null where it is not known any more.
     pub(crate) level: Option<String>,
     /// Of the whole message: `under_way` while a recipient has not ended, `acked` when all have it, `incomplete` when
-    /// one was given up, `stored` when it is kept and no recipient is known.
+    /// one was given up, `stored` when it is kept and no recipient is known, `delayed` until it is due.
     pub(crate) state: String,
+    /// Of a message that is delayed: when it is published to its recipients, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) due: Option<u64>,
     /// Its place in its address, where it is stored and was found there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pos: Option<String>,
@@ -140,6 +144,7 @@ impl Ledger {
             ts,
             level: None,
             state: "stored".to_owned(),
+            due: None,
             pos: None,
             plan: None,
             recipients: Vec::new(),
@@ -173,6 +178,18 @@ impl Ledger {
             devices,
         });
         ledger
+    }
+
+    /// Of a stored message that waits for its time.
+    pub(crate) fn of_delayed(delayed: &Delayed, id: MessageId) -> Self {
+        let batch = &delayed.batch;
+        Self {
+            source: "delayed".to_owned(),
+            state: "delayed".to_owned(),
+            level: Some(batch.level.as_str().to_owned()),
+            due: Some(delayed.due_unix_ms),
+            ..Self::about(id, &batch.to, batch.from.as_ref(), batch.unix_ms)
+        }
     }
 
     /// Of a message of which only dead letters are left; `None` without any.

@@ -52,6 +52,9 @@ impl Store for Bare {
     fn find(&self, _: &Search) -> Result<Found, StoreError> {
         Ok(Found::Nowhere)
     }
+    fn find_delayed(&self, _: &Search) -> Result<Found, StoreError> {
+        Ok(Found::Nowhere)
+    }
     fn first(&self, _: &Address) -> Result<Option<Position>, StoreError> {
         Ok(None)
     }

@@ -138,6 +138,10 @@ impl<S: Shelf> Store for Records<S> {
         find::find(&self.shelf.view()?, search)
     }
 
+    fn find_delayed(&self, search: &Search) -> Result<Found, StoreError> {
+        find::find_delayed(&self.shelf.view()?, search)
+    }
+
     fn first(&self, address: &Address) -> Result<Option<Position>, StoreError> {
         read::first(&self.shelf.view()?, address)
     }

@@ -292,6 +292,8 @@ pub struct Search {
 pub enum Found {
     /// The message alone; where several addresses have it, of the first of them in order.
     Message(Box<Batch>),
+    /// The message waits for its time.
+    Delayed(Box<Delayed>),
     Nowhere,
     /// As much was looked at as may be, and there is more.
     Unfinished,
@@ -370,6 +372,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Looks for a message in all addresses. One that was published a second or more behind the time of its id, because it
     /// was delayed, is not found.
     fn find(&self, search: &Search) -> Result<Found, StoreError>;
+
+    /// Looks for a message among those that are published later.
+    fn find_delayed(&self, search: &Search) -> Result<Found, StoreError>;
 
     /// The position of the oldest stored message of an address.
     fn first(&self, address: &Address) -> Result<Option<Position>, StoreError>;

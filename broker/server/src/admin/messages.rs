@@ -1,8 +1,8 @@
 //! The delivery ledger: how far a message is with each of its recipients.
 //!
 //! The worker that published it knows while it is under way and for a while after; then the store does, for
-//! messages that are kept; then its history and the cursors that have passed it. A history is named by the caller, or
-//! found by the time in the id. What is in nobody's memory and was never stored is not known.
+//! messages that are kept; then its history and the cursors that have passed it, or that it waits for its time. A history
+//! is named by the caller, or found by the time in the id. What is in nobody's memory and was never stored is not known.
 
 use super::Handlers;
 use super::body;
@@ -20,7 +20,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use waspmq_core::message::Batch;
 use waspmq_core::{Address, Kind, MessageId, Name};
-use waspmq_store::{Query, Search, Store, StoreError};
+use waspmq_store::{Found as Stored, Query, Search, Store, StoreError};
 
 /// Where else to look.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -82,23 +82,25 @@ fn put_together(
         Some(entry) => Some(Ledger::of(entry)),
         None => kept(store, id)?,
     };
+    let now_unix_ms = control.clock.now().unix_ms;
+    let wanted = Search { id, looks_max: limits::SEARCH_LOOKS_MAX, now_unix_ms };
     let mut is_unfinished = false;
     if ledger.is_none() {
         let batch = match to.or_else(|| letters.first().map(|letter| &letter.batch.to)) {
             Some(to) => search(control, id, to)?,
             None => {
-                let now_unix_ms = control.clock.now().unix_ms;
-                match store.find(&Search { id, looks_max: limits::SEARCH_LOOKS_MAX, now_unix_ms })? {
-                    waspmq_store::Found::Message(batch) => Some(*batch),
-                    waspmq_store::Found::Nowhere => None,
-                    waspmq_store::Found::Unfinished => {
-                        is_unfinished = true;
-                        None
-                    }
-                }
+                let found = store.find(&wanted)?;
+                is_unfinished = matches!(found, Stored::Unfinished);
+                if let Stored::Message(batch) = found { Some(*batch) } else { None }
             }
         };
         ledger = batch.map(|batch| in_history(store, id, &batch)).transpose()?;
+    }
+    if ledger.is_none() {
+        match store.find_delayed(&wanted)? {
+            Stored::Delayed(delayed) => ledger = Some(Ledger::of_delayed(&delayed, id)),
+            found => is_unfinished |= matches!(found, Stored::Unfinished),
+        }
     }
     let Some(mut ledger) = ledger.or_else(|| Ledger::of_letters(id, &letters)) else {
         return Ok(if is_unfinished { Known::Unfinished } else { Known::Nothing });

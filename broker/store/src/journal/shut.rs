@@ -39,6 +39,10 @@ impl Store for Shut {
         self.error()
     }
 
+    fn find_delayed(&self, _: &Search) -> Result<Found, StoreError> {
+        self.error()
+    }
+
     fn first(&self, _: &Address) -> Result<Option<Position>, StoreError> {
         self.error()
     }

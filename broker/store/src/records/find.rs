@@ -6,7 +6,7 @@
 //! written for this, and what is looked at is bounded. Not found are messages that were published later than their id
 //! says, which is when they were delayed.
 
-use super::read::{measure, parse_address, parse_run};
+use super::read::{measure, parse_address, parse_delayed, parse_run};
 use crate::key::{self, Place};
 use crate::record::AddressRecord;
 use crate::shelf::{Space, View};
@@ -29,6 +29,22 @@ pub(super) fn find(view: &impl View, search: &Search) -> Result<Found, StoreErro
         match looks.in_address(&address, &record)? {
             Found::Nowhere => {}
             found => return Ok(found),
+        }
+    }
+    Ok(Found::Nowhere)
+}
+
+/// Delayed messages order by when they are due, and that is not before they were published.
+pub(super) fn find_delayed(view: &impl View, search: &Search) -> Result<Found, StoreError> {
+    let mut looks = Looks { view, search, left: search.looks_max };
+    let from = key::delayed(search.id.unix_ms(), MessageId::from_bytes([0; 16]));
+    for entry in view.range(Space::State, &from, &[key::DELAYED + 1]) {
+        let (key, value) = entry?;
+        if !looks.take() {
+            return Ok(Found::Unfinished);
+        }
+        if key.ends_with(&search.id.to_bytes()) {
+            return Ok(Found::Delayed(Box::new(parse_delayed(&key, &value)?)));
         }
     }
     Ok(Found::Nowhere)

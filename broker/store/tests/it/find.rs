@@ -2,10 +2,11 @@
 
 use crate::support::*;
 use proptest::prelude::*;
+use std::sync::Arc;
 use waspmq_core::MessageId;
 use waspmq_core::message::Batch;
 use waspmq_core::settings::Retention;
-use waspmq_store::{Bounds, Durability, Found, MemoryStore, Search, Store};
+use waspmq_store::{Bounds, Durability, Found, MemoryStore, Search, Store, Write};
 
 fn search(id: MessageId) -> Search {
     Search { id, looks_max: usize::MAX, now_unix_ms: 0 }
@@ -92,6 +93,32 @@ fn a_search_is_bounded_and_says_so() {
     // Two or three records for each address, and a few for the one that has it.
     assert!(matches!(with(310, 99), Found::Message(_)));
     assert!(matches!(with(0, 0), Found::Unfinished));
+}
+
+#[test]
+fn what_waits_for_its_time_is_found_there() {
+    on_both(|store| {
+        let delayed = |count: u64, due_unix_ms| {
+            let batch = published("topic/a", (1, count), 1, 5_000);
+            Write::Delayed { due_unix_ms, batch: Arc::new(batch) }
+        };
+        let writes: Vec<_> = (1..=9).map(|count| delayed(count, 5_000 + count)).collect();
+        store.commit(&writes, Durability::Buffered).unwrap();
+        let id = |count| MessageId::new(5_000, 1, 2, count);
+        let find = |count, looks_max| {
+            let found = store.find_delayed(&Search { looks_max, ..search(id(count)) }).unwrap();
+            match found {
+                Found::Delayed(found) => {
+                    assert_eq!((found.batch.to.as_str(), found.batch.messages[0].id), ("topic/a", id(count)));
+                    format!("due at {}", found.due_unix_ms)
+                }
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!((find(1, 1), find(9, 9)), ("due at 5001".into(), "due at 5009".into()));
+        assert_eq!((find(9, 8), find(10, 9)), ("Unfinished".into(), "Nowhere".into()));
+        assert!(matches!(store.find(&search(id(1))).unwrap(), Found::Nowhere));
+    });
 }
 
 #[test]

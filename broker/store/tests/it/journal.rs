@@ -83,6 +83,9 @@ impl Store for Trying {
     fn find(&self, search: &Search) -> Result<Found, StoreError> {
         self.inner.find(search)
     }
+    fn find_delayed(&self, search: &Search) -> Result<Found, StoreError> {
+        self.inner.find_delayed(search)
+    }
     fn first(&self, address: &Address) -> Result<Option<Position>, StoreError> {
         self.inner.first(address)
     }

@@ -196,6 +196,18 @@ async fn what_the_store_knows_is_told_in_this_order() {
     let letters = api.call_with_workers(&path, &nothing).await.json();
     assert_eq!((&letters["source"], &letters["state"]), (&json!("dead_letters"), &json!("incomplete")));
     assert_eq!(letters["recipients"][0]["cause"], "nack");
+    let due_unix_ms = 1_790_000_060_000;
+    api.store(&[Write::Delayed { due_unix_ms, batch: Arc::new(batch("user/bob", 1, b"1", true)) }]);
+    for path in [&path, &format!("{path}?to=user/bob")] {
+        let delayed = api.call_with_workers(path, &nothing).await.json();
+        let (source, state) = (&delayed["source"], &delayed["state"]);
+        assert_eq!((source, state), (&json!("delayed"), &json!("delayed")), "{path}");
+        assert_eq!(
+            (&delayed["due"], &delayed["level"]),
+            (&json!(due_unix_ms), &json!("delivered")),
+            "{path}"
+        );
+    }
     let stored = Write::Messages {
         batch: Arc::new(batch("user/bob", 1, b"1", true)),
         retention: Retention { age_ms: u64::MAX, count: 10, bytes: 1_000_000 },
