@@ -17,6 +17,7 @@ use crate::error::OpenError;
 use crate::file;
 use crate::token::{self, AdminToken};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -123,12 +124,23 @@ fn make_directory(path: &Path) -> Result<(), OpenError> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(OpenError::io("make the data directory", path))?;
-    file::sync_directory(path.parent().unwrap_or(path))
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(no_directory(path)),
+        made => {
+            made.map_err(OpenError::io("make the data directory", path))?;
+            file::sync_directory(path.parent().unwrap_or(path))
+        }
+    }
+}
+
+/// Says what is in the place of a directory, or of one above it.
+fn no_directory(path: &Path) -> OpenError {
+    let path = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
+    let found = match std::fs::read_link(path) {
+        Ok(target) => format!("is a symbolic link to {}, where no directory is", target.display()),
+        Err(_) => "is no directory".to_owned(),
+    };
+    OpenError::NoDirectory { path: path.to_owned(), found }
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {
@@ -400,6 +412,27 @@ mod tests {
         fs::write(&path, "").unwrap();
         let error = DataDir::open(path.join("inside"), NOW).unwrap_err();
         assert!(error.to_string().contains("inside"), "{error}");
+    }
+
+    #[test]
+    fn what_is_there_instead_of_a_directory_is_told() {
+        let parent = tempfile::tempdir().unwrap();
+        let (file, link) = (parent.path().join("file"), parent.path().join("link"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(parent.path().join("gone"), &link).unwrap();
+        let told = |path: &Path| DataDir::open(path, NOW).unwrap_err().to_string();
+        assert_eq!(
+            told(&file),
+            format!("cannot make the data directory: {} is no directory", file.display())
+        );
+        let error = told(&link);
+        assert!(
+            error.contains("link is a symbolic link to ") && error.contains("/gone, where no"),
+            "{error}"
+        );
+        assert_eq!(told(&link.join("a/b")), error);
+        fs::create_dir(parent.path().join("gone")).unwrap();
+        assert_eq!(DataDir::open(&link, NOW).unwrap().epoch(), 1_000);
     }
 
     #[test]

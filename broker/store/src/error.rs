@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub enum OpenError {
     #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot make the data directory: {} {found}", path.display())]
+    NoDirectory { path: PathBuf, found: String },
     #[error("the data directory {} is in use by another broker; stop it or choose another --data-dir", path.display())]
     Locked { path: PathBuf },
     #[error("{} is damaged: expected {expected}. Restore it from a backup; {remedy}", path.display())]
