@@ -2,7 +2,8 @@
 
 use crate::disk::scan::{self, Verdict};
 use crate::disk::{
-    StoreOptions, Tables, applied_before, cut_off, journals, layout, may_be_cut, open_database,
+    StoreOptions, Tables, applied_before, cut_off, find_damaged, journals, layout, may_be_cut, open_database,
+    told,
 };
 use crate::error::OpenError;
 use crate::file;
@@ -87,7 +88,7 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
         }
     }
     if can_open {
-        let tables = open_database(&StoreOptions::new(path)).map_err(OpenError::beyond_repair)?;
+        let tables = open_or_name(&StoreOptions::new(path))?;
         let (walked, _) = walk(&tables, &mut report)?;
         let (waiting, damage) = log::examine(path, walked.applied)?;
         report.waiting = waiting;
@@ -110,9 +111,9 @@ pub fn repair(path: &Path) -> Result<Report, OpenError> {
     let options = StoreOptions::new(path);
     if !has_all {
         // What the journals hold for a keyspace goes into one that is there: made here, filled when it is opened again.
-        open_database(&options).map(drop).map_err(OpenError::beyond_repair)?;
+        open_or_name(&options).map(drop)?;
     }
-    let tables = open_database(&options).map_err(OpenError::beyond_repair)?;
+    let tables = open_or_name(&options)?;
     let (walked, unreadable) = walk(&tables, &mut report)?;
     for (space, key) in &walked.damaged {
         remove(&tables, *space, key).map_err(damaged(path))?;
@@ -150,7 +151,7 @@ fn repair_log(options: &StoreOptions, doubted: Option<u64>, report: &mut Report)
 fn verify(options: &StoreOptions) -> Result<(), OpenError> {
     let mut left = Report::default();
     has_all(&options.path, &mut left)?;
-    let tables = open_database(options).map_err(OpenError::beyond_repair)?;
+    let tables = open_or_name(options)?;
     walk(&tables, &mut left)?;
     let Some(finding) = left.findings.first() else { return Ok(()) };
     let detail = format!("behind the repair still: {finding}");
@@ -186,7 +187,18 @@ fn note(result: Result<(), OpenError>, report: &mut Report) -> Result<bool, Open
 
 fn damaged(path: &Path) -> impl Fn(fjall::Error) -> OpenError {
     let path = path.to_owned();
-    move |error| OpenError::StoreDamaged { path: path.clone(), detail: format!("{error:?}") }
+    move |error| OpenError::StoreDamaged { path: path.clone(), detail: told(&error) }
+}
+
+/// Opens the database, or names the file that is in the way. What cannot be opened is beyond repair.
+fn open_or_name(options: &StoreOptions) -> Result<Tables, OpenError> {
+    open_database(options).map_err(|error| match error.beyond_repair() {
+        OpenError::StoreBeyondRepair { path, detail } => {
+            let (path, detail) = find_damaged(&path).unwrap_or((path, detail));
+            OpenError::StoreBeyondRepair { path, detail }
+        }
+        other => other,
+    })
 }
 
 struct Scanned {

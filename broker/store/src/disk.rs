@@ -11,6 +11,7 @@
 //! was synced is in its files.
 
 mod fail;
+mod files;
 pub(crate) mod layout;
 mod open;
 pub(crate) mod scan;
@@ -18,7 +19,9 @@ pub(crate) mod scan;
 use crate::records::Bounds;
 use crate::shelf::{Change, Entries, Entry, Shelf, Space, View};
 use crate::store::{Durability, StoreError};
+pub(crate) use fail::told;
 use fail::{is_full, store_error};
+pub(crate) use files::find_damaged;
 use fjall::{AbstractTree as _, Database, Keyspace, PersistMode, Readable, Slice, Snapshot};
 pub use open::{Cut, Progress, Recovered};
 pub(crate) use open::{applied_before, cut_off, journals, may_be_cut, open_database};

@@ -39,6 +39,25 @@ pub(super) fn store_error(error: &fjall::Error) -> StoreError {
     }
 }
 
+/// What keeps a database from being opened or written to, for a report.
+pub(crate) fn told(error: &fjall::Error) -> String {
+    match error {
+        fjall::Error::Storage(LsmError::ChecksumMismatch { .. }) => {
+            "one of its files does not match a checksum".into()
+        }
+        fjall::Error::Storage(LsmError::InvalidVersion(_)) | fjall::Error::InvalidVersion(_) => {
+            "one of its files has no version that is known".into()
+        }
+        fjall::Error::Storage(LsmError::Unrecoverable) | fjall::Error::Unrecoverable => {
+            "its files are incomplete or contradict each other".into()
+        }
+        _ if matches!(store_error(error), StoreError::Corrupt { .. }) => {
+            "one of its files holds what cannot be read".into()
+        }
+        other => format!("{other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

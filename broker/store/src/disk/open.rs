@@ -215,7 +215,7 @@ pub(crate) fn open_database(options: &StoreOptions) -> Result<Tables, OpenError>
         Ok(Ok(tables)) => Ok(tables),
         Ok(Err(fjall::Error::Locked)) => Err(OpenError::StoreLocked { path: options.path.clone() }),
         Ok(Err(fjall::Error::Io(source))) => Err(OpenError::Io { action: "open the store in", path, source }),
-        Ok(Err(error)) => Err(damaged(format!("{error:?}"))),
+        Ok(Err(error)) => Err(damaged(super::told(&error))),
         Err(_) => Err(damaged("the tables contradict each other".into())),
     }
 }

@@ -484,9 +484,37 @@ fn what_no_repair_helps_with_is_said_and_left_alone() {
         for result in [waspmq_store::check(&path), waspmq_store::repair(&path)] {
             let error = result.unwrap_err();
             assert!(matches!(error, OpenError::StoreBeyondRepair { .. }), "{what}: {error}");
+            assert!(error.to_string().contains(what), "{what}: {error}");
         }
         assert!(FjallStore::open(options(&path), &mut |_| {}).is_err());
         assert!(log.exists(), "{what}");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_changed_bit_that_keeps_the_database_shut_is_told_with_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (whole, _) = killed(directory.path(), 5);
+    drop(open(&whole));
+    let path = directory.path().join("store");
+    let mut files = files(&whole.join("db"));
+    files.retain(|(file, _)| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        name == "version" || name.starts_with('v') || file.parent().unwrap().ends_with("tables")
+    });
+    assert!(files.len() >= 5, "the version, three keyspaces and a table: {files:?}");
+    for (file, mut bytes) in files {
+        copy(&whole, &path);
+        let file = path.join(file.strip_prefix(&whole).unwrap());
+        // Where a file has no ending, its beginning is what is looked at.
+        let at = bytes.len().saturating_sub(30);
+        bytes[at] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let told = FjallStore::open(options(&path), &mut |_| {}).unwrap_err().to_string();
+        assert!(told.contains("one of its files") && !told.contains("Checksum("), "{told}");
+        let error = waspmq_store::check(&path).unwrap_err();
+        assert!(matches!(&error, OpenError::StoreBeyondRepair { path, .. } if *path == file), "{error}");
         fs::remove_dir_all(&path).unwrap();
     }
 }
