@@ -135,6 +135,15 @@ impl Registry {
         Self { login, ..self }
     }
 
+    /// The offsets of this run are greater than this.
+    #[must_use]
+    pub fn beginning_behind(mut self, offset: u64) -> Self {
+        for shard in &mut self.shards {
+            shard.get_mut().unwrap().next_offset = offset;
+        }
+        self
+    }
+
     pub const fn epoch(&self) -> u32 {
         self.epoch
     }
@@ -144,7 +153,8 @@ impl Registry {
         self.index(address.as_str())
     }
 
-    /// The last position of a shard's stream in this epoch; offset 0 when there was none, or no such shard.
+    /// The last position of a shard's stream in this epoch; where none was taken, that behind which it begins. Offset 0 when
+    /// there is no such shard.
     pub fn stream_end(&self, shard: u16) -> Position {
         let stream = Stream { shard, epoch: self.epoch };
         let is_known = usize::from(shard) < limits::SHARD_COUNT;
@@ -313,7 +323,7 @@ impl Locked<'_> {
         Position { stream: Stream { shard: self.index, epoch: self.registry.epoch }, offset }
     }
 
-    /// The last position that was taken; offset 0 when there was none.
+    /// The last position that was taken; where none was, that behind which the run begins.
     pub fn last(&self) -> Position {
         let stream = Stream { shard: self.index, epoch: self.registry.epoch };
         Position { stream, offset: self.shard.next_offset }

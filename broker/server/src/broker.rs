@@ -105,8 +105,7 @@ impl Broker {
             .context("cannot use TLS")?
             .map(Arc::new);
         let worker_count = worker_count(config.workers);
-        let registry =
-            Arc::new(Registry::new(data_dir.epoch(), data_dir.shard_seed()).with_login_policy(login(config)));
+        let registry = registry(&data_dir, login(config));
         let options = HostOptions {
             workers: worker_count,
             policies_max: config.policy.max_policies,
@@ -422,6 +421,11 @@ fn settings(config: &Config, address: SocketAddr) -> Settings {
             permessage_deflate: config.compression.permessage_deflate,
         },
     }
+}
+
+fn registry(data_dir: &DataDir, login: LoginPolicy) -> Arc<Registry> {
+    let registry = Registry::new(data_dir.epoch(), data_dir.shard_seed());
+    Arc::new(registry.with_login_policy(login).beginning_behind(data_dir.first_offset()))
 }
 
 fn login(config: &Config) -> LoginPolicy {

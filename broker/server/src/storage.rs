@@ -44,7 +44,7 @@ pub(crate) fn open(
         Bounds { bytes: config.bytes_max, ledger_age_ms: config.ledger_age_ms, ..Bounds::default() };
     let mut progress = |progress: Progress| tracing::info!(?progress, "opening the store");
     let (store, recovered) = FjallStore::open(options, &mut progress).context("cannot open the store")?;
-    data_dir.check_epoch(recovered.epoch)?;
+    data_dir.note_epoch()?;
     for cut in recovered.truncated_tail.iter().chain(&recovered.log_cut) {
         tracing::warn!(
             ?cut,

@@ -3,7 +3,7 @@
 //! ```text
 //! <data-dir>/            mode 0700
 //!   lock                 locked for as long as the broker runs; has no content
-//!   epoch                a decimal number, greater at every start
+//!   epoch                a decimal number, greater at every start; in the store, too
 //!   node-id              8 hexadecimal digits, made once
 //!   shard-seed           mode 0600, 16 hexadecimal digits, made once
 //!   admin-token          mode 0600, see `token`
@@ -28,8 +28,12 @@ const EPOCH_MAX: u32 = (1 << 24) - 1;
 const EPOCHS_BEGIN_UNIX_MS: u64 = 1_735_689_600_000;
 const EPOCH_MS: u64 = 60_000;
 
-/// Epochs by which starts in quick succession may be ahead of the clock before it is said that it stands behind.
-const EPOCHS_AHEAD_MAX: u32 = 60;
+/// Epochs by which starts in quick succession may be ahead of the clock. More: an epoch that comes again, because the
+/// directory was restored within the same minute, has offsets again, and it is said that the clock stands behind.
+const EPOCHS_AHEAD_MAX: u32 = 8;
+
+/// Offsets that a stream takes in a millisecond at most; of more, those of a run that was undone by a restore may come again.
+const OFFSETS_PER_MS: u64 = 1_024;
 
 /// Random bytes of a node's id.
 const NODE_ID_BYTES: usize = 4;
@@ -39,6 +43,7 @@ const NODE_ID_BYTES: usize = 4;
 pub struct DataDir {
     path: PathBuf,
     epoch: u32,
+    first_offset: u64,
     node_id: String,
     shard_seed: u64,
     /// Held, not read: the operating system drops the lock with the file.
@@ -50,15 +55,17 @@ impl DataDir {
     ///
     /// The new epoch is on disk before this returns, so ids made with it are never made again, however the
     /// process ends. It goes with the clock, so that neither a directory of which the file is lost nor one that was
-    /// restored from a backup begins one that was used.
+    /// restored from a backup begins one that was used. Within the same minute it may; then offsets, which go with the clock
+    /// too, tell the runs apart.
     pub fn open(path: impl Into<PathBuf>, now_unix_ms: u64) -> Result<Self, OpenError> {
         let path = path.into();
         make_directory(&path)?;
         let lock = lock(&path)?;
         let node_id = read_or_make_node_id(&path.join("node-id"))?;
         let shard_seed = read_or_make_shard_seed(&path.join("shard-seed"))?;
-        let epoch = begin_epoch(&path.join("epoch"), now_unix_ms)?;
-        Ok(Self { path, epoch, node_id, shard_seed, _lock: lock })
+        let epoch = begin_epoch(&path, now_unix_ms)?;
+        let first_offset = offset_at(now_unix_ms, epoch);
+        Ok(Self { path, epoch, first_offset, node_id, shard_seed, _lock: lock })
     }
 
     /// The admin token, made on first use.
@@ -80,12 +87,14 @@ impl DataDir {
         self.epoch
     }
 
-    /// An error when the store has messages of this epoch or a later one, of which positions would repeat.
-    pub fn check_epoch(&self, stored: u32) -> Result<(), OpenError> {
-        if stored < self.epoch {
-            return Ok(());
-        }
-        Err(OpenError::EpochUsed { path: self.path.join("epoch"), epoch: self.epoch, stored })
+    /// Where the offsets of this epoch begin.
+    pub const fn first_offset(&self) -> u64 {
+        self.first_offset
+    }
+
+    /// Notes the epoch in the store, too, which must be there: whichever of the two is lost or older, no epoch comes twice.
+    pub fn note_epoch(&self) -> Result<(), OpenError> {
+        file::replace(&epoch_paths(&self.path)[1], &self.epoch.to_string())
     }
 
     /// 8 hexadecimal digits, the same at every open.
@@ -159,18 +168,27 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn begin_epoch(path: &Path, now_unix_ms: u64) -> Result<u32, OpenError> {
-    let last = match file::read(path)? {
-        None => 0,
-        Some(text) => decimal(&text).ok_or_else(|| OpenError::Corrupt {
-            path: path.to_owned(),
+/// Where the last epoch is noted.
+fn epoch_paths(directory: &Path) -> [PathBuf; 2] {
+    [directory.join("epoch"), directory.join("store").join("epoch")]
+}
+
+fn begin_epoch(directory: &Path, now_unix_ms: u64) -> Result<u32, OpenError> {
+    let paths = epoch_paths(directory);
+    let mut last = 0;
+    for path in &paths {
+        let Some(text) = file::read(path)? else { continue };
+        let noted = decimal(&text).ok_or_else(|| OpenError::Corrupt {
+            path: path.clone(),
             expected: "a decimal number below 2^24",
             remedy: "a smaller number than the last would make message ids repeat, so write one that is larger than any \
                      that was used",
-        })?,
-    };
+        })?;
+        last = noted.max(last);
+    }
+    let [path, _] = paths;
     if last >= EPOCH_MAX {
-        return Err(OpenError::EpochExhausted { path: path.to_owned() });
+        return Err(OpenError::EpochExhausted { path });
     }
     let of_clock = epoch_at(now_unix_ms).unwrap_or_default();
     if of_clock.saturating_add(EPOCHS_AHEAD_MAX) < last {
@@ -181,8 +199,14 @@ fn begin_epoch(path: &Path, now_unix_ms: u64) -> Result<u32, OpenError> {
         );
     }
     let epoch = of_clock.max(last + 1);
-    file::replace(path, &epoch.to_string())?;
+    file::replace(&path, &epoch.to_string())?;
     Ok(epoch)
+}
+
+/// Where the offsets of an epoch begin that was begun then: behind all that it had when it was begun before.
+const fn offset_at(unix_ms: u64, epoch: u32) -> u64 {
+    let from_ms = EPOCHS_BEGIN_UNIX_MS + epoch.saturating_sub(EPOCHS_AHEAD_MAX) as u64 * EPOCH_MS;
+    unix_ms.saturating_sub(from_ms).saturating_mul(OFFSETS_PER_MS)
 }
 
 /// The epoch of a time; `None` where there is none.
@@ -312,14 +336,45 @@ mod tests {
         assert_eq!(open(6).unwrap(), 1_006);
         fs::remove_file(path.join("epoch")).unwrap();
         assert_eq!(open(7).unwrap(), 1_007);
-        let behind = DataDir::open(&path, 0).unwrap();
-        assert_eq!(behind.epoch(), 1_008, "a clock that stands behind counts");
-        assert!(behind.check_epoch(1_007).is_ok());
-        let error = behind.check_epoch(1_008).unwrap_err().to_string();
-        assert!(
-            error.contains(&path.join("epoch").display().to_string()) && error.contains("1008"),
-            "{error}"
-        );
+        assert_eq!(DataDir::open(&path, 0).unwrap().epoch(), 1_008, "a clock that stands behind counts");
+    }
+
+    #[test]
+    fn the_store_knows_the_epoch_too() {
+        let (_parent, path) = fresh();
+        let data = DataDir::open(&path, NOW).unwrap();
+        fs::create_dir(data.store_path()).unwrap();
+        data.note_epoch().unwrap();
+        drop(data);
+        let files = ["epoch", "store/epoch"].map(|file| path.join(file));
+        for (lost, epoch) in files.iter().zip([1_001, 1_002]) {
+            fs::remove_file(lost).unwrap();
+            let data = DataDir::open(&path, 0).unwrap();
+            assert_eq!(data.epoch(), epoch);
+            data.note_epoch().unwrap();
+        }
+        fs::write(&files[1], "x").unwrap();
+        let error = DataDir::open(&path, 0).unwrap_err().to_string();
+        assert!(error.contains("store/epoch"), "{error}");
+    }
+
+    #[test]
+    fn an_epoch_that_comes_again_has_later_offsets() {
+        let (_parent, path) = fresh();
+        fs::create_dir_all(&path).unwrap();
+        let restored = |seconds: u64| {
+            fs::write(path.join("epoch"), "1000").unwrap();
+            let data = DataDir::open(&path, NOW + seconds * 1_000).unwrap();
+            (data.epoch(), data.first_offset())
+        };
+        let (epoch, first) = restored(0);
+        for seconds in [1, 59, 60, 119] {
+            let offset = first + seconds * 1_000 * OFFSETS_PER_MS;
+            assert_eq!(restored(seconds), (epoch, offset), "{seconds}");
+        }
+        assert_eq!(restored(120).0, epoch + 1);
+        assert!(restored(119).1 < 1 << 30, "they have few digits");
+        assert_eq!(DataDir::open(&path, 0).unwrap().first_offset(), 0);
     }
 
     #[test]

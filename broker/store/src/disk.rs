@@ -3,6 +3,7 @@
 //! ```text
 //! <path>/            mode 0700
 //!   format           the layout's number, see `layout`
+//!   epoch            that of the last start, see `data_dir`
 //!   db/              fjall's
 //!   log/             what is not synced in db yet, see `log`
 //! ```

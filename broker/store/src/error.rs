@@ -16,8 +16,6 @@ pub enum OpenError {
     Corrupt { path: PathBuf, expected: &'static str, remedy: &'static str },
     #[error("the epoch in {} has reached its maximum; message ids would repeat. Start with a new data directory", path.display())]
     EpochExhausted { path: PathBuf },
-    #[error("the store has messages of epoch {stored} and this start would have epoch {epoch}, so positions would repeat: the clock stands behind them, and {0} was lost or is older than the store. Set the clock right, or write {stored} to that file", path.display())]
-    EpochUsed { path: PathBuf, epoch: u32, stored: u32 },
     #[error("{0} can be read by other users (mode {mode:03o}), so the token in it is no secret. Remove the file for a new token, or run: chmod 600 {0}", path.display())]
     TokenExposed { path: PathBuf, mode: u32 },
     #[error("there is no admin token at {}; is the broker running with this data directory?", path.display())]

@@ -144,15 +144,16 @@ fn groups_can_be_made_listed_and_removed() {
 
 #[test]
 fn offsets_of_an_address_strictly_increase() {
-    let registry = Registry::new(9, 0);
+    let registry = Registry::new(9, 0).beginning_behind(100);
     let to = Address::parse("topic/a").unwrap();
+    assert!(registry.stream_ends().iter().all(|end| end.offset == 100));
     let take = |count, is_stored| {
         let mut locked = registry.lock(&to);
         let targets = locked.targets(&to);
         locked.take((&to, &targets), count, (is_stored, None))
     };
     let (first, second) = (take(3, false), take(1, true));
-    assert_eq!((first.offset, second.offset), (1, 4));
+    assert_eq!((first.offset, second.offset), (101, 104));
     assert_eq!(first.stream, second.stream);
     assert_eq!(first.stream.epoch, 9);
 }

@@ -54,8 +54,6 @@ pub struct Recovered {
     /// Bytes of the records that the store's bound counts.
     pub bytes: u64,
     pub addresses: u64,
-    /// The last epoch that the records of addresses know of, 0 for none; a crash may have hidden a later one.
-    pub epoch: u32,
     /// Bytes of journals that were read.
     pub journal_bytes: u64,
     pub took: Duration,
@@ -106,14 +104,14 @@ impl FjallStore {
         progress(Progress::Replay);
         let tables = open_database(&options)?;
         let disk = Disk::new(options, tables);
-        let Counted { usage, addresses, epoch } = count(&disk, progress).map_err(|error| {
-            OpenError::StoreDamaged { path: disk.path().to_owned(), detail: error.to_string() }
+        let (usage, addresses) = count(&disk, progress).map_err(|error| OpenError::StoreDamaged {
+            path: disk.path().to_owned(),
+            detail: error.to_string(),
         })?;
         let recovered = Recovered {
             messages: usage.messages,
             bytes: usage.bytes,
             addresses,
-            epoch,
             journal_bytes,
             took: began.elapsed(),
             truncated_tail,
@@ -254,35 +252,25 @@ pub(super) fn reopen(options: &StoreOptions) -> Result<Tables, OpenError> {
     open_database(options)
 }
 
-/// What the saved records come to.
-#[derive(Default)]
-struct Counted {
-    usage: Usage,
-    addresses: u64,
-    /// The last one of any place.
-    epoch: u32,
-}
-
 /// Sums up the saved records.
-fn count(disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<Counted, StoreError> {
+fn count(disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<(Usage, u64), StoreError> {
     let view = disk.view()?;
-    let mut counted = Counted::default();
+    let (mut usage, mut addresses) = (Usage::default(), 0);
     for entry in view.range(Space::State, &[key::ADDRESS], &[key::ADDRESS + 1]) {
         let (key, value) = entry?;
         let record = AddressRecord::parse(&key, &value)?;
-        counted.usage.messages += record.count;
-        counted.usage.bytes += record.bytes;
-        counted.addresses += 1;
-        counted.epoch = counted.epoch.max(record.counted.0).max(record.removed.0);
-        if counted.addresses % PROGRESS_ADDRESSES == 0 {
-            progress(Progress::Addresses { done: counted.addresses });
+        usage.messages += record.count;
+        usage.bytes += record.bytes;
+        addresses += 1;
+        if addresses % PROGRESS_ADDRESSES == 0 {
+            progress(Progress::Addresses { done: addresses });
         }
     }
     for tag in [key::DEAD_LETTER, key::DELAYED] {
         for entry in view.range(Space::State, &[tag], &[tag + 1]) {
             let (key, value) = entry?;
-            counted.usage.bytes += (key.len() + value.len()) as u64;
+            usage.bytes += (key.len() + value.len()) as u64;
         }
     }
-    Ok(counted)
+    Ok((usage, addresses))
 }
