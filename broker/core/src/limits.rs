@@ -244,6 +244,18 @@ pub const OVERFLOW_REPORTS_MAX: usize = 64;
 /// and its client may come back and read all of them from the store.
 pub const SPILLED_ADDRESSES_MAX: usize = 64;
 
+/// Addresses of wildcards that one session reads from the store at a time, and half as many before the next ones are looked
+/// up. More: they wait for their turn in the store. About 500 bytes each.
+pub const CATCH_UP_ADDRESSES_MAX: usize = 4_096;
+
+/// Bytes of live messages that are not stored and that one session holds while it reads what is stored of their
+/// addresses. More: dropped, counted, and told with `overflow`.
+pub const CATCH_UP_HELD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Addresses with stored messages at which one reading for a wildcard, or for a queue on one, looks. More: the next
+/// reading goes on behind them.
+pub const ADDRESSES_LOOKED_AT_MAX: usize = 16_384;
+
 /// Sessions that can be resumed, live or left. More: those that left first are forgotten; when all are live, one more
 /// session gets no resume token. About 500 bytes each, 1 KiB for each subscription with wildcards, and
 /// what the session may still acknowledge ([`WINDOW_LEFT_BYTES_MAX`], [`WINDOWS_LEFT_BYTES_MAX`]).

@@ -247,6 +247,11 @@ impl<S: Segment> Queue<S> {
         })
     }
 
+    /// Messages that never came to the queue are told as those that it lost.
+    pub fn note_dropped(&mut self, to: &Address, action: Overflow, dropped: u64) {
+        self.rare.get_or_insert_default().reports.add(to, action, dropped);
+    }
+
     /// What the client is to be told of its losses, one address and action after the other; nothing while many
     /// of its own frames wait.
     pub fn poll_report(&mut self) -> Option<Report> {
@@ -351,8 +356,7 @@ impl<S: Segment> Queue<S> {
     }
 
     fn lose(&mut self, segment: S, action: Overflow, lost: &mut Vec<Lost<S>>) {
-        let rare = self.rare.get_or_insert_default();
-        rare.reports.add(&segment.class().to, action, segment.frames().into());
+        self.note_dropped(&segment.class().to, action, segment.frames().into());
         lost.push(Lost { segment, action });
     }
 

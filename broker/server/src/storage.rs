@@ -92,7 +92,7 @@ fn restore(store: &dyn Store, registry: &Registry, mailboxes: &Mailboxes) -> Res
     let kept = Kept::default();
     for pattern in ["user/*", "group/*", "topic/>", "all"] {
         let Ok(pattern) = Pattern::parse_scope(pattern) else { continue };
-        for address in store.addresses(&pattern, usize::MAX)? {
+        for address in store.addresses(&pattern, None, usize::MAX)? {
             kept.insert(&address);
         }
     }

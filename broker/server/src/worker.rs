@@ -47,6 +47,7 @@ mod receipts;
 mod recipients;
 mod resume;
 mod room;
+mod scan;
 mod segment;
 mod streams;
 mod subscribe;

@@ -64,7 +64,7 @@ impl Store for Bare {
     fn count_after(&self, _: &Address, _: Option<Position>, _: usize) -> Result<usize, StoreError> {
         Ok(0)
     }
-    fn addresses(&self, _: &Pattern, _: usize) -> Result<Vec<Address>, StoreError> {
+    fn addresses(&self, _: &Pattern, _: Option<&Address>, _: usize) -> Result<Vec<Address>, StoreError> {
         Ok(Vec::new())
     }
     fn cursor(&self, _: &Name, _: Option<&Name>, _: &Address) -> Result<Option<Position>, StoreError> {

@@ -159,8 +159,13 @@ impl<S: Shelf> Store for Records<S> {
         read::count_after(&self.shelf.view()?, address, after, most)
     }
 
-    fn addresses(&self, pattern: &Pattern, most: usize) -> Result<Vec<Address>, StoreError> {
-        read::addresses(&self.shelf.view()?, pattern, most)
+    fn addresses(
+        &self,
+        pattern: &Pattern,
+        after: Option<&Address>,
+        most: usize,
+    ) -> Result<Vec<Address>, StoreError> {
+        read::addresses(&self.shelf.view()?, (pattern, after), most)
     }
 
     fn cursor(

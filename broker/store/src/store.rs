@@ -390,8 +390,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         most: usize,
     ) -> Result<usize, StoreError>;
 
-    /// Addresses with stored messages that match, up to `most`.
-    fn addresses(&self, pattern: &Pattern, most: usize) -> Result<Vec<Address>, StoreError>;
+    /// Addresses with stored messages that match, in the order of their texts: those behind `after`, up to `most`.
+    fn addresses(
+        &self,
+        pattern: &Pattern,
+        after: Option<&Address>,
+        most: usize,
+    ) -> Result<Vec<Address>, StoreError>;
 
     fn cursor(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! | state | live message of the address | page from the store | next |
 //! | --- | --- | --- | --- |
-//! | listing (a wildcard) | held | – | waiting, per address found |
+//! | listing (a wildcard), not come to yet | stored: left to the store, else held | – | waiting, per address found |
 //! | waiting for its turn | stored: left to the store, else held | – | reading, when the outbound queue is short |
 //! | reading | as above | sent, with what was held before it | waiting, or live |
 //! | reading | as above | no room for it: thrown away | waiting, until the outbound queue is empty |
@@ -13,14 +13,18 @@
 //!
 //! Invariants: an address is sent in the order of its positions; one page is read at a time per session and only into
 //! a short outbound queue, so a replay of any length costs one page of memory and drops nothing that waits there. Of
-//! tracked messages no more are on their way than the session's window holds. What was read is sent or read again. Held
+//! tracked messages no more are on their way than the session's window holds. Addresses of wildcards are listed in parts,
+//! the next one when most of those found before have been read, so that memory does not grow with them. What was read is sent or read again. Held
 //! messages are bounded; beyond that they are dropped and counted as those of a slow consumer. Not here: what of a session
-//! is still to be read (`state`), what of a page is sent (`portion`), the reader's side (`read`).
+//! is still to be read (`state`), which addresses a wildcard brings (`listing`), what of a page is sent (`portion`), the
+//! reader's side (`read`).
 
+mod listing;
 mod portion;
 mod read;
 mod state;
 
+pub(crate) use listing::Listing;
 pub(super) use read::hand_over;
 pub(super) use state::Catching;
 
@@ -30,12 +34,10 @@ use super::resume::Seen;
 use super::{Worker, acks};
 use crate::resumes::Begin;
 use portion::Portion;
-use state::Listed;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use waspmq_core::message::Batch;
 use waspmq_core::session::Subscription;
-use waspmq_core::{Address, Code, Name, Pattern, Position, Reject, SessionId};
+use waspmq_core::{Address, Code, Name, Position, Reject, SessionId};
 use waspmq_protocol::server;
 use waspmq_store::{Page, Store, StoreError};
 
@@ -48,8 +50,6 @@ const PAGE_MESSAGE_BYTES: usize = 256;
 const LOW_BYTES: usize = 128 * 1024;
 /// Pages and [`LOW_BYTES`] are smaller where the outbound queue is: this part of its bound.
 const QUEUE_PART: usize = 4;
-/// Addresses with stored messages that one wildcard may bring. The others are left out and counted as a gap.
-const ADDRESSES_MAX: usize = 4_096;
 
 /// Where a session begins to read.
 #[derive(Debug, Clone)]
@@ -71,6 +71,8 @@ pub(super) enum Start {
     Last,
     /// The newest message before this one, which is live and may be stored by now.
     LastBefore(Position),
+    /// The newest message up to the end of its shard, of those that are given. For patterns with wildcards.
+    LastUpto(Arc<[Position]>),
     Time(u64),
     After(Position),
     /// Behind the device's cursor, or this position where it is the earlier or there is no cursor.
@@ -102,21 +104,13 @@ impl PageOf {
     }
 }
 
-/// The addresses of a wildcard with stored messages, for one session.
-#[derive(Debug)]
-pub(crate) struct Listing {
-    session: SessionId,
-    number: u64,
-    addresses: Result<Vec<Address>, StoreError>,
-}
-
 impl Start {
     /// A place to begin at that can be kept. `None` for that of a resumed session, which differs by address.
     const fn to_begin(&self) -> Option<Begin> {
         Some(match self {
             Self::Cursor { .. } | Self::CursorOrSeen { .. } => Begin::Cursor,
             Self::Earliest => Begin::Earliest,
-            Self::Last | Self::LastBefore(_) => Begin::Last,
+            Self::Last | Self::LastBefore(_) | Self::LastUpto(_) => Begin::Last,
             Self::Time(unix_ms) => Begin::Time(*unix_ms),
             Self::After(position) | Self::CursorUpTo { upto: position, .. } => Begin::After(*position),
             Self::Seen(_) => return None,
@@ -176,105 +170,6 @@ impl Worker {
         }
     }
 
-    /// Reads every address of a pattern because the client asks for it. Of a resumed session what is being read is
-    /// left to that.
-    pub(super) fn catch_up_pattern(
-        &mut self,
-        connection: &mut Connection,
-        pattern: &Pattern,
-        start: Start,
-    ) -> Result<(), Reject> {
-        if let Some(address) = pattern.to_address() {
-            self.catch_up_anew(connection, &address, start);
-            return Ok(());
-        }
-        let Some(session) = connection.session_id else { return Ok(()) };
-        let number = connection.catching.next_number();
-        self.list(session, pattern.clone(), number)?;
-        let asked_us = Some(self.shared.clock.now_us());
-        let listed = Listed { pattern: pattern.clone(), start, held: VecDeque::new(), number, asked_us };
-        connection.catching.listings.push(listed);
-        self.mark_unsaved(connection);
-        Ok(())
-    }
-
-    fn list(&self, session: SessionId, pattern: Pattern, number: u64) -> Result<(), Reject> {
-        let (mailboxes, worker) = (self.shared.mailboxes.clone(), self.number);
-        let list = move |store: &dyn Store| {
-            let addresses = store.addresses(&pattern, ADDRESSES_MAX);
-            let listing = Listing { session, number, addresses };
-            hand_over(&mailboxes, worker, Entry::Listing(Box::new(listing)));
-        };
-        self.shared.journal.read(Box::new(list)).map_err(|_| busy())
-    }
-
-    /// The addresses of a wildcard are known: each is read, what is only live goes on.
-    pub(super) fn handle_listing(&mut self, listing: Listing) {
-        let Listing { session, number, addresses } = listing;
-        self.with_session(session, |worker, connection| {
-            let listings = &mut connection.catching.listings;
-            let Some(index) = listings.iter().position(|listed| listed.number == number) else { return };
-            let addresses = match addresses {
-                Ok(addresses) => addresses,
-                Err(error) if passes(&error) => {
-                    tracing::warn!(%error, "stored messages cannot be listed now");
-                    if let Some(listed) = listings.get_mut(index) {
-                        listed.asked_us = None;
-                    }
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "stored messages cannot be listed");
-                    connection.catching.has_gap = true;
-                    Vec::new()
-                }
-            };
-            let listed = connection.catching.listings.swap_remove(index);
-            worker.take_listing(connection, listed, addresses);
-        });
-    }
-
-    fn take_listing(&mut self, connection: &mut Connection, listed: Listed, addresses: Vec<Address>) {
-        let Listed { start, held, .. } = listed;
-        connection.catching.release(&held);
-        connection.catching.has_gap |= addresses.len() >= ADDRESSES_MAX;
-        for to in addresses {
-            let shard = self.shared.registry.shard_of(&to);
-            if let Start::Seen(seen) = &start {
-                let is_first = connection.catching.note_resumed(&to);
-                if !is_first && !connection.catching.take_dropped(&to) {
-                    continue;
-                }
-                let may_go_back = self.may_go_back(connection, &to);
-                let Some((start, is_ordered)) = seen.start(&to, shard, may_go_back) else { continue };
-                // What was dropped lies behind what this connection was sent.
-                let sent = connection.cursors.last_sent(&to).filter(|_| !is_first);
-                let start = sent.map_or(start, Start::After);
-                if !is_ordered || !is_first {
-                    connection.catching.note_passed(shard);
-                }
-                self.catch_up_resumed(connection, &to, start);
-            } else {
-                connection.catching.note_passed(shard);
-                self.catch_up_anew(connection, &to, start.clone());
-            }
-        }
-        connection.catching.tidy_resumed();
-        // What is read from the store now is not sent from here; the rest goes where it was going.
-        for batch in held {
-            let last = batch.position(batch.messages.len().saturating_sub(1));
-            let sent = connection.cursors.last_sent(&batch.to).filter(|_| batch.is_kept);
-            if sent.is_some_and(|sent| place(last) <= place(sent)) {
-                // Another listing, which answered first, had it read.
-                continue;
-            }
-            match connection.catching.hold(std::slice::from_ref(&batch)) {
-                Some(dropped) => self.counters().dropped_catching_up.add(dropped),
-                None => self.deliver_alone(connection, &[batch]),
-            }
-        }
-    }
-
     /// Forgets what was to be read for a subscription that has ended, as far as no other one wants it.
     pub(super) fn stop_catching(&self, connection: &mut Connection, ended: &Subscription) {
         if ended.queue.is_none() && !connection.catching.is_idle() {
@@ -325,6 +220,7 @@ impl Worker {
                 }
             }
             worker.read_on(connection);
+            worker.list_on(connection);
         });
     }
 
@@ -437,14 +333,10 @@ impl Worker {
             .collect();
         for number in numbers {
             if let Some(mut connection) = self.connections.get_mut(number as usize).and_then(Option::take) {
-                for (pattern, number) in connection.catching.handle_time(now_us) {
-                    let listed = connection.session_id.map(|session| self.list(session, pattern, number));
-                    if matches!(listed, Some(Err(_))) {
-                        tracing::debug!("no room to list stored messages; asked again later");
-                    }
-                }
+                connection.catching.handle_time(now_us);
                 self.read_behind_window(&mut connection);
                 self.read_on(&mut connection);
+                self.list_on(&mut connection);
                 self.put_back(number, connection);
             }
         }

@@ -63,7 +63,7 @@ impl Worker {
     }
 
     /// Delivers batches with the same recipients and empties the run.
-    fn deliver(&mut self, run: &mut Vec<Arc<Batch>>) {
+    pub(super) fn deliver(&mut self, run: &mut Vec<Arc<Batch>>) {
         let Some(first) = run.first() else { return };
         self.delivery += 1;
         let excluded = first.origin.filter(|_| first.exclude_origin);
@@ -89,8 +89,12 @@ impl Worker {
                 }
                 connection.last_delivery = self.delivery;
                 if !connection.catching.is_idle() {
-                    if let Some(dropped) = connection.catching.hold(run) {
-                        counters.dropped_catching_up.add(dropped);
+                    let may_be_stored = self.shared.kept.may_have(&first.to);
+                    if let Some(dropped) = connection.catching.hold(run, may_be_stored) {
+                        if dropped > 0 {
+                            outbox.note_dropped(connection, (&first.to, terms.overflow), dropped);
+                            counters.dropped_catching_up.add(dropped);
+                        }
                         continue;
                     }
                     connection.catching.note_passed(first.first.stream.shard);

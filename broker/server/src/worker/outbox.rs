@@ -120,6 +120,18 @@ impl Outbox {
         self.lost.is_empty() || self.handle_lost(connection)
     }
 
+    /// Messages for a connection were dropped before they came to its queue: its client is told.
+    pub(super) fn note_dropped(
+        &mut self,
+        connection: &mut Connection,
+        (to, action): (&Address, Overflow),
+        dropped: u64,
+    ) {
+        connection.out.note_dropped(to, action, dropped);
+        connection.dropped += dropped;
+        self.mark(connection);
+    }
+
     /// Whether a segment needs nothing to be done about a full queue.
     pub(super) fn has_room(&self, connection: &Connection, segment: &Shared) -> bool {
         connection.out.has_room_for(segment, self.bound_of(connection))

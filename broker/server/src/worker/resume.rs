@@ -222,8 +222,8 @@ impl Worker {
             }
         });
         let is_complete = refused.is_empty() && self.is_recovered(record, &seen);
-        let is_read = self.read_missed(connection, &seen, before);
-        (is_complete && is_read, refused)
+        self.read_missed(connection, &seen, before);
+        (is_complete, refused)
     }
 
     /// Whether the session may read what was published to an address before it had it.
@@ -273,14 +273,9 @@ impl Worker {
             && record.subscriptions.iter().all(has_all)
     }
 
-    /// Begins to read what was stored and not seen. False when there is no room to do so.
-    fn read_missed(
-        &mut self,
-        connection: &mut Connection,
-        seen: &Arc<Seen>,
-        before: &[(Address, Position)],
-    ) -> bool {
-        let Some(identity) = connection.session.identity().cloned() else { return true };
+    /// Begins to read what was stored and not seen.
+    fn read_missed(&mut self, connection: &mut Connection, seen: &Arc<Seen>, before: &[(Address, Position)]) {
+        let Some(identity) = connection.session.identity().cloned() else { return };
         let own = Address::user(&identity.user);
         let subscriptions = connection.session.subscriptions().iter();
         let plain = subscriptions.filter(|subscription| subscription.queue.is_none());
@@ -318,12 +313,10 @@ impl Worker {
                 self.catch_up_resumed(connection, &to, start);
             }
         }
-        let mut is_read = true;
         for pattern in patterns.iter().filter(|pattern| pattern.is_wildcard()) {
-            is_read &= self.catch_up_pattern(connection, pattern, Start::Seen(seen.clone())).is_ok();
+            self.catch_up_pattern(connection, pattern, Start::Seen(seen.clone()));
         }
         connection.catching.tidy_resumed();
-        is_read
     }
 
     /// The session watches again whom it watched, and is told of them.

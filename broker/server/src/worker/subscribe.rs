@@ -43,11 +43,8 @@ impl Worker {
         if let Some(to) = unknown {
             self.tell_gap(connection, &to);
         }
-        let begun = self.catch_up_pattern(connection, &wanted.pattern, start);
-        if begun.is_err() && is_new {
-            self.drop_subscription(connection, &wanted)?;
-        }
-        begun
+        self.catch_up_pattern(connection, &wanted.pattern, start);
+        Ok(())
     }
 
     /// Adds a subscription that the session may have and does not have yet. `since` is where a resumed one goes on, `from`
@@ -101,6 +98,9 @@ impl Worker {
         let start = match from {
             From::Now => return Ok(None),
             From::Earliest => Start::Earliest,
+            From::Last if wanted.pattern.is_wildcard() => {
+                Start::LastUpto(self.shared.registry.stream_ends().into())
+            }
             From::Last => Start::Last,
             From::Time(unix_ms) => Start::Time(unix_ms),
             From::Position(position) if !wanted.pattern.is_wildcard() => Start::After(position),

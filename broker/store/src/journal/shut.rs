@@ -55,7 +55,7 @@ impl Store for Shut {
         self.error()
     }
 
-    fn addresses(&self, _: &Pattern, _: usize) -> Result<Vec<Address>, StoreError> {
+    fn addresses(&self, _: &Pattern, _: Option<&Address>, _: usize) -> Result<Vec<Address>, StoreError> {
         self.error()
     }
 

@@ -247,11 +247,14 @@ pub(super) fn measure(key: &[u8], value: &[u8]) -> Result<(Place, u64, u64), Sto
 
 pub(super) fn addresses(
     view: &impl View,
-    pattern: &Pattern,
+    (pattern, after): (&Pattern, Option<&Address>),
     most: usize,
 ) -> Result<Vec<Address>, StoreError> {
     let mut found = Vec::new();
     let (from, to) = address_range(pattern);
+    // No text contains the byte 0.
+    let behind = after.map(|after| [&*key::address(after.as_str()), &[0]].concat());
+    let from = behind.filter(|behind| *behind > from).unwrap_or(from);
     for entry in view.range(Space::State, &from, &to) {
         if found.len() >= most {
             break;

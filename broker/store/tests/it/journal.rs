@@ -100,8 +100,13 @@ impl Store for Trying {
     ) -> Result<usize, StoreError> {
         self.inner.count_after(address, after, most)
     }
-    fn addresses(&self, pattern: &Pattern, most: usize) -> Result<Vec<Address>, StoreError> {
-        self.inner.addresses(pattern, most)
+    fn addresses(
+        &self,
+        pattern: &Pattern,
+        after: Option<&Address>,
+        most: usize,
+    ) -> Result<Vec<Address>, StoreError> {
+        self.inner.addresses(pattern, after, most)
     }
     fn cursor(
         &self,

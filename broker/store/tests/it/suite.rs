@@ -62,16 +62,25 @@ fn addresses_do_not_mix() {
         assert_eq!(offsets(store, &query("topic/a.b")), [1]);
         assert_eq!(offsets(store, &query("all")), [5]);
         assert_eq!(offsets(store, &query("topic/b")), [0; 0]);
-        let found = |pattern: &str, most| {
-            let found = store.addresses(&Pattern::parse_scope(pattern).unwrap(), most).unwrap();
+        let found_behind = |pattern: &str, after: Option<&str>, most| {
+            let after = after.map(address);
+            let found =
+                store.addresses(&Pattern::parse_scope(pattern).unwrap(), after.as_ref(), most).unwrap();
             found.iter().map(|address| address.as_str().to_owned()).collect::<Vec<_>>()
         };
+        let found = |pattern: &str, most| found_behind(pattern, None, most);
         assert_eq!(found("topic/>", 9), ["topic/a", "topic/a-", "topic/a.b", "topic/aa"]);
         assert_eq!(found("topic/a.*", 9), ["topic/a.b"]);
         assert_eq!(found("topic/*", 2), ["topic/a", "topic/a-"]);
         assert_eq!(found("user/*", 9), ["user/a"]);
         assert_eq!(found("topic/a", 9), ["topic/a"]);
         assert_eq!(found("topic/zzz", 9), [""; 0]);
+        assert_eq!(found_behind("topic/>", Some("topic/a"), 2), ["topic/a-", "topic/a.b"]);
+        assert_eq!(found_behind("topic/>", Some("topic/a.a"), 9), ["topic/a.b", "topic/aa"]);
+        assert_eq!(found_behind("topic/>", Some("topic/aa"), 9), [""; 0]);
+        assert_eq!(found_behind("topic/a.*", Some("topic/a"), 9), ["topic/a.b"], "before all that match");
+        assert_eq!(found_behind("topic/a", Some("topic/a"), 9), [""; 0]);
+        assert_eq!(found_behind("topic/a", Some("topic/b"), 9), [""; 0]);
     });
 }
 
@@ -213,7 +222,7 @@ fn retention_by_age() {
         assert_eq!(store.first(&address("topic/t")).unwrap(), Some(at(1, 5)));
         assert_eq!(store.maintain(10_000).unwrap().messages, 5);
         assert_eq!(store.usage(), Default::default());
-        assert_eq!(store.addresses(&Pattern::parse("topic/>").unwrap(), 9).unwrap(), []);
+        assert_eq!(store.addresses(&Pattern::parse("topic/>").unwrap(), None, 9).unwrap(), []);
         let gap = || store.messages(&Query { after: Some(at(1, 2)), ..now(10_000) }).unwrap().gap;
         assert!(gap(), "an empty address still knows what is gone");
         let month = 30 * 24 * 3_600_000;

@@ -405,7 +405,7 @@ fn tables_are_written_and_read_too() {
     drop(store);
     let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
     assert_eq!(offsets(&store, &Query { last: Some(1_000), ..query("user/a") }), newest);
-    assert_eq!(store.addresses(&Pattern::parse("user/a").unwrap(), 9).unwrap().len(), 1);
+    assert_eq!(store.addresses(&Pattern::parse("user/a").unwrap(), None, 9).unwrap().len(), 1);
 }
 
 /// All files below a directory with what they hold.

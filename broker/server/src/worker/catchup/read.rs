@@ -6,7 +6,7 @@ use std::time::Duration;
 use waspmq_core::{Address, Kind, Name, Position};
 use waspmq_store::{Page, Query, Store, StoreError};
 
-/// Messages that may be published to an address while a session finds its last one before.
+/// Messages that may be published to an address while a session finds its last one before. More: it begins with these.
 const LIVE_MAX: usize = 65_536;
 /// How long a reader thread tries to hand its answer to a full mailbox.
 const HAND_OVER_TRIES: u32 = 1_000;
@@ -64,10 +64,15 @@ fn begin(store: &dyn Store, to: &Address, start: &Start, query: &mut Query) -> R
         }
         Start::After(after) => query.after = Some(*after),
         Start::Earliest | Start::Seen(_) => {}
-        Start::Last => query.last = Some(1),
+        Start::Last | Start::LastUpto(_) => query.last = Some(1),
         Start::LastBefore(first) => {
             let before = Position { offset: first.offset.saturating_sub(1), ..*first };
-            query.last = Some(store.count_after(to, Some(before), LIVE_MAX)? + 1);
+            let count = store.count_after(to, Some(before), LIVE_MAX)?;
+            if count < LIVE_MAX {
+                query.last = Some(count + 1);
+            } else {
+                query.after = Some(before);
+            }
         }
         Start::Time(unix_ms) => query.from_unix_ms = Some(*unix_ms),
     }

@@ -4,6 +4,10 @@
 //! which much is published keeps none of the others waiting. Not here: the store, the outbound queue.
 
 mod left;
+mod listed;
+
+pub(super) use listed::Part;
+use listed::{Listed, Resumed};
 
 use super::{Start, place};
 use crate::resumes::Begin;
@@ -12,10 +16,8 @@ use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use waspmq_core::message::Batch;
-use waspmq_core::{Address, Pattern, Position};
+use waspmq_core::{Address, Pattern, Position, limits};
 
-/// Bytes of live messages that one session holds while it catches up.
-const HELD_BYTES_MAX: usize = 1024 * 1024;
 /// Ended readings a session remembers because its latest positions do not tell of them. More: it has a gap.
 const ENDED_MAX: usize = 1_024;
 /// An answer of the store that has not come after this time is lost, and is asked for again.
@@ -36,11 +38,10 @@ pub(in crate::worker) struct Catching {
     pub(super) is_stalled: bool,
     /// Whether a page found no room: the next one is asked for when nothing waits in front of it.
     pub(super) wants_empty: bool,
-    /// Patterns whose addresses are being listed.
+    /// Patterns whose addresses are being listed, one after the other.
     pub(super) listings: Vec<Listed>,
-    /// What the resume has begun to read, or needs not read, while it lists the addresses of other patterns, and whether
-    /// stored messages of it that came since were dropped.
-    resumed: HashMap<Address, bool, foldhash::fast::RandomState>,
+    /// What the resume has begun to read, or needs not read, while it lists the addresses of other patterns.
+    resumed: Resumed,
     held_bytes: usize,
     /// Readings and listings begun; tells apart answers to one that was given up.
     begun: u64,
@@ -69,18 +70,6 @@ struct Ended {
 struct Asked {
     number: u64,
     asked_us: u64,
-}
-
-/// A pattern whose addresses are being listed.
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) pattern: Pattern,
-    pub(super) start: Start,
-    /// What came for them meanwhile.
-    pub(super) held: VecDeque<Arc<Batch>>,
-    pub(super) number: u64,
-    /// `None` when it is to be asked again.
-    pub(super) asked_us: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -130,23 +119,26 @@ impl Catching {
         let reading = self.addresses.get(&batch.to);
         let listed = self.listings.iter().flat_map(|listing| &listing.held);
         let mut held = reading.into_iter().flat_map(|reading| &reading.held).chain(listed);
-        batch.is_kept && reading.is_some() || held.any(|held| Arc::ptr_eq(held, batch))
+        let is_read = || reading.is_some() || self.awaiting(&batch.to).is_some();
+        batch.is_kept && is_read() || held.any(|held| Arc::ptr_eq(held, batch))
     }
 
     /// Keeps live batches of one address back while the session catches up there. `None` when it does not;
-    /// otherwise how many messages were dropped because too much is held already.
-    pub(in crate::worker) fn hold(&mut self, run: &[Arc<Batch>]) -> Option<u64> {
+    /// otherwise how many messages were dropped because too much is held already. `may_be_stored` is whether the address
+    /// may have anything in the store.
+    pub(in crate::worker) fn hold(&mut self, run: &[Arc<Batch>], may_be_stored: bool) -> Option<u64> {
         let to = &run.first()?.to;
-        let Self { addresses, listings, resumed, held_bytes, .. } = self;
+        let listing =
+            if self.addresses.contains_key(to) || !may_be_stored { None } else { self.awaiting(to) };
+        let Self { addresses, listings, held_bytes, .. } = self;
         let mut dropped = 0;
         let mut keep = |held: &mut VecDeque<Arc<Batch>>, batch: &Arc<Batch>| {
-            if *held_bytes + batch.size_bytes() > HELD_BYTES_MAX {
+            if *held_bytes + batch.size_bytes() > limits::CATCH_UP_HELD_BYTES_MAX {
                 dropped += batch.messages.len() as u64;
-                return false;
+                return;
             }
             *held_bytes += batch.size_bytes();
             held.push_back(batch.clone());
-            true
         };
         if let Some(reading) = addresses.get_mut(to) {
             for batch in run {
@@ -159,18 +151,28 @@ impl Catching {
                 }
             }
         } else {
-            let listed = listings.iter_mut().find(|listed| listed.pattern.matches(to))?;
+            let listed = listings.get_mut(listing?)?;
             for batch in run {
-                if !keep(&mut listed.held, batch)
-                    && batch.is_kept
-                    && let Some(has_dropped) = resumed.get_mut(to)
-                {
-                    *has_dropped = true;
+                if batch.is_kept {
+                    listed.note_fresh(to);
+                } else {
+                    keep(&mut listed.held, batch);
                 }
             }
         }
         self.has_gap |= dropped > 0;
         Some(dropped)
+    }
+
+    /// The listing that has still to come to an address.
+    fn awaiting(&self, to: &Address) -> Option<usize> {
+        self.listings.iter().position(|listed| self.is_to_come(listed, to))
+    }
+
+    fn is_to_come(&self, listed: &Listed, to: &Address) -> bool {
+        listed.pattern.matches(to)
+            && listed.upto.as_ref().is_none_or(|upto| to > upto)
+            && !(listed.is_of_resume() && self.resumed.holds(to))
     }
 
     /// Takes down that something of a shard goes to the session while it reads.
@@ -220,24 +222,15 @@ impl Catching {
         self.addresses.insert(to.clone(), reading);
     }
 
-    /// Whether the resume comes to an address for the first time: patterns overlap.
-    pub(in crate::worker) fn note_resumed(&mut self, to: &Address) -> bool {
-        let is_first = !self.resumed.contains_key(to);
-        if is_first {
-            self.resumed.insert(to.clone(), false);
-        }
-        is_first
+    /// The resume has come to an address.
+    pub(in crate::worker) fn note_resumed(&mut self, to: &Address) {
+        self.resumed.addresses.insert(to.clone());
     }
 
-    /// Whether stored messages of an address that the resume came to before were dropped since. Whoever asks has them read.
-    pub(super) fn take_dropped(&mut self, to: &Address) -> bool {
-        self.resumed.get_mut(to).is_some_and(std::mem::take)
-    }
-
-    /// Forgets these addresses when the resume lists no more.
+    /// Forgets what the resume has come to when it lists no more.
     pub(in crate::worker) fn tidy_resumed(&mut self) {
-        if !self.listings.iter().any(|listed| matches!(listed.start, Start::Seen(_))) {
-            self.resumed = HashMap::default();
+        if !self.listings.iter().any(Listed::is_of_resume) {
+            self.resumed = Resumed::default();
         }
     }
 
@@ -318,22 +311,16 @@ impl Catching {
         }
     }
 
-    /// Once a second: what failed is asked for again, and what was lost. Gives what is to be listed again.
-    pub(super) fn handle_time(&mut self, now_us: u64) -> Vec<(Pattern, u64)> {
+    /// Once a second: what failed is asked for again, and what was lost.
+    pub(super) fn handle_time(&mut self, now_us: u64) {
         let is_lost = |asked_us: u64| now_us.saturating_sub(asked_us) >= ANSWER_WAIT_US;
         self.is_stalled = false;
         if let Some(lost) = self.asked.take_if(|asked| is_lost(asked.asked_us)) {
             self.pass_turn(lost.number);
         }
-        let mut due = Vec::new();
         for listed in &mut self.listings {
-            if listed.asked_us.is_none_or(is_lost) {
-                self.begun += 1;
-                (listed.number, listed.asked_us) = (self.begun, Some(now_us));
-                due.push((listed.pattern.clone(), listed.number));
-            }
+            listed.asked_us.take_if(|asked_us| is_lost(*asked_us));
         }
-        due
     }
 
     pub(super) fn end(&mut self, to: &Address, (last, end): (Option<Position>, Position)) -> Option<Over> {
@@ -359,7 +346,7 @@ impl Catching {
 
     /// Forgets what was to be read in addresses that are not wanted any more, and for a pattern.
     pub(super) fn stop(&mut self, ended: &Pattern, is_wanted: impl Fn(&Address) -> bool) {
-        let Self { addresses, turns, listings, .. } = self;
+        let Self { addresses, turns, listings, resumed, .. } = self;
         let mut forgotten = VecDeque::new();
         addresses.retain(|to, reading| {
             let is_wanted = is_wanted(to);
@@ -373,6 +360,9 @@ impl Catching {
             let is_wanted = listed.pattern != *ended;
             if !is_wanted {
                 forgotten.append(&mut listed.held);
+                if listed.is_of_resume() && listed.upto.is_some() {
+                    resumed.patterns.push((ended.clone(), listed.upto.take()));
+                }
             }
             is_wanted
         });
@@ -403,7 +393,7 @@ impl Catching {
         let Self { addresses, held_bytes, .. } = self;
         let Some(reading) = addresses.get_mut(&batch.to) else { return false };
         let Some(alone) = batch.message_alone(index) else { return false };
-        if *held_bytes + alone.size_bytes() > HELD_BYTES_MAX {
+        if *held_bytes + alone.size_bytes() > limits::CATCH_UP_HELD_BYTES_MAX {
             return false;
         }
         *held_bytes += alone.size_bytes();
@@ -446,7 +436,7 @@ const fn bit(shard: u16) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::left::later;
     use super::*;
     use crate::resumes::Replay;
@@ -496,7 +486,7 @@ mod tests {
     }
 
     /// One message.
-    fn batch(to: &Address, is_kept: bool, bytes: usize) -> Arc<Batch> {
+    pub(super) fn batch(to: &Address, is_kept: bool, bytes: usize) -> Arc<Batch> {
         let nothing = Slice::default();
         let message = Envelope {
             id: MessageId::new(1, 1, 0, 1),
@@ -526,11 +516,11 @@ mod tests {
     #[test]
     fn who_is_lost_while_it_holds_what_is_not_stored_has_missed_it() {
         let (mut catching, of) = reading(&["topic/a"]);
-        assert_eq!(catching.hold(&[batch(&of[0], true, 10)]), Some(0));
+        assert_eq!(catching.hold(&[batch(&of[0], true, 10)], true), Some(0));
         assert!(!catching.holds_unstored(), "the store brings it");
-        assert_eq!(catching.hold(&[batch(&of[0], false, 10)]), Some(0));
+        assert_eq!(catching.hold(&[batch(&of[0], false, 10)], true), Some(0));
         assert!(catching.holds_unstored() && !catching.has_gap);
-        assert_eq!(catching.hold(&[batch(&of[0], false, HELD_BYTES_MAX)]), Some(1));
+        assert_eq!(catching.hold(&[batch(&of[0], false, limits::CATCH_UP_HELD_BYTES_MAX)], true), Some(1));
         assert!(catching.has_gap, "what was dropped was not said");
     }
 
@@ -588,9 +578,8 @@ mod tests {
         let before = vec![of("topic/a"), of("topic/b"), of("topic/c.d"), of("topic/c.>")];
         let seen = Arc::new(Seen::new(&record(before), &[]));
         let mut catching = Catching::new(1_000);
-        let (pattern, start) = (Pattern::parse("topic/*").unwrap(), Start::Seen(seen));
-        catching.listings.push(Listed { pattern, start, held: VecDeque::new(), number: 1, asked_us: None });
-        assert!(catching.note_resumed(&Address::parse("topic/b").unwrap()));
+        catching.begin_listing(&Pattern::parse("topic/*").unwrap(), Start::Seen(seen));
+        catching.note_resumed(&Address::parse("topic/b").unwrap());
         assert_eq!(catching.replays(&Cursors::default()), [of("topic/a"), of("topic/c.>")]);
     }
 
@@ -601,9 +590,7 @@ mod tests {
             |of, place| Replay { of: Pattern::parse(of).unwrap(), begin: Begin::After(place), until: None };
         let list = |catching: &mut Catching, seen: &Arc<Seen>| {
             for pattern in ["topic/>", "topic/*"] {
-                let (pattern, start) = (Pattern::parse(pattern).unwrap(), Start::Seen(seen.clone()));
-                let held = VecDeque::new();
-                catching.listings.push(Listed { pattern, start, held, number: 1, asked_us: None });
+                catching.begin_listing(&Pattern::parse(pattern).unwrap(), Start::Seen(seen.clone()));
             }
         };
         // The session has `topic/>` in shard 5 since 40.
@@ -671,34 +658,5 @@ mod tests {
         assert!(catching.next_turn().is_some_and(|(_, to)| *to == of[1]));
         catching.stop(&Pattern::from(&of[1]), |_| false);
         assert!(catching.is_idle() && catching.next_turn().is_none());
-    }
-
-    #[test]
-    fn what_a_resume_came_to_is_forgotten_with_its_last_listing() {
-        let seen = Arc::new(Seen::new(&record(Vec::new()), &[]));
-        let mut catching = Catching::new(1_000);
-        let patterns = ["topic/*", "topic/>"].map(|pattern| Pattern::parse(pattern).unwrap());
-        for pattern in patterns.clone() {
-            let (start, held) = (Start::Seen(seen.clone()), VecDeque::new());
-            catching.listings.push(Listed { pattern, start, held, number: 1, asked_us: None });
-        }
-        catching.note_resumed(&Address::parse("topic/a").unwrap());
-        for (pattern, left) in patterns.iter().zip([1, 0]) {
-            catching.stop(pattern, |_| false);
-            assert_eq!(catching.resumed.len(), left);
-        }
-    }
-
-    #[test]
-    fn a_lost_listing_is_asked_for_again() {
-        let mut catching = Catching::new(1_000);
-        let (pattern, number) = (Pattern::parse("topic/*").unwrap(), catching.next_number());
-        let held = VecDeque::new();
-        let listed =
-            Listed { pattern: pattern.clone(), start: Start::Earliest, held, number, asked_us: Some(0) };
-        catching.listings.push(listed);
-        assert!(catching.handle_time(ANSWER_WAIT_US - 1).is_empty());
-        assert_eq!(catching.handle_time(ANSWER_WAIT_US), [(pattern, number + 1)]);
-        assert!(catching.handle_time(ANSWER_WAIT_US).is_empty());
     }
 }

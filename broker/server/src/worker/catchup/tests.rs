@@ -4,12 +4,13 @@ use super::*;
 use crate::admin::tests::control;
 use crate::resumes::Replay;
 use crate::worker::delivery::tests::Bench;
+use crate::worker::resume::Seen;
 use crate::worker::resume::tests::record;
 use crate::worker::tracking::Redelivery;
 use std::net::TcpStream;
 use waspmq_core::delivery::window::{Bounds, Window};
 use waspmq_core::settings::{Keep, Overflow, Retention};
-use waspmq_core::{Level, Stream};
+use waspmq_core::{Level, Pattern, Stream, limits};
 use waspmq_protocol::client::Acked;
 use waspmq_store::{Durability, Write};
 
@@ -79,6 +80,30 @@ impl Reader {
         }
     }
 
+    /// The same until everything is read, which is so many at least.
+    fn read_all(&mut self, count: usize) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for _ in 0..1_000_000 {
+            numbers.extend(self.read());
+            if self.is_idle() && numbers.len() >= count {
+                break;
+            }
+        }
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Takes the part of a listing that is on its way.
+    fn list(&mut self) {
+        loop {
+            match self.bench.worker.shared.mailboxes.of(0).pop() {
+                Some(Entry::Listing(listing)) => return self.bench.worker.handle_listing(*listing),
+                Some(other) => drop(self.bench.worker.obey(other)),
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
     fn ack(&mut self, to: &'static str, offset: u64) {
         let mut upto = self.bench.worker.end_of(&Address::parse(to).unwrap());
         upto.stream.shard = u16::from(to == "topic/t");
@@ -119,13 +144,13 @@ impl Reader {
     }
 }
 
-/// What a resume lists for a session that had `topic/>` in a shard since this position.
-fn listed(since: Position, held: &[Arc<Batch>]) -> Listed {
+/// What a resume reads of a session that had `topic/>` since a position, which is the same in all shards.
+fn seen(since: Position) -> Start {
+    let of_shard = |shard| Position { stream: Stream { shard, ..since.stream }, ..since };
+    let all: Arc<[_]> = (0..64).map(of_shard).collect();
     let mut record = record(Vec::new());
-    record.subscriptions.iter_mut().for_each(|subscribed| subscribed.since = [since].into());
-    let start = Start::Seen(Arc::new(Seen::new(&record, &[])));
-    let pattern = Pattern::parse("topic/>").unwrap();
-    Listed { pattern, start, held: held.iter().cloned().collect(), number: 1, asked_us: None }
+    record.subscriptions.iter_mut().for_each(|subscribed| subscribed.since = all.clone());
+    Start::Seen(Arc::new(Seen::new(&record, &[])))
 }
 
 /// Where an address would be read again if the session were lost now.
@@ -305,8 +330,14 @@ fn what_is_sent_past_a_reading_leaves_its_place_unclear() {
     let live = Arc::new(Batch { is_kept: false, first: at(5), ..Batch::clone(&live) });
     let again = Replay { of: Pattern::from(&to), begin: Begin::After(at(1)), until: None };
     // What a listing held.
+    reader.store("topic/y", Level::Stored, 1);
+    reader.bench.worker.shared.kept.insert(&live.to);
     reader.with(|worker, connection| {
-        worker.take_listing(connection, listed(at(1), std::slice::from_ref(&live)), vec![to.clone()]);
+        worker.catch_up_pattern(connection, &Pattern::parse("topic/>").unwrap(), seen(at(1)));
+        assert_eq!(connection.catching.hold(std::slice::from_ref(&live), true), Some(0));
+    });
+    reader.list();
+    reader.with(|_, connection| {
         assert_eq!(connection.catching.replays(&connection.cursors), std::slice::from_ref(&again));
     });
     // A repeat.
@@ -325,41 +356,80 @@ fn what_is_sent_past_a_reading_leaves_its_place_unclear() {
 }
 
 #[test]
-fn what_a_listing_drops_of_the_store_is_read() {
-    let mut reader = Reader::new(100_000);
-    let stored = reader.store("topic/t", Level::Stored, 3);
-    reader.deliver(stored[0].clone());
-    assert_eq!(reader.read(), [1]);
-    let to = stored[0].to.clone();
-    let shard = reader.bench.worker.shared.registry.shard_of(&to);
-    let since = Position { stream: Stream { shard, epoch: 1 }, offset: 0 };
-    for (has_dropped, expected) in [(false, vec![]), (true, vec![2, 3])] {
+fn a_wildcard_brings_every_address_whatever_their_number() {
+    let count = limits::CATCH_UP_ADDRESSES_MAX + 10;
+    let names: Vec<_> = (0..count).map(|index| format!("topic/n{index:05}")).collect();
+    for is_resume in [false, true] {
+        let mut reader = Reader::new(1 << 20);
+        names.iter().for_each(|to| drop(reader.store(to, Level::Stored, 1)));
+        let start = if is_resume {
+            seen(Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 })
+        } else {
+            Start::Earliest
+        };
         reader.with(|worker, connection| {
-            let catching = &mut connection.catching;
-            assert!(catching.note_resumed(&to), "the resume has read it to its end");
-            catching.listings.push(listed(since, &[]));
-            if has_dropped {
-                let large = Batch { bytes: vec![0; 2 << 20], ..Batch::clone(&stored[1]) };
-                assert_eq!(catching.hold(&[Arc::new(large)]), Some(1));
-            }
-            let listed = catching.listings.pop().unwrap();
-            worker.take_listing(connection, listed, vec![to.clone()]);
+            worker.catch_up_pattern(connection, &Pattern::parse("topic/>").unwrap(), start);
         });
-        assert_eq!(reader.read(), expected);
+        let mut numbers = reader.read_all(count);
+        assert_eq!(numbers.len(), count);
+        numbers.dedup();
+        assert_eq!(numbers.len(), count, "each once");
+        assert!(reader.is_idle());
     }
 }
 
 #[test]
-fn what_a_listing_held_is_not_sent_behind_what_another_had_read() {
+fn what_is_published_while_a_wildcard_is_listed_comes_from_the_store_once() {
     let mut reader = Reader::new(100_000);
-    let stored = reader.store("topic/t", Level::Stored, 3);
-    reader.deliver(stored[0].clone());
-    reader.deliver(stored[1].clone());
-    assert_eq!(reader.read(), [1, 2]);
+    let first = reader.store("topic/b", Level::Stored, 1).pop().unwrap();
+    reader.bench.worker.shared.kept.insert(&first.to);
     reader.with(|worker, connection| {
-        worker.take_listing(connection, listed(stored[0].first, &stored), Vec::new());
+        worker.catch_up_pattern(connection, &Pattern::parse("topic/>").unwrap(), Start::Earliest);
     });
-    assert_eq!(reader.read(), [3]);
+    // An address that the part on its way may not have, one that it has, and one behind it.
+    for to in ["topic/a", "topic/b", "topic/c"] {
+        let live = reader.store(to, Level::Stored, 1).pop().unwrap();
+        reader.bench.worker.shared.kept.insert(&live.to);
+        reader.deliver(live);
+    }
+    assert_eq!(reader.read_all(4), [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_last_message_and_what_came_since_do_not_depend_on_when_an_address_is_listed() {
+    let mut reader = Reader::new(100_000);
+    reader.store("topic/a", Level::Stored, 2);
+    let upto = reader.store("topic/b", Level::Stored, 2).pop().unwrap().first;
+    let of_shard = |shard| Position { stream: Stream { shard, ..upto.stream }, ..upto };
+    let start = Start::LastUpto((0..64).map(of_shard).collect());
+    reader.store("topic/b", Level::Stored, 2);
+    reader.with(|worker, connection| {
+        worker.catch_up_pattern(connection, &Pattern::parse("topic/>").unwrap(), start);
+    });
+    assert_eq!(reader.read_all(4), [2, 4, 5, 6]);
+}
+
+#[test]
+fn who_reads_is_told_what_could_not_be_held() {
+    for is_listed in [true, false] {
+        let mut reader = Reader::new(100_000);
+        let stored = reader.store("topic/t", Level::Stored, 1).pop().unwrap();
+        reader.bench.worker.shared.kept.insert(&stored.to);
+        if is_listed {
+            reader.with(|worker, connection| {
+                worker.catch_up_pattern(connection, &Pattern::parse("topic/*").unwrap(), Start::Earliest);
+            });
+        } else {
+            reader.catch_up("topic/t");
+        }
+        let live = reader.batches("topic/t", Level::Accepted, 1).pop().unwrap();
+        let bytes = vec![0; limits::CATCH_UP_HELD_BYTES_MAX];
+        let live = Arc::new(Batch { is_kept: false, bytes, ..Batch::clone(&live) });
+        reader.bench.worker.deliver(&mut vec![live]);
+        let (_, overflows) = reader.bench.read(reader.number, &mut reader.client);
+        assert_eq!(overflows, ["\"to\":\"topic/t\",\"dropped\":1,\"action\":\"drop_oldest\""]);
+        assert_eq!(reader.bench.worker.counters().dropped_catching_up.load(), 1);
+    }
 }
 
 #[test]

@@ -86,7 +86,7 @@ const fn place(position: Position) -> (u32, u64) {
 
 /// The addresses in which a queue has not done everything, and whether there are more.
 fn addresses(store: &dyn Store, record: &QueueRecord) -> Result<(Vec<Address>, bool), StoreError> {
-    let stored = store.addresses(record.id.pattern(), SCAN_MAX)?;
+    let stored = store.addresses(record.id.pattern(), None, SCAN_MAX)?;
     if stored.len() >= SCAN_MAX {
         tracing::warn!(queue = %record.id, "a queue matches more addresses than are looked at");
     }

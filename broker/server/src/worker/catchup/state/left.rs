@@ -3,9 +3,7 @@
 use super::super::{Start, place};
 use super::{Catching, Ended, Listed, bit};
 use crate::resumes::{Begin, Replay};
-use crate::worker::resume::Seen;
 use hashbrown::HashSet;
-use std::sync::Arc;
 use waspmq_core::delivery::Cursors;
 use waspmq_core::{Address, Pattern, Position};
 
@@ -44,8 +42,9 @@ impl Catching {
     fn add_left_by_resume(&self, replays: &mut Vec<Replay>) {
         let listed = || self.listings.iter().filter_map(Listed::of_resume);
         let Some((_, seen)) = listed().next() else { return };
-        let is_awaited =
-            |to: &Address| !self.resumed.contains_key(to) && listed().any(|(pattern, _)| pattern.matches(to));
+        let is_awaited = |to: &Address| {
+            self.listings.iter().any(|listed| listed.is_of_resume() && self.is_to_come(listed, to))
+        };
         let is_left = |replay: &&Replay| replay.of.to_address().is_none_or(|to| is_awaited(&to));
         replays.extend(seen.replays().iter().filter(is_left).cloned());
         // A pattern that had not been listed when the session was lost before goes on at the place it had then.
@@ -59,13 +58,6 @@ impl Catching {
             let again = |place| Replay { of: pattern.clone(), begin: Begin::After(place), until: None };
             replays.extend(seen.places(pattern).filter(is_unclear).map(again));
         }
-    }
-}
-
-impl Listed {
-    /// Its pattern and what the client has seen, where it is a resume that lists.
-    const fn of_resume(&self) -> Option<(&Pattern, &Arc<Seen>)> {
-        if let Start::Seen(seen) = &self.start { Some((&self.pattern, seen)) } else { None }
     }
 }
 
