@@ -8,7 +8,7 @@
 //! | members | messages published | store | next |
 //! | --- | --- | --- | --- |
 //! | none | not noted: the store has them | – | catching up, with the first member |
-//! | catching up | left to the store where it is not known that it has nothing before them | addresses are listed, pages read | level |
+//! | catching up | left to the store where it is not known that it has nothing before them | addresses are listed in parts, pages read | level |
 //! | level | taken live; left to the store where there is no room | read as members have room | none, with the last member: everything open goes back to the store |
 //!
 //! Invariants: messages of one address are taken in the order of their positions. A message that is not done is in the
@@ -20,6 +20,7 @@
 mod answers;
 mod done;
 mod give;
+mod list;
 mod loads;
 mod progress;
 mod unread;
@@ -38,6 +39,7 @@ use crate::queue::QueueId;
 use crate::registry::{Pick, Queue};
 use done::{Done, place};
 use hashbrown::HashMap;
+use list::List;
 use loads::Loads;
 use progress::{Open, Progress, State};
 use std::collections::{BTreeSet, VecDeque};
@@ -52,8 +54,8 @@ const READY_LOW: usize = 64;
 /// What is to be asked of the store. `number` comes back with the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
-    /// The addresses that the queue has not given out completely.
-    Addresses { number: u64 },
+    /// Addresses that the queue has not given out completely: a part of them, behind this one.
+    Addresses { number: u64, after: Option<Address> },
     /// Messages of an address, at most so many: behind a position, or where the queue's cursor says.
     Page { number: u64, to: Address, after: Option<Position>, limit: usize },
 }
@@ -86,6 +88,8 @@ pub struct Backlog {
     addresses: HashMap<Address, Progress, foldhash::fast::RandomState>,
     /// Whether the store has nothing for the queue in addresses that are not known here.
     is_complete: bool,
+    /// How far the store was asked for others.
+    list: List,
     /// Addresses to be read, in turns.
     turns: VecDeque<Address>,
     asked: Option<Asked>,
@@ -116,6 +120,7 @@ impl Backlog {
             version: 0,
             addresses: HashMap::default(),
             is_complete: false,
+            list: List::default(),
             turns: VecDeque::new(),
             asked: None,
             number,
@@ -170,6 +175,7 @@ impl Backlog {
             if self.is_complete {
                 self.addresses.insert(batch.to.clone(), Progress::behind(before));
             } else if self.addresses.len() >= limits::QUEUE_ADDRESSES_MAX {
+                self.list.has_left_out = true;
                 return;
             } else {
                 self.read_later(&batch.to);
@@ -223,27 +229,6 @@ impl Backlog {
         };
         let state = if is_tracked { State::Tracked } else { State::Ready };
         self.insert((batch.to.clone(), at), Open { before, ..Open::new(alone, *plan, pick, state) });
-    }
-
-    /// The addresses that have something for the queue, as they were asked for. `more`: there are others.
-    pub fn handle_addresses(&mut self, number: u64, addresses: Vec<Address>, more: bool) {
-        if self.asked.take_if(|asked| asked.number == number && asked.to.is_none()).is_none() {
-            return;
-        }
-        // What is known of them is in the store by now.
-        self.addresses.retain(|_, progress| !progress.is_settled());
-        self.is_complete = !more;
-        for to in addresses {
-            if self.addresses.contains_key(&to) {
-                continue;
-            }
-            if self.addresses.len() >= limits::QUEUE_ADDRESSES_MAX {
-                self.is_complete = false;
-                break;
-            }
-            self.read_later(&to);
-        }
-        self.is_stalled |= self.turns.is_empty() && !self.is_complete;
     }
 
     /// A page, as it was asked for.
@@ -303,7 +288,8 @@ impl Backlog {
         if self.turns.is_empty() {
             // Also when some addresses found no place here: those that had one are level by now.
             let is_due = !self.is_complete && now_ms >= self.list_due_ms;
-            return is_due.then(|| Read::Addresses { number: self.ask(None, now_ms) });
+            return is_due
+                .then(|| Read::Addresses { number: self.ask(None, now_ms), after: self.list.upto.clone() });
         }
         let has_room = self.open < limits::QUEUE_OPEN_MAX && self.bytes < limits::QUEUE_OPEN_BYTES_MAX;
         if self.ready.len() > READY_LOW || !has_room || !self.has_room_somewhere() {
@@ -412,6 +398,7 @@ impl Backlog {
         (self.open, self.bytes) =
             open.fold((0, 0), |(open, bytes), one| (open + 1, bytes + one.batch.size_bytes()));
         (self.is_complete, self.asked, self.due_ms) = (false, None, u64::MAX);
+        self.list = List::default();
         self.turns.clear();
         self.ready.clear();
         self.resting.clear();

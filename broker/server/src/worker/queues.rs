@@ -321,7 +321,7 @@ impl Worker {
     /// Asks the store; false without room there.
     fn read_for_queue(&mut self, id: &QueueId, read: Read) -> bool {
         let number = match &read {
-            Read::Addresses { number } | Read::Page { number, .. } => *number,
+            Read::Addresses { number, .. } | Read::Page { number, .. } => *number,
         };
         let record = self.shared.queues.get(id);
         let is_asked = record.is_some_and(|record| {

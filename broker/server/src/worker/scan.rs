@@ -11,7 +11,7 @@ const CHUNK: usize = 1_024;
 
 /// A part of a pattern's addresses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
     /// Those that are wanted, in the order of their texts.
     pub(super) found: Vec<Address>,
     /// The last one that was looked at; `None` at the end.

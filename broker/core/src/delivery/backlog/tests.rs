@@ -164,15 +164,21 @@ impl World {
 
     fn answer(&mut self, read: Read) {
         match read {
-            Read::Addresses { number } => {
+            Read::Addresses { number, after } => {
                 let is_behind = |(to, batches): &(&Address, &Vec<Batch>)| {
                     let last = batches.last().map(|batch| place(batch.first));
                     self.saved.get(*to).map(|cursor| place(cursor.upto)) < last
                 };
-                let behind = self.stored.iter().filter(is_behind).map(|(to, _)| to);
-                let addresses: Vec<_> = behind.cloned().collect();
-                let most = addresses.len().min(2);
-                self.backlog.handle_addresses(number, addresses[..most].to_vec(), addresses.len() > most);
+                // Two are looked at, whether they have something or not.
+                let rest: Vec<_> = self
+                    .stored
+                    .iter()
+                    .filter(|(to, _)| after.as_ref().is_none_or(|after| *to > after))
+                    .collect();
+                let looked_at = &rest[..rest.len().min(2)];
+                let upto = looked_at.last().filter(|_| rest.len() > 2).map(|(to, _)| (*to).clone());
+                let found = looked_at.iter().copied().filter(|of| is_behind(of)).map(|(to, _)| to.clone());
+                self.backlog.handle_addresses(number, found.collect(), upto);
             }
             Read::Page { number, to, after, limit } => {
                 let none = Position { stream: Stream { shard: 0, epoch: 0 }, offset: 0 };
@@ -652,7 +658,9 @@ fn a_list_that_cannot_be_read_is_asked_for_again() {
     let mut world = World::new("topic/a.*");
     world.publish(0, Level::Stored, &[""]);
     world.join(1);
-    let Some(Read::Addresses { number }) = world.backlog.poll_read(world.now_ms) else { panic!("a list") };
+    let Some(Read::Addresses { number, .. }) = world.backlog.poll_read(world.now_ms) else {
+        panic!("a list")
+    };
     world.backlog.handle_unread(number, false);
     world.publish(1, Level::Stored, &[""]);
     world.serve();
@@ -687,7 +695,7 @@ fn a_store_that_fails_is_asked_again_later() {
     world.publish(0, Level::Stored, &[""]);
     world.join(1);
     for passes in [true, false] {
-        let Some(Read::Addresses { number }) = world.backlog.poll_read(0) else { panic!("a list first") };
+        let Some(Read::Addresses { number, .. }) = world.backlog.poll_read(0) else { panic!("a list first") };
         world.backlog.handle_unread(number - 1, true);
         world.backlog.handle_unread(number, passes);
         assert_eq!(world.backlog.poll_read(0), None);
@@ -696,7 +704,7 @@ fn a_store_that_fails_is_asked_again_later() {
     assert_eq!(world.backlog.poll_read(0), None, "what cannot be listed is not asked for without end");
     world.crash();
     world.join(1);
-    let Some(Read::Addresses { number }) = world.backlog.poll_read(0) else { panic!("a list first") };
+    let Some(Read::Addresses { number, .. }) = world.backlog.poll_read(0) else { panic!("a list first") };
     world.backlog.handle_unasked(number);
     world.backlog.handle_tick(0);
     let Some(Read::Addresses { .. }) = world.backlog.poll_read(0) else { panic!("a list first") };
@@ -707,6 +715,79 @@ fn a_store_that_fails_is_asked_again_later() {
     world.backlog.handle_unread(number, true);
     world.backlog.handle_tick(0);
     world.finish();
+}
+
+/// Asks for the next part of the list: behind which address, and the number of the question.
+fn list(backlog: &mut Backlog) -> (Option<Address>, u64) {
+    match backlog.poll_read(1_000) {
+        Some(Read::Addresses { number, after }) => (after, number),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn parts_of_the_list_follow_each_other_also_where_nothing_is_left_to_do() {
+    let mut world = World::new("topic/a.*");
+    world.join(1);
+    let (after, number) = list(&mut world.backlog);
+    assert_eq!(after, None);
+    world.backlog.handle_addresses(number, Vec::new(), Some(address(0)));
+    let (after, number) = list(&mut world.backlog);
+    assert_eq!(after, Some(address(0)));
+    world.backlog.handle_addresses(number, vec![address(1)], Some(address(1)));
+    let Some(Read::Page { number, to, .. }) = world.backlog.poll_read(1_000) else { panic!("a page first") };
+    assert_eq!(to, address(1));
+    world.backlog.handle_page(number, Page { begun: None, messages: Vec::new(), more: false }, &PLAN);
+    let (after, number) = list(&mut world.backlog);
+    assert_eq!(after, Some(address(1)));
+    world.backlog.handle_addresses(number, Vec::new(), None);
+    assert_eq!(world.backlog.poll_read(1_000), None, "everything is known");
+}
+
+#[test]
+fn what_finds_no_place_begins_the_next_part() {
+    let mut world = World::new("topic/>");
+    world.join(1);
+    let all = |index| Address::parse(&format!("topic/n{index:05}")).unwrap();
+    // As many as there is place for are being read already.
+    for index in 0..limits::QUEUE_ADDRESSES_MAX - 1 {
+        world.backlog.read_later(&all(index));
+    }
+    world.backlog.turns.clear();
+    let behind: Vec<_> = (limits::QUEUE_ADDRESSES_MAX..).map(all).take(3).collect();
+    let (_, number) = list(&mut world.backlog);
+    world.backlog.handle_addresses(number, behind.clone(), None);
+    assert!(world.backlog.knows(&behind[0]) && !world.backlog.knows(&behind[1]));
+    world.backlog.addresses.clear();
+    world.backlog.turns.clear();
+    let (after, number) = list(&mut world.backlog);
+    assert_eq!(after.as_ref(), Some(&behind[0]));
+    world.backlog.handle_addresses(number, behind[1..].to_vec(), None);
+    assert!(world.backlog.is_complete);
+}
+
+#[test]
+fn a_pass_that_left_something_out_is_not_the_last() {
+    let mut world = World::new("topic/a.*");
+    world.join(1);
+    let (_, number) = list(&mut world.backlog);
+    world.backlog.handle_addresses(number, Vec::new(), Some(address(1)));
+    let all = |index| Address::parse(&format!("topic/n{index:05}")).unwrap();
+    for index in 0..limits::QUEUE_ADDRESSES_MAX {
+        world.backlog.read_later(&all(index));
+    }
+    world.publish(0, Level::Stored, &[""]);
+    assert!(!world.backlog.knows(&address(0)));
+    world.backlog.addresses.clear();
+    world.backlog.turns.clear();
+    let (_, number) = list(&mut world.backlog);
+    world.backlog.handle_addresses(number, Vec::new(), None);
+    assert!(!world.backlog.is_complete);
+    world.backlog.handle_tick(1_000);
+    let (after, number) = list(&mut world.backlog);
+    assert_eq!(after, None, "from the beginning");
+    world.backlog.handle_addresses(number, vec![address(0)], None);
+    assert!(world.backlog.is_complete && world.backlog.knows(&address(0)));
 }
 
 #[derive(Debug, Clone)]

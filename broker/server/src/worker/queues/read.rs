@@ -3,6 +3,7 @@
 use crate::worker::Shared;
 use crate::worker::catchup::hand_over;
 use crate::worker::mailbox::Entry;
+use crate::worker::scan::{self, Scan};
 use std::sync::Arc;
 use waspmq_core::delivery::{AckPlan, Backlog, Page, QueueCursor, Read};
 use waspmq_core::{Address, Position, QueueId, Stream, limits};
@@ -10,16 +11,13 @@ use waspmq_store::{Query, QueueBegin, QueueRecord, Reading, Store, StoreError};
 
 /// Bytes of one page.
 const PAGE_BYTES: usize = 256 * 1024;
-/// Addresses with stored messages that are looked at for one queue. More: those behind are left out, and what is stored for
-/// them is in the history.
-const SCAN_MAX: usize = 65_536;
 /// Messages that may be published to an address behind the place where a queue begins with its last one before.
 const LAST_WALK_MAX: usize = 65_536;
 
 /// What the store answered, for the worker that keeps the queue.
 #[derive(Debug)]
 pub(crate) enum QueueRead {
-    Addresses { queue: QueueId, number: u64, found: Result<(Vec<Address>, bool), StoreError> },
+    Addresses { queue: QueueId, number: u64, found: Result<Scan, StoreError> },
     Page { queue: QueueId, number: u64, to: Address, page: Result<Page, StoreError> },
 }
 
@@ -45,8 +43,8 @@ impl QueueRead {
 
     pub(super) fn hand_to(self, backlog: &mut Backlog, plan: &AckPlan) {
         let (queue, number, error) = match self {
-            Self::Addresses { number, found: Ok((addresses, more)), .. } => {
-                return backlog.handle_addresses(number, addresses, more);
+            Self::Addresses { number, found: Ok(Scan { found, upto }), .. } => {
+                return backlog.handle_addresses(number, found, upto);
             }
             Self::Page { number, page: Ok(page), .. } => return backlog.handle_page(number, page, plan),
             Self::Addresses { queue, number, found: Err(error) }
@@ -64,8 +62,8 @@ pub(super) fn reading(shared: &Shared, worker: u8, (record, read): (Arc<QueueRec
     Box::new(move |store: &dyn Store| {
         let queue = record.id.clone();
         let answer = match read {
-            Read::Addresses { number } => {
-                QueueRead::Addresses { queue, number, found: addresses(store, &record) }
+            Read::Addresses { number, after } => {
+                QueueRead::Addresses { queue, number, found: addresses(store, &record, after) }
             }
             Read::Page { number, to, after, limit } => {
                 let shard = registry.shard_of(&to);
@@ -84,30 +82,19 @@ const fn place(position: Position) -> (u32, u64) {
     (position.stream.epoch, position.offset)
 }
 
-/// The addresses in which a queue has not done everything, and whether there are more.
-fn addresses(store: &dyn Store, record: &QueueRecord) -> Result<(Vec<Address>, bool), StoreError> {
-    let stored = store.addresses(record.id.pattern(), None, SCAN_MAX)?;
-    if stored.len() >= SCAN_MAX {
-        tracing::warn!(queue = %record.id, "a queue matches more addresses than are looked at");
-    }
-    let mut found = Vec::new();
-    for to in stored {
-        let Some(last) = store.last(&to)? else { continue };
-        let cursor = store.queue_cursor(&record.id, record.born_unix_ms, &to)?;
+/// Addresses in which a queue has not done everything: a part of them.
+fn addresses(store: &dyn Store, record: &QueueRecord, after: Option<Address>) -> Result<Scan, StoreError> {
+    let is_behind = |to: &Address| {
+        let Some(last) = store.last(to)? else { return Ok(false) };
+        let cursor = store.queue_cursor(&record.id, record.born_unix_ms, to)?;
         let upto = match (cursor, &record.begin) {
             (Some(cursor), _) => Some(cursor.upto),
             (None, QueueBegin::After(before)) => of_shard(before, last.stream.shard),
             (None, _) => None,
         };
-        if upto.is_some_and(|upto| place(last) <= place(upto)) {
-            continue;
-        }
-        if found.len() >= limits::QUEUE_ADDRESSES_MAX {
-            return Ok((found, true));
-        }
-        found.push(to);
-    }
-    Ok((found, false))
+        Ok(upto.is_none_or(|upto| place(last) > place(upto)))
+    };
+    scan::scan(store, (record.id.pattern(), after), limits::QUEUE_ADDRESSES_MAX, is_behind)
 }
 
 fn of_shard(positions: &[Position], shard: u16) -> Option<Position> {
