@@ -1,4 +1,9 @@
 //! Looks at a store that no broker runs on: what is whole, what is damaged, and how to keep the former.
+//!
+//! Not here: reading everything (`walk`), and going on behind what cannot be read (`around`).
+
+mod around;
+mod walk;
 
 use crate::disk::scan::{self, Verdict};
 use crate::disk::{
@@ -7,14 +12,13 @@ use crate::disk::{
 };
 use crate::error::OpenError;
 use crate::file;
-use crate::key::{self, Place};
+use crate::key;
 use crate::log::{self, Damage};
-use crate::record::{self, AddressRecord};
-use crate::records::{FjallStore, count_behind, describe_run, parse_address, parse_delayed, parse_run};
+use crate::record::AddressRecord;
+use crate::records::{FjallStore, describe_run};
 use crate::shelf::Space;
-use crate::store::StoreError;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use walk::{Found, Walk, walk};
 use waspmq_core::settings::Retention;
 
 /// Findings that are told one by one. More: only counted.
@@ -30,6 +34,11 @@ pub struct Report {
     pub bytes: u64,
     /// Writes in the log that the next start applies, or that a repair applied. They are not among the records above.
     pub waiting: u64,
+    /// Stretches of tables that cannot be read.
+    pub unreadable: u64,
+    /// Messages that their addresses count and that are not among those above. What was stored behind the last count, some
+    /// seconds before a kill, is in neither.
+    pub missing: u64,
     /// What cannot be read; up to a bound, with `damaged` the number of all.
     pub findings: Vec<String>,
     pub damaged: u64,
@@ -89,7 +98,7 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
     }
     if can_open {
         let tables = open_or_name(&StoreOptions::new(path))?;
-        let (walked, _) = walk(&tables, &mut report)?;
+        let walked = walk(&tables, &mut report)?;
         let (waiting, damage) = log::examine(path, walked.applied)?;
         report.waiting = waiting;
         for Damage { file, detail } in damage {
@@ -114,12 +123,12 @@ pub fn repair(path: &Path) -> Result<Report, OpenError> {
         open_or_name(&options).map(drop)?;
     }
     let tables = open_or_name(&options)?;
-    let (walked, unreadable) = walk(&tables, &mut report)?;
+    let walked = walk(&tables, &mut report)?;
     for (space, key) in &walked.damaged {
         remove(&tables, *space, key).map_err(damaged(path))?;
         report.remove(describe_run(key));
     }
-    if unreadable > 0 || !has_all {
+    if report.unreadable > 0 || !has_all {
         build(&options, tables, &walked)?;
         report.kept_aside = Some(layout::replace_db(path)?);
         report.remove("what could not be read of the tables".into());
@@ -265,150 +274,6 @@ fn keep_whole_batches(journal: &Path) -> Result<(), OpenError> {
 
 fn remove(tables: &Tables, space: Space, key: &[u8]) -> fjall::Result<()> {
     tables.of(space).remove(key)
-}
-
-/// What a walk learned.
-#[derive(Default)]
-struct Found {
-    damaged: Vec<(Space, Vec<u8>)>,
-    /// Address records that are whole.
-    addresses: BTreeMap<String, AddressRecord>,
-    /// The last group of the log that was applied.
-    applied: u64,
-    /// Messages that are not removed, bytes and last place of each address as they are stored.
-    stored: BTreeMap<String, (u64, u64, Place)>,
-}
-
-/// Reads everything. Gives what was learned, and how many stretches of tables could not be read.
-fn walk(tables: &Tables, report: &mut Report) -> Result<(Found, u64), OpenError> {
-    let mut walk = Walk::new(report);
-    walk.run(tables, &mut |_, _, _| Ok(()))?;
-    Ok((walk.found, walk.unreadable))
-}
-
-type Each<'a> = &'a mut dyn FnMut(Space, &[u8], &[u8]) -> fjall::Result<()>;
-
-/// Reads everything, from both ends where something in between cannot be read.
-struct Walk<'a> {
-    report: &'a mut Report,
-    found: Found,
-    /// Stretches of tables that could not be read.
-    unreadable: u64,
-}
-
-impl<'a> Walk<'a> {
-    fn new(report: &'a mut Report) -> Self {
-        Self { report, found: Found::default(), unreadable: 0 }
-    }
-
-    fn run(&mut self, tables: &Tables, each: Each<'_>) -> Result<(), OpenError> {
-        // State first: it says which addresses there are.
-        for tag in 0..=u8::MAX {
-            self.range(tables, (Space::State, &[tag], &[tag, 0xff, 0xff, 0xff]), each)
-                .map_err(damaged(Path::new("db")))?;
-        }
-        let addresses: Vec<String> = self.found.addresses.keys().cloned().collect();
-        let mut from = Vec::new();
-        for address in addresses {
-            // What lies between two known addresses belongs to none, and is looked at too.
-            let (begin, end) = ([address.as_bytes(), &[0]].concat(), key::runs_end(&address));
-            for (from, to) in [(&from, &begin), (&begin, &end)] {
-                self.range(tables, (Space::Messages, from, to), each).map_err(damaged(Path::new("db")))?;
-            }
-            from = end;
-        }
-        self.range(tables, (Space::Messages, &from, &[0xff]), each).map_err(damaged(Path::new("db")))?;
-        self.report.addresses = self.found.addresses.len() as u64;
-        for address in self.found.stored.keys().filter(|address| !self.found.addresses.contains_key(*address))
-        {
-            self.report.find(format!("the messages of {address} have no record of their address"));
-        }
-        Ok(())
-    }
-
-    fn range(
-        &mut self,
-        tables: &Tables,
-        (space, from, to): (Space, &[u8], &[u8]),
-        each: Each<'_>,
-    ) -> fjall::Result<()> {
-        if from >= to {
-            return Ok(());
-        }
-        let mut last: Option<Vec<u8>> = None;
-        for guard in tables.of(space).range(from..to) {
-            let Ok((key, value)) = guard.into_inner() else {
-                return self.range_from_behind(tables, (space, last.as_deref().unwrap_or(from), to), each);
-            };
-            self.record(space, &key, &value, each)?;
-            last = Some(key.to_vec());
-        }
-        Ok(())
-    }
-
-    fn range_from_behind(
-        &mut self,
-        tables: &Tables,
-        (space, from, to): (Space, &[u8], &[u8]),
-        each: Each<'_>,
-    ) -> fjall::Result<()> {
-        self.unreadable += 1;
-        self.report.find(format!("a table behind {}", describe_run(from)));
-        for guard in tables.of(space).range(from..to).rev() {
-            let Ok((key, value)) = guard.into_inner() else { break };
-            if &*key <= from {
-                break;
-            }
-            self.record(space, &key, &value, each)?;
-        }
-        Ok(())
-    }
-
-    fn record(&mut self, space: Space, key: &[u8], value: &[u8], each: Each<'_>) -> fjall::Result<()> {
-        self.report.records += 1;
-        self.report.bytes += (key.len() + value.len()) as u64;
-        if let Err(error) = self.look(space, key, value) {
-            self.report.find(error.to_string());
-            self.found.damaged.push((space, key.to_vec()));
-            return Ok(());
-        }
-        each(space, key, value)
-    }
-
-    fn look(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        if space == Space::Messages {
-            let (last, run) = parse_run(key, value)?;
-            let (address, _) = key::parse_run(key).unwrap_or_default();
-            let removed = self.found.addresses.get(address).map_or((0, 0), |record| record.removed);
-            if last <= removed {
-                return Ok(());
-            }
-            // Those that are removed stay in their run until all of it goes.
-            let count = count_behind(last, run.entries.len() as u64, removed);
-            self.report.messages += count;
-            let stored = self.found.stored.entry(address.to_owned()).or_default();
-            *stored = (stored.0 + count, stored.1 + (key.len() + value.len()) as u64, stored.2.max(last));
-            return Ok(());
-        }
-        record::open(key, value)?;
-        match key.first() {
-            Some(&key::ADDRESS) => {
-                let record = AddressRecord::parse(key, value)?;
-                self.found.addresses.insert(parse_address(key)?.as_str().to_owned(), record);
-            }
-            Some(&(key::CURSOR | key::READ_MARK | key::MEMBER)) => drop(record::parse_position(key, value)?),
-            Some(&key::APPLIED) => self.found.applied = record::parse_number(key, value)?,
-            Some(&key::DEAD_LETTER) => drop(record::parse_dead_letter(key, value)?),
-            Some(&key::DELAYED) => drop(parse_delayed(key, value)?),
-            Some(&key::LAST_SEEN) => drop(record::parse_seen(key, value)?),
-            Some(&key::RESUME) => drop(record::parse_resume(key, value)?),
-            Some(&key::QUEUE) => drop(record::parse_queue(key, value)?),
-            Some(&key::DEDUP) => drop(record::parse_dedup(key, value)?),
-            Some(&key::QUEUE_CURSOR) => drop(record::parse_queue_cursor(key, value)?),
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
 /// Copies what can be read to a new database, which is all that it is to be: a start may put it in place.

@@ -73,6 +73,8 @@ fn tell(report: &Report, is_json: bool) -> std::io::Result<()> {
             "addresses": report.addresses,
             "bytes": report.bytes,
             "damaged": report.damaged,
+            "unreadable": report.unreadable,
+            "missing": report.missing,
             "findings": report.findings,
             "removed": report.removed,
             "kept_aside": report.kept_aside,
@@ -83,6 +85,12 @@ fn tell(report: &Report, is_json: bool) -> std::io::Result<()> {
     }
     for removed in &report.removed {
         output::line(format_args!("removed: {}", output::printable(removed)))?;
+    }
+    if report.unreadable > 0 || report.missing > 0 {
+        output::line(format_args!(
+            "stretches of tables that cannot be read: {}, messages missing: {}",
+            report.unreadable, report.missing
+        ))?;
     }
     if let Some(aside) = &report.kept_aside {
         output::line(format_args!("the old database is kept in {}", aside.display()))?;

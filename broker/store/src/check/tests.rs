@@ -23,7 +23,7 @@ fn a_database_that_was_built_is_counted_before_it_can_be_put_in_place() {
     let tables = open_database(&options).unwrap();
     let (first, _) = tables.messages.iter().next().unwrap().into_inner().unwrap();
     tables.messages.insert(&*first, "damaged").unwrap();
-    let (walked, _) = walk(&tables, &mut Report::default()).unwrap();
+    let walked = walk(&tables, &mut Report::default()).unwrap();
     build(&options, tables, &walked).unwrap();
     // The repair ends between the two renames, and what follows is a start.
     fs::rename(layout::db_path(&options.path), options.path.join("db.damaged-1")).unwrap();
