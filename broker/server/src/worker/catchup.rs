@@ -14,10 +14,10 @@
 //! Invariants: an address is sent in the order of its positions; one page is read at a time per session and only into
 //! a short outbound queue, so a replay of any length costs one page of memory and drops nothing that waits there. Of
 //! tracked messages no more are on their way than the session's window holds. Addresses of wildcards are listed in parts,
-//! the next one when most of those found before have been read, so that memory does not grow with them. What was read is sent or read again. Held
-//! messages are bounded; beyond that they are dropped and counted as those of a slow consumer. Not here: what of a session
-//! is still to be read (`state`), which addresses a wildcard brings (`listing`), what of a page is sent (`portion`), the
-//! reader's side (`read`).
+//! the next one when most of those found before have been read, so that memory does not grow with them. What was read is
+//! sent or read again. Held messages are bounded; beyond that they are dropped, counted and told as those of a slow
+//! consumer. Not here: what of a session is still to be read (`state`), which addresses a wildcard brings (`listing`), what of
+//! a page is sent (`portion`), the reader's side (`read`).
 
 mod listing;
 mod portion;

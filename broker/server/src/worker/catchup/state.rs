@@ -436,7 +436,7 @@ const fn bit(shard: u16) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::left::later;
     use super::*;
     use crate::resumes::Replay;
