@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::samples;
-use crate::store::{Durability, Store, Write};
+use crate::store::{Durability, Store, StoreError, Write};
 use std::fs;
 use waspmq_core::dedup::{Key, Remembered};
 use waspmq_core::{Level, MessageId};
