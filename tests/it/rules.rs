@@ -164,6 +164,29 @@ async fn an_ack_rule_raises_the_level_and_gives_up_by_cause() {
 }
 
 #[tokio::test]
+async fn a_plan_goes_with_its_message_to_where_routing_sends_it() {
+    let broker = Broker::start_with_config(
+        "[[address]]\nmatch = \"topic/there.>\"\nattempts = 1\nack_timeout_ms = 300\nexhausted = \"drop\"\n",
+    );
+    put(&broker, "route", &rules("routing", &json!([{"then": {"to": "topic/there.a"}}])));
+    // What it says of attempts is what the settings of the address say that is published to.
+    let plan = json!([{"then": {"level": "delivered", "attempts": 5, "on": {"nack": {"retry_ms": 1}}}}]);
+    put(&broker, "plan", &rules("ack", &plan));
+    let mut reader = subscribed(&broker, "reader", "topic/there.a").await;
+    let mut alice = broker.connect("alice").await;
+    alice.send(&publish(1, "topic/here", 1, "accepted")).await;
+    for attempt in 1..=5 {
+        let message = reader.expect_message(1).await;
+        assert_eq!(message.get("attempt").and_then(Value::as_u64).unwrap_or(1), attempt);
+        reader.ask_ok(json!({"type": "nack", "ref": 2, "id": message["id"]})).await;
+    }
+    alice.expect_error(1511).await;
+    broker.eventually("it is a dead letter", |broker| {
+        broker.admin("GET", "/v1/dead-letters", None).1["dead_letters"][0]["attempts"] == 5
+    });
+}
+
+#[tokio::test]
 async fn an_overflow_rule_conflates_small_messages_by_key() {
     const LARGE: usize = 60_000;
     const MANY: u64 = 400;

@@ -185,8 +185,9 @@ pub enum Decision {
 
 /// The ack hooks of one worker, in order.
 pub trait Acking {
-    /// Asked once for each message, behind routing; the level is the least one, which a publisher may exceed.
-    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement;
+    /// Asked once for each message, behind routing; the level is the least one, which a publisher may exceed. `None`: no
+    /// policy decided, and the settings of each address that the message goes to hold there.
+    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Option<Acknowledgement>;
 
     /// Asked once for each run of messages with the same fate, never on the way of messages that are acknowledged.
     fn failed(&mut self, failure: &Failure<'_>) -> Decision;
@@ -297,8 +298,8 @@ impl Compressing for BySettings {
 }
 
 impl Acking for BySettings {
-    fn plan(&mut self, _message: &Message<'_>, settings: &Settings) -> Acknowledgement {
-        Acknowledgement { level: settings.level, plan: settings.ack }
+    fn plan(&mut self, _message: &Message<'_>, _settings: &Settings) -> Option<Acknowledgement> {
+        None
     }
 
     fn failed(&mut self, failure: &Failure<'_>) -> Decision {

@@ -54,7 +54,8 @@ pub struct Plan {
     pub headers: Option<Vec<(String, String)>>,
     /// The level to reach: the highest of what was asked for, what the address and what a policy demands.
     pub level: Level,
-    /// What a policy planned instead of the address's settings.
+    /// What a policy planned, for whatever addresses the message goes to; `None` where their own settings hold. That
+    /// includes a message that goes as addressed with what its settings say anyway, so that it shares a batch.
     pub ack: Option<AckPlan>,
     /// The record of what policies decided; whoever gives the message its id says so to them.
     pub trace: Option<TraceId>,
@@ -166,10 +167,12 @@ fn ask(
         is_changed = !verdict.set_headers.is_empty();
         plan.destination = destination(verdict, &mut headers)?;
     }
-    if bound.acking {
-        let asked = policies.plan(&message(publisher, request, &headers), request.settings);
+    if bound.acking
+        && let Some(asked) = policies.plan(&message(publisher, request, &headers), request.settings)
+    {
         plan.level = plan.level.max(asked.level);
-        plan.ack = (asked.plan != request.settings.ack).then_some(asked.plan);
+        let is_elsewhere = matches!(plan.destination, Destination::Instead(_));
+        plan.ack = Some(asked.plan).filter(|ack| is_elsewhere || *ack != request.settings.ack);
         check_level(request, plan.level)?;
     }
     plan.headers = is_changed.then_some(headers);
@@ -234,7 +237,8 @@ mod tests {
     struct Fixed {
         admittance: Admittance,
         outcome: Outcome,
-        ack: Option<Acknowledgement>,
+        /// What the ack policies say, where there are any.
+        ack: Option<Option<Acknowledgement>>,
     }
 
     impl Fixed {
@@ -262,7 +266,7 @@ mod tests {
     }
 
     impl Acking for Fixed {
-        fn plan(&mut self, message: &Message<'_>, _settings: &Settings) -> Acknowledgement {
+        fn plan(&mut self, message: &Message<'_>, _settings: &Settings) -> Option<Acknowledgement> {
             assert_eq!(message.headers.len(), 1, "with the headers that routing set");
             self.ack.unwrap()
         }
@@ -360,7 +364,7 @@ mod tests {
             }
         }
         impl Acking for Capturing {
-            fn plan(&mut self, _message: &Message<'_>, _settings: &Settings) -> Acknowledgement {
+            fn plan(&mut self, _message: &Message<'_>, _settings: &Settings) -> Option<Acknowledgement> {
                 panic!("not bound")
             }
             fn failed(&mut self, _failure: &Failure<'_>) -> Decision {
@@ -409,7 +413,7 @@ mod tests {
             let set_headers = vec![("k".to_owned(), "v".to_owned())];
             let outcome = Outcome::Decided(Verdict { route: Route::Continue, set_headers });
             let acknowledgement = Acknowledgement { level, plan: ack };
-            let mut policies = Fixed { ack: Some(acknowledgement), ..Fixed::routing(outcome) };
+            let mut policies = Fixed { ack: Some(Some(acknowledgement)), ..Fixed::routing(outcome) };
             let request = Request { level: asked, settings, ..request(&to, &[]) };
             let plan = plan(&mut session(), &request, &mut policies);
             plan.map(|plan| (plan.level, plan.ack)).map_err(|reject| reject.code)
@@ -421,6 +425,23 @@ mod tests {
         assert_eq!(same, Ok((Level::Accepted, None)), "the settings' plan is none of a policy's");
         let never = Settings { keep: Keep::Never, ..settings().clone() };
         assert_eq!(planned(Level::None, Level::Stored, twice, &never), Err(Code::NotStored));
+    }
+
+    #[test]
+    fn a_policys_plan_goes_with_a_message_to_other_addresses() {
+        let to = Address::parse("topic/a").unwrap();
+        let planned = |route: Route, ack| {
+            let set_headers = vec![("k".to_owned(), "v".to_owned())];
+            let outcome = Outcome::Decided(Verdict { route, set_headers });
+            let mut policies = Fixed { ack: Some(ack), ..Fixed::routing(outcome) };
+            plan(&mut session(), &request(&to, &[]), &mut policies).unwrap().ack
+        };
+        let other = || Route::Redirect(Address::parse("topic/b").unwrap());
+        let configured = settings().ack;
+        let same = Some(Acknowledgement { level: Level::None, plan: configured });
+        assert_eq!(planned(Route::Continue, same), None, "as the settings of the address say");
+        assert_eq!(planned(other(), same), Some(configured), "the other address may have others");
+        assert_eq!(planned(other(), None), None, "no policy decided");
     }
 
     #[test]

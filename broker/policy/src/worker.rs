@@ -239,10 +239,10 @@ impl Routing for WorkerPolicies {
 }
 
 impl Acking for WorkerPolicies {
-    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Acknowledgement {
+    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Option<Acknowledgement> {
         match self.first(Hook::Ack, &mut Planned { message, settings }) {
-            Asked::Decided(Some(acknowledgement), _) => acknowledgement,
-            Asked::Decided(None, _) | Asked::Passed | Asked::Failed(..) => BySettings.plan(message, settings),
+            Asked::Decided(acknowledgement, _) => acknowledgement,
+            Asked::Passed | Asked::Failed(..) => None,
         }
     }
 

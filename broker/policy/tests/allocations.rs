@@ -110,7 +110,7 @@ fn looking_for_a_rule_allocates_nothing() {
     let (_host, mut acking) = worker("ack", json!({"then": {"level": "stored", "attempts": 2}}));
     let planned = allocations(|| {
         acking.bound(message.to);
-        assert_eq!(acking.plan(&message, &settings).level, Level::Stored);
+        assert_eq!(acking.plan(&message, &settings).map(|of| of.level), Some(Level::Stored));
     });
     let (_host, mut overflowing) = worker("overflow", json!({"then": "conflate"}));
     let to = Address::parse(message.to).unwrap();

@@ -583,8 +583,8 @@ fn reports_about_nothing_known_are_counted() {
 struct Stubborn;
 
 impl Acking for Stubborn {
-    fn plan(&mut self, _message: &Message<'_>, settings: &Settings) -> Acknowledgement {
-        Acknowledgement { level: settings.level, plan: settings.ack }
+    fn plan(&mut self, _message: &Message<'_>, _settings: &Settings) -> Option<Acknowledgement> {
+        None
     }
 
     fn failed(&mut self, failure: &Failure<'_>) -> Decision {

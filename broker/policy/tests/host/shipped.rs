@@ -308,7 +308,7 @@ fn tiers_plan_and_decide_about_failures_on_both_lanes() {
         let mut policies = host.worker(0);
         let mut plan = |priority| {
             policies.bound("topic/jobs.x");
-            policies.plan(&Message { priority, ..job("alice", "", 1) }, &settings)
+            policies.plan(&Message { priority, ..job("alice", "", 1) }, &settings).unwrap()
         };
         let urgent = plan(7);
         assert_eq!((urgent.level, urgent.plan.quorum), (Level::Delivered, Quorum::All));
