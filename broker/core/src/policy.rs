@@ -163,7 +163,7 @@ pub struct Failure<'a> {
     pub cause: Cause,
     /// Deliveries made so far. One that found the recipient offline is not among them.
     pub attempt: u16,
-    /// Time since the publish was taken over for delivery.
+    /// Time since the publish was taken over for delivery, restarts included.
     pub waited_ms: u64,
     /// The wait the recipient asked for when it refused.
     pub retry_ms: Option<u32>,

@@ -67,6 +67,8 @@ pub struct Page {
     pub begun: Option<QueueCursor>,
     /// One message each, in order.
     pub messages: Vec<Batch>,
+    /// The beginning of the broker's clock, milliseconds since 1970: the store knows no other time of a publish.
+    pub clock_unix_ms: u64,
     pub more: bool,
 }
 
@@ -260,8 +262,10 @@ impl Backlog {
             }
             let before = progress.before();
             if progress.reach(batch.first) {
+                let published_ms =
+                    batch.unix_ms.cast_signed().saturating_sub(page.clock_unix_ms.cast_signed());
                 let open = Open::new(Arc::new(batch), *plan, None, State::Ready);
-                self.insert((to.clone(), at), Open { before, ..open });
+                self.insert((to.clone(), at), Open { before, published_ms, ..open });
             } else {
                 // What was done behind the cursor belongs to it now.
                 self.note_moved(&to);

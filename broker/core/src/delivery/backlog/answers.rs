@@ -127,7 +127,7 @@ impl Backlog {
         else {
             return;
         };
-        let State::Given { session, sent_ms, .. } = open.state else { return };
+        let State::Given { session, .. } = open.state else { return };
         self.loads.remove(session, open.batch.size_bytes());
         open.avoid = Some(session);
         if matches!(failed.cause, Cause::Offline | Cause::QueueFull) {
@@ -144,7 +144,7 @@ impl Backlog {
             recipient: &recipient,
             cause: failed.cause,
             attempt: open.attempt,
-            waited_ms: now_ms.saturating_sub(sent_ms),
+            waited_ms: open.waited_ms(now_ms),
             retry_ms: failed.retry_ms,
             plan: &open.plan,
             random: draw(self.seed, envelope.id.count(), open.attempt),

@@ -15,6 +15,8 @@ pub(super) struct Open {
     /// Of this message alone.
     pub(super) batch: Arc<Batch>,
     pub(super) plan: AckPlan,
+    /// On the broker's clock; negative when it was published before that began.
+    pub(super) published_ms: i64,
     /// The member that a routing policy named.
     pub(super) pick: Option<Pick>,
     /// The message before it in its address.
@@ -47,8 +49,15 @@ pub(super) enum State {
 }
 
 impl Open {
+    /// One that was published just now; what the store knows of the time of others is not on the broker's clock.
     pub(super) fn new(batch: Arc<Batch>, plan: AckPlan, pick: Option<Pick>, state: State) -> Self {
-        Self { batch, plan, pick, before: (0, 0), attempt: 0, avoid: None, state }
+        let published_ms = (batch.published_us / 1_000).cast_signed();
+        Self { batch, plan, published_ms, pick, before: (0, 0), attempt: 0, avoid: None, state }
+    }
+
+    /// Milliseconds since the publish.
+    pub(super) const fn waited_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add_signed(self.published_ms.saturating_neg())
     }
 
     pub(super) fn envelope(&self) -> Option<&Envelope> {

@@ -7,8 +7,9 @@ use crate::address::{Name, Pattern};
 use crate::delivery::{Backoff, Cause, Event, Exhausted, Failed, Quorum, Turn};
 use crate::id::{MessageId, SessionId, Stream};
 use crate::message::{Envelope, Slice};
-use crate::policy::BySettings;
+use crate::policy::{Acking, Acknowledgement, BySettings, Decision, Failure, Message};
 use crate::registry::{Registry, Session};
+use crate::settings::Settings;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +52,24 @@ struct World {
     done: BTreeSet<(Address, Place)>,
     given: Vec<(Address, Place, u16)>,
     letters: Vec<u64>,
+    /// When its clock was 0, milliseconds since 1970.
+    clock_unix_ms: u64,
+    /// How long each message had waited of which was decided.
+    waited: Vec<u64>,
+}
+
+/// Decides as the plan says, and takes down how long a message had waited.
+struct Noting<'a>(&'a mut Vec<u64>);
+
+impl Acking for Noting<'_> {
+    fn plan(&mut self, message: &Message<'_>, settings: &Settings) -> Option<Acknowledgement> {
+        BySettings.plan(message, settings)
+    }
+
+    fn failed(&mut self, failure: &Failure<'_>) -> Decision {
+        self.0.push(failure.waited_ms);
+        BySettings.failed(failure)
+    }
 }
 
 impl World {
@@ -72,6 +91,8 @@ impl World {
             done: BTreeSet::new(),
             given: Vec::new(),
             letters: Vec::new(),
+            clock_unix_ms: 1_700_000_000_000,
+            waited: Vec::new(),
         }
     }
 
@@ -108,8 +129,8 @@ impl World {
             exclude_origin: false,
             level,
             is_kept: true,
-            unix_ms: 1,
-            published_us: 0,
+            unix_ms: self.clock_unix_ms + self.now_ms,
+            published_us: self.now_ms * 1_000,
             first: Position { stream, offset: self.offset + 1 },
             messages: Vec::new(),
             bytes: Vec::new(),
@@ -188,16 +209,18 @@ impl World {
                 let from = after.unwrap_or_else(|| begun.as_ref().unwrap().upto);
                 let stored = self.stored.get(&to).map(Vec::as_slice).unwrap_or_default();
                 let behind = stored.iter().filter(|batch| place(batch.first) > place(from));
-                let mut messages: Vec<_> = behind.cloned().collect();
+                let mut messages: Vec<_> =
+                    behind.map(|batch| Batch { published_us: 0, ..batch.clone() }).collect();
                 let is_whole = |batch: &Batch| !self.damaged.contains(&(to.clone(), place(batch.first)));
                 let whole = messages.iter().take_while(|batch| is_whole(batch)).count();
                 if whole == 0 && !messages.is_empty() && begun.is_none() {
                     return self.backlog.handle_unread(number, false);
                 }
+                let clock_unix_ms = self.clock_unix_ms;
                 let limit = limit.min(3).min(whole);
                 let more = messages.len() > limit;
                 messages.truncate(limit);
-                self.backlog.handle_page(number, Page { begun, messages, more }, &PLAN);
+                self.backlog.handle_page(number, Page { begun, messages, clock_unix_ms, more }, &PLAN);
             }
         }
     }
@@ -237,7 +260,7 @@ impl World {
 
     fn fail(&mut self, _number: u32, give: &Give, cause: Cause) {
         let mut events = Vec::new();
-        let turn = &mut Turn { now_ms: self.now_ms, acking: &mut BySettings, out: &mut events };
+        let turn = &mut Turn { now_ms: self.now_ms, acking: &mut Noting(&mut self.waited), out: &mut events };
         let failed = Failed::by(cause);
         Self::answered(give, |answered| self.backlog.handle_failed(answered, failed, turn));
         self.note(events);
@@ -246,7 +269,7 @@ impl World {
     fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
         let mut events = Vec::new();
-        let turn = &mut Turn { now_ms: self.now_ms, acking: &mut BySettings, out: &mut events };
+        let turn = &mut Turn { now_ms: self.now_ms, acking: &mut Noting(&mut self.waited), out: &mut events };
         self.backlog.handle_time(turn);
         if self.backlog.next_due_ms().is_some_and(|due_ms| due_ms <= self.now_ms) {
             panic!("what is due was handled");
@@ -424,6 +447,28 @@ fn a_refused_message_goes_to_another_and_is_given_up_in_the_end() {
     assert_ne!(had[1], had[2]);
     assert_eq!(world.letters, [1]);
     world.finish();
+}
+
+#[test]
+fn a_message_has_waited_since_its_publish_however_often_it_was_given_since() {
+    let mut world = World::new("topic/a.*");
+    world.join(1);
+    world.publish(0, Level::Stored, &[""]);
+    world.serve();
+    world.pass(30);
+    world.refuse(1, 0, Cause::Nack);
+    world.pass(20);
+    world.serve();
+    world.refuse(1, 0, Cause::Nack);
+    assert_eq!(std::mem::take(&mut world.waited), [30, 50]);
+    world.crash();
+    // The clock of the next run begins 5 seconds later.
+    world.clock_unix_ms += world.now_ms + 5_000;
+    world.now_ms = 7;
+    world.join(1);
+    world.serve();
+    world.refuse(1, 0, Cause::Nack);
+    assert_eq!(world.waited, [50 + 5_000 + 7]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The part of a queue's reading that runs on a reader thread: which addresses have something for it, and pages of them.
 
+use crate::clock::Moment;
 use crate::worker::Shared;
 use crate::worker::catchup::hand_over;
 use crate::worker::mailbox::Entry;
@@ -58,7 +59,7 @@ impl QueueRead {
 /// The work for a reader thread.
 pub(super) fn reading(shared: &Shared, worker: u8, (record, read): (Arc<QueueRecord>, Read)) -> Reading {
     let (mailboxes, registry) = (shared.mailboxes.clone(), shared.registry.clone());
-    let now_unix_ms = shared.clock.now().unix_ms;
+    let now = shared.clock.now();
     Box::new(move |store: &dyn Store| {
         let queue = record.id.clone();
         let answer = match read {
@@ -67,7 +68,7 @@ pub(super) fn reading(shared: &Shared, worker: u8, (record, read): (Arc<QueueRec
             }
             Read::Page { number, to, after, limit } => {
                 let shard = registry.shard_of(&to);
-                let page = page(store, (&record, &to, shard), after, (limit, now_unix_ms));
+                let page = page(store, (&record, &to, shard), after, (limit, now));
                 // Whoever has stored a message of the page and holds the lock has not handed it over yet. Behind the
                 // lock it is in the mailbox before the page.
                 drop(registry.lock(&to));
@@ -106,7 +107,7 @@ fn page(
     store: &dyn Store,
     (record, to, shard): (&QueueRecord, &Address, u16),
     after: Option<Position>,
-    (limit, now_unix_ms): (usize, u64),
+    (limit, now): (usize, Moment),
 ) -> Result<Page, StoreError> {
     let mut query = Query {
         address: to.clone(),
@@ -115,8 +116,9 @@ fn page(
         last: None,
         limit,
         max_bytes: PAGE_BYTES,
-        now_unix_ms,
+        now_unix_ms: now.unix_ms,
     };
+    let clock_unix_ms = now.unix_ms.saturating_sub(now.us / 1_000);
     let mut begun = None;
     if after.is_none() {
         begun = begin(store, (record, to, shard), &mut query)?;
@@ -124,7 +126,7 @@ fn page(
     let page = match store.messages(&query) {
         // Where the queue was is known, and the next question finds it.
         Err(StoreError::Corrupt { .. }) if begun.is_some() => {
-            return Ok(Page { begun, messages: Vec::new(), more: true });
+            return Ok(Page { begun, messages: Vec::new(), clock_unix_ms, more: true });
         }
         page => page?,
     };
@@ -133,7 +135,7 @@ fn page(
         let first = page.messages.first().map(|batch| batch.first);
         begun = first.map(|first| QueueCursor { upto: before(first), done: Vec::new() });
     }
-    Ok(Page { begun, messages: page.messages, more: page.more })
+    Ok(Page { begun, messages: page.messages, clock_unix_ms, more: page.more })
 }
 
 /// Where the queue goes on in an address, or begins. `None`: with the first message that is found.
