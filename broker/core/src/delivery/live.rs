@@ -306,11 +306,7 @@ impl Live {
                 self.end(index, (range, cell), Cause::Expired, around);
                 continue;
             }
-            let mut decision = self.decide(index, (&range, cell), (cause, retry_ms), around);
-            if cell.attempt >= limits::ATTEMPTS_MAX {
-                decision = Decision::GiveUp;
-            }
-            let (state, after_ms) = match decision {
+            let (state, after_ms) = match self.decide(index, (&range, cell), (cause, retry_ms), around) {
                 Decision::GiveUp => {
                     self.end(index, (range, cell), cause, around);
                     continue;
@@ -331,6 +327,7 @@ impl Live {
         }
     }
 
+    /// What the policies decide, within the bounds of every plan.
     fn decide(
         &self,
         index: usize,
@@ -340,7 +337,8 @@ impl Live {
     ) -> Decision {
         let envelope = self.batch.messages.get(usize::from(range.start));
         let (Some(envelope), Some(part)) = (envelope, self.parts.get(index)) else { return Decision::GiveUp };
-        around.turn.acking.failed(&Failure {
+        let waited_ms = around.turn.now_ms.saturating_sub(self.begun_ms);
+        let decision = around.turn.acking.failed(&Failure {
             to: &self.batch.to,
             from: self.batch.from.as_ref(),
             id: envelope.id,
@@ -348,11 +346,17 @@ impl Live {
             recipient: &part.recipient,
             cause,
             attempt: cell.attempt,
-            waited_ms: around.turn.now_ms.saturating_sub(self.begun_ms),
+            waited_ms,
             retry_ms,
             plan: &self.plan,
             random: draw(around.seed, envelope.id.count(), cell.attempt),
-        })
+        });
+        // To find nobody is no attempt: repeats of that end with the time of the plan, not with its number.
+        let is_repeat = cause == Cause::Offline && matches!(decision, Decision::Retry { .. });
+        if cell.attempt >= limits::ATTEMPTS_MAX || is_repeat && waited_ms >= self.plan.longest_ms() {
+            return Decision::GiveUp;
+        }
+        decision
     }
 
     /// Sends what is still of use, and ends the rest.

@@ -589,6 +589,7 @@ impl Acking for Stubborn {
 
     fn failed(&mut self, failure: &Failure<'_>) -> Decision {
         match failure.attempt % 2 {
+            _ if failure.cause == Cause::Offline => Decision::Retry { after_ms: 10 },
             0 => Decision::Retry { after_ms: 0 },
             _ => Decision::Wait { at_most_ms: 0 },
         }
@@ -736,4 +737,24 @@ proptest::proptest! {
         assert_eq!(told, [1; 8]);
         assert_eq!(bench.tracker.stats(), Stats { ledger: bench.tracker.stats().ledger, ignored: bench.tracker.stats().ignored, ..Stats::default() });
     }
+}
+
+#[test]
+fn a_recipient_who_stays_away_is_not_tried_for_ever() {
+    let mut bench = Bench::with(Stubborn);
+    let bob = user("bob");
+    bench.begin_with(&batch(1, 1), &[], std::slice::from_ref(&bob), PLAN);
+    let mut ended = Vec::new();
+    while let Some(due_ms) = bench.tracker.next_due_ms() {
+        let events = bench.until(due_ms);
+        if !events.is_empty() {
+            assert_eq!(events, [format!("{due_ms} redeliver 0..1 to bob attempt 1")]);
+            ended = bench.failed(&report(1..2, &bob, 1), Cause::Offline, None);
+        }
+    }
+    assert_eq!(
+        ended,
+        ["dead letter 0..1 of bob offline after 0", "not delivered 0..1 ref 500 offline after 0"]
+    );
+    assert_eq!(bench.now_ms, 1_000 + PLAN.longest_ms(), "as long as its attempts could have taken");
 }
