@@ -223,6 +223,32 @@ async fn what_nobody_acknowledges_is_a_dead_letter_in_the_end_and_not_given_out_
 }
 
 #[tokio::test]
+async fn a_policys_plan_holds_for_a_stored_message_of_a_queue() {
+    let broker = Broker::start_with_config(KEEPS);
+    let mut alice = broker.connect("alice").await;
+    let mut one = member(&broker, "one", "topic/jobs").await;
+    // With an answer for it the queue needs nothing of the store any more.
+    store(&mut alice, "topic/jobs", 1..2).await;
+    let had = &take(&mut one, 1).await[0];
+    ack(&mut one, &[had]).await;
+    let then = json!({"attempts": 2, "exhausted": "drop", "on": {"nack": {"retry_ms": 1}}});
+    let rules = json!({"hook": "ack", "match": ["topic/jobs"], "rules": [{"then": then}]});
+    assert_eq!(broker.put_json("/v1/policies/p", &rules).0, 200);
+    let delayed = json!({"type": "publish", "to": "topic/jobs", "payload": 3, "ack": "stored", "delay_ms": 1, "ref": 3});
+    alice.send_all(&[publish(2, "topic/jobs", 2, "stored"), delayed]).await;
+    let mut attempts = Vec::new();
+    for _ in 0..4 {
+        let had = &take(&mut one, 1).await[0];
+        attempts.push((had["payload"].as_u64(), had.get("attempt").map_or(1, |of| of.as_u64().unwrap())));
+        one.send(&json!({"type": "nack", "id": had["id"], "queue": "w"})).await;
+    }
+    attempts.sort_unstable();
+    assert_eq!(attempts, [(Some(2), 1), (Some(2), 2), (Some(3), 1), (Some(3), 2)]);
+    one.expect_quiet().await;
+    assert_eq!(broker.admin("GET", "/v1/dead-letters", None).1["dead_letters"], json!([]));
+}
+
+#[tokio::test]
 async fn a_new_queue_begins_where_its_first_subscriber_says() {
     let broker = Broker::start_with_config(KEEPS);
     let mut alice = broker.connect("alice").await;

@@ -47,7 +47,7 @@ pub(crate) struct PutOff {
 }
 
 impl PutOff {
-    /// Of an earlier run, whose receipts nobody waits for.
+    /// One that the journal has, as a later run finds it: without a plan or anybody who waits for a receipt.
     pub(super) fn stored(due_unix_ms: u64, batch: Batch) -> Self {
         Self { batches: vec![batch], due_unix_ms, ack: None, token: None, is_stored: true }
     }
@@ -101,8 +101,8 @@ impl Worker {
                 match single((to, settings), alone.plan, (id, publish), source) {
                     Ok(batch) => {
                         let picks = &[*pick];
-                        let (token, is_promised, key) = (None, false, Some(&key));
-                        let outgoing = Outgoing { batch, picks, settings, token, is_promised, key };
+                        let (ack, token, is_promised, key) = (alone.plan.ack, None, false, Some(&key));
+                        let outgoing = Outgoing { batch, picks, settings, ack, token, is_promised, key };
                         // While members of a large queue are chosen, somebody else with this key is told to come back.
                         let enqueued;
                         (locked, enqueued) = self.enqueue_locked(locked, outgoing);
@@ -300,7 +300,7 @@ impl Worker {
                 let bytes = batch.size_bytes();
                 let write = Write::Delayed { due_unix_ms, batch: Arc::new(batch.clone()) }
                     .with_key(key.clone().filter(|_| left == 0));
-                let waiting = PutOff::stored(due_unix_ms, batch);
+                let waiting = PutOff { ack: plan.ack, ..PutOff::stored(due_unix_ms, batch) };
                 if self.shared.journal.push(write, ticket).is_err() {
                     if let Some(token) = token {
                         self.handle_reached(token, Err(journal_full()));
@@ -328,7 +328,7 @@ impl Worker {
                 let now = self.shared.clock.now();
                 (batch.unix_ms, batch.published_us) = (now.unix_ms, now.us);
                 if is_stored {
-                    self.publish_promised(batch, due_unix_ms, now_ms);
+                    self.publish_promised(batch, (due_unix_ms, ack), now_ms);
                 } else {
                     self.publish_put_off(batch, ack, token);
                 }
@@ -350,13 +350,13 @@ impl Worker {
 
     /// Publishes a message whose receipt said that it is stored: it enters the history of its address whoever
     /// listens, and is tried again when there is no room.
-    fn publish_promised(&mut self, batch: Batch, due_unix_ms: u64, now_ms: u64) {
+    fn publish_promised(&mut self, batch: Batch, (due_unix_ms, ack): (u64, Option<AckPlan>), now_ms: u64) {
         let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return };
         let to = batch.to.clone();
         let settings = self.settled.of(&to).clone();
-        let again = PutOff::stored(due_unix_ms, batch.clone());
-        let (token, is_promised, key) = (None, true, None);
-        let outgoing = Outgoing { batch, picks: &[], settings: &settings, token, is_promised, key };
+        let again = PutOff { ack, ..PutOff::stored(due_unix_ms, batch.clone()) };
+        let (settings, token, is_promised, key) = (&*settings, None, true, None);
+        let outgoing = Outgoing { batch, picks: &[], settings, ack, token, is_promised, key };
         let sent = self.enqueue(outgoing);
         if let Err(reject) = sent {
             self.count_refused(&to, &reject);

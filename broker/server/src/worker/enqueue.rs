@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use waspmq_core::dedup::{Key, Remembered};
+use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Excluded, Locked, Pick, Queue, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
@@ -25,6 +26,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) batch: Batch,
     pub(super) picks: &'a [Option<Pick>],
     pub(super) settings: &'a Settings,
+    /// What a policy planned instead of what they say.
+    pub(super) ack: Option<AckPlan>,
     /// The receipt that waits for the disk.
     pub(super) token: Option<u64>,
     /// Whether a receipt has promised already that it is stored: it needs nobody to reach.
@@ -136,7 +139,7 @@ impl Worker {
         if nobody > 0 {
             self.counters().dropped_no_member.add(nobody);
         }
-        let Outgoing { mut batch, picks, settings, token, key, .. } = outgoing;
+        let Outgoing { mut batch, picks, settings, ack, token, key, .. } = outgoing;
         let mut workers = targets.workers;
         queues.keys().for_each(|&worker| workers.insert(worker));
         let homes = if is_kept { homes(&targets) } else { WorkerSet::default() };
@@ -165,7 +168,8 @@ impl Worker {
         for home in homes.iter() {
             let is_there = |queue: &&Arc<Queue>| queue.home == Some(home);
             let queues = targets.queues.iter().filter(is_there).cloned().collect();
-            self.push(home, Entry::Queued { batch: batch.clone(), queues, picks: picks.into() });
+            let (batch, plan) = (batch.clone(), ack.map(Box::new));
+            self.push(home, Entry::Queued { batch, queues, picks: picks.into(), plan });
         }
         let tracked = tracked.map(|recipients| (batch, recipients));
         Ok(Enqueued { workers, recipients, is_kept, tracked, members })
@@ -391,7 +395,7 @@ mod tests {
     }
 
     fn outgoing(batch: Batch, settings: &Settings) -> Outgoing<'_> {
-        Outgoing { batch, picks: &[], settings, token: None, is_promised: false, key: None }
+        Outgoing { batch, picks: &[], settings, ack: None, token: None, is_promised: false, key: None }
     }
 
     #[test]

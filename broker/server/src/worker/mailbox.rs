@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, oneshot};
+use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Change, InFlight, Pick, PresenceChange, Queue, Workers};
 use waspmq_core::{Close, MessageId, Name, QueueId, Reject, SessionId};
@@ -50,11 +51,12 @@ pub(crate) enum Entry {
         plain: bool,
         queues: Vec<QueueDelivery>,
     },
-    /// Stored messages for queues whose home this worker is, with the members that policies picked.
+    /// Stored messages for queues whose home this worker is, with what policies decided about them.
     Queued {
         batch: Arc<Batch>,
         queues: SmallVec<[Arc<Queue>; 1]>,
         picks: Box<[Option<Pick>]>,
+        plan: Option<Box<AckPlan>>,
     },
     /// What became of such messages, and who joined and left.
     Told(Vec<Told>),

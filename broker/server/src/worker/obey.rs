@@ -14,7 +14,9 @@ impl Worker {
         let bytes = entry.size_bytes();
         match entry {
             Entry::Deliver { .. } => {}
-            Entry::Queued { batch, queues, picks } => self.handle_queued(&batch, (&queues, &picks)),
+            Entry::Queued { batch, queues, picks, plan } => {
+                self.handle_queued(&batch, (&queues, &picks), plan.as_deref());
+            }
             Entry::Told(told) => self.handle_told(told),
             Entry::Given(given) => self.deliver_given(given),
             Entry::QueueRead(read) => self.handle_queue_read(*read),

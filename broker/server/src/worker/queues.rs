@@ -170,8 +170,9 @@ impl Worker {
         &mut self,
         batch: &Arc<Batch>,
         (queues, picks): (&[Arc<Queue>], &[Option<Pick>]),
+        plan: Option<&AckPlan>,
     ) {
-        let plan = self.shared.rules.of(&batch.to).ack;
+        let plan = plan.copied().unwrap_or_else(|| self.shared.rules.of(&batch.to).ack);
         let new = self.new_backlog();
         for queue in queues {
             let room_bytes = self.desk.room_bytes();
