@@ -69,6 +69,8 @@ impl Worker {
         asker: Asker,
     ) -> Result<Option<Published>, Reject> {
         let Alone { target: (to, _), publish, id, source, .. } = *alone;
+        let raised = self.raised(alone.plan);
+        let alone = &Alone { plan: raised.as_ref().unwrap_or(alone.plan), ..*alone };
         let Some(key) = &publish.dedup else {
             let published = self.publish_without_key(alone, asker, None)?;
             self.counters().published.accepted.of(to.kind()).add(1);
@@ -134,6 +136,13 @@ impl Worker {
         Ok(recipients.map(|recipients| Published { id, level: Level::Accepted, recipients }))
     }
 
+    /// The plan with the least level that its addresses demand, where that is more than its own: all of them reach it.
+    fn raised(&mut self, plan: &Plan) -> Option<Plan> {
+        let Destination::Instead(addresses) = &plan.destination else { return None };
+        let level = addresses.iter().map(|to| self.settled.of(to).level).min()?;
+        (level > plan.level).then(|| Plan { level, ..plan.clone() })
+    }
+
     fn publish_without_key(
         &mut self,
         alone: &Alone<'_>,
@@ -177,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// Publishes one message to each address of its plan. It is accepted when one address accepts it, because
+    /// Publishes one message to each address of its plan, with what that demands. It is accepted when one address accepts it, because
     /// a second try would repeat it there; the refusals of the others are counted. A higher level is that of all
     /// addresses: with one refusal it is not reached. The dedup key goes to the store with the last message: a crash
     /// between two of them repeats and loses nothing. Where a higher level is asked for and not all of them are stored, it does
@@ -199,6 +208,7 @@ impl Worker {
             let own = (address != to).then(|| self.settled.of(address).clone());
             let settings = own.as_ref().unwrap_or(settings);
             let batch = single((address, settings), plan, (id, publish), source)?;
+            let batch = Batch { level: plan.level.max(settings.level), ..batch };
             if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
                 pending.waits += 1;
             }
@@ -273,7 +283,10 @@ impl Worker {
             if level == Level::Stored && settings.keep == Keep::Never {
                 return Err(not_stored(address));
             }
-            single((address, settings), plan, (id, publish), source)
+            let batch = single((address, settings), plan, (id, publish), source)?;
+            // What is promised to be stored is stored, also where a higher level would do without.
+            let own = if level == Level::Stored { level } else { level.max(settings.level) };
+            Ok(Batch { level: own, ..batch })
         };
         let batches = addresses.iter().map(batch_for).collect::<Result<Vec<_>, _>>()?;
         let bytes = batches.iter().map(Batch::size_bytes).sum();

@@ -90,8 +90,8 @@ impl Worker {
         };
         let recipients = |to: &Address| self.shared.registry.lock(to).targets(to).recipients;
         addresses.iter().any(|to| {
-            let keep = self.shared.rules.of(to).keep;
-            is_kept((to, plan.level), keep, || recipients(to))
+            let settings = self.shared.rules.of(to);
+            is_kept((to, plan.level.max(settings.level)), settings.keep, || recipients(to))
         })
     }
 

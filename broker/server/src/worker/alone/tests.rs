@@ -8,14 +8,20 @@ use waspmq_core::settings::{self, Retention, Rules};
 use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
 use waspmq_store::{Query, Store};
 
-/// A worker on which `topic/kept` keeps everything for a second, and `topic/never` nothing.
+/// A worker on which `topic/kept` keeps everything for a second and `topic/never` nothing, and what is published to
+/// `topic/stored` is stored.
 pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
     let control = control();
     let keeping = |keep| {
         let retention = Retention { age_ms: 1_000, ..Retention::default() };
         settings::Settings { keep, retention, ..settings::Settings::of_kind(Kind::Topic) }
     };
-    let rules = [("topic/kept", keeping(Keep::Always)), ("topic/never", keeping(Keep::Never))];
+    let storing = settings::Settings { level: Level::Stored, ..settings::Settings::of_kind(Kind::Topic) };
+    let rules = [
+        ("topic/kept", keeping(Keep::Always)),
+        ("topic/never", keeping(Keep::Never)),
+        ("topic/stored", storing),
+    ];
     let rules = rules.map(|(pattern, settings)| (Pattern::parse(pattern).unwrap(), settings));
     let shared = Shared {
         clock: control.clock,
@@ -115,6 +121,49 @@ fn a_level_is_reached_by_all_addresses_or_not_at_all() {
     assert_eq!(counted, (1, 0), "as what it was");
     let (outcome, _) = publish(&mut worker, Level::Accepted, &["topic/kept", "topic/never"], 0);
     assert!(outcome.unwrap().is_some_and(|published| published.level == Level::Accepted));
+}
+
+/// Somebody who shares the messages of a topic.
+fn join(worker: &Worker, topic: &str) {
+    let queue = QueueId::new(Pattern::parse(topic).unwrap(), Name::parse("w").unwrap());
+    let (id, user) = (SessionId::new(1, 0, 1), Name::parse("u").unwrap());
+    let session = registry::Session { id, worker: 0, user, device: None };
+    worker.shared.registry.join_queue(&queue, &session, None).unwrap();
+}
+
+#[test]
+fn a_copy_has_the_level_that_its_address_demands_and_the_receipt_the_one_that_all_reached() {
+    let (mut worker, store) = worker();
+    join(&worker, "topic/stored");
+    let now_unix_ms = worker.shared.clock.now().unix_ms;
+    let stored = |address: &str| {
+        let address = Address::parse(address).unwrap();
+        let query = Query {
+            address,
+            after: None,
+            from_unix_ms: None,
+            last: None,
+            limit: 10,
+            max_bytes: 1_000,
+            now_unix_ms,
+        };
+        store.messages(&query).unwrap().messages.len()
+    };
+    let both = ["topic/plain", "topic/stored"];
+    let (outcome, _) = publish(&mut worker, Level::Accepted, &both, 0);
+    assert_eq!(outcome.unwrap().unwrap().level, Level::Accepted);
+    wait(|| (stored("topic/stored") == 1).then_some(()));
+    let (outcome, mut later) = publish(&mut worker, Level::None, &["topic/stored"], 0);
+    assert_eq!(outcome, Ok(None));
+    assert_eq!(answer(&mut worker, &mut later).unwrap().level, Level::Stored, "as if published there");
+    let (outcome, _) = publish(&mut worker, Level::Accepted, &both, 60_000);
+    assert_eq!(outcome.unwrap().unwrap().level, Level::Accepted);
+    worker.publish_due(worker.shared.clock.now().us / 1_000 + 60_001);
+    wait(|| (stored("topic/stored") == 3).then_some(()));
+    assert_eq!(stored("topic/plain"), 0);
+    let (outcome, mut later) = publish(&mut worker, Level::Accepted, &["topic/stored"], 60_000);
+    assert_eq!(outcome, Ok(None));
+    assert_eq!(answer(&mut worker, &mut later).unwrap().level, Level::Stored);
 }
 
 #[test]
