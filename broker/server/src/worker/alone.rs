@@ -353,10 +353,17 @@ impl Worker {
     fn publish_put_off(&mut self, batch: Batch, ack: Option<AckPlan>, token: Option<u64>) {
         let (to, level) = (batch.to.clone(), batch.level);
         let settings = self.settled.of(&to).clone();
-        if let Err(reject) = self.send_out(batch, (&[], &settings, ack), (token, None), (None, &[])) {
-            self.count_refused(&to, &reject);
-            if let Some(token) = token.filter(|_| level == Level::Delivered) {
-                self.handle_reached(token, Err(reject));
+        match self.send_out(batch, (&[], &settings, ack), (token, None), (None, &[])) {
+            Ok((more, _)) => {
+                if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
+                    pending.recipients = pending.recipients.saturating_add(more);
+                }
+            }
+            Err(reject) => {
+                self.count_refused(&to, &reject);
+                if let Some(token) = token.filter(|_| level == Level::Delivered) {
+                    self.handle_reached(token, Err(reject));
+                }
             }
         }
     }

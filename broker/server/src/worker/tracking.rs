@@ -75,10 +75,8 @@ impl Worker {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Reached { publisher, reference, recipients, .. } if publisher == INTERNAL => {
-                if let Some(pending) = self.receipts.get_mut(reference) {
-                    pending.recipients = pending.recipients.max(recipients);
-                }
+            // How many recipients there are was noted when it was sent out.
+            Event::Reached { publisher, reference, .. } if publisher == INTERNAL => {
                 self.handle_reached(reference, Ok(()));
             }
             Event::NotDelivered { publisher, reference, cause, attempts, .. } if publisher == INTERNAL => {

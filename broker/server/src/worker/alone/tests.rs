@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::tests::control;
 use crate::worker::{CompressionSettings, Settings, Shared};
 use std::time::Duration;
+use waspmq_core::delivery::{Recipient, Report};
 use waspmq_core::settings::{self, Retention, Rules};
 use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
 use waspmq_store::{Query, Store};
@@ -124,11 +125,42 @@ fn a_level_is_reached_by_all_addresses_or_not_at_all() {
 }
 
 /// Somebody who shares the messages of a topic.
-fn join(worker: &Worker, topic: &str) {
+fn join(worker: &Worker, topic: &str) -> QueueId {
     let queue = QueueId::new(Pattern::parse(topic).unwrap(), Name::parse("w").unwrap());
     let (id, user) = (SessionId::new(1, 0, 1), Name::parse("u").unwrap());
     let session = registry::Session { id, worker: 0, user, device: None };
     worker.shared.registry.join_queue(&queue, &session, None).unwrap();
+    queue
+}
+
+#[test]
+fn a_receipt_counts_the_recipients_of_all_addresses_with_a_delay_and_without() {
+    let (mut worker, _) = worker();
+    let addresses = ["topic/o1", "topic/o2", "topic/o3"];
+    let queues = addresses.map(|topic| join(&worker, topic));
+    for delay_ms in [0, 60_000] {
+        let (outcome, mut later) = publish(&mut worker, Level::Delivered, &addresses, delay_ms);
+        assert_eq!(outcome, Ok(None));
+        let now_ms = worker.shared.clock.now().us / 1_000;
+        worker.publish_due(now_ms + delay_ms + 1);
+        let first = MessageId::new(0, worker.shared.registry.epoch(), 0, worker.message_count);
+        for (to, queue) in addresses.iter().zip(&queues) {
+            let report = Report {
+                first,
+                messages: 1,
+                to: &Address::parse(to).unwrap(),
+                recipient: &Recipient::Queue(queue.clone()),
+                device: None,
+                session: Some(SessionId::new(1, 0, 1)),
+                attempt: 1,
+                sent_ms: now_ms,
+            };
+            worker.tracker.handle_acked(&report, now_ms, &mut worker.events);
+        }
+        worker.handle_events();
+        let receipt = later.try_recv().unwrap().unwrap();
+        assert_eq!((receipt.level, receipt.recipients), (Level::Delivered, 3), "{delay_ms}");
+    }
 }
 
 #[test]
