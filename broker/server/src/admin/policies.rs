@@ -19,7 +19,7 @@ use waspmq_policy::{
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Policy {
     name: String,
-    /// `active` or `off`, as the document says; `trial` while there is only a candidate; `removed` or
+    /// `active` or `off`, as the document says; `trial` while there is only a candidate, or one beside a version that is off; `removed` or
     /// `refused` in the answer to a rollback that left nothing, or nothing but versions that could not be brought back.
     #[schema(example = "active")]
     state: &'static str,
@@ -203,9 +203,9 @@ impl From<PolicyState> for Policy {
         let outcomes: BTreeMap<_, _> = state.outcomes.into_iter().collect();
         let decided = outcomes.get("ok").copied().unwrap_or(0);
         let word = match state.current.as_ref().map(|current| current.document.mode) {
-            Some(Mode::Off) => "off",
             Some(Mode::Active | Mode::Shadow) => "active",
-            None if state.candidate.is_some() => "trial",
+            Some(Mode::Off) | None if state.candidate.is_some() => "trial",
+            Some(Mode::Off) => "off",
             None if state.refused.is_empty() => "removed",
             None => "refused",
         };

@@ -454,6 +454,20 @@ async fn plugins_and_policies_are_refused_readably() {
     }
 }
 
+#[tokio::test]
+async fn a_policy_is_on_trial_while_nothing_but_its_candidate_decides() {
+    let api = Api::new();
+    let put = async |more: &str| {
+        let body = format!(r#"{{"hook":"routing","match":["all"],"rules":[{{"then":"deliver"}}]{more}}}"#);
+        api.call_with("PUT", "/v1/policies/p", &body).await.json()["state"].clone()
+    };
+    assert_eq!(put(r#","canary_percent":99"#).await, "trial");
+    assert_eq!(put(r#","mode":"off""#).await, "off");
+    assert_eq!(put(r#","canary_percent":99"#).await, "trial");
+    assert_eq!(put("").await, "active");
+    assert_eq!(put(r#","canary_percent":99"#).await, "active");
+}
+
 /// `WASPMQ_BLESS=1 cargo test -p waspmq openapi` writes the file anew.
 #[test]
 fn openapi_is_the_copy_in_docs() {
