@@ -284,6 +284,30 @@ async fn letters_of_a_topic_go_to_the_one_who_failed_and_can_be_purged() {
 }
 
 #[tokio::test]
+async fn a_message_of_several_addresses_has_a_letter_for_each() {
+    let broker = Broker::start_with_config(SHORT);
+    let to = ["topic/short.a", "topic/short.b"];
+    let rules = json!({"hook": "routing", "match": ["topic/x"], "rules": [{"then": {"to": to}}]});
+    assert_eq!(broker.put_json("/v1/policies/p", &rules).0, 200);
+    let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
+    bob.ask(json!({"type": "subscribe", "ref": 1, "to": "topic/short.>"})).await;
+    alice
+        .send(&json!({"type": "publish", "ref": 1, "to": "topic/x", "payload": 1, "ack": "delivered"}))
+        .await;
+    alice.expect_error(1511).await;
+    let addresses = |query: &str| {
+        letters(&broker, query).into_iter().map(|letter| letter["to"].clone()).collect::<Vec<_>>()
+    };
+    broker.eventually("the letters are there", |_| addresses("") == to);
+    assert_eq!(broker.metric("waspmq_dead_letters_total{reason=\"timeout\"}"), Some(2.0));
+    let next = broker.admin("GET", "/v1/dead-letters?limit=1", None).1["next"].as_str().unwrap().to_owned();
+    assert_eq!(addresses(&format!("?after={next}")), to[1..]);
+    let (status, requeued) = post(&broker, "/v1/dead-letters/requeue", &json!({"to": to[0]}));
+    assert_eq!((status, &requeued["requeued"]), (200, &json!(1)), "{requeued}");
+    assert_eq!(addresses("?to=topic/*.*"), to[1..], "the other one stays");
+}
+
+#[tokio::test]
 async fn operators_wait_for_the_level_they_ask_for() {
     let broker = Broker::start_with_config(SHORT);
     let publish = |document: Value| post(&broker, "/v1/publish", &document);

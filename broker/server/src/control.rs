@@ -211,19 +211,19 @@ impl Control {
         answered.map(Some).map_err(|_| late())
     }
 
-    /// Removes dead letters, by message and recipient. When this returns they are gone from the store.
+    /// Removes dead letters, by message and place. When this returns they are gone from the store.
     pub(crate) async fn forget_letters(&self, letters: Vec<(MessageId, String)>) -> Result<(), Reject> {
         let full = || Reject::new(Code::Overloaded, "the journal has no room").retry_after(1_000);
-        for (id, recipient) in &letters {
-            let write = Write::NoDeadLetter { id: *id, recipient: recipient.clone() };
+        for (id, place) in &letters {
+            let write = Write::NoDeadLetter { id: *id, place: place.clone() };
             self.journal.push(write, None).map_err(|_| full())?;
         }
         let (answer, answered) = oneshot::channel();
         // Readings run behind all writes before them; a write may have failed, so the store is asked.
         let look = move |store: &dyn Store| {
-            let is_left = letters.iter().try_fold(false, |is_left, (id, recipient)| {
+            let is_left = letters.iter().try_fold(false, |is_left, (id, place)| {
                 let left = store.dead_letter(*id)?;
-                Ok::<_, StoreError>(is_left || left.iter().any(|letter| letter.recipient == *recipient))
+                Ok::<_, StoreError>(is_left || left.iter().any(|letter| letter.place() == *place))
             });
             if answer.send(is_left).is_err() {
                 tracing::debug!("a removal of dead letters ended after its caller");

@@ -171,9 +171,10 @@ pub(crate) fn resume(token_hash: &[u8; 32]) -> Vec<u8> {
     tagged(RESUME, &[token_hash])
 }
 
-pub(crate) fn dead_letter(id: MessageId, recipient: &str) -> Vec<u8> {
+/// `place` as [`crate::DeadLetter::place`] has it, or a recipient alone, as formats before 5 have it.
+pub(crate) fn dead_letter(id: MessageId, place: &str) -> Vec<u8> {
     let mut key = tagged(DEAD_LETTER, &[&id.to_bytes()]);
-    key.extend_from_slice(recipient.as_bytes());
+    key.extend_from_slice(place.as_bytes());
     key
 }
 

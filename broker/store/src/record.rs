@@ -260,8 +260,9 @@ pub(crate) fn dead_letter_unix_ms(key: &[u8], value: &[u8]) -> Result<u64, Store
 pub(crate) fn parse_dead_letter(key: &[u8], value: &[u8]) -> Result<DeadLetter, StoreError> {
     let corrupt = || StoreError::Corrupt { what: describe(key) };
     let (_, mut reader) = open(key, value)?;
-    let (id, recipient) = key.get(1..).and_then(|key| key.split_first_chunk::<16>()).ok_or_else(corrupt)?;
-    let recipient = std::str::from_utf8(recipient).map_err(|_| corrupt())?.to_owned();
+    let (id, place) = key.get(1..).and_then(|key| key.split_first_chunk::<16>()).ok_or_else(corrupt)?;
+    let place = std::str::from_utf8(place).map_err(|_| corrupt())?;
+    let recipient = place.split_once('\0').map_or(place, |(recipient, _)| recipient).to_owned();
     let parse = move || {
         let (unix_ms, attempts) = (reader.u64()?, reader.u16()?);
         let (cause, detail) = (reader.text()?.to_owned(), reader.text()?.to_owned());

@@ -70,6 +70,13 @@ pub struct DeadLetter {
     pub batch: Arc<Batch>,
 }
 
+impl DeadLetter {
+    /// What it is found by besides its message: the recipient, and the address that the message was published to.
+    pub fn place(&self) -> String {
+        format!("{}\0{}", self.recipient, self.batch.to)
+    }
+}
+
 /// A message that is published later.
 #[derive(Debug, Clone)]
 pub struct Delayed {
@@ -154,7 +161,8 @@ pub enum Write {
     DeadLetter(DeadLetter),
     NoDeadLetter {
         id: MessageId,
-        recipient: String,
+        /// [`DeadLetter::place`]; a recipient alone means its letters of the message for all addresses.
+        place: String,
     },
     Ledger {
         id: MessageId,
@@ -430,14 +438,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The record of a token, also when it has expired and was not removed yet.
     fn resume(&self, token_hash: &[u8; 32]) -> Result<Option<ResumeRecord>, StoreError>;
 
-    /// Dead letters in the order of their messages' ids, behind the one named.
+    /// Dead letters in the order of their messages' ids, behind the message and place named.
     fn dead_letters(
         &self,
         after: Option<(MessageId, &str)>,
         most: usize,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// The dead letters of one message, one for each recipient it was given up for.
+    /// The dead letters of one message, one for each recipient and address it was given up for.
     fn dead_letter(&self, id: MessageId) -> Result<Vec<DeadLetter>, StoreError>;
 
     fn ledger(&self, id: MessageId) -> Result<Option<Vec<u8>>, StoreError>;

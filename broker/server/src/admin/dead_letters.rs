@@ -1,6 +1,6 @@
 //! Dead letters: messages that were given up for a recipient, kept until somebody publishes them anew or removes them.
 //!
-//! A letter is found by its message and its recipient. Changes to letters are made one request after the other, so that
+//! A letter is found by its message, its recipient and the address of the message, of which policies may give it several. Changes to letters are made one request after the other, so that
 //! none is published twice; what is answered has been done. Deliberately not here: when a message is given up.
 
 mod requeue;
@@ -18,7 +18,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use requeue::Requeued;
-use selection::{Key, Selection, Wanted, is_for, page, parse_key};
+use selection::{Key, Selection, Wanted, is_for, page, parse_key, show_key};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use utoipa::ToSchema;
@@ -88,7 +88,7 @@ struct Purged {
     more: bool,
 }
 
-/// Whose letter, where a message has several.
+/// Whose letters, where a message has several.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
@@ -138,11 +138,11 @@ pub(crate) async fn list(State(shared): Handlers, uri: Uri) -> Result<Response, 
     let selection = Selection::of(&wanted.filter(), None)?;
     let found = read(&shared, move |control| page(control.settled_store(), &selection, after, limit)).await?;
     let dead_letters = found.letters.iter().filter_map(Letter::of).collect();
-    let next = found.next.map(|(id, recipient)| format!("{id}:{recipient}"));
+    let next = found.next.as_ref().map(show_key);
     Ok(problem::json(StatusCode::OK, &DeadLetters { dead_letters, next }))
 }
 
-/// The dead letters of one message, one for each recipient it was given up for.
+/// The dead letters of one message, one for each recipient and address it was given up for.
 #[utoipa::path(
     get, operation_id = "show_dead_letter", path = "/v1/dead-letters/{id}", tag = "dead letters",
     params(("id" = String, Path, description = "32 hexadecimal digits"), OfMessage),
@@ -248,7 +248,7 @@ pub(crate) async fn purge(
     let changing = shared.letters.lock().await;
     let letters = of_message(&shared, &id, &uri).await?;
     let purged = letters.len();
-    let keys = letters.into_iter().map(|letter| (letter.id, letter.recipient)).collect();
+    let keys = letters.iter().map(|letter| (letter.id, letter.place())).collect();
     shared.state.control.forget_letters(keys).await?;
     drop(changing);
     let from = format!("{purged} letters");
@@ -271,7 +271,7 @@ pub(crate) async fn purge_all(State(shared): Handlers, who: Who, uri: Uri) -> Re
         let (selection, from) = (Selection::of(&filter, None)?, after.take());
         let found =
             read(&shared, move |control| page(control.settled_store(), &selection, from, limit)).await?;
-        let keys: Vec<Key> = found.letters.into_iter().map(|letter| (letter.id, letter.recipient)).collect();
+        let keys: Vec<Key> = found.letters.iter().map(|letter| (letter.id, letter.place())).collect();
         purged.purged += keys.len();
         if !keys.is_empty() {
             shared.state.control.forget_letters(keys).await?;

@@ -12,7 +12,7 @@
 //! 8  resume          hash(32) expires(8) body
 //! 9  no resume       hash(32)
 //! 10 dead letter     id(16) recipient(2+n) unix_ms(8) attempts(2) cause(2+n) detail(2+n) address(2+n) run
-//! 11 no dead letter  id(16) recipient(2+n)
+//! 11 no dead letter  id(16) recipient(2+n), of formats from 5 on behind the recipient 0 address
 //! 12 ledger          id(16) body
 //! 13 delayed         due(8) address(2+n) run
 //! 14 no delayed      due(8) id(16)
@@ -40,8 +40,8 @@ use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, MessageId, Name, Pattern, QueueId};
 
-/// Bytes of a recipient's name in the key of a dead letter, which must fit 2^16 with what is around it.
-const RECIPIENT_BYTES_MAX: usize = 60_000;
+/// Bytes of a recipient and an address in the key of a dead letter, which must fit 2^16 with what is around them.
+const PLACE_BYTES_MAX: usize = 60_000;
 
 /// Appends a write. On an error `out` is as it was.
 pub(super) fn put(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
@@ -103,9 +103,9 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
             out.extend_from_slice(token_hash);
         }
         Write::DeadLetter(letter) => put_letter(out, letter)?,
-        Write::NoDeadLetter { id, recipient } => {
+        Write::NoDeadLetter { id, place } => {
             put_id(out, 11, *id);
-            put_recipient(out, recipient)?;
+            put_place(out, (place, place))?;
         }
         Write::Ledger { id, body } => {
             put_id(out, 12, *id);
@@ -173,7 +173,7 @@ fn of_queue(id: &QueueId) -> [&str; 2] {
 
 fn put_letter(out: &mut Vec<u8>, letter: &DeadLetter) -> Result<(), StoreError> {
     put_id(out, 10, letter.id);
-    put_recipient(out, &letter.recipient)?;
+    put_place(out, (&letter.place(), &letter.recipient))?;
     put_numbers(out, &[letter.unix_ms]);
     out.extend_from_slice(&letter.attempts.to_be_bytes());
     put_text(out, &letter.cause, "the cause of a dead letter")?;
@@ -182,12 +182,13 @@ fn put_letter(out: &mut Vec<u8>, letter: &DeadLetter) -> Result<(), StoreError> 
     run::put(out, &letter.batch)
 }
 
-fn put_recipient(out: &mut Vec<u8>, recipient: &str) -> Result<(), StoreError> {
+/// What is to be said of a letter's place, which becomes its key.
+fn put_place(out: &mut Vec<u8>, (place, said): (&str, &str)) -> Result<(), StoreError> {
     const WHAT: &str = "the recipient of a dead letter";
-    if recipient.len() > RECIPIENT_BYTES_MAX {
+    if place.len() > PLACE_BYTES_MAX {
         return Err(StoreError::TooLarge { what: WHAT });
     }
-    put_text(out, recipient, WHAT)
+    put_text(out, said, WHAT)
 }
 
 fn put_id(out: &mut Vec<u8>, kind: u8, id: MessageId) {
@@ -246,7 +247,7 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
         }),
         9 => Write::NoResume { token_hash: reader.array()? },
         10 => parse_letter(reader)?,
-        11 => Write::NoDeadLetter { id: id(reader)?, recipient: reader.text()?.to_owned() },
+        11 => Write::NoDeadLetter { id: id(reader)?, place: reader.text()?.to_owned() },
         12 => Write::Ledger { id: id(reader)?, body: rest(reader).to_vec() },
         13 => {
             let (due_unix_ms, to) = (reader.u64()?, address(reader)?);

@@ -144,13 +144,11 @@ impl<'a, V: View> Stage<'a, V> {
             }
             Write::NoResume { token_hash } => self.remove(key::resume(token_hash)),
             Write::DeadLetter(letter) => {
-                let key = key::dead_letter(letter.id, &letter.recipient);
+                let key = key::dead_letter(letter.id, &letter.place());
                 let value = record::dead_letter(&key, letter)?;
                 self.set_counted(key, Some(value))?;
             }
-            Write::NoDeadLetter { id, recipient } => {
-                self.set_counted(key::dead_letter(*id, recipient), None)?
-            }
+            Write::NoDeadLetter { id, place } => self.remove_letters(*id, place)?,
             Write::Ledger { id, body } => self.put(key::ledger(*id), body),
             Write::Delayed { due_unix_ms, batch } => self.add_delayed(*due_unix_ms, batch)?,
             Write::NoDelayed { due_unix_ms, id } => {
@@ -251,6 +249,31 @@ impl<'a, V: View> Stage<'a, V> {
             self.remove(at);
         }
         Ok(())
+    }
+
+    /// Removes a dead letter, or all of a recipient where no address is named. One of a format before 5 is found by its
+    /// recipient alone.
+    fn remove_letters(&mut self, id: MessageId, place: &str) -> Result<(), StoreError> {
+        let (recipient, to) = place.split_once('\0').map_or((place, None), |(one, to)| (one, Some(to)));
+        let alone = key::dead_letter(id, recipient);
+        if let Some(to) = to {
+            let value = match self.state.get(&alone) {
+                Some(value) => value.clone(),
+                None => self.view.get(Space::State, &alone)?.map(|value| value.to_vec()),
+            };
+            let letter = value.and_then(|value| record::parse_dead_letter(&alone, &value).ok());
+            if letter.is_some_and(|letter| letter.batch.to.as_str() == to) {
+                self.set_counted(alone, None)?;
+            }
+            return self.set_counted(key::dead_letter(id, place), None);
+        }
+        let (from, behind) = ([&*alone, &[0]].concat(), [&*alone, &[1]].concat());
+        let mut keys: Vec<_> = self.state.keys().filter(|key| key.starts_with(&from)).cloned().collect();
+        for entry in self.view.range(Space::State, &from, &behind) {
+            keys.push(entry?.0.to_vec());
+        }
+        keys.push(alone);
+        keys.into_iter().try_for_each(|key| self.set_counted(key, None))
     }
 
     /// Sets a position unless it is behind what is there.

@@ -379,8 +379,8 @@ pub(super) fn dead_letters(
     most: usize,
 ) -> Result<Vec<DeadLetter>, StoreError> {
     let mut from = vec![key::DEAD_LETTER];
-    if let Some((id, recipient)) = after {
-        from = key::dead_letter(id, recipient);
+    if let Some((id, place)) = after {
+        from = key::dead_letter(id, place);
         from.push(0);
     }
     let letters = view.range(Space::State, &from, &[key::DEAD_LETTER + 1]).take(most);

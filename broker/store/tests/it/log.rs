@@ -122,6 +122,7 @@ fn every_kind() -> Vec<Write> {
         detail: "detail".into(),
         batch: Arc::new(batch("user/a", at(1, 0), 1, 5)),
     };
+    let carols = DeadLetter { recipient: "carol".into(), ..letter.clone() };
     let resume = |n| ResumeRecord { token_hash: [n; 32], expires_unix_ms: 9, body: vec![n; 5] };
     let delayed = Arc::new(batch("user/b", at(0, 0), 1, 7));
     let (alice, group) = (name("alice"), name("g"));
@@ -146,9 +147,9 @@ fn every_kind() -> Vec<Write> {
         Write::Resume(resume(1)),
         Write::Resume(resume(2)),
         Write::NoResume { token_hash: [2; 32] },
-        Write::DeadLetter(letter.clone()),
-        Write::DeadLetter(DeadLetter { recipient: "carol".into(), ..letter }),
-        Write::NoDeadLetter { id: id(5, 5), recipient: "carol".into() },
+        Write::DeadLetter(letter),
+        Write::DeadLetter(carols.clone()),
+        Write::NoDeadLetter { id: id(5, 5), place: carols.place() },
         Write::Ledger { id: id(1, 1), body: vec![1, 2, 3] },
         Write::Delayed { due_unix_ms: 50, batch: delayed.clone() },
         Write::Delayed { due_unix_ms: 60, batch: delayed.clone() },

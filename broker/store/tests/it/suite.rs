@@ -378,7 +378,10 @@ fn dead_letters_ledgers_and_delays() {
         assert_eq!((one.unix_ms, &*one.cause, one.attempts, &*one.detail), (5, "timeout", 4, "no answer"));
         assert_eq!(one.batch.text(one.batch.messages[0].payload), "payload 1");
         assert_eq!(one.batch.to, address("user/bob"));
-        assert_eq!(store.dead_letters(Some((id(1_000, 1), "queue/q")), 1).unwrap()[0].recipient, "user/bob");
+        assert_eq!(
+            store.dead_letters(Some((id(1_000, 1), &all[0].place())), 1).unwrap()[0].recipient,
+            "user/bob"
+        );
         assert_eq!(store.dead_letter(id(1_000, 1)).unwrap().len(), 2);
         assert_eq!(store.ledger(id(1_000, 1)).unwrap().as_deref(), Some(&b"state"[..]));
         let delayed = |after, bounds| {
@@ -395,8 +398,8 @@ fn dead_letters_ledgers_and_delays() {
         assert_eq!(store.last_seen(&name("bob")).unwrap(), Some(77));
         assert!(store.usage().bytes > 0);
         let gone = [
-            Write::NoDeadLetter { id: id(1_000, 1), recipient: "user/bob".into() },
-            Write::NoDeadLetter { id: id(1_000, 1), recipient: "queue/q".into() },
+            Write::NoDeadLetter { id: id(1_000, 1), place: letter(1, "user/bob").place() },
+            Write::NoDeadLetter { id: id(1_000, 1), place: "queue/q".into() },
             Write::NoDelayed { due_unix_ms: 300, id: id(1_000, 0) },
             Write::NoDelayed { due_unix_ms: 200, id: id(1_000, 1) },
         ];
@@ -410,6 +413,40 @@ fn dead_letters_ledgers_and_delays() {
         assert_eq!(store.dead_letters(None, 10).unwrap().len(), 0);
         assert_eq!(store.ledger(id(1_000, 1)).unwrap(), None);
         assert_eq!(store.usage().bytes, 0);
+    });
+}
+
+#[test]
+fn a_message_has_a_dead_letter_for_each_address_where_a_recipient_did_not_take_it() {
+    on_both(|store| {
+        let letter = |recipient: &str, to: &str| DeadLetter {
+            id: id(1_000, 1),
+            recipient: recipient.into(),
+            unix_ms: 5,
+            cause: "nack".into(),
+            attempts: 4,
+            detail: String::new(),
+            batch: Arc::new(batch(to, at(1, 1), 1, 1_000)),
+        };
+        let [one, two] = ["topic/o1", "topic/o2"].map(|to| letter("user/r", to));
+        let other = letter("user/ray", "topic/o1");
+        let places = || {
+            let all = store.dead_letters(None, 10).unwrap();
+            assert_eq!(all.len(), store.dead_letter(id(1_000, 1)).unwrap().len());
+            all.iter().map(|of| (of.recipient.clone(), of.batch.to.to_string())).collect::<Vec<_>>()
+        };
+        let place = |of: &DeadLetter| (of.recipient.clone(), of.batch.to.to_string());
+        let writes = [&two, &one, &other, &one].map(|letter| Write::DeadLetter(letter.clone()));
+        store.commit(&writes, Durability::Synced).unwrap();
+        assert_eq!(places(), [place(&one), place(&two), place(&other)]);
+        let behind = store.dead_letters(Some((one.id, &one.place())), 1).unwrap();
+        assert_eq!(place(&behind[0]), place(&two));
+        let remove = |place: String| Write::NoDeadLetter { id: one.id, place };
+        store.commit(&[remove(one.place())], Durability::Synced).unwrap();
+        assert_eq!(places(), [place(&two), place(&other)]);
+        // As a log of before letters were told apart by address says it, of what is there and what comes with it.
+        store.commit(&[Write::DeadLetter(one.clone()), remove("user/r".into())], Durability::Synced).unwrap();
+        assert_eq!(places(), [place(&other)]);
     });
 }
 

@@ -101,7 +101,7 @@ async fn publish(control: &Control, letter: &DeadLetter) -> Result<Anew, Reject>
     let publication = publication(letter)?;
     let to = publication.to.to_string();
     let published = control.publish(publication).await?;
-    control.forget_letters(vec![(letter.id, letter.recipient.clone())]).await?;
+    control.forget_letters(vec![(letter.id, letter.place())]).await?;
     Ok(Anew {
         id: published.id.to_string(),
         original_id: letter.id.to_string(),

@@ -9,11 +9,11 @@ use waspmq_core::delivery::Cause;
 use waspmq_core::{Code, MessageId, Pattern};
 use waspmq_store::{DeadLetter, Store, StoreError};
 
-/// What a letter is found by: its message and its recipient.
+/// What a letter is found by: its message and its place.
 pub(super) type Key = (MessageId, String);
 
-/// Behind every recipient of a message: no name begins with this character, which is the last one there is.
-const LAST_RECIPIENT: &str = "\u{10ffff}";
+/// Behind every place of a message: no name begins with this character, which is the last one there is.
+const LAST_PLACE: &str = "\u{10ffff}";
 
 /// Which part of the list is wanted.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -104,7 +104,7 @@ pub(super) fn page(
     let mut found = Found::default();
     let (mut last, mut bytes, mut seen) = (after, 0, 0);
     loop {
-        let behind = last.as_ref().map(|(id, recipient)| (*id, recipient.as_str()));
+        let behind = last.as_ref().map(|(id, place)| (*id, place.as_str()));
         let letters = store.dead_letters(behind, limits::LETTERS_READ)?;
         if letters.is_empty() {
             return Ok(found);
@@ -118,7 +118,7 @@ pub(super) fn page(
                 return Ok(found);
             }
             seen += 1;
-            last = Some((letter.id, letter.recipient.clone()));
+            last = Some((letter.id, letter.place()));
             if selection.takes(&letter) {
                 bytes += letter.batch.size_bytes();
                 found.letters.push(letter);
@@ -127,8 +127,13 @@ pub(super) fn page(
     }
 }
 
-/// `<id>` or `<id>:<recipient>`.
+/// `<id>:<recipient>//<address>`. No name is empty or has a slash.
+pub(super) fn show_key((id, place): &Key) -> String {
+    format!("{id}:{}", place.replace('\0', "//"))
+}
+
+/// What [`show_key`] has made, or an `<id>`.
 pub(super) fn parse_key(text: &str) -> Result<Key, Problem> {
-    let (id, recipient) = text.split_once(':').unwrap_or((text, LAST_RECIPIENT));
-    Ok((message_id(id).map_err(|problem| problem.key("after"))?, recipient.to_owned()))
+    let (id, place) = text.split_once(':').unwrap_or((text, LAST_PLACE));
+    Ok((message_id(id).map_err(|problem| problem.key("after"))?, place.replace("//", "\0")))
 }

@@ -294,7 +294,7 @@ async fn letters_are_filtered_and_paged() {
     let (page, next) = found("?limit=2").await;
     assert_eq!(
         (page, &next),
-        (vec![key(1, "user/bob"), key(2, "user/bob")], &json!(format!("{}:user/bob", id(2))))
+        (vec![key(1, "user/bob"), key(2, "user/bob")], &json!(format!("{}:user/bob//topic/a.b", id(2))))
     );
     assert_eq!(
         found(&format!("?after={}", next.as_str().unwrap())).await,

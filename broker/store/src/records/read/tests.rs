@@ -76,3 +76,33 @@ fn what_lies_in_front_of_a_damaged_record_is_given() {
     damage(&store, 1);
     assert!(matches!(read(&store, 0), Err(StoreError::Corrupt { .. })));
 }
+
+#[test]
+fn a_dead_letter_that_is_kept_under_its_recipient_alone_is_read_and_removed() {
+    let store = store();
+    let Write::Messages { batch, .. } = crate::samples::message("topic/o1", 7, Retention::default()) else {
+        panic!("messages")
+    };
+    let letter = DeadLetter {
+        id: MessageId::new(1, 1, 0, 7),
+        recipient: "user/r".to_owned(),
+        unix_ms: 5,
+        cause: "nack".to_owned(),
+        attempts: 1,
+        detail: String::new(),
+        batch,
+    };
+    let key = key::dead_letter(letter.id, &letter.recipient);
+    let value = Some(record::dead_letter(&key, &letter).unwrap());
+    store.shelf.write(vec![Change { space: Space::State, key, value }], Durability::Buffered).unwrap();
+    let found = || store.dead_letters(None, 9).unwrap();
+    assert_eq!((&*found()[0].recipient, found()[0].place()), ("user/r", letter.place()));
+    assert_eq!(store.dead_letters(Some((letter.id, &letter.place())), 9).unwrap().len(), 0);
+    let remove = |place: &str| {
+        let write = Write::NoDeadLetter { id: letter.id, place: place.to_owned() };
+        store.commit(&[write], Durability::Buffered).unwrap();
+        found().len()
+    };
+    assert_eq!(remove("user/r\0topic/o2"), 1, "of another address");
+    assert_eq!(remove(&letter.place()), 0);
+}
