@@ -34,7 +34,6 @@ use crate::record::{Reader, put_position, put_text, read_position};
 use crate::run::{self, Run};
 use crate::store::{DeadLetter, ResumeRecord, StoreError, Write};
 use std::sync::Arc;
-use waspmq_core::dedup::Key;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::JoinedBy;
 use waspmq_core::settings::Retention;
@@ -131,13 +130,7 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
             put_numbers(out, &[*unix_ms]);
         }
         Write::Queue(_) | Write::NoQueue { .. } | Write::QueueCursor { .. } => put_queue(out, write)?,
-        Write::DedupKey { key, message } => put_dedup_key(out, key, message.as_deref())?,
-        Write::NoDedupKey { shard, number, id } => {
-            out.push(21);
-            out.extend_from_slice(&shard.to_be_bytes());
-            put_numbers(out, &[*number]);
-            out.extend_from_slice(&id.to_bytes());
-        }
+        Write::DedupKey { .. } | Write::NoDedupKey { .. } => put_dedup(out, write)?,
     }
     Ok(())
 }
@@ -160,11 +153,24 @@ fn put_queue(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn put_dedup_key(out: &mut Vec<u8>, key: &Key, message: Option<&Write>) -> Result<(), StoreError> {
-    out.push(20);
-    out.extend_from_slice(&key.shard.to_be_bytes());
-    dedup::put(out, key)?;
-    message.map_or(Ok(()), |message| put_body(out, message))
+/// What is about dedup keys.
+fn put_dedup(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
+    match write {
+        Write::DedupKey { key, message } => {
+            out.push(20);
+            out.extend_from_slice(&key.shard.to_be_bytes());
+            dedup::put(out, key)?;
+            message.as_ref().map_or(Ok(()), |message| put_body(out, message))
+        }
+        Write::NoDedupKey { shard, number, id } => {
+            out.push(21);
+            out.extend_from_slice(&shard.to_be_bytes());
+            put_numbers(out, &[*number]);
+            out.extend_from_slice(&id.to_bytes());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn of_queue(id: &QueueId) -> [&str; 2] {
