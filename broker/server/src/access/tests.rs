@@ -277,7 +277,7 @@ fn a_running_broker_never_loses_its_last_key() {
 }
 
 #[test]
-fn keys_and_rules_that_cannot_be_used_are_named() {
+fn keys_that_cannot_be_used_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
@@ -339,11 +339,15 @@ fn keys_and_rules_that_cannot_be_used_are_named() {
     check(jwk_of(&[&[0; 200], &n[..128]].concat(), &[3]), "1024 bits");
     let twice = Issuer::new("k", Algorithm::HS256);
     assert!(problems(&access(&[&twice, &twice])).contains("key 2 (\"k\"): another key has this id"));
+}
 
+#[test]
+fn rules_that_cannot_be_used_are_named() {
+    let issuer = Issuer::new("k", Algorithm::HS256);
     let with_rules = |patterns: &[&str], allow: &[&str]| {
         let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let rule = RuleConfig { patterns: own(patterns), allow: own(allow) };
-        problems(&AccessConfig { rules: vec![rule], ..access(&[&twice]) })
+        problems(&AccessConfig { rules: vec![rule], ..access(&[&issuer]) })
     };
     assert!(with_rules(&["topic/a"], &["fly"]).contains("access.rules: rule 1: allow \"fly\""));
     assert!(with_rules(&["user/{name}"], &["publish"]).contains("{sub}"));
