@@ -782,7 +782,11 @@ fn parts_of_the_list_follow_each_other_also_where_nothing_is_left_to_do() {
     world.backlog.handle_addresses(number, vec![address(1)], Some(address(1)));
     let Some(Read::Page { number, to, .. }) = world.backlog.poll_read(1_000) else { panic!("a page first") };
     assert_eq!(to, address(1));
-    world.backlog.handle_page(number, Page { begun: None, messages: Vec::new(), more: false }, &PLAN);
+    world.backlog.handle_page(
+        number,
+        Page { begun: None, messages: Vec::new(), more: false, clock_unix_ms: 0 },
+        &PLAN,
+    );
     let (after, number) = list(&mut world.backlog);
     assert_eq!(after, Some(address(1)));
     world.backlog.handle_addresses(number, Vec::new(), None);
