@@ -397,6 +397,30 @@ impl Browser {
     }
 }
 
+/// A compressor that is given up in the middle of each of them would be out of order at the second.
+#[tokio::test]
+async fn browsers_are_sent_what_does_not_compress() {
+    let broker = start("1");
+    let mut browser = Browser::connect(&broker, "a");
+    browser.subscribe("topic/noise.>");
+    let mut plain = broker.connect("plain").await;
+    let mut state = 1_u32;
+    // Two bytes each, and nine bits for nearly all of them.
+    let mut letter = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from_u32(0xc0 + (state >> 8) % 0x740).unwrap()
+    };
+    // Compression is tried anew for each of the topics.
+    for number in 0..10 {
+        let noise: String = (0..20_000).map(|_| letter()).collect();
+        let to = format!("topic/noise.{number}");
+        plain.send(&json!({"type": "publish", "to": to, "payload": noise})).await;
+        assert_eq!(browser.receive().0["payload"], noise);
+    }
+    let tried = broker.metric("waspmq_compressed_messages_total{codec=\"deflate\"}");
+    assert!(tried.is_some_and(|tried| tried > 1.0), "{tried:?}");
+}
+
 #[tokio::test]
 async fn browsers_are_sent_compressed_messages() {
     let broker = start("1");

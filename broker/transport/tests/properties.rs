@@ -4,9 +4,9 @@ mod support;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{FIN, Seen, decode_reads, decode_reads_with, deflated, frame};
+use support::{FIN, Seen, decode_reads, decode_reads_with, deflated, frame, payload_of};
 use waspmq_transport::http;
-use waspmq_transport::websocket::{Inflater, Limits};
+use waspmq_transport::websocket::{Deflater, Inflater, Limits, Opcode, Violation, begin_frame};
 
 /// A frame a peer might send: mostly sensible, sometimes not.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
@@ -48,6 +48,22 @@ fn any_compressed() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// A payload of which more or less is alike.
+fn any_payload() -> impl Strategy<Value = Vec<u8>> {
+    let length = prop_oneof![4 => 0usize..300, 2 => 0usize..5_000, 3 => 0usize..90_000];
+    (length, any::<u64>(), any::<u8>()).prop_map(|(length, seed, noise)| {
+        let mut state = seed | 1;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let [first, second, ..] = state.to_be_bytes();
+            if first <= noise { second } else { b'a' }
+        };
+        (0..length).map(next).collect()
+    })
+}
+
 /// `bytes` in pieces: the cuts are given as lengths, the last piece is the rest.
 fn pieces<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
     let mut pieces = Vec::new();
@@ -61,6 +77,39 @@ fn pieces<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
 }
 
 proptest! {
+    /// Each message is whole by itself, whatever its compressor and the other side's inflater had before.
+    #[test]
+    fn what_is_compressed_comes_back_in_any_order(
+        messages in vec((0usize..3, any_payload()), 1..12),
+        levels in prop::array::uniform3(0u8..=9),
+        damage in vec(any::<u8>(), 1..40),
+    ) {
+        let mut deflaters = levels.map(Deflater::new);
+        let mut inflater = Inflater::default();
+        for (which, payload) in messages {
+            let mut out = Vec::new();
+            let start = begin_frame(&mut out);
+            out.extend_from_slice(&payload);
+            let is_compressed = deflaters[which].end_frame(&mut out, start, Opcode::Binary);
+            let sent = payload_of(&out);
+            if is_compressed {
+                prop_assert!(sent.len() < payload.len());
+                prop_assert_eq!(inflater.inflate(sent, payload.len()), Ok(&payload[..]));
+                let too_long = inflater.inflate(sent, payload.len() - 1);
+                prop_assert_eq!(too_long, Err(Violation::MessageTooLong));
+                let cut = inflater.inflate(&sent[..sent.len() / 2], payload.len());
+                prop_assert_ne!(cut, Ok(&payload[..]));
+            } else {
+                prop_assert_eq!(sent, &payload[..]);
+            }
+            _ = inflater.inflate(&damage, 100_000);
+            let mut whole = Vec::new();
+            deflaters[which].write_frame(Opcode::Binary, &payload, &mut whole);
+            prop_assert_eq!(whole[0], 0xc2);
+            prop_assert_eq!(inflater.inflate(payload_of(&whole), payload.len()), Ok(&payload[..]));
+        }
+    }
+
     #[test]
     fn events_do_not_depend_on_the_reads(
         frames in vec(any_frame(), 0..12),

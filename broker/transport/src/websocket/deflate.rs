@@ -23,10 +23,10 @@ pub struct Deflater {
 /// The end of every flushed stream, which the receiver adds by itself.
 const TAIL_BYTES: usize = 4;
 
-/// Bytes by which a stream may be longer than what it has: stored blocks, and for the rest the tail and the block
-/// before it.
+/// Bytes by which a stream may be longer than what it has: literals of nine bits at level 1, stored blocks at the
+/// others, and for the rest the tail and the block before it.
 const fn growth(plain_bytes: usize) -> usize {
-    plain_bytes / 64 + 64
+    plain_bytes / 8 + 64
 }
 
 impl Deflater {
@@ -43,8 +43,8 @@ impl Deflater {
     /// When `out` is not the buffer `start` came from, or was cut below it.
     pub fn end_frame(&mut self, out: &mut Vec<u8>, start: FrameStart, opcode: Opcode) -> bool {
         let payload = encode::open_payload(out, &start);
-        // What has as many bytes with its tail is shorter without it.
-        let Some(compressed) = self.deflate(payload, payload.len() + TAIL_BYTES) else {
+        let Some(compressed) = self.deflate(payload).filter(|compressed| compressed.len() < payload.len())
+        else {
             encode::end_frame(out, start, opcode);
             return false;
         };
@@ -54,29 +54,32 @@ impl Deflater {
 
     /// Appends a whole frame with `payload` compressed, even where that makes it longer.
     pub fn write_frame(&mut self, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
-        match self.deflate(payload, payload.len() + growth(payload.len())) {
+        match self.deflate(payload) {
             Some(compressed) => encode::write_compressed(opcode, compressed, out),
             None => encode::write_frame(opcode, payload, out),
         }
     }
 
-    /// The compressed payload, when that, with its tail, has fewer than `room` bytes.
-    fn deflate(&mut self, payload: &[u8], room: usize) -> Option<&[u8]> {
-        let Self { level, state, compressed } = self;
-        let state =
-            state.get_or_insert_with(|| Compress::new_with_window_bits(*level, false, DEFLATE_WINDOW_BITS));
-        state.reset();
+    /// The compressed payload, however long: stopped short, a stream would cost its state.
+    fn deflate(&mut self, payload: &[u8]) -> Option<&[u8]> {
+        let Self { level, state: kept, compressed } = self;
+        let mut state =
+            kept.take().unwrap_or_else(|| Compress::new_with_window_bits(*level, false, DEFLATE_WINDOW_BITS));
+        let room = payload.len() + growth(payload.len());
         if compressed.len() < room || compressed.len() > room.max(DEFLATED_KEPT_BYTES) {
             compressed.resize(room, 0);
             compressed.shrink_to(room.max(DEFLATED_KEPT_BYTES));
         }
         let space = compressed.get_mut(..room)?;
-        // Room that is left over says that nothing waits to be flushed.
         state.compress(payload, space, FlushCompress::Sync).ok()?;
         let (taken, written) = (state.total_in(), usize::try_from(state.total_out()).ok()?);
+        // Room that is left over says that nothing waits to be flushed. A state where something waits is not to be
+        // used again: it would keep the place of that when it is reset, and panic when its buffer is full of such.
         if taken != payload.len() as u64 || written >= room {
             return None;
         }
+        state.reset();
+        *kept = Some(state);
         compressed.get(..written.checked_sub(TAIL_BYTES)?)
     }
 }
@@ -123,6 +126,40 @@ mod tests {
             deflater.write_frame(Opcode::Binary, payload, &mut out);
             assert_eq!((out[0], usize::from(out[1])), (0xc2, out.len() - 2), "{payload:?}");
             assert_eq!(Inflater::default().inflate(&out[2..], 100), Ok(payload));
+        }
+    }
+
+    /// Bytes that nothing compresses, always the same.
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_be_bytes()[0]
+        };
+        (0..bytes).map(next).collect()
+    }
+
+    #[test]
+    fn what_does_not_compress_leaves_nothing_behind() {
+        for level in 0..=9 {
+            let mut deflater = Deflater::new(level);
+            for payload in [noise(40_000), noise(40_000), noise(300_000), noise(200), vec![b'a'; 40_000]] {
+                let mut out = Vec::new();
+                let start = begin_frame(&mut out);
+                out.extend_from_slice(&payload);
+                let is_compressed = deflater.end_frame(&mut out, start, Opcode::Binary);
+                assert_eq!(
+                    is_compressed,
+                    level > 0 && payload[0] == payload[1],
+                    "{level}: {}",
+                    payload.len()
+                );
+                let mut whole = Vec::new();
+                deflater.write_frame(Opcode::Binary, &payload, &mut whole);
+                assert_eq!(whole[0], 0xc2, "level {level}: {} bytes", payload.len());
+            }
         }
     }
 
