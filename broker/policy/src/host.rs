@@ -149,6 +149,11 @@ impl Host {
         WorkerPolicies::new(Arc::clone(&self.shared), worker)
     }
 
+    /// The policy thread, for who watches that it does not end before the host.
+    pub const fn thread(&self) -> Option<&JoinHandle<()>> {
+        self.keeper.as_ref()
+    }
+
     /// The number of the current set of policies; 0 before the first change.
     pub fn generation(&self) -> u64 {
         self.shared.active.load().number

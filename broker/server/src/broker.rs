@@ -196,6 +196,18 @@ impl Broker {
         &self.token_path
     }
 
+    /// A thread that has ended, though nobody stopped the broker: it panicked or failed, and what it was there for is not
+    /// done any more. The broker is to be stopped then, and started anew.
+    pub fn ended_thread(&self) -> Option<&str> {
+        let threads = self.workers.iter().chain(&self.quic).chain(&self.admin).chain(&self.certificate);
+        let ended = threads.filter(|thread| thread.is_finished()).map(JoinHandle::thread).next();
+        let writers = self.journal.iter().flat_map(JournalThreads::writers);
+        let others = writers.chain(self.control.policies.thread());
+        let ended =
+            ended.or_else(|| others.filter(|thread| thread.is_finished()).map(JoinHandle::thread).next());
+        ended.map(|thread| thread.name().unwrap_or("unnamed"))
+    }
+
     /// Takes the broker out of service within `drain`, then stops it.
     pub fn stop(mut self, drain: Duration) -> Stopped {
         self.control.phase.advance(Phase::Draining);
@@ -447,4 +459,26 @@ fn wait_until(clock: Clock, most: Duration, done: impl Fn() -> bool) -> bool {
         std::thread::sleep(STOP_POLL);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_by_itself_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut config = Config { data_dir: directory.path().to_owned(), listen: local, ..Config::default() };
+        (config.admin.listen, config.quic.enabled) = (local, false);
+        let mut broker = Broker::start(&config).unwrap();
+        assert_eq!(broker.ended_thread(), None);
+        let failing = std::thread::Builder::new().name("failing".to_owned());
+        broker.certificate = Some(failing.spawn(|| panic!("as the test wants it")).unwrap());
+        let seen = wait_until(broker.control.clock, Duration::from_secs(5), || {
+            broker.ended_thread() == Some("failing")
+        });
+        assert!(seen);
+        assert_eq!(broker.stop(Duration::from_secs(5)), Stopped::Drained);
+    }
 }

@@ -29,6 +29,7 @@ use readers::Readers;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use writer::Logged;
 
@@ -151,8 +152,8 @@ impl Journal {
             started.inspect_err(|_| readers.close())?;
         }
         let started = start_writers((store, options, answers), (&queue, &meters, &readers), logged);
-        started.inspect_err(|_| readers.close())?;
-        Ok((Self { queue: queue.clone(), meters }, JournalThreads { queue, readers }))
+        let writers = started.inspect_err(|_| readers.close())?;
+        Ok((Self { queue: queue.clone(), meters }, JournalThreads { queue, readers, writers }))
     }
 
     /// Whether publishers should wait before they push more, so that nobody has to be refused. One that does asks
@@ -213,7 +214,7 @@ fn start_writers(
     (store, options, answers): Parts,
     (queue, meters, readers): (&Arc<Queue>, &Arc<Meters>, &Arc<Readers>),
     log: Option<(Appender, u64)>,
-) -> io::Result<()> {
+) -> io::Result<Vec<JoinHandle<()>>> {
     let parts = || (queue.clone(), meters.clone(), readers.clone());
     let logged = log.map(|(appender, applied)| {
         let (backlog, (queue, meters, readers)) = (Arc::<Backlog>::default(), parts());
@@ -234,15 +235,18 @@ fn start_writers(
             told: None,
         };
         // When this or the next thread does not start, `logged` is dropped, which ends the applier.
-        applier.start().map(|()| logged)
+        applier.start().map(|applying| (logged, applying))
     });
-    writer::Writer::new(store, options, answers, parts(), logged.transpose()?).start()
+    let (logged, applying) = logged.transpose()?.unzip();
+    let writing = writer::Writer::new(store, options, answers, parts(), logged).start()?;
+    Ok(applying.into_iter().chain([writing]).collect())
 }
 
 /// Whoever started the journal waits for its end with this.
 pub struct JournalThreads {
     queue: Arc<Queue>,
     readers: Arc<Readers>,
+    writers: Vec<JoinHandle<()>>,
 }
 
 impl fmt::Debug for JournalThreads {
@@ -252,6 +256,11 @@ impl fmt::Debug for JournalThreads {
 }
 
 impl JournalThreads {
+    /// The threads that write, for who watches that they do not end before [`Self::stop`].
+    pub fn writers(&self) -> &[JoinHandle<()>] {
+        &self.writers
+    }
+
     /// Takes no more, commits everything that waits with a sync, answers, runs the readings and ends the threads.
     #[expect(clippy::disallowed_methods, reason = "a wait for threads, not the time of anything")]
     pub fn stop(self, most: Duration) -> Result<(), Late> {

@@ -8,8 +8,11 @@ use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
 use crate::tls::Tls;
 use anyhow::{Context, anyhow};
 use clap::Args;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +27,10 @@ WASPMQ_LIMITS__HEARTBEAT_MS override the file, flags override both. All keys: do
 SIGTERM and Ctrl-C drain; a second one stops at once. SIGHUP reads access keys and rules again and
 applies them to live sessions, and the TLS certificate, which is for new connections; every other
 key needs a restart.
+
+Exit codes: 0 stopped and drained, 1 cannot start, stopped at once by a second signal, or a part of
+the broker failed (the log says where): the rest is drained then as at a stop, and a supervisor is to
+start it again; 2 usage, 64 bad configuration.
 
 Examples:
   waspmq serve
@@ -80,8 +87,12 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let (access, tls) = (broker.control().access.clone(), broker.control().tls.clone());
     let reload = move || reload(&sources, &access, tls.as_deref());
     runtime.block_on(async {
-        obey_hangups(&mut signals, hangups, reload).await;
-        drain_and_stop(broker, signals, drain).await
+        let stop = obey(|| broker.ended_thread(), &mut signals, hangups, reload).await;
+        drain_and_stop(broker, signals, drain).await?;
+        match stop {
+            Stop::Asked => Ok(()),
+            Stop::Failed { thread } => Err(Failure::Failed(anyhow!("the thread {thread} ended by itself"))),
+        }
     })
 }
 
@@ -93,19 +104,51 @@ fn do_without_huge_pages() {
     }
 }
 
-/// Serves until a signal says to stop. A hang-up applies what the configuration now says about access and TLS; one that comes
-/// meanwhile is obeyed behind it.
-async fn obey_hangups(
+/// Why a broker is stopped.
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    Asked,
+    /// A part of it does not work any more, which only a new start mends.
+    Failed {
+        thread: String,
+    },
+}
+
+/// How often is looked whether all threads run.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// Serves until a signal says to stop, or a thread has ended.
+async fn obey<'a>(
+    ended_thread: impl Fn() -> Option<&'a str>,
     signals: &mut Signals,
-    mut hangups: Signal,
+    hangups: Signal,
     reload: impl Fn() + Clone + Send + 'static,
-) {
+) -> Stop {
+    let ended = async {
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            if let Some(thread) = ended_thread() {
+                return thread;
+            }
+        }
+    };
+    // Biased: a stop is seen at once.
+    tokio::select! {
+        biased;
+        () = signals.next() => Stop::Asked,
+        thread = ended => {
+            tracing::error!(thread, "a thread ended by itself: the broker is stopped");
+            Stop::Failed { thread: thread.to_owned() }
+        }
+        never = obey_hangups(hangups, reload) => match never {},
+    }
+}
+
+/// A hang-up applies what the configuration now says about access and TLS; one that comes meanwhile is obeyed behind it.
+async fn obey_hangups(mut hangups: Signal, reload: impl Fn() + Clone + Send + 'static) -> Infallible {
     loop {
-        // Biased: a stop is seen at once; both branches are cancel-safe.
-        tokio::select! {
-            biased;
-            () = signals.next() => return,
-            Some(()) = hangups.recv() => {}
+        if hangups.recv().await.is_none() {
+            return std::future::pending().await;
         }
         let (end, ended) = oneshot::channel::<()>();
         let reload = reload.clone();
@@ -115,14 +158,10 @@ async fn obey_hangups(
             reload();
             drop(end);
         });
-        if let Err(error) = reloading {
-            tracing::error!(%error, "nothing can be read again: nothing was changed");
-        }
-        tokio::select! {
-            biased;
-            () = signals.next() => return,
+        match reloading {
             // An error: nobody says anything, the thread has ended.
-            _ = ended => {}
+            Ok(_) => drop(ended.await),
+            Err(error) => tracing::error!(%error, "nothing can be read again: nothing was changed"),
         }
     }
 }
@@ -219,7 +258,20 @@ pub(super) fn start_log(log: &LogConfig) -> anyhow::Result<()> {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
-    started.map_err(|error| anyhow!("cannot start the log: {error}"))
+    started.map_err(|error| anyhow!("cannot start the log: {error}"))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A panic is an event like others, in the format of the log.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no text");
+    let trace = Backtrace::capture();
+    let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
+    tracing::error!(thread, place, panic = message, trace, "panicked");
 }
 
 fn banner(broker: &Broker, config: &Config) {
@@ -247,6 +299,28 @@ mod tests {
     use std::sync::mpsc;
 
     #[tokio::test]
+    async fn a_thread_that_ended_is_noticed_also_while_a_reload_does_not_come_to_its_end() {
+        let mut signals = Signals::new().unwrap();
+        // A signal that nobody sends; the other test sends hang-ups to the whole process.
+        let hangups = signal(SignalKind::user_defined2()).unwrap();
+        let (begun, begins) = mpsc::channel();
+        let (_answer, answers) = mpsc::channel::<()>();
+        let answers = std::sync::Arc::new(Mutex::new(answers));
+        let reload = move || {
+            begun.send(()).unwrap();
+            assert!(answers.lock().unwrap().recv().is_err(), "no answer comes while the test lasts");
+        };
+        kill_process(getpid(), Sent::USR2).unwrap();
+        let has_begun = std::cell::Cell::new(false);
+        let ended_thread = || {
+            has_begun.set(has_begun.get() || begins.try_recv().is_ok());
+            has_begun.get().then_some("worker-0")
+        };
+        let stop = obey(ended_thread, &mut signals, hangups, reload).await;
+        assert_eq!(stop, Stop::Failed { thread: "worker-0".to_owned() });
+    }
+
+    #[tokio::test]
     async fn what_does_not_answer_when_it_is_read_again_keeps_no_signal_from_being_obeyed() {
         let mut signals = Signals::new().unwrap();
         let hangups = signal(SignalKind::hangup()).unwrap();
@@ -262,7 +336,7 @@ mod tests {
             begins.recv().unwrap();
             kill_process(getpid(), Sent::TERM).unwrap();
         });
-        obey_hangups(&mut signals, hangups, reload).await;
+        assert_eq!(obey(|| None, &mut signals, hangups, reload).await, Stop::Asked);
         stop.join().unwrap();
     }
 }

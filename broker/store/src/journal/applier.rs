@@ -15,6 +15,7 @@ use crate::store::{Durability, Store, StoreError, Write};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The wait before a store that failed is tried again.
@@ -68,8 +69,8 @@ struct Times {
 }
 
 impl Applier {
-    pub(super) fn start(self) -> io::Result<()> {
-        std::thread::Builder::new().name("store-apply".into()).spawn(move || self.run()).map(drop)
+    pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("store-apply".into()).spawn(move || self.run())
     }
 
     fn run(mut self) {

@@ -13,6 +13,7 @@ use crate::store::{Durability, Store, StoreError, Write};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Small writes nobody waits for that are kept for the next commit when one fails. More: lost and counted.
@@ -100,8 +101,8 @@ impl Writer {
         }
     }
 
-    pub(super) fn start(self) -> io::Result<()> {
-        std::thread::Builder::new().name("store-write".into()).spawn(move || self.run()).map(drop)
+    pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("store-write".into()).spawn(move || self.run())
     }
 
     fn run(mut self) {
