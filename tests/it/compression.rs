@@ -177,6 +177,29 @@ async fn a_dictionary_is_sent_once_and_then_used() {
     assert!(again.message().await.packed.is_some());
 }
 
+/// It does not take the place of the message that it is sent for.
+#[tokio::test]
+async fn a_dictionary_of_any_size_is_sent_whatever_may_wait() {
+    let broker = Broker::start_with_config(
+        "workers = 1\n[limits]\nmax_message_bytes = 40000\noutbound_bytes_max = 65536\n[compression]\ncpu_percent = 100\n\
+         [[address]]\nmatch = \"topic/orders.close\"\noverflow = \"close\"\n",
+    );
+    let mut large = trained(0);
+    large.resize(codec::DICTIONARY_BYTES_MAX, b'.');
+    push(&broker, "orders", large.clone());
+    let dictionary = Dictionary::new(&large).unwrap();
+    for to in ["topic/orders.eu", "topic/orders.close"] {
+        let mut raw = Raw::connect(&broker, "raw", &["zstd-dict"]).await;
+        raw.subscribe(to).await;
+        raw.send(&publish(1, to)).await;
+        let Received::Dictionary(sent) = raw.next().await else { panic!("no dictionary") };
+        assert_eq!(sent.bytes.len(), large.len());
+        let mut message = raw.message().await;
+        message.unpack(&mut Unpacker::default(), Some(&dictionary), 4_000).unwrap();
+        assert_eq!(message.payload, orders(1).to_string().into_bytes());
+    }
+}
+
 #[tokio::test]
 async fn dictionaries_change_while_clients_are_connected_and_nothing_is_lost() {
     const EACH: u32 = 50;

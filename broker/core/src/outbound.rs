@@ -15,6 +15,9 @@
 //! Whatever is not queued, or not any more, is handed back as [`Lost`] and remembered for the reports that the
 //! client gets ([`Queue::poll_report`]).
 //!
+//! Segments without a message, such as a dictionary that the next messages need, are outside of the bound, or they would
+//! take the place of what they are sent for.
+//!
 //! *Invariants.* Only segments of addresses that drop their oldest or conflate make room for others, and none
 //! that has a higher priority than the new one. A segment that is partly written is never dropped. Segments of
 //! one stream's shard stay in the order they were pushed, whatever their priority. The connection's own frames
@@ -74,6 +77,8 @@ pub struct Queue<S> {
     /// Bytes of the first item that are written already.
     written: usize,
     shared_bytes: usize,
+    /// Of shared segments without a message, outside of the bound.
+    bare_bytes: usize,
     own_bytes: usize,
     /// Absent while there have been plain segments only and all of them fitted.
     rare: Option<Box<Rare>>,
@@ -98,7 +103,15 @@ struct Rare {
 
 impl<S> Default for Queue<S> {
     fn default() -> Self {
-        Self { items: VecDeque::new(), gone: 0, written: 0, shared_bytes: 0, own_bytes: 0, rare: None }
+        Self {
+            items: VecDeque::new(),
+            gone: 0,
+            written: 0,
+            shared_bytes: 0,
+            bare_bytes: 0,
+            own_bytes: 0,
+            rare: None,
+        }
     }
 }
 
@@ -166,6 +179,14 @@ impl<S: Segment> Queue<S> {
             return self.lose(segment, action, lost);
         }
         self.insert(segment);
+    }
+
+    /// Queues a segment without a message, which later ones need, behind everything else. Such are outside of the bound:
+    /// their number is the caller's matter.
+    pub fn push_bare(&mut self, segment: S) {
+        debug_assert_eq!(segment.frames(), 0, "a message is within the bound");
+        self.count(&segment);
+        self.items.push_back(Item::Shared(segment));
     }
 
     /// Queues a segment of a spilled address that was read from the store, behind everything else; gives it
@@ -277,10 +298,10 @@ impl<S: Segment> Queue<S> {
 
     /// Bytes this queue keeps alive.
     pub const fn pinned_bytes(&self) -> usize {
-        self.shared_bytes + self.own_bytes
+        self.shared_bytes + self.bare_bytes + self.own_bytes
     }
 
-    /// Bytes of shared segments that are not completely written: what the bound is about.
+    /// Bytes of shared segments with messages that are not completely written: what the bound is about.
     pub const fn shared_bytes(&self) -> usize {
         self.shared_bytes
     }
@@ -397,6 +418,10 @@ impl<S: Segment> Queue<S> {
     }
 
     fn count(&mut self, segment: &S) {
+        if segment.frames() == 0 {
+            self.bare_bytes += segment.len();
+            return;
+        }
         self.shared_bytes += segment.len();
         if !segment.class().is_plain() {
             self.rare.get_or_insert_default().count(segment.class(), segment.len());
@@ -405,6 +430,10 @@ impl<S: Segment> Queue<S> {
 
     #[inline]
     fn discount(&mut self, segment: &S) {
+        if segment.frames() == 0 {
+            self.bare_bytes -= segment.len();
+            return;
+        }
         self.shared_bytes -= segment.len();
         if !segment.class().is_plain()
             && let Some(rare) = &mut self.rare

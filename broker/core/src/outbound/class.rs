@@ -11,7 +11,7 @@ pub const PRIORITIES: usize = PRIORITY_MAX as usize + 1;
 
 /// Encoded frames that lie one behind the other, of messages of one address.
 pub trait Segment: Deref<Target = [u8]> {
-    /// Frames in the segment.
+    /// Messages in the segment; 0 where it is none, see [`Queue::push_bare`](super::Queue::push_bare).
     fn frames(&self) -> u32;
 
     fn class(&self) -> &Class;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 struct Block {
     bytes: Rc<[u8]>,
     class: Class,
+    frames: u32,
 }
 
 impl Deref for Block {
@@ -23,7 +24,7 @@ impl Deref for Block {
 
 impl Segment for Block {
     fn frames(&self) -> u32 {
-        1
+        self.frames
     }
 
     fn class(&self) -> &Class {
@@ -51,7 +52,7 @@ fn block_of(to: &str, shard: u16, offset: u64, len: usize) -> Block {
         is_stored: false,
         of_queue: false,
     };
-    Block { bytes: vec![u8::try_from(offset % 251).unwrap(); len].into(), class }
+    Block { bytes: vec![u8::try_from(offset % 251).unwrap(); len].into(), class, frames: 1 }
 }
 
 fn block(tag: u8, len: usize) -> Block {
@@ -205,6 +206,25 @@ fn conflation_keeps_the_newest_of_each_key_until_it_has_caught_up() {
     assert_eq!(drain(&mut queue), [7, 8, 9, 10, 11]);
     push(&mut queue, block(12, 10).key("a"), 50);
     assert_eq!(push(&mut queue, block(13, 10).key("a"), 50), [], "it has caught up");
+}
+
+#[test]
+fn a_segment_without_a_message_takes_no_room() {
+    for action in Overflow::ALL {
+        let mut queue = Queue::default();
+        let bare = Block { frames: 0, ..block(1, 100).overflow(Overflow::DropNewest).priority(9) };
+        queue.push_bare(bare);
+        assert_eq!((queue.shared_bytes(), queue.pinned_bytes()), (0, 100));
+        let first = block(2, 10).overflow(action);
+        assert!(queue.has_room_for(&first, 20));
+        assert_eq!(push(&mut queue, first, 20), [], "{action:?}");
+        assert_eq!(push(&mut queue, block(3, 10).priority(9), 20), [], "{action:?}");
+        assert!(!queue.has_room_for(&block(4, 10), 20));
+        push(&mut queue, block(4, 10).overflow(action), 20);
+        assert_eq!(queue.pinned_bytes(), 100 + queue.shared_bytes());
+        assert_eq!(drain(&mut queue)[0], 1, "nothing passes it");
+        assert_eq!((queue.shared_bytes(), queue.pinned_bytes()), (0, 0));
+    }
 }
 
 #[test]

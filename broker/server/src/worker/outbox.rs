@@ -173,7 +173,10 @@ impl Outbox {
         if let Some(telling) = connection.dictionaries.tell(dictionary) {
             self.dictionaries_sent += 1;
             let frame = self.dictionary_frame(dictionary, (telling, connection.encoding.framing));
-            self.push_replayed_as_it_is(connection, frame);
+            let before = connection.out.pinned_bytes();
+            connection.out.push_bare(frame);
+            self.settle(before, connection);
+            self.mark(connection);
             connection.note_dictionaries();
         }
     }
@@ -242,10 +245,6 @@ impl Outbox {
     /// Queues a segment of a page for which there is room.
     pub(super) fn push_replayed(&mut self, connection: &mut Connection, segment: Shared) {
         self.give_dictionary(connection, &segment);
-        self.push_replayed_as_it_is(connection, segment);
-    }
-
-    fn push_replayed_as_it_is(&mut self, connection: &mut Connection, segment: Shared) {
         let before = connection.out.pinned_bytes();
         // The page's first segments do not stand in the way of its others: there is no bound here that it could miss.
         if connection.out.push_replayed(segment, usize::MAX).is_ok() {
