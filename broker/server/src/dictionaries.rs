@@ -1,4 +1,4 @@
-//! Compression dictionaries: which one belongs to an address, by name, by id.
+//! Compression dictionaries: which one belongs to an address, or has a name.
 //!
 //! [`Dictionaries`] is one immutable set. [`Library`] keeps it, writes changes down and then puts the next set in its
 //! place, so that a reader sees all of a change or nothing of it. Invariants: an id is given out once in the life of a
@@ -41,7 +41,6 @@ pub struct Dictionary {
 #[derive(Debug, Default)]
 pub struct Dictionaries {
     generation: u64,
-    by_id: HashMap<u32, Arc<Dictionary>, RandomState>,
     by_name: HashMap<Box<str>, Arc<Dictionary>, RandomState>,
     /// By the text of patterns without wildcards.
     plain: HashMap<Box<str>, Arc<Dictionary>, RandomState>,
@@ -52,10 +51,9 @@ pub struct Dictionaries {
 }
 
 impl Dictionaries {
-    /// Of all that can be used, `serving` is the one of each name that its patterns lead to.
-    fn new(generation: u64, all: impl Iterator<Item = Arc<Dictionary>>, serving: &[Arc<Dictionary>]) -> Self {
+    /// `serving` is the one of each name that its patterns lead to.
+    fn new(generation: u64, serving: &[Arc<Dictionary>]) -> Self {
         let mut set = Self { generation, ..Self::default() };
-        set.by_id.extend(all.map(|dictionary| (dictionary.id, dictionary)));
         let named = |dictionary: &Arc<Dictionary>| (dictionary.name.as_str().into(), Arc::clone(dictionary));
         set.by_name.extend(serving.iter().map(named));
         let mut bound: Vec<(&Pattern, &Arc<Dictionary>)> = serving
@@ -109,11 +107,6 @@ impl Dictionaries {
     /// The latest revision that can be used.
     pub fn by_name(&self, name: &str) -> Option<&Arc<Dictionary>> {
         self.by_name.get(name)
-    }
-
-    /// Any revision that is kept and can be used.
-    pub fn by_id(&self, id: u32) -> Option<&Arc<Dictionary>> {
-        self.by_id.get(&id)
     }
 
     /// Names with a revision that can be used.

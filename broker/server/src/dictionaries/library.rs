@@ -295,7 +295,7 @@ impl State {
             newest_first.find_map(|saved| self.usable.get(&saved.id)).cloned()
         };
         let serving: Vec<_> = self.index.dictionaries.values().filter_map(latest).collect();
-        Dictionaries::new(self.index.generation, self.usable.values().cloned(), &serving)
+        Dictionaries::new(self.index.generation, &serving)
     }
 
     fn shown(&self, name: &str, saved: &SavedRevision) -> Revision {

@@ -2,6 +2,7 @@
 
 use super::framing::Framing;
 use crate::dictionaries::Dictionary;
+use std::sync::Arc;
 use waspmq_core::limits::{DICTIONARIES_HELD_MAX, DICTIONARIES_PER_CONNECTION_MAX, DICTIONARIES_PER_RUN_MAX};
 use waspmq_protocol::server::SentDictionary;
 use waspmq_protocol::{Profile, codec, encode};
@@ -37,8 +38,8 @@ pub(crate) fn frame(dictionary: &Dictionary, (telling, framing): (Telling, Frami
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By number, as the connection was told.
-    sent: Vec<u32>,
+    /// What the connection was told. Each stays as long as it, also where it is removed or replaced meanwhile.
+    sent: Vec<Arc<Dictionary>>,
     /// Digests of those the client has, from before or since.
     held: Vec<[u8; 32]>,
 }
@@ -53,12 +54,12 @@ impl Dictionaries {
 
     /// What must precede messages compressed with `dictionary` on this connection: the frame with its bytes, or, where the
     /// client has them, without. `None` when the connection was sent it.
-    pub(crate) fn tell(&mut self, dictionary: &Dictionary) -> Option<Telling> {
+    pub(crate) fn tell(&mut self, dictionary: &Arc<Dictionary>) -> Option<Telling> {
         let known = self.0.get_or_insert_default();
-        if known.sent.contains(&dictionary.id) {
+        if known.sent.iter().any(|sent| sent.id == dictionary.id) {
             return None;
         }
-        known.sent.push(dictionary.id);
+        known.sent.push(Arc::clone(dictionary));
         if known.held.contains(&dictionary.digest) {
             return Some(Telling::Number);
         }
@@ -66,9 +67,9 @@ impl Dictionaries {
         Some(Telling::Bytes)
     }
 
-    /// Whether the connection was told of this one.
-    pub(crate) fn was_sent(&self, id: u32) -> bool {
-        self.0.as_ref().is_some_and(|known| known.sent.contains(&id))
+    /// The one that the connection was told of by this number.
+    pub(crate) fn sent(&self, id: u32) -> Option<&Dictionary> {
+        self.0.as_ref()?.sent.iter().find(|sent| sent.id == id).map(Arc::as_ref)
     }
 
     /// Whether no others can be sent.

@@ -79,13 +79,10 @@ impl Worker {
             let text = format!("the payloads of one WebSocket message unpack to more than {max} bytes");
             return Err(Reject::new(Code::MessageTooLarge, text));
         }
-        let dictionaries = self.shared.dictionaries.load();
         let dictionary = match packed.codec {
             // Only what this connection was sent: another one's dictionary has pieces of what it may not read.
-            PackedCodec::Dictionary { id } if connection.dictionaries.was_sent(id) => {
-                dictionaries.by_id(id).map(|found| &found.prepared)
-            }
-            PackedCodec::Dictionary { .. } | PackedCodec::Lz4 | PackedCodec::Zstd => None,
+            PackedCodec::Dictionary { id } => connection.dictionaries.sent(id).map(|sent| &sent.prepared),
+            PackedCodec::Lz4 | PackedCodec::Zstd => None,
         };
         publish.unpack(&mut self.unpacker, dictionary, max).map_err(|error| error.reject())
     }
