@@ -312,7 +312,10 @@ async fn compressed_publishes_are_unpacked_within_their_bounds() {
             let liar = Publish { packed: said, ..bomb.clone() };
             assert_eq!(error(&mut sender, liar).await.number, 1412);
             let mut honest = Raw::connect(&broker, "bomber", &[]).await;
-            assert_eq!(error(&mut honest, bomb).await.number, 1413);
+            let refusal = error(&mut honest, bomb).await;
+            assert_eq!(refusal.number, 1413);
+            let text = "the payload has 16777216 bytes when it is unpacked, the limit is 65536";
+            assert_eq!(refusal.message, text);
         }
     }
     broker.eventually("what could not be unpacked is counted", |broker| {

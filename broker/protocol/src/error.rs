@@ -41,8 +41,8 @@ pub enum Problem {
     UnknownType(String),
     #[error("payload: {0}")]
     InvalidPayload(#[from] PayloadError),
-    #[error("payload: {0}")]
-    Packed(UnpackError),
+    #[error("{0}")]
+    Packed(#[from] UnpackError),
     #[error("reply_to: {0}")]
     InvalidAddress(#[from] waspmq_core::AddressError),
     #[error("the text is not UTF-8")]
@@ -74,19 +74,10 @@ impl Problem {
         match self {
             Self::InvalidFrame(_) => Code::InvalidFrame,
             Self::UnknownType(_) => Code::UnknownType,
+            Self::TooLarge { .. } | Self::Packed(UnpackError::TooLarge { .. }) => Code::MessageTooLarge,
             Self::InvalidPayload(_) | Self::Packed(_) => Code::InvalidPayload,
             Self::InvalidAddress(_) => Code::InvalidAddress,
             Self::NotUtf8 => Code::WrongProfile,
-            Self::TooLarge { .. } => Code::MessageTooLarge,
-        }
-    }
-}
-
-impl From<UnpackError> for Problem {
-    fn from(error: UnpackError) -> Self {
-        match error {
-            UnpackError::TooLarge { bytes, max } => Self::TooLarge { bytes, max },
-            error => Self::Packed(error),
         }
     }
 }

@@ -125,6 +125,19 @@ fn a_dictionary_that_is_missing_or_another_is_told() {
 }
 
 #[test]
+fn the_peer_is_told_in_these_words() {
+    use crate::error::Problem;
+    use waspmq_core::Code;
+    let check = |error: UnpackError, code: Code| {
+        let reject = Problem::from(error).reject();
+        assert_eq!((reject.code, &*reject.message), (code, &*error.to_string()));
+    };
+    check(UnpackError::TooLarge { bytes: u32::MAX as usize, max: 1_024 }, Code::MessageTooLarge);
+    check(UnpackError::Damaged { codec: "lz4" }, Code::InvalidPayload);
+    check(UnpackError::NoDictionary { id: 7 }, Code::InvalidPayload);
+}
+
+#[test]
 fn what_is_no_dictionary_is_refused() {
     let good = trained();
     let refused = |bytes: &[u8]| Dictionary::new(bytes).unwrap_err();
