@@ -346,6 +346,12 @@ impl Counters {
         by_cause(&self.given_up, cause)
     }
 
+    /// All of them ended with the worker.
+    pub(super) fn forget_connections(&self) {
+        self.connections.set(0);
+        Transport::ALL.iter().for_each(|&transport| self.connections_by.of(transport).set(0));
+    }
+
     pub fn closed(&self, reason: Ended) -> &Count {
         let index = Ended::ALL.iter().position(|&other| other == reason).unwrap_or_default();
         let [first, ..] = &self.connections_closed;

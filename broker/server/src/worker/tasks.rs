@@ -6,6 +6,7 @@ use super::drain::{drain_acks, drain_connections, stop_deliveries};
 use super::inbound::Next;
 use super::lifecycle::{CLOSE_WAIT_US, Way};
 use super::link::Link;
+use super::mailbox::Mailboxes;
 use super::quic;
 use super::room::Pause;
 use super::{Shared, Worker};
@@ -46,6 +47,8 @@ pub(crate) fn run(
     (listener, incoming): (std::net::TcpListener, Option<mpsc::Receiver<Handed>>),
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    // First, so that it is dropped last.
+    let _ended = Ended(shared.mailboxes.clone(), number);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
@@ -83,6 +86,15 @@ pub(crate) fn run(
         tracing::debug!(worker = number, connections_left = worker.connections.len(), "worker stopped");
         result
     })
+}
+
+/// A worker whose thread ends, in whatever way, has no connections any more: others wait for that at the end of a drain.
+struct Ended(Arc<Mailboxes>, u8);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.of(self.1).counters.forget_connections();
+    }
 }
 
 /// Accepts until the drain begins, then drains.

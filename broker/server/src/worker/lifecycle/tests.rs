@@ -94,7 +94,7 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.stop.send(true).unwrap();
+        _ = self.stop.send(true);
         for thread in self.threads.drain(..) {
             thread.join().unwrap().unwrap();
         }
@@ -152,6 +152,20 @@ async fn the_oldest_session_is_replaced_on_whichever_worker_it_is() {
     let mut newest = ids.split_off(18);
     newest.sort_unstable();
     assert_eq!(left, newest);
+}
+
+/// Others would wait for its connections when they drain.
+#[tokio::test]
+async fn a_worker_that_has_ended_has_no_connections() {
+    let mut workers = Workers::start(LoginPolicy::Coexist);
+    let _alice = workers.connect("alice").await;
+    let connections = |workers: &Workers| workers.counted(|counters| counters.connections.load());
+    assert_eq!(connections(&workers), 1);
+    workers.stop.send(true).unwrap();
+    for thread in workers.threads.drain(..) {
+        thread.join().unwrap().unwrap();
+    }
+    assert_eq!(connections(&workers), 0);
 }
 
 #[tokio::test]
