@@ -159,6 +159,11 @@ pub(crate) fn of_name(name: &str) -> Option<Codecs> {
     NAMES.into_iter().find(|(_, known)| *known == name).map(|(codec, _)| codec)
 }
 
+/// Those that there are, for who named another one.
+pub(crate) fn all_names() -> String {
+    NAMES.map(|(_, name)| name).join(", ")
+}
+
 const NAMES: [(Codecs, &str); 4] = [
     (Codecs::LZ4, "lz4"),
     (Codecs::ZSTD, "zstd"),

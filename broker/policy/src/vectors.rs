@@ -5,6 +5,7 @@
 //! them. Deliberately not here: files, and what people are shown.
 
 mod asked;
+mod expected;
 mod judge;
 mod prepared;
 
@@ -205,6 +206,7 @@ impl VectorsRun {
     pub fn run(&mut self, vector: &Vector) -> Result<VectorResult, VectorError> {
         let bad = |reason| VectorError::Vector { name: vector.name.clone(), reason };
         let hook = hook(&self.side, vector).map_err(bad)?;
+        expected::check(hook, vector.failure.is_some(), &vector.expect).map_err(bad)?;
         if !(1..=limits::VECTOR_REPEAT_MAX).contains(&vector.repeat) {
             return Err(bad(format!("repeat: must be 1 to {}", limits::VECTOR_REPEAT_MAX)));
         }

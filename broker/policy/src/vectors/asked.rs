@@ -49,7 +49,8 @@ pub(super) struct AskedAudience {
 impl AskedAudience {
     pub(super) fn ready(&self) -> Result<Audience, String> {
         let codec = |name: &String| {
-            codecs::of_name(name).ok_or_else(|| format!("audience.codecs: there is no codec {name:?}"))
+            codecs::of_name(name)
+                .ok_or_else(|| format!("audience.codecs: {name:?} is none of {}", codecs::all_names()))
         };
         let codecs = self.codecs.iter().map(codec).collect::<Result<Vec<_>, _>>()?;
         let codecs = codecs.into_iter().fold(Codecs::NONE, Codecs::with);

@@ -2,6 +2,7 @@
 //!
 //! Of an object only what is named is compared, but for the headers that a verdict sets, which are all there is.
 
+use super::expected::VERDICT;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -15,10 +16,7 @@ pub struct Deviation {
     pub found: Value,
 }
 
-/// The keys that a whole verdict has; an object without any of them is its route.
-const VERDICT: [&str; 3] = ["route", "set_headers", "cache"];
-
-/// What is expected of a verdict, in full.
+/// What is expected of a verdict, in full. An object without any of a whole one's keys is its route.
 pub(super) fn verdict(expected: &Value) -> Value {
     let is_whole = |object: &Map<String, Value>| {
         VERDICT.iter().any(|key| object.contains_key(*key)) || object.contains_key("failed")

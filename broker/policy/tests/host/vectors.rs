@@ -180,7 +180,15 @@ fn vectors_that_cannot_be_put_say_why() {
     let queues = json!([{ "pattern": "topic/a", "queue": "w", "version": 1, "members": ["u/d/1"], "in_flight": [1, 2] }]);
     check(json!({ "message": message, "hook": "ack", "queues": queues }), "in_flight has a number for each");
     let audience = json!({ "codecs": ["rot13"] });
-    check(json!({ "message": message, "hook": "compression", "audience": audience }), "no codec \"rot13\"");
+    check(
+        json!({ "message": message, "hook": "compression", "audience": audience }),
+        "\"rot13\" is none of lz4, zstd",
+    );
+    check(
+        json!({ "message": message, "hook": "admission", "expect": "continu" }),
+        "expect: \"continu\" is none of",
+    );
+    check(json!({ "message": message, "hook": "routing", "expect": {} }), "expect: an empty table");
     assert!(matches!(VectorsRun::new(b"text", serde_json::Map::new(), 16), Err(VectorError::Unfit(_))));
 }
 
