@@ -25,6 +25,7 @@
 //! ([`Queue::owes_much`]). Not here: sockets, the store.
 
 mod class;
+mod item;
 mod latest;
 mod reports;
 mod room;
@@ -37,36 +38,11 @@ pub use spilled::Spilled;
 use crate::address::Address;
 use crate::id::Position;
 use crate::settings::Overflow;
+use item::Item;
 use latest::Latest;
 use reports::Reports;
 use spilled::Marks;
 use std::collections::VecDeque;
-
-/// Bytes on their way to one connection.
-#[derive(Debug)]
-enum Item<S> {
-    Shared(S),
-    Own(Vec<u8>),
-    /// Was dropped; never the first item.
-    Gone,
-}
-
-impl<S: Segment> Item<S> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Shared(segment) => segment,
-            Self::Own(bytes) => bytes,
-            Self::Gone => &[],
-        }
-    }
-
-    const fn segment(&self) -> Option<&S> {
-        match self {
-            Self::Shared(segment) => Some(segment),
-            Self::Own(_) | Self::Gone => None,
-        }
-    }
-}
 
 /// The queue. `S` is the worker's kind of shared segment.
 #[derive(Debug)]
