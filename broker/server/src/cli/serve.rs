@@ -298,11 +298,10 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc;
 
+    /// Signals go to the whole process, so what needs them is one test.
     #[tokio::test]
-    async fn a_thread_that_ended_is_noticed_also_while_a_reload_does_not_come_to_its_end() {
+    async fn what_does_not_answer_when_it_is_read_again_holds_up_nothing() {
         let mut signals = Signals::new().unwrap();
-        // A signal that nobody sends; the other test sends hang-ups to the whole process.
-        let hangups = signal(SignalKind::user_defined2()).unwrap();
         let (begun, begins) = mpsc::channel();
         let (_answer, answers) = mpsc::channel::<()>();
         let answers = std::sync::Arc::new(Mutex::new(answers));
@@ -310,27 +309,18 @@ mod tests {
             begun.send(()).unwrap();
             assert!(answers.lock().unwrap().recv().is_err(), "no answer comes while the test lasts");
         };
-        kill_process(getpid(), Sent::USR2).unwrap();
+
+        let hangups = signal(SignalKind::hangup()).unwrap();
+        kill_process(getpid(), Sent::HUP).unwrap();
         let has_begun = std::cell::Cell::new(false);
         let ended_thread = || {
             has_begun.set(has_begun.get() || begins.try_recv().is_ok());
             has_begun.get().then_some("worker-0")
         };
-        let stop = obey(ended_thread, &mut signals, hangups, reload).await;
+        let stop = obey(ended_thread, &mut signals, hangups, reload.clone()).await;
         assert_eq!(stop, Stop::Failed { thread: "worker-0".to_owned() });
-    }
 
-    #[tokio::test]
-    async fn what_does_not_answer_when_it_is_read_again_keeps_no_signal_from_being_obeyed() {
-        let mut signals = Signals::new().unwrap();
         let hangups = signal(SignalKind::hangup()).unwrap();
-        let (begun, begins) = mpsc::channel();
-        let (_answer, answers) = mpsc::channel::<()>();
-        let answers = std::sync::Arc::new(Mutex::new(answers));
-        let reload = move || {
-            begun.send(()).unwrap();
-            assert!(answers.lock().unwrap().recv().is_err(), "no answer comes while the test lasts");
-        };
         kill_process(getpid(), Sent::HUP).unwrap();
         let stop = std::thread::spawn(move || {
             begins.recv().unwrap();
