@@ -1,6 +1,6 @@
 //! The part of catching up that runs on a reader thread: one page, or the list of addresses.
 
-use super::{PAGE_MESSAGE_BYTES, PAGE_MESSAGES, Start, place};
+use super::{PAGE_MESSAGE_BYTES, PAGE_MESSAGES, Start, before, place};
 use crate::worker::mailbox::{Entry, Mailboxes};
 use std::time::Duration;
 use waspmq_core::{Address, Kind, Name, Position};
@@ -51,11 +51,12 @@ fn begin(store: &dyn Store, to: &Address, start: &Start, query: &mut Query) -> R
             if cursor.is_none() {
                 // Of a member who was seen first and no more, nobody knows how far they read what came since they are one.
                 let seen = store.seen(user)?.filter(|seen| !seen.is_first || since.is_none());
-                query.from_unix_ms = seen.map(|seen| seen.unix_ms);
-                if seen.is_none() && since.is_none() {
+                let begin = match seen {
+                    Some(seen) => Some(behind_what_was_before(store, query, (seen.unix_ms, *before))?),
                     // A user who was never seen has missed nothing.
-                    query.after = Some(*before);
-                }
+                    None => since.is_none().then_some(*before),
+                };
+                query.after = later(query.after, begin);
             }
         }
         Start::CursorUpTo { user, device, upto } => {
@@ -77,6 +78,18 @@ fn begin(store: &dyn Store, to: &Address, start: &Start, query: &mut Query) -> R
         Start::Time(unix_ms) => query.from_unix_ms = Some(*unix_ms),
     }
     Ok(())
+}
+
+/// The position in front of the first message that was published at this time or later; at most `end`, behind which the session has
+/// all: publishers take the time before the position, so that what comes behind its beginning may have an earlier time.
+fn behind_what_was_before(
+    store: &dyn Store,
+    query: &Query,
+    (unix_ms, end): (u64, Position),
+) -> Result<Position, StoreError> {
+    let first = store.messages(&Query { from_unix_ms: Some(unix_ms), limit: 1, ..query.clone() })?;
+    let first = first.messages.first().map(|batch| before(batch.first));
+    Ok(first.filter(|first| place(*first) < place(end)).unwrap_or(end))
 }
 
 fn later(one: Option<Position>, other: Option<Position>) -> Option<Position> {
@@ -106,9 +119,13 @@ pub(in crate::worker) fn hand_over(mailboxes: &Mailboxes, worker: u8, mut entry:
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::tests::batch;
     use super::*;
+    use std::sync::Arc;
     use waspmq_core::Stream;
+    use waspmq_core::message::Batch;
     use waspmq_core::registry::JoinedBy;
+    use waspmq_core::settings::Retention;
     use waspmq_store::{Bounds, Durability, MemoryStore, Write};
 
     #[test]
@@ -124,24 +141,54 @@ mod tests {
         }
     }
 
+    /// A store with messages of each address, one a position from 1 on, published at these times.
+    fn store_of(addresses: &[&Address], times_unix_ms: &[u64]) -> MemoryStore {
+        let store = MemoryStore::new(Bounds::default());
+        for to in addresses {
+            for (offset, unix_ms) in (1..).zip(times_unix_ms) {
+                let batch = batch(to, true, 1);
+                let batch = Batch { first: at(offset), unix_ms: *unix_ms, ..Batch::clone(&batch) };
+                let retention = Retention { age_ms: u64::MAX, ..Retention::default() };
+                let write = Write::Messages { batch: Arc::new(batch), retention };
+                store.commit(&[write], Durability::Buffered).unwrap();
+            }
+        }
+        store
+    }
+
+    fn at(offset: u64) -> Position {
+        Position { stream: Stream { shard: 3, epoch: 2 }, offset }
+    }
+
+    fn offsets(store: &MemoryStore, to: &Address, user: &Name, before: Position) -> Vec<u64> {
+        let start = Start::CursorOrSeen { user: user.clone(), device: None, before };
+        let page = read(store, to, start, (10_000, 10)).1.unwrap();
+        page.messages.iter().map(|batch| batch.first.offset).collect()
+    }
+
     #[test]
     fn of_the_first_session_only_its_beginning_is_known() {
-        let store = MemoryStore::new(Bounds::default());
-        let at = |offset| Position { stream: Stream { shard: 3, epoch: 2 }, offset };
         let [user, group] = ["bob", "eng"].map(|name| Name::parse(name).unwrap());
-        let begin = |to: &Address| {
-            let start = Start::CursorOrSeen { user: user.clone(), device: None, before: at(7) };
-            read(&store, to, start, (1_000, 10)).0
-        };
+        let (all, of_group) = (Address::all(), Address::group(&group));
+        let store = store_of(&[&all, &of_group], &[1, 2, 3, 4, 5, 6, 7, 8]);
         let commit = |write: Write| store.commit(&[write], Durability::Synced).unwrap();
-        let (user, since, by) = (user.clone(), at(4), JoinedBy::Operator);
-        commit(Write::Member { group: group.clone(), user: user.clone(), since, by });
-        commit(Write::FirstSeen { user: user.clone(), unix_ms: 5 });
-        assert!(matches!(begin(&Address::all()), Start::Time(5)));
-        let of_group = begin(&Address::group(&group));
-        assert!(matches!(of_group, Start::After(after) if after == since), "{of_group:?}");
-        commit(Write::LastSeen { user: user.clone(), unix_ms: 6 });
-        let of_group = begin(&Address::group(&group));
-        assert!(!matches!(of_group, Start::After(_)), "{of_group:?}");
+        commit(Write::Member { group, user: user.clone(), since: at(3), by: JoinedBy::Operator });
+        commit(Write::FirstSeen { user: user.clone(), unix_ms: 6 });
+        assert_eq!(offsets(&store, &all, &user, at(8)), [6, 7, 8]);
+        assert_eq!(offsets(&store, &of_group, &user, at(8)), [4, 5, 6, 7, 8]);
+        commit(Write::LastSeen { user: user.clone(), unix_ms: 7 });
+        assert_eq!(offsets(&store, &of_group, &user, at(8)), [7, 8]);
+    }
+
+    #[test]
+    fn what_comes_behind_the_beginning_of_a_session_comes_whatever_its_time_says() {
+        let (user, all) = (Name::parse("bob").unwrap(), Address::all());
+        // Its publisher took the time before the session began, and the position behind that.
+        let store = store_of(&[&all], &[1, 2, 5, 4]);
+        store.commit(&[Write::FirstSeen { user: user.clone(), unix_ms: 5 }], Durability::Synced).unwrap();
+        assert_eq!(offsets(&store, &all, &user, at(3)), [3, 4]);
+        assert_eq!(offsets(&store, &all, &user, at(2)), [3, 4]);
+        store.commit(&[Write::LastSeen { user: user.clone(), unix_ms: 9 }], Durability::Synced).unwrap();
+        assert_eq!(offsets(&store, &all, &user, at(3)), [4]);
     }
 }

@@ -436,7 +436,7 @@ const fn bit(shard: u16) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::left::later;
     use super::*;
     use crate::resumes::Replay;
@@ -486,7 +486,7 @@ mod tests {
     }
 
     /// One message.
-    pub(super) fn batch(to: &Address, is_kept: bool, bytes: usize) -> Arc<Batch> {
+    pub(in crate::worker::catchup) fn batch(to: &Address, is_kept: bool, bytes: usize) -> Arc<Batch> {
         let nothing = Slice::default();
         let message = Envelope {
             id: MessageId::new(1, 1, 0, 1),
