@@ -6,7 +6,7 @@
 //! nothing here knows single sessions that watch, and nobody who is not watched costs anything at a change.
 //!
 //! *Numbers.* The changes of a user ascend: run of the broker in the upper bits, changes of the directory shard
-//! in the lower 40. A state that is read has a number not below that of the user's last change and below that of
+//! in the lower ones. A state that is read has a number not below that of the user's last change and below that of
 //! the next one, even when the user was forgotten in between; so whoever keeps the highest number knows what is
 //! old. Not here: times of users that earlier runs saw ([`Presence::is_known`]), and who may ask.
 
