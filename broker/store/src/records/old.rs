@@ -19,10 +19,11 @@ const ROUND_CURSORS_MAX: usize = 256;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
-/// How long a cursor or a read mark stays behind what retention removed. Then a device begins as a new one.
+/// How long a cursor or a read mark stays behind what retention removed. Then a device begins as a new one. In `all` and groups that
+/// is where its user was seen last on any device: where nothing is published for long, those of devices in use stay longer.
 const CURSOR_AGE_MS: u64 = 30 * DAY_MS;
 
-/// How long it is known when a user was seen last. Then they were never seen, and have missed nothing of `all`.
+/// How long it is known when a user was seen last, and how far a device is in `all` and in groups where nothing is kept. Then they were never seen, and have missed nothing of `all`.
 const LAST_SEEN_AGE_MS: u64 = 365 * DAY_MS;
 
 /// Where the next round begins; empty: with the first one.
@@ -108,14 +109,17 @@ fn judge_place(
 ) -> Result<Verdict, StoreError> {
     let (position, behind_unix_ms) = record::parse_place(key, value)?;
     let corrupt = || StoreError::Corrupt { what: record::describe(key) };
-    let address = read::address_record(view, key::last_part(key).ok_or_else(corrupt)?)?;
+    let address = key::last_part(key).ok_or_else(corrupt)?;
+    let record = read::address_record(view, address)?;
     // Without a record there is no message, and was none for long.
-    let is_behind = address.is_none_or(|address| key::place(position) < address.removed);
+    let is_behind = record.is_none_or(|record| key::place(position) < record.removed);
+    let is_shared = address == "all" || address.starts_with("group/");
+    let age_ms = if record.is_none() && is_shared { LAST_SEEN_AGE_MS } else { CURSOR_AGE_MS };
     Ok(match (is_behind, behind_unix_ms) {
         (false, None) => Verdict::Keep,
         (false, Some(_)) => Verdict::Write(record::place(key, position, None)),
         (true, None) => Verdict::Write(record::place(key, position, Some(now_unix_ms))),
-        (true, Some(since)) => Verdict::remove_if(now_unix_ms >= since.saturating_add(CURSOR_AGE_MS)),
+        (true, Some(since)) => Verdict::remove_if(now_unix_ms >= since.saturating_add(age_ms)),
     })
 }
 

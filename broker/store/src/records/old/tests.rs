@@ -101,6 +101,18 @@ fn cursors_and_marks_with_nothing_to_say_go_when_that_is_long_ago() {
 }
 
 #[test]
+fn devices_stay_known_where_little_is_published_to_many() {
+    let store = MemoryStore::new(Bounds::default());
+    let shared = ["all", "group/g"];
+    shared.iter().for_each(|of| commit(&store, &cursor(of, 1)));
+    let records = |now_unix_ms| store.maintain(now_unix_ms).unwrap().records;
+    assert_eq!((records(1), records(CURSOR_AGE_MS + 1), records(LAST_SEEN_AGE_MS)), (0, 0, 0));
+    assert_eq!(shared.map(|of| known(&store, of)), [[Some(1); 2]; 2]);
+    assert_eq!(records(LAST_SEEN_AGE_MS + 1), 4);
+    assert_eq!(shared.map(|of| known(&store, of)), [[None; 2]; 2]);
+}
+
+#[test]
 fn a_note_goes_where_there_is_something_to_say_again() {
     let store = MemoryStore::new(Bounds::default());
     commit(&store, &cursor("user/a", 1));
