@@ -24,10 +24,11 @@ pub(in super::super) struct Listed {
     pub(super) upto: Option<Address>,
     /// What came for those behind it and is not stored.
     pub(super) held: VecDeque<Arc<Batch>>,
-    /// Those of them to which something that is stored was published while a part is on its way, which may lack them.
+    /// Those of them to which something that is stored was published while a part is on its way, which may lack them: the first
+    /// ones.
     fresh: BTreeSet<Address>,
-    /// Whether there were too many of these, so that the part is of no use.
-    is_stale: bool,
+    /// Whether there are more, so that the part counts up to the last of these.
+    has_more_fresh: bool,
     /// Of the part that was asked for.
     pub(super) number: u64,
     /// `None` when the next part is to be asked for.
@@ -83,7 +84,7 @@ impl Catching {
         let listed = self.listings.first_mut()?;
         // What was published before this is asked for is found.
         listed.fresh.clear();
-        (listed.is_stale, listed.number, listed.asked_us) = (false, number, Some(now_us));
+        (listed.has_more_fresh, listed.number, listed.asked_us) = (false, number, Some(now_us));
         let seen = listed.of_resume().map(|(_, seen)| seen.clone());
         Some(Wanted { pattern: listed.pattern.clone(), seen, after: listed.upto.clone(), number })
     }
@@ -107,13 +108,12 @@ impl Catching {
         let index = self.listings.iter().position(|listed| listed.number == number)?;
         let listed = self.listings.get_mut(index)?;
         listed.asked_us = None;
-        if listed.is_stale {
-            return None;
-        }
         let Scan { found, upto } = scan;
+        let end = listed.fresh.last().filter(|_| listed.has_more_fresh).cloned();
+        let upto = upto.into_iter().chain(end).min();
         let is_listed = |to: &Address| upto.as_ref().is_none_or(|upto| to <= upto);
-        let fresh = std::mem::take(&mut listed.fresh).into_iter().filter(is_listed);
-        let mut addresses: BTreeSet<_> = found.into_iter().chain(fresh).collect();
+        let fresh = std::mem::take(&mut listed.fresh);
+        let mut addresses: BTreeSet<_> = found.into_iter().chain(fresh).filter(is_listed).collect();
         if listed.is_of_resume() {
             addresses.retain(|to| !self.resumed.holds(to));
         }
@@ -136,7 +136,7 @@ impl Catching {
 impl Listed {
     pub(in super::super) fn new(pattern: Pattern, start: Start) -> Self {
         let (held, fresh) = (VecDeque::new(), BTreeSet::new());
-        Self { pattern, start, upto: None, held, fresh, is_stale: false, number: 0, asked_us: None }
+        Self { pattern, start, upto: None, held, fresh, has_more_fresh: false, number: 0, asked_us: None }
     }
 
     /// Its pattern and what the client has seen, where it is a resume that lists.
@@ -150,13 +150,14 @@ impl Listed {
 
     /// Something that is stored was published to an address that is still to come. The next part that is asked for finds it.
     pub(super) fn note_fresh(&mut self, to: &Address) {
-        if self.asked_us.is_none() || self.fresh.contains(to) {
+        let is_behind = self.has_more_fresh && self.fresh.last().is_some_and(|last| to > last);
+        if self.asked_us.is_none() || is_behind || self.fresh.contains(to) {
             return;
         }
-        if self.fresh.len() < limits::CATCH_UP_ADDRESSES_MAX {
-            self.fresh.insert(to.clone());
-        } else {
-            self.is_stale = true;
+        self.fresh.insert(to.clone());
+        if self.fresh.len() > limits::CATCH_UP_ADDRESSES_MAX {
+            self.fresh.pop_last();
+            self.has_more_fresh = true;
         }
     }
 }
@@ -263,15 +264,30 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_may_lack_too_many_is_asked_for_again() {
-        let mut catching = listing(&["topic/>"], false);
-        let number = catching.next_listing(1).unwrap().number;
-        for index in 0..=limits::CATCH_UP_ADDRESSES_MAX {
-            let batch = batch(&address(&format!("topic/n{index}")), true, 1);
-            assert_eq!(catching.hold(&[batch], true), Some(0));
+    fn a_part_that_may_lack_too_many_counts_as_far_as_it_lacks_none() {
+        let most = limits::CATCH_UP_ADDRESSES_MAX;
+        let names: Vec<_> = (0..most + 2).map(|index| format!("topic/n{index:05}")).collect();
+        let [last, behind, end] = [most - 1, most, most + 1].map(|index| names[index].as_str());
+        let all: Vec<_> = names.iter().collect();
+        // The last ones come first, last, or both, and some twice.
+        let orders = [all.clone(), all.iter().copied().rev().collect()];
+        for order in orders.into_iter().map(|order| [order.clone(), order].concat()) {
+            let mut catching = listing(&["topic/>"], false);
+            let number = catching.next_listing(1).unwrap().number;
+            for to in order {
+                assert_eq!(catching.hold(&[batch(&address(to), true, 1)], true), Some(0));
+            }
+            let held = batch(&address(behind), false, 1);
+            assert_eq!(catching.hold(&[held], true), Some(0));
+            let part = catching.handle_scan(number, scan(&["topic/m", last, end], None)).unwrap();
+            assert_eq!((part.addresses.len(), part.held.len()), (most + 1, 0));
+            assert_eq!(part.addresses.last(), Some(&address(last)));
+            let next = catching.next_listing(2).unwrap();
+            assert_eq!(next.after, Some(address(last)), "it gets on, however much is published");
+            let part = catching.handle_scan(next.number, scan(&[behind, end], None)).unwrap();
+            assert_eq!((part.addresses.len(), part.held.len()), (2, 1));
+            assert!(catching.listings.is_empty());
         }
-        assert!(catching.handle_scan(number, scan(&[], None)).is_none());
-        assert_eq!(take(&mut catching, scan(&["topic/n1"], None)), ["topic/n1"]);
     }
 
     #[test]
