@@ -88,18 +88,23 @@ impl Seen {
             |replay: &Replay| replay.shard_of_pattern().is_none_or(|(_, of_shard)| of_shard == shard);
         let is_open =
             |replay: &&Replay| replay.of.matches(to) && is_of_shard(replay) && !self.is_over(replay, shard);
-        let mut from = upto;
+        let (mut from, mut is_last) = (upto, false);
         for replay in self.replays.iter().filter(is_open) {
             match replay.begin {
                 Begin::Cursor => return None,
                 Begin::Earliest | Begin::Last | Begin::Time(_) if !may_go_back => from = since,
                 Begin::After(position) if !may_go_back && place(position) < place(since) => from = since,
                 Begin::Earliest => return Some((Start::Earliest, false)),
-                Begin::Last => return Some((Start::Last, false)),
+                Begin::Last => is_last = true,
                 Begin::Time(unix_ms) => return Some((Start::Time(unix_ms), false)),
                 Begin::After(position) if place(position) < place(from) => from = position,
                 Begin::After(_) => {}
             }
+        }
+        if is_last {
+            // What came since the session had the address is read, too: it may have waited for the one before.
+            let upto = if place(from) < place(since) { from } else { since };
+            return Some((Start::LastBefore(Position { offset: upto.offset + 1, ..upto }), false));
         }
         Some(match &self.cursors_of {
             Some((user, device)) if to.kind() != Kind::Topic => {

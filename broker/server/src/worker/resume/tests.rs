@@ -84,6 +84,27 @@ fn what_was_being_read_is_read_again() {
 }
 
 #[test]
+fn the_last_message_is_that_before_the_session_had_its_address() {
+    let replay = |of: &str, begin| Replay { of: Pattern::parse(of).unwrap(), begin, until: None };
+    let last = || replay("topic/>", Begin::Last);
+    let start = |replays| {
+        Seen::new(&record(replays), &[at(3, 60)]).start(&Address::parse("topic/b").unwrap(), 5, true)
+    };
+    let is_before = |replays, offset| match start(replays) {
+        Some((Start::LastBefore(before), false)) => before == at(3, offset),
+        _ => false,
+    };
+    assert!(is_before(vec![last()], 41), "what waited behind it comes, too");
+    // As a session that was lost twice has it.
+    assert!(is_before(vec![last(), replay("topic/>", Begin::After(at(3, 30)))], 31));
+    for replays in
+        [vec![last(), replay("topic/b", Begin::Earliest)], vec![replay("topic/b", Begin::Earliest), last()]]
+    {
+        assert!(matches!(start(replays), Some((Start::Earliest, false))));
+    }
+}
+
+#[test]
 fn what_was_read_beside_other_messages_leaves_its_shard_unclear() {
     let replay = |of, until| Replay { of: Pattern::parse(of).unwrap(), begin: Begin::Earliest, until };
     let unclear = |replays, seen: &[Position]| Seen::new(&record(replays), seen).unclear_shards(|_| 5);
