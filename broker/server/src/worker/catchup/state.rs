@@ -584,6 +584,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_is_still_listed_is_said_before_the_addresses_that_are_read() {
+        let (mut catching, of) = reading(&["topic/a", "topic/b"]);
+        catching.note_all_passed();
+        let position = batch(&of[0], true, 1).first;
+        assert!(catching.end(&of[0], (Some(position), position)).is_some());
+        let pattern = |of| Pattern::parse(of).unwrap();
+        catching.begin_listing(&pattern("topic/>"), Start::Earliest);
+        let left = catching.replays(&Cursors::default());
+        let of: Vec<_> = left.iter().map(|replay| replay.of.as_str()).collect();
+        assert_eq!(of, ["topic/>", "topic/a", "topic/b"]);
+        let seen = Arc::new(Seen::new(&record(vec![left[0].clone()]), &[]));
+        let (mut catching, _) = reading(&["topic/a"]);
+        catching.begin_listing(&pattern("topic/*"), Start::Seen(seen));
+        assert_eq!(catching.replays(&Cursors::default())[0], left[0]);
+    }
+
+    #[test]
     fn what_is_listed_goes_on_where_it_was_although_its_shard_went_on() {
         let at = |shard, offset| Position { stream: Stream { shard, epoch: 3 }, offset };
         let after =

@@ -8,17 +8,20 @@ use waspmq_core::delivery::Cursors;
 use waspmq_core::{Address, Pattern, Position};
 
 impl Catching {
-    /// What a session that is lost now would not get by its latest positions. What it has acknowledged of that needs not
-    /// be read again.
+    /// What a session that is lost now would not get by its latest positions, what is listed first: there may be no room for all
+    /// of the others. What it has acknowledged of that needs not be read again.
     pub(in crate::worker) fn replays(&self, cursors: &Cursors) -> Vec<Replay> {
-        let mut replays = Vec::new();
+        let again = |of: Pattern, begin| Replay { of, begin, until: None };
+        let listed = self.listings.iter();
+        let begun = listed.filter_map(|listed| Some(again(listed.pattern.clone(), listed.start.to_begin()?)));
+        let mut replays = begun.collect();
+        self.add_left_by_resume(&mut replays);
         for Ended { to, begin, until, acks_behind } in &self.ended {
             let taken = taken(cursors, to, *acks_behind);
             if taken.is_none_or(|taken| place(taken) < place(until.0)) {
                 replays.push(Replay { of: to.into(), begin: later(*begin, taken), until: Some(*until) });
             }
         }
-        let again = |of: Pattern, begin| Replay { of, begin, until: None };
         for (to, reading) in &self.addresses {
             // Where nothing else went, the client's latest position says how far it got behind a position.
             let is_clear = self.passed_shards & bit(reading.shard) == 0;
@@ -30,10 +33,6 @@ impl Catching {
                 replays.push(again(to.into(), begin));
             }
         }
-        let listed = self.listings.iter();
-        let begun = listed.filter_map(|listed| Some(again(listed.pattern.clone(), listed.start.to_begin()?)));
-        replays.extend(begun);
-        self.add_left_by_resume(&mut replays);
         replays
     }
 
