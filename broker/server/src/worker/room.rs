@@ -80,14 +80,15 @@ impl Worker {
 
     /// Whether something of a publish is to be kept.
     fn is_for_journal(&self, ((to, _), publish): (&Target, &Publish<'_>), plan: &Plan) -> bool {
-        // One that is put off is kept until its time when its receipt says so, and published when it has come.
-        if publish.delay_ms > 0 {
-            return plan.level == Level::Stored;
-        }
         let addresses = match &plan.destination {
             Destination::AsAddressed(_) => std::slice::from_ref(to),
             Destination::Instead(addresses) => addresses.as_slice(),
         };
+        // One that is put off is kept until its time when its receipt says so, and published when it has come.
+        if publish.delay_ms > 0 {
+            let levels = addresses.iter().map(|to| plan.level.max(self.shared.rules.of(to).level));
+            return levels.min() == Some(Level::Stored);
+        }
         let recipients = |to: &Address| self.shared.registry.lock(to).targets(to).recipients;
         addresses.iter().any(|to| {
             let settings = self.shared.rules.of(to);

@@ -156,6 +156,27 @@ fn refusals(count: usize) -> Vec<(String, u64)> {
     vec![("error".to_owned(), 1503); count]
 }
 
+/// As its receipt comes: with the level that all of its addresses demand.
+#[test]
+fn a_delayed_publish_is_for_the_journal_where_its_receipt_says_stored() {
+    let (worker, _) = crate::worker::alone::tests::worker();
+    let to = Address::parse("topic/asked").unwrap();
+    let target = (to.clone(), worker.shared.rules.of(&to).clone());
+    let mut publish = Publish::new("topic/asked", Content::Json, &b"1"[..]);
+    publish.delay_ms = 1;
+    for (level, instead, expected) in [
+        (Level::Accepted, &["topic/stored"][..], true),
+        (Level::Accepted, &["topic/stored", "topic/plain"], false),
+        (Level::Stored, &["topic/stored", "topic/plain"], true),
+        (Level::Delivered, &["topic/stored"], false),
+    ] {
+        let destination =
+            Destination::Instead(instead.iter().map(|to| Address::parse(to).unwrap()).collect());
+        let plan = Plan { destination, headers: None, level, ack: None, trace: None };
+        assert_eq!(worker.is_for_journal((&target, &publish), &plan), expected, "{level:?} {instead:?}");
+    }
+}
+
 #[test]
 fn what_is_kept_waits_with_everything_behind_it_and_what_is_not_goes_on() {
     let mut publisher = Publisher::busy();
