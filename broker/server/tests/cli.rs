@@ -248,6 +248,17 @@ fn interrupting_a_subscriber_is_clean() {
 }
 
 #[test]
+fn a_subscriber_that_waits_for_an_answer_can_be_interrupted() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/ws", silent.local_addr().unwrap());
+    let subscriber = waspmq(&["sub", "topic/a", "--url", &url]).spawn().unwrap();
+    let _connected = silent.accept().unwrap();
+    let id = rustix::process::Pid::from_child(&subscriber);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    check(&subscriber.wait_with_output().unwrap(), 0, &[]);
+}
+
+#[test]
 fn a_subscriber_whose_lines_nobody_reads_can_be_ended() {
     let broker = Broker::start();
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {

@@ -111,8 +111,18 @@ async fn receive(
     let builder = if arguments.compress { builder.compression() } else { builder };
     let builder = if arguments.datagrams { builder.datagrams() } else { builder };
     let builder = if arguments.streams { builder.streams() } else { builder };
-    let (client, mut messages) = builder.connect().await?;
-    let received = print(arguments, (patterns, reply), (&client, &mut messages), &mut signals).await;
+    // Each is cancel safe, or nothing of it is needed any more. Biased, so that what was written is acknowledged.
+    let connected = tokio::select! {
+        biased;
+        connected = builder.connect() => connected?,
+        () = signals.next() => return Ok(()),
+    };
+    let (client, mut messages) = connected;
+    let received = tokio::select! {
+        biased;
+        received = print(arguments, (patterns, reply), (&client, &mut messages)) => received,
+        () = signals.next() => Ok(()),
+    };
     let stats = client.stats();
     if stats.overflowed > 0 {
         output::note(format_args!(
@@ -123,19 +133,24 @@ async fn receive(
     // What was not printed is not acknowledged. It must not stand before the broker's last word.
     drop(messages);
     // Whatever came of it, the broker is told: over QUIC nothing else does that for a program that ends.
-    let closed = client.close().await;
+    let closed = tokio::select! {
+        biased;
+        closed = client.close() => closed,
+        // A broker that is gone is not waited for by who is in a hurry.
+        () = signals.next() => Ok(()),
+    };
     received?;
     // An error that ended the session was one of these, and is told by itself.
     closed?;
     Ok(())
 }
 
-/// Asks for what is wanted, and prints it until there was enough of it, the client has ended or a signal comes.
+/// Asks for what is wanted, and prints it until there was enough of it or the client has ended. A write that is left alone ends with the
+/// program at the latest.
 async fn print(
     arguments: &Arguments,
     (patterns, reply): (&[Pattern], Option<&Payload>),
     (client, messages): (&Client, &mut Messages),
-    signals: &mut Signals,
 ) -> Result<(), Failure> {
     let mut events = client.events();
     for pattern in patterns {
@@ -147,10 +162,9 @@ async fn print(
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let mut printed = 0;
     while printed < wanted {
-        // Biased, so that a flood of messages does not keep the program from ending. All branches are cancel safe.
+        // Biased, so that a flood of messages hides no event. Both branches are cancel safe.
         let message = tokio::select! {
             biased;
-            () = signals.next() => break,
             Some(event) = events.recv() => {
                 tell(&event);
                 if let Event::Refused { of: Some(address), .. } = &event {
@@ -166,13 +180,7 @@ async fn print(
         let Some(message) = message else { break };
         let (taken, lines) = gather(arguments, patterns, (message, messages), (client, wanted - printed));
         // Not on the thread that keeps the connection alive and hears signals, for who reads the lines may take their time.
-        let writing = tokio::task::spawn_blocking(move || output::lines(&lines));
-        // Biased, so that what was written is acknowledged. A write that is left alone ends with the program at the latest.
-        tokio::select! {
-            biased;
-            written = writing => written??,
-            () = signals.next() => break,
-        }
+        tokio::task::spawn_blocking(move || output::lines(&lines)).await??;
         printed += taken.len() as u64;
         for message in taken {
             if let Some(payload) = reply {
