@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
+use waspmq_client::{Client, Payload, PublishOptions};
 
 /// A running `waspmq serve`.
 struct Broker {
@@ -245,6 +246,29 @@ fn interrupting_a_subscriber_is_clean() {
     let id = rustix::process::Pid::from_child(&subscriber);
     rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     check(&subscriber.wait_with_output().unwrap(), 0, &[]);
+}
+
+#[test]
+fn what_is_asked_for_first_does_not_hold_up_the_rest_and_comes_once() {
+    let broker = Broker::start();
+    let count = 3_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, _messages) = Client::builder(&broker.url).user("alice").connect().await.unwrap();
+        for number in 0..count {
+            let payload = Payload::bytes(number.to_string().into_bytes());
+            client.send("user/bob", payload, PublishOptions::default()).await.unwrap();
+        }
+        client.ping().await.unwrap();
+        client.close().await.unwrap();
+    });
+    let wanted = count.to_string();
+    let arguments =
+        ["user/bob", "topic/>", "topic/a.>", "--as", "bob", "--from", "earliest", "--count", &wanted];
+    let inbox = run(&[&["sub"], &arguments[..], &["--url", &broker.url]].concat());
+    let expected: String = (0..count).map(|number| format!("user/bob alice {number}\n")).collect();
+    assert!(text(&inbox.stdout) == expected, "{}", text(&inbox.stdout).lines().count());
+    assert_eq!(text(&inbox.stderr).matches("receiving from").count(), 1);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use waspmq_client::{
     CORRELATION_ID, Client, Content, Event, From, Message, Messages, Payload, PublishOptions,
 };
@@ -153,18 +156,23 @@ async fn print(
     (client, messages): (&Client, &mut Messages),
 ) -> Result<(), Failure> {
     let mut events = client.events();
-    for pattern in patterns {
-        ask(client, pattern, arguments).await?;
-    }
-    let user = arguments.identity.user().unwrap_or("the token's user");
-    output::note(format_args!("receiving from {} as {user}; Ctrl-C ends it", arguments.url));
+    let mut asking = pin!(ask_all(client, patterns, arguments));
+    let mut is_asked = false;
     let mut left: Vec<_> = patterns.iter().collect();
     let wanted = arguments.count.unwrap_or(u64::MAX);
     let mut printed = 0;
     while printed < wanted {
-        // Biased, so that a flood of messages hides no event. Both branches are cancel safe.
+        // Biased, so that a flood of messages hides no answer and no event. All branches are cancel safe. Answers come behind what is
+        // stored and was asked for first, so messages are taken meanwhile.
         let message = tokio::select! {
             biased;
+            asked = &mut asking, if !is_asked => {
+                asked?;
+                is_asked = true;
+                let user = arguments.identity.user().unwrap_or("the token's user");
+                output::note(format_args!("receiving from {} as {user}; Ctrl-C ends it", arguments.url));
+                continue;
+            }
             Some(event) = events.recv() => {
                 tell(&event);
                 if let Event::Refused { of: Some(address), .. } = &event {
@@ -248,6 +256,28 @@ async fn answer(client: &Client, request: &Message, payload: &Payload) -> Result
     let options =
         PublishOptions { headers: correlation.into_iter().cloned().collect(), ..PublishOptions::default() };
     client.send(to, payload.clone(), options).await
+}
+
+/// Asks for everything in one go: what several patterns match comes once then.
+async fn ask_all(
+    client: &Client,
+    patterns: &[Pattern],
+    arguments: &Arguments,
+) -> Result<(), waspmq_client::Error> {
+    let mut asks: Vec<_> = patterns.iter().map(|pattern| Box::pin(ask(client, pattern, arguments))).collect();
+    poll_fn(|context| {
+        let mut asked = Ok(());
+        asks.retain_mut(|ask| match ask.as_mut().poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(())) => false,
+            Poll::Ready(refused) => {
+                asked = refused;
+                false
+            }
+        });
+        if asked.is_ok() && !asks.is_empty() { Poll::Pending } else { Poll::Ready(asked) }
+    })
+    .await
 }
 
 async fn ask(client: &Client, pattern: &Pattern, arguments: &Arguments) -> Result<(), waspmq_client::Error> {
