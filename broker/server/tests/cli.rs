@@ -211,8 +211,10 @@ fn a_reader_that_leaves_is_no_panic() {
 fn an_inbox_that_is_not_asked_for_is_left_alone() {
     let broker = Broker::start();
     check(&broker.publish(&["user/bob", "1", "--ack", "stored"]), 0, &[]);
+    broker.told(&["group", "add", "eng", "bob"]);
     let subscriber = broker.subscriber(&["topic/a", "--as", "bob", "--count", "1"]);
     check(&broker.publish(&["user/bob", "2", "--ack", "stored"]), 0, &[]);
+    check(&broker.publish(&["group/eng", "2"]), 0, &[]);
     // Nobody has read it, and the publisher is told so.
     let unread = broker.publish(&["user/bob", "gone", "--ack", "delivered", "--ttl-ms", "200"]);
     check(&unread, 1, &["expired"]);

@@ -32,9 +32,9 @@ a member. --from begins with stored messages: with the oldest, with the last one
 repeats is printed once. When the broker has taken away everything that was asked for, because the
 rules have changed, the command fails.
 
-A message is acknowledged once its line is written. Messages to the user's own address and to `all`
-are only printed when user/NAME or `all` is asked for; else they are left to the user's other
-sessions, are not acknowledged, and what is stored of them waits.
+A message is acknowledged once its line is written. Messages to the user's own address, to groups
+that the user is in and to `all` come in any case and are only printed when that is asked for; else
+they are left to the user's other sessions, are not acknowledged, and what is stored of them waits.
 
 --reply answers messages that have a `reply_to`, as `waspmq req` sends them: it publishes this
 payload there, with the request's `correlation-id`.
@@ -299,15 +299,9 @@ async fn ask(client: &Client, pattern: &Pattern, arguments: &Arguments) -> Resul
     client.subscribe_from(text, arguments.queue.as_deref(), arguments.from).await
 }
 
-/// The user's own messages and those to everyone come in any case, asked for or not: what is not, is for other programs. What a policy sent
-/// elsewhere still carries the address it was published to, so only these two are left out.
+/// The user's own messages, those of the user's groups and those to everyone come in any case: what is not asked for is for other programs.
 fn is_wanted(message: &Message, patterns: &[Pattern]) -> bool {
-    let is_asked = |kind| patterns.iter().any(|pattern| pattern.kind() == kind);
-    match message.to.split_once('/').map_or(&*message.to, |(kind, _)| kind) {
-        "user" => is_asked(Kind::User),
-        "all" => is_asked(Kind::All),
-        _ => true,
-    }
+    patterns.iter().any(|pattern| pattern.covers(&message.to))
 }
 
 fn as_text(message: &Message) -> String {
@@ -439,13 +433,14 @@ mod tests {
 
     #[test]
     fn what_comes_unasked_is_left_out() {
-        let patterns = [Pattern::parse("topic/>").unwrap(), Pattern::parse("user/alice").unwrap()];
+        let patterns = ["topic/a.>", "user/alice", "group/eng"].map(|text| Pattern::parse(text).unwrap());
         let check = |to: &str, expected| {
             assert_eq!(is_wanted(&message(to, Content::Json, b"1"), &patterns), expected, "{to}");
         };
         check("user/alice", true);
         check("all", false);
-        check("topic/elsewhere", true);
+        check("topic/a.b", true);
         check("group/eng", true);
+        check("group/ops", false);
     }
 }
