@@ -34,13 +34,18 @@ impl Heard {
     /// Ends when nothing was heard for so long while the socket was read.
     pub(super) async fn silence(&self, longest: Duration) {
         loop {
-            let last = self.0.lock().unwrap().get();
-            let until = last.unwrap_or_else(Instant::now) + longest;
-            if until <= Instant::now() {
+            tokio::time::sleep_until(self.silent(longest)).await;
+            // Where the program was held up, what came meanwhile is read first.
+            tokio::task::yield_now().await;
+            if self.silent(longest) <= Instant::now() {
                 return;
             }
-            tokio::time::sleep_until(until).await;
         }
+    }
+
+    /// When it will have been silent for so long.
+    fn silent(&self, longest: Duration) -> Instant {
+        self.0.lock().unwrap().get().unwrap_or_else(Instant::now) + longest
     }
 }
 
@@ -209,4 +214,28 @@ enum Place<'a> {
     Asker(u64),
     Queue(mpsc::Permit<'a, Message>),
     None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_while_the_program_was_held_up_is_no_silence() {
+        let (heard, longest) = (Heard::new(), Duration::from_millis(20));
+        let silence = async {
+            heard.silence(longest).await;
+            Instant::now()
+        };
+        let reading = async {
+            tokio::task::yield_now().await;
+            std::thread::sleep(3 * longest);
+            tokio::task::yield_now().await;
+            let now = Instant::now();
+            heard.set(Some(now));
+            now
+        };
+        let (silent, last) = tokio::join!(biased; silence, reading);
+        assert!(silent.duration_since(last) >= longest);
+    }
 }
