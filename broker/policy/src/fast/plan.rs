@@ -3,11 +3,16 @@
 //!
 //! The bytes have passed full validation and the type check of the contract, so indexes are in range; where one
 //! is not after all, that is a reason as any other and never a panic.
+//!
+//! Invariant: it takes memory and time in proportion to the bytes. What a component may name again and again, an instance
+//! or an item, is shared and never copied, and found by its name without a search.
 
 use super::world;
 use crate::bindings::HOST;
 use crate::engine::CORE_INSTANCES_PER_COMPONENT;
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use wasmparser::{
     CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExport, ComponentExternalKind,
     ComponentImport, ComponentTypeRef, ExternalKind, Instance, Parser, Payload,
@@ -22,8 +27,8 @@ pub(crate) enum Unsuited {
     Encoding(&'static str),
     #[error("uses more than one {0} in its hooks and imports")]
     Mixed(&'static str),
-    #[error("has {0} core instances, more than {CORE_INSTANCES_PER_COMPONENT}")]
-    Instances(usize),
+    #[error("has more than {CORE_INSTANCES_PER_COMPONENT} core instances")]
+    Instances,
     #[error("calls the broker before it has a realloc function")]
     EarlyImports,
     #[error("exports {0} in a way that is not a function of its own")]
@@ -55,7 +60,7 @@ impl Encoding {
 /// A core item: an export of the n-th core instance, or a function of the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Item {
-    Export { instance: usize, name: String },
+    Export { instance: usize, name: Arc<str> },
     Broker { name: &'static str },
 }
 
@@ -63,14 +68,14 @@ pub(crate) enum Item {
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) module: usize,
-    args: Vec<(String, Source)>,
+    args: BTreeMap<String, Source>,
 }
 
 /// What a module's imports of one name are taken from.
 #[derive(Debug, Clone)]
 enum Source {
     Instance(usize),
-    Bag(Vec<(String, Item)>),
+    Bag(Arc<BTreeMap<String, Item>>),
 }
 
 /// The core function of a hook, and what frees its result.
@@ -98,38 +103,22 @@ pub(crate) struct Plan {
 impl Step {
     /// What the module is given for one of its imports.
     pub(crate) fn import(&self, module: &str, name: &str) -> Option<Item> {
-        let (_, source) = self.args.iter().find(|(known, _)| known == module)?;
-        source.export(name)
+        self.args.get(module)?.export(name)
     }
 }
 
 impl Source {
     fn export(&self, name: &str) -> Option<Item> {
         match self {
-            Self::Instance(instance) => Some(Item::Export { instance: *instance, name: name.to_owned() }),
-            Self::Bag(items) => items.iter().find(|(known, _)| known == name).map(|(_, item)| item.clone()),
+            Self::Instance(instance) => Some(Item::Export { instance: *instance, name: name.into() }),
+            Self::Bag(items) => items.get(name).cloned(),
         }
     }
 }
 
 impl Plan {
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, Unsuited> {
-        let mut replay = Replay::default();
-        // Payloads of an embedded module are passed over.
-        let mut depth = 0_usize;
-        for payload in Parser::new(0).parse_all(bytes) {
-            let payload = payload.map_err(unread)?;
-            match &payload {
-                Payload::End(_) if depth > 0 => depth -= 1,
-                Payload::ModuleSection { unchecked_range, .. } if depth == 0 => {
-                    replay.modules.push(unchecked_range.clone());
-                    depth += 1;
-                }
-                _ if depth > 0 => {}
-                _ => replay.section(payload)?,
-            }
-        }
-        replay.finish()
+        Replay::of(bytes)?.finish()
     }
 }
 
@@ -159,6 +148,25 @@ enum ComponentFunction {
 }
 
 impl Replay {
+    fn of(bytes: &[u8]) -> Result<Self, Unsuited> {
+        let mut replay = Self::default();
+        // Payloads of an embedded module are passed over.
+        let mut depth = 0_usize;
+        for payload in Parser::new(0).parse_all(bytes) {
+            let payload = payload.map_err(unread)?;
+            match &payload {
+                Payload::End(_) if depth > 0 => depth -= 1,
+                Payload::ModuleSection { unchecked_range, .. } if depth == 0 => {
+                    replay.modules.push(unchecked_range.clone());
+                    depth += 1;
+                }
+                _ if depth > 0 => {}
+                _ => replay.section(payload)?,
+            }
+        }
+        Ok(replay)
+    }
+
     fn section(&mut self, payload: Payload<'_>) -> Result<(), Unsuited> {
         match payload {
             Payload::InstanceSection(section) => {
@@ -191,6 +199,9 @@ impl Replay {
     fn instance(&mut self, instance: Instance<'_>) -> Result<(), Unsuited> {
         let source = match instance {
             Instance::Instantiate { module_index, args } => {
+                if self.steps.len() >= CORE_INSTANCES_PER_COMPONENT {
+                    return Err(Unsuited::Instances);
+                }
                 let args = args
                     .iter()
                     .map(|arg| Ok((arg.name.to_owned(), at(&self.instances, arg.index).cloned()?)));
@@ -209,7 +220,7 @@ impl Replay {
                 let items = exports
                     .iter()
                     .map(|export| Ok((export.name.to_owned(), item(export.kind, export.index)?.clone())));
-                Source::Bag(items.collect::<Result<_, Unsuited>>()?)
+                Source::Bag(Arc::new(items.collect::<Result<_, Unsuited>>()?))
             }
         };
         self.instances.push(source);
@@ -328,9 +339,6 @@ impl Replay {
     }
 
     fn finish(self) -> Result<Plan, Unsuited> {
-        if self.steps.len() > CORE_INSTANCES_PER_COMPONENT {
-            return Err(Unsuited::Instances(self.steps.len()));
-        }
         let hook = |(name, function): &(&'static str, ComponentFunction)| match function {
             ComponentFunction::Lifted { function: function @ Item::Export { .. }, post_return } => {
                 Ok(Hook { name, function: function.clone(), post_return: post_return.clone() })
@@ -381,4 +389,51 @@ fn unread(error: wasmparser::BinaryReaderError) -> Unsuited {
 
 fn out_of_range() -> Unsuited {
     Unsuited::Unread("an index is out of range".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(text: &str) -> Result<Replay, Unsuited> {
+        Replay::of(&wat::parse_str(text).unwrap())
+    }
+
+    /// Each name costs some bytes once, however often it is used.
+    #[test]
+    fn what_a_component_names_again_and_again_is_not_copied() {
+        const TIMES: usize = 1_000;
+        let name = "n".repeat(10_000);
+        let each = |text: &dyn Fn(usize) -> String| (0..TIMES).map(text).collect::<String>();
+        let exports = each(&|n| format!(r#"(export "{n}" (func $f))"#));
+        let args = each(&|n| format!(r#"(with "{n}" (instance $bag))"#));
+        let aliases = each(&|n| format!(r#"(alias core export $bag "{n}" (core func))"#));
+        let replay = replay(&format!(
+            r#"(component
+                 (core module $m (func (export "{name}")))
+                 (core instance $i (instantiate $m))
+                 (alias core export $i "{name}" (core func $f))
+                 (core instance $bag {exports})
+                 (core instance (instantiate $m {args}))
+                 {aliases})"#
+        ));
+        let replay = replay.unwrap();
+        let [_, Source::Bag(bag), _] = replay.instances.as_slice() else { panic!("{:?}", replay.instances) };
+        assert_eq!(Arc::strong_count(bag), 1 + TIMES);
+        let [Item::Export { name: known, .. }, ..] = replay.functions.as_slice() else { panic!() };
+        assert_eq!((&**known, replay.functions.len()), (&*name, 1 + TIMES));
+        assert_eq!(Arc::strong_count(known), 1 + 2 * TIMES, "in the bag, and by what is taken out of it");
+    }
+
+    #[test]
+    fn core_instances_are_counted_while_they_are_read() {
+        let component = |count: usize, behind: &str| {
+            let instances = "(core instance (instantiate $m))".repeat(count);
+            replay(&format!("(component (core module $m) {instances} {behind})"))
+        };
+        let most = CORE_INSTANCES_PER_COMPONENT;
+        assert_eq!(component(most, "").unwrap().steps.len(), most);
+        // Nothing behind them is read.
+        assert_eq!(component(most + 1, "(component)").unwrap_err(), Unsuited::Instances);
+    }
 }

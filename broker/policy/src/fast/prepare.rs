@@ -208,7 +208,7 @@ mod tests {
         let engine = Engine::default();
         let module = Module::new(&engine, wat::parse_str("(module)").unwrap()).unwrap();
         let of = |name| Item::Broker { name };
-        let own = || Item::Export { instance: 0, name: "own".to_owned() };
+        let own = || Item::Export { instance: 0, name: "own".into() };
         let offered = |used: [&[&'static str]; 2]| {
             let [imports, hooks] = used;
             let prepared = Prepared {

@@ -374,7 +374,7 @@ fn components_that_are_not_simple_are_served_through_the_component_api() {
             behind,
             "  (core module $m) (core instance (instantiate $m)) (core instance (instantiate $m)) (core instance (instantiate $m))\n  (func (export \"configure\") (param \"config\" string)",
         )],
-        "has 5 core instances, more than 4",
+        "has more than 4 core instances",
     );
 }
 
