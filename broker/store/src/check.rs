@@ -293,8 +293,9 @@ fn build(options: &StoreOptions, old: Tables, found: &Found) -> Result<(), OpenE
     Ok(())
 }
 
-/// Makes the records of all addresses agree with what is stored.
+/// Makes the records of all addresses agree with what is stored. Ledgers are counted anew when the store is open.
 fn recount(tables: &Tables, path: &Path, found: &Found) -> Result<(), OpenError> {
+    remove(tables, Space::State, &[key::LEDGER_TALLY]).map_err(damaged(path))?;
     for address in found.addresses.keys().chain(found.stored.keys()) {
         let saved = found.addresses.get(address).copied();
         let mut record = saved.unwrap_or_else(|| AddressRecord::new(Retention::default()));

@@ -17,6 +17,7 @@
 //!            'q' pattern 0 name                    queue
 //!            'r' user 0 address                    read mark
 //!            's' token hash(32)                    what a session is resumed from
+//!            't'                                   bytes of the ledgers
 //!            'u' user                              last seen
 //!            'w' due(8) id(16)                     delayed message
 //! ```
@@ -35,6 +36,7 @@ pub(crate) const QUEUE_CURSOR: u8 = b'p';
 pub(crate) const QUEUE: u8 = b'q';
 pub(crate) const READ_MARK: u8 = b'r';
 pub(crate) const RESUME: u8 = b's';
+pub(crate) const LEDGER_TALLY: u8 = b't';
 pub(crate) const LAST_SEEN: u8 = b'u';
 pub(crate) const DELAYED: u8 = b'w';
 

@@ -7,6 +7,7 @@
 mod commit;
 mod count;
 mod find;
+mod ledgers;
 mod maintain;
 mod old;
 mod read;
@@ -18,6 +19,7 @@ use crate::store::{
     DeadLetter, DelayedPage, Durability, Found, Maintained, Member, Page, Query, QueueRecord, ResumeRecord,
     Search, Seen, Store, StoreError, Usage, Write,
 };
+pub(crate) use ledgers::LedgerTally;
 pub(crate) use read::{count_behind, describe_run, parse_address, parse_delayed, parse_run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +37,7 @@ pub type MemoryStore = Records<Memory>;
 /// What a store may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of messages, dead letters and delayed messages. More: [`StoreError::Full`] until retention made room.
+    /// Bytes of messages, dead letters, delayed messages and ledgers, which take at most an eighth of them. More: [`StoreError::Full`] until retention made room.
     pub bytes: u64,
     /// How long a ledger stays, measured from the publish.
     pub ledger_age_ms: u64,

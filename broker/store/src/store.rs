@@ -339,7 +339,7 @@ pub struct Maintained {
 /// How much is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the records of messages, dead letters and delayed messages. Behind a crash it may be low
+    /// Bytes of the records of messages, dead letters, delayed messages and ledgers. Behind a crash it may be low
     /// until the rounds of [`Store::maintain`] have passed all addresses.
     pub bytes: u64,
     /// Messages, with the same reservation.

@@ -174,6 +174,15 @@ pub(super) struct Note {
 }
 
 impl Note {
+    /// Whether the other one adds nothing but that it is so still: that the recipient was offline for an attempt.
+    fn says_all_of(&self, other: &Self) -> bool {
+        let (Some(Cause::Offline), Some(Cause::Offline)) = (self.cause, other.cause) else { return false };
+        self.range.start <= other.range.start
+            && other.range.end <= self.range.end
+            && (self.attempt, self.session, &self.device, &self.reason)
+                == (other.attempt, other.session, &other.device, &other.reason)
+    }
+
     fn reason_bytes(&self) -> usize {
         self.reason.as_ref().map_or(0, |reason| reason.len())
     }
@@ -197,7 +206,8 @@ impl Part {
         Self { recipient, runs, is_waiting: false, notes, reasons_bytes: 0 }
     }
 
-    /// Keeps what was reported; as one with the last report if it goes on where that ends.
+    /// Keeps what was reported; as one with the last report if it goes on where that ends, or with an earlier one that says
+    /// the same of a wait.
     pub(super) fn note(&mut self, note: Note) {
         if let Some(last) = self.notes.last_mut()
             && last.range.end == note.range.start
@@ -206,6 +216,10 @@ impl Part {
             && (last.sent, last.at, &last.reason) == (note.sent, note.at, &note.reason)
         {
             last.range.end = note.range.end;
+            return;
+        }
+        if let Some(known) = self.notes.iter_mut().rev().find(|known| known.says_all_of(&note)) {
+            known.at = note.at;
             return;
         }
         if self.notes.len() >= limits::LEDGER_REPORTS_MAX {

@@ -651,6 +651,34 @@ fn the_ledger_tells_each_message_and_forgets_the_oldest() {
     assert_eq!(known, [false, false, true, true]);
 }
 
+/// A user who does not come is asked for again and again.
+#[test]
+fn a_wait_for_a_recipient_is_one_report_of_the_attempt() {
+    let mut bench = Bench::new();
+    let bob = user("bob");
+    bench.begin(&batch(1, 4), std::slice::from_ref(&bob), AckPlan { attempts: 100, ..PLAN });
+    let reports = |bench: &Bench, count: u64| {
+        let devices = bench.tracker.entry(id(count)).unwrap().recipients[0].devices.clone();
+        devices.iter().map(|row| (row.cause, row.attempt)).collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        bench.now_ms += 1;
+        // In whatever parts it is reported.
+        for counts in [1..5, 1..3, 3..5] {
+            bench.failed(&report(counts, &bob, 1), Cause::Offline, None);
+        }
+    }
+    assert_eq!(reports(&bench, 1), [(Some(Cause::Offline), 1)]);
+    bench.failed(&report(1..2, &bob, 2), Cause::Offline, None);
+    bench.failed(&report(1..2, &bob, 2), Cause::Nack, None);
+    bench.failed(&report(1..2, &bob, 2), Cause::Nack, None);
+    assert_eq!(reports(&bench, 4).len(), 1);
+    let causes: Vec<_> =
+        reports(&bench, 1).into_iter().map(|(cause, attempt)| (cause.unwrap(), attempt)).collect();
+    assert_eq!(causes[..2], [(Cause::Offline, 1), (Cause::Offline, 2)]);
+    assert!(causes[2..].iter().all(|of| *of == (Cause::Nack, 2)), "others are told as before: {causes:?}");
+}
+
 #[test]
 fn a_turn_handles_a_bounded_number_of_flights() {
     let mut bench = Bench::new();

@@ -7,7 +7,7 @@ use crate::error::OpenError;
 use crate::key;
 use crate::log;
 use crate::record::AddressRecord;
-use crate::records::FjallStore;
+use crate::records::{FjallStore, LedgerTally};
 use crate::shelf::{Shelf, Space, View};
 use crate::store::{Store, StoreError, Usage};
 use fjall::{Database, KeyspaceCreateOptions};
@@ -272,5 +272,6 @@ fn count(disk: &Disk, progress: &mut dyn FnMut(Progress)) -> Result<(Usage, u64)
             usage.bytes += (key.len() + value.len()) as u64;
         }
     }
+    usage.bytes += LedgerTally::load(&view)?.bytes;
     Ok((usage, addresses))
 }

@@ -1,6 +1,7 @@
 //! Committing: turns writes into changes of records, and keeps the tallies.
 
 use super::count::Uncounted;
+use super::ledgers::LedgerTally;
 use super::tally::{TALLIES_MAX, Tallies, Tally};
 use super::{Records, read};
 use crate::key;
@@ -31,6 +32,7 @@ impl<S: Shelf> Records<S> {
         let staged = {
             let view = self.shelf.view()?;
             let mut stage = Stage::new(&view, &tallies);
+            stage.is_full = has_ledgers(writes) && self.has_room(0).is_err();
             if let Some(groups) = groups {
                 if is_applied(read::applied(&view)?, groups)? {
                     return Ok(());
@@ -57,6 +59,12 @@ impl<S: Shelf> Records<S> {
             tallies.of.insert(address, tally);
         }
         self.account(staged.messages, staged.bytes);
+        tallies.ledgers.left_out += staged.left_out;
+        if staged.ledger_bytes.is_some_and(|bytes| self.are_ledgers_over(bytes))
+            && let Err(error) = self.trim_ledgers(&mut tallies)
+        {
+            tracing::warn!(%error, "ledgers that are too many were not removed");
+        }
         for address in over {
             // The commit is done; trimming that fails is tried again with the next one.
             if let Err(error) = self.trim(&mut tallies, &address, 0) {
@@ -95,12 +103,19 @@ fn is_applied(applied: u64, (from, to): (u64, u64)) -> Result<bool, StoreError> 
     Ok(false)
 }
 
+fn has_ledgers(writes: &[Write]) -> bool {
+    writes.iter().any(|write| matches!(write, Write::Ledger { .. }))
+}
+
 /// Everything one commit changes.
 struct Staged {
     changes: Vec<Change>,
     tallies: HashMap<Address, Tally>,
     messages: i64,
     bytes: i64,
+    /// Of all ledgers that are counted, where it writes any.
+    ledger_bytes: Option<u64>,
+    left_out: u64,
 }
 
 /// A commit in the making. Reads what the writes before in the same commit did.
@@ -112,12 +127,27 @@ struct Stage<'a, V> {
     state: HashMap<Vec<u8>, Option<Vec<u8>>>,
     messages: i64,
     bytes: i64,
+    ledgers: Option<LedgerTally>,
+    /// The store has no room: ledgers are left out.
+    is_full: bool,
+    left_out: u64,
 }
 
 impl<'a, V: View> Stage<'a, V> {
     fn new(view: &'a V, known: &'a Tallies) -> Self {
         let (tallies, runs, state) = (HashMap::new(), Vec::new(), HashMap::new());
-        Self { view, known, tallies, runs, state, messages: 0, bytes: 0 }
+        Self {
+            view,
+            known,
+            tallies,
+            runs,
+            state,
+            messages: 0,
+            bytes: 0,
+            ledgers: None,
+            is_full: false,
+            left_out: 0,
+        }
     }
 
     fn add(&mut self, write: &Write) -> Result<(), StoreError> {
@@ -149,7 +179,8 @@ impl<'a, V: View> Stage<'a, V> {
                 self.set_counted(key, Some(value))?;
             }
             Write::NoDeadLetter { id, place } => self.remove_letters(*id, place)?,
-            Write::Ledger { id, body } => self.put(key::ledger(*id), body),
+            Write::Ledger { .. } if self.is_full => self.left_out += 1,
+            Write::Ledger { id, body } => self.add_ledger(*id, body)?,
             Write::Delayed { due_unix_ms, batch } => self.add_delayed(*due_unix_ms, batch)?,
             Write::NoDelayed { due_unix_ms, id } => {
                 self.set_counted(key::delayed(*due_unix_ms, *id), None)?
@@ -236,6 +267,24 @@ impl<'a, V: View> Stage<'a, V> {
         run::put(&mut value, batch)?;
         let value = record::seal(&key, value);
         self.set_counted(key, Some(value))
+    }
+
+    fn add_ledger(&mut self, id: MessageId, body: &[u8]) -> Result<(), StoreError> {
+        let mut tally = match self.ledgers.take() {
+            Some(tally) => tally,
+            None => LedgerTally::load(self.view)?,
+        };
+        let key = key::ledger(id);
+        let value = record::opaque(&key, body);
+        if tally.counts(&key) {
+            let before = self.bytes;
+            self.set_counted(key, Some(value))?;
+            tally.add(self.bytes - before);
+        } else {
+            self.state.insert(key, Some(value));
+        }
+        self.ledgers = Some(tally);
+        Ok(())
     }
 
     /// Removes a dedup key unless it is another publish's.
@@ -330,6 +379,14 @@ impl<'a, V: View> Stage<'a, V> {
         let due = self.tallies.iter_mut().filter(|(_, tally)| tally.is_due());
         changes.extend(due.map(|(address, tally)| tally.save(address)));
         changes.extend(self.state.into_iter().map(|(key, value)| Change { space: Space::State, key, value }));
-        Staged { changes, tallies: self.tallies, messages: self.messages, bytes: self.bytes }
+        changes.extend(self.ledgers.as_ref().map(LedgerTally::save));
+        Staged {
+            changes,
+            tallies: self.tallies,
+            messages: self.messages,
+            bytes: self.bytes,
+            ledger_bytes: self.ledgers.map(|tally| tally.bytes),
+            left_out: self.left_out,
+        }
     }
 }

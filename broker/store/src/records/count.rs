@@ -30,8 +30,10 @@ impl<S: Shelf> Records<S> {
     /// Takes rounds until the pass is over, or `goes_on` says no. What is in their way is told by the rounds of maintenance.
     pub(crate) fn count_at_start(&self, goes_on: impl Fn() -> bool) {
         let mut tallies = self.tallies.lock().unwrap();
-        while tallies.uncounted.0.is_some() && goes_on() {
-            if let Err(error) = self.count_uncounted(&mut tallies, &mut Damage::default()) {
+        while (tallies.uncounted.0.is_some() || Self::has_uncounted_ledgers(&tallies)) && goes_on() {
+            let damage = &mut Damage::default();
+            let counted = self.count_uncounted(&mut tallies, damage);
+            if let Err(error) = counted.and_then(|()| self.count_ledgers(&mut tallies, damage)) {
                 tracing::warn!(%error, "what an end without order left uncounted is counted later");
                 return;
             }

@@ -35,6 +35,7 @@ impl<S: Shelf> Records<S> {
         tallies.save(ROUND_ADDRESSES_MAX, |changes| self.shelf.write(changes, Durability::Buffered))?;
         let mut damage = Damage::default();
         self.count_uncounted(&mut tallies, &mut damage)?;
+        self.maintain_ledgers(&mut tallies, now_unix_ms, &mut damage)?;
         for (address, record) in self.next_addresses(&mut tallies, &mut damage)? {
             done.addresses += 1;
             done.records += damage.pass(self.remove_queue_cursors(&address))?;
@@ -206,7 +207,7 @@ impl Damage {
     }
 }
 
-fn removal(key: &[u8]) -> Change {
+pub(super) fn removal(key: &[u8]) -> Change {
     Change { space: Space::State, key: key.to_vec(), value: None }
 }
 

@@ -4,6 +4,7 @@
 //! A cursor and a read mark hold no time. Where they have nothing more to say, because retention removed what lies in
 //! front of them, it is noted since when, and they go when that is long ago; who writes them anew takes the note away.
 
+use super::ledgers::LedgerTally;
 use super::maintain::Damage;
 use super::tally::Tallies;
 use super::{Records, read};
@@ -63,14 +64,19 @@ impl<S: Shelf> Records<S> {
         let before = |age_ms| now_unix_ms.saturating_sub(age_ms);
         let id = |unix_ms| MessageId::new(unix_ms, 0, 0, 0);
         let ledger_end = key::ledger(id(before(self.bounds.ledger_age_ms)));
-        // All of them go, so the next round begins with the first one that is left.
-        let ledgers = (&[key::LEDGER][..], &*ledger_end, ROUND_RECORDS_MAX);
-        round.pass(&mut Vec::new(), ledgers, |_, _| Ok(Verdict::Remove))?;
+        let mut ledger_tally = LedgerTally::load(&view)?;
+        // All of them that are counted go, so the next round begins with the first one that is left.
+        let ledgers = (&[key::LEDGER][..], ledger_tally.end(&ledger_end), ROUND_RECORDS_MAX);
+        let ledgers_freed = round.pass(&mut Vec::new(), ledgers, |_, _| Ok(Verdict::Remove))?;
+        if ledgers_freed > 0 {
+            ledger_tally.add(-ledgers_freed);
+            round.changes.push(ledger_tally.save());
+        }
         let given_up_before = before(self.bounds.dead_letter_age_ms);
         // No message is given up before its id was made.
         let letters_end = key::dead_letter(id(given_up_before), "");
         let letters = (&[key::DEAD_LETTER][..], &*letters_end, ROUND_RECORDS_MAX);
-        let freed = round.pass(&mut next.letter, letters, |key, value| {
+        let letters_freed = round.pass(&mut next.letter, letters, |key, value| {
             Ok(Verdict::remove_if(record::dead_letter_unix_ms(key, value)? < given_up_before))
         })?;
         round.pass(
@@ -95,7 +101,7 @@ impl<S: Shelf> Records<S> {
         drop(view);
         if !changes.is_empty() {
             self.shelf.write(changes, Durability::Buffered)?;
-            self.account(0, -freed);
+            self.account(0, -ledgers_freed - letters_freed);
         }
         Ok(removed)
     }

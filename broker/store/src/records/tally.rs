@@ -115,6 +115,7 @@ pub(super) struct Tallies {
     pub(super) next_address: Vec<u8>,
     pub(super) old: super::old::Next,
     pub(super) uncounted: super::count::Uncounted,
+    pub(super) ledgers: super::ledgers::Ledgers,
     /// Rounds of saving.
     pub(super) round: u64,
 }

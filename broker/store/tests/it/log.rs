@@ -704,7 +704,7 @@ fn a_start_that_cannot_apply_the_log_says_so_and_keeps_it() {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
-    let large = |n| Write::Ledger { id: id(0, n), body: vec![3; 900_000] };
+    let large = |n| passing(id(0, n), 900_000);
     let (crashed, _) = crashed(directory.path(), (0..12).map(large).collect());
     let path = small.directory.path().join("store");
     copy(&crashed, &path);
@@ -716,7 +716,7 @@ fn a_start_that_cannot_apply_the_log_says_so_and_keeps_it() {
     assert!(matches!(error, OpenError::Io { .. }), "{error}");
     fs::remove_file(&ballast).unwrap();
     let store = open(&path);
-    assert!((0..12).all(|n| store.ledger(id(0, n)).unwrap().is_some()));
+    assert!((0..12).all(|n| has_passing(&store, id(0, n))));
 }
 
 /// Fills a disk up to its last 3 MiB. Tables are written meanwhile, which may take what was free a moment ago.
@@ -759,7 +759,7 @@ fn a_full_disk_is_survived_without_a_restart() {
     };
     let large =
         |offset: u64| messages(batch_of("user/a", at(1, offset), 0, vec![("x".repeat(10_000), 0)]), LONG);
-    let (mut offset, mut kept, mut ledgers) = (0, Vec::new(), Vec::new());
+    let (mut offset, mut kept, mut small_ones) = (0, Vec::new(), Vec::new());
     for round in 0..3 {
         // Behind what is written now.
         let (sender, applied) = channel();
@@ -781,8 +781,8 @@ fn a_full_disk_is_survived_without_a_restart() {
         // Small writes are not held back, so these fill the log to the last byte of the disk.
         let mut n = 0;
         let error = loop {
-            match put(Write::Ledger { id: id(round, n), body: vec![2; 10_000] }) {
-                Ok(()) => ledgers.push(id(round, n)),
+            match put(passing(id(round, n), 10_000)) {
+                Ok(()) => small_ones.push(id(round, n)),
                 Err(error) => break error,
             }
             n += 1;
@@ -803,6 +803,6 @@ fn a_full_disk_is_survived_without_a_restart() {
     stop(threads);
     drop((journal, store));
     let store = opened();
-    assert!(ledgers.iter().all(|id| store.ledger(*id).unwrap().is_some()) && !ledgers.is_empty());
+    assert!(small_ones.iter().all(|id| has_passing(&store, *id)) && !small_ones.is_empty());
     assert_eq!(offsets(&store, &query("user/a")), kept, "what was answered, and nothing twice");
 }

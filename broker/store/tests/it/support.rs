@@ -8,8 +8,8 @@ use waspmq_core::message::{Batch, Envelope};
 use waspmq_core::settings::Retention;
 use waspmq_core::{Address, Level, MessageId, Name, Pattern, Position, QueueId, SessionId, Stream};
 use waspmq_store::{
-    Bounds, Durability, FjallStore, MemoryStore, Query, QueueBegin, QueueRecord, Recovered, Store,
-    StoreOptions, Write,
+    Bounds, Durability, FjallStore, MemoryStore, Query, QueueBegin, QueueRecord, Recovered, ResumeRecord,
+    Store, StoreOptions, Write,
 };
 
 pub(crate) const LONG: Retention = Retention { age_ms: 1_000_000, count: 1_000_000, bytes: 1 << 40 };
@@ -62,6 +62,25 @@ pub(crate) fn dedup_keys(store: &dyn Store, shard: u16) -> Vec<dedup::Key> {
 
 pub(crate) fn id(unix_ms: u64, count: u64) -> MessageId {
     MessageId::new(unix_ms, 1, 2, count)
+}
+
+/// A record that passes where messages are refused.
+pub(crate) fn passing(id: MessageId, bytes: usize) -> Write {
+    Write::Resume(ResumeRecord {
+        token_hash: token_hash(id),
+        expires_unix_ms: u64::MAX,
+        body: vec![2; bytes],
+    })
+}
+
+pub(crate) fn has_passing(store: &dyn Store, id: MessageId) -> bool {
+    store.resume(&token_hash(id)).unwrap().is_some()
+}
+
+fn token_hash(id: MessageId) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash[..16].copy_from_slice(&id.to_bytes());
+    hash
 }
 
 /// A batch of `count` messages with everything in it.
