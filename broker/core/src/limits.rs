@@ -229,6 +229,10 @@ pub const FLIGHTS_PER_TURN_MAX: usize = 256;
 /// The longest wait between two attempts, whatever a recipient or a policy asks for. Longer: this long.
 pub const RETRY_WAIT_MS_MAX: u64 = 24 * 3_600_000;
 
+/// How long the delivery of a message may take, 49 days and 17 hours, whatever a plan or a policy says: its times are kept as
+/// 32 bits. What would be done later is given up, and what is waited for then fails.
+pub const DELIVERY_MS_MAX: u64 = u32::MAX as u64;
+
 /// Deliveries of one message to one recipient, whatever a plan or a policy says. More: the plan is exhausted.
 pub const ATTEMPTS_MAX: u16 = 1_000;
 

@@ -605,6 +605,30 @@ fn no_policy_repeats_for_ever() {
     assert!(events.last().unwrap().ends_with("not delivered 0..1 ref 500 timeout after 1000"));
 }
 
+/// What a plan or a policy asks for may be longer than a delivery's times can be told apart.
+#[test]
+fn no_delivery_goes_on_for_ever() {
+    const DAY_MS: u32 = 24 * 3_600_000;
+    let attempts = |events: &[String]| events.iter().filter(|event| event.contains("redeliver")).count();
+    let plan = AckPlan { timeout_ms: DAY_MS, attempts: limits::ATTEMPTS_MAX, ..PLAN };
+    let mut bench = Bench::new();
+    bench.begin(&batch(1, 1), &[user("bob")], plan);
+    let events = bench.until(u64::MAX / 2);
+    // One each day; the last one had less than a day.
+    assert_eq!(attempts(&events), 49, "{events:#?}");
+    let end = events.last().unwrap();
+    assert!(end.ends_with("not delivered 0..1 ref 500 timeout after 50"), "{end}");
+    let at_ms: u64 = end.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(at_ms, 1_000 + limits::DELIVERY_MS_MAX);
+    // Waiting for somebody to come online ends as well.
+    let mut bench = Bench::new();
+    let wait = Backoff { initial_ms: DAY_MS, max_ms: DAY_MS, jitter_percent: 0 };
+    let plan = AckPlan { backoff: wait, ..plan };
+    bench.begin_with(&batch(1, 1), &[], &[user("bob")], plan);
+    let events = bench.until(u64::MAX / 2);
+    assert!(attempts(&events) < 50 && !events.is_empty(), "{events:#?}");
+}
+
 #[test]
 fn the_ledger_tells_each_message_and_forgets_the_oldest() {
     let bounds = Bounds { ledger_max: 8, ..Bounds::default() };

@@ -57,7 +57,8 @@ impl Collector for Stored {
         let usage = self.control.store.usage();
         let metric = described("inbox_messages", "Stored messages, of all addresses");
         gauge(encoder, metric, [(NO_LABELS, usage.messages)])?;
-        let metric = described("store", "Bytes of stored messages, dead letters, delayed messages and ledgers");
+        let metric =
+            described("store", "Bytes of stored messages, dead letters, delayed messages and ledgers");
         gauge(encoder, metric.in_unit(&Unit::Bytes), [(NO_LABELS, usage.bytes)])
     }
 }
