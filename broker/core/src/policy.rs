@@ -8,6 +8,7 @@ use crate::compression::{Audience, Codec};
 use crate::delivery::{AckPlan, Cause, Recipient};
 use crate::id::{MessageId, SessionId};
 use crate::level::Level;
+use crate::limits;
 use crate::registry::Loads;
 use crate::settings::{Overflow, Settings};
 
@@ -181,6 +182,14 @@ pub enum Decision {
     Wait { at_most_ms: u64 },
     /// The plan is exhausted.
     GiveUp,
+}
+
+impl Decision {
+    /// Whether it would be done when a delivery that has taken so long may take no longer.
+    pub(crate) fn is_too_late(self, waited_ms: u64) -> bool {
+        let (Self::Retry { after_ms: ms } | Self::Wait { at_most_ms: ms }) = self else { return false };
+        waited_ms + ms.min(limits::RETRY_WAIT_MS_MAX) >= limits::DELIVERY_MS_MAX
+    }
 }
 
 /// The ack hooks of one worker, in order.

@@ -29,14 +29,6 @@ pub(super) struct Surroundings<'a, 'b> {
     pub(super) turn: &'a mut Turn<'b>,
 }
 
-/// Whether what is decided would be done when the delivery may take no longer.
-fn is_too_late(decision: Decision, waited_ms: u64) -> bool {
-    let (Decision::Retry { after_ms: ms } | Decision::Wait { at_most_ms: ms }) = decision else {
-        return false;
-    };
-    waited_ms + ms.min(limits::RETRY_WAIT_MS_MAX) >= limits::DELIVERY_MS_MAX
-}
-
 /// Milliseconds from `begun_ms` to `ms`, at most [`limits::DELIVERY_MS_MAX`].
 pub(super) fn since(begun_ms: u64, ms: u64) -> u32 {
     u32::try_from(ms.saturating_sub(begun_ms)).unwrap_or(u32::MAX)
@@ -363,7 +355,7 @@ impl Live {
         let is_repeat = cause == Cause::Offline && matches!(decision, Decision::Retry { .. });
         let is_over =
             cell.attempt >= limits::ATTEMPTS_MAX || is_repeat && waited_ms >= self.plan.longest_ms();
-        if is_over || is_too_late(decision, waited_ms) { Decision::GiveUp } else { decision }
+        if is_over || decision.is_too_late(waited_ms) { Decision::GiveUp } else { decision }
     }
 
     /// Sends what is still of use, and ends the rest.
