@@ -29,8 +29,8 @@ applies them to live sessions, and the TLS certificate, which is for new connect
 key needs a restart.
 
 Exit codes: 0 stopped and drained, 1 cannot start, stopped at once by a second signal, or a part of
-the broker failed (the log says where): the rest is drained then as at a stop, and a supervisor is to
-start it again; 2 usage, 64 bad configuration.
+the broker failed (the log says where): the rest is drained then as at a stop, and a supervisor is
+to start it again; 2 usage, 64 bad configuration.
 
 Examples:
   waspmq serve
