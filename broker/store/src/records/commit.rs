@@ -32,7 +32,11 @@ impl<S: Shelf> Records<S> {
         let staged = {
             let view = self.shelf.view()?;
             let mut stage = Stage::new(&view, &tallies);
-            stage.is_full = has_ledgers(writes) && self.has_room(0).is_err();
+            if has_ledgers(writes) {
+                let tally = LedgerTally::load(&view)?;
+                stage.leaves_ledgers_out = self.are_ledgers_over(tally.bytes) || self.has_room(0).is_err();
+                stage.ledgers = Some(tally);
+            }
             if let Some(groups) = groups {
                 if is_applied(read::applied(&view)?, groups)? {
                     return Ok(());
@@ -128,8 +132,8 @@ struct Stage<'a, V> {
     messages: i64,
     bytes: i64,
     ledgers: Option<LedgerTally>,
-    /// The store has no room: ledgers are left out.
-    is_full: bool,
+    /// The store has no room, or what could be removed of older ones was not enough.
+    leaves_ledgers_out: bool,
     left_out: u64,
 }
 
@@ -145,7 +149,7 @@ impl<'a, V: View> Stage<'a, V> {
             messages: 0,
             bytes: 0,
             ledgers: None,
-            is_full: false,
+            leaves_ledgers_out: false,
             left_out: 0,
         }
     }
@@ -179,7 +183,7 @@ impl<'a, V: View> Stage<'a, V> {
                 self.set_counted(key, Some(value))?;
             }
             Write::NoDeadLetter { id, place } => self.remove_letters(*id, place)?,
-            Write::Ledger { .. } if self.is_full => self.left_out += 1,
+            Write::Ledger { .. } if self.leaves_ledgers_out => self.left_out += 1,
             Write::Ledger { id, body } => self.add_ledger(*id, body)?,
             Write::Delayed { due_unix_ms, batch } => self.add_delayed(*due_unix_ms, batch)?,
             Write::NoDelayed { due_unix_ms, id } => {

@@ -82,7 +82,7 @@ pub(super) struct Ledgers {
     begin: Vec<u8>,
     /// Removed because there were too many.
     removed: u64,
-    /// Not written because the store was full.
+    /// Not written because the store was full, or there were too many.
     pub(super) left_out: u64,
     told_unix_ms: u64,
 }

@@ -86,6 +86,24 @@ fn a_full_store_takes_no_ledgers_and_refuses_nothing_for_them() {
     assert_eq!(store.tallies.lock().unwrap().ledgers.left_out, 0, "it was told");
 }
 
+/// As behind one that cannot be read, or with another bound.
+#[test]
+fn there_are_not_more_where_the_oldest_do_not_go_at_once() {
+    const COUNT: u64 = 2 * TRIM_MAX as u64;
+    let mut store = MemoryStore::new(Bounds::default());
+    commit(&store, &(1..=COUNT).map(|n| ledger(n, 1)).collect::<Vec<_>>());
+    let usage = store.usage();
+    let bounds = Bounds { bytes: PART * usage.bytes / COUNT * 10, ..Bounds::default() };
+    store = Records::over(std::mem::take(&mut store.shelf), bounds, Usage { bytes: 0, ..usage });
+    for n in COUNT + 1..=COUNT + 3 {
+        assert_eq!(is_there(&store, 1), n == COUNT + 1, "the oldest go meanwhile");
+        commit(&store, &[ledger(n, 1)]);
+    }
+    let left: Vec<u64> = (1..=COUNT + 3).filter(|n| is_there(&store, *n)).collect();
+    assert_eq!(left, [(COUNT - 8..=COUNT).collect(), vec![COUNT + 3]].concat());
+    assert_eq!(store.tallies.lock().unwrap().ledgers.left_out, 2);
+}
+
 #[test]
 fn the_ledgers_of_an_earlier_version_are_counted_by_rounds() {
     const COUNT: u64 = ROUND_LEDGERS_MAX as u64 + 10;
