@@ -104,7 +104,8 @@ impl Seen {
         if is_last {
             // What came since the session had the address is read, too: it may have waited for the one before.
             let upto = if place(from) < place(since) { from } else { since };
-            return Some((Start::LastBefore(Position { offset: upto.offset + 1, ..upto }), false));
+            let behind = Position { offset: upto.offset.saturating_add(1), ..upto };
+            return Some((Start::LastBefore(behind), false));
         }
         Some(match &self.cursors_of {
             Some((user, device)) if to.kind() != Kind::Topic => {

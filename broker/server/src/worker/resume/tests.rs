@@ -97,6 +97,11 @@ fn the_last_message_is_that_before_the_session_had_its_address() {
     assert!(is_before(vec![last()], 41), "what waited behind it comes, too");
     // As a session that was lost twice has it.
     assert!(is_before(vec![last(), replay("topic/>", Begin::After(at(3, 30)))], 31));
+    // A client may name any position of an earlier run.
+    let stream = Stream { epoch: 0, ..at(3, 0).stream };
+    let end = Position { stream, offset: u64::MAX };
+    let start_of_end = start(vec![last(), replay("topic/b", Begin::After(end))]);
+    assert!(matches!(start_of_end, Some((Start::LastBefore(before), false)) if before == end));
     for replays in
         [vec![last(), replay("topic/b", Begin::Earliest)], vec![replay("topic/b", Begin::Earliest), last()]]
     {
