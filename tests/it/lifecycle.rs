@@ -31,7 +31,7 @@ async fn sigterm_sends_everybody_away_and_exits_in_time() {
 /// A stop waits for what is in flight; what nobody acknowledges until its end is kept, and its publishers are told.
 #[tokio::test]
 async fn a_stop_loses_nothing_that_is_under_way() {
-    let mut broker = Broker::start_with(&[("WASPMQ_DRAIN_MS", "1500")]);
+    let mut broker = Broker::start_with(&[("WASPMQ_DRAIN_MS", "5000")]);
     let mut idle = broker.connect("idle").await;
     let (mut alice, mut bob) = (broker.connect("alice").await, broker.connect("bob").await);
     let (mut carol, mut dave) = (broker.connect("carol").await, broker.connect("dave").await);
@@ -57,7 +57,7 @@ async fn a_stop_loses_nothing_that_is_under_way() {
         assert_eq!(peer.receive().await["type"], "goaway");
     }
     assert_eq!(idle.expect_close().await, 4100);
-    assert!(started.elapsed() < Duration::from_millis(1_200), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(4_500), "{:?}", started.elapsed());
     // What is acknowledged meanwhile is delivered; who has answered everything is closed then.
     carol.send(&json!({"type": "ack", "ids": [of_carol, of_group]})).await;
     assert_eq!(carol.expect_close().await, 4100);
@@ -68,7 +68,7 @@ async fn a_stop_loses_nothing_that_is_under_way() {
             told.insert(frame["ref"].as_u64().unwrap(), frame);
         }
     }
-    assert!(started.elapsed() >= Duration::from_millis(1_400), "{:?}", started.elapsed());
+    assert!(started.elapsed() >= Duration::from_millis(4_900), "{:?}", started.elapsed());
     assert_eq!(told[&3]["type"], "receipt", "{told:?}");
     for reference in [1, 2, 4, 5] {
         assert_eq!(told[&reference]["name"], "not_delivered", "{told:?}");

@@ -99,7 +99,7 @@ async fn a_refused_message_comes_again_when_its_recipient_says() {
         bob.ask_ok(json!({"type": "nack", "ref": 2, "id": first["id"], "reason": "busy", "retry_ms": 60}))
             .await;
         let second = bob.expect_message(1).await;
-        assert!(refused.elapsed() >= Duration::from_millis(60) && refused.elapsed() < Duration::from_secs(3));
+        assert!(refused.elapsed() >= Duration::from_millis(60));
         assert_eq!(
             (&second["id"], &second["pos"], &second["attempt"]),
             (&first["id"], &first["pos"], &json!(2))

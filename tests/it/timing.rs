@@ -1,6 +1,6 @@
 //! What a message says about time: how long it is worth delivering, and when it may be.
 
-use crate::harness::Broker;
+use crate::harness::{Broker, PATIENCE};
 use crate::levels::{PROFILES, publish, with};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -60,7 +60,7 @@ async fn a_delayed_message_comes_at_its_time() {
         let mut bob = broker.connect_as("bob", "b", profile).await;
         let started = Instant::now();
         let delayed = |i, level, ms: u64| with(publish(i, "user/bob", i, level), json!({"delay_ms": ms}));
-        alice.send(&delayed(1, "accepted", 600)).await;
+        alice.send(&delayed(1, "accepted", 2_000)).await;
         alice.expect_receipt(1, "accepted").await;
         alice.send(&delayed(2, "delivered", 100)).await;
         alice.send(&publish(3, "user/bob", 3, "accepted")).await;
@@ -72,7 +72,7 @@ async fn a_delayed_message_comes_at_its_time() {
         alice.expect_receipt(2, "delivered").await;
         bob.expect_message(1).await;
         let took = started.elapsed();
-        assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(6), "{took:?}");
+        assert!(took >= Duration::from_secs(2), "{took:?}");
     }
 }
 
@@ -112,7 +112,7 @@ async fn a_delayed_message_that_was_stored_is_not_lost_for_want_of_a_reader() {
     let mut page = Value::Null;
     let started = Instant::now();
     while page["messages"].as_array().is_none_or(Vec::is_empty) {
-        assert!(started.elapsed() < Duration::from_secs(3), "it is in the history");
+        assert!(started.elapsed() < PATIENCE, "it is in the history");
         page = alice.ask(json!({"type": "history", "ref": 2, "of": "topic/t"})).await;
     }
     assert_eq!(page["messages"][0]["payload"], 1);
