@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 const SHORT: &str = "
 [[address]]
 match = \"user/*\"
-ack_timeout_ms = 100
+ack_timeout_ms = 600
 attempts = 2
 backoff_ms = 10
 backoff_max_ms = 10
 
 [[address]]
 match = \"topic/short.>\"
-ack_timeout_ms = 100
+ack_timeout_ms = 1000
 attempts = 1
 ";
 

@@ -465,7 +465,7 @@ async fn a_dedup_key_publishes_once_at_every_level() {
 
 #[tokio::test]
 async fn a_key_whose_delivery_failed_is_free_again() {
-    let broker = Broker::start_with_config(IMPATIENT);
+    let broker = Broker::start();
     let mut alice = broker.connect("alice").await;
     let frame = with(publish(1, "user/away", "x", "delivered"), json!({"dedup": "k", "ttl_ms": 60}));
     alice.send(&frame).await;

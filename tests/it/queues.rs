@@ -240,7 +240,8 @@ async fn another_member_takes_over_what_one_refuses_or_leaves() {
 
 #[tokio::test]
 async fn another_member_takes_over_from_one_that_is_silent() {
-    let broker = Broker::start_with_config(IMPATIENT);
+    let broker =
+        Broker::start_with_config(&IMPATIENT.replace("ack_timeout_ms = 150", "ack_timeout_ms = 1500"));
     let mut alice = broker.connect("alice").await;
     let (mut one, mut two) =
         (member(&broker, "one", PROFILES[0]).await, member(&broker, "two", PROFILES[0]).await);
@@ -256,7 +257,8 @@ async fn another_member_takes_over_from_one_that_is_silent() {
 
 #[tokio::test]
 async fn a_queue_without_members_is_nobody_and_one_that_lost_them_waits() {
-    let broker = Broker::start_with_config(IMPATIENT);
+    let broker =
+        Broker::start_with_config(&IMPATIENT.replace("ack_timeout_ms = 150", "ack_timeout_ms = 1500"));
     let mut alice = broker.connect("alice").await;
     alice.send(&publish(1, "topic/jobs.x", 1, "delivered")).await;
     assert_eq!(alice.expect_error(1510).await["ref"], 1);
