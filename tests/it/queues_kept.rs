@@ -148,7 +148,7 @@ async fn what_came_while_nobody_was_there_is_shared_by_those_who_come() {
         let (mut seen, mut unacked, mut shares) = (BTreeSet::new(), [Vec::new(), Vec::new()], [0, 0]);
         one.send(&subscribe).await;
         two.send(&subscribe).await;
-        while seen.len() < MESSAGES as usize {
+        while (seen.len() as u64) < MESSAGES {
             let (message, is_two) = tokio::select! {
                 message = one.receive() => (message, false),
                 message = two.receive() => (message, true),

@@ -53,13 +53,15 @@ pub struct AdminState {
     pub allowed_origins: Vec<String>,
     /// Host names, next to loopback's, that the broker answers by.
     pub allowed_hosts: Vec<String>,
+    /// Whether probes need no token wherever they come from.
+    pub open_probes: bool,
 }
 
 impl AdminState {
     /// For pages and host names of loopback only.
     pub fn new(control: Control, token: impl AsRef<str>) -> Self {
         let token = Token::new(token.as_ref());
-        Self { control, token, allowed_origins: Vec::new(), allowed_hosts: Vec::new() }
+        Self { control, token, allowed_origins: Vec::new(), allowed_hosts: Vec::new(), open_probes: false }
     }
 
     #[must_use]
@@ -70,6 +72,11 @@ impl AdminState {
     #[must_use]
     pub fn allow_hosts(self, allowed_hosts: Vec<String>) -> Self {
         Self { allowed_hosts, ..self }
+    }
+
+    #[must_use]
+    pub fn open_probes(self, open_probes: bool) -> Self {
+        Self { open_probes, ..self }
     }
 }
 

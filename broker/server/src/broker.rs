@@ -134,6 +134,7 @@ impl Broker {
             dictionaries,
             mailboxes,
             store: storage.store,
+            store_bytes_max: config.store.bytes_max,
             journal: storage.journal,
             audit: Some(audit),
         };
@@ -336,7 +337,8 @@ impl Broker {
     ) -> std::io::Result<()> {
         let state = AdminState::new(self.control.clone(), token)
             .allow_origins(config.admin.allowed_origins.clone())
-            .allow_hosts(config.admin.allowed_hosts.clone());
+            .allow_hosts(config.admin.allowed_hosts.clone())
+            .open_probes(config.admin.open_probes);
         let thread = std::thread::Builder::new().name("admin".to_owned());
         self.admin = Some(thread.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;

@@ -86,6 +86,8 @@ pub struct AdminConfig {
     pub allowed_origins: Vec<String>,
     /// `Host` names it answers to, besides those of loopback.
     pub allowed_hosts: Vec<String>,
+    /// Whether probes of other machines need no token.
+    pub open_probes: bool,
     /// The bearer token; without one, the file `admin-token` in the data directory holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -97,6 +99,7 @@ impl fmt::Debug for AdminConfig {
             .field("listen", &self.listen)
             .field("allowed_origins", &self.allowed_origins)
             .field("allowed_hosts", &self.allowed_hosts)
+            .field("open_probes", &self.open_probes)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
             .finish()
     }

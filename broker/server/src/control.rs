@@ -68,12 +68,37 @@ pub struct Control {
     pub dictionaries: Arc<Library>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub store: Arc<dyn Store>,
+    /// Bytes beyond which the store takes no more messages.
+    pub store_bytes_max: u64,
     pub journal: Journal,
     /// Where changes are noted; nowhere in a broker that keeps nothing.
     pub audit: Option<Arc<AuditLog>>,
 }
 
+/// Why the broker does not serve its clients, or not all that they rely on.
+#[derive(Debug)]
+pub(crate) enum Unready {
+    Phase(Phase),
+    /// Policies that are required do not serve.
+    Policies(Vec<waspmq_policy::Unready>),
+    /// The store does not take what was written.
+    Storage,
+}
+
 impl Control {
+    /// `None` while the broker serves.
+    pub(crate) fn unready(&self) -> Option<Unready> {
+        let phase = self.phase();
+        if phase != Phase::Ready {
+            return Some(Unready::Phase(phase));
+        }
+        let policies = self.policies.unready();
+        if !policies.is_empty() {
+            return Some(Unready::Policies(policies));
+        }
+        self.journal.is_failing().then_some(Unready::Storage)
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase.load()
     }

@@ -287,6 +287,10 @@ impl Shelf for Disk {
         };
         self.free_for(unwritten.saturating_add(pending_bytes))
     }
+
+    fn free_bytes(&self) -> Option<u64> {
+        free_bytes(self.path()).ok()
+    }
 }
 
 /// A snapshot. Holds off the replacement of the database while it lives.

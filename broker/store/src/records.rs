@@ -62,6 +62,8 @@ pub struct Records<S: Shelf> {
     tallies: Mutex<Tallies>,
     messages: AtomicU64,
     bytes: AtomicU64,
+    /// See [`Store::free_bytes`]; [`u64::MAX`] is none.
+    free_bytes: AtomicU64,
 }
 
 impl MemoryStore {
@@ -73,7 +75,8 @@ impl MemoryStore {
 impl<S: Shelf> Records<S> {
     pub(crate) fn over(shelf: S, bounds: Bounds, usage: Usage) -> Self {
         let (messages, bytes) = (usage.messages.into(), usage.bytes.into());
-        Self { shelf, bounds, tallies: Mutex::default(), messages, bytes }
+        let free_bytes = AtomicU64::new(u64::MAX);
+        Self { shelf, bounds, tallies: Mutex::default(), messages, bytes, free_bytes }
     }
 
     fn has_room(&self, pending_bytes: u64) -> Result<(), StoreError> {
@@ -263,5 +266,9 @@ impl<S: Shelf> Store for Records<S> {
 
     fn usage(&self) -> Usage {
         Usage { bytes: self.bytes.load(Ordering::Relaxed), messages: self.messages.load(Ordering::Relaxed) }
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        Some(self.free_bytes.load(Ordering::Relaxed)).filter(|&bytes| bytes != u64::MAX)
     }
 }

@@ -47,6 +47,11 @@ pub trait Shelf: Send + Sync + fmt::Debug {
 
     /// An error when there is no space for more, with `pending_bytes` that are yet to come.
     fn room(&self, pending_bytes: u64) -> Result<(), StoreError>;
+
+    /// Bytes that are free where the records are; `None` where that is no disk, or it does not say.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// See [`Shelf::view`].

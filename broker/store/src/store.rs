@@ -483,4 +483,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn maintain(&self, now_unix_ms: u64) -> Result<Maintained, StoreError>;
 
     fn usage(&self) -> Usage;
+
+    /// Bytes that were free on the disk at the last round of [`Store::maintain`]; `None` where there is no disk.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 }

@@ -29,6 +29,9 @@ impl Peer {
 /// Paths that loopback peers read without a token.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/"];
 
+/// Those that everybody does with `admin.open_probes`: a supervisor on another machine has no token to send.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
 /// The layer around everything: checks, bounds the time, writes problems.
 pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
@@ -83,14 +86,20 @@ fn check(state: &AdminState, request: &Request) -> Result<(), Problem> {
         let detail = "the Origin header names neither this host nor one of admin.allowed_origins";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden_origin", detail));
     }
-    let peer = request.extensions().get::<Peer>().copied();
-    let is_open = OPEN_PATHS.contains(&request.uri().path()) && peer.is_some_and(Peer::is_loopback);
-    if !is_open && !state.token.is_in(headers) {
+    if !is_open(state, request) && !state.token.is_in(headers) {
         let detail =
             "send `Authorization: Bearer <token>` with the token of admin.token or <data-dir>/admin-token";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
     }
     check_content_type(request)
+}
+
+/// Whether the request needs no token.
+fn is_open(state: &AdminState, request: &Request) -> bool {
+    let path = request.uri().path();
+    let peer = request.extensions().get::<Peer>().copied();
+    (OPEN_PATHS.contains(&path) && peer.is_some_and(Peer::is_loopback))
+        || (state.open_probes && PROBES.contains(&path))
 }
 
 /// The value of a header that a request may have once. What is there twice, or is not text, may be read

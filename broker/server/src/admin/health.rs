@@ -2,7 +2,7 @@
 
 use super::Handlers;
 use super::problem::{self, Problem};
-use crate::phase::Phase;
+use crate::control::Unready;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,38 +12,31 @@ use utoipa::ToSchema;
 /// The content type of OpenMetrics 1.0, as its specification asks for it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whether the process lives. No token from loopback.
+/// Whether the process lives. No token from loopback, nor from anywhere with `admin.open_probes`.
 #[utoipa::path(get, path = "/healthz", tag = "health", security((), ("token" = [])), responses((status = 200, description = "`ok`")))]
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether the broker serves clients, with every policy that is required. No token from loopback.
+/// Whether the broker serves clients, with every policy that is required. No token from loopback, nor from anywhere with `admin.open_probes`.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security((), ("token" = [])),
     responses((status = 200, description = "`ready`"), (status = 503, description = "starting or draining, a required policy does not serve, or the store fails"))
 )]
 pub(crate) async fn readyz(State(shared): Handlers) -> Result<&'static str, Problem> {
-    match shared.state.control.phase() {
-        Phase::Ready => {
-            let unready = shared.state.control.policies.unready();
-            if !unready.is_empty() {
-                let each =
-                    unready.iter().map(|unready| format!("policy {:?}: {}", unready.policy, unready.reason));
-                let detail = each.collect::<Vec<_>>().join("; ");
-                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "policy_not_ready", detail));
-            }
-            if shared.state.control.journal.is_failing() {
-                let detail = "the store does not take what was written; it is tried again";
-                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "storage_failed", detail));
-            }
-            Ok("ready\n")
+    let (kind, detail) = match shared.state.control.unready() {
+        None => return Ok("ready\n"),
+        Some(Unready::Phase(phase)) => ("not_ready", format!("the broker is {}", phase.as_str())),
+        Some(Unready::Policies(policies)) => {
+            let each =
+                policies.iter().map(|unready| format!("policy {:?}: {}", unready.policy, unready.reason));
+            ("policy_not_ready", each.collect::<Vec<_>>().join("; "))
         }
-        phase => {
-            let detail = format!("the broker is {}", phase.as_str());
-            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail))
+        Some(Unready::Storage) => {
+            ("storage_failed", "the store does not take what was written; it is tried again".to_owned())
         }
-    }
+    };
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail))
 }
 
 /// All metrics in the OpenMetrics text format. No token from loopback.

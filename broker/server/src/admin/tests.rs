@@ -46,6 +46,7 @@ pub(crate) fn control() -> Control {
         dictionaries: Arc::default(),
         mailboxes,
         store,
+        store_bytes_max: 1 << 30,
         journal,
         audit: None,
     }
@@ -183,6 +184,23 @@ async fn who_needs_the_token() {
 }
 
 #[tokio::test]
+async fn open_probes_open_nothing_else() {
+    let control = control();
+    control.phase.advance(Phase::Ready);
+    let api = Api { router: router(state(control.clone()).open_probes(true)), control };
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(api.send(empty(stranger(ELSEWHERE, "GET", path))).await.status, 200, "{path}");
+        let named = stranger(ELSEWHERE, "GET", path).header(header::ORIGIN, "https://evil.example");
+        api.send(empty(named)).await.problem(403, "forbidden_origin");
+    }
+    for path in ["/metrics", "/", "/v1/status", "/healthz/"] {
+        api.send(empty(stranger(ELSEWHERE, "GET", path))).await.problem(401, "unauthorized");
+    }
+    let forged = Request::builder().uri("/healthz").header(header::HOST, "evil.example");
+    api.send(empty(forged)).await.problem(403, "forbidden_host");
+}
+
+#[tokio::test]
 async fn forged_hosts_and_origins_are_refused_before_anything_else() {
     let api = Api::new();
     let with = |name: header::HeaderName, value: &'static str| {
@@ -277,9 +295,12 @@ async fn health_follows_the_phase() {
     let api = Api::new();
     api.call("GET", "/readyz").await.problem(503, "not_ready");
     assert_eq!(api.call("GET", "/healthz").await.text, "ok\n");
+    assert!(api.call("GET", "/metrics").await.text.contains("\nwaspmq_ready 0\n"));
     api.control.phase.advance(Phase::Ready);
     assert_eq!(api.call("GET", "/readyz").await.text, "ready\n");
+    assert!(api.call("GET", "/metrics").await.text.contains("\nwaspmq_ready 1\n"));
     api.control.policies.note_missing("limits", "its component is damaged");
+    assert!(api.call("GET", "/metrics").await.text.contains("\nwaspmq_ready 0\n"));
     let missing = api.call("GET", "/readyz").await.problem(503, "policy_not_ready");
     assert_eq!(missing["detail"], "policy \"limits\": its component is damaged");
     let status = api.call("GET", "/v1/status").await.json();

@@ -59,6 +59,7 @@ fn base() -> Config {
             listen: loopback(9471),
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
+            open_probes: false,
             token: None,
         },
         access: AccessConfig {

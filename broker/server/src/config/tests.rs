@@ -105,6 +105,7 @@ fn environment_values_take_the_type_of_their_key() {
         ("WASPMQ_ACCESS__ALLOW_ANONYMOUS", "true"),
         ("WASPMQ_ACCESS__ALLOWED_ORIGINS", "https://a.example, http://b.example:8080"),
         ("WASPMQ_ADMIN__ALLOWED_HOSTS", "[\"broker.example\"]"),
+        ("WASPMQ_ADMIN__OPEN_PROBES", "true"),
         ("WASPMQ_ADMIN__TOKEN", "0123456789abcdef"),
         ("WASPMQ_DATA_DIR", "123"),
     ])
@@ -112,6 +113,7 @@ fn environment_values_take_the_type_of_their_key() {
     assert!(config.access.allow_anonymous);
     assert_eq!(config.access.allowed_origins, ["https://a.example", "http://b.example:8080"]);
     assert_eq!(config.admin.allowed_hosts, ["broker.example"]);
+    assert!(config.admin.open_probes);
     assert_eq!(config.admin.token.as_deref(), Some("0123456789abcdef"));
     assert_eq!(config.data_dir, Path::new("123"));
 }

@@ -61,6 +61,8 @@ impl Broker {
     }
 
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let metric = described("ready", "Whether /readyz answers 200");
+        gauge(encoder, metric, [(NO_LABELS, u64::from(self.workers.control.unready().is_none()))])?;
         let metric = described("connections", "Open connections, with and without a session");
         let connections = Transport::ALL
             .map(|transport| ([label(transport)], self.workers.total(|c| c.connections_by.of(transport))));

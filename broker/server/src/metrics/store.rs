@@ -59,6 +59,11 @@ impl Collector for Stored {
         gauge(encoder, metric, [(NO_LABELS, usage.messages)])?;
         let metric =
             described("store", "Bytes of stored messages, dead letters, delayed messages and ledgers");
-        gauge(encoder, metric.in_unit(&Unit::Bytes), [(NO_LABELS, usage.bytes)])
+        gauge(encoder, metric.in_unit(&Unit::Bytes), [(NO_LABELS, usage.bytes)])?;
+        let metric = described("store_bytes_max", "The bound of waspmq_store_bytes");
+        gauge(encoder, metric, [(NO_LABELS, self.control.store_bytes_max)])?;
+        let metric = described("disk_free", "Bytes that are free on the disk of the store");
+        let free = self.control.store.free_bytes().map(|free| (NO_LABELS, free));
+        gauge(encoder, metric.in_unit(&Unit::Bytes), free)
     }
 }

@@ -160,6 +160,7 @@ fn what_is_stored_is_counted() {
         "waspmq_journal_failures_total 0",
         "waspmq_inbox_messages 0",
         "waspmq_store_bytes 0",
+        "waspmq_store_bytes_max 1073741824",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }

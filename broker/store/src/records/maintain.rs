@@ -12,6 +12,7 @@ use crate::key;
 use crate::record::{self, AddressRecord};
 use crate::shelf::{Change, Shelf, Space, View};
 use crate::store::{Durability, Maintained, StoreError};
+use std::sync::atomic::Ordering;
 use waspmq_core::Address;
 
 /// Runs removed from one address at once. More: the rest goes with the next commit or round.
@@ -26,6 +27,7 @@ const EMPTY_AGE_MS: u64 = 24 * 3_600_000;
 
 impl<S: Shelf> Records<S> {
     pub(super) fn maintain_once(&self, now_unix_ms: u64) -> Result<Maintained, StoreError> {
+        self.free_bytes.store(self.shelf.free_bytes().unwrap_or(u64::MAX), Ordering::Relaxed);
         self.shelf.ready()?;
         let mut tallies = self.tallies.lock().unwrap();
         let mut done = Maintained::default();

@@ -544,3 +544,15 @@ fn a_message_that_finds_no_room_has_no_dedup_key() {
     store.commit(&[free], Durability::Buffered).unwrap();
     assert_eq!(dedup_keys(&store, 3), []);
 }
+
+#[test]
+fn a_round_tells_what_the_disk_has_free() {
+    let memory = MemoryStore::new(Bounds::default());
+    memory.maintain(1).unwrap();
+    assert_eq!(memory.free_bytes(), None);
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("store"));
+    assert_eq!(store.free_bytes(), None, "before the first round");
+    store.maintain(1).unwrap();
+    assert!(store.free_bytes().is_some_and(|free| free > 0));
+}
