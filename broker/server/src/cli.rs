@@ -15,6 +15,7 @@ mod group;
 mod history;
 mod identity;
 mod message;
+mod open_files;
 mod output;
 mod plugin;
 mod policy;

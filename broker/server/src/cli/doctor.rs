@@ -1,6 +1,7 @@
 //! `waspmq doctor`: whether this machine is set up for many connections.
 
 use super::failure::Failure;
+use super::open_files::FILES_ELSEWHERE;
 use super::output;
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
@@ -21,7 +22,7 @@ struct Check {
 }
 
 /// Open files for the default of `limits.connections_max`, and some for the broker itself.
-const FILES_WANTED: u64 = 100_000 + 1_024;
+const FILES_WANTED: u64 = 100_000 + FILES_ELSEWHERE;
 
 /// The length of the broker's accept queues; the kernel cuts it at `somaxconn`.
 const BACKLOG_WANTED: u64 = 4_096;
@@ -36,7 +37,8 @@ pub(super) fn run(_: &Arguments) -> Result<(), Failure> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let checks = [
-        open_files(getrlimit(Resource::Nofile).current),
+        // The broker raises its own up to this one.
+        open_files(getrlimit(Resource::Nofile).maximum),
         backlog(read("/proc/sys/net/core/somaxconn").as_deref()),
         ports(read("/proc/sys/net/ipv4/ip_local_port_range").as_deref()),
         buffer(

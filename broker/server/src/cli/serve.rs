@@ -1,7 +1,7 @@
 //! `waspmq serve`: the broker in the foreground.
 
 use super::failure::Failure;
-use super::output;
+use super::{open_files, output};
 use crate::access::{self, AccessControl};
 use crate::broker::{Broker, Stopped};
 use crate::config::{self, Config, Flags, LogConfig, LogFormat, Sources};
@@ -73,6 +73,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    open_files::raise(loaded.config.limits.connections_max);
     if !loaded.config.huge_pages {
         do_without_huge_pages();
     }
