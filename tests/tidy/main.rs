@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test target: an unreadable tree ends the test")]
 
+mod deployment;
 mod documents;
 mod edges;
 mod manifests;
@@ -127,4 +128,23 @@ fn every_error_number_is_documented() {
     let tree = Tree::read();
     let text = tree.text("docs/ERRORS.md").unwrap_or_default();
     documents::wrong_numbers("docs/ERRORS.md", text, &codes.chain(closes).collect::<Vec<_>>()).assert_none();
+}
+
+#[test]
+fn deployed_files_name_metrics_that_there_are() {
+    let tree = Tree::read();
+    let documented = deployment::documented(tree.text("docs/METRICS.md").unwrap_or_default());
+    assert!(documented.len() > 50, "the tables of docs/METRICS.md are read otherwise than they are written");
+    check_files(
+        |path| path.starts_with("deploy/"),
+        |path, text| deployment::unknown_metrics(path, text, &documented),
+    );
+}
+
+#[test]
+fn the_image_is_built_with_our_toolchain() {
+    let tree = Tree::read();
+    let text = |path| tree.text(path).unwrap_or_default();
+    let path = "deploy/Dockerfile";
+    deployment::other_toolchain(path, text(path), text("rust-toolchain.toml")).assert_none();
 }
