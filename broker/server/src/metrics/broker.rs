@@ -109,7 +109,13 @@ impl Broker {
             ([("outcome", "replaced")], tls.map_or(0, |tls| tls.replaced())),
             ([("outcome", "failed")], tls.map_or(0, |tls| tls.failed())),
         ];
-        counter(encoder, metric, reloads)
+        counter(encoder, metric, reloads)?;
+        let metric = described(
+            "tls_certificate_end_seconds",
+            "When the certificate of the listener for clients ends, in seconds since 1970",
+        );
+        let end = tls.and_then(|tls| tls.credentials().ends_unix_s());
+        gauge(encoder, metric, end.map(|end| (NO_LABELS, end)))
     }
 
     fn datagrams(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! A certificate chain with its private key.
 
-use super::{ALPN, Session, provider};
+use super::{ALPN, Session, provider, validity};
 use crate::quic;
 use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite};
 use rustls::pki_types::pem::{self, PemObject};
@@ -42,6 +42,7 @@ pub struct Credentials {
     fingerprint: [u8; 32],
     /// Of all certificates, one behind the other.
     chain_hash: [u8; 32],
+    ends_unix_s: Option<u64>,
 }
 
 impl Credentials {
@@ -59,7 +60,7 @@ impl Credentials {
         let Some(own) = chain.first() else {
             return Err(CredentialsError::Certificate(describe(&pem::Error::NoItemsFound)));
         };
-        let fingerprint = sha256(own)?;
+        let (fingerprint, ends_unix_s) = (sha256(own)?, validity::ends_unix_s(own));
         let chain_hash = sha256(&chain.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>().concat())?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
             CredentialsError::Key(if is_encrypted(key) {
@@ -82,7 +83,7 @@ impl Credentials {
         config.ticketer = Ticketer::new().map_err(CredentialsError::Unusable)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let quic = quic_config(&config)?;
-        Ok(Self { config: Arc::new(config), quic: Arc::new(quic), fingerprint, chain_hash })
+        Ok(Self { config: Arc::new(config), quic: Arc::new(quic), fingerprint, chain_hash, ends_unix_s })
     }
 
     pub(crate) fn quic(&self) -> Arc<ServerConfig> {
@@ -105,6 +106,11 @@ impl Credentials {
     /// SHA-256 of the server's own certificate (DER): what a client may pin.
     pub const fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
+    }
+
+    /// When the server's own certificate ends, in seconds since 1970; `None` where it does not say so in a way that is known.
+    pub const fn ends_unix_s(&self) -> Option<u64> {
+        self.ends_unix_s
     }
 }
 

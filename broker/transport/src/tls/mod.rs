@@ -13,6 +13,7 @@ mod self_signed;
 mod session;
 #[cfg(test)]
 mod tests;
+mod validity;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use self_signed::{BACKDATED_SECONDS, SELF_SIGNED_SECONDS, SelfSigned, SelfSignedError, self_signed};
