@@ -139,10 +139,24 @@ impl Session {
     pub fn handle_unsubscribe(&mut self, wanted: &Subscription) -> Result<(), Reject> {
         let index = self.subscriptions.iter().position(|subscription| subscription == wanted);
         let Some(index) = index else {
-            return Err(Reject::new(Code::NotFound, format!("no subscription to {}", wanted.pattern)));
+            return Err(Reject::new(Code::NotFound, self.what_is_missing(wanted)));
         };
         self.subscriptions.swap_remove(index);
         Ok(())
+    }
+
+    /// Names what is there under the same pattern, which is often what was meant.
+    fn what_is_missing(&self, wanted: &Subscription) -> String {
+        let pattern = &wanted.pattern;
+        match self.subscriptions.iter().find(|subscription| subscription.pattern == *pattern) {
+            None => format!("no subscription to {pattern}"),
+            Some(Subscription { queue: Some(queue), .. }) => {
+                format!("no such subscription to {pattern}; there is one with the queue {queue}")
+            }
+            Some(Subscription { queue: None, .. }) => {
+                format!("no such subscription to {pattern}; there is one without a queue")
+            }
+        }
     }
 
     pub const fn state(&self) -> State {
@@ -236,5 +250,19 @@ mod tests {
         assert_eq!(session.handle_unsubscribe(&subscription("topic/t0", None)), Ok(()));
         let missing = session.handle_unsubscribe(&subscription("topic/t0", None));
         assert_eq!(missing.unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn who_unsubscribes_from_another_subscription_is_told_which_there_is() {
+        let mut session = ready();
+        session.handle_subscribed(subscription("topic/jobs", Some("workers")));
+        session.handle_subscribed(subscription("topic/news", None));
+        let missing = |session: &mut Session, pattern, queue| {
+            session.handle_unsubscribe(&subscription(pattern, queue)).unwrap_err().message
+        };
+        assert!(missing(&mut session, "topic/jobs", None).ends_with("one with the queue workers"));
+        assert!(missing(&mut session, "topic/news", Some("workers")).ends_with("one without a queue"));
+        assert_eq!(missing(&mut session, "topic/x", None), "no subscription to topic/x");
+        assert_eq!(session.subscriptions().len(), 2);
     }
 }
