@@ -243,6 +243,16 @@ fn ranges_and_relations_are_checked_together() {
 }
 
 #[test]
+fn the_configuration_for_kubernetes_can_be_used() {
+    let text = include_str!("../../../../deploy/kubernetes/waspmq.toml");
+    let key = "algorithm = \"EdDSA\"\npublic_key_file = \"/etc/waspmq/access/issuer.pub.pem\"";
+    assert!(text.contains(key), "the key is another one than the Secret's of docs/DEPLOY.md");
+    let secret = "algorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"";
+    let config = Case::file(text.replace(key, secret).leak()).config();
+    assert!(config.admin.open_probes && !config.admin.listen.ip().is_loopback());
+}
+
+#[test]
 fn an_open_listener_needs_a_decision() {
     let open = || Flags { listen: Some("0.0.0.0:9470".parse().unwrap()), ..Flags::default() };
     Case { file: "", environment: &[], flags: open() }.refused(&[
