@@ -2,6 +2,8 @@
 
 use crate::harness::{Broker, PATIENCE};
 use serde_json::json;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[tokio::test]
@@ -135,7 +137,7 @@ fn bad_configuration_names_the_key_and_exits_with_64() {
 fn an_url_that_cannot_be_used_is_wrong_usage() {
     for url in ["http://127.0.0.1:9470/ws", "127.0.0.1:9470"] {
         for command in [&["pub", "user/a", "1"][..], &["sub", "user/a"], &["req", "user/a", "1"]] {
-            let mut waspmq = std::process::Command::new(env!("CARGO_BIN_EXE_waspmq"));
+            let mut waspmq = Command::new(env!("CARGO_BIN_EXE_waspmq"));
             let output = waspmq.args(command).args(["--url", url]).output().unwrap();
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(
@@ -149,7 +151,7 @@ fn an_url_that_cannot_be_used_is_wrong_usage() {
 
 #[test]
 fn datagrams_without_receipts_only() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_waspmq"))
+    let output = Command::new(env!("CARGO_BIN_EXE_waspmq"))
         .args(["pub", "user/a", "1", "--datagrams", "--url", "quic://127.0.0.1:1"])
         .output()
         .unwrap();
@@ -166,6 +168,31 @@ async fn silent_strangers_are_closed() {
 }
 
 #[cfg(target_os = "linux")]
+/// Systems start programs with a low limit and let each raise it.
+#[cfg(target_os = "linux")]
+#[test]
+fn more_files_may_be_open_than_the_broker_was_started_with() {
+    let data = tempfile::tempdir().unwrap();
+    let serve =
+        "ulimit -Sn 300 && exec \"$0\" serve --data-dir \"$1\" --listen 127.0.0.1:0 --admin 127.0.0.1:0";
+    let mut process = Command::new("sh")
+        .args(["-c", serve, env!("CARGO_BIN_EXE_waspmq")])
+        .arg(data.path())
+        .env("WASPMQ_LIMITS__CONNECTIONS_MAX", "1000")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let is_ready = lines.any(|line| line.unwrap().contains("is ready"));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(is_ready);
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let soft: u64 = files.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!(soft > 1_000, "{files}");
+}
+
 #[test]
 fn huge_pages_are_a_setting_that_the_kernel_knows() {
     for (settings, enabled) in [(&[][..], "0"), (&[("WASPMQ_HUGE_PAGES", "true")][..], "1")] {
