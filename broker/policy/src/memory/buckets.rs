@@ -1,6 +1,7 @@
-//! Buckets of tokens, as the generic cell rate algorithm: of each only the moment at which it is full again.
+//! Buckets of tokens, as the generic cell rate algorithm: of each the moment at which it is full again, and at which rate.
 //!
-//! A bucket that is full is the same as none, so it can be forgotten, and the rate may differ from call to call.
+//! A bucket that is full is the same as none, so it can be forgotten. The rate may differ from call to call: what a bucket holds stays
+//! then, as far as the new rate lets it hold that.
 
 use super::{Map, Outcome, Shards, is_key};
 use crate::limits;
@@ -20,23 +21,54 @@ pub(crate) struct Buckets {
 
 #[derive(Debug)]
 struct Shard {
-    /// When each is full, in picoseconds.
-    full_at: Map<u128>,
+    known: Map<Bucket>,
     /// No bucket is full before this moment.
     quiet_until: u128,
 }
 
 impl Default for Shard {
     fn default() -> Self {
-        Self { full_at: Map::default(), quiet_until: u128::MAX }
+        Self { known: Map::default(), quiet_until: u128::MAX }
     }
 }
 
-/// How many tokens a bucket gains and holds.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// When it is full if nothing is taken, in picoseconds.
+    full_at: u128,
+    /// That of the last call.
+    rate: Rate,
+}
+
+impl Bucket {
+    /// The same tokens at this moment, at another rate; at most as many as it lets a bucket hold. One that is full stays so.
+    fn at_rate(self, rate: Rate, now: u128) -> Self {
+        let missing = self.full_at.saturating_sub(now);
+        if self.rate == rate || missing == 0 {
+            return Self { rate, ..self };
+        }
+        let held = self.rate.capacity().saturating_sub(missing) * rate.token() / self.rate.token();
+        Self { full_at: now + rate.capacity().saturating_sub(held), rate }
+    }
+}
+
+/// How many tokens a bucket gains and holds; it gains some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) per_second: u32,
     pub(crate) burst: u32,
+}
+
+impl Rate {
+    /// How long a bucket takes to gain one, in picoseconds.
+    fn token(self) -> u128 {
+        SECOND / u128::from(self.per_second.max(1))
+    }
+
+    /// How long an empty bucket takes to be full, in picoseconds.
+    fn capacity(self) -> u128 {
+        self.token() * u128::from(self.burst)
+    }
 }
 
 const SECOND: u128 = 1_000_000_000_000;
@@ -61,13 +93,12 @@ impl Buckets {
             return Outcome::Not;
         }
         let now = u128::from(now_ms) * (SECOND / 1_000);
-        let token = SECOND / u128::from(rate.per_second);
         let mut shard = self.shards.of(bucket);
-        let known = shard.full_at.get(bucket).copied();
-        let full_at = known.unwrap_or(0).max(now) + token * u128::from(amount);
-        if full_at - now > token * u128::from(rate.burst) {
-            return Outcome::Not;
-        }
+        let known = shard.known.get(bucket).copied();
+        let before = known.unwrap_or(Bucket { full_at: 0, rate }).at_rate(rate, now);
+        let full_at = before.full_at.max(now) + rate.token() * u128::from(amount);
+        let is_enough = full_at - now <= rate.capacity();
+        let after = if is_enough { Bucket { full_at, rate } } else { before };
         if known.is_none() && !self.add_one() {
             drop(shard);
             self.forget_full(now_ms);
@@ -75,20 +106,20 @@ impl Buckets {
                 return Outcome::OverBounds;
             }
             shard = self.shards.of(bucket);
-            if shard.full_at.contains_key(bucket) {
+            if shard.known.contains_key(bucket) {
                 // Another worker began it meanwhile; the next call finds it.
                 self.count.fetch_sub(1, Relaxed);
                 return Outcome::OverBounds;
             }
         }
-        shard.quiet_until = shard.quiet_until.min(full_at);
-        match shard.full_at.get_mut(bucket) {
-            Some(known) => *known = full_at,
+        shard.quiet_until = shard.quiet_until.min(after.full_at);
+        match shard.known.get_mut(bucket) {
+            Some(known) => *known = after,
             None => {
-                shard.full_at.insert(bucket.into(), full_at);
+                shard.known.insert(bucket.into(), after);
             }
         }
-        Outcome::Done(())
+        if is_enough { Outcome::Done(()) } else { Outcome::Not }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -117,7 +148,7 @@ impl Buckets {
         }
         self.sweep_next.store(first.wrapping_add(steps + 1), Relaxed);
         let (mut quiet_until, mut count) = (u128::MAX, 0);
-        shard.full_at.retain(|_, full_at| {
+        shard.known.retain(|_, Bucket { full_at, .. }| {
             let stays = *full_at > now;
             if stays {
                 quiet_until = quiet_until.min(*full_at);
@@ -159,6 +190,41 @@ mod tests {
         assert_eq!(buckets.take("", 1, RATE, 0), Outcome::OverBounds);
         let fastest = Rate { per_second: u32::MAX, burst: u32::MAX };
         assert_eq!(buckets.take("b", u32::MAX, fastest, u64::MAX), Outcome::Done(()), "no overflow");
+    }
+
+    #[test]
+    fn what_a_bucket_holds_stays_when_its_rate_changes() {
+        const LARGE: Rate = Rate { per_second: 1, burst: 100_000 };
+        let buckets = Buckets::new(limits::BUCKETS_MAX);
+        let take = |bucket: &str, amount, (per_second, burst), now_ms| {
+            buckets.take(bucket, amount, Rate { per_second, burst }, now_ms) == Outcome::Done(())
+        };
+        let large = (LARGE.per_second, LARGE.burst);
+        // Holds 98,000, and can hold 10 of them.
+        assert!(
+            take("less", 2_000, large, 0) && take("less", 10, (1, 10), 0) && !take("less", 1, (1, 10), 999)
+        );
+        assert!(take("less", 1, (1, 10), 1_000));
+        // Empty, and gains at the new rate from the first call that names it, be it refused.
+        assert!(take("faster", LARGE.burst, large, 0) && !take("faster", 100, (1_000, 100), 0));
+        assert!(!take("faster", 100, (1_000, 100), 99) && take("faster", 100, (1_000, 100), 100));
+        // Holds one of three, and gains one a second instead of ten.
+        assert!(
+            take("slower", 2, (10, 3), 0) && take("slower", 1, (1, 3), 0) && !take("slower", 1, (1, 3), 999)
+        );
+        assert!(take("slower", 1, (1, 3), 1_000));
+        // No bucket holds more by a larger burst than it gains, but one that was full is full.
+        assert!(
+            take("more", 3, (1, 3), 0)
+                && !take("more", 1, (1, 1_000), 0)
+                && take("more", 1, (1, 1_000), 1_000)
+        );
+        assert!(take("full", 1, (1, 3), 0) && take("full", 1_000, (1, 1_000), 1_000));
+        // Nobody gains by a change to and fro.
+        assert!(take("to and fro", 3, (1, 3), 0));
+        for _ in 0..9 {
+            assert!(!take("to and fro", 1, (9, 9), 100) && !take("to and fro", 1, (1, 3), 100));
+        }
     }
 
     #[test]
