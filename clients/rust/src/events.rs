@@ -10,7 +10,8 @@ pub enum Event {
     Presence(PresenceChange),
     /// Another session of this user has read.
     Read(Read),
-    /// The broker dropped messages because this client did not keep up.
+    /// The broker dropped messages because this client did not keep up; with [`crate::OverflowAction::Spill`] it reads them from its
+    /// store later.
     Overflow(Overflow),
     /// The connection was lost and made again.
     Reconnected {

@@ -8,7 +8,8 @@ pub struct Stats {
     pub unreadable: u64,
     /// Repeats of messages, dropped here.
     pub duplicates: u64,
-    /// Messages the broker dropped because this client did not keep up.
+    /// Messages the broker dropped because this client did not keep up. Those that it spilled to its store come later and are not
+    /// counted; of a connection that it closed for that, a resume brings those that were stored, too.
     pub overflowed: u64,
     /// Errors that answer no request, such as a refused [`crate::Client::send`], and subscriptions or groups the
     /// broker has taken away or did not give back after a reconnect; [`crate::Event::Refused`] tells each.

@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use waspmq_core::settings::Overflow as OverflowAction;
 use waspmq_protocol::Profile;
 use waspmq_protocol::server::{Close, Message, Received};
 
@@ -151,7 +152,9 @@ impl<'a> Reader<'a> {
             Received::Ok { reference } => self.shared.handle_ok(reference),
             Received::Error { reference, refusal } => self.shared.handle_error(reference, refusal),
             Received::Overflow(overflow) => {
-                self.shared.count(|stats| stats.overflowed += overflow.dropped);
+                if overflow.action != Some(OverflowAction::Spill) {
+                    self.shared.count(|stats| stats.overflowed += overflow.dropped);
+                }
                 self.shared.handle_event(Event::Overflow(overflow));
             }
             Received::History(history) => self.shared.handle_history(history),

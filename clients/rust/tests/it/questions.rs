@@ -66,8 +66,13 @@ async fn presence_reading_and_their_events() {
         let change =
             PresenceChange { user: "bob".to_owned(), online: false, last_seen_unix_ms: None, seq: 13 };
         let read = Read { of: "group/eng".to_owned(), upto: PLACE, unread: Some(0) };
-        let overflow =
-            Overflow { to: "topic/a".to_owned(), dropped: 5, action: Some(OverflowAction::DropOldest) };
+        let overflow = |dropped: u64, action: OverflowAction| Overflow {
+            to: "topic/a".to_owned(),
+            dropped,
+            action: Some(action),
+        };
+        let (overflow, spill) =
+            (overflow(5, OverflowAction::DropOldest), overflow(70, OverflowAction::Spill));
         let answering = async {
             let got = peer.expect("presence").await;
             let users = vec![bob.clone()];
@@ -78,6 +83,7 @@ async fn presence_reading_and_their_events() {
             peer.send(&Frame::PresenceChange(change.clone())).await;
             peer.send(&Frame::Read(read.clone())).await;
             peer.send(&Frame::Overflow(overflow.clone())).await;
+            peer.send(&Frame::Overflow(spill.clone())).await;
         };
         let asking = async {
             let presence = client.presence("group/eng").await.unwrap();
@@ -88,8 +94,13 @@ async fn presence_reading_and_their_events() {
         assert_eq!(events.recv().await, Some(Event::Presence(change)));
         assert_eq!(events.recv().await, Some(Event::Read(read)));
         assert_eq!(events.recv().await, Some(Event::Overflow(overflow)));
+        assert_eq!(events.recv().await, Some(Event::Overflow(spill)));
         assert_eq!(events.try_recv(), None);
-        assert_eq!(client.stats(), Stats { overflowed: 5, ..Stats::default() });
+        assert_eq!(
+            client.stats(),
+            Stats { overflowed: 5, ..Stats::default() },
+            "what is spilled comes later"
+        );
         drop(client);
         assert_eq!(events.recv().await, None);
     }
