@@ -25,6 +25,9 @@ pub trait Archive: Debug + Send + Sync {
     /// finds the manifest before.
     fn commit(&self, manifest: &[u8], change: &AuditEntry) -> Result<(), ArchiveError>;
 
+    /// Replaces the manifest by one that says no more of what decides; otherwise as [`Self::commit`].
+    fn replace(&self, manifest: &[u8]) -> Result<(), ArchiveError>;
+
     /// Notes a change that was made before it could be kept.
     fn note(&self, change: &AuditEntry) -> Result<(), ArchiveError>;
 

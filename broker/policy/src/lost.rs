@@ -60,6 +60,7 @@ impl Lost {
             active: self.active.as_ref().map(|(version, _)| version.clone()),
             candidate: self.candidate.as_ref().map(|(candidate, _)| candidate.clone()),
             previous: self.previous.as_ref().map(|(version, _)| version.clone()),
+            probation: None,
         }
     }
 

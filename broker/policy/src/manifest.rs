@@ -59,6 +59,17 @@ pub(crate) struct SavedPolicy {
     pub(crate) candidate: Option<SavedCandidate>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous: Option<SavedVersion>,
+    /// While the active version is compared with the previous one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) probation: Option<SavedProbation>,
+}
+
+/// A probation that is not over; a start begins it anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedProbation {
+    /// Mean time of a call of the previous version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) before_ns: Option<u64>,
 }
 
 /// A version that is tried out beside the active one.
@@ -206,6 +217,7 @@ mod tests {
             active: Some(version(2)),
             candidate,
             previous: Some(SavedVersion { taken_back: Some(TakenBack::Broker), ..version(1) }),
+            probation: Some(SavedProbation { before_ns: Some(900) }),
         };
         let mut removed = Removed::default();
         removed.note("gone", 5);

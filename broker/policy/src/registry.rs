@@ -9,7 +9,7 @@ use crate::document::{Mode, PolicyDocument};
 use crate::hook::Hook;
 use crate::lineup::{Candidate, Lineup, Trial};
 use crate::lost::{Lost, RefusedVersion};
-use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedVersion, TakenBack};
+use crate::manifest::{Manifest, SavedCandidate, SavedPolicy, SavedProbation, SavedVersion, TakenBack};
 use crate::measures::Distribution;
 use crate::memory::{Kept, Memory};
 use crate::plugin::{self, Plugin};
@@ -375,6 +375,7 @@ impl Policy {
             active: self.active.as_ref().map(Version::saved).transpose()?.or(lost.active),
             candidate: self.candidate.as_ref().map(candidate).transpose()?.or(lost.candidate),
             previous: self.previous.as_ref().map(Version::saved).transpose()?.or(lost.previous),
+            probation: self.probation.map(|probation| SavedProbation { before_ns: probation.before_ns }),
         })
     }
 

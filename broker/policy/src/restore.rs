@@ -13,7 +13,8 @@ use crate::instance::SharedCompiled;
 use crate::lineup::Generation;
 use crate::lost::{Lost, RefusedVersion};
 use crate::manifest::{
-    BadManifest, Manifest, SavedCandidate, SavedPlugin, SavedPolicy, SavedRevision, SavedVersion,
+    BadManifest, Manifest, SavedCandidate, SavedPlugin, SavedPolicy, SavedProbation, SavedRevision,
+    SavedVersion,
 };
 use crate::plugin::{self, Kept, Plugin, Refused, Revision, Workbench};
 use crate::registry::{Policy, Tried, Version};
@@ -107,7 +108,7 @@ impl Host {
 }
 
 impl Shared {
-    /// Makes a policy as it was; the error is for people. A probation does not outlive the run it began in.
+    /// Makes a policy as it was; the error is for people. A probation begins anew.
     fn restore_policy(&self, name: &str, saved: &SavedPolicy, policies: usize) -> Result<Policy, String> {
         if policies >= self.policies_max {
             return Err(self.no_capacity().to_string());
@@ -119,7 +120,8 @@ impl Shared {
             policy.active = Lost::sort_out(&mut lost.active, active, made);
         }
         if let Some(previous) = &saved.previous {
-            let made = match policy.falls_back() && previous.taken_back.is_none() {
+            let may_be_asked = policy.falls_back() || saved.probation.is_some();
+            let made = match may_be_asked && previous.taken_back.is_none() {
                 true => self.restore_version(name, &policy, previous),
                 false => self.find_saved(previous),
             };
@@ -129,6 +131,10 @@ impl Shared {
             let made = self.restore_candidate(name, &policy, candidate);
             policy.candidate = Lost::sort_out(&mut lost.candidate, candidate, made);
         }
+        if let Some(SavedProbation { before_ns }) = saved.probation {
+            policy.begin_probation(before_ns);
+        }
+        policy.give_back_instances();
         policy.lost = lost;
         if !policy.is_served() {
             let nothing = || "it has no version that could be asked".to_owned();
@@ -248,6 +254,16 @@ impl Shared {
             }
             Ok(())
         })
+    }
+
+    /// Writes down that a probation is over, which is no change of what decides.
+    pub(crate) fn write_down_settled(&self, name: &str, policy: &Policy) -> Result<(), ArchiveError> {
+        let Some(archive) = self.archive.get() else { return Ok(()) };
+        self.catch_up()?;
+        archive.replace(&self.manifest(self.active.load().number, |manifest| {
+            manifest.policies.insert(name.to_owned(), policy.saved()?);
+            Ok(())
+        })?)
     }
 
     pub(crate) const fn workbench(&self) -> Workbench<'_> {

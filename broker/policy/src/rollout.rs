@@ -258,16 +258,28 @@ impl Policy {
         self.lost.activate(self.previous.is_some());
         self.probation = None;
         let before = self.previous.as_ref().and_then(|version| version.binding.as_ref());
-        if let (Some(binding), Some(before)) = (&version.binding, before) {
-            let (now, totals) = (now(), before.totals());
-            let lately = lock(&before.window).latest(totals);
-            lock(&binding.window).reset(now, binding.totals());
-            let window_due = now + Duration::from_secs(u64::from(version.document.budget.window_s));
-            let before_ns = lately.mean_ns().or_else(|| totals.mean_ns());
-            self.probation = Some(Probation { before_ns, windows: 0, window_due });
-        }
+        let lately = before.map(|before| {
+            let totals = before.totals();
+            lock(&before.window).latest(totals).mean_ns().or_else(|| totals.mean_ns())
+        });
         self.active = Some(version);
+        if let Some(before_ns) = lately {
+            self.begin_probation(before_ns);
+        }
         self.give_back_instances();
+    }
+
+    /// Compares the active version with the one before from now on, where it has one and both are asked.
+    pub(crate) fn begin_probation(&mut self, before_ns: Option<u64>) {
+        let is_there = |version: &Version| version.binding.is_some();
+        let (Some(active), true) = (&self.active, self.previous.as_ref().is_some_and(is_there)) else {
+            return;
+        };
+        let Some(binding) = &active.binding else { return };
+        let now = now();
+        lock(&binding.window).reset(now, binding.totals());
+        let window_due = now + Duration::from_secs(u64::from(active.document.budget.window_s));
+        self.probation = Some(Probation { before_ns, windows: 0, window_due });
     }
 
     /// Checks that a candidate is asked what the version that decides is asked.

@@ -89,7 +89,7 @@ impl Shared {
         let change = Change { who, what, name, from, to, generation, details: &details };
         if let Err(error) = self.write_down_policy(&change, &policy) {
             // Messages are what counts: a restart before it is written down, which is tried again and again, brings the
-            // worse version back, and it is taken back again.
+            // worse version back, on probation as it was, and it is taken back again.
             lock(&self.overdue).push(change.entry(self.now_unix_ms()));
             self.not_kept.fetch_add(1, Ordering::Relaxed);
             tracing::error!(policy = name, %error, "an automatic rollback is not written down");
@@ -107,10 +107,15 @@ impl Shared {
         tracing::warn!(target: "plugin", policy = name, from, to, reason, detail, "taken back");
     }
 
-    /// Frees the instances of the version before. The set of decisions stays what it is, and so does its number.
+    /// Frees the instances of the version before. The set of decisions stays what it is, and so does its number. A probation
+    /// whose end cannot be written down goes on, or a restart would begin it anew.
     fn settle(&self, name: &str, mut policy: Policy) {
         policy.probation = None;
         policy.give_back_instances();
+        if let Err(error) = self.write_down_settled(name, &policy) {
+            tracing::debug!(policy = name, %error, "the end of a probation is not written down yet");
+            return;
+        }
         self.swap_in(name, Some(&policy), self.active.load().number);
         self.registry().policies.insert(name.to_owned(), policy);
     }

@@ -78,6 +78,10 @@ impl Archive for OnDisk {
         self.audit.append_if(&line, || self.files.save_manifest(manifest)).map(|_| ()).map_err(failed)
     }
 
+    fn replace(&self, manifest: &[u8]) -> Result<(), ArchiveError> {
+        self.files.save_manifest(manifest).map_err(failed)
+    }
+
     fn note(&self, change: &AuditEntry) -> Result<(), ArchiveError> {
         self.audit.append(&line(change)?).map(|_| ()).map_err(failed)
     }

@@ -99,6 +99,16 @@ impl Archive for Shelf {
         })
     }
 
+    fn replace(&self, manifest: &[u8]) -> Result<(), ArchiveError> {
+        self.change(|kept| {
+            if kept.is_full || kept.refuses_commits {
+                return Err(ArchiveError::Full { reason: "policies.json".to_owned() });
+            }
+            kept.manifest = Some(manifest.to_vec());
+            Ok(())
+        })
+    }
+
     fn note(&self, change: &AuditEntry) -> Result<(), ArchiveError> {
         self.change(|kept| kept.changes.push(change.clone()));
         Ok(())

@@ -5,7 +5,7 @@ use crate::document;
 use crate::versions::{mark, revision, version};
 use serde_json::json;
 use std::sync::Arc;
-use waspmq_policy::{Archive, Host, PromoteError, PutError, RollbackError, WorkerPolicies};
+use waspmq_policy::{Archive, Host, PolicyState, PromoteError, PutError, RollbackError, WorkerPolicies};
 
 const ALL: [&str; 1] = ["topic/>"];
 
@@ -113,6 +113,39 @@ fn an_automatic_rollback_is_kept_and_goes_on_where_it_cannot_be() {
             assert_eq!(last.generation, again.generation);
         }
     }
+}
+
+#[test]
+fn a_probation_begins_anew_with_a_start_until_its_end_is_kept() {
+    let (shelf, host) = on_trial(json!({ "budget": { "calls_min": 5, "window_s": 1 } }));
+    let until = |host: &Host, key: &str, is_it: &dyn Fn(&PolicyState) -> bool| {
+        let mut policies = host.worker(0);
+        crate::eventually("it is over", || {
+            (0..20).for_each(|n| drop(mark(&mut policies, &format!("user{n}"), key)));
+            host.policy("p").filter(|state| is_it(state))
+        })
+    };
+    let is_taken_back = |state: &PolicyState| revision(state) == Some(2);
+    assert!(host.policy("p").is_some_and(|state| state.on_probation && revision(&state) == Some(3)));
+    // A rollback that is not kept is made again.
+    shelf.refuse(true);
+    until(&host, "fail", &is_taken_back);
+    drop(host);
+    shelf.refuse(false);
+    let host = next(&shelf, 4);
+    assert!(host.policy("p").is_some_and(|state| state.on_probation && revision(&state) == Some(3)));
+    until(&host, "fail", &is_taken_back);
+    drop(host);
+    let host = next(&shelf, 4);
+    assert!(host.policy("p").is_some_and(|state| !state.on_probation && revision(&state) == Some(2)));
+    let again = json!({ "limits": { "deadline_ms": 200, "cpu_share": 1.0 }, "budget": { "calls_min": 5, "window_s": 1, "latency_factor": 1_000 } });
+    host.put_policy("p", document("p@3", &ALL, again), "test").unwrap();
+    let changes = shelf.changes();
+    until(&host, "", &|state| !state.on_probation);
+    drop(host);
+    let state = next(&shelf, 4).policy("p").unwrap();
+    assert_eq!((state.on_probation, revision(&state), shelf.changes()), (false, Some(3), changes));
+    assert!(state.previous.is_some());
 }
 
 #[test]
