@@ -12,7 +12,7 @@ import path from "node:path";
 const PATIENCE_MS = 30_000;
 const root = path.resolve(import.meta.dirname, "../..");
 const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? "target");
-const built = path.join(target, "debug");
+export const built = path.join(target, "debug");
 // Where `cargo xtask browser` installs it: node looks for packages beside this file only.
 const { chromium } = createRequire(path.join(target, "tools/browser/"))("playwright-core");
 
@@ -69,8 +69,11 @@ export async function broker(opened, configuration = "") {
   const { groups, stop } = opened(await start(program("waspmq"), args, patterns));
   const [address, quic, fingerprint, admin] = groups;
   const token = (await readFile(path.join(data, "admin-token"), "utf8")).trim();
-  const call = (method, path) => fetch(`http://${admin}${path}`, { method, headers: { authorization: `Bearer ${token}` } });
-  return { address, webSocket: `ws://${address}/ws`, webTransport: `https://${quic}/wt`, events: `http://${address}/sse`, fingerprint, call, stop };
+  const call = (method, path, { body, type = "application/json" } = {}) => {
+    const headers = { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": type }) };
+    return fetch(`http://${admin}${path}`, { method, headers, body });
+  };
+  return { address, admin, token, webSocket: `ws://${address}/ws`, webTransport: `https://${quic}/wt`, events: `http://${address}/sse`, fingerprint, call, stop };
 }
 
 /** The number that the broker's metrics have for a name with its labels. */

@@ -3,11 +3,12 @@
 //! `docs/ADMIN.md` is the page for people, `GET /v1/openapi.json` the one for programs. Handlers only translate:
 //! between documents and [`Control`], between refusals and problem documents. Invariants: every request passes
 //! `guard`, every refusal is a problem document, every change is one audit line, and nothing that takes long
-//! runs on the listener's own thread. Deliberately not here: rights (there is one operator), TLS, the console.
+//! runs on the listener's own thread. Deliberately not here: rights (there is one operator), TLS.
 
 mod audit;
 mod body;
 mod capture;
+mod console;
 mod dead_letters;
 mod dictionaries;
 mod explain;
@@ -15,7 +16,6 @@ mod groups;
 mod guard;
 mod health;
 mod history;
-mod home;
 pub mod limits;
 mod messages;
 mod openapi;
@@ -114,6 +114,7 @@ pub fn router(state: AdminState) -> Router {
     });
     let (router, _) = openapi::endpoints().split_for_parts();
     router
+        .merge(console::files())
         .fallback(no_such_endpoint)
         .layer(from_fn_with_state(Arc::clone(&shared), guard::guard))
         .with_state(shared)

@@ -6,7 +6,7 @@
 
 use super::places::{Held, Seat};
 use super::problem::{self, Problem};
-use super::{AdminState, Shared, limits};
+use super::{AdminState, Shared, console, limits};
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -26,8 +26,8 @@ impl Peer {
     }
 }
 
-/// Paths that loopback peers read without a token.
-const OPEN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/"];
+/// Paths that loopback peers read without a token. Files of the console anybody does: a browser has no token before it has them.
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Those that everybody does with `admin.open_probes`: a supervisor on another machine has no token to send.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
@@ -52,13 +52,14 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     };
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 /// The place of a request that was let in; those to the open paths need none.
 fn hold(shared: &Shared, request: &Request) -> Result<Option<Held>, Problem> {
-    if OPEN_PATHS.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if OPEN_PATHS.contains(&path) || console::is_file(path) {
         return Ok(None);
     }
     let place = Arc::clone(&shared.requests).try_acquire_owned().map_err(|_| {
@@ -98,7 +99,8 @@ fn check(state: &AdminState, request: &Request) -> Result<(), Problem> {
 fn is_open(state: &AdminState, request: &Request) -> bool {
     let path = request.uri().path();
     let peer = request.extensions().get::<Peer>().copied();
-    (OPEN_PATHS.contains(&path) && peer.is_some_and(Peer::is_loopback))
+    console::is_file(path)
+        || (OPEN_PATHS.contains(&path) && peer.is_some_and(Peer::is_loopback))
         || (state.open_probes && PROBES.contains(&path))
 }
 

@@ -3,7 +3,7 @@
 
 use super::problem::{self, ProblemDocument};
 use super::{
-    Handlers, Shared, audit, capture, dead_letters, dictionaries, explain, groups, health, history, home,
+    Handlers, Shared, audit, capture, console, dead_letters, dictionaries, explain, groups, health, history,
     messages, plugins, policies, publish, sessions, trials, users,
 };
 use axum::http::StatusCode;
@@ -42,7 +42,7 @@ impl Modify for BearerToken {
 /// Every endpoint with its description.
 pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::with_openapi(Api::openapi())
-        .routes(routes!(home::page))
+        .routes(routes!(console::page))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
