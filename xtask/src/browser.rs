@@ -1,4 +1,4 @@
-//! The checks of `tests/browser`: the broker and the example of `docs/browser` in headless Chromium.
+//! The checks of `tests/browser`: the broker, its console and the example of `docs/browser` in headless Chromium.
 //!
 //! Not here: the checks themselves, which are programs for Node.js.
 
@@ -7,22 +7,26 @@ use std::ffi::OsString;
 
 use anyhow::{Result, bail};
 
+use crate::guests;
 use crate::process::Step;
 use crate::tools;
 use crate::workspace::Workspace;
 
 /// Without a browser first: what those find the others would only find again.
-const CHECKS: [(&str, &str); 5] = [
+const CHECKS: [(&str, &str); 7] = [
     ("the example's frames", "node --test tests/browser/binary.mjs"),
     ("the example's requests beside events", "node --test tests/browser/events.mjs"),
     ("the example's streams", "node --test tests/browser/streams.mjs"),
+    ("the console's parts", "node --test tests/browser/console-parts.mjs"),
     ("WebSocket in Chromium", "node tests/browser/websocket.mjs"),
     ("the example in Chromium", "node tests/browser/webtransport.mjs"),
+    ("the console in Chromium", "node tests/browser/console.mjs"),
 ];
 
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let chromium = chromium(workspace)?;
     tools::ensure_browser_driver(workspace)?;
+    guests::build(workspace)?;
     Step::cargo(workspace, "broker", "build -p waspmq --bin waspmq").run()?;
     Step::cargo(workspace, "echo server", "build -p waspmq-transport --example ws_echo").run()?;
     for (name, command) in CHECKS {

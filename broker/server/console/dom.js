@@ -74,6 +74,13 @@ export function field(label, control, hint) {
   return h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", {}, hint));
 }
 
+/** A text area that has a text as it is, what cannot be seen included. */
+export function area(name, text, rows) {
+  const made = h("textarea", { name, rows, spellcheck: "false", autocomplete: "off" });
+  made.value = text;
+  return made;
+}
+
 export function button(text, click, kind) {
   return h("button", { type: "button", class: kind, click }, text);
 }

@@ -31,7 +31,8 @@ export function bytes(value) {
 /** A short time, from nanoseconds. */
 export function nanoseconds(value) {
   if (typeof value !== "number") return count(value);
-  const [divisor, unit] = [[1e9, "s"], [1e6, "ms"], [1e3, "µs"]].find(([least]) => value >= least) ?? [1, "ns"];
+  // What is rounded to a thousand is one of the next unit.
+  const [divisor, unit] = [[1e9, "s"], [1e6, "ms"], [1e3, "µs"]].find(([least]) => value >= least * 0.9995) ?? [1, "ns"];
   return `${precise.format(value / divisor)} ${unit}`;
 }
 

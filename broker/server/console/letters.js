@@ -50,11 +50,11 @@ export function show({ view, names, load }) {
   function bulk() {
     const which = () => Object.entries(filter).map(([name, value]) => `${name} ${value}`).join(", ") || "no filter: all there are";
     return h("div", { class: "buttons" },
-      button("Requeue all shown by the filter…", () => confirm({
+      button("Requeue all that match…", () => confirm({
         title: "Publish them anew?", text: `Every letter of the filter (${which()}), up to 1,000 at once, is published anew and removed when it is accepted.`, action: "Requeue", kind: "primary",
         submit: async () => again(requeued(await change("POST", "v1/dead-letters/requeue", { document: filter }))),
       })),
-      button("Purge all shown by the filter…", () => confirm({
+      button("Purge all that match…", () => confirm({
         title: "Remove them?", text: `Every letter of the filter (${which()}), up to 1,000 at once, is lost.`, action: "Purge",
         submit: async () => again(removed(await change("DELETE", query("v1/dead-letters", filter)))),
       }), "danger"));

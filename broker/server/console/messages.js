@@ -1,7 +1,7 @@
 // Messages: how far one is with each of its recipients, which policies decided what about it, and publishing one.
 
 import { at, change, query, read } from "./api.js";
-import { badge, done, facts, field, form, h, link, table } from "./dom.js";
+import { area, badge, done, facts, field, form, h, link, table } from "./dom.js";
 import { count, cut, moment, nanoseconds } from "./format.js";
 import { parse, stringify } from "./json.js";
 
@@ -93,7 +93,7 @@ function publish() {
     return done([`${level}, recipients: ${count(recipients)}, `, link(["messages", id], id)]);
   },
   field("To", text("to", { required: true, placeholder: "topic/orders.eu" })), field("Level", h("select", { name: "ack" }, levels)),
-  h("div", { class: "wide" }, field("Payload", h("textarea", { name: "payload", rows: 3, spellcheck: "false" }, '{"hello":"world"}'))),
+  h("div", { class: "wide" }, field("Payload", area("payload", '{"hello":"world"}', 3))),
   field("Payload is", h("select", { name: "kind" }, h("option", { value: "json" }, "JSON"), h("option", { value: "text" }, "a text"))),
   field("Headers", h("textarea", { name: "headers", rows: 1, spellcheck: "false", placeholder: "name: value, one a line" })), field("Key", text("key")),
   field("Priority", text("priority", { type: "number", min: 0, max: 9, value: 0 })), field("Time to live (ms)", text("ttl", { type: "number", min: 0 })), field("Delay (ms)", text("delay", { type: "number", min: 0 })),

@@ -1,7 +1,7 @@
 // Overview: whether the broker serves, what passes through it and how fast, and who changed what last.
 
 import { read, text } from "./api.js";
-import { badge, facts, h, link, region, replace, svg, table } from "./dom.js";
+import { badge, facts, h, link, region, replace, svg, table, trouble } from "./dom.js";
 import { bytes, count, duration, latency, moment, percent, rate } from "./format.js";
 import { buckets, by, parse, quantile, rate as growth, Ring, since, sum } from "./metrics.js";
 
@@ -22,7 +22,7 @@ export function show({ view, poll }) {
   let epoch;
   poll(EVERY_MS, async (signal) => {
     const [status, ready, metrics, changes] = await Promise.all([
-      read("v1/status", { signal }), readiness(signal), text("metrics", { signal }), read(`v1/audit?limit=${CHANGES_MAX}`, { signal }),
+      read("v1/status", { signal }), readiness(signal), text("metrics", { signal }), audited(signal),
     ]);
     // Another run of the broker counts anew.
     if (epoch !== status.epoch) readings.items.length = 0;
@@ -30,7 +30,15 @@ export function show({ view, poll }) {
     readings.push(reading(metrics));
     state.update(JSON.stringify([status, ready]), () => about(status, ready));
     replace(figures, cards(readings.items));
-    audit.update(JSON.stringify(changes), () => changed(changes));
+    audit.update(JSON.stringify(changes.problem ?? changes), () => [h("h2", {}, "Latest changes"), changes.problem ? trouble(changes) : changed(changes)]);
+  });
+}
+
+/** The last changes, or the refusal to tell them, which is no reason to show nothing else. */
+function audited(signal) {
+  return read(`v1/audit?limit=${CHANGES_MAX}`, { signal }).catch((error) => {
+    if (error.problem) return error;
+    throw error;
   });
 }
 
@@ -72,11 +80,11 @@ function reading(metrics) {
 }
 
 function about(status, unready) {
-  const ready = unready === undefined ? badge("ready", "good") : badge("not ready", "bad");
+  const ready = unready === undefined ? "good" : "bad";
   return [
     unready !== undefined && h("div", { class: "trouble", role: "alert" }, h("strong", {}, "Not ready"), h("span", {}, unready)),
     facts([
-      ["State", [badge(status.phase, status.phase === "ready" ? "good" : "warn"), " ", ready]], ["Version", status.version], ["Node", status.node],
+      ["State", badge(status.phase, ready)], ["Version", status.version], ["Node", status.node],
       ["Up for", duration(status.uptime_ms)], ["Workers", count(status.workers)], ["Sessions", link(["sessions"], count(status.sessions))],
       ["Policy generation", link(["policies"], count(status.generation))],
     ]),
@@ -93,9 +101,9 @@ function cards(readings) {
     card("Delivered", rate(latest("delivered")), rates("delivered"), [["again", rate(latest("redelivered"))], ["so far", count(now.delivered)]]),
     card("Dropped", rate(latest("dropped")), rates("dropped"), [["so far", count(now.dropped)], ["why", named(now.drops)]], now.dropped > 0 && latest("dropped") > 0 ? "bad" : undefined),
     card("Connections", count(now.connections), readings.map(({ connections }) => connections), [["by transport", named(now.transports)]]),
-    latencies("Delivery latency", readings, "delivery"),
-    latencies("Time to acknowledge", readings, "acks"),
-    latencies("Journal commits", readings, "commits"),
+    latencies("Delivery latency, p50", readings, "delivery"),
+    latencies("Acknowledgement, p50", readings, "acks"),
+    latencies("Journal commit, p50", readings, "commits"),
     card("Outbound queues", bytes(now.queued), readings.map(({ queued }) => queued), [["wait for an ack", count(now.waiting)]]),
     card("Store", bytes(now.storedBytes), undefined, [["messages", count(now.stored)], ["dead letters made", link(["dead-letters"], count(now.letters))]]),
     card("Process", percent(latest("cpu")), rates("cpu"), [["memory", now.memory === undefined ? undefined : bytes(now.memory)]]),
@@ -114,7 +122,7 @@ function latencies(name, readings, key) {
   const of = isLately ? lately : now;
   const [median, ...others] = QUANTILES.map((q) => latency(quantile(of, q)));
   const span = isLately ? `last ${duration(readings.at(-1).at - readings[0].at)}` : "since the start";
-  return card(name, median, undefined, [["p99", others[0]], ["p99.9", others[1]], ["p50 and these of", span]]);
+  return card(name, median, undefined, [["p99", others[0]], ["p99.9", others[1]], ["over", span]]);
 }
 
 /** A line of the last values. Moments without one are gaps. */
@@ -135,5 +143,5 @@ function spark(name, values) {
 
 function changed({ changes }) {
   const rows = changes.toReversed().map(({ unix_ms, who, what, name, from, to, generation }) => [moment(unix_ms), who, what, name, from, to, count(generation)]);
-  return [h("h2", {}, "Latest changes"), table("Latest changes", ["When", "Who", "What", "Name", "From", "To", "Generation"], rows, "Nothing was changed yet.")];
+  return table("Latest changes", ["When", "Who", "What", "Name", "From", "To", "Generation"], rows, "Nothing was changed yet.");
 }

@@ -17,9 +17,9 @@ export function show(context) {
 }
 
 function all({ view, poll }) {
-  const list = region(view);
   const make = () => write({ title: "New policy", document: TEMPLATE, done: (name) => (location.hash = `#/policies/${encodeURIComponent(name)}`) });
   view.append(h("div", { class: "buttons" }, button("New policy…", make)));
+  const list = region(view);
   poll(EVERY_MS, async (signal) => {
     const found = await read("v1/policies", { signal });
     list.update(JSON.stringify(found), () => [

@@ -9,6 +9,8 @@ import { known, swap, write } from "./steps.js";
 
 const EVERY_MS = 2_000;
 const DECISION_CHARS_MAX = 2_000;
+/** Differences that are shown at once. */
+const SAMPLES_SHOWN = 8;
 
 export function one({ view, poll }, name) {
   const said = h("div");
@@ -95,7 +97,7 @@ function about(policy) {
 }
 
 function pairs(counts) {
-  return Object.entries(counts ?? {}).map(([name, amount]) => `${name} ${count(amount)}`).join(", ");
+  return Object.entries(counts ?? {}).filter(([, amount]) => amount !== 0).map(([name, amount]) => `${name} ${count(amount)}`).join(", ");
 }
 
 function refused(policy) {
@@ -114,7 +116,13 @@ function candidateOf(candidate) {
       ["Passed by", count(candidate.passed_by)], ["Mean call", candidate.mean_ns === null ? undefined : nanoseconds(candidate.mean_ns)],
       ["Decided alike", differences && count(differences.same)], ["Differently", differences && count(differences.different)], ["Failed to decide", differences && count(differences.failed)],
     ]),
-    differences && differences.samples.length > 0 && [h("h3", {}, "Decided differently"), table("Decided differently", ["Message", "Sender", "Address", "Active", "Shadow"], differences.samples.map(sample), "")]);
+    differences && differences.samples.length > 0 && [h("h3", {}, "Decided differently"), compared(differences.samples)]);
+}
+
+function compared(samples) {
+  const shown = (some) => table("Decided differently", ["Message", "Sender", "Address", "Active", "Shadow"], some.map(sample), "");
+  const rest = samples.slice(SAMPLES_SHOWN);
+  return [shown(samples.slice(0, SAMPLES_SHOWN)), rest.length > 0 && h("details", {}, h("summary", {}, `${count(rest.length)} more`), shown(rest))];
 }
 
 function sample({ id, sender, address, active, shadow }) {

@@ -2,7 +2,7 @@
 
 import { at, change, read } from "./api.js";
 import { ask } from "./dialog.js";
-import { field, h, replace } from "./dom.js";
+import { area, field, h, replace } from "./dom.js";
 import { parse, stringify } from "./json.js";
 
 const WAYS = [
@@ -11,12 +11,7 @@ const WAYS = [
   ["active", "Active", "decides for everybody at once; the version before is kept for a rollback"],
 ];
 
-/** A text area that has a text as it is. */
-function area(name, text, rows) {
-  const made = h("textarea", { name, rows, spellcheck: "false", autocomplete: "off" });
-  made.value = text;
-  return made;
-}
+const ACTIONS = { shadow: "Start the shadow", canary: "Start the canary", active: "Swap" };
 
 function json(text, what) {
   try {
@@ -67,14 +62,16 @@ export async function swap(policy) {
   const tell = () => {
     const way = fields.querySelector("input[name=way]:checked").value;
     share.hidden = percent.disabled = way !== "canary";
-    const to = isRules ? "these rules" : select.value;
-    const whom = { shadow: "nobody, and is compared", canary: `${percent.value} % of senders`, active: "everybody" }[way];
-    replace(told, `${policy.name}: ${serving} decides now. ${to} will decide for ${whom}.`);
+    const to = isRules ? "These rules" : select.value;
+    const then = { shadow: "be asked beside it, and decide nothing", canary: `decide for ${percent.value} % of senders`, active: "decide for everybody" }[way];
+    replace(told, `${policy.name}: ${serving} decides now. ${to} will ${then}.`);
+    const button = fields.closest("form")?.querySelector("button.primary");
+    if (button) replace(button, ACTIONS[way]);
   };
   fields.addEventListener("input", tell);
   tell();
   return ask({
-    title: `Change what decides: ${policy.name}`, fields, action: "Swap",
+    title: `Change what decides: ${policy.name}`, fields, action: ACTIONS.shadow,
     async submit(data) {
       const text = (name) => String(data.get(name));
       const given = isRules ? { rules: json(text("rules"), "Rules") } : { plugin: text("plugin"), config: json(text("config"), "Configuration") };
