@@ -53,6 +53,7 @@ mod bridge;
 mod capture;
 mod compression;
 mod compression_policies;
+mod console;
 mod crash;
 mod deflate;
 mod dictionaries;

@@ -106,7 +106,7 @@ function cards(readings) {
     latencies("Journal commit, p50", readings, "commits"),
     card("Outbound queues", bytes(now.queued), readings.map(({ queued }) => queued), [["wait for an ack", count(now.waiting)]]),
     card("Store", bytes(now.storedBytes), undefined, [["messages", count(now.stored)], ["dead letters made", link(["dead-letters"], count(now.letters))]]),
-    card("Process", percent(latest("cpu")), rates("cpu"), [["memory", now.memory === undefined ? undefined : bytes(now.memory)]]),
+    card("CPU", percent(latest("cpu")), rates("cpu"), [["memory", now.memory === undefined ? undefined : bytes(now.memory)]]),
   ];
 }
 
