@@ -204,17 +204,18 @@ await run({
       await soon("the dialog closes", page.getByRole("dialog").waitFor({ state: "detached" }));
     };
     await go(page, "#/sessions?user=alice", "laptop");
-    await button(page, "Close").click();
+    const close = page.getByRole("button", { name: /^Close session .* of alice$/ });
+    await close.click();
     await page.keyboard.press("Escape");
     assert.equal((await served.ask("GET", "/v1/sessions")).total, 3);
-    await button(page, "Close").click();
+    await close.click();
     await confirmed("Close it");
     await shown(page, "of alice is closed");
     await go(page, "#/groups/eng", "bob");
     await page.getByLabel("Add a member").fill("carol");
     await page.keyboard.press("Enter");
     await shown(page, "carol is a member");
-    await page.getByRole("row", { name: /alice/ }).getByRole("button").click();
+    await button(page, "Take out alice").click();
     await confirmed("Take out");
     await shown(page, "alice is taken out");
     assert.deepEqual((await served.ask("GET", "/v1/groups/eng")).members, ["bob", "carol"]);
@@ -276,14 +277,18 @@ await run({
     return isThere ? "live" : "none here";
   },
 
-  async "a broker that is gone is said, and found again"(chrome, opened) {
+  async "a broker that is not ready, or gone, is said, and found again"(chrome, opened) {
     const served = await start(opened);
     const page = await open(chrome, opened, served);
     await go(page, "#/overview", "Latest changes");
+    const problem = { type: "urn:waspmq:problem:policy_not_ready", title: "Service Unavailable", status: 503, detail: 'policy "limits": its component is damaged' };
+    await page.route("**/readyz", (route) => route.fulfill({ status: 503, contentType: "application/problem+json", body: JSON.stringify(problem) }));
+    await shown(page, problem.detail);
     await page.route("**/*", (route) => route.abort());
     await shown(page, /the broker does not answer; asked again in/);
-    await page.unroute("**/*");
+    await page.unrouteAll();
     await soon("the notice goes", page.locator("#connection").waitFor({ state: "hidden" }));
+    await soon("it is ready", page.getByText(problem.detail).waitFor({ state: "detached" }));
     const failed = page.wrong.filter((text) => !text.startsWith("Failed to load resource"));
     assert.deepEqual(failed, []);
     return "by a notice";

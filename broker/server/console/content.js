@@ -20,12 +20,14 @@ function decoded(base64) {
   }
 }
 
-function read({ payload, payload_b64 }, isSpread) {
+/** A payload as text. Of JSON that was cut, a text is what is left. */
+function read({ payload, payload_b64, truncated }, isSpread) {
+  if (truncated && typeof payload === "string") return { kind: "the beginning of JSON", text: payload };
   if (payload_b64 !== undefined) {
     try {
       return decoded(payload_b64);
     } catch {
-      return { kind: "base64, cut", text: payload_b64 };
+      return { kind: "base64", text: payload_b64 };
     }
   }
   return payload === undefined ? undefined : { kind: "JSON", text: stringify(payload, isSpread) };

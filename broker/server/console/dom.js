@@ -81,8 +81,9 @@ export function area(name, text, rows) {
   return made;
 }
 
-export function button(text, click, kind) {
-  return h("button", { type: "button", class: kind, click }, text);
+/** A button; `label` says more than its text, where there are several alike. */
+export function button(text, click, kind, label) {
+  return h("button", { type: "button", class: kind, click, "aria-label": label && visible(label) }, text);
 }
 
 /** What went wrong, told at once to those who listen to the page. */

@@ -35,7 +35,7 @@ function one({ view, load }, group) {
   const [said, list] = [h("div"), h("div")];
   const refresh = (offset = 0) => load(list, async () => {
     const found = await read(query(at`v1/groups/${group}/members`, { limit: LIMIT, offset }));
-    const rows = found.members.map((user) => [user, sessionsOf(user), button("Take out", () => take(user), "small danger")]);
+    const rows = found.members.map((user) => [user, sessionsOf(user), button("Take out", () => take(user), "small danger", `Take out ${user}`)]);
     return [table("Members", ["User", "Sessions", "Action"], rows, "It has no member."), pages(found, refresh)];
   });
   const take = (user) => confirm({

@@ -80,11 +80,12 @@ function reading(metrics) {
 }
 
 function about(status, unready) {
-  const ready = unready === undefined ? "good" : "bad";
+  const isReady = unready === undefined;
+  const word = !isReady && status.phase === "ready" ? "not ready" : status.phase;
   return [
-    unready !== undefined && h("div", { class: "trouble", role: "alert" }, h("strong", {}, "Not ready"), h("span", {}, unready)),
+    !isReady && h("div", { class: "trouble", role: "alert" }, h("strong", {}, "Not ready"), h("span", {}, unready)),
     facts([
-      ["State", badge(status.phase, ready)], ["Version", status.version], ["Node", status.node],
+      ["State", badge(word, isReady ? "good" : "bad")], ["Version", status.version], ["Node", status.node],
       ["Up for", duration(status.uptime_ms)], ["Workers", count(status.workers)], ["Sessions", link(["sessions"], count(status.sessions))],
       ["Policy generation", link(["policies"], count(status.generation))],
     ]),

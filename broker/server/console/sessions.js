@@ -33,7 +33,7 @@ export function show({ view, search, load }) {
   });
   const row = (session) => [
     session.user, session.device, session.transport, session.remote, moment(session.connected_unix_ms), count(session.worker),
-    h("code", {}, session.id), button("Close", () => close(session), "small danger"),
+    h("code", {}, session.id), button("Close", () => close(session), "small danger", `Close session ${session.id} of ${session.user}`),
   ];
   const filter = form({ class: "row" }, (data) => {
     [user, offset] = [String(data.get("user")).trim(), 0];

@@ -142,7 +142,8 @@ function row(of) {
   box.addEventListener("toggle", () => {
     if (!box.open || box.children.length > 1) return;
     const about = facts([
-      ["id", of.id && link(["messages", of.id], of.id)], ["to", of.to], ["from", of.from], ["published", moment(of.ts)], ["position", of.pos], ["kind", of.kind], ["error", of.error],
+      ["id", of.id && link(["messages", of.id], of.id)], ["to", of.to], ["from", of.from], ["published", moment(of.ts)], ["position", of.pos], ["kind", of.kind],
+      ["error", of.error && [of.error, of.reason && `: ${of.reason}`]], ["sent instead to", of.instead?.join(", ")], ["delay", of.delay_ms && `${count(of.delay_ms)} ms`],
       ["recipients", of.recipients !== undefined && count(of.recipients)], ["level", of.ack], ["size", of.size !== undefined && bytes(of.size)], ["priority", of.priority !== undefined && count(of.priority)],
     ]);
     box.append(...[about, headers(of.headers), (of.payload !== undefined || of.payload_b64 !== undefined) && payload(of), of.truncated && h("p", { class: "hint" }, "The broker cut the payload.")].filter(Boolean));
