@@ -5,6 +5,9 @@ import assert from "node:assert/strict";
 import { HOSTILE, fill, go, open, plugin, start } from "./operator.mjs";
 import { run, soon } from "./support.mjs";
 
+/** Each step of a check has its own time; this is for all of them, on a machine that is slow. */
+const PATIENCE_MS = 600_000;
+
 /** Where each page is, what has to be on it when the broker is filled, and what the broker refuses meanwhile. */
 function places({ published, acked }) {
   return [
@@ -293,4 +296,4 @@ await run({
     assert.deepEqual(failed, []);
     return "by a notice";
   },
-});
+}, PATIENCE_MS);

@@ -125,16 +125,16 @@ export async function pageOf(chrome, origin) {
 }
 
 /** Fails where something takes longer than anything here should. */
-export async function soon(what, promise) {
+export async function soon(what, promise, patienceMs = PATIENCE_MS) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: still not so after ${PATIENCE_MS} ms`)), PATIENCE_MS);
+    timer = setTimeout(() => reject(new Error(`${what}: still not so after ${patienceMs} ms`)), patienceMs);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Runs checks in order, stops everything, and ends the process with what became of them. */
-export async function run(checks) {
+/** Runs checks in order, stops everything, and ends the process with what became of them. Those of many steps say how long all may take. */
+export async function run(checks, patienceMs = PATIENCE_MS) {
   const open = [];
   const opened = (what) => (open.push(what), what);
   let failed = 0;
@@ -143,7 +143,7 @@ export async function run(checks) {
     console.log(`Chromium ${chrome.version()}`);
     for (const [name, check] of Object.entries(checks)) {
       try {
-        console.log(`ok      ${name}: ${await soon(name, check(chrome, opened))}`);
+        console.log(`ok      ${name}: ${await soon(name, check(chrome, opened), patienceMs)}`);
       } catch (error) {
         failed += 1;
         console.log(`FAILED  ${name}: ${error.stack}`);

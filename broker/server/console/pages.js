@@ -6,7 +6,8 @@ import { count } from "./format.js";
 /** For lists of which the broker says how many there are. `go` gets the offset of another page. */
 export function pages({ total, limit, offset }, go) {
   const last = Math.min(offset + limit, total);
-  const told = total === 0 ? "" : `${count(Math.min(offset + 1, total))} to ${count(last)} of ${count(total)}`;
+  const shown = offset < total ? `${count(offset + 1)} to ${count(last)}` : "none";
+  const told = total === 0 ? "" : `${shown} of ${count(total)}`;
   return h("div", { class: "pages" }, offset > 0 && button("Previous", () => go(Math.max(offset - limit, 0)), "small"), told, last < total && button("Next", () => go(offset + limit), "small"), button("Refresh", () => go(offset), "small"));
 }
 

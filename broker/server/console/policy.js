@@ -70,7 +70,7 @@ function steps(policy, { said, again }) {
       replace(said, trouble(error));
     }
   };
-  const edit = () => write({ title: `Document of ${name}`, name, document: known(policy) ?? policy.document, done: () => again().catch(() => {}) });
+  const edit = () => write({ title: `Document of ${name}`, name, document: known(policy), note: candidate && policy.version && `The candidate ${candidate.version} is dropped, unless this is a shadow or a canary itself.`, done: () => again().catch(() => {}) });
   return [
     reason === undefined && button("Swap…", doSwap, "primary"), candidate && button("Promote…", promote), (candidate || previous) && button("Roll back…", back),
     button("Edit document…", edit), button("Remove…", remove, "danger"),

@@ -50,6 +50,7 @@ export async function swap(policy) {
   const document = known(policy);
   const isRules = document.rules !== undefined;
   const found = isRules ? [] : await revisions(document);
+  if (!isRules && found.length === 0) throw new Error(`no plugin that was uploaded has the hook ${document.hook}`);
   const serving = policy.version ?? "nothing";
   const select = h("select", { name: "plugin" }, found.map((version) => h("option", { value: version }, version === policy.version ? `${version} (active now)` : version)));
   const percent = h("input", { type: "number", name: "percent", min: 1, max: 99, value: 10, required: true });
@@ -82,9 +83,9 @@ export async function swap(policy) {
 }
 
 /** A document by hand, of a policy that is named or of a new one. */
-export function write({ title, name, document, done }) {
+export function write({ title, name, document, note, done }) {
   const named = h("input", { name: "name", required: true, autocomplete: "off", spellcheck: "false" });
-  const fields = h("div", { class: "stack" }, name === undefined && field("Name", named), field("Document (JSON)", area("document", stringify(document, true), 18)));
+  const fields = h("div", { class: "stack" }, name === undefined && field("Name", named), field("Document (JSON)", area("document", stringify(document, true), 18)), note && h("p", { class: "preview" }, note));
   return ask({
     title, fields, action: "Put it in force",
     async submit(data) {

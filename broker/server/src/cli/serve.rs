@@ -283,7 +283,7 @@ fn banner(broker: &Broker, config: &Config) {
     let quic = broker.quic_url().map(|url| format!("\n  quic     {url}  (WebTransport at /wt)"));
     let fingerprint = broker.control().tls.as_ref().map(|tls| format!("\n  sha-256  {}", tls.fingerprint()));
     output::note(format_args!(
-        "waspmq {} is ready\n  clients  {}{}{}\n  admin    http://{}/\n  token    {token}",
+        "waspmq {} is ready\n  clients  {}{}{}\n  admin    http://{}/  (console in a browser)\n  token    {token}",
         env!("CARGO_PKG_VERSION"),
         broker.url(),
         quic.unwrap_or_default(),
