@@ -26,10 +26,16 @@ export function show(context) {
   if (id !== undefined) {
     const [ledger, explained] = [h("section"), h("section")];
     view.append(h("h2", {}, "Delivery"), ledger, h("h2", {}, "Policies"), explained);
-    context.load(ledger, async () => delivery(await read(query(at`v1/messages/${id}`, { to }))));
-    context.load(explained, async () => explanation(await read(at`v1/explain/${id}`)));
+    context.load(ledger, () => read(query(at`v1/messages/${id}`, { to })).then(delivery, unknown));
+    context.load(explained, () => read(at`v1/explain/${id}`).then(explanation, unknown));
   }
   view.append(h("h2", {}, "Publish a test message"), publish());
+}
+
+/** That nothing is known of a message is no fault. */
+function unknown(error) {
+  if (error.status === 404) return h("p", { class: "empty" }, error.message);
+  throw error;
 }
 
 function state(word) {
@@ -95,7 +101,7 @@ function publish() {
   field("To", text("to", { required: true, placeholder: "topic/orders.eu" })), field("Level", h("select", { name: "ack" }, levels)),
   h("div", { class: "wide" }, field("Payload", area("payload", '{"hello":"world"}', 3))),
   field("Payload is", h("select", { name: "kind" }, h("option", { value: "json" }, "JSON"), h("option", { value: "text" }, "a text"))),
-  field("Headers", h("textarea", { name: "headers", rows: 1, spellcheck: "false", placeholder: "name: value, one a line" })), field("Key", text("key")),
+  field("Headers", h("textarea", { name: "headers", rows: 2, spellcheck: "false", placeholder: "name: value, one a line" })), field("Key", text("key")),
   field("Priority", text("priority", { type: "number", min: 0, max: 9, value: 0 })), field("Time to live (ms)", text("ttl", { type: "number", min: 0 })), field("Delay (ms)", text("delay", { type: "number", min: 0 })),
   h("div", { class: "buttons" }, h("button", { class: "primary" }, "Publish")));
 }
