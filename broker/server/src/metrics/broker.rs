@@ -3,7 +3,7 @@
 use super::encode::{Observed, counter, described, gauge, histogram};
 use crate::control::Control;
 use crate::worker::counters::{
-    ByKind, Count, Counters, Datagrams, Ended, LATENCY_BOUNDS_US, Latency, Published, Streams, Transport,
+    Count, Counters, Datagrams, Ended, LATENCY_BOUNDS_US, Latency, Outcome, Streams, Transport,
 };
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -136,10 +136,10 @@ impl Broker {
             "messages_published",
             "Messages that clients and the admin API published, by what became of them",
         );
-        let published = OUTCOMES.iter().flat_map(|&(outcome, pick)| {
+        let published = Outcome::ALL.iter().flat_map(|&outcome| {
             Kind::ALL.map(|kind| {
-                let labels = [("kind", kind.as_str()), ("outcome", outcome)];
-                (labels, self.workers.total(|c| pick(&c.published).of(kind)))
+                let labels = [("kind", kind.as_str()), ("outcome", outcome.as_str())];
+                (labels, self.workers.total(|c| c.published.of(outcome).of(kind)))
             })
         });
         counter(encoder, metric, published)?;
@@ -227,19 +227,6 @@ const STREAMS: [Beside<Streams>; 6] = [
     ("in", "taken", |s| &s.taken),
     ("in", "refused", |s| &s.refused),
     ("in", "reset", |s| &s.reset),
-];
-
-/// A label's value with the counts behind it.
-type Outcome = (&'static str, fn(&Published) -> &ByKind);
-
-const OUTCOMES: [Outcome; 7] = [
-    ("accepted", |p| &p.accepted),
-    ("rejected", |p| &p.rejected),
-    ("dropped_by_policy", |p| &p.dropped_by_policy),
-    ("policy_failed", |p| &p.policy_failed),
-    ("refused_by_policy", |p| &p.refused_by_policy),
-    ("duplicate", |p| &p.duplicate),
-    ("overloaded", |p| &p.overloaded),
 ];
 
 #[expect(

@@ -4,7 +4,7 @@
 //! as a plain number. Readers may see one figure a moment before another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use waspmq_core::Kind;
+use waspmq_core::{Code, Kind};
 use waspmq_core::compression::Codec;
 use waspmq_core::delivery::Cause;
 use waspmq_core::settings::Overflow;
@@ -230,17 +230,78 @@ impl Ended {
     }
 }
 
-/// What became of publishes; a closed set, used as a metric label.
+/// What became of a publish; a closed set, used as a metric label and by tails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Accepted,
+    /// Refused before routing: bad address, rate, level, drain.
+    Rejected,
+    DroppedByPolicy,
+    PolicyFailed,
+    RefusedByPolicy,
+    Duplicate,
+    Overloaded,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 7] = [
+        Self::Accepted,
+        Self::Rejected,
+        Self::DroppedByPolicy,
+        Self::PolicyFailed,
+        Self::RefusedByPolicy,
+        Self::Duplicate,
+        Self::Overloaded,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::DroppedByPolicy => "dropped_by_policy",
+            Self::PolicyFailed => "policy_failed",
+            Self::RefusedByPolicy => "refused_by_policy",
+            Self::Duplicate => "duplicate",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    /// Of a publish that was refused.
+    pub const fn of_refusal(code: Code) -> Self {
+        match code {
+            Code::DroppedByPolicy => Self::DroppedByPolicy,
+            Code::PolicyFailed => Self::PolicyFailed,
+            Code::RefusedByPolicy => Self::RefusedByPolicy,
+            Code::Overloaded => Self::Overloaded,
+            _ => Self::Rejected,
+        }
+    }
+}
+
+/// Publishes by what became of them.
 #[derive(Debug, Default)]
 pub struct Published {
     pub accepted: ByKind,
-    /// Refused before routing: bad address, rate, level, drain.
     pub rejected: ByKind,
     pub dropped_by_policy: ByKind,
     pub policy_failed: ByKind,
     pub refused_by_policy: ByKind,
     pub duplicate: ByKind,
     pub overloaded: ByKind,
+}
+
+impl Published {
+    pub const fn of(&self, outcome: Outcome) -> &ByKind {
+        match outcome {
+            Outcome::Accepted => &self.accepted,
+            Outcome::Rejected => &self.rejected,
+            Outcome::DroppedByPolicy => &self.dropped_by_policy,
+            Outcome::PolicyFailed => &self.policy_failed,
+            Outcome::RefusedByPolicy => &self.refused_by_policy,
+            Outcome::Duplicate => &self.duplicate,
+            Outcome::Overloaded => &self.overloaded,
+        }
+    }
 }
 
 /// Datagrams of QUIC by what became of them; a closed set, used as a metric label.

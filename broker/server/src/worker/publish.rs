@@ -7,7 +7,7 @@ use super::Worker;
 use super::alone::Alone;
 use super::batch::{OpenBatch, Source};
 use super::connection::Connection;
-use super::counters::{ByKind, Published as Counts};
+use super::counters::Outcome;
 use super::enqueue::{Enqueued, Outgoing};
 use super::receipts::{Asker, INTERNAL, Pending};
 use crate::clock::Moment;
@@ -20,7 +20,7 @@ use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
 use waspmq_core::registry::{Pick, Recipients, WorkerSet};
 use waspmq_core::settings::Settings;
-use waspmq_core::{Address, Code, Level, MessageId, Reject, SessionId};
+use waspmq_core::{Address, Level, MessageId, Reject, SessionId};
 use waspmq_protocol::client::Publish;
 use waspmq_protocol::{Content, server};
 
@@ -301,15 +301,8 @@ impl Worker {
     }
 
     pub(super) fn count_refused(&self, to: &Address, reject: &Reject) {
-        let published: &Counts = &self.counters().published;
-        let by_kind: &ByKind = match reject.code {
-            Code::DroppedByPolicy => &published.dropped_by_policy,
-            Code::PolicyFailed => &published.policy_failed,
-            Code::RefusedByPolicy => &published.refused_by_policy,
-            Code::Overloaded => &published.overloaded,
-            _ => &published.rejected,
-        };
-        by_kind.of(to.kind()).add(1);
+        let outcome = Outcome::of_refusal(reject.code);
+        self.counters().published.of(outcome).of(to.kind()).add(1);
     }
 
     pub(super) fn next_message_id(&mut self, now: Moment) -> MessageId {
