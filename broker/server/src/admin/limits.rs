@@ -27,7 +27,7 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Age of a connection from which it takes no further request, so that a client which never reads its answers
-/// does not hold a place for ever.
+/// does not hold a place for ever. An answer that is read no further within [`REQUEST_TIMEOUT`] is cut off then.
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// How long open requests may take once the listener stops. Longer: cut off.

@@ -11,6 +11,7 @@ use axum::response::Response;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -51,6 +52,8 @@ pub(super) struct Place {
 pub(crate) struct Seat {
     places: Arc<Places>,
     number: u64,
+    /// Whether more of an operator's answer was asked for since somebody looked: its peer reads it.
+    moved: Arc<AtomicBool>,
 }
 
 /// An operator's request that is served.
@@ -81,7 +84,8 @@ impl Places {
         let entry = Entry { waits_since: Some(number), is_over: false, give_way: Arc::clone(&give_way) };
         taken.by_number.insert(number, entry);
         drop(taken);
-        Place { seat: Seat { places: Arc::clone(self), number }, give_way, _permit: permit }
+        let seat = Seat { places: Arc::clone(self), number, moved: Arc::default() };
+        Place { seat, give_way, _permit: permit }
     }
 
     fn make_room(&self) {
@@ -117,6 +121,11 @@ impl Seat {
         self.set(Some);
     }
 
+    /// Whether the peer has read on in an operator's answer since this was asked last.
+    pub(super) fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
+    }
+
     /// False for a connection that gives way.
     fn set(&self, waits_since: impl FnOnce(u64) -> Option<u64>) -> bool {
         let mut taken = self.places.taken();
@@ -135,7 +144,7 @@ impl Held {
 
     /// Until the answer is written, or its connection is gone.
     pub(super) fn until_written(self, response: Response) -> Response {
-        response.map(|body| Body::new(Holding { body, _held: self }))
+        response.map(|body| Body::new(Holding { body, held: self }))
     }
 }
 
@@ -150,7 +159,7 @@ impl Drop for Held {
 /// A body that is the one within.
 struct Holding {
     body: Body,
-    _held: Held,
+    held: Held,
 }
 
 impl HttpBody for Holding {
@@ -161,6 +170,9 @@ impl HttpBody for Holding {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Some(seat) = &self.held.seat {
+            seat.moved.store(true, Ordering::Relaxed);
+        }
         Pin::new(&mut self.body).poll_frame(context)
     }
 

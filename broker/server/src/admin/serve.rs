@@ -98,6 +98,7 @@ async fn answer(
     router: Router,
     mut is_closing: watch::Receiver<bool>,
 ) {
+    let own_seat = seat.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         seat.handle_request();
         let mut request = request.map(Body::new);
@@ -123,9 +124,15 @@ async fn answer(
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(limits::REQUEST_TIMEOUT, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return tracing::debug!(peer = %peer.0, "an admin connection does not end; cut off"),
+            // A tail ends with its reader: it goes on as long as that reads.
+            loop {
+                match tokio::time::timeout(limits::REQUEST_TIMEOUT, connection.as_mut()).await {
+                    Ok(ended) => break ended,
+                    Err(_) if own_seat.take_moved() => {}
+                    Err(_) => {
+                        return tracing::debug!(peer = %peer.0, "an admin connection does not end; cut off");
+                    }
+                }
             }
         }
     };
