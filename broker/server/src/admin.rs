@@ -27,6 +27,7 @@ mod publish;
 mod serve;
 mod sessions;
 mod stored;
+mod tail;
 mod token;
 mod trials;
 mod users;

@@ -132,6 +132,7 @@ impl Broker {
             tls,
             quic: Arc::default(),
             dictionaries,
+            tails: Arc::default(),
             mailboxes,
             store: storage.store,
             store_bytes_max: config.store.bytes_max,
@@ -212,6 +213,7 @@ impl Broker {
     /// Takes the broker out of service within `drain`, then stops it.
     pub fn stop(mut self, drain: Duration) -> Stopped {
         self.control.phase.advance(Phase::Draining);
+        self.control.tails.close();
         let span = Span { spread: drain / 2, most: drain };
         for worker in 0..u8::try_from(self.workers.len()).unwrap_or(u8::MAX) {
             if self.control.mailboxes.send(worker, Entry::Drain(span)).is_err() {
@@ -228,6 +230,7 @@ impl Broker {
 
     /// Ends what still runs and waits for it; threads that do not end are named and left.
     fn end(&mut self) {
+        self.control.tails.close();
         // First: it is the workers that tell the peers of its connections.
         if self.cut_quic.send(true).is_ok() {
             wait_until(self.control.clock, QUIC_GRACE, || {
@@ -286,6 +289,7 @@ impl Broker {
             resumes,
             queues,
             dictionaries: control.dictionaries.clone(),
+            tails: control.tails.clone(),
         });
         for (number, inputs) in (0..).zip(inputs) {
             let (shared, cut) = (shared.clone(), cut.clone());

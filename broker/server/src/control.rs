@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::dictionaries::Library;
 use crate::phase::{Phase, PhaseCell};
 use crate::quic::QuicCounters;
+use crate::tail::Tails;
 use crate::tls::Tls;
 use crate::worker::counters::Counters;
 use crate::worker::ledger::Found;
@@ -15,6 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use waspmq_core::registry::{Added, JoinedBy, Registry, SessionEntry};
 use waspmq_core::{Address, Close, Code, Level, MessageId, Name, Position, Reject, SessionId};
 use waspmq_policy::{Explained, Host};
+use waspmq_protocol::Content;
+use waspmq_protocol::client::Publish;
 use waspmq_store::{AuditLog, Journal, Store, StoreError, Write};
 
 /// How long workers may take to say what they know of a message. Longer: refused, as a worker that is so busy must
@@ -45,6 +48,23 @@ pub struct Publication {
     pub answers_early: bool,
 }
 
+impl Publication {
+    /// As a client's, which asks for no receipt.
+    pub(crate) fn as_publish(&self) -> Publish<'_> {
+        let content = if self.is_json { Content::Json } else { Content::Bytes };
+        Publish {
+            headers: self.headers.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            ack: self.level,
+            key: (!self.key.is_empty()).then(|| self.key.as_str().into()),
+            reply_to: (!self.reply_to.is_empty()).then(|| self.reply_to.as_str().into()),
+            priority: self.priority,
+            ttl_ms: self.ttl_ms,
+            delay_ms: self.delay_ms,
+            ..Publish::new(self.to.as_str(), content, self.payload.as_slice())
+        }
+    }
+}
+
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
@@ -66,6 +86,7 @@ pub struct Control {
     pub tls: Option<Arc<Tls>>,
     pub quic: Arc<QuicCounters>,
     pub dictionaries: Arc<Library>,
+    pub(crate) tails: Arc<Tails>,
     pub(crate) mailboxes: Arc<Mailboxes>,
     pub store: Arc<dyn Store>,
     /// Bytes beyond which the store takes no more messages.

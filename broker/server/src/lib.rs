@@ -21,5 +21,6 @@ pub mod quic;
 mod resumes;
 mod storage;
 mod surroundings;
+pub mod tail;
 pub mod tls;
 pub mod worker;

@@ -51,6 +51,7 @@ mod scan;
 mod segment;
 mod streams;
 mod subscribe;
+mod tail;
 mod tasks;
 mod tls;
 mod tracking;
@@ -67,6 +68,7 @@ use crate::dictionaries::Library;
 use crate::phase::PhaseCell;
 use crate::queues::KeptQueues;
 use crate::resumes::Resumes;
+use crate::tail::Tails;
 use crate::tls::Tls;
 use access::AccessWork;
 use acks::{Answers, Moved};
@@ -171,6 +173,7 @@ pub(crate) struct Shared {
     pub(crate) resumes: Arc<Resumes>,
     pub(crate) queues: Arc<KeptQueues>,
     pub(crate) dictionaries: Arc<Library>,
+    pub(crate) tails: Arc<Tails>,
 }
 
 /// A worker, for its own tasks. Empty where it has no thread.

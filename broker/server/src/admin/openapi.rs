@@ -4,7 +4,7 @@
 use super::problem::{self, ProblemDocument};
 use super::{
     Handlers, Shared, audit, capture, console, dead_letters, dictionaries, explain, groups, health, history,
-    messages, plugins, policies, publish, sessions, trials, users,
+    messages, plugins, policies, publish, sessions, tail, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -51,6 +51,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(publish::publish))
         .routes(routes!(messages::show))
         .routes(routes!(explain::show))
+        .routes(routes!(tail::show))
         .routes(routes!(history::show))
         .routes(routes!(dead_letters::list, dead_letters::purge_all))
         .routes(routes!(dead_letters::requeue_all))

@@ -37,7 +37,13 @@ pub(crate) struct Carried {
 
 /// Names and values in the order they were published.
 #[derive(Debug)]
-pub(crate) struct Headers(Vec<(String, String)>);
+pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
+
+impl Headers {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl Serialize for Headers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

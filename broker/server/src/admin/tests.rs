@@ -4,6 +4,7 @@ mod capture;
 mod console;
 mod dictionaries;
 mod messages;
+mod tail;
 
 use super::guard::Peer;
 use super::*;
@@ -45,6 +46,7 @@ pub(crate) fn control() -> Control {
         tls: None,
         quic: Arc::default(),
         dictionaries: Arc::default(),
+        tails: Arc::default(),
         mailboxes,
         store,
         store_bytes_max: 1 << 30,
@@ -509,7 +511,7 @@ fn operations_have_names_of_their_own() {
     let operations: Vec<&Value> = items.flat_map(|item| item.as_object().unwrap().values()).collect();
     let names: std::collections::BTreeSet<_> =
         operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect();
-    assert_eq!((names.len(), operations.len()), (47, 47), "{names:?}");
+    assert_eq!((names.len(), operations.len()), (48, 48), "{names:?}");
     assert!(api["components"]["schemas"]["Problem"]["properties"]["detail"].is_object());
 }
 

@@ -174,6 +174,17 @@ impl Broker {
         histogram(encoder, metric, latencies)
     }
 
+    fn tails(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let tails = &self.workers.control.tails;
+        let metric = described("tails", "Operators' tails that are open");
+        gauge(encoder, metric, [(NO_LABELS, u64::try_from(tails.count()).unwrap_or(u64::MAX))])?;
+        let metric =
+            described("tail_messages", "Messages for tails, by what became of them, once for each tail");
+        let messages =
+            [([("outcome", "queued")], tails.taken()), ([("outcome", "dropped")], tails.dropped())];
+        counter(encoder, metric, messages)
+    }
+
     fn bytes_and_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let metric = described("outbound_queue", "Bytes that outbound queues pin").in_unit(&Unit::Bytes);
         gauge(encoder, metric, [(NO_LABELS, self.workers.total(|c| &c.outbound_queue_bytes))])?;
@@ -241,6 +252,7 @@ impl Collector for Broker {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         self.connections(&mut encoder)?;
         self.messages(&mut encoder)?;
+        self.tails(&mut encoder)?;
         self.bytes_and_errors(&mut encoder)?;
         self.registry(&mut encoder)
     }

@@ -2,18 +2,20 @@
 
 use super::Worker;
 use super::batch::{Source, single};
-use super::enqueue::{Outgoing, journal_full, not_stored};
+use super::enqueue::{Enqueued, Outgoing, journal_full, not_stored};
 use super::publish::Target;
 use super::receipts::{Asker, Dedup, Pending};
+use super::tail::One;
 use crate::clock::Moment;
 use crate::control::{Publication, Published};
+use crate::tail::Fate;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use waspmq_core::dedup::{Begin, Key, Remembered, scoped_key};
 use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
-use waspmq_core::registry::WorkerSet;
+use waspmq_core::registry::{Locked, Pick};
 use waspmq_core::settings::Keep;
 use waspmq_core::{Address, Code, Level, MessageId, Name, Reject};
 use waspmq_protocol::Content;
@@ -83,6 +85,7 @@ impl Worker {
             Begin::Done(Remembered { id, recipients, level }) => {
                 drop(locked);
                 self.counters().published.duplicate.of(to.kind()).add(1);
+                self.show_alone(alone, id, || Fate::duplicate(recipients));
                 return Ok(Some(Published { id, level, recipients }));
             }
             Begin::UnderWay => {
@@ -99,41 +102,51 @@ impl Worker {
             Destination::AsAddressed(pick)
                 if alone.plan.level <= Level::Accepted && publish.delay_ms == 0 =>
             {
-                let settings = &alone.target.1;
-                match single((to, settings), alone.plan, (id, publish), source) {
-                    Ok(batch) => {
-                        let picks = &[*pick];
-                        let (ack, token, is_promised, key) = (alone.plan.ack, None, false, Some(&key));
-                        let outgoing = Outgoing { batch, picks, settings, ack, token, is_promised, key };
-                        // While members of a large queue are chosen, somebody else with this key is told to come back.
-                        let enqueued;
-                        (locked, enqueued) = self.enqueue_locked(locked, outgoing);
-                        enqueued.map(|enqueued| (enqueued.workers, Some(enqueued.recipients)))
-                    }
-                    Err(reject) => Err(reject),
-                }
+                let sent;
+                (locked, sent) = self.enqueue_with_key(locked, alone, (*pick, &key));
+                sent.map(|enqueued| (Some(enqueued.recipients), Some(enqueued)))
             }
             _ => {
                 drop(locked);
                 let dedup = Some(Dedup { to: to.clone(), key: key.clone(), is_kept: false });
                 let sent = self.publish_without_key(alone, asker, dedup);
                 locked = self.shared.registry.lock(to);
-                sent.map(|done| (WorkerSet::default(), done.map(|published| published.recipients)))
+                sent.map(|done| (done.map(|published| published.recipients), None))
             }
         };
         match &sent {
-            Ok((_, None)) => {}
-            Ok((_, Some(recipients))) => {
+            Ok((None, _)) => {}
+            Ok((Some(recipients), _)) => {
                 let answer = Remembered { id, recipients: *recipients, level: Level::Accepted };
                 locked.dedup().finish(&key.text, number, answer);
             }
             Err(_) => locked.dedup().forget(&key.text, number),
         }
         drop(locked);
-        let (workers, recipients) = sent?;
-        self.wake(workers);
+        let (recipients, enqueued) = sent?;
+        if let Some(Enqueued { workers, first, recipients, .. }) = enqueued {
+            self.wake(workers);
+            self.show_alone(alone, id, || Fate::accepted(Some(first), Some(recipients)));
+        }
         self.counters().published.accepted.of(to.kind()).add(1);
         Ok(recipients.map(|recipients| Published { id, level: Level::Accepted, recipients }))
+    }
+
+    /// Publishes one message as addressed, by who has the lock already. While members of a large queue are chosen, somebody
+    /// else with its key is told to come back.
+    fn enqueue_with_key<'a>(
+        &'a self,
+        locked: Locked<'a>,
+        alone: &Alone<'_>,
+        (pick, key): (Option<Pick>, &Key),
+    ) -> (Locked<'a>, Result<Enqueued, Reject>) {
+        let Alone { target: (to, settings), plan, publish, id, source } = *alone;
+        let batch = match single((to, settings), plan, (id, publish), source) {
+            Ok(batch) => batch,
+            Err(reject) => return (locked, Err(reject)),
+        };
+        let (picks, ack, token, is_promised, key) = (&[pick], plan.ack, None, false, Some(key));
+        self.enqueue_locked(locked, Outgoing { batch, picks, settings, ack, token, is_promised, key })
     }
 
     /// The plan with the least level that its addresses demand, where that is more than its own: all of them reach it.
@@ -201,7 +214,7 @@ impl Worker {
             Destination::AsAddressed(pick) => (*pick, std::slice::from_ref(to)),
             Destination::Instead(addresses) => (None, addresses.as_slice()),
         };
-        let (mut recipients, mut accepted, mut refused) = (0_u32, false, Vec::new());
+        let (mut recipients, mut first, mut refused) = (0_u32, None, Vec::new());
         // Of the messages before the last, and of that.
         let (mut is_kept, mut is_last_kept) = (false, false);
         for (left, address) in (0..addresses.len()).rev().zip(addresses) {
@@ -215,9 +228,9 @@ impl Worker {
             let of_last = key.as_ref().filter(|_| left == 0);
             let sent = self.send_out(batch, (&[pick], settings, plan.ack), (token, of_last), (None, &[]));
             let is_this_kept = match sent {
-                Ok((more, is_this_kept)) => {
-                    (accepted, recipients) = (true, recipients.saturating_add(more));
-                    is_this_kept
+                Ok(sent) => {
+                    (first, recipients) = (Some(sent.first), recipients.saturating_add(sent.recipients));
+                    sent.is_kept
                 }
                 Err(reject) => {
                     if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
@@ -237,10 +250,17 @@ impl Worker {
             key = key.filter(|_| is_this_kept || plan.level <= Level::Accepted);
             key.iter_mut().for_each(|key| key.answer.recipients = recipients);
         }
-        if !accepted && let Some((_, reject)) = refused.pop() {
+        if first.is_none()
+            && let Some((_, reject)) = refused.pop()
+        {
             return Err(reject);
         }
-        refused.iter().for_each(|(address, reject)| self.count_refused(address, reject));
+        let first = first.filter(|_| addresses.len() == 1);
+        self.show_alone(alone, id, || Fate::accepted(first, Some(recipients)));
+        for (address, reject) in &refused {
+            self.count_refused(address, reject);
+            self.show_refused_part(alone, address, reject);
+        }
         if let Some(key) = key.filter(|_| is_kept || is_last_kept) {
             if !is_last_kept {
                 self.keep_key_alone(key);
@@ -330,6 +350,7 @@ impl Worker {
             lost();
         }
         self.timers.notify_one();
+        self.show_alone(alone, id, || Fate::accepted(None, None));
         Ok(token.is_none().then_some(Published { id, level: Level::Accepted, recipients: 0 }))
     }
 
@@ -354,9 +375,9 @@ impl Worker {
         let (to, level) = (batch.to.clone(), batch.level);
         let settings = self.settled.of(&to).clone();
         match self.send_out(batch, (&[], &settings, ack), (token, None), (None, &[])) {
-            Ok((more, _)) => {
+            Ok(sent) => {
                 if let Some(pending) = token.and_then(|token| self.receipts.get_mut(token)) {
-                    pending.recipients = pending.recipients.saturating_add(more);
+                    pending.recipients = pending.recipients.saturating_add(sent.recipients);
                 }
             }
             Err(reject) => {
@@ -405,14 +426,17 @@ impl Worker {
         } else {
             Asker::Operator { id, answer: answer.clone() }
         };
-        let done = match self.publish_publication(publication, (id, now), asker) {
+        let publish = publication.as_publish();
+        let done = match self.publish_publication((publication, &publish), (id, now), asker) {
             Ok(None) if publication.answers_early => {
                 Ok(Published { id, level: Level::Accepted, recipients: 0 })
             }
             Ok(None) => return,
             Ok(Some(published)) => Ok(published),
             Err(reject) => {
-                self.count_refused(&publication.to, &reject);
+                let (to, from) = (&publication.to, publication.from.as_ref());
+                self.show_refused(One { to, from, now, publish: &publish, decided: None }, &reject);
+                self.count_refused(to, &reject);
                 Err(reject)
             }
         };
@@ -423,22 +447,17 @@ impl Worker {
 
     fn publish_publication(
         &mut self,
-        publication: &Publication,
+        (publication, publish): (&Publication, &Publish<'_>),
         (id, now): (MessageId, Moment),
         asker: Asker,
     ) -> Result<Option<Published>, Reject> {
         let to = &publication.to;
         let target = (to.clone(), self.settled.of(to).clone());
-        let headers: Vec<_> = publication
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
-            .collect();
         let request = Request {
             to,
             payload: &publication.payload,
             is_json: publication.is_json,
-            headers: &headers,
+            headers: &publish.headers,
             key: &publication.key,
             reply_to: &publication.reply_to,
             priority: publication.priority,
@@ -450,18 +469,9 @@ impl Worker {
         };
         let plan = publish::plan_for_operator(&request, &mut self.policies)?;
         self.policies.name(plan.trace, id);
-        let content = if publication.is_json { Content::Json } else { Content::Bytes };
-        let mut publish = Publish::new(to.as_str(), content, publication.payload.as_slice());
-        publish.headers = headers;
-        publish.key = Some(publication.key.as_str().into()).filter(|_| !publication.key.is_empty());
-        publish.reply_to =
-            Some(publication.reply_to.as_str().into()).filter(|_| !publication.reply_to.is_empty());
-        publish.priority = publication.priority;
-        publish.ttl_ms = publication.ttl_ms;
-        publish.delay_ms = publication.delay_ms;
         let from = publication.from.as_ref();
         let source = Source { from, origin: None, exclude_origin: false, now };
-        let alone = Alone { target: &target, plan: &plan, publish: &publish, id, source };
+        let alone = Alone { target: &target, plan: &plan, publish, id, source };
         self.publish_alone(&alone, asker)
     }
 }

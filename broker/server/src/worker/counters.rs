@@ -4,10 +4,10 @@
 //! as a plain number. Readers may see one figure a moment before another.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use waspmq_core::{Code, Kind};
 use waspmq_core::compression::Codec;
 use waspmq_core::delivery::Cause;
 use waspmq_core::settings::Overflow;
+use waspmq_core::{Code, Kind};
 use waspmq_protocol::codec::PackedCodec;
 
 /// A count that only its owner changes.

@@ -14,7 +14,7 @@ use waspmq_core::delivery::AckPlan;
 use waspmq_core::message::Batch;
 use waspmq_core::registry::{Excluded, Locked, Pick, Queue, Recipients, Targets, WorkerSet};
 use waspmq_core::settings::{Keep, Settings};
-use waspmq_core::{Address, Code, Kind, Level, QueueId, Reject, SessionId};
+use waspmq_core::{Address, Code, Kind, Level, Position, QueueId, Reject, SessionId};
 use waspmq_store::{Ticket, Write};
 
 /// Members that are looked at under the lock, over all messages and queues: taking it twice costs about as much.
@@ -41,6 +41,8 @@ pub(super) struct Outgoing<'a> {
 pub(super) struct Enqueued {
     /// To be woken when the lock is released.
     pub(super) workers: WorkerSet,
+    /// The position of the first message.
+    pub(super) first: Position,
     /// Of one message.
     pub(super) recipients: u32,
     /// Whether it goes to the store.
@@ -148,6 +150,7 @@ impl Worker {
         batch.is_kept = is_kept;
         let left_out = batch.origin.filter(|_| batch.exclude_origin);
         batch.first = locked.take((&batch.to, &targets), batch.messages.len(), (is_kept, left_out));
+        let first = batch.first;
         let batch = Arc::new(batch);
         let recipients = match &tracked {
             Some(recipients) => u32::try_from(recipients.len()).unwrap_or(u32::MAX),
@@ -172,7 +175,7 @@ impl Worker {
             self.push(home, Entry::Queued { batch, queues, picks: picks.into(), plan });
         }
         let tracked = tracked.map(|recipients| (batch, recipients));
-        Ok(Enqueued { workers, recipients, is_kept, tracked, members })
+        Ok(Enqueued { workers, first, recipients, is_kept, tracked, members })
     }
 
     fn push(&self, worker: u8, entry: Entry) {
@@ -358,7 +361,7 @@ mod tests {
     use super::*;
     use waspmq_core::message::{Envelope, Slice};
     use waspmq_core::registry::{Registry, Session};
-    use waspmq_core::{MessageId, Name, Pattern, Position, Stream};
+    use waspmq_core::{MessageId, Name, Pattern, Stream};
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()

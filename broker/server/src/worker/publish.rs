@@ -10,8 +10,10 @@ use super::connection::Connection;
 use super::counters::Outcome;
 use super::enqueue::{Enqueued, Outgoing};
 use super::receipts::{Asker, INTERNAL, Pending};
+use super::tail::One;
 use crate::clock::Moment;
 use crate::control::Published;
+use crate::tail::Fate;
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use waspmq_core::dedup::Key;
@@ -20,7 +22,7 @@ use waspmq_core::message::Batch;
 use waspmq_core::publish::{self, Destination, Plan, Request};
 use waspmq_core::registry::{Pick, Recipients, WorkerSet};
 use waspmq_core::settings::Settings;
-use waspmq_core::{Address, Level, MessageId, Reject, SessionId};
+use waspmq_core::{Address, Level, MessageId, Position, Reject, SessionId};
 use waspmq_protocol::client::Publish;
 use waspmq_protocol::{Content, server};
 
@@ -33,6 +35,17 @@ pub(super) enum Taken {
     Done,
     /// It is to be taken again when there is room: see [`super::room`].
     Waits,
+}
+
+/// A batch that is on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    /// The position of its first message.
+    pub(super) first: Position,
+    /// Of each message.
+    pub(super) recipients: u32,
+    /// Whether it goes to the store.
+    pub(super) is_kept: bool,
 }
 
 /// The connection that wants receipts, with its references by index of the message.
@@ -57,6 +70,12 @@ impl Worker {
         });
         taken.unwrap_or_else(|reject| {
             self.finish_batch(connection);
+            if self.shared.tails.is_open()
+                && let Ok(to) = Address::parse(&publish.to)
+            {
+                let from = connection.session.identity().map(|identity| &identity.user);
+                self.show_refused(One { to: &to, from, now, publish, decided: None }, &reject);
+            }
             self.refuse_publish(connection, publish.reference, &publish.to, reject);
             Taken::Done
         })
@@ -207,8 +226,10 @@ impl Worker {
             SmallVec::new()
         };
         let asked = (connection.asker, &*references);
+        let seen = self.see(&batch);
         match self.send_out(batch, (&picks, &settings, ack), (token, None), asked) {
-            Ok((recipients, _)) => {
+            Ok(Sent { recipients, first, .. }) => {
+                self.show(seen, || Fate::accepted(Some(first), Some(recipients)));
                 self.counters().published.accepted.of(to.kind()).add(count);
                 match token.and_then(|token| self.receipts.get_mut(token)) {
                     Some(pending) => pending.recipients = recipients,
@@ -223,6 +244,7 @@ impl Worker {
                 }
             }
             Err(reject) => {
+                self.show(seen, || Fate::refused(&reject));
                 token.and_then(|token| self.receipts.take(token));
                 for (reference, _) in ids {
                     self.refuse_publish(connection, Some(reference), to.as_str(), reject.clone());
@@ -237,25 +259,25 @@ impl Worker {
     }
 
     /// Enqueues a batch and begins to track it where its level asks for that. `token` is the receipt that
-    /// waits, `references` are receipts of the connection that asked. Gives the recipients, and whether it goes to the store.
+    /// waits, `references` are receipts of the connection that asked.
     pub(super) fn send_out(
         &mut self,
         batch: Batch,
         (picks, settings, ack): (&[Option<Pick>], &Settings, Option<AckPlan>),
         (token, key): (Option<u64>, Option<&Key>),
         asked: Asked<'_>,
-    ) -> Result<(u32, bool), Reject> {
+    ) -> Result<Sent, Reject> {
         let token_of_disk = token.filter(|_| batch.level == Level::Stored);
         let is_promised = false;
         let outgoing = Outgoing { batch, picks, settings, ack, token: token_of_disk, is_promised, key };
-        let Enqueued { recipients, is_kept, tracked, members, .. } = self.enqueue(outgoing)?;
+        let Enqueued { first, recipients, is_kept, tracked, members, .. } = self.enqueue(outgoing)?;
         if let Some((batch, waiting_for)) = tracked {
             self.track(batch.clone(), waiting_for, ack.unwrap_or(settings.ack), (token, asked));
             for (message, queue, session) in members {
                 self.note_member(&batch, message, (queue, session, 1));
             }
         }
-        Ok((recipients, is_kept))
+        Ok(Sent { first, recipients, is_kept })
     }
 
     fn track(

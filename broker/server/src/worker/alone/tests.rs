@@ -53,6 +53,7 @@ pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
         resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
         queues: Arc::new(crate::queues::KeptQueues::new(2)),
         dictionaries: control.dictionaries.clone(),
+        tails: control.tails.clone(),
         mailboxes: control.mailboxes,
         rules: Arc::new(Rules::new(rules.into())),
     };

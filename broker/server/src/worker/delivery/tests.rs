@@ -75,6 +75,7 @@ impl Bench {
             resumes: Arc::new(crate::resumes::Resumes::new(1_000)),
             queues: Arc::new(crate::queues::KeptQueues::new(2)),
             dictionaries: control.dictionaries.clone(),
+            tails: control.tails.clone(),
             mailboxes: control.mailboxes,
             rules: Arc::new(Rules::new(vec![(Pattern::parse("topic/t").unwrap(), of_topic)])),
         };

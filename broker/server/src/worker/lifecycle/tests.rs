@@ -61,6 +61,7 @@ impl Workers {
             resumes: Arc::new(crate::resumes::Resumes::new(60_000)),
             queues: Arc::new(crate::queues::KeptQueues::new(2)),
             dictionaries: control.dictionaries.clone(),
+            tails: control.tails.clone(),
             mailboxes: control.mailboxes.clone(),
         });
         let listeners = listeners::bind("127.0.0.1:0".parse().unwrap(), 2, 64 * 1024).unwrap();
