@@ -81,6 +81,7 @@ mod rules;
 mod shipped;
 mod slow;
 mod sse;
+mod tail;
 mod timing;
 mod tls;
 mod tokens;

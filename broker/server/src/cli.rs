@@ -27,6 +27,7 @@ mod serve;
 mod session;
 mod store;
 mod subscribe;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -56,6 +57,7 @@ enum Command {
     Serve(serve::Arguments),
     Pub(publish::Arguments),
     Sub(subscribe::Arguments),
+    Tail(tail::Arguments),
     Req(request::Arguments),
     History(history::Arguments),
     Message(message::Arguments),
@@ -85,6 +87,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),
+        Command::Tail(arguments) => tail::run(&arguments),
         Command::Req(arguments) => request::run(&arguments),
         Command::History(arguments) => history::run(&arguments),
         Command::Message(arguments) => message::run(&arguments),

@@ -4,16 +4,20 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use serde_json::Value;
 use std::fs::File;
+use std::io::BufReader;
 use std::path::PathBuf;
 use std::time::Duration;
 use ureq::http::{Response, StatusCode};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, BodyReader};
 
 /// Bytes of an answer that are read. More: the command fails.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The longest time one request may take: an upload is compiled before it is answered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// How long nothing comes of an answer that goes on: a few times as long as the broker is silent.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Items per page of a list, the most the API gives.
 const PAGE_ITEMS: usize = 1_000;
@@ -200,6 +204,23 @@ impl Api {
         Ok(())
     }
 
+    /// An answer that goes on: it is read as it comes, and is over when nothing came for [`SILENCE_MAX`].
+    pub(super) fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<BufReader<BodyReader<'static>>> {
+        let request = self.agent.get(self.url(path) + &queried(query));
+        let request = request.header("authorization", &self.authorization).config();
+        match request.timeout_global(None).timeout_per_read(Some(SILENCE_MAX)).build().call() {
+            Ok(answer) if answer.status().is_success() => {
+                Ok(BufReader::new(answer.into_body().into_reader()))
+            }
+            Ok(refused) => Err(self.read(Ok(refused)).err().unwrap_or_else(|| anyhow!("refused"))),
+            Err(error) => Err(self.unreachable(&error)),
+        }
+    }
+
     fn get_url(&self, url: &str) -> anyhow::Result<Value> {
         self.read(self.agent.get(url).header("authorization", &self.authorization).call())
     }
@@ -208,14 +229,16 @@ impl Api {
         path.iter().fold(format!("{}/v1", self.base), |url, segment| url + "/" + &escaped(segment))
     }
 
+    fn unreachable(&self, error: &ureq::Error) -> anyhow::Error {
+        let why = match error {
+            ureq::Error::Io(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        anyhow!("cannot reach the admin API at {}: {why}; is the broker running?", self.base)
+    }
+
     fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Value> {
-        let mut answer = answer.map_err(|error| {
-            let why = match &error {
-                ureq::Error::Io(error) => error.to_string(),
-                error => error.to_string(),
-            };
-            anyhow!("cannot reach the admin API at {}: {why}; is the broker running?", self.base)
-        })?;
+        let mut answer = answer.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         let body = body.with_context(|| format!("the answer of {} broke off", self.base))?;
