@@ -36,7 +36,7 @@ pub(crate) struct Carried {
 }
 
 /// Names and values in the order they were published.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
 
 impl Headers {

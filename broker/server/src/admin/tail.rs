@@ -93,11 +93,11 @@ struct Message<'a> {
     size: usize,
     priority: u8,
     #[serde(flatten)]
-    carried: Option<Carried>,
+    carried: Carried,
 }
 
 /// What a message carries, where it was asked for.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = TailCarried)]
 struct Carried {
     #[serde(skip_serializing_if = "Headers::is_empty")]
@@ -128,6 +128,7 @@ const fn is_false(is: &bool) -> bool {
 impl<'a> Message<'a> {
     fn of(seen: &'a Seen, index: usize, has_content: bool) -> Option<Self> {
         let line = seen.messages.get(index)?;
+        let content = line.content.as_ref().filter(|_| has_content);
         let place = |first: Position| Position { offset: first.offset + index as u64, ..first };
         Some(Self {
             id: line.id.map(|id| id.to_string()),
@@ -145,7 +146,7 @@ impl<'a> Message<'a> {
             delay_ms: seen.delay_ms,
             size: line.payload_bytes,
             priority: line.priority,
-            carried: line.content.as_ref().filter(|_| has_content).map(|content| Carried::of(line, content)),
+            carried: content.map(|content| Carried::of(line, content)).unwrap_or_default(),
         })
     }
 }
@@ -180,7 +181,7 @@ fn beginning(bytes: &[u8]) -> &str {
     }
 }
 
-/// What is published, as it happens: an event for each publish. `payload` is taken down in the audit log.
+/// What is published, as it happens: an event for each publish. Who asks for payloads is on the audit log.
 #[utoipa::path(
     get, operation_id = "tail", path = "/v1/tail", tag = "messages", params(Query),
     responses(

@@ -18,7 +18,6 @@ use waspmq_core::publish::{self, Destination, Plan, Request};
 use waspmq_core::registry::{Locked, Pick};
 use waspmq_core::settings::Keep;
 use waspmq_core::{Address, Code, Level, MessageId, Name, Reject};
-use waspmq_protocol::Content;
 use waspmq_protocol::client::Publish;
 use waspmq_store::{Ticket, Write};
 

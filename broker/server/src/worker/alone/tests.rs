@@ -7,6 +7,7 @@ use std::time::Duration;
 use waspmq_core::delivery::{Recipient, Report};
 use waspmq_core::settings::{self, Retention, Rules};
 use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
+use waspmq_protocol::Content;
 use waspmq_store::{Query, Store};
 
 /// A worker on which `topic/kept` keeps everything for a second and `topic/never` nothing, and what is published to
