@@ -9,6 +9,7 @@
 
 mod applier;
 mod backlog;
+mod health;
 mod metrics;
 mod pace;
 mod queue;
@@ -23,6 +24,7 @@ use crate::log::{self, Appender, LogOptions};
 use crate::store::{Durability, Store, StoreError, Write};
 use applier::Applier;
 use backlog::Backlog;
+use health::Failing;
 use metrics::Meters;
 use queue::{Entry, Queue};
 use readers::Readers;
@@ -179,9 +181,21 @@ impl Journal {
         pushed.inspect_err(|_| self.meters.refused())
     }
 
-    /// Whether the store does not take what is in the log, so that readings are refused.
+    /// Whether the log cannot be written, the store does not take what is in it, so that readings are refused, or the store
+    /// cannot be kept in order, and has not for as long as readings wait.
     pub fn is_failing(&self) -> bool {
-        self.meters.is_failing()
+        self.meters.health.is_failing()
+    }
+
+    /// The error with which a small write would be refused now, or wait: as far as the last one says. One relaxed load
+    /// while there is none.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.meters.health.check(false)
+    }
+
+    /// The same for a write that [`needs room`](Write::needs_room).
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        self.meters.health.check(true)
     }
 
     /// Queues a reading. It runs on a reader's thread after everything pushed before was committed, or failed to be. Where
@@ -233,6 +247,8 @@ fn start_writers(
             applied,
             synced: applied,
             told: None,
+            syncing: Failing::default(),
+            upkeep: Failing::default(),
         };
         // When this or the next thread does not start, `logged` is dropped, which ends the applier.
         applier.start().map(|applying| (logged, applying))

@@ -5,6 +5,7 @@
 //! would have to wait for a store that fails are refused.
 
 use super::backlog::{Backlog, Step, take_readings};
+use super::health::{Failing, Part};
 use super::metrics::Meters;
 use super::queue::Queue;
 use super::readers::Readers;
@@ -47,6 +48,8 @@ pub(super) struct Applier {
     pub(super) synced: u64,
     /// When an error in keeping the store in order was told last.
     pub(super) told: Option<Instant>,
+    pub(super) syncing: Failing,
+    pub(super) upkeep: Failing,
 }
 
 /// What is applied in one commit.
@@ -157,7 +160,7 @@ impl Applier {
             last_tries += usize::from(self.backlog.is_closed());
             let is_over = last_tries >= LAST_TRIES;
             if is_over || failed.get_or_insert_with(now).elapsed() >= self.options.readings_wait {
-                self.meters.set_failing(true);
+                self.meters.health.set_failing(Part::Apply, true);
                 self.refuse_readings((unit, taken), &error);
             }
             if is_over {
@@ -165,7 +168,7 @@ impl Applier {
             }
             std::thread::sleep(RETRY_WAIT);
         }
-        self.meters.set_failing(false);
+        self.meters.health.set_failing(Part::Apply, false);
         self.applied = unit.to;
         true
     }
@@ -200,6 +203,8 @@ impl Applier {
         if times.maintained.elapsed() >= self.options.maintain_every {
             let now_unix_ms = (self.options.clock)();
             let maintained = self.store.maintain(now_unix_ms).map(drop);
+            let is_failing = self.upkeep.note(&maintained, self.options.readings_wait);
+            self.meters.health.set_failing(Part::Upkeep, is_failing);
             self.report(maintained);
             times.maintained = now();
         }
@@ -211,6 +216,8 @@ impl Applier {
             self.synced = self.applied;
             self.segments.synced_to(self.synced);
         }
+        let is_failing = self.syncing.note(&result, self.options.readings_wait);
+        self.meters.health.set_failing(Part::Sync, is_failing);
         self.report(result);
     }
 

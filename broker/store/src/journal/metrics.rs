@@ -1,6 +1,7 @@
 //! What the journal counts.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::health::Health;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Upper bounds of the time of a commit, seconds: a sync takes 0.1 ms on a fast disk and seconds on one that hangs.
@@ -52,7 +53,7 @@ pub(super) struct Meters {
     failures: AtomicU64,
     lost: AtomicU64,
     refused: AtomicU64,
-    is_failing: AtomicBool,
+    pub(super) health: Health,
 }
 
 fn add(counter: &AtomicU64, more: u64) {
@@ -94,14 +95,6 @@ impl Meters {
 
     pub(super) fn refused(&self) {
         add(&self.refused, 1);
-    }
-
-    pub(super) fn set_failing(&self, is_failing: bool) {
-        self.is_failing.store(is_failing, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
     }
 
     pub(super) fn read(&self, queue_entries: usize, queue_bytes: usize) -> JournalMetrics {

@@ -3,6 +3,7 @@
 //! With a log it commits to that, and hands on what the store is to have; without one, to the store itself.
 
 use super::backlog::Backlog;
+use super::health::{Failing, Part, Refused};
 use super::metrics::Meters;
 use super::pace::Pace;
 use super::queue::{Entry, Queue};
@@ -19,8 +20,8 @@ use std::time::{Duration, Instant};
 /// Small writes nobody waits for that are kept for the next commit when one fails. More: lost and counted.
 const CARRIED_MAX: usize = 65_536;
 
-/// The wait before carried writes are tried again.
-const CARRY_WAIT: Duration = Duration::from_millis(100);
+/// The wait before what failed is tried again.
+const RETRY_WAIT: Duration = Duration::from_millis(100);
 
 pub(super) struct Writer {
     store: Arc<dyn Store>,
@@ -36,6 +37,11 @@ pub(super) struct Writer {
     pace: Pace,
     unsynced_since: Option<Instant>,
     maintained: Instant,
+    failing: Failing,
+    /// When it was tried last whether something can be kept.
+    tried: Instant,
+    /// Bytes that the log had no space for.
+    refused_bytes: u64,
     /// Writes and bytes of the current commit that are in the log: their room is given back when they are applied.
     handed: (usize, usize),
     /// Dropped last: the applier ends with it.
@@ -96,6 +102,9 @@ impl Writer {
             pace: Pace::default(),
             unsynced_since: None,
             maintained: now(),
+            failing: Failing::default(),
+            tried: now(),
+            refused_bytes: 0,
             logged,
             handed: (0, 0),
         }
@@ -117,6 +126,7 @@ impl Writer {
             self.gather();
             self.commit();
             self.hand_over_readings();
+            self.try_again();
             self.keep_house();
         }
         self.retry_carried();
@@ -129,8 +139,8 @@ impl Writer {
     }
 
     fn time_to_next(&self) -> Duration {
-        if !self.carried.is_empty() {
-            return CARRY_WAIT;
+        if !self.carried.is_empty() || self.meters.health.refuses_any() {
+            return RETRY_WAIT;
         }
         let maintain = match self.logged {
             Some(_) => self.options.maintain_every,
@@ -196,6 +206,7 @@ impl Writer {
     fn commit_once(&mut self, writes: &mut Vec<Write>, tickets: &[Option<Ticket>]) -> Result<(), StoreError> {
         let awaited = tickets.iter().flatten().count();
         let synced = awaited > 0;
+        let needs_room = writes.iter().any(Write::needs_room);
         let (began, count) = (now(), writes.len());
         let result = match self.logged {
             Some(_) => self.append(writes, durability(synced)),
@@ -211,18 +222,64 @@ impl Writer {
             (Ok(()), false) => self.unsynced_since = self.unsynced_since.or(Some(began)),
             (Err(_), _) => {}
         }
+        self.tried = began;
+        self.note(&result, needs_room);
         result
+    }
+
+    /// Takes down what a try says about those to come.
+    fn note(&mut self, result: &Result<(), StoreError>, needed_room: bool) {
+        let health = &self.meters.health;
+        health.set_failing(Part::Commit, self.failing.note(result, self.options.readings_wait));
+        match result {
+            Ok(()) => {
+                health.take(Refused::Everything);
+                if needed_room {
+                    health.take(Refused::Large);
+                }
+            }
+            Err(error @ StoreError::Full { .. }) if needed_room => health.refuse(Refused::Large, error),
+            Err(error) if error.is_retryable() => health.refuse(Refused::Everything, error),
+            // One write that can never be done says nothing of others.
+            Err(_) => {}
+        }
+    }
+
+    /// Tries whether what was refused can be kept now, so that this is known also where nobody pushes.
+    fn try_again(&mut self) {
+        if !self.meters.health.refuses_any() || self.tried.elapsed() < RETRY_WAIT {
+            return;
+        }
+        self.tried = now();
+        if self.meters.health.refuses(Refused::Everything) {
+            let written = match &mut self.logged {
+                Some(logged) => logged.appender.probe(),
+                None => self.store.commit(&[], Durability::Synced),
+            };
+            self.note(&written, false);
+        } else if self.room(self.refused_bytes).is_ok() {
+            self.meters.health.take(Refused::Large);
+        }
+    }
+
+    /// Whether the store has room for more than what is in the log only.
+    fn room(&self, more_bytes: u64) -> Result<(), StoreError> {
+        let waiting_bytes = self.logged.as_ref().map_or(0, |logged| logged.backlog.bytes());
+        self.store.room(waiting_bytes.saturating_add(more_bytes))
     }
 
     /// What is in the log may not be refused any more, so whether there is room is asked before.
     fn append(&mut self, writes: &mut Vec<Write>, durability: Durability) -> Result<(), StoreError> {
-        let Some(Logged { appender, backlog }) = &mut self.logged else { return Ok(()) };
+        let bytes: usize = writes.iter().map(Write::size_bytes).sum();
         if writes.iter().any(Write::needs_room) {
-            self.store.room(backlog.bytes())?;
+            self.refused_bytes = 0;
+            self.room(0)?;
+            // Unless the log has space for it.
+            self.refused_bytes = bytes as u64;
         }
+        let Some(Logged { appender, backlog }) = &mut self.logged else { return Ok(()) };
         let sequence = appender.append(writes, durability)?;
         let writes = std::mem::take(writes);
-        let bytes = writes.iter().map(Write::size_bytes).sum();
         self.handed = (self.handed.0 + writes.len(), self.handed.1 + bytes);
         backlog.push_group(sequence, writes, bytes);
         Ok(())
@@ -307,6 +364,9 @@ impl Writer {
         if self.unsynced_since.is_some_and(is_due) {
             self.unsynced_since = None;
             let synced = self.sync();
+            if synced.is_err() {
+                self.note(&synced, false);
+            }
             self.report(synced);
         }
         // With a log, one thread changes the store, and it is the applier.

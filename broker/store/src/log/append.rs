@@ -95,6 +95,8 @@ pub(crate) struct Appender {
     buffer: Vec<u8>,
     /// Whether what the current segment holds behind its last group is not known.
     stopped: bool,
+    /// Whether the current segment is full and no other one could be begun.
+    is_stuck: bool,
 }
 
 #[derive(Debug)]
@@ -122,7 +124,16 @@ impl Appender {
         segments.synced_to(last);
         let current =
             Current::create(&path, last + 1, None).map_err(OpenError::io("begin the log in", &path))?;
-        Ok(Self { options, segments, current, last, synced: last, buffer: Vec::new(), stopped: false })
+        Ok(Self {
+            options,
+            segments,
+            current,
+            last,
+            synced: last,
+            buffer: Vec::new(),
+            stopped: false,
+            is_stuck: false,
+        })
     }
 
     pub(crate) fn segments(&self) -> Arc<Segments> {
@@ -159,6 +170,19 @@ impl Appender {
         Ok(sequence)
     }
 
+    /// Whether the log can be written: puts the end behind the last group once more, or begins anew.
+    pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
+        if self.stopped {
+            return self.begin_anew();
+        }
+        if self.is_stuck {
+            return self.next_segment();
+        }
+        let written = self.current.file.write_all_at(&[0; END_BYTES], self.current.at);
+        written.map_err(|error| store_error(&error))?;
+        self.sync_to(self.last)
+    }
+
     /// Puts everything that was appended on stable storage.
     pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
         if self.stopped || self.synced == self.last {
@@ -193,8 +217,10 @@ impl Appender {
         let free = self.segments.known.lock().unwrap().free.pop();
         let next = Current::create(&self.options.path(), self.last + 1, free).map_err(|error| {
             self.segments.drop_free();
+            self.is_stuck = true;
             store_error(&error)
         })?;
+        self.is_stuck = false;
         let old = std::mem::replace(&mut self.current, next);
         self.segments.known.lock().unwrap().closed.push_back((old.path, self.last));
         Ok(())
@@ -233,7 +259,7 @@ impl Appender {
             _ => Current::create(&self.options.path(), self.last + 1, None),
         };
         self.current = begun.map_err(|error| store_error(&error))?;
-        (self.stopped, self.synced) = (false, self.last);
+        (self.stopped, self.is_stuck, self.synced) = (false, false, self.last);
         tracing::warn!(path = %self.options.path().display(), "the log was begun anew");
         Ok(())
     }

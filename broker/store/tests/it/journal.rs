@@ -24,6 +24,9 @@ pub(crate) struct Trying {
     pub(crate) broken: AtomicBool,
     /// Whatever says when somebody was last seen meets a damaged record.
     pub(crate) damaged: AtomicBool,
+    /// Nothing is synced, or kept in order.
+    pub(crate) unsynced: AtomicBool,
+    pub(crate) untidy: AtomicBool,
     /// So many commits of nothing fail, which is how groups are marked as applied.
     pub(crate) unmarked: AtomicU64,
     rounds: AtomicU64,
@@ -39,6 +42,8 @@ impl Trying {
             full: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
+            unsynced: AtomicBool::new(false),
+            untidy: AtomicBool::new(false),
             unmarked: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
         })
@@ -55,6 +60,9 @@ impl Store for Trying {
         drop(self.wake.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
         if self.broken.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable { reason: "broken".into() });
+        }
+        if self.unsynced.load(Ordering::SeqCst) && durability == Durability::Synced {
+            return Err(StoreError::Unavailable { reason: "not synced".into() });
         }
         let less = |left: u64| left.checked_sub(1);
         if writes.is_empty()
@@ -75,7 +83,14 @@ impl Store for Trying {
     }
     fn maintain(&self, now_unix_ms: u64) -> Result<Maintained, StoreError> {
         self.rounds.fetch_add(1, Ordering::SeqCst);
+        if self.untidy.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable { reason: "not kept in order".into() });
+        }
         self.inner.maintain(now_unix_ms)
+    }
+    fn room(&self, _: u64) -> Result<(), StoreError> {
+        let full = || StoreError::Full { reason: "full".into() };
+        if self.full.load(Ordering::SeqCst) { Err(full()) } else { Ok(()) }
     }
     fn messages(&self, query: &Query) -> Result<Page, StoreError> {
         self.inner.messages(query)
@@ -420,6 +435,44 @@ fn small_writes_survive_a_store_that_fails_for_a_while() {
     stop(threads);
     assert_eq!(store.last_seen(&name("a")).unwrap(), Some(2), "the order is kept");
     assert_eq!(journal.metrics().lost, 0);
+}
+
+#[test]
+fn what_cannot_be_kept_is_known_until_it_can() {
+    let store = Trying::new();
+    let short = JournalOptions { readings_wait: Duration::from_millis(1), ..options() };
+    let (journal, threads, answers) = start(store.clone(), short);
+    let seen = || Write::LastSeen { user: name("a"), unix_ms: 1 };
+    let known = || {
+        let is_full = |checked| matches!(checked, Err(StoreError::Full { .. }));
+        (journal.check().is_ok(), journal.check_room().is_ok(), is_full(journal.check_room()))
+    };
+    assert_eq!(known(), (true, true, false));
+    store.full.store(true, Ordering::SeqCst);
+    journal.push(message(0), ticket(1, 1)).unwrap();
+    answers.recv().unwrap().2.unwrap_err();
+    assert_eq!(known(), (true, false, true));
+    journal.push(seen(), ticket(1, 2)).unwrap();
+    answers.recv().unwrap().2.unwrap();
+    assert_eq!(known(), (true, false, true), "what is small says nothing of room");
+    store.full.store(false, Ordering::SeqCst);
+    while journal.check_room().is_err() {
+        std::thread::yield_now();
+    }
+    assert!(!journal.is_failing(), "a full store answers");
+    store.broken.store(true, Ordering::SeqCst);
+    journal.push(seen(), ticket(1, 3)).unwrap();
+    answers.recv().unwrap().2.unwrap_err();
+    assert_eq!(known(), (false, false, false));
+    while !journal.is_failing() {
+        std::thread::yield_now();
+    }
+    store.broken.store(false, Ordering::SeqCst);
+    while journal.is_failing() {
+        std::thread::yield_now();
+    }
+    assert_eq!(known(), (true, true, false), "without another push");
+    stop(threads);
 }
 
 #[test]

@@ -567,6 +567,67 @@ fn readings_do_not_wait_for_a_store_that_stays_shut() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_is_told_until_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let (there, away) = (directory.path().join("log"), directory.path().join("away"));
+    let short = JournalOptions {
+        log: Some(log(directory.path(), 4_096)),
+        readings_wait: Duration::from_millis(1),
+        ..options(directory.path())
+    };
+    let (journal, threads, answers) = start(Trying::new(), short);
+    fs::rename(&there, &away).unwrap();
+    // Until it wants another segment.
+    let mut pushed = 0;
+    let error = loop {
+        journal.push(one(pushed), ticket(0, pushed)).unwrap();
+        pushed += 1;
+        if let Err(error) = answers.recv().unwrap().2 {
+            break error;
+        }
+    };
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    while !journal.is_failing() {
+        std::thread::yield_now();
+    }
+    assert!(journal.check().is_err(), "nobody pushed meanwhile");
+    fs::rename(&away, &there).unwrap();
+    while journal.is_failing() || journal.check().is_err() {
+        std::thread::yield_now();
+    }
+    journal.push(one(pushed), ticket(0, pushed)).unwrap();
+    assert_eq!(answers.recv().unwrap().2, Ok(()));
+    stop(threads);
+}
+
+#[test]
+fn a_store_that_is_not_synced_or_kept_in_order_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Trying::new();
+    let often = Duration::from_millis(1);
+    let quick = JournalOptions {
+        sync_every: often,
+        maintain_every: often,
+        readings_wait: often,
+        ..options(directory.path())
+    };
+    let (journal, threads, _answers) = start(store.clone(), quick);
+    for (offset, fails) in (0..).zip([&store.unsynced, &store.untidy]) {
+        fails.store(true, Ordering::SeqCst);
+        journal.push(one(offset), None).unwrap();
+        while !journal.is_failing() {
+            std::thread::yield_now();
+        }
+        assert_eq!(journal.check_room(), Ok(()), "the log takes what is pushed");
+        fails.store(false, Ordering::SeqCst);
+        while journal.is_failing() {
+            std::thread::yield_now();
+        }
+    }
+    stop(threads);
+}
+
+#[test]
 fn a_damaged_record_of_the_store_holds_up_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let store = Trying::new();
