@@ -170,7 +170,16 @@ pub(crate) mod in_memory {
     use std::sync::{Condvar, Mutex};
 
     pub(crate) fn open(clock: Clock, mailboxes: &Arc<Mailboxes>) -> (Arc<dyn Store>, Journal) {
-        start(clock, usize::MAX, ToWorkers(mailboxes.clone()))
+        start(options(clock), Bounds::default(), ToWorkers(mailboxes.clone()))
+    }
+
+    /// One that has room for so many bytes.
+    pub(crate) fn open_bounded(
+        bytes: u64,
+        (clock, mailboxes): (Clock, &Arc<Mailboxes>),
+    ) -> (Arc<dyn Store>, Journal) {
+        let bounds = Bounds { bytes, ..Bounds::default() };
+        start(options(clock), bounds, ToWorkers(mailboxes.clone()))
     }
 
     /// One whose journal is busy with so many writes and gives no room back while the gate is shut.
@@ -179,13 +188,20 @@ pub(crate) mod in_memory {
         entries_max: usize,
         (clock, mailboxes): (Clock, &Arc<Mailboxes>),
     ) -> (Arc<dyn Store>, Journal) {
-        start(clock, entries_max, Gated { gate: gate.clone(), inner: ToWorkers(mailboxes.clone()) })
+        let options = JournalOptions { entries_max, ..options(clock) };
+        start(options, Bounds::default(), Gated { gate: gate.clone(), inner: ToWorkers(mailboxes.clone()) })
     }
 
-    fn start(clock: Clock, entries_max: usize, answers: impl Answers + 'static) -> (Arc<dyn Store>, Journal) {
-        let store: Arc<dyn Store> = Arc::new(waspmq_store::MemoryStore::new(Bounds::default()));
-        let options = JournalOptions::new(Arc::new(move || clock.now().unix_ms));
-        let options = JournalOptions { entries_max: options.entries_max.min(entries_max), ..options };
+    fn options(clock: Clock) -> JournalOptions {
+        JournalOptions::new(Arc::new(move || clock.now().unix_ms))
+    }
+
+    fn start(
+        options: JournalOptions,
+        bounds: Bounds,
+        answers: impl Answers + 'static,
+    ) -> (Arc<dyn Store>, Journal) {
+        let store: Arc<dyn Store> = Arc::new(waspmq_store::MemoryStore::new(bounds));
         let (journal, _threads) = Journal::start(store.clone(), options, Arc::new(answers)).unwrap();
         (store, journal)
     }

@@ -176,6 +176,12 @@ pub enum Write {
         due_unix_ms: u64,
         id: MessageId,
     },
+    /// The message that was delayed until then, as [`Self::Messages`] in place of what waited: both or neither.
+    Due {
+        due_unix_ms: u64,
+        batch: Arc<Batch>,
+        retention: Retention,
+    },
     LastSeen {
         user: Name,
         unix_ms: u64,
@@ -228,6 +234,7 @@ impl Write {
             Self::Messages { .. }
                 | Self::DeadLetter(_)
                 | Self::Delayed { .. }
+                | Self::Due { .. }
                 | Self::DedupKey { message: Some(_), .. }
         )
     }
@@ -235,7 +242,9 @@ impl Write {
     /// About the bytes it takes in memory, for the bounds of a queue.
     pub fn size_bytes(&self) -> usize {
         let content = match self {
-            Self::Messages { batch, .. } | Self::Delayed { batch, .. } => batch.size_bytes(),
+            Self::Messages { batch, .. } | Self::Delayed { batch, .. } | Self::Due { batch, .. } => {
+                batch.size_bytes()
+            }
             Self::DeadLetter(letter) => {
                 letter.batch.size_bytes() + letter.detail.len() + letter.recipient.len()
             }

@@ -6,6 +6,7 @@ use super::enqueue::{Enqueued, Outgoing, journal_full, not_stored};
 use super::publish::Target;
 use super::receipts::{Asker, Dedup, Pending};
 use super::tail::One;
+use super::storage_error;
 use crate::clock::Moment;
 use crate::control::{Publication, Published};
 use crate::tail::Fate;
@@ -144,8 +145,8 @@ impl Worker {
             Ok(batch) => batch,
             Err(reject) => return (locked, Err(reject)),
         };
-        let (picks, ack, token, is_promised, key) = (&[pick], plan.ack, None, false, Some(key));
-        self.enqueue_locked(locked, Outgoing { batch, picks, settings, ack, token, is_promised, key })
+        let (picks, ack, token, due_unix_ms, key) = (&[pick], plan.ack, None, None, Some(key));
+        self.enqueue_locked(locked, Outgoing { batch, picks, settings, ack, token, due_unix_ms, key })
     }
 
     /// The plan with the least level that its addresses demand, where that is more than its own: all of them reach it.
@@ -389,27 +390,49 @@ impl Worker {
     }
 
     /// Publishes a message whose receipt said that it is stored: it enters the history of its address whoever
-    /// listens, and is tried again when there is no room.
+    /// listens, in place of what waited in the store. Where it does not, it is tried again with the same id.
     fn publish_promised(&mut self, batch: Batch, (due_unix_ms, ack): (u64, Option<AckPlan>), now_ms: u64) {
-        let Some(id) = batch.messages.first().map(|envelope| envelope.id) else { return };
+        // Listeners would have it with each try.
+        if let Err(error) = self.shared.journal.check_room() {
+            let again = PutOff { ack, ..PutOff::stored(due_unix_ms, batch) };
+            return self.wait_again(again, (now_ms, storage_error(&error).retry_ms));
+        }
         let to = batch.to.clone();
         let settings = self.settled.of(&to).clone();
         let again = PutOff { ack, ..PutOff::stored(due_unix_ms, batch.clone()) };
-        let (settings, token, is_promised, key) = (&*settings, None, true, None);
-        let outgoing = Outgoing { batch, picks: &[], settings, ack, token, is_promised, key };
-        let sent = self.enqueue(outgoing);
-        if let Err(reject) = sent {
-            self.count_refused(&to, &reject);
-            if reject.code.is_retryable() {
-                let bytes = again.batches.iter().map(Batch::size_bytes).sum();
-                self.delays.put_back(now_ms + u64::from(reject.retry_ms.max(1)), bytes, again);
-                return;
+        let token = self.receipts.insert(Pending::of_store(Asker::Promised(Box::new(again))));
+        let (settings, due_unix_ms, key) = (&*settings, Some(due_unix_ms), None);
+        let outgoing = Outgoing { batch, picks: &[], settings, ack, token: Some(token), due_unix_ms, key };
+        match self.enqueue(outgoing) {
+            // The journal answers.
+            Ok(enqueued) if enqueued.is_kept => {}
+            Ok(_) => self.handle_reached(token, Err(not_stored(&to))),
+            Err(reject) => self.handle_reached(token, Err(reject)),
+        }
+    }
+
+    /// A message whose receipt said that it is stored did not enter the history of its address.
+    pub(super) fn handle_unkept(&mut self, again: PutOff, reject: &Reject) {
+        if let Some(batch) = again.batches.first() {
+            self.count_refused(&batch.to, reject);
+        }
+        if reject.code.is_retryable() {
+            return self.wait_again(again, (self.shared.clock.now_us() / 1_000, reject.retry_ms));
+        }
+        for (to, id) in again.batches.iter().filter_map(|batch| Some((&batch.to, batch.messages.first()?.id)))
+        {
+            let write = Write::NoDelayed { due_unix_ms: again.due_unix_ms, id };
+            if self.shared.journal.push(write, None).is_err() {
+                // It is published again after a restart, with the same id.
+                tracing::warn!(%to, "the journal has no room to forget a delayed message");
             }
         }
-        if self.shared.journal.push(Write::NoDelayed { due_unix_ms, id }, None).is_err() {
-            // It is published again after a restart, with the same id.
-            tracing::warn!(%to, "the journal has no room to forget a delayed message");
-        }
+    }
+
+    fn wait_again(&mut self, again: PutOff, (now_ms, wait_ms): (u64, u32)) {
+        let bytes = again.batches.iter().map(Batch::size_bytes).sum();
+        self.delays.put_back(now_ms + u64::from(wait_ms.max(1)), bytes, again);
+        self.timers.notify_one();
     }
 
     /// Publishes for the admin API and answers it, now or when the level is reached.

@@ -30,8 +30,9 @@ pub(super) struct Outgoing<'a> {
     pub(super) ack: Option<AckPlan>,
     /// The receipt that waits for the disk.
     pub(super) token: Option<u64>,
-    /// Whether a receipt has promised already that it is stored: it needs nobody to reach.
-    pub(super) is_promised: bool,
+    /// When it was due, where a receipt has promised already that it is stored: it needs nobody to reach, and takes the place
+    /// of what waited in the store.
+    pub(super) due_unix_ms: Option<u64>,
     /// The dedup key that is stored together with it, with the recipients of what was published before.
     pub(super) key: Option<&'a Key>,
 }
@@ -110,7 +111,7 @@ impl Worker {
         outgoing: Outgoing<'_>,
         (targets, choice): (Targets, Choice),
     ) -> Result<Enqueued, Reject> {
-        let Outgoing { batch, settings, is_promised, .. } = &outgoing;
+        let Outgoing { batch, settings, due_unix_ms, .. } = &outgoing;
         let excluded = self.excluded(batch);
         let is_kept = goes_to_store(batch, settings, &targets);
         check_kept(batch, is_kept)?;
@@ -134,14 +135,14 @@ impl Worker {
             }
             Level::Accepted | Level::None => true,
         };
-        if !is_reached && !*is_promised {
+        if !is_reached && due_unix_ms.is_none() {
             return Err(Reject::new(Code::NoRecipients, format!("{} reaches nobody", batch.to)));
         }
         let Chosen { deliveries: mut queues, members, nobody } = chosen(choice, &outgoing, &targets);
         if nobody > 0 {
             self.counters().dropped_no_member.add(nobody);
         }
-        let Outgoing { mut batch, picks, settings, ack, token, key, .. } = outgoing;
+        let Outgoing { mut batch, picks, settings, ack, token, due_unix_ms, key } = outgoing;
         let mut workers = targets.workers;
         queues.keys().for_each(|&worker| workers.insert(worker));
         let homes = if is_kept { homes(&targets) } else { WorkerSet::default() };
@@ -158,7 +159,8 @@ impl Worker {
             None => listening,
         };
         if is_kept {
-            self.store(&batch, settings, (token, key.map(|key| reaching(key, recipients))))?;
+            let write = written(&batch, settings, due_unix_ms);
+            self.store(&batch.to, write.with_key(key.map(|key| reaching(key, recipients))), token)?;
         }
         for worker in workers.iter() {
             let (plain, queues) =
@@ -219,17 +221,11 @@ impl Worker {
         Err(Reject::new(Code::Overloaded, message).retry_after(100))
     }
 
-    /// Hands a batch to the journal. One that has no room after all, or was closed, refuses the publish; the
+    /// Hands messages to the journal. One that has no room after all, or was closed, refuses the publish; the
     /// positions are not used then.
-    pub(super) fn store(
-        &self,
-        batch: &Arc<Batch>,
-        settings: &Settings,
-        (token, key): (Option<u64>, Option<Key>),
-    ) -> Result<(), Reject> {
+    pub(super) fn store(&self, to: &Address, write: Write, token: Option<u64>) -> Result<(), Reject> {
         let ticket = token.map(|token| Ticket { worker: self.number, token });
-        let write = Write::Messages { batch: batch.clone(), retention: settings.retention }.with_key(key);
-        self.shared.kept.insert(&batch.to);
+        self.shared.kept.insert(to);
         self.shared.journal.push(write, ticket).map_err(|_| journal_full())
     }
 
@@ -249,6 +245,15 @@ impl Worker {
     /// Whether a session of this worker listens to an address. Not yet where a change of membership is under way.
     pub(super) fn listens(&self, number: u32, to: &Address) -> bool {
         self.recipients.of(to).iter().any(|listeners| listeners.contains(&number))
+    }
+}
+
+/// A batch as the store is to know it.
+pub(super) fn written(batch: &Arc<Batch>, settings: &Settings, due_unix_ms: Option<u64>) -> Write {
+    let (batch, retention) = (batch.clone(), settings.retention);
+    match due_unix_ms {
+        Some(due_unix_ms) => Write::Due { due_unix_ms, batch, retention },
+        None => Write::Messages { batch, retention },
     }
 }
 
@@ -398,7 +403,7 @@ mod tests {
     }
 
     fn outgoing(batch: Batch, settings: &Settings) -> Outgoing<'_> {
-        Outgoing { batch, picks: &[], settings, ack: None, token: None, is_promised: false, key: None }
+        Outgoing { batch, picks: &[], settings, ack: None, token: None, due_unix_ms: None, key: None }
     }
 
     #[test]

@@ -268,8 +268,7 @@ impl Worker {
         asked: Asked<'_>,
     ) -> Result<Sent, Reject> {
         let token_of_disk = token.filter(|_| batch.level == Level::Stored);
-        let is_promised = false;
-        let outgoing = Outgoing { batch, picks, settings, ack, token: token_of_disk, is_promised, key };
+        let outgoing = Outgoing { batch, picks, settings, ack, token: token_of_disk, due_unix_ms: None, key };
         let Enqueued { first, recipients, is_kept, tracked, members, .. } = self.enqueue(outgoing)?;
         if let Some((batch, waiting_for)) = tracked {
             self.track(batch.clone(), waiting_for, ack.unwrap_or(settings.ack), (token, asked));

@@ -4,6 +4,7 @@
 //! its publisher. Bounded by the journal's and the tracker's own bounds, which admit the messages behind it.
 
 use super::Worker;
+use super::alone::PutOff;
 use super::connection::Connection;
 use crate::control::Published;
 use hashbrown::{HashMap, HashSet};
@@ -31,6 +32,8 @@ pub(super) enum Asker {
         id: MessageId,
         answer: mpsc::Sender<Result<Published, Reject>>,
     },
+    /// A delayed message that was promised to be stored and is due: it waits again where it is not.
+    Promised(Box<PutOff>),
     Nobody,
 }
 
@@ -44,6 +47,13 @@ pub(super) struct Pending {
     pub(super) waits: u32,
     pub(super) failure: Option<Reject>,
     pub(super) dedup: Option<Dedup>,
+}
+
+impl Pending {
+    /// Something else than a publish that waits for the store.
+    pub(super) const fn of_store(asker: Asker) -> Self {
+        Self { asker, level: Level::Stored, recipients: 0, waits: 1, failure: None, dedup: None }
+    }
 }
 
 /// A dedup key that is to be finished or freed.
@@ -98,6 +108,11 @@ impl Receipts {
         taken
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Forgets an entry whose publish did not go through.
     pub(super) fn take(&mut self, token: u64) -> Option<Pending> {
         self.pending.try_remove(usize::try_from(token).ok()?)
@@ -130,6 +145,11 @@ impl Worker {
         }
         match asker {
             Asker::Nobody => {}
+            Asker::Promised(again) => {
+                if let Some(reject) = failure {
+                    self.handle_unkept(*again, &reject);
+                }
+            }
             Asker::Operator { id, answer } => {
                 let published = failure.map_or(Ok(Published { id, level, recipients }), Err);
                 if answer.try_send(published).is_err() {

@@ -5,6 +5,7 @@
 
 use super::Worker;
 use super::connection::Connection;
+use super::enqueue::written;
 use super::mailbox::{Entry, QueueDelivery};
 use super::receipts::INTERNAL;
 use super::segment::{Terms, Told};
@@ -280,8 +281,8 @@ impl Worker {
             let mut locked = self.shared.registry.lock(&batch.to);
             let targets = locked.targets(&batch.to);
             let first = locked.take((&batch.to, &targets), 1, (true, None));
-            let stored =
-                self.store(&Arc::new(Batch { first, is_kept: true, ..alone }), settings, (None, None));
+            let alone = Arc::new(Batch { first, is_kept: true, ..alone });
+            let stored = self.store(&batch.to, written(&alone, settings, None), None);
             drop(locked);
             if stored.is_err() {
                 tracing::error!(to = %batch.to, "the journal has no room for a message under way; it is lost");

@@ -24,6 +24,7 @@
 //! 20 dedup key       shard(2), then as its record, see `dedup`, then nothing or its message: kind(1) = 1 or 13, body
 //! 21 no dedup key    shard(2) number(8) id(16)
 //! 22 first seen      user(2+n) unix_ms(8)
+//! 23 due             due(8), then as messages, of which there is one
 //! ```
 //! Invariant: what can be written here fits the store's records, so the store never refuses it for its size.
 
@@ -68,11 +69,7 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
     match write {
         Write::Messages { batch, retention } => {
             out.push(1);
-            put_text(out, batch.to.as_str(), "an address")?;
-            out.extend_from_slice(&batch.first.stream.epoch.to_be_bytes());
-            put_numbers(out, &[batch.first.offset, retention.age_ms, retention.count, retention.bytes]);
-            out.reserve(run::size_hint(batch));
-            run::put(out, batch)?;
+            put_messages(out, batch, *retention)?;
         }
         Write::Cursor { user, device, address, position } => {
             let device = device.as_ref().map_or("", Name::as_str);
@@ -121,6 +118,11 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
             put_numbers(out, &[*due_unix_ms]);
             out.extend_from_slice(&id.to_bytes());
         }
+        Write::Due { due_unix_ms, batch, retention } => {
+            out.push(23);
+            put_numbers(out, &[*due_unix_ms]);
+            put_messages(out, batch, *retention)?;
+        }
         Write::LastSeen { user, unix_ms } => {
             put_texts(out, 15, &[user.as_str()])?;
             put_numbers(out, &[*unix_ms]);
@@ -133,6 +135,14 @@ fn put_body(out: &mut Vec<u8>, write: &Write) -> Result<(), StoreError> {
         Write::DedupKey { .. } | Write::NoDedupKey { .. } => put_dedup(out, write)?,
     }
     Ok(())
+}
+
+fn put_messages(out: &mut Vec<u8>, batch: &Batch, retention: Retention) -> Result<(), StoreError> {
+    put_text(out, batch.to.as_str(), "an address")?;
+    out.extend_from_slice(&batch.first.stream.epoch.to_be_bytes());
+    put_numbers(out, &[batch.first.offset, retention.age_ms, retention.count, retention.bytes]);
+    out.reserve(run::size_hint(batch));
+    run::put(out, batch)
 }
 
 /// What is about queues.
@@ -231,7 +241,10 @@ fn parse(mut reader: Reader<'_>) -> Option<Write> {
 
 fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
     Some(match kind {
-        1 => parse_messages(reader)?,
+        1 => {
+            let (batch, retention) = parse_messages(reader)?;
+            Write::Messages { batch, retention }
+        }
         2 => {
             let (user, device) = (name(reader)?, reader.text()?);
             let device = if device.is_empty() { None } else { Some(Name::parse(device).ok()?) };
@@ -272,6 +285,11 @@ fn parse_kind(kind: u8, reader: &mut Reader<'_>) -> Option<Write> {
         20 => parse_dedup_key(reader)?,
         21 => Write::NoDedupKey { shard: reader.u16()?, number: reader.u64()?, id: id(reader)? },
         22 => Write::FirstSeen { user: name(reader)?, unix_ms: reader.u64()? },
+        23 => {
+            let due_unix_ms = reader.u64()?;
+            let (batch, retention) = parse_messages(reader)?;
+            Write::Due { due_unix_ms, batch, retention }
+        }
         _ => return None,
     })
 }
@@ -280,13 +298,13 @@ fn parse_member(reader: &mut Reader<'_>, by: JoinedBy) -> Option<Write> {
     Some(Write::Member { group: name(reader)?, user: name(reader)?, since: read_position(reader)?, by })
 }
 
-fn parse_messages(reader: &mut Reader<'_>) -> Option<Write> {
+fn parse_messages(reader: &mut Reader<'_>) -> Option<(Arc<Batch>, Retention)> {
     let to = address(reader)?;
     let place: key::Place = (reader.u32()?, reader.u64()?);
     let retention = Retention { age_ms: reader.u64()?, count: reader.u64()?, bytes: reader.u64()? };
     let mut batch = batch(reader, &to)?;
     (batch.first.stream.epoch, batch.first.offset) = place;
-    Some(Write::Messages { batch: Arc::new(batch), retention })
+    Some((Arc::new(batch), retention))
 }
 
 fn parse_letter(reader: &mut Reader<'_>) -> Option<Write> {

@@ -189,6 +189,12 @@ impl<'a, V: View> Stage<'a, V> {
             Write::NoDelayed { due_unix_ms, id } => {
                 self.set_counted(key::delayed(*due_unix_ms, *id), None)?
             }
+            Write::Due { due_unix_ms, batch, retention } => {
+                self.add_run(batch, *retention)?;
+                if let Some(envelope) = batch.messages.first() {
+                    self.set_counted(key::delayed(*due_unix_ms, envelope.id), None)?;
+                }
+            }
             Write::LastSeen { user, unix_ms } => {
                 self.set_seen(user, Seen { unix_ms: *unix_ms, is_first: false })?;
             }

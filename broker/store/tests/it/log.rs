@@ -125,6 +125,7 @@ fn every_kind() -> Vec<Write> {
     let carols = DeadLetter { recipient: "carol".into(), ..letter.clone() };
     let resume = |n| ResumeRecord { token_hash: [n; 32], expires_unix_ms: 9, body: vec![n; 5] };
     let delayed = Arc::new(batch("user/b", at(0, 0), 1, 7));
+    let due = Arc::new(batch("user/e", at(2, 5), 1, 9));
     let (alice, group) = (name("alice"), name("g"));
     let cursor = |device: Option<&str>, offset| Write::Cursor {
         user: alice.clone(),
@@ -170,6 +171,8 @@ fn every_kind() -> Vec<Write> {
         Write::DedupKey { key: dedup_key(3), message: None },
         Write::DedupKey { key: dedup_key(4), message: None },
         Write::NoDedupKey { shard: 3, number: 4, id: dedup_key(4).answer.id },
+        Write::Delayed { due_unix_ms: 80, batch: due.clone() },
+        Write::Due { due_unix_ms: 80, batch: due, retention: LONG },
     ]
 }
 
@@ -204,7 +207,7 @@ fn every_kind_of_write_reads_back() {
             store.ledger(id(1, 1)).unwrap(),
             store.delayed(None, (9, usize::MAX)).unwrap().messages,
             (store.last_seen(&alice).unwrap(), store.last_seen(&name("bob")).unwrap()),
-            store.usage(),
+            (store.usage(), offsets(store, &query("user/e"))),
         );
         (
             text,

@@ -417,6 +417,22 @@ fn dead_letters_ledgers_and_delays() {
 }
 
 #[test]
+fn what_is_due_takes_the_place_of_what_waited() {
+    on_both(|store| {
+        let waiting = Arc::new(batch("user/c", at(0, 3), 1, 1_000));
+        store.commit(&[Write::Delayed { due_unix_ms: 300, batch: waiting }], Durability::Buffered).unwrap();
+        let now = Arc::new(batch("user/c", at(1, 3), 1, 1_000));
+        let due = Write::Due { due_unix_ms: 300, batch: now, retention: LONG };
+        assert!(due.needs_room());
+        store.commit(std::slice::from_ref(&due), Durability::Buffered).unwrap();
+        store.commit(&[due], Durability::Buffered).unwrap();
+        assert_eq!(offsets(store, &query("user/c")), [3]);
+        assert!(store.delayed(None, (10, 10_000)).unwrap().messages.is_empty());
+        assert_eq!(store.usage().messages, 1);
+    });
+}
+
+#[test]
 fn a_message_has_a_dead_letter_for_each_address_where_a_recipient_did_not_take_it() {
     on_both(|store| {
         let letter = |recipient: &str, to: &str| DeadLetter {

@@ -2,18 +2,24 @@
 
 use super::*;
 use crate::admin::tests::control;
+use crate::control::Control;
+use crate::storage::in_memory::open_bounded;
+use crate::worker::delivery::tests::Bench;
 use crate::worker::{CompressionSettings, Settings, Shared};
 use std::time::Duration;
 use waspmq_core::delivery::{Recipient, Report};
-use waspmq_core::settings::{self, Retention, Rules};
+use waspmq_core::settings::{self, Overflow, Retention, Rules};
 use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
 use waspmq_protocol::Content;
-use waspmq_store::{Query, Store};
+use waspmq_store::{DeadLetter, Query, Store};
 
 /// A worker on which `topic/kept` keeps everything for a second and `topic/never` nothing, and what is published to
 /// `topic/stored` is stored.
 pub(in crate::worker) fn worker() -> (Worker, Arc<dyn Store>) {
-    let control = control();
+    worker_of(control())
+}
+
+fn worker_of(control: Control) -> (Worker, Arc<dyn Store>) {
     let keeping = |keep| {
         let retention = Retention { age_ms: 1_000, ..Retention::default() };
         settings::Settings { keep, retention, ..settings::Settings::of_kind(Kind::Topic) }
@@ -337,4 +343,95 @@ fn the_dedup_key_of_a_publish_that_failed_leaves_the_store() {
         assert_eq!(answer(&mut worker, &mut later).unwrap_err().code, Code::NotStored);
         assert_eq!(keys(&worker, &store), [], "it may be tried again");
     }
+}
+
+/// A worker whose store can be filled: it has room for 20 kB, which a letter takes that can be removed.
+struct Cramped {
+    worker: Worker,
+    store: Arc<dyn Store>,
+    letter: DeadLetter,
+}
+
+impl Cramped {
+    fn new() -> Self {
+        let control = control();
+        let (store, journal) = open_bounded(20_000, (control.clock, &control.mailboxes));
+        let (worker, store) = worker_of(Control { store, journal, ..control });
+        let id = MessageId::new(1, 99, 0, 1);
+        let batch =
+            Bench::new(Overflow::DropOldest, Keep::Never).batch("topic/full", Level::None, &[("", 0, 0)]);
+        let (recipient, cause) = ("user/full".to_owned(), "timeout".to_owned());
+        let (detail, unix_ms) = ("x".repeat(30_000), worker.shared.clock.now().unix_ms);
+        let letter =
+            DeadLetter { id, recipient, unix_ms, cause, attempts: 1, detail, batch: Arc::new(batch) };
+        Self { worker, store, letter }
+    }
+
+    fn fill(&self) {
+        self.write(Write::DeadLetter(self.letter.clone()));
+    }
+
+    fn empty(&self) {
+        self.write(Write::NoDeadLetter { id: self.letter.id, place: self.letter.place() });
+    }
+
+    /// Writes, and waits for it.
+    fn write(&self, write: Write) {
+        let journal = &self.worker.shared.journal;
+        journal.push(write, None).unwrap();
+        let (sender, done) = std::sync::mpsc::channel();
+        journal.read(Box::new(move |_| sender.send(()).unwrap())).unwrap();
+        done.recv().unwrap();
+    }
+
+    fn await_room(&self) {
+        wait(|| self.worker.shared.journal.check_room().ok());
+    }
+
+    fn delayed_count(&self) -> usize {
+        self.store.delayed(None, (10, usize::MAX)).unwrap().messages.len()
+    }
+
+    fn history(&self, address: &str) -> Vec<Batch> {
+        let query = Query {
+            address: Address::parse(address).unwrap(),
+            after: None,
+            from_unix_ms: None,
+            last: None,
+            limit: 10,
+            max_bytes: 10_000,
+            now_unix_ms: self.worker.shared.clock.now().unix_ms,
+        };
+        self.store.messages(&query).unwrap().messages
+    }
+}
+
+#[test]
+fn a_delayed_message_that_is_stored_waits_for_room_when_it_is_due() {
+    let mut cramped = Cramped::new();
+    let (_, mut later) = publish(&mut cramped.worker, Level::Stored, &["topic/kept"], 60_000);
+    let id = answer(&mut cramped.worker, &mut later).unwrap().id;
+    cramped.fill();
+    let due_ms = cramped.worker.shared.clock.now_us() / 1_000 + 120_000;
+    cramped.worker.publish_due(due_ms);
+    assert!(cramped.worker.delays.is_empty(), "it is on its way to the journal");
+    wait(|| {
+        cramped.worker.take_mail();
+        (!cramped.worker.delays.is_empty()).then_some(())
+    });
+    assert!(cramped.worker.shared.journal.check_room().is_err());
+    cramped.worker.publish_due(due_ms);
+    assert_eq!(cramped.worker.delays.len(), 1, "nobody is sent what is known to find no room");
+    assert_eq!((cramped.delayed_count(), cramped.history("topic/kept").len()), (1, 0));
+    cramped.empty();
+    cramped.await_room();
+    cramped.worker.publish_due(due_ms + 60_000);
+    let kept = wait(|| cramped.history("topic/kept").pop());
+    assert_eq!(kept.messages[0].id, id);
+    assert_eq!(cramped.delayed_count(), 0, "in the same commit");
+    wait(|| {
+        cramped.worker.take_mail();
+        cramped.worker.receipts.is_empty().then_some(())
+    });
+    assert!(cramped.worker.delays.is_empty());
 }
