@@ -10,6 +10,7 @@ use crate::tls::Tls;
 use crate::worker::counters::Counters;
 use crate::worker::ledger::Found;
 use crate::worker::mailbox::{Entry, Mailboxes};
+use crate::worker::storage_error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -257,6 +258,12 @@ impl Control {
         answered.map(Some).map_err(|_| late())
     }
 
+    /// Refuses what may end as a dead letter while none could be kept.
+    pub(crate) fn check_room(&self) -> Result<(), Reject> {
+        let room = self.journal.check_room().and_then(|()| self.store.room(0));
+        room.map_err(|error| storage_error(&error))
+    }
+
     /// Removes dead letters, by message and place. When this returns they are gone from the store.
     pub(crate) async fn forget_letters(&self, letters: Vec<(MessageId, String)>) -> Result<(), Reject> {
         let full = || Reject::new(Code::Overloaded, "the journal has no room").retry_after(1_000);
@@ -280,7 +287,7 @@ impl Control {
         match answered.await {
             Ok(Ok(false)) => Ok(()),
             Ok(Ok(true)) | Err(_) => Err(failed()),
-            Ok(Err(error)) => Err(crate::worker::storage_error(&error)),
+            Ok(Err(error)) => Err(storage_error(&error)),
         }
     }
 

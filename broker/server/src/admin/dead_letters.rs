@@ -158,11 +158,12 @@ pub(crate) async fn show(
     Ok(problem::json(StatusCode::OK, &DeadLetters { dead_letters, next: None }))
 }
 
-/// Publishes the letters of a message anew, each to its recipient, and removes those that were accepted.
+/// Publishes the letters of a message anew, each to its recipient, and removes those that were accepted. Refused while the
+/// store has no room or fails.
 #[utoipa::path(
     post, operation_id = "requeue_dead_letter", path = "/v1/dead-letters/{id}/requeue", tag = "dead letters",
     params(("id" = String, Path, description = "32 hexadecimal digits"), OfMessage),
-    responses((status = 200, body = Requeued), (status = 404), (status = 409), (status = 503))
+    responses((status = 200, body = Requeued), (status = 404), (status = 409), (status = 503), (status = 507))
 )]
 pub(crate) async fn requeue(
     State(shared): Handlers,
@@ -186,10 +187,11 @@ pub(crate) async fn requeue(
     Ok(problem::json(StatusCode::OK, &requeued))
 }
 
-/// Publishes all letters that a filter selects anew, as one by one, up to 1000 of those there are now.
+/// Publishes all letters that a filter selects anew, as one by one, up to 1000 of those there are now. Refused while the
+/// store has no room or fails.
 #[utoipa::path(
     post, operation_id = "requeue_dead_letters", path = "/v1/dead-letters/requeue", tag = "dead letters",
-    request_body = Filter, responses((status = 200, body = Requeued), (status = 422), (status = 503))
+    request_body = Filter, responses((status = 200, body = Requeued), (status = 422), (status = 503), (status = 507))
 )]
 pub(crate) async fn requeue_all(
     State(shared): Handlers,
@@ -199,6 +201,7 @@ pub(crate) async fn requeue_all(
     no_query(request.uri())?;
     let filter: Filter = body::document(request, limits::DOCUMENT_BYTES_MAX).await?;
     let control = &shared.state.control;
+    control.check_room()?;
     let changing = shared.letters.lock().await;
     // What fails again while this goes on is not requeued again.
     let selection = Selection::of(&filter, Some(control.clock.now().unix_ms))?;

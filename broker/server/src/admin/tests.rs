@@ -11,6 +11,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::control::{Control, Published};
 use crate::phase::{Phase, PhaseCell};
+use crate::storage::in_memory::open_bounded;
 use crate::worker::mailbox::{Entry, Mailboxes};
 use axum::body::Body;
 use axum::http::{Request, header};
@@ -99,7 +100,10 @@ struct Api {
 
 impl Api {
     fn new() -> Self {
-        let control = control();
+        Self::of(control())
+    }
+
+    fn of(control: Control) -> Self {
         Self { router: router(state(control.clone())), control }
     }
 

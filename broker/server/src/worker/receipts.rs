@@ -10,8 +10,10 @@ use crate::control::Published;
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 use smallvec::SmallVec;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use waspmq_core::dedup::{Key, Remembered};
+use waspmq_core::delivery::Cause;
 use waspmq_core::{Address, Level, MessageId, Reject, SessionId};
 use waspmq_protocol::server;
 use waspmq_store::Write;
@@ -34,6 +36,12 @@ pub(super) enum Asker {
     },
     /// A delayed message that was promised to be stored and is due: it waits again where it is not.
     Promised(Box<PutOff>),
+    /// A dead letter: it is counted as one when it is kept.
+    Letter {
+        id: MessageId,
+        recipient: Arc<str>,
+        cause: Cause,
+    },
     Nobody,
 }
 
@@ -150,6 +158,13 @@ impl Worker {
                     self.handle_unkept(*again, &reject);
                 }
             }
+            Asker::Letter { id, recipient, cause } => match failure {
+                None => self.counters().dead_letters(cause).add(1),
+                Some(reject) => {
+                    self.counters().given_up(cause).add(1);
+                    tracing::error!(%id, %recipient, %reject, "a dead letter could not be kept; it is lost");
+                }
+            },
             Asker::Operator { id, answer } => {
                 let published = failure.map_or(Ok(Published { id, level, recipients }), Err);
                 if answer.try_send(published).is_err() {

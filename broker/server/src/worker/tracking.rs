@@ -5,9 +5,9 @@
 
 use super::Worker;
 use super::connection::Connection;
-use super::enqueue::written;
+use super::enqueue::{journal_full, written};
 use super::mailbox::{Entry, QueueDelivery};
-use super::receipts::INTERNAL;
+use super::receipts::{Asker, INTERNAL, Pending};
 use super::segment::{Terms, Told};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use waspmq_core::message::Batch;
 use waspmq_core::policy::Overflowing;
 use waspmq_core::{Code, Level, Name, QueueId, Reject, SessionId};
 use waspmq_protocol::server;
-use waspmq_store::{DeadLetter, Write};
+use waspmq_store::{DeadLetter, Ticket, Write};
 
 /// Messages of a batch for the sessions of one user on one worker, again.
 #[derive(Debug)]
@@ -290,7 +290,7 @@ impl Worker {
         }
     }
 
-    /// Keeps messages that were given up for a recipient.
+    /// Keeps messages that were given up for a recipient. Whether they are kept is known, and counted, when the journal answers.
     fn bury(
         &mut self,
         batch: &Arc<Batch>,
@@ -300,23 +300,25 @@ impl Worker {
     ) {
         let detail = not_delivered(cause, attempts).message;
         let detail = reason.map_or_else(|| detail.clone(), |reason| format!("{detail}: {reason}"));
-        self.counters().dead_letters(cause).add(u64::from(range.end - range.start));
-        let recipient = recipient.to_string();
+        let recipient: Arc<str> = recipient.to_string().into();
         let unix_ms = self.shared.clock.now().unix_ms;
         for index in indexes(&range) {
             let Some(alone) = batch.message_alone(index) else { continue };
             let Some(id) = alone.messages.first().map(|envelope| envelope.id) else { continue };
             let letter = DeadLetter {
                 id,
-                recipient: recipient.clone(),
+                recipient: recipient.to_string(),
                 unix_ms,
                 cause: cause.as_str().to_owned(),
                 attempts,
                 detail: detail.clone(),
                 batch: Arc::new(alone),
             };
-            if self.shared.journal.push(Write::DeadLetter(letter), None).is_err() {
-                tracing::error!(%id, %recipient, "the journal has no room for a dead letter; it is lost");
+            let asker = Asker::Letter { id, recipient: recipient.clone(), cause };
+            let token = self.receipts.insert(Pending::of_store(asker));
+            let ticket = Ticket { worker: self.number, token };
+            if self.shared.journal.push(Write::DeadLetter(letter), Some(ticket)).is_err() {
+                self.handle_reached(token, Err(journal_full()));
             }
         }
     }

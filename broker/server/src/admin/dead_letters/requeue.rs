@@ -4,7 +4,8 @@
 //! another address, a header says which. A queue has no address of its own: its letter goes to the address it was
 //! published to, and to whoever listens there. The message keeps its sender, content and headers, gets a new id and
 //! level `delivered`, and loses its time to live, which has usually ended. It is removed once it is accepted; a
-//! broker that ends in between has both, so nothing is lost and something may come twice.
+//! broker that ends in between has both, so nothing is lost and something may come twice. While the store has no room or
+//! fails nothing is requeued: what is given up again would leave no letter.
 
 use super::super::limits;
 use super::super::stored::headers;
@@ -98,6 +99,7 @@ pub(super) async fn one(
 }
 
 async fn publish(control: &Control, letter: &DeadLetter) -> Result<Anew, Reject> {
+    control.check_room()?;
     let publication = publication(letter)?;
     let to = publication.to.to_string();
     let published = control.publish(publication).await?;

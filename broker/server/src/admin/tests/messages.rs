@@ -381,6 +381,28 @@ async fn a_letter_that_is_refused_stays() {
 }
 
 #[tokio::test]
+async fn nothing_is_requeued_while_another_letter_would_find_no_room() {
+    let control = control();
+    let (store, journal) = open_bounded(10_000, (control.clock, &control.mailboxes));
+    let api = Api::of(Control { store, journal, ..control });
+    let of = |user: &str, count: u64, detail: String| {
+        let Write::DeadLetter(letter) = letter(user, user, count, Cause::Timeout) else { panic!() };
+        // Not so old that retention makes room.
+        Write::DeadLetter(DeadLetter { detail, unix_ms: api.control.clock.now().unix_ms, ..letter })
+    };
+    api.store(&[of("user/bob", 1, String::new()), of("user/full", 2, "x".repeat(20_000))]);
+    let path = format!("/v1/dead-letters/{}/requeue", id(1));
+    api.call("POST", &path).await.problem(507, "storage_full");
+    api.call_with("POST", "/v1/dead-letters/requeue", "{}").await.problem(507, "storage_full");
+    assert_eq!(api.control.store.dead_letters(None, 10).unwrap().len(), 2);
+    api.call("DELETE", &format!("/v1/dead-letters/{}", id(2))).await.json();
+    let accept = |_: &Publication| Ok(Published { id: id(9), level: Level::Accepted, recipients: 0 });
+    let answer = api.call_with_publisher(api.call("POST", &path), accept).await.json();
+    assert_eq!(answer["requeued"], 1);
+    assert!(api.control.store.dead_letters(None, 10).unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn letters_are_purged_up_to_a_bound() {
     let api = Api::new();
     let most = limits::LETTERS_CHANGED_MAX as u64;

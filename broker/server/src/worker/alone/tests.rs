@@ -7,7 +7,7 @@ use crate::storage::in_memory::open_bounded;
 use crate::worker::delivery::tests::Bench;
 use crate::worker::{CompressionSettings, Settings, Shared};
 use std::time::Duration;
-use waspmq_core::delivery::{Recipient, Report};
+use waspmq_core::delivery::{Cause, Event, Recipient, Report};
 use waspmq_core::settings::{self, Overflow, Retention, Rules};
 use waspmq_core::{Kind, Pattern, QueueId, SessionId, registry};
 use waspmq_protocol::Content;
@@ -434,4 +434,32 @@ fn a_delayed_message_that_is_stored_waits_for_room_when_it_is_due() {
         cramped.worker.receipts.is_empty().then_some(())
     });
     assert!(cramped.worker.delays.is_empty());
+}
+
+#[test]
+fn a_dead_letter_counts_when_it_is_kept() {
+    let mut cramped = Cramped::new();
+    let batch =
+        Bench::new(Overflow::DropOldest, Keep::Never).batch("user/b", Level::Delivered, &[("", 0, 0)]);
+    let given_up = Event::DeadLetter {
+        batch: Arc::new(batch),
+        range: 0..1,
+        recipient: Recipient::User(Name::parse("b").unwrap()),
+        cause: Cause::Nack,
+        attempts: 1,
+        reason: None,
+    };
+    let bury = |cramped: &mut Cramped| {
+        cramped.worker.events.push(given_up.clone());
+        cramped.worker.handle_events();
+        wait(|| {
+            cramped.worker.take_mail();
+            cramped.worker.receipts.is_empty().then_some(())
+        });
+        let counters = cramped.worker.counters();
+        (counters.dead_letters(Cause::Nack).load(), counters.given_up(Cause::Nack).load())
+    };
+    assert_eq!(bury(&mut cramped), (1, 0));
+    cramped.fill();
+    assert_eq!(bury(&mut cramped), (1, 1));
 }
