@@ -194,6 +194,7 @@ impl Control {
 
     /// Refuses what could not be written down, before anything is changed.
     fn check_journal(&self) -> Result<(), Reject> {
+        self.journal.check().map_err(|error| storage_error(&error))?;
         if self.journal.has_room() {
             return Ok(());
         }

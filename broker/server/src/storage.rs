@@ -167,7 +167,9 @@ fn restore_sessions(store: &dyn Store, resumes: &Resumes, now_unix_ms: u64) -> R
 #[cfg(test)]
 pub(crate) mod in_memory {
     use super::*;
+    use std::path::Path;
     use std::sync::{Condvar, Mutex};
+    use waspmq_core::MessageId;
 
     pub(crate) fn open(clock: Clock, mailboxes: &Arc<Mailboxes>) -> (Arc<dyn Store>, Journal) {
         start(options(clock), Bounds::default(), ToWorkers(mailboxes.clone()))
@@ -180,6 +182,26 @@ pub(crate) mod in_memory {
     ) -> (Arc<dyn Store>, Journal) {
         let bounds = Bounds { bytes, ..Bounds::default() };
         start(options(clock), bounds, ToWorkers(mailboxes.clone()))
+    }
+
+    /// One whose journal has a log of small segments in a directory.
+    pub(crate) fn open_logged(
+        directory: &Path,
+        (clock, mailboxes): (Clock, &Arc<Mailboxes>),
+    ) -> (Arc<dyn Store>, Journal) {
+        let log = LogOptions { segment_bytes: 4_096, ..LogOptions::of_store(directory) };
+        let options = JournalOptions { log: Some(log), ..options(clock) };
+        start(options, Bounds::default(), ToWorkers(mailboxes.clone()))
+    }
+
+    /// Takes the log's directory away, so that nothing can be written from the next segment on.
+    pub(crate) fn break_log(directory: &Path, journal: &Journal) {
+        std::fs::rename(directory.join("log"), directory.join("away")).unwrap();
+        while journal.check().is_ok() {
+            let write = Write::Ledger { id: MessageId::new(1, 1, 0, 1), body: vec![0; 4_096] };
+            journal.push(write, None).unwrap();
+            std::thread::yield_now();
+        }
     }
 
     /// One whose journal is busy with so many writes and gives no room back while the gate is shut.

@@ -79,7 +79,7 @@ pub(crate) async fn show(State(shared): Handlers, Path(group): Path<String>) -> 
 }
 
 /// Makes a group without members. One that exists stays as it is.
-#[utoipa::path(put, operation_id = "create_group", path = "/v1/groups/{g}", tag = "groups", params(("g" = String, Path)), responses((status = 200, body = Group), (status = 201, body = Group), (status = 503)))]
+#[utoipa::path(put, operation_id = "create_group", path = "/v1/groups/{g}", tag = "groups", params(("g" = String, Path)), responses((status = 200, body = Group), (status = 201, body = Group), (status = 503), (status = 507)))]
 pub(crate) async fn create(
     State(shared): Handlers,
     who: Who,
@@ -103,7 +103,7 @@ pub(crate) async fn create(
 }
 
 /// Ends all memberships of a group, and the group.
-#[utoipa::path(delete, operation_id = "remove_group", path = "/v1/groups/{g}", tag = "groups", params(("g" = String, Path)), responses((status = 204), (status = 404), (status = 503)))]
+#[utoipa::path(delete, operation_id = "remove_group", path = "/v1/groups/{g}", tag = "groups", params(("g" = String, Path)), responses((status = 204), (status = 404), (status = 503), (status = 507)))]
 pub(crate) async fn remove(
     State(shared): Handlers,
     who: Who,
@@ -152,7 +152,7 @@ pub(crate) async fn member(
 }
 
 /// Makes a user a member, on all their sessions, whatever their rights. Makes the group if there is none.
-#[utoipa::path(put, operation_id = "add_member", path = "/v1/groups/{g}/members/{user}", tag = "groups", params(("g" = String, Path), ("user" = String, Path)), responses((status = 200, body = Member), (status = 201, body = Member), (status = 409), (status = 503)))]
+#[utoipa::path(put, operation_id = "add_member", path = "/v1/groups/{g}/members/{user}", tag = "groups", params(("g" = String, Path), ("user" = String, Path)), responses((status = 200, body = Member), (status = 201, body = Member), (status = 409), (status = 503), (status = 507)))]
 pub(crate) async fn add(
     State(shared): Handlers,
     who: Who,
@@ -176,7 +176,7 @@ pub(crate) async fn add(
 }
 
 /// Ends a membership.
-#[utoipa::path(delete, operation_id = "remove_member", path = "/v1/groups/{g}/members/{user}", tag = "groups", params(("g" = String, Path), ("user" = String, Path)), responses((status = 204), (status = 404), (status = 503)))]
+#[utoipa::path(delete, operation_id = "remove_member", path = "/v1/groups/{g}/members/{user}", tag = "groups", params(("g" = String, Path), ("user" = String, Path)), responses((status = 204), (status = 404), (status = 503), (status = 507)))]
 pub(crate) async fn take_out(
     State(shared): Handlers,
     who: Who,

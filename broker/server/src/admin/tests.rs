@@ -11,7 +11,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::control::{Control, Published};
 use crate::phase::{Phase, PhaseCell};
-use crate::storage::in_memory::open_bounded;
+use crate::storage::in_memory::{break_log, open_bounded, open_logged};
 use crate::worker::mailbox::{Entry, Mailboxes};
 use axum::body::Body;
 use axum::http::{Request, header};
@@ -342,6 +342,28 @@ async fn sessions_are_listed_and_ended() {
         |entry: &Entry| matches!(entry, Entry::Close { session, close: Close::Kicked } if *session == ids[0]);
     assert!(entry.as_ref().is_some_and(expected), "{entry:?}");
     api.call("DELETE", "/v1/sessions/00000000000000ff").await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn groups_stay_as_they_are_where_the_journal_cannot_write_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = control();
+    let (store, journal) = open_logged(directory.path(), (control.clock, &control.mailboxes));
+    let api = Api::of(Control { store, journal, ..control });
+    api.control.phase.advance(Phase::Ready);
+    assert_eq!(api.call("PUT", "/v1/groups/eng/members/bob").await.status, 201);
+    break_log(directory.path(), &api.control.journal);
+    let before = api.call("GET", "/v1/groups/eng").await.json();
+    for (method, path) in [
+        ("PUT", "/v1/groups/ops"),
+        ("PUT", "/v1/groups/eng/members/alice"),
+        ("DELETE", "/v1/groups/eng/members/bob"),
+        ("DELETE", "/v1/groups/eng"),
+    ] {
+        api.call(method, path).await.problem(503, "storage_failed");
+    }
+    assert_eq!(api.call("GET", "/v1/groups/eng").await.json(), before);
+    assert_eq!(api.call("GET", "/v1/groups").await.json()["total"], 1);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 use super::Worker;
 use super::mailbox::{Entry, QueueDelivery};
+use super::storage_error;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -148,6 +149,9 @@ impl Worker {
         let homes = if is_kept { homes(&targets) } else { WorkerSet::default() };
         workers = workers.union(homes);
         self.check_room(workers, is_kept)?;
+        if is_kept && listening == 0 {
+            self.check_inbox(&batch)?;
+        }
         batch.is_kept = is_kept;
         let left_out = batch.origin.filter(|_| batch.exclude_origin);
         batch.first = locked.take((&batch.to, &targets), batch.messages.len(), (is_kept, left_out));
@@ -211,6 +215,14 @@ impl Worker {
             return Err(journal_full());
         }
         Ok(())
+    }
+
+    /// A user who is away has the store only: what that is known not to keep reaches nobody.
+    fn check_inbox(&self, batch: &Batch) -> Result<(), Reject> {
+        if batch.to.kind() != Kind::User {
+            return Ok(());
+        }
+        self.shared.journal.check_room().map_err(|error| storage_error(&error))
     }
 
     fn check_tracker(&self, batch: &Batch, recipients: usize) -> Result<(), Reject> {

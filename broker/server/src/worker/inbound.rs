@@ -437,8 +437,8 @@ impl Worker {
             Self::access_check(connection, Action::Join, &Address::group(&group))?;
         }
         let is_saved = !connection.access.is_unnamed();
-        if is_saved && !self.shared.journal.has_room() {
-            return Err(journal_full());
+        if is_saved {
+            self.check_journal()?;
         }
         let (registry, mailboxes) = (&self.shared.registry, &*self.shared.mailboxes);
         let since = if join { registry.join(&user, &group, mailboxes)? } else { None };

@@ -1,11 +1,13 @@
 //! Changes of membership on their way to the journal.
 //!
-//! A client's own change is refused while the journal has no room; what the broker ends by itself waits here. Invariants:
+//! A client's own change is refused while the journal has no room, or is known to write nothing; what the broker ends by itself waits here. Invariants:
 //! changes are written in their order, and only while the registry says the same: workers do not know of each other's. Not
 //! here: who is a member, which the registry knows.
 
 use super::Worker;
 use super::connection::Connection;
+use super::enqueue::journal_full;
+use super::storage_error;
 use crate::resumes::Record;
 use waspmq_core::access::Action;
 use waspmq_core::registry::JoinedBy;
@@ -17,6 +19,12 @@ use waspmq_store::Write;
 const MEMBERSHIPS_UNSAVED_MAX: usize = 65_536;
 
 impl Worker {
+    /// Refuses a change that could not be written down.
+    pub(super) fn check_journal(&self) -> Result<(), Reject> {
+        self.shared.journal.check().map_err(|error| storage_error(&error))?;
+        if self.shared.journal.has_room() { Ok(()) } else { Err(journal_full()) }
+    }
+
     /// A member of a group, as the store is to know it. What the journal has no room for is written by a later tick.
     pub(super) fn save_membership(&mut self, user: &Name, group: &Name, since: Option<Position>) {
         let (group, user) = (group.clone(), user.clone());

@@ -437,6 +437,24 @@ fn a_delayed_message_that_is_stored_waits_for_room_when_it_is_due() {
 }
 
 #[test]
+fn a_message_to_nobody_but_a_full_inbox_is_refused() {
+    let mut cramped = Cramped::new();
+    let accept = |worker: &mut Worker, to| publish(worker, Level::Accepted, &[to], 0).0;
+    accept(&mut cramped.worker, "user/away").unwrap();
+    cramped.fill();
+    // Only then is it known.
+    accept(&mut cramped.worker, "user/away").unwrap();
+    wait(|| cramped.worker.shared.journal.check_room().err());
+    let refused = accept(&mut cramped.worker, "user/away").unwrap_err();
+    assert_eq!((refused.code, refused.retry_ms), (Code::StorageFull, 1_000));
+    accept(&mut cramped.worker, "topic/kept").unwrap();
+    cramped.empty();
+    cramped.await_room();
+    accept(&mut cramped.worker, "user/away").unwrap();
+    wait(|| (cramped.history("user/away").len() == 2).then_some(()));
+}
+
+#[test]
 fn a_dead_letter_counts_when_it_is_kept() {
     let mut cramped = Cramped::new();
     let batch =

@@ -3,7 +3,7 @@
 use super::*;
 use crate::admin::tests::control;
 use crate::control::Control;
-use crate::storage::in_memory::{Gate, open_behind};
+use crate::storage::in_memory::{Gate, break_log, open_behind, open_logged};
 use crate::worker::counters::{Counters, Ended};
 use crate::worker::delivery::tests::Bench;
 use crate::worker::framing::Framing;
@@ -154,6 +154,27 @@ fn receipts(references: &[u64]) -> Vec<(String, u64)> {
 
 fn refusals(count: usize) -> Vec<(String, u64)> {
     vec![("error".to_owned(), 1503); count]
+}
+
+#[test]
+fn a_membership_that_the_journal_cannot_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let control = control();
+    let (store, journal) = open_logged(directory.path(), (control.clock, &control.mailboxes));
+    let control = Control { store, journal, ..control };
+    let mut bench = Bench::of(control, (Overflow::DropOldest, Keep::Always), 1_000);
+    let (number, client) = bench.connect();
+    let mut publisher = Publisher { bench, gate: Arc::default(), number, client };
+    publisher.read();
+    let frame =
+        |kind: &str, reference: u64, group: &str| json!({"type": kind, "ref": reference, "group": group});
+    publisher.say(&[frame("join", 1, "g"), frame("join", 2, "h")]);
+    assert_eq!(publisher.read(), [("ok".to_owned(), 1), ("ok".to_owned(), 2)]);
+    break_log(directory.path(), &publisher.bench.worker.shared.journal);
+    publisher.say(&[frame("join", 3, "i"), frame("leave", 4, "g")]);
+    assert_eq!(publisher.read(), [("error".to_owned(), 1506), ("error".to_owned(), 1506)]);
+    let of = |group: &str| publisher.bench.worker.shared.registry.group_members(&Name::parse(group).unwrap());
+    assert_eq!((of("g").map(|members| members.len()), of("i")), (Some(1), None), "nothing has changed");
 }
 
 /// As its receipt comes: with the level that all of its addresses demand.
