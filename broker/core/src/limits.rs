@@ -265,6 +265,10 @@ pub const ADDRESSES_LOOKED_AT_MAX: usize = 16_384;
 /// what the session may still acknowledge ([`WINDOW_LEFT_BYTES_MAX`], [`WINDOWS_LEFT_BYTES_MAX`]).
 pub const RESUMABLE_SESSIONS_MAX: usize = 100_000;
 
+/// Lost sessions whose resume window has ended that one look at their table forgets, under its lock. More: the next looks do, of
+/// which there is at least one a second.
+pub const RESUMES_FORGOTTEN_PER_LOOK_MAX: usize = 128;
+
 /// Bytes that a QUIC client may send ahead of what is read of it. More: it waits, by the protocol.
 pub const QUIC_RECEIVE_BYTES: usize = 256 * 1024;
 

@@ -298,6 +298,7 @@ impl Resumes {
         change: impl FnOnce(&mut Record),
     ) {
         let mut table = self.table();
+        self.forget_old(&mut table, now_unix_ms);
         let Some(mut record) = table.remove(hash) else { return };
         change(&mut record);
         record.left_unix_ms = Some(now_unix_ms);
@@ -322,12 +323,13 @@ impl Resumes {
         }
     }
 
+    /// Forgets some of the sessions whose windows have ended: all workers wait for the lock. Others count as absent until the next look.
     fn forget_old(&self, table: &mut Table, now_unix_ms: u64) {
-        while let Some((&(left_unix_ms, oldest), _)) = table.left.first_key_value()
-            && self.has_expired(left_unix_ms, now_unix_ms)
-        {
-            table.end(&oldest);
-        }
+        let ended =
+            table.left.keys().take_while(|(left_unix_ms, _)| self.has_expired(*left_unix_ms, now_unix_ms));
+        let ended: Vec<_> =
+            ended.take(limits::RESUMES_FORGOTTEN_PER_LOOK_MAX).map(|(_, hash)| *hash).collect();
+        ended.iter().for_each(|hash| table.end(hash));
     }
 
     /// The generated names of members that nobody comes back under, each once.

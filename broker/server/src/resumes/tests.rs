@@ -171,6 +171,34 @@ fn who_left_reads_later() {
 }
 
 #[test]
+fn a_crowd_whose_windows_end_together_is_forgotten_piece_by_piece() {
+    let (table, journal) = (Arc::new(Resumes::new(100)), journal());
+    let (most, count) =
+        (limits::RESUMES_FORGOTTEN_PER_LOOK_MAX, 2 * limits::RESUMES_FORGOTTEN_PER_LOOK_MAX + 7);
+    let at = Position { stream: Stream { shard: 0, epoch: 3 }, offset: 1 };
+    let token = |number: usize| hash(&number.to_string());
+    for number in 0..count {
+        let implied = vec![Implied::new(Address::parse("group/eng").unwrap(), at)];
+        let member = Record { is_generated: true, implied, ..record(&format!("u{number}")) };
+        assert!(table.insert(token(number), member, 0));
+        table.leave(&token(number), (10, &journal), |_| {});
+    }
+    assert!(table.reads_later(&Address::all(), 109) && table.table().records.len() == count);
+    assert!(table.peek(&token(0), 110).is_none(), "over, whether it is forgotten or not");
+    let (mut told, mut left) = (Vec::new(), count);
+    while left > 0 {
+        told.extend(table.take_ended(110));
+        let now_left = table.table().records.len();
+        assert_eq!(now_left, left.saturating_sub(most));
+        left = now_left;
+    }
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(told.len(), count, "each is told");
+    assert!(!table.reads_later(&Address::all(), 110) && table.table().left.is_empty());
+}
+
+#[test]
 fn who_is_on_its_way_reads_later() {
     let (table, journal) = (Arc::new(Resumes::new(100)), journal());
     let to = Address::parse("topic/a.b").unwrap();
