@@ -260,6 +260,10 @@ pub const CATCH_UP_HELD_BYTES_MAX: usize = 1024 * 1024;
 /// reading goes on behind them.
 pub const ADDRESSES_LOOKED_AT_MAX: usize = 16_384;
 
+/// How much later than the time of its publish a message may take its position: workers take the time first. More: a reading
+/// that begins at a time may pass over it.
+pub const PUBLISH_SKEW_MS: u64 = 1_000;
+
 /// Sessions that can be resumed, live or left. More: those that left first are forgotten; when all are live, one more
 /// session gets no resume token. About 500 bytes each, 1 KiB for each subscription with wildcards, and
 /// what the session may still acknowledge ([`WINDOW_LEFT_BYTES_MAX`], [`WINDOWS_LEFT_BYTES_MAX`]).

@@ -11,11 +11,9 @@ use crate::key::{self, Place};
 use crate::record::AddressRecord;
 use crate::shelf::{Space, View};
 use crate::store::{Found, Search, StoreError};
+use waspmq_core::limits::PUBLISH_SKEW_MS;
 use waspmq_core::message::Batch;
 use waspmq_core::{Address, MessageId};
-
-/// How far the publish time of a run may be from that of a message's id, and those of neighbours be swapped.
-const SKEW_MS: u64 = 1_000;
 
 pub(super) fn find(view: &impl View, search: &Search) -> Result<Found, StoreError> {
     let mut looks = Looks { view, search, left: search.looks_max };
@@ -75,9 +73,11 @@ impl<V: View> Looks<'_, V> {
         self.search.id
     }
 
+    /// The id has the time that its publisher took, as its run has.
     fn in_address(&mut self, address: &Address, record: &AddressRecord) -> Result<Found, StoreError> {
         let unix_ms = self.id().unix_ms();
-        let (from_ms, to_ms) = (unix_ms.saturating_sub(SKEW_MS), unix_ms.saturating_add(SKEW_MS));
+        let (from_ms, to_ms) =
+            (unix_ms.saturating_sub(PUBLISH_SKEW_MS), unix_ms.saturating_add(PUBLISH_SKEW_MS));
         let behind = record.removed.max((self.id().epoch(), 0));
         let Some(place) = self.skip_to(address, behind, (from_ms, to_ms))? else {
             return Ok(if self.left == 0 { Found::Unfinished } else { Found::Nowhere });

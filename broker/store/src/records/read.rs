@@ -10,7 +10,7 @@ use crate::store::{
 use std::sync::Arc;
 use waspmq_core::dedup;
 use waspmq_core::delivery::QueueCursor;
-use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId, Stream};
+use waspmq_core::{Address, MessageId, Name, Pattern, Position, QueueId, Stream, limits};
 
 /// Cursors of one user that are looked at to find those in one address. More: the ones behind are not found.
 const CURSORS_READ_MAX: usize = 4_096;
@@ -89,7 +89,7 @@ impl<V: View> PageReader<'_, V> {
             return Ok(());
         };
         // Workers take the time before the position: neighbours may be swapped by this much.
-        let before_ms = time_unix_ms.saturating_sub(SKEW_MS);
+        let before_ms = time_unix_ms.saturating_sub(limits::PUBLISH_SKEW_MS);
         let (mut low, mut high) = (number(self.behind), number(last));
         while low < high {
             let middle = low + (high - low) / 2;
@@ -169,9 +169,6 @@ impl<V: View> PageReader<'_, V> {
         Ok(())
     }
 }
-
-/// How far the publish times of neighbours may be swapped.
-const SKEW_MS: u64 = 1_000;
 
 /// A place as one number, for halving.
 const fn number((epoch, offset): Place) -> u128 {

@@ -3,8 +3,8 @@
 use super::{PAGE_MESSAGE_BYTES, PAGE_MESSAGES, Start, before, place};
 use crate::worker::mailbox::{Entry, Mailboxes};
 use std::time::Duration;
-use waspmq_core::{Address, Kind, Name, Position};
-use waspmq_store::{Page, Query, Store, StoreError};
+use waspmq_core::{Address, Kind, Name, Position, limits};
+use waspmq_store::{Page, Query, Seen, Store, StoreError};
 
 /// Messages that may be published to an address while a session finds its last one before. More: it begins with these.
 const LIVE_MAX: usize = 65_536;
@@ -52,7 +52,10 @@ fn begin(store: &dyn Store, to: &Address, start: &Start, query: &mut Query) -> R
                 // Of a member who was seen first and no more, nobody knows how far they read what came since they are one.
                 let seen = store.seen(user)?.filter(|seen| !seen.is_first || since.is_none());
                 let begin = match seen {
-                    Some(seen) => Some(behind_what_was_before(store, query, (seen.unix_ms, *before))?),
+                    Some(seen) => {
+                        let from_unix_ms = missed_from_unix_ms(seen);
+                        Some(behind_what_was_before(store, query, (from_unix_ms, *before))?)
+                    }
                     // A user who was never seen has missed nothing.
                     None => since.is_none().then_some(*before),
                 };
@@ -78,6 +81,12 @@ fn begin(store: &dyn Store, to: &Address, start: &Start, query: &mut Query) -> R
         Start::Time(unix_ms) => query.from_unix_ms = Some(*unix_ms),
     }
     Ok(())
+}
+
+/// The earliest time of a message that a user has missed. What took its time before the last session ended may have taken its
+/// position behind that, and comes again if it did not. What came before the first session is none of theirs.
+const fn missed_from_unix_ms(Seen { unix_ms, is_first }: Seen) -> u64 {
+    if is_first { unix_ms } else { unix_ms.saturating_sub(limits::PUBLISH_SKEW_MS) }
 }
 
 /// The position in front of the first message that was published at this time or later; at most `end`, behind which the session has
@@ -170,13 +179,13 @@ mod tests {
     fn of_the_first_session_only_its_beginning_is_known() {
         let [user, group] = ["bob", "eng"].map(|name| Name::parse(name).unwrap());
         let (all, of_group) = (Address::all(), Address::group(&group));
-        let store = store_of(&[&all, &of_group], &[1, 2, 3, 4, 5, 6, 7, 8]);
+        let store = store_of(&[&all, &of_group], &[1, 2, 3, 4, 5, 6, 7, 8].map(|second| second * 1_000));
         let commit = |write: Write| store.commit(&[write], Durability::Synced).unwrap();
         commit(Write::Member { group, user: user.clone(), since: at(3), by: JoinedBy::Operator });
-        commit(Write::FirstSeen { user: user.clone(), unix_ms: 6 });
+        commit(Write::FirstSeen { user: user.clone(), unix_ms: 6_000 });
         assert_eq!(offsets(&store, &all, &user, at(8)), [6, 7, 8]);
         assert_eq!(offsets(&store, &of_group, &user, at(8)), [4, 5, 6, 7, 8]);
-        commit(Write::LastSeen { user: user.clone(), unix_ms: 7 });
+        commit(Write::LastSeen { user: user.clone(), unix_ms: 7_900 });
         assert_eq!(offsets(&store, &of_group, &user, at(8)), [7, 8]);
     }
 
@@ -188,7 +197,21 @@ mod tests {
         store.commit(&[Write::FirstSeen { user: user.clone(), unix_ms: 5 }], Durability::Synced).unwrap();
         assert_eq!(offsets(&store, &all, &user, at(3)), [3, 4]);
         assert_eq!(offsets(&store, &all, &user, at(2)), [3, 4]);
-        store.commit(&[Write::LastSeen { user: user.clone(), unix_ms: 9 }], Durability::Synced).unwrap();
+        let unix_ms = 6 + limits::PUBLISH_SKEW_MS;
+        store.commit(&[Write::LastSeen { user: user.clone(), unix_ms }], Durability::Synced).unwrap();
         assert_eq!(offsets(&store, &all, &user, at(3)), [4]);
+    }
+
+    #[test]
+    fn what_was_published_as_the_last_session_ended_is_not_passed_over() {
+        let (user, all) = (Name::parse("bob").unwrap(), Address::all());
+        // The last but one took its time a moment before the session ended, and its position behind that.
+        let store = store_of(&[&all], &[1_000, 7_999, 8_001]);
+        store.commit(&[Write::LastSeen { user: user.clone(), unix_ms: 8_000 }], Durability::Synced).unwrap();
+        assert_eq!(offsets(&store, &all, &user, at(3)), [2, 3]);
+        let cursor =
+            Write::Cursor { user: user.clone(), device: None, address: all.clone(), position: at(2) };
+        store.commit(&[cursor], Durability::Synced).unwrap();
+        assert_eq!(offsets(&store, &all, &user, at(3)), [3], "whoever acknowledges is sent nothing again");
     }
 }
