@@ -233,6 +233,10 @@ pub const RETRY_WAIT_MS_MAX: u64 = 24 * 3_600_000;
 /// 32 bits. What would be done later is given up, and what is waited for then fails.
 pub const DELIVERY_MS_MAX: u64 = u32::MAX as u64;
 
+/// How long a message waits for a recipient without a session, whatever policies say, unless its plan would take longer. Then the
+/// plan is exhausted.
+pub const OFFLINE_WAIT_MS_MAX: u64 = 7 * 24 * 3_600_000;
+
 /// Deliveries of one message to one recipient, whatever a plan or a policy says. More: the plan is exhausted.
 pub const ATTEMPTS_MAX: u16 = 1_000;
 

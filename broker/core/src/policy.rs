@@ -185,8 +185,30 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// What is done of it, within the bounds of every delivery.
+    pub(crate) fn within(self, failure: &Failure<'_>) -> Self {
+        let Failure { cause, attempt, waited_ms, plan, .. } = *failure;
+        // To find nobody is no attempt: that ends with time, not with a number.
+        let decision = match self {
+            Self::Retry { .. } if cause == Cause::Offline && waited_ms >= plan.longest_ms() => Self::GiveUp,
+            Self::Wait { at_most_ms } if cause == Cause::Offline => {
+                // The last look is made at the longest time that this may take.
+                match limits::OFFLINE_WAIT_MS_MAX.max(plan.longest_ms()).saturating_sub(waited_ms) {
+                    0 => Self::GiveUp,
+                    left_ms => Self::Wait { at_most_ms: at_most_ms.min(left_ms) },
+                }
+            }
+            decision => decision,
+        };
+        if attempt >= limits::ATTEMPTS_MAX || decision.is_too_late(waited_ms) {
+            Self::GiveUp
+        } else {
+            decision
+        }
+    }
+
     /// Whether it would be done when a delivery that has taken so long may take no longer.
-    pub(crate) fn is_too_late(self, waited_ms: u64) -> bool {
+    fn is_too_late(self, waited_ms: u64) -> bool {
         let (Self::Retry { after_ms: ms } | Self::Wait { at_most_ms: ms }) = self else { return false };
         waited_ms + ms.min(limits::RETRY_WAIT_MS_MAX) >= limits::DELIVERY_MS_MAX
     }

@@ -338,7 +338,7 @@ impl Live {
         let envelope = self.batch.messages.get(usize::from(range.start));
         let (Some(envelope), Some(part)) = (envelope, self.parts.get(index)) else { return Decision::GiveUp };
         let waited_ms = around.turn.now_ms.saturating_sub(self.begun_ms);
-        let decision = around.turn.acking.failed(&Failure {
+        let failure = Failure {
             to: &self.batch.to,
             from: self.batch.from.as_ref(),
             id: envelope.id,
@@ -350,12 +350,8 @@ impl Live {
             retry_ms,
             plan: &self.plan,
             random: draw(around.seed, envelope.id.count(), cell.attempt),
-        });
-        // To find nobody is no attempt: repeats of that end with the time of the plan, not with its number.
-        let is_repeat = cause == Cause::Offline && matches!(decision, Decision::Retry { .. });
-        let is_over =
-            cell.attempt >= limits::ATTEMPTS_MAX || is_repeat && waited_ms >= self.plan.longest_ms();
-        if is_over || decision.is_too_late(waited_ms) { Decision::GiveUp } else { decision }
+        };
+        around.turn.acking.failed(&failure).within(&failure)
     }
 
     /// Sends what is still of use, and ends the rest.

@@ -629,6 +629,46 @@ fn no_delivery_goes_on_for_ever() {
     assert!(attempts(&events) < 50 && !events.is_empty(), "{events:#?}");
 }
 
+/// A policy that waits for whoever is away, and looks for them from time to time.
+struct Patient;
+
+impl Acking for Patient {
+    fn plan(&mut self, _: &Message<'_>, _: &Settings) -> Option<Acknowledgement> {
+        None
+    }
+
+    fn failed(&mut self, _: &Failure<'_>) -> Decision {
+        Decision::Wait { at_most_ms: 23 * 3_600_000 }
+    }
+}
+
+#[test]
+fn no_policy_waits_for_ever_for_who_is_away() {
+    // When the last look is made, which finds nobody either, and what follows.
+    let end_of = |plan: AckPlan| {
+        let (bob, mut bench, mut looks) = (user("bob"), Bench::with(Patient), 0);
+        bench.begin_with(&batch(1, 1), &[], std::slice::from_ref(&bob), plan);
+        loop {
+            let due_ms = bench.tracker.next_due_ms().unwrap();
+            let look = bench.until(due_ms);
+            if look.is_empty() {
+                continue;
+            }
+            assert!(look.len() == 1 && look[0].contains("redeliver"), "{look:?}");
+            looks += 1;
+            let end = bench.failed(&report(1..2, &bob, 1), Cause::Offline, None);
+            if !end.is_empty() {
+                return (due_ms - 1_000, looks, end);
+            }
+        }
+    };
+    let (after_ms, looks, end) = end_of(PLAN);
+    assert_eq!((after_ms, looks), (limits::OFFLINE_WAIT_MS_MAX, 8));
+    assert_eq!(end, ["dead letter 0..1 of bob offline after 0", "not delivered 0..1 ref 500 offline after 0"]);
+    let longer = AckPlan { timeout_ms: 24 * 3_600_000, attempts: 10, ..PLAN };
+    assert_eq!(end_of(longer).0, longer.longest_ms(), "a plan that says so takes longer");
+}
+
 #[test]
 fn the_ledger_tells_each_message_and_forgets_the_oldest() {
     let bounds = Bounds { ledger_max: 8, ..Bounds::default() };

@@ -4,7 +4,7 @@ use super::{head, row};
 use crate::config::Config;
 use waspmq_core::limits::{
     ATTEMPTS_MAX, FANOUT_MAX, HEADER_BYTES_MAX, HEADERS_MAX, MESSAGE_BYTES_MAX,
-    NAME_BYTES_MAX as ADDRESS_BYTES_MAX, RETRY_WAIT_MS_MAX,
+    NAME_BYTES_MAX as ADDRESS_BYTES_MAX, OFFLINE_WAIT_MS_MAX, RETRY_WAIT_MS_MAX,
 };
 use waspmq_policy::limits::*;
 
@@ -51,6 +51,11 @@ pub(super) fn of(path: &str) -> Vec<String> {
                 "Waits are 1 to {} ms; behind {} attempts it is over.",
                 count(RETRY_WAIT_MS_MAX),
                 count(ATTEMPTS_MAX)
+            ),
+            format!(
+                "Who is offline is waited for as long as the plan takes when all its attempts time out, and with `wait` for {} ms if \
+                 that is longer; then the plan is exhausted.",
+                count(OFFLINE_WAIT_MS_MAX)
             ),
         ],
         "admission-hook/admit" | "overflow-hook/overflow" | "compression-hook/choose" => vec![decision()],
@@ -171,6 +176,11 @@ fn calls() -> Vec<Bound> {
             "waits and timeouts of a plan and of a decision; `retry-ms` of a refusal",
             format!("{} ms", count(RETRY_WAIT_MS_MAX)),
             "`bad_verdict`",
+        ),
+        (
+            "waiting for a recipient that is offline, in all",
+            format!("{} ms, or the plan's time if that is longer", count(OFFLINE_WAIT_MS_MAX)),
+            "the plan is exhausted: dead letter or drop",
         ),
         ("reason of a refusal", bytes(REASON_BYTES_MAX), "cut"),
         (
