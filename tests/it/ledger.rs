@@ -300,6 +300,15 @@ async fn a_message_of_several_addresses_has_a_letter_for_each() {
     };
     broker.eventually("the letters are there", |_| addresses("") == to);
     assert_eq!(broker.metric("waspmq_dead_letters_total{reason=\"timeout\"}"), Some(2.0));
+    let id = letters(&broker, "")[0]["id"].as_str().unwrap().to_owned();
+    let (_, ledger) = broker.admin("GET", &format!("/v1/messages/{id}"), None);
+    for rows in ["recipients", "dead_letters"] {
+        let mut told: Vec<_> =
+            ledger[rows].as_array().unwrap().iter().map(|row| (&row["to"], &row["recipient"])).collect();
+        told.sort_unstable_by_key(|(to, _)| to.as_str());
+        let bob = json!("user/bob");
+        assert_eq!(told, [(&json!(to[0]), &bob), (&json!(to[1]), &bob)], "{rows}: {ledger}");
+    }
     let next = broker.admin("GET", "/v1/dead-letters?limit=1", None).1["next"].as_str().unwrap().to_owned();
     assert_eq!(addresses(&format!("?after={next}")), to[1..]);
     let (status, requeued) = post(&broker, "/v1/dead-letters/requeue", &json!({"to": to[0]}));

@@ -21,6 +21,7 @@ pub(crate) struct Ledger {
     /// stored message and the cursors that have passed it; `delayed`, from the message that waits for its time;
     /// `dead_letters`, from nothing else.
     pub(crate) source: String,
+    /// Its address; of a message that a policy gave several, one of them. Each recipient has its own.
     pub(crate) to: String,
     /// The publishing user; null for the admin API.
     pub(crate) from: Option<String>,
@@ -37,7 +38,7 @@ pub(crate) struct Ledger {
     /// Its place in its address, where it is stored and was found there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pos: Option<String>,
-    /// How it is acknowledged and retried; null where it is not known.
+    /// How it is acknowledged and retried, at `to`; null where it is not known.
     pub(crate) plan: Option<Plan>,
     pub(crate) recipients: Vec<RecipientDocument>,
     /// Those that it was given up for and that nobody has requeued or removed.
@@ -59,6 +60,10 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Recipient)]
 pub(crate) struct RecipientDocument {
+    /// The address by which it goes to this recipient.
+    #[serde(default)]
+    #[schema(required)]
+    pub(crate) to: String,
     /// `user/<name>` or `queue/<name>/<pattern>`.
     pub(crate) recipient: String,
     /// `planned`, `sent`, `retrying`, `acked`, `expired`, `dead_lettered` or `dropped`; `stored` where it waits in the
@@ -99,6 +104,8 @@ pub(crate) struct DeviceDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = LetterOfMessage)]
 pub(crate) struct LetterDocument {
+    /// The address by which it went to the recipient.
+    pub(crate) to: String,
     pub(crate) recipient: String,
     pub(crate) cause: String,
     pub(crate) attempts: u16,
@@ -106,8 +113,9 @@ pub(crate) struct LetterDocument {
 }
 
 impl Ledger {
-    /// Of a delivery that is tracked, or was lately.
-    pub(crate) fn of(entry: &LedgerEntry) -> Self {
+    /// Of a delivery that is tracked, or was lately, at each of the message's addresses; `None` without any.
+    pub(crate) fn of(entries: &[LedgerEntry]) -> Option<Self> {
+        let entry = entries.first()?;
         let mut ledger = Self::about(entry.id, &entry.to, entry.from.as_ref(), entry.unix_ms);
         ledger.level = Some(entry.level.as_str().to_owned());
         ledger.plan = Some(Plan {
@@ -119,8 +127,9 @@ impl Ledger {
             timeout_ms: entry.plan.timeout_ms,
             attempts: entry.plan.attempts,
         });
-        ledger.recipients = entry.recipients.iter().map(RecipientDocument::of).collect();
-        let mut states = entry.recipients.iter().map(|row| row.state);
+        let rows = || entries.iter().flat_map(|entry| entry.recipients.iter().map(|row| (&entry.to, row)));
+        ledger.recipients = rows().map(|(to, row)| RecipientDocument::of(to, row)).collect();
+        let mut states = rows().map(|(_, row)| row.state);
         ledger.state = if !states.clone().all(State::is_end) {
             "under_way"
         } else if states.clone().all(|state| state == State::Acked) {
@@ -131,7 +140,16 @@ impl Ledger {
             "incomplete"
         }
         .to_owned();
-        ledger
+        Some(ledger)
+    }
+
+    /// As the store kept it; an earlier version did so at one address, and did not name it with the recipients.
+    pub(crate) fn read_back(mut self) -> Self {
+        "ledger".clone_into(&mut self.source);
+        for row in self.recipients.iter_mut().filter(|row| row.to.is_empty()) {
+            row.to.clone_from(&self.to);
+        }
+        self
     }
 
     /// Of a message about which no more is known than this.
@@ -170,6 +188,7 @@ impl Ledger {
         let state = if devices.is_empty() { "stored" } else { "acked" };
         state.clone_into(&mut ledger.state);
         ledger.recipients.push(RecipientDocument {
+            to: batch.to.to_string(),
             recipient: format!("user/{user}"),
             state: state.to_owned(),
             attempts: None,
@@ -200,6 +219,7 @@ impl Ledger {
         "incomplete".clone_into(&mut ledger.state);
         ledger.level = Some(batch.level.as_str().to_owned());
         let row = |letter: &DeadLetter| RecipientDocument {
+            to: letter.batch.to.to_string(),
             recipient: letter.recipient.clone(),
             state: State::DeadLettered.as_str().to_owned(),
             attempts: Some(letter.attempts),
@@ -213,22 +233,23 @@ impl Ledger {
 
     /// Adds what sessions were sent and have not answered.
     pub(crate) fn add_in_flight(&mut self, in_flight: &[InFlight]) {
-        let Some(first_queue) = self.recipients.iter().position(|row| row.recipient.starts_with("queue/"))
-        else {
-            in_flight.iter().for_each(|sent| self.add_sent(sent, None));
-            return;
-        };
-        in_flight.iter().for_each(|sent| self.add_sent(sent, Some(first_queue)));
+        in_flight.iter().for_each(|sent| self.add_sent(sent));
     }
 
-    /// A session belongs to its user's row; else to the queue that has noted it as a member, else to the first queue.
-    fn add_sent(&mut self, sent: &InFlight, first_queue: Option<usize>) {
+    /// Of those of its address, a session belongs to its user's row; else to the queue that has noted it as a member, else to the
+    /// first queue.
+    fn add_sent(&mut self, sent: &InFlight) {
         let (user, session) = (format!("user/{}", sent.user), sent.session.to_string());
         let has = |row: &RecipientDocument| {
             row.devices.iter().any(|device| device.session.as_deref() == Some(&*session))
         };
-        let own = self.recipients.iter().position(|row| row.recipient == user);
-        let noted = self.recipients.iter().position(|row| row.recipient.starts_with("queue/") && has(row));
+        let to = sent.to.as_str();
+        let find = |wanted: &dyn Fn(&RecipientDocument) -> bool| {
+            self.recipients.iter().position(|row| row.to == to && wanted(row))
+        };
+        let is_queue = |row: &RecipientDocument| row.recipient.starts_with("queue/");
+        let (own, first_queue) = (find(&|row| row.recipient == user), find(&is_queue));
+        let noted = find(&|row| is_queue(row) && has(row));
         let is_member = own.is_none() || noted.is_some();
         let Some(row) = noted.or(own).or(first_queue).and_then(|index| self.recipients.get_mut(index)) else {
             return;
@@ -250,6 +271,7 @@ impl Ledger {
         self.dead_letters = letters
             .iter()
             .map(|letter| LetterDocument {
+                to: letter.batch.to.to_string(),
                 recipient: letter.recipient.clone(),
                 cause: letter.cause.clone(),
                 attempts: letter.attempts,
@@ -260,8 +282,9 @@ impl Ledger {
 }
 
 impl RecipientDocument {
-    fn of(row: &RecipientRow) -> Self {
+    fn of(to: &Address, row: &RecipientRow) -> Self {
         let mut document = Self {
+            to: to.to_string(),
             recipient: row.recipient.to_string(),
             state: row.state.as_str().to_owned(),
             attempts: Some(row.attempts),

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// The delivery of one message.
+/// The delivery of one message at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
     pub id: MessageId,
@@ -148,13 +148,14 @@ impl Ring {
         }
     }
 
-    pub(super) fn entry(&self, id: MessageId) -> Option<LedgerEntry> {
+    /// What is kept of a message, at each of its addresses.
+    pub(super) fn entries(&self, id: MessageId) -> impl Iterator<Item = LedgerEntry> {
         let count = id.count();
-        let covers = |(first, messages): &(u64, u16)| {
+        let covers = move |(first, messages): &(u64, u16)| {
             count.checked_sub(*first).is_some_and(|index| index < u64::from(*messages))
         };
-        let ended = self.ended.get(self.keys.iter().rposition(covers)?)?;
-        ended.common.entry(id, &ended.parts, ended.begun_ms)
+        let ended = self.keys.iter().zip(&self.ended).filter(move |(key, _)| covers(key));
+        ended.filter_map(move |(_, ended)| ended.common.entry(id, &ended.parts, ended.begun_ms))
     }
 
     /// What is kept, as it counts against the bound.

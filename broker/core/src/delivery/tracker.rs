@@ -354,14 +354,15 @@ impl Tracker {
                 && self.bytes + bytes <= self.bounds.bytes_max)
     }
 
-    /// What is known about a message, on its way or ended a while ago; at its latest address, where it has several.
-    pub fn entry(&self, id: MessageId) -> Option<LedgerEntry> {
+    /// What is known about a message, on its way or ended a while ago, at each of its addresses: those where it ended first.
+    pub fn entries(&self, id: MessageId) -> Vec<LedgerEntry> {
         let found = self.by_count.range(..=id.count()).next_back();
-        let live = found.and_then(|(_, slots)| self.slots.get(*slots.last()? as usize)?.as_ref());
-        live.and_then(|live| live.entry(id)).or_else(|| self.ended.entry(id))
+        let slots = found.iter().flat_map(|(_, slots)| slots.iter());
+        let live = slots.filter_map(|&slot| self.slots.get(slot as usize)?.as_ref()?.entry(id));
+        self.ended.entries(id).chain(live).collect()
     }
 
-    /// Stored batches whose flights ended since the last call: what [`Self::entry`] says of their messages is final.
+    /// Stored batches whose flights ended since the last call: what [`Self::entries`] says of their messages is final.
     /// To be taken after every call that may end a flight, as they hold their memory until then.
     pub fn take_ended(&mut self) -> Vec<Arc<Batch>> {
         std::mem::take(&mut self.ended_kept)

@@ -334,13 +334,13 @@ impl Window {
         lanes.is_some_and(|lanes| lanes.iter().any(|(of, lane)| of == queue && is_elsewhere(lane)))
     }
 
-    /// When a message was sent, and the number of the attempt, if it is in flight in any way. Looks at all runs:
-    /// for the ledger, not for the message path.
-    pub fn find(&self, id: MessageId) -> Option<(u64, u16)> {
+    /// The addresses at which a message is in flight in any way, with when it was sent and the number of the attempt. Looks at all
+    /// runs: for the ledger, not for the message path.
+    pub fn find(&self, id: MessageId) -> impl Iterator<Item = (&Address, u64, u16)> {
         let queues = self.queues.values().flatten().map(|(_, lane)| lane);
-        let mut runs = self.lanes.values().chain(queues).flat_map(Lane::runs);
-        let run = runs.find(|run| index_of(run, id).is_some())?;
-        Some((run.sent_ms, run.attempt))
+        let runs = self.lanes.values().chain(queues).flat_map(Lane::runs);
+        let runs = runs.filter(move |run| index_of(run, id).is_some());
+        runs.map(|run| (&run.batch.to, run.sent_ms, run.attempt))
     }
 
     /// Takes a message out of flight; false when it is not.

@@ -76,10 +76,10 @@ fn put_together(
     found: &[Found],
 ) -> Result<Known, StoreError> {
     let store = control.settled_store();
-    let tracked = found.iter().find_map(|found| found.entry.as_ref());
+    let tracked = found.iter().find_map(|found| Ledger::of(&found.entries));
     let letters = store.dead_letter(id)?;
     let mut ledger = match tracked {
-        Some(entry) => Some(Ledger::of(entry)),
+        Some(ledger) => Some(ledger),
         None => kept(store, id)?,
     };
     let now_unix_ms = control.clock.now().unix_ms;
@@ -115,7 +115,7 @@ fn kept(store: &dyn Store, id: MessageId) -> Result<Option<Ledger>, StoreError> 
     let Some(body) = store.ledger(id)? else { return Ok(None) };
     let corrupt = |_| StoreError::Corrupt { what: format!("the ledger of message {id}") };
     let ledger: Ledger = serde_json::from_slice(&body).map_err(corrupt)?;
-    Ok(Some(Ledger { source: "ledger".to_owned(), ..ledger }))
+    Ok(Some(ledger.read_back()))
 }
 
 /// Of a message that was found in the history of its address.

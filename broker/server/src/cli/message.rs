@@ -36,9 +36,10 @@ enum Command {
 }
 
 /// The columns that say when.
-const TIMES: [usize; 2] = [5, 6];
+const TIMES: [usize; 2] = [6, 7];
 
-const HEADINGS: [&str; 8] = ["RECIPIENT", "DEVICE", "SESSION", "STATE", "ATTEMPT", "SENT", "SINCE", "CAUSE"];
+const HEADINGS: [&str; 9] =
+    ["RECIPIENT", "ADDRESS", "DEVICE", "SESSION", "STATE", "ATTEMPT", "SENT", "SINCE", "CAUSE"];
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = arguments.access.open()?;
@@ -72,6 +73,7 @@ fn rows_of(recipient: &Value) -> Vec<Vec<String>> {
     let nothing = || "-".to_owned();
     let mut rows = vec![vec![
         cell(recipient, "recipient"),
+        cell(recipient, "to"),
         nothing(),
         nothing(),
         cell(recipient, "state"),
@@ -88,6 +90,7 @@ fn rows_of(recipient: &Value) -> Vec<Vec<String>> {
         };
         let row = vec![
             whose,
+            String::new(),
             cell(device, "device"),
             cell(device, "session"),
             cell(device, "state"),
@@ -120,16 +123,16 @@ mod tests {
     #[test]
     fn a_recipient_is_followed_by_its_devices() {
         let rows = rows_of(&json!({
-            "recipient": "queue/pool", "state": "sent", "attempts": 2, "cause": null, "at": 1_790_000_000_000_u64,
+            "to": "topic/a", "recipient": "queue/pool", "state": "sent", "attempts": 2, "cause": null, "at": 1_790_000_000_000_u64,
             "devices": [
                 {"device": null, "session": "01", "state": "failed", "attempt": 1, "sent_at": null, "acked_at": null, "cause": "timeout"},
                 {"user": "w1", "device": "a", "session": "02", "state": "sent", "attempt": 2, "sent_at": 1_790_000_000_000_u64, "acked_at": null, "cause": null},
             ],
         }));
         let time = "2026-09-21T14:13:20Z";
-        assert_eq!(rows[0], ["queue/pool", "-", "-", "sent", "2", "-", time, "-"]);
-        assert_eq!(rows[1], ["", "-", "01", "failed", "1", "-", "-", "timeout"]);
-        assert_eq!(rows[2], ["  user/w1", "a", "02", "sent", "2", time, "-", "-"]);
+        assert_eq!(rows[0], ["queue/pool", "topic/a", "-", "-", "sent", "2", "-", time, "-"]);
+        assert_eq!(rows[1], ["", "", "-", "01", "failed", "1", "-", "-", "timeout"]);
+        assert_eq!(rows[2], ["  user/w1", "", "a", "02", "sent", "2", time, "-", "-"]);
     }
 
     #[test]
@@ -145,7 +148,7 @@ mod tests {
         }));
         let time = "2026-09-21T14:13:20Z";
         assert_eq!(rows.len(), 3);
-        assert_eq!(rows[1], ["", "-", "-", "failed", "1", time, "-", "offline, 3 times"]);
-        assert_eq!(rows[2], ["", "-", "-", "failed", "2", time, "-", "offline"]);
+        assert_eq!(rows[1], ["", "", "-", "-", "failed", "1", time, "-", "offline, 3 times"]);
+        assert_eq!(rows[2], ["", "", "-", "-", "failed", "2", time, "-", "offline"]);
     }
 }

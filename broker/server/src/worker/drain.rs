@@ -328,7 +328,7 @@ mod tests {
         worker.shared.mailboxes.send(0, entry).unwrap();
         worker.take_mail();
         let fate = |worker: &Worker| {
-            let row = worker.tracker.entry(id).unwrap().recipients.remove(0);
+            let row = worker.tracker.entries(id)[0].recipients.remove(0);
             (row.state, row.cause, row.attempts)
         };
         assert!(!bench.connection(number).window.is_empty());

@@ -155,7 +155,8 @@ fn entry(device: State) -> LedgerEntry {
 
 fn in_flight(user: &str, session: u32) -> InFlight {
     let session = SessionId::new(7, 0, session);
-    InFlight { user: name(user), device: None, session, sent_unix_ms: 130, attempt: 1 }
+    let to = Address::parse("group/eng").unwrap();
+    InFlight { user: name(user), device: None, session, to, sent_unix_ms: 130, attempt: 1 }
 }
 
 #[tokio::test]
@@ -163,7 +164,7 @@ async fn the_ledger_is_put_together_from_all_workers() {
     let api = Api::new();
     let path = format!("/v1/messages/{}", id(1));
     let flying = vec![in_flight("bob", 1), in_flight("bob", 2), in_flight("carol", 3)];
-    let found = Found { entry: Some(entry(State::Acked)), in_flight: flying };
+    let found = Found { entries: vec![entry(State::Acked)], in_flight: flying };
     let ledger = api.call_with_workers(&path, &found).await.json();
     assert_eq!((&ledger["source"], &ledger["state"]), (&json!("memory"), &json!("under_way")), "{ledger}");
     assert_eq!(ledger["plan"], json!({"quorum": "all", "timeout_ms": 10_000, "attempts": 5}));
@@ -179,6 +180,39 @@ async fn the_ledger_is_put_together_from_all_workers() {
     api.call_with_workers(&path, &Found::default()).await.problem(404, "not_found");
     api.call("GET", "/v1/messages/01").await.problem(400, "invalid_id");
     api.call("GET", &format!("{path}?to=nobody")).await.problem(400, "invalid_address");
+}
+
+#[tokio::test]
+async fn each_address_of_a_message_has_its_recipients() {
+    let api = Api::new();
+    let path = format!("/v1/messages/{}", id(1));
+    let to = |text: &str| Address::parse(text).unwrap();
+    let of_bob = |to| LedgerEntry {
+        to,
+        recipients: vec![entry(State::Acked).recipients.remove(0)],
+        ..entry(State::Acked)
+    };
+    let entries = vec![of_bob(to("topic/audit")), of_bob(to("group/eng"))];
+    api.store(&[letter("topic/audit", "user/bob", 1, Cause::Nack)]);
+    let found = Found { entries: entries.clone(), in_flight: vec![in_flight("bob", 2)] };
+    let ledger = api.call_with_workers(&path, &found).await.json();
+    let rows: Vec<_> = ledger["recipients"].as_array().unwrap().iter().collect();
+    let told =
+        |row: &Value| (row["to"].clone(), row["recipient"].clone(), row["devices"].as_array().unwrap().len());
+    assert_eq!(
+        rows.iter().map(|row| told(row)).collect::<Vec<_>>(),
+        [(json!("topic/audit"), json!("user/bob"), 1), (json!("group/eng"), json!("user/bob"), 2),]
+    );
+    assert_eq!(
+        (&ledger["to"], &ledger["dead_letters"][0]["to"]),
+        (&json!("topic/audit"), &json!("topic/audit"))
+    );
+    // What an earlier version kept is read with the address of the whole.
+    let mut kept = serde_json::to_value(crate::ledger::Ledger::of(&entries[1..]).unwrap()).unwrap();
+    assert_eq!(kept["recipients"][0].as_object_mut().unwrap().remove("to"), Some(json!("group/eng")));
+    api.store(&[Write::Ledger { id: id(1), body: serde_json::to_vec(&kept).unwrap() }]);
+    let kept = api.call_with_workers(&path, &Found::default()).await.json();
+    assert_eq!((&kept["source"], &kept["recipients"][0]["to"]), (&json!("ledger"), &json!("group/eng")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,7 +261,7 @@ async fn what_the_store_knows_is_told_in_this_order() {
     let devices = history["recipients"][0]["devices"].as_array().unwrap();
     assert_eq!((devices.len(), &devices[0]["device"]), (1, &json!("phone")));
     assert_eq!(history["dead_letters"][0]["cause"], "nack");
-    let body = serde_json::to_vec(&crate::ledger::Ledger::of(&entry(State::Acked))).unwrap();
+    let body = serde_json::to_vec(&crate::ledger::Ledger::of(&[entry(State::Acked)]).unwrap()).unwrap();
     api.store(&[Write::Ledger { id: id(1), body }]);
     let kept = api.call_with_workers(&format!("{path}?to=user/bob"), &nothing).await.json();
     assert_eq!((&kept["source"], &kept["to"]), (&json!("ledger"), &json!("group/eng")));
@@ -454,6 +488,6 @@ fn the_tracker_gives_stored_batches_that_ended_once() {
         assert_eq!(ended, if is_kept { vec![id(1)] } else { vec![] });
         assert!(tracker.take_ended().is_empty());
     }
-    let ledger = crate::ledger::Ledger::of(&tracker.entry(id(1)).unwrap());
+    let ledger = crate::ledger::Ledger::of(&tracker.entries(id(1))).unwrap();
     assert_eq!((ledger.state.as_str(), ledger.recipients[0].state.as_str()), ("acked", "acked"));
 }
