@@ -145,12 +145,13 @@ async fn requests_of_nobody_are_refused_and_end_the_connection() {
 #[test]
 fn who_asks_for_the_head_alone_gets_no_body() {
     let broker = Broker::start();
-    for (target, headers, status) in [
-        ("/", "Host: localhost\r\n", 404),
-        ("/ws", "Host: localhost\r\n", 426),
-        ("/sse?user=a", "Host: localhost\r\n", 405),
-        ("/publish", "Host: localhost\r\n", 405),
-        ("/sse", "", 400),
+    for (target, headers, status, also) in [
+        ("/", "Host: localhost\r\n", 404, ""),
+        ("/ws", "Host: localhost\r\n", 426, ""),
+        ("/sse?user=a", "Host: localhost\r\n", 405, "\r\nAllow: GET\r\n"),
+        ("/publish", "Host: localhost\r\n", 405, "\r\nAllow: POST\r\n"),
+        ("/frames", "Host: localhost\r\n", 405, "\r\nAllow: POST\r\n"),
+        ("/sse", "", 400, ""),
     ] {
         let mut socket = TcpStream::connect(&broker.address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -158,6 +159,7 @@ fn who_asks_for_the_head_alone_gets_no_body() {
         let mut said = String::new();
         socket.read_to_string(&mut said).unwrap();
         assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {said}");
+        assert!(said.contains(also), "{target}: {said}");
         assert!(said.contains("Content-Length: ") && said.ends_with("\r\n\r\n"), "{target}: {said}");
     }
 }

@@ -283,9 +283,11 @@ fn who_asks_for_the_head_gets_no_body() {
     let refused = text(|out| error_response(&refusal, asker, out));
     assert!(refused.ends_with("Content-Length: 14\r\n\r\n"), "{refused}");
     let (status, reason) = (405, "Method Not Allowed");
-    let answer = Answer { status, reason, body: b"{}", retry_after_s: 0, asker, is_kept: false };
+    let answer =
+        Answer { status, reason, body: b"{}", allow: "POST", retry_after_s: 0, asker, is_kept: false };
     let answered = text(|out| answer.write(out));
     assert!(answered.contains("Content-Length: 2\r\n") && answered.ends_with("\r\n\r\n"), "{answered}");
+    assert!(answered.contains("\r\nAllow: POST\r\n"), "{answered}");
 }
 
 #[test]
@@ -316,6 +318,7 @@ fn answers_are_for_the_page_that_asked() {
         status: 503,
         reason: "Service Unavailable",
         body: b"{}",
+        allow: "",
         retry_after_s: 2,
         asker: Asker { origin: Some("http://a"), is_head: false },
         is_kept: true,

@@ -177,8 +177,8 @@ impl Worker {
     ) -> Option<usize> {
         self.note_transport(connection, Transport::Sse);
         if request.method != "GET" || request.content_length.is_some_and(|length| length > 0) {
-            let reject = Reject::new(Code::InvalidFrame, "events are asked for with GET and without a body");
-            self.refuse_request(connection, (405, "Method Not Allowed"), &reject, request.asker());
+            let message = "events are asked for with GET and without a body";
+            self.refuse_method(connection, "GET", message, request.asker());
             return None;
         }
         // What is not written yet would come behind the head of these events.

@@ -193,19 +193,19 @@ impl Worker {
         self.note_transport(connection, Transport::Sse);
         let invalid = |message: &str| Reject::new(Code::InvalidFrame, message);
         let most = self.shared.settings.message_bytes_max;
-        let refused = if request.method != "POST" {
-            Some(((405, "Method Not Allowed"), invalid("frames are sent with POST")))
-        } else {
-            match request.content_length {
-                None | Some(0) => {
-                    Some(((411, "Length Required"), invalid("the body, which has frames, is missing")))
-                }
-                Some(length) if length > most as u64 => {
-                    let message = format!("a body may have {most} bytes here");
-                    Some(((413, "Content Too Large"), Reject::new(Code::MessageTooLarge, message)))
-                }
-                Some(_) => None,
+        if request.method != "POST" {
+            self.refuse_method(connection, "POST", "frames are sent with POST", request.asker());
+            return None;
+        }
+        let refused = match request.content_length {
+            None | Some(0) => {
+                Some(((411, "Length Required"), invalid("the body, which has frames, is missing")))
             }
+            Some(length) if length > most as u64 => {
+                let message = format!("a body may have {most} bytes here");
+                Some(((413, "Content Too Large"), Reject::new(Code::MessageTooLarge, message)))
+            }
+            Some(_) => None,
         };
         if let Some((status, reject)) = refused {
             self.refuse_request(connection, status, &reject, request.asker());
@@ -359,7 +359,7 @@ impl Worker {
         let retry_after_s = retry_ms.div_ceil(1_000);
         let asker = http::Asker { origin: post.origin.as_deref(), is_head: false };
         let mut answer = Vec::with_capacity(256 + body.len());
-        http::Answer { status, reason, body, retry_after_s, asker, is_kept: !post.is_last }
+        http::Answer { status, reason, body, allow: "", retry_after_s, asker, is_kept: !post.is_last }
             .write(&mut answer);
         self.outbox.push_own(connection, &answer);
         connection.awaited_us = self.shared.clock.now_us();
@@ -372,7 +372,29 @@ impl Worker {
     pub(super) fn refuse_request(
         &mut self,
         connection: &mut Connection,
-        (status, reason): Status,
+        status: Status,
+        reject: &Reject,
+        asker: http::Asker<'_>,
+    ) {
+        self.end_request(connection, (status, ""), reject, asker);
+    }
+
+    /// Refuses a request whose method is none of those that its path takes.
+    pub(super) fn refuse_method(
+        &mut self,
+        connection: &mut Connection,
+        allow: &'static str,
+        message: &str,
+        asker: http::Asker<'_>,
+    ) {
+        let reject = Reject::new(Code::InvalidFrame, message);
+        self.end_request(connection, ((405, "Method Not Allowed"), allow), &reject, asker);
+    }
+
+    fn end_request(
+        &mut self,
+        connection: &mut Connection,
+        ((status, reason), allow): (Status, &'static str),
         reject: &Reject,
         asker: http::Asker<'_>,
     ) {
@@ -380,7 +402,7 @@ impl Worker {
         let retry_after_s = reject.retry_ms.div_ceil(1_000);
         let body = &*error(None, reject);
         let mut answer = Vec::with_capacity(512);
-        http::Answer { status, reason, body, retry_after_s, asker, is_kept: false }.write(&mut answer);
+        http::Answer { status, reason, body, allow, retry_after_s, asker, is_kept: false }.write(&mut answer);
         self.outbox.push_own(connection, &answer);
         self.start_closing(connection, Ended::Refused);
     }

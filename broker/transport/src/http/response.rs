@@ -76,6 +76,8 @@ pub struct Answer<'a> {
     pub reason: &'static str,
     /// A JSON value.
     pub body: &'a [u8],
+    /// The methods that the path takes, which a 405 names (RFC 9110, 15.5.6); "" says nothing.
+    pub allow: &'static str,
     /// Seconds to wait before another try; 0 says nothing.
     pub retry_after_s: u32,
     pub asker: Asker<'a>,
@@ -91,6 +93,9 @@ impl Answer<'_> {
         header("Content-Type", "application/json", out);
         header("Content-Length", &body.len().to_string(), out);
         header("Cache-Control", "no-store", out);
+        if !self.allow.is_empty() {
+            header("Allow", self.allow, out);
+        }
         if self.retry_after_s > 0 {
             header("Retry-After", &self.retry_after_s.to_string(), out);
         }
