@@ -68,13 +68,13 @@ const WRITERS = {
   connect: [0x01, writeConnect],
   publish: [0x02, writePublish],
   subscribe: [0x03, (out, { ref, to, queue, from }) => {
-    out.option(ref, "varint").text(to).option(queue, "text").option(from, "text");
+    out.option(ref, "varint", "ref").text(to).option(queue, "text").option(from, "text");
   }],
   unsubscribe: [0x04, (out, { ref, to, queue }) => {
-    out.option(ref, "varint").text(to).option(queue, "text");
+    out.option(ref, "varint", "ref").text(to).option(queue, "text");
   }],
   ack: [0x07, (out, { ref, ids = [], to, upto, queue }) => {
-    out.option(ref, "varint").varint(ids.length);
+    out.option(ref, "varint", "ref").varint(ids.length);
     for (const id of ids) out.bytes(Uint8Array.from(id.match(/../g), (pair) => parseInt(pair, 16)));
     out.option(to, "text").option(upto, "text").option(queue, "text");
   }],
@@ -99,16 +99,18 @@ function writePublish(out, frame) {
   if (headers.length > 0) flags |= FLAG.headers;
   const to = encoder.encode(frame.to);
   const ack = frame.ack ?? (frame.ref === undefined ? "none" : "accepted");
-  out.u16(flags).u8(isBytes ? 0 : 1).u8(LEVELS.indexOf(ack)).u8(frame.priority ?? 0).u8(0).u16(to.length);
+  if (!LEVELS.includes(ack)) throw new RangeError(`ack is one of ${LEVELS.join(", ")}, not ${ack}`);
+  out.u16(flags).u8(isBytes ? 0 : 1).u8(LEVELS.indexOf(ack)).u8(frame.priority ?? 0, "priority").u8(0);
+  out.u16(to.length, "the length of `to`");
   for (const name of ["ref", "ttl_ms", "delay_ms"]) {
-    if (frame[name] !== undefined) out.u64(frame[name]);
+    if (frame[name] !== undefined) out.u64(frame[name], name);
   }
   out.bytes(to);
   for (const name of ["dedup", "key", "reply_to"]) {
     if (frame[name] !== undefined) out.shortText(frame[name]);
   }
   if (headers.length > 0) {
-    out.u16(headers.length);
+    out.u16(headers.length, "the number of headers");
     for (const [name, value] of headers) out.shortText(name).shortText(value);
   }
   out.bytes(isBytes ? frame.payload : encoder.encode(JSON.stringify(frame.payload)));
@@ -126,35 +128,41 @@ class Writer {
   }
 
   /** What does not fit is an error: a length that was cut off would make another frame of the rest. */
-  #integer(size, value) {
+  #check(size, value, name) {
     const isInteger = typeof value === "bigint" || Number.isInteger(value);
-    if (!isInteger || value < 0 || value >= 2 ** (8 * size)) throw new RangeError(`${value} is no integer of ${size} bytes`);
+    if (isInteger && value >= 0 && value < 2 ** (8 * size)) return;
+    throw new RangeError(`${name} is a whole number from 0 to ${2n ** BigInt(8 * size) - 1n}, not ${value}`);
+  }
+
+  #integer(size, value, name) {
+    this.#check(size, value, name);
     const bytes = new Uint8Array(8);
     new DataView(bytes.buffer).setBigUint64(0, BigInt(value), true);
     return this.bytes(bytes.subarray(0, size));
   }
 
-  u8(value) {
-    return this.#integer(1, value);
+  u8(value, name) {
+    return this.#integer(1, value, name);
   }
 
-  u16(value) {
-    return this.#integer(2, value);
+  u16(value, name) {
+    return this.#integer(2, value, name);
   }
 
-  u32(value) {
-    return this.#integer(4, value);
+  u32(value, name) {
+    return this.#integer(4, value, name);
   }
 
-  u64(value) {
-    return this.#integer(8, value);
+  u64(value, name) {
+    return this.#integer(8, value, name);
   }
 
-  varint(value) {
-    if (value < 251) return this.u8(value);
-    if (value < 2 ** 16) return this.u8(251).u16(value);
-    if (value < 2 ** 32) return this.u8(252).u32(value);
-    return this.u8(253).u64(value);
+  varint(value, name) {
+    this.#check(8, value, name);
+    if (value < 251) return this.u8(value, name);
+    if (value < 2 ** 16) return this.u8(251).u16(value, name);
+    if (value < 2 ** 32) return this.u8(252).u32(value, name);
+    return this.u8(253).u64(value, name);
   }
 
   text(text) {
@@ -168,13 +176,13 @@ class Writer {
     return this;
   }
 
-  option(value, kind) {
-    return value === undefined ? this.u8(0) : this.u8(1)[kind](value);
+  option(value, kind, name) {
+    return value === undefined ? this.u8(0) : this.u8(1)[kind](value, name);
   }
 
   shortText(text) {
     const bytes = encoder.encode(text);
-    return this.u16(bytes.length).bytes(bytes);
+    return this.u16(bytes.length, "the length of a text").bytes(bytes);
   }
 
   copyTo(target, at) {

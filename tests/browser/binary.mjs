@@ -74,25 +74,32 @@ test("integers of every length are written and read alike", () => {
 
 test("what has no place in the profile is refused", () => {
   assert.throws(() => encode({ type: "welcome" }), /welcome/);
+  const long = /^the length of .* is a whole number from 0 to 65535, not 655\d\d$/;
   const wrong = [
-    { key: "k".repeat(65_536) },
+    [{ key: "k".repeat(65_536) }, long],
     // As many bytes more as another address has.
-    { to: `topic/a${"x".repeat(65_536)}` },
-    { headers: Object.fromEntries(Array.from({ length: 65_537 }, (_, index) => [`h${index}`, ""])) },
-    { priority: 256 },
-    { priority: -1 },
-    { priority: 1.5 },
-    { ttl_ms: -1 },
-    { ttl_ms: 2 ** 64 },
-    { delay_ms: "5" },
-    { ack: "perhaps" },
-    { ref: -1 },
+    [{ to: `topic/a${"x".repeat(65_536)}` }, long],
+    [
+      { headers: Object.fromEntries(Array.from({ length: 65_537 }, (_, index) => [`h${index}`, ""])) },
+      "the number of headers is a whole number from 0 to 65535, not 65537",
+    ],
+    [{ priority: 256 }, "priority is a whole number from 0 to 255, not 256"],
+    [{ priority: -1 }, "priority is a whole number from 0 to 255, not -1"],
+    [{ priority: 1.5 }, "priority is a whole number from 0 to 255, not 1.5"],
+    [{ ttl_ms: -1 }, "ttl_ms is a whole number from 0 to 18446744073709551615, not -1"],
+    [{ ttl_ms: 2 ** 64 }, /^ttl_ms is a whole number/],
+    [{ delay_ms: "5" }, /^delay_ms is a whole number/],
+    [{ ack: "perhaps" }, "ack is one of none, accepted, stored, delivered, not perhaps"],
+    [{ ref: -1 }, /^ref is a whole number/],
   ];
-  for (const fields of wrong) {
-    const [name] = Object.keys(fields);
-    assert.throws(() => encode({ type: "publish", to: "all", payload: 1, ...fields }), RangeError, name);
+  for (const [fields, message] of wrong) {
+    const frame = { type: "publish", to: "all", payload: 1, ...fields };
+    assert.throws(() => encode(frame), { name: "RangeError", message });
   }
-  assert.throws(() => encode({ type: "subscribe", ref: -1, to: "all" }), RangeError);
+  for (const ref of [-1, 0.5, 2 ** 64]) {
+    const message = `ref is a whole number from 0 to 18446744073709551615, not ${ref}`;
+    assert.throws(() => encode({ type: "subscribe", ref, to: "all" }), { name: "RangeError", message });
+  }
   encode({ type: "publish", ref: 2n ** 64n - 1n, to: "all", payload: 1, priority: 255, ttl_ms: 2 ** 62 });
 });
 
