@@ -63,7 +63,7 @@ pub enum Unfit {
     #[error("this is not WebAssembly: the file does not begin with the bytes 00 61 73 6d")]
     NotWasm,
     #[error(
-        "this is a core module, not a component: link it with `wasm-component-ld` (for Rust: build for wasm32-unknown-unknown with linker = \"wasm-component-ld\"), or wrap it with `jco new module.wasm -o component.wasm`"
+        "this is a core module, not a component: `waspmq plugin build` makes a component of it in a project (`waspmq plugin new`); without one, link it with `wasm-component-ld` (for Rust: build for wasm32-unknown-unknown with linker = \"wasm-component-ld\"), or wrap it with `jco new module.wasm -o component.wasm`"
     )]
     CoreModule,
     #[error("the component is not valid: {reason}")]

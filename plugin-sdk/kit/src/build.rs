@@ -36,15 +36,15 @@ pub enum BuildError {
     ToolMissing { program: String, needs: String },
     #[error("`{program}` is there and does not work ({reason}); what is needed is {needs}")]
     ToolBroken { program: String, reason: String, needs: String },
-    #[error("cannot start `{program}`: {source}")]
+    #[error("cannot start `{program}`")]
     NotStarted { program: String, source: io::Error },
     #[error("`{command}` failed ({status})")]
     Failed { command: String, status: ExitStatus },
-    #[error("`{command}` left no {}: {source}", .output.display())]
+    #[error("`{command}` left no {}", .output.display())]
     NoOutput { command: String, output: PathBuf, source: io::Error },
-    #[error("{} cannot be made a component: {source}", .output.display())]
+    #[error("{} cannot be made a component", .output.display())]
     Wrap { output: PathBuf, source: WrapError },
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}", .path.display())]
     NotWritten { path: PathBuf, source: io::Error },
 }
 
@@ -207,8 +207,11 @@ mod tests {
     #[test]
     fn failures_say_what_to_do() {
         let check = |build: &str, expected: &str| {
-            let error = run(&project(build)).unwrap_err().to_string();
-            assert!(error.contains(expected), "{build}: {error}");
+            let error = anyhow::Error::from(run(&project(build)).unwrap_err());
+            let text = format!("{error:#}");
+            assert!(text.contains(expected), "{build}: {text}");
+            let repeats = error.chain().skip(1).any(|cause| error.to_string().contains(&cause.to_string()));
+            assert!(!repeats, "a cause is told once: {text}");
         };
         let missing =
             "programs = [[\"no-such-tool\"], [\"node_modules/.bin/none\"]]\nprobe = []\narguments = []";

@@ -56,7 +56,7 @@ pub enum Strings {
 pub enum BadProject {
     #[error("{}: there is no {FILE}; `waspmq plugin new` makes a project", .0.display())]
     Missing(PathBuf),
-    #[error("{}: {source}", .path.display())]
+    #[error("{}", .path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{}: {reason}", .path.display())]
     Invalid { path: PathBuf, reason: String },

@@ -31,7 +31,7 @@ pub enum ScaffoldError {
     NoSdk(PathBuf),
     #[error("{0} is there already and is not empty; nothing was written")]
     NotEmpty(PathBuf),
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io { path: PathBuf, source: io::Error },
 }
 

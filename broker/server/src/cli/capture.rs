@@ -67,7 +67,8 @@ pub(super) fn run(api: &Api, arguments: &Arguments, as_json: bool) -> Result<(),
     let (stop, stopped) = mpsc::sync_channel(1);
     let work = Work { api: api.clone(), document, seconds: *seconds, out: out.clone(), stopped };
     let mut status = until_interrupted_twice(stop, move || work.run(writable))?;
-    file.persist(out).with_context(|| format!("cannot write {}", out.display()))?;
+    let saved = file.persist(out).map_err(|error| error.error);
+    saved.with_context(|| format!("cannot write {}", out.display()))?;
     remove(api, &status);
     if as_json {
         status["file"] = out.display().to_string().into();

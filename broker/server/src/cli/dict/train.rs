@@ -9,7 +9,8 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 use waspmq_core::Pattern;
 use waspmq_protocol::codec::{self, DICTIONARY_BYTES_MAX, Dictionary, TrainError};
 
@@ -68,7 +69,7 @@ fn parse_size(text: &str) -> Result<usize, String> {
 pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
     let Arguments { files, from, addresses, lines, size, holdout, out } = arguments;
     // A place to write is looked for before anything is learned.
-    let mut file = beside(out)?;
+    let file = beside(out)?;
     let mut samples = Samples::default();
     match from {
         Some(capture) => samples.of_capture(capture, addresses)?,
@@ -81,9 +82,7 @@ pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
     let bytes =
         codec::train(&learned, *size).map_err(|error| lacking(error, samples.taken.len(), *holdout))?;
     let savings = Savings::measure(&Dictionary::new(&bytes)?, &held_out)?;
-    let written = file.write_all(&bytes).and_then(|()| file.as_file().sync_all());
-    written.with_context(|| format!("cannot write {}", out.display()))?;
-    file.persist(out).with_context(|| format!("cannot write {}", out.display()))?;
+    save(file, &bytes, out)?;
     if as_json {
         let document = json!({
             "file": out.display().to_string(), "bytes": bytes.len(), "digest": blake3::hash(&bytes).to_hex().as_str(),
@@ -123,6 +122,14 @@ const fn is_held_out(number: usize, holdout: u8) -> bool {
     number * holdout as usize % 100 < holdout as usize
 }
 
+/// Writes all of it, and then takes the place of what is there.
+fn save(mut file: NamedTempFile, bytes: &[u8], out: &Path) -> anyhow::Result<()> {
+    let written = file.write_all(bytes).and_then(|()| file.as_file().sync_all());
+    // What the library says of a failure repeats the cause.
+    let saved = written.and_then(|()| file.persist(out).map_err(|error| error.error));
+    saved.map(drop).with_context(|| format!("cannot write {}", out.display()))
+}
+
 /// Why nothing was made of `there` messages, and what would help.
 fn lacking(error: TrainError, there: usize, holdout: u8) -> anyhow::Error {
     let TrainError::TooFew { least, .. } = error else {
@@ -152,6 +159,15 @@ mod tests {
         for bad in ["129KiB", "0", "511", "KiB", "16K", "-1", "18446744073709551615KiB", ""] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_written_says_why_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = save(NamedTempFile::new_in(folder.path()).unwrap(), b"1", folder.path()).unwrap_err();
+        let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+        let [what, why] = &causes[..] else { panic!("{causes:?}") };
+        assert!(what.ends_with(&folder.path().display().to_string()) && !what.contains(why), "{causes:?}");
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, as_json: bool) -> Result<(), Failure> {
-    let build = Build::of(&arguments.dir).map_err(|bad| Failure::Usage(bad.to_string()))?;
+    let build =
+        Build::of(&arguments.dir).map_err(|bad| Failure::Usage(format!("{:#}", anyhow::Error::from(bad))))?;
     let (words, version) = build.tool()?;
     output::note(format_args!("using {version}"));
     output::note(format_args!("running {}", build.line(&words)));
