@@ -390,10 +390,10 @@ impl Worker {
                             (now_us.saturating_sub(connection.awaited_us) >= most_us)
                                 .then_some(Late::Connect)?
                         }
-                        // It is not read, so it is not known to be silent.
-                        _ if connection.held.is_some() => return None,
                         // QUIC itself finds out who is gone.
                         _ if connection.link.is_quic() => return None,
+                        // It is not read, so it is not known to be silent.
+                        _ if connection.held.is_some() => of_hold(silent_us, heartbeat_us)?,
                         _ => of_silence(silent_us, heartbeat_us, connection.pinged)?,
                     };
                     Some((u32::try_from(number).ok()?, action))
@@ -475,6 +475,12 @@ fn of_silence(silent_us: u64, heartbeat_us: u64, pinged: bool) -> Option<Late> {
         true if silent_us >= 2 * heartbeat_us => Some(Late::Close),
         _ => None,
     }
+}
+
+/// What is due for a session that is held back. Its own signs of life are not read and not answered, so it is given some, or its client
+/// would take the broker for dead where heartbeats are shorter than a hold: one with each sweep.
+fn of_hold(silent_us: u64, heartbeat_us: u64) -> Option<Late> {
+    (silent_us >= heartbeat_us / 2).then_some(Late::Ping)
 }
 
 /// What a sweep found due.

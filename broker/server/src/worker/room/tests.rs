@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::tests::control;
 use crate::control::Control;
 use crate::storage::in_memory::{Gate, break_log, open_behind, open_logged};
+use crate::worker::connection::Stage;
 use crate::worker::counters::{Counters, Ended};
 use crate::worker::delivery::tests::Bench;
 use crate::worker::framing::Framing;
@@ -22,6 +23,9 @@ use waspmq_core::settings::{Keep, Overflow};
 use waspmq_core::{Kind, Name};
 use waspmq_protocol::client::Frame as ClientFrame;
 use waspmq_protocol::{Content, Profile, encode, stream};
+
+/// How long another thread may take for what it does at once when the machine has nothing else to do.
+const PATIENCE_US: u64 = 60_000_000;
 
 /// Writes with which the journal is busy.
 const ENTRIES: usize = 2;
@@ -103,26 +107,40 @@ impl Publisher {
     /// Lets the writer go on, and takes mail until the journal has nothing more to say.
     fn open(&mut self) {
         self.gate.set_shut(false);
-        let journal = self.bench.worker.shared.journal.clone();
-        for _ in 0..100_000 {
+        let (journal, clock) = (self.bench.worker.shared.journal.clone(), self.bench.worker.shared.clock);
+        let since_us = clock.now_us();
+        while journal.metrics().queue_entries > 0 {
+            assert!(clock.now_us() < since_us + PATIENCE_US, "the journal does not go on");
             while self.bench.worker.take_mail() {}
-            if journal.metrics().queue_entries == 0 {
-                while self.bench.worker.take_mail() {}
-                return;
-            }
             std::thread::yield_now();
         }
-        panic!("the journal does not go on");
+        while self.bench.worker.take_mail() {}
+    }
+
+    /// All that was written to the client.
+    fn read_bytes(&mut self) -> Vec<u8> {
+        let Self { bench, number, client, .. } = self;
+        let _guard = bench.runtime.enter();
+        assert!(bench.worker.flush(*number).is_none(), "little is written");
+        // The system may take its time to hand over what is written, so something is written behind it, and waited for.
+        let end = b"the end of what is read";
+        let Link::Tcp(stream) = &bench.connection(*number).link else { panic!("not of this bench") };
+        assert_eq!(stream.try_write(end).unwrap(), end.len());
+        client.set_read_timeout(Some(Duration::from_micros(PATIENCE_US))).unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end) {
+            let mut some = [0; 4_096];
+            let count = client.read(&mut some).unwrap();
+            assert!(count > 0, "it is not closed");
+            bytes.extend_from_slice(&some[..count]);
+        }
+        bytes.truncate(bytes.len() - end.len());
+        bytes
     }
 
     /// The control frames that came to the client: type, and reference or code.
     fn read(&mut self) -> Vec<(String, u64)> {
-        let Self { bench, number, client, .. } = self;
-        let _guard = bench.runtime.enter();
-        assert!(bench.worker.flush(*number).is_none(), "little is written");
-        client.set_nonblocking(true).unwrap();
-        let mut bytes = Vec::new();
-        assert_eq!(client.read_to_end(&mut bytes).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let bytes = self.read_bytes();
         let text = String::from_utf8_lossy(&bytes);
         let starts = text.match_indices("{\"type\":").map(|(at, _)| at);
         let frames = starts.map(|at| {
@@ -196,6 +214,38 @@ fn a_delayed_publish_is_for_the_journal_where_its_receipt_says_stored() {
         let plan = Plan { destination, headers: None, level, ack: None, trace: None };
         assert_eq!(worker.is_for_journal((&target, &publish), &plan), expected, "{level:?} {instead:?}");
     }
+}
+
+#[test]
+fn who_is_held_back_hears_from_the_broker_and_is_not_taken_for_gone() {
+    let mut publisher = Publisher::busy();
+    publisher.say(&[kept(3)]);
+    publisher.read();
+    // As if heartbeats were much shorter than a hold.
+    Arc::get_mut(&mut publisher.bench.worker.shared).unwrap().settings.heartbeat_ms = 1;
+    let sweep = |publisher: &mut Publisher| {
+        let Publisher { bench, number, .. } = publisher;
+        let (clock, heard_us) = (bench.worker.shared.clock, bench.connection(*number).heard_us);
+        while clock.now_us() < heard_us + 3_000 {
+            std::thread::yield_now();
+        }
+        let guard = bench.runtime.enter();
+        bench.worker.sweep();
+        drop(guard);
+        publisher.read_bytes()
+    };
+    let mut ping = Vec::new();
+    Framing::WebSocket.write_ping(&mut ping);
+    for _ in 0..3 {
+        assert_eq!(sweep(&mut publisher), ping, "its client hears that the broker is there");
+        assert!(
+            publisher.held().is_some() && publisher.bench.connection(publisher.number).stage == Stage::Open
+        );
+    }
+    publisher.open();
+    publisher.go_on();
+    assert_eq!(publisher.read(), receipts(&[1, 2]));
+    assert_eq!(sweep(&mut publisher), ping, "it is asked before it is closed, as anybody is");
 }
 
 #[test]
