@@ -2,7 +2,7 @@
 
 use crate::journal::{Trying, options as journal_options, start, stop, ticket};
 use crate::support::*;
-use crate::trouble::Small;
+use crate::trouble::{Small, comes_back};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -772,30 +772,12 @@ fn a_start_that_cannot_apply_the_log_says_so_and_keeps_it() {
     let (crashed, _) = crashed(directory.path(), (0..12).map(large).collect());
     let path = small.directory.path().join("store");
     copy(&crashed, &path);
-    let ballast = small.directory.path().join("ballast");
-    let found = rustix::fs::statvfs(small.directory.path()).unwrap();
-    let free = usize::try_from(found.f_bavail * found.f_frsize).unwrap();
-    fs::write(&ballast, vec![1; free.saturating_sub(2 << 20)]).unwrap();
+    small.fill_but(2 << 20);
     let error = FjallStore::open(crate::support::options(&path), &mut |_| {}).unwrap_err();
     assert!(matches!(error, OpenError::Io { .. }), "{error}");
-    fs::remove_file(&ballast).unwrap();
+    fs::remove_file(small.ballast()).unwrap();
     let store = open(&path);
     assert!((0..12).all(|n| has_passing(&store, id(0, n))));
-}
-
-/// Fills a disk up to its last 3 MiB. Tables are written meanwhile, which may take what was free a moment ago.
-fn leave_free(disk: &Path, ballast: &Path) {
-    let fill = || {
-        let found = rustix::fs::statvfs(disk).unwrap();
-        let free = usize::try_from(found.f_bavail * found.f_frsize).unwrap();
-        fs::write(ballast, vec![1; free.saturating_sub(3 << 20)])
-    };
-    for tries in 0.. {
-        let Err(error) = fill() else { return };
-        assert!(tries < 100, "{error}");
-        fs::remove_file(ballast).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -805,7 +787,6 @@ fn a_full_disk_is_survived_without_a_restart() {
         return;
     };
     let path = small.directory.path().join("store");
-    let ballast = small.directory.path().join("ballast");
     let opened = || {
         let options = StoreOptions { memtable_bytes: 2 << 20, ..crate::support::options(&path) };
         FjallStore::open(options, &mut |_| {}).unwrap().0
@@ -829,7 +810,7 @@ fn a_full_disk_is_survived_without_a_restart() {
         let (sender, applied) = channel();
         journal.read(Box::new(move |_| sender.send(()).unwrap())).unwrap();
         applied.recv().unwrap();
-        leave_free(small.directory.path(), &ballast);
+        small.fill_but(3 << 20);
         let mut failed = 0;
         while failed < 3 {
             match put(large(offset)) {
@@ -853,14 +834,11 @@ fn a_full_disk_is_survived_without_a_restart() {
             assert!(n < 10_000, "the disk never fills");
         };
         assert!(error.is_retryable(), "{error}");
-        fs::remove_file(&ballast).unwrap();
-        let mut tries = 0;
-        while let Err(error) = put(large(offset)) {
-            tries += 1;
+        fs::remove_file(small.ballast()).unwrap();
+        comes_back(|| {
             offset += 1;
-            assert!(tries < 200, "the journal stays closed in round {round}: {error}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            put(large(offset))
+        });
         kept.push(offset);
         offset += 1;
     }

@@ -3,6 +3,7 @@
 use crate::support::*;
 use proptest::prelude::*;
 use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use waspmq_core::Pattern;
@@ -279,6 +280,36 @@ impl Small {
             .output();
         mounted.is_ok_and(|output| output.status.success()).then_some(Self { directory })
     }
+
+    /// Takes all space but so many bytes. A store writes meanwhile, and may take what was free a moment ago.
+    pub(crate) fn fill_but(&self, left: u64) {
+        let mut ballast = fs::File::create(self.ballast()).unwrap();
+        let piece = vec![1; 1 << 20];
+        loop {
+            let found = rustix::fs::statvfs(self.directory.path()).unwrap();
+            let over = (found.f_bavail * found.f_frsize).saturating_sub(left);
+            let count = piece.len().min(usize::try_from(over).unwrap());
+            match ballast.write(&piece[..count]) {
+                _ if count == 0 => return,
+                Err(error) if error.kind() != ErrorKind::StorageFull => panic!("{error}"),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// What takes the space.
+    pub(crate) fn ballast(&self) -> PathBuf {
+        self.directory.path().join("ballast")
+    }
+}
+
+/// Tries until a store that had no space has taken notice that there is some, which it does by itself.
+pub(crate) fn comes_back(mut try_it: impl FnMut() -> Result<(), StoreError>) {
+    for tries in 0.. {
+        let Err(error) = try_it() else { return };
+        assert!(tries < 2_000, "the store stays closed: {error}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }
 
 impl Drop for Small {
@@ -295,7 +326,6 @@ fn a_full_disk_is_survived_without_a_restart() {
         return;
     };
     let path = small.directory.path().join("store");
-    let ballast = small.directory.path().join("ballast");
     let options = StoreOptions { memtable_bytes: 2 * 1024 * 1024, ..options(&path) };
     let (store, _) = FjallStore::open(options, &mut |_| {}).unwrap();
     let put = |offset: u64| {
@@ -306,9 +336,7 @@ fn a_full_disk_is_survived_without_a_restart() {
     let mut offset = 0;
     for round in 0..3 {
         // Somebody else takes the space that is left.
-        let found = rustix::fs::statvfs(small.directory.path()).unwrap();
-        let free = usize::try_from(found.f_bavail * found.f_frsize).unwrap();
-        fs::write(&ballast, vec![1; free - (3 << 20)]).unwrap();
+        small.fill_but(3 << 20);
         let mut failed = 0;
         while failed < 3 {
             match put(offset) {
@@ -323,24 +351,25 @@ fn a_full_disk_is_survived_without_a_restart() {
         }
         // Small writes are not held back by the reserve, so these meet the full disk itself.
         let put_small = |n: u64| store.commit(&[passing(id(round, n), 10_000)], Durability::Synced);
-        let kept = (0..10_000).take_while(|n| put_small(*n).is_ok()).count() as u64;
-        assert!(kept < 10_000, "the disk never fills");
-        small_ones.extend((0..kept).map(|n| id(round, n)));
-        let error = put_small(kept).unwrap_err();
+        let mut n = 0;
+        let error = loop {
+            match put_small(n) {
+                Ok(()) => small_ones.push(id(round, n)),
+                Err(error) => break error,
+            }
+            n += 1;
+            assert!(n < 10_000, "the disk never fills");
+        };
         assert!(error.is_retryable(), "{error}");
         assert!(
             acknowledged.iter().all(|offset| offsets(&store, &query("user/a")).contains(offset)),
             "it is read still"
         );
-        fs::remove_file(&ballast).unwrap();
-        // It comes back by itself.
-        let mut tries = 0;
-        while let Err(error) = put(offset) {
-            tries += 1;
+        fs::remove_file(small.ballast()).unwrap();
+        comes_back(|| {
             offset += 1;
-            assert!(tries < 100, "the store stays closed in round {round}: {error}");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+            put(offset)
+        });
         acknowledged.push(offset);
         offset += 1;
         let found = offsets(&store, &query("user/a"));
@@ -387,21 +416,12 @@ fn the_reserve_is_all_the_space_it_takes_to_open_again() {
     let put = |n: u64| store.commit(&[passing(id(0, n), 10_000)], Durability::Synced);
     // The journal is larger than the reserve.
     (0..2_000).for_each(|n| put(n).unwrap());
-    let free = || {
-        let found = rustix::fs::statvfs(small.directory.path()).unwrap();
-        found.f_bavail * found.f_frsize
-    };
-    let ballast = small.directory.path().join("ballast");
-    fs::write(&ballast, vec![1; usize::try_from(free()).unwrap()]).unwrap();
+    small.fill_but(0);
+    let ballast = small.ballast();
     let kept = (2_000..10_000).find(|n| put(*n).is_err()).unwrap();
     let rest = ballast.metadata().unwrap().len() - (reserve_bytes + (1 << 20));
     fs::OpenOptions::new().write(true).open(&ballast).unwrap().set_len(rest).unwrap();
-    let mut tries = 0;
-    while let Err(error) = put(kept) {
-        tries += 1;
-        assert!(tries < 100, "the store stays closed with {} bytes free: {error}", free());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    comes_back(|| put(kept));
     drop(store);
     let store = open(&path);
     assert!((0..=kept).all(|n| has_passing(&store, id(0, n))));
