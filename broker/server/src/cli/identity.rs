@@ -31,17 +31,24 @@ impl Carrier {
 }
 
 /// Whom the broker is told.
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub(super) struct Identity {
     /// The user to connect as; `cli` unless there is a token, which says who
     #[arg(long = "as", value_name = "USER")]
     user: Option<String>,
-    /// The access token, where the broker wants one; other users of this machine see arguments, not variables
-    #[arg(long, env = "WASPMQ_TOKEN", hide_env_values = true)]
-    token: Option<String>,
     /// The device to connect as; each device of a user has read up to a place of its own
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// What lets a client in, what carries its frames, and whom it takes for the broker.
+#[derive(Args)]
+pub(super) struct Reach {
+    /// The access token, where the broker wants one; other users of this machine see arguments, not variables
+    #[arg(long, env = "WASPMQ_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// What to connect with, instead of what the URL says, to the same host and port
     #[arg(long, value_enum)]
     transport: Option<Carrier>,
@@ -63,6 +70,17 @@ impl Identity {
             Some(device) => builder.device(device),
             None => builder,
         };
+        self.reach.tell(builder)
+    }
+
+    /// The user, where it is known before the broker is asked.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref().or_else(|| self.reach.token().is_none().then_some("cli"))
+    }
+}
+
+impl Reach {
+    pub(super) fn tell(&self, builder: Builder) -> Builder {
         let builder = match (&self.tls_ca, &self.tls_fingerprint) {
             (_, Some(fingerprint)) => builder.tls_fingerprint(fingerprint),
             (Some(file), None) => builder.tls_ca(file),
@@ -79,21 +97,14 @@ impl Identity {
     }
 
     /// A variable that is set to nothing is none.
-    fn token(&self) -> Option<&str> {
+    pub(super) fn token(&self) -> Option<&str> {
         self.token.as_deref().map(str::trim).filter(|token| !token.is_empty())
-    }
-
-    /// The user, where it is known before the broker is asked.
-    pub(super) fn user(&self) -> Option<&str> {
-        self.user.as_deref().or_else(|| self.token().is_none().then_some("cli"))
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("user", &self.user)
-            .field("device", &self.device)
+        f.debug_struct("Reach")
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
             .field("transport", &self.transport)
             .field("tls_ca", &self.tls_ca)
@@ -110,14 +121,8 @@ mod tests {
     fn a_token_says_who_unless_somebody_else_does() {
         let check = |user: Option<&str>, token: Option<&str>, expected| {
             let own = |text: Option<&str>| text.map(str::to_owned);
-            let identity = Identity {
-                user: own(user),
-                token: own(token),
-                device: None,
-                transport: None,
-                tls_ca: None,
-                tls_fingerprint: None,
-            };
+            let reach = Reach { token: own(token), transport: None, tls_ca: None, tls_fingerprint: None };
+            let identity = Identity { user: own(user), device: None, reach };
             assert_eq!(identity.user(), expected);
             assert!(!format!("{identity:?}").contains("hunter2"));
         };
