@@ -48,6 +48,7 @@ macro_rules! over_every_transport {
 mod access;
 mod asking;
 mod bad_input;
+mod bench;
 mod binary;
 mod bridge;
 mod capture;

@@ -731,6 +731,29 @@ fn the_command_line_shows_its_token() {
 }
 
 #[test]
+fn the_load_generator_says_which_right_is_missing() {
+    let site = Site::start("HS256", RULES);
+    let check = |allow: Option<&str>, pairs: &str, code: i32, expected: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waspmq"));
+        command.args(["bench", "throughput", "--messages", "20", "--pairs", pairs]);
+        command.args(["--url", &site.broker.url()]).env_remove("WASPMQ_TOKEN");
+        if let Some(allow) = allow {
+            command.args(["--token", &site.mint(&["--sub", "alice", "--allow", allow])]);
+        }
+        let output = command.output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), told.contains(expected)), (Some(code), true), "{allow:?}: {told}");
+    };
+    let advice = "allow `publish` and `subscribe` for topic/bench.>";
+    check(None, "1", 1, "(--token, or WASPMQ_TOKEN)");
+    check(Some("publish,subscribe:topic/other.>"), "1", 1, advice);
+    check(Some("publish,subscribe:topic/other.>"), "1", 1, "cannot subscribe to topic/bench.");
+    check(Some("subscribe:topic/bench.>"), "1", 1, "cannot publish to topic/bench.");
+    check(Some("publish,subscribe:topic/bench.>"), "2", 0, "");
+    check(Some("publish,subscribe:topic/bench.>"), "40", 1, "access.sessions_per_user");
+}
+
+#[test]
 fn show_says_what_a_token_says_and_that_nobody_checked_it() {
     let folder = tempfile::tempdir().unwrap();
     keygen(&folder, "k", "HS256");

@@ -4,6 +4,7 @@
 //! to standard error. `docs/CLI.md` is made from the help texts here, and a test compares the two.
 
 mod api;
+mod bench;
 mod capture;
 mod deadletter;
 mod demo;
@@ -69,6 +70,7 @@ enum Command {
     Session(session::Arguments),
     Token(token::Arguments),
     Store(store::Arguments),
+    Bench(bench::Arguments),
     Demo(demo::Arguments),
     Doctor(doctor::Arguments),
 }
@@ -99,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Session(arguments) => session::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Store(arguments) => store::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };

@@ -79,7 +79,7 @@ fn help_fits_the_screen_and_every_argument_has_one() {
 #[test]
 fn what_is_not_built_is_not_offered() {
     let root = Cli::command();
-    for later in ["bench", "top", "profile"] {
+    for later in ["top", "profile"] {
         assert!(root.find_subcommand(later).is_none(), "{later}");
     }
 }
@@ -153,6 +153,12 @@ fn the_contract_parses() {
         "token mint --sub a --secret-file s --allow publish,subscribe:user/{sub}",
         "token show x.y.z",
         "token keygen --algorithm EdDSA --out issuer",
+        "bench latency --rate 500 --subscribers 2 --size 64 --duration 5s --warmup 0s --json --url quic://x",
+        "bench throughput --pairs 4 --in-flight 8 --messages 100 --profile json --threads 1 --token t",
+        "bench fanout --subscribers 9 --rate 0.5 --tls-fingerprint 0a:1b --transport wt",
+        "bench acked --ack stored --pairs 2 --subscribers 2 --in-flight 8",
+        "bench queue --members 3",
+        "bench connections --clients 10 --rate 5 --hold 0s --admin 127.0.0.1:1 --admin-token t",
         "demo --once --plugins d",
         "doctor",
     ] {
@@ -189,6 +195,17 @@ fn what_is_missing_or_contradicts_itself_does_not_parse() {
         "pub all x --ack maybe",
         "token mint --sub a",
         "token mint --sub a --key k",
+        "bench",
+        "bench latency --rate 0",
+        "bench latency --duration 0s",
+        "bench latency --duration 5",
+        "bench latency --duration 5s --messages 5",
+        "bench throughput --pairs 0",
+        "bench throughput --rate 5",
+        "bench fanout --rate 5 --in-flight 5",
+        "bench acked --ack none",
+        "bench queue --in-flight 100000",
+        "bench connections --clients 1000000",
     ] {
         assert!(!parses(line), "{line}");
     }

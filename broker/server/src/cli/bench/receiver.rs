@@ -1,0 +1,37 @@
+//! Receiving: a task for each client, which takes messages as they come.
+
+use super::run::{Arrival, Running};
+use crate::clock::Clock;
+use std::sync::Arc;
+use waspmq_client::{Client, Messages};
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) running: Arc<Running>,
+    pub(super) clock: Clock,
+    /// Whose messages, and which of their receivers this is.
+    pub(super) place: (usize, usize),
+    pub(super) client: Arc<Client>,
+    pub(super) messages: Messages,
+}
+
+impl Receiver {
+    /// Until the client has ended.
+    pub(super) async fn run(self) {
+        let Self { running, clock, place, client, mut messages } = self;
+        while let Some(message) = messages.recv().await {
+            let arrival = Arrival {
+                to: &message.to,
+                content: message.content,
+                payload: &message.payload,
+                now_ns: clock.now_ns(),
+            };
+            if running.handle(place, arrival) {
+                client.ack_in_order(&message);
+            } else {
+                // What else comes to this user is for other programs.
+                client.pass_over(&message);
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! What the tasks of a run share: counts, and what came of every message. Nothing here waits; the time is an argument.
+
+use super::clients::Run;
+use super::latency::Recorder;
+use super::limits::CAUSES_MAX;
+use super::options::Pace;
+use super::plan::Plan;
+use super::sequence::Sequence;
+use super::spread::Spreads;
+use super::stamp::{PROBE, Stamp};
+use super::window::Window;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use waspmq_client::{Content, Profile};
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) plan: Plan,
+    pub(super) profile: Profile,
+    pub(super) run: Run,
+    /// Messages that are due from here on are measured.
+    measure_from_ns: AtomicU64,
+    is_stopped: AtomicBool,
+    pub(super) routes: Vec<Route>,
+    /// From due to received.
+    pub(super) latency: Recorder,
+    /// From due to its receipt.
+    pub(super) receipts: Recorder,
+    /// From due to sent.
+    pub(super) delays: Recorder,
+    /// From the first receiver to the last.
+    pub(super) spread: Recorder,
+    pub(super) spreads: Option<Mutex<Spreads>>,
+    causes: Mutex<BTreeMap<String, u64>>,
+}
+
+/// One publisher, its topic, and who receives it.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) address: String,
+    pub(super) window: Window,
+    pub(super) sent: AtomicU64,
+    /// Of those, the ones that are measured, and when the last one of all was sent.
+    pub(super) measured: AtomicU64,
+    pub(super) last_sent_ns: AtomicU64,
+    pub(super) stalls: AtomicU64,
+    /// Deliveries, repeats left out.
+    delivered: AtomicU64,
+    /// Publishes that were answered, whatever the answer was, those of them that were refused, and those nobody knows of.
+    answered: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    /// What the members of a queue have together.
+    pub(super) together: Mutex<Sequence>,
+    pub(super) receivers: Vec<Mutex<Received>>,
+}
+
+/// What one receiver has.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    pub(super) sequence: Sequence,
+    /// Repeats left out.
+    pub(super) count: u64,
+    /// Of those, the ones that are measured, and when the last one of them came.
+    pub(super) measured: u64,
+    pub(super) last_ns: u64,
+    /// To the receiver's address, and not as they were sent.
+    pub(super) unreadable: u64,
+}
+
+/// One message as a receiver has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    pub(super) to: &'a str,
+    pub(super) content: Content,
+    pub(super) payload: &'a [u8],
+    pub(super) now_ns: u64,
+}
+
+impl Running {
+    pub(super) fn new(plan: Plan, profile: Profile, run: Run, threads: usize) -> anyhow::Result<Self> {
+        let routes =
+            (0..plan.publishers).map(|publisher| Route::new(&plan, run.address(publisher))).collect();
+        let spreads = plan.has_spread.then(|| Mutex::new(Spreads::new(plan.receivers)));
+        Ok(Self {
+            plan,
+            profile,
+            run,
+            measure_from_ns: AtomicU64::new(u64::MAX),
+            is_stopped: AtomicBool::new(false),
+            routes,
+            latency: Recorder::new(threads)?,
+            receipts: Recorder::new(threads)?,
+            delays: Recorder::new(1)?,
+            spread: Recorder::new(1)?,
+            spreads,
+            causes: Mutex::default(),
+        })
+    }
+
+    pub(super) fn begin(&self, measure_from_ns: u64) {
+        self.measure_from_ns.store(measure_from_ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn measure_from_ns(&self) -> u64 {
+        self.measure_from_ns.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_measured(&self, due_ns: u64) -> bool {
+        due_ns >= self.measure_from_ns()
+    }
+
+    /// Nothing more is published.
+    pub(super) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        for route in &self.routes {
+            route.window.wake();
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    /// A message came; false when it is none of this run's.
+    pub(super) fn handle(&self, (publisher, receiver): (usize, usize), arrival: Arrival<'_>) -> bool {
+        let Some(route) = self.routes.get(publisher) else { return false };
+        let Some(received) = route.receivers.get(receiver) else { return false };
+        let stamp = Stamp::read(arrival.content, arrival.payload).filter(|stamp| stamp.run == self.run.tag);
+        let Some(stamp) = stamp.filter(|stamp| stamp.publisher as usize == publisher) else {
+            if arrival.to != route.address {
+                return false;
+            }
+            received.lock().unwrap().unreadable += 1;
+            return true;
+        };
+        if stamp.number != PROBE {
+            self.handle_stamp((route, received), receiver, (stamp, arrival.now_ns));
+        }
+        true
+    }
+
+    fn handle_stamp(
+        &self,
+        (route, received): (&Route, &Mutex<Received>),
+        receiver: usize,
+        (stamp, now_ns): (Stamp, u64),
+    ) {
+        let is_measured = self.is_measured(stamp.due_ns);
+        {
+            let is_new_to_all = !self.plan.is_queue || route.together.lock().unwrap().handle(stamp.number);
+            let mut received = received.lock().unwrap();
+            let is_new =
+                if self.plan.is_queue { is_new_to_all } else { received.sequence.handle(stamp.number) };
+            if !is_new {
+                return;
+            }
+            received.count += 1;
+            if is_measured {
+                received.measured += 1;
+                received.last_ns = now_ns;
+            }
+        }
+        if is_measured {
+            self.latency.record(receiver, now_ns.saturating_sub(stamp.due_ns));
+        }
+        if let Some(spreads) = &self.spreads {
+            let spread = spreads.lock().unwrap().handle(stamp.number, now_ns);
+            if let Some(ns) = spread.filter(|_| is_measured) {
+                self.spread.record(0, ns);
+            }
+        }
+        route.delivered.fetch_add(1, Ordering::Relaxed);
+        if !self.plan.has_receipts() {
+            route.window.handle_done();
+        }
+    }
+
+    /// A receipt came.
+    pub(super) fn handle_receipt(&self, publisher: usize, due_ns: u64, now_ns: u64) {
+        let Some(route) = self.routes.get(publisher) else { return };
+        if self.is_measured(due_ns) {
+            self.receipts.record(publisher, now_ns.saturating_sub(due_ns));
+        }
+        route.answered.fetch_add(1, Ordering::Relaxed);
+        route.window.handle_done();
+    }
+
+    /// The broker refused a message; one that has no receipt was to be delivered to some.
+    pub(super) fn handle_refused(&self, publisher: usize, cause: String) {
+        let Some(route) = self.routes.get(publisher) else { return };
+        self.count_cause(cause);
+        route.refused.fetch_add(1, Ordering::Relaxed);
+        route.answered.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..self.asked_for_each() {
+            route.window.handle_done();
+        }
+    }
+
+    /// It is not known what became of a message, or it could not be sent.
+    pub(super) fn handle_failed(&self, publisher: usize, cause: String) {
+        let Some(route) = self.routes.get(publisher) else { return };
+        self.count_cause(cause);
+        route.failed.fetch_add(1, Ordering::Relaxed);
+        route.answered.fetch_add(1, Ordering::Relaxed);
+        route.window.handle_done();
+    }
+
+    pub(super) fn count_cause(&self, cause: String) {
+        let mut causes = self.causes.lock().unwrap();
+        let has_room = causes.len() < CAUSES_MAX || causes.contains_key(&cause);
+        *causes.entry(if has_room { cause } else { "others".to_owned() }).or_default() += 1;
+    }
+
+    pub(super) fn causes(&self) -> BTreeMap<String, u64> {
+        self.causes.lock().unwrap().clone()
+    }
+
+    /// What a publisher's window counts of each message: its receipt, or its deliveries.
+    pub(super) const fn asked_for_each(&self) -> u64 {
+        asked_for_each(&self.plan)
+    }
+
+    /// Everything that came so far, to see whether anything still does.
+    pub(super) fn done(&self) -> u64 {
+        self.routes.iter().map(|route| route.delivered() + route.answered.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether nothing is outstanding.
+    pub(super) fn is_complete(&self) -> bool {
+        self.routes.iter().all(|route| {
+            let sent = route.sent();
+            let delivered = route.delivered() + self.plan.copies() * route.refused();
+            let answered = !self.plan.has_receipts() || route.answered.load(Ordering::Relaxed) >= sent;
+            answered && delivered >= sent * self.plan.copies()
+        })
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.routes.iter().map(Route::sent).sum()
+    }
+
+    pub(super) const fn profile_name(&self) -> &'static str {
+        match self.profile {
+            Profile::Binary => "binary",
+            Profile::Json => "json",
+        }
+    }
+
+    pub(super) fn delivered(&self) -> u64 {
+        self.routes.iter().map(Route::delivered).sum()
+    }
+}
+
+const fn asked_for_each(plan: &Plan) -> u64 {
+    match plan.level {
+        waspmq_client::Level::None => plan.copies(),
+        _ => 1,
+    }
+}
+
+impl Route {
+    fn new(plan: &Plan, address: String) -> Self {
+        let limit = match plan.pace {
+            Pace::Rate(_) => None,
+            Pace::Window(in_flight) => Some(in_flight as u64 * asked_for_each(plan)),
+        };
+        Self {
+            address,
+            window: Window::new(limit),
+            sent: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
+            last_sent_ns: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            together: Mutex::default(),
+            receivers: (0..plan.receivers).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
