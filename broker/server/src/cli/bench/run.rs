@@ -302,3 +302,124 @@ impl Route {
         self.answered.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::plan;
+    use super::*;
+    use waspmq_client::Level;
+
+    fn running(plan: Plan) -> Running {
+        let run = Run { name: "0123456789abcdef".to_owned(), tag: 7 };
+        let running = Running::new(plan, Profile::Json, run, 2).unwrap();
+        running.begin(1_000);
+        running
+    }
+
+    /// What a receiver gets of a stamp: with 50 digits and quotes, as JSON.
+    fn payload(stamp: Stamp) -> Vec<u8> {
+        let Stamp { run, publisher, number, due_ns } = stamp;
+        format!("\"{run:08x}{publisher:08x}{number:016x}{due_ns:016x}xx\"").into_bytes()
+    }
+
+    fn arrive(running: &Running, place: (usize, usize), stamp: Stamp) -> bool {
+        let to = running.routes[place.0].address.clone();
+        let payload = payload(stamp);
+        running.handle(
+            place,
+            Arrival { to: &to, content: Content::Json, payload: &payload, now_ns: stamp.due_ns + 500 },
+        )
+    }
+
+    const fn stamp(publisher: u32, number: u64, due_ns: u64) -> Stamp {
+        Stamp { run: 7, publisher, number, due_ns }
+    }
+
+    #[test]
+    fn each_receiver_has_each_message_once_and_the_warm_up_is_not_measured() {
+        let running = running(Plan { has_spread: true, ..plan(2, 2, Pace::Window(4)) });
+        running.routes[1].sent.store(2, Ordering::Relaxed);
+        for receiver in 0..2 {
+            assert!(arrive(&running, (1, receiver), stamp(1, PROBE, 0)), "the probe is of this run");
+            assert!(arrive(&running, (1, receiver), stamp(1, 0, 900)));
+            assert!(arrive(&running, (1, receiver), stamp(1, 0, 900)), "so is a repeat");
+        }
+        assert!(!running.is_complete());
+        for receiver in 0..2 {
+            assert!(arrive(&running, (1, receiver), stamp(1, 1, 1_000)));
+        }
+        assert!(running.is_complete());
+        let route = &running.routes[1];
+        assert_eq!((running.delivered(), running.done(), route.window.done()), (4, 4, 4));
+        for received in &route.receivers {
+            let received = received.lock().unwrap();
+            assert_eq!((received.count, received.measured, received.sequence.repeated()), (2, 1, 1));
+        }
+        assert_eq!(running.latency.summary().unwrap().json()["samples"], 2);
+        assert_eq!(running.spread.summary().unwrap().json()["samples"], 1);
+    }
+
+    #[test]
+    fn what_is_not_of_the_run_is_told_apart() {
+        let running = running(plan(2, 1, Pace::Window(4)));
+        let check = |to: &str, payload: &[u8], is_ours: bool, unreadable: u64| {
+            let arrival = Arrival { to, content: Content::Json, payload, now_ns: 1 };
+            assert_eq!(running.handle((0, 0), arrival), is_ours, "{to}");
+            assert_eq!(running.routes[0].receivers[0].lock().unwrap().unreadable, unreadable, "{to}");
+        };
+        let address = running.routes[0].address.clone();
+        check("all", b"{}", false, 0);
+        check(&address, b"{}", true, 1);
+        check(&address, &payload(Stamp { run: 8, ..stamp(0, 0, 0) }), true, 2);
+        check(&address, &payload(stamp(1, 0, 0)), true, 3);
+        check("topic/elsewhere", &payload(stamp(0, 0, 0)), true, 3);
+        assert_eq!(running.delivered(), 1, "a policy may send it under another address");
+    }
+
+    #[test]
+    fn members_of_a_queue_have_a_message_together() {
+        let running = running(Plan { is_queue: true, ..plan(1, 2, Pace::Window(4)) });
+        running.routes[0].sent.store(2, Ordering::Relaxed);
+        arrive(&running, (0, 1), stamp(0, 1, 2_000));
+        arrive(&running, (0, 0), stamp(0, 0, 2_000));
+        arrive(&running, (0, 1), stamp(0, 0, 2_000));
+        assert!(running.is_complete());
+        let together = running.routes[0].together.lock().unwrap();
+        assert_eq!((together.received(), together.repeated(), together.missing(2)), (2, 1, 0));
+        assert_eq!(running.delivered(), 2);
+    }
+
+    #[test]
+    fn answers_end_the_waiting() {
+        let plain = running(plan(1, 3, Pace::Window(2)));
+        plain.routes[0].sent.store(1, Ordering::Relaxed);
+        plain.handle_refused(0, "rate_limited (1429)".to_owned());
+        assert!(plain.is_complete(), "nobody gets it");
+        assert_eq!((plain.routes[0].window.done(), plain.routes[0].refused()), (3, 1));
+
+        let acked = running(Plan { level: Level::Stored, ..plan(1, 1, Pace::Window(2)) });
+        acked.routes[0].sent.store(3, Ordering::Relaxed);
+        acked.handle_receipt(0, 1_000, 1_700);
+        acked.handle_refused(0, "a".to_owned());
+        acked.handle_failed(0, "b".to_owned());
+        assert!(!acked.is_complete(), "two of them may still be delivered");
+        assert_eq!((acked.routes[0].window.done(), acked.routes[0].answered()), (3, 3));
+        for number in 0..2 {
+            arrive(&acked, (0, 0), stamp(0, number, 1_000));
+        }
+        assert!(acked.is_complete());
+        assert_eq!(acked.receipts.summary().unwrap().json()["samples"], 1);
+    }
+
+    #[test]
+    fn causes_are_bounded() {
+        let running = running(plan(1, 1, Pace::Window(1)));
+        for number in 0..2 * CAUSES_MAX {
+            running.count_cause(format!("cause {number}"));
+            running.count_cause("cause 0".to_owned());
+        }
+        let causes = running.causes();
+        assert_eq!((causes.len(), causes["cause 0"]), (CAUSES_MAX + 1, 2 * CAUSES_MAX as u64 + 1));
+        assert_eq!(causes["others"], CAUSES_MAX as u64);
+    }
+}
