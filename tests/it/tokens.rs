@@ -751,6 +751,17 @@ fn the_load_generator_says_which_right_is_missing() {
     check(Some("subscribe:topic/bench.>"), "1", 1, "cannot publish to topic/bench.");
     check(Some("publish,subscribe:topic/bench.>"), "2", 0, "");
     check(Some("publish,subscribe:topic/bench.>"), "40", 1, "access.sessions_per_user");
+
+    // With the key, each client is a user of its own.
+    for scenario in
+        [&["throughput", "--messages", "5", "--pairs", "40"][..], &["connections", "--hold", "0s"]]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waspmq"));
+        command.arg("bench").args(scenario).args(["--url", &site.broker.url(), "--kid", "k"]);
+        command.arg("--secret-file").arg(site.file("k.secret"));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -37,10 +37,10 @@ use waspmq_client::Level;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 All clients run in this process, so times need no second clock. Every message is numbered: what is
-lost, repeated, out of order or refused is counted, shown, and makes the exit code 1. Messages go to
-topic/bench.RUN.N with a RUN of its own, so runs meet neither each other nor anybody else. Ctrl-C
-ends a run early and prints what was measured. Run it on another machine than the broker's where you
-can: on the same one they share its cores. docs/BENCH.md says how to read the results.
+lost, repeated, out of order or refused is counted, shown, and makes the exit code 1. Messages go
+to topic/bench.RUN.N with a RUN of its own, so runs meet neither each other nor anybody else.
+Ctrl-C ends a run early and prints what was measured. Run it on another machine than the broker's
+where you can: on the same one they share its cores. docs/BENCH.md says how to read the results.
 
 Examples:
   waspmq bench latency --rate 1000 --duration 30s
@@ -67,9 +67,9 @@ enum Scenario {
 /// How long messages take at a fixed rate, each from the time it was due
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A message that is sent late because the broker or this program stalled counts from when it should have
-been sent, so a stall shows in every message that it held up (no coordinated omission). What of it was
-this program's own delay is told as `send delay`.
+A message that is sent late because the broker or this program stalled counts from when it should
+have been sent, so a stall shows in every message that it held up (no coordinated omission). What
+of it was this program's own delay is told as `send delay`.
 
 Examples:
   waspmq bench latency
@@ -90,8 +90,8 @@ struct Latency {
 /// How many messages go through when each publisher sends as fast as its receiver takes
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A publisher sends on as its receiver receives, so nothing piles up in the broker; latency is from the
-sending, in a full window, and grows with --in-flight.
+A publisher sends on as its receiver receives, so nothing piles up in the broker; latency is from
+the sending, in a full window, and grows with --in-flight.
 
 Examples:
   waspmq bench throughput --pairs 8
@@ -112,8 +112,8 @@ struct Throughput {
 /// How many deliveries a topic with many subscribers gets, and how far the first and the last are apart
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --rate, the publisher sends on as its subscribers receive on average. The spread of a message
-is from the first subscriber that has it to the last.
+Without --rate, the publisher sends on as its subscribers receive on average. The spread of a
+message is from the first subscriber that has it to the last.
 
 Examples:
   waspmq bench fanout --subscribers 1000
@@ -159,8 +159,8 @@ struct Acked {
 /// How the members of a queue share the messages of a topic
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each message goes to one member, which acknowledges it. Members do not wait for each other, so order is
-not looked at here.
+Each message goes to one member, which acknowledges it. Members do not wait for each other, so
+order is not looked at here.
 
 Examples:
   waspmq bench queue --members 8
@@ -180,9 +180,9 @@ struct Queue {
 /// Open many connections at a rate and hold them: how long connecting takes, which fail and which are lost
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each client connects at its time, whether those before it are done or not; connecting is measured from
-there until the broker's welcome. At the end each is asked for a sign of life. The broker's memory per
-connection is shown where its admin API can be read and has seen these connections.
+Each client connects at its time, whether those before it are done or not; connecting is measured
+from there until the broker's welcome. At the end each is asked for a sign of life. The broker's
+memory per connection is shown where its admin API can be read and has seen these connections.
 
 Examples:
   waspmq bench connections --clients 10000 --rate 1000 --hold 1m

@@ -6,8 +6,10 @@ use crate::access::{mint, read_opened};
 use crate::clock::Clock;
 use crate::config::Algorithm;
 use anyhow::{Context, anyhow};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
+use jsonwebtoken::EncodingKey;
 use serde_json::{Map, Value, json};
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -54,12 +56,29 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("signing").required(true).args(["key", "secret_file"])))]
 struct Mint {
     /// The user that the token is for
     #[arg(long, value_name = "USER")]
     sub: String,
+    #[command(flatten)]
+    signer: Signer,
+    /// The only device that may use the token
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+    /// One more claim, as text; may be given several times
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
+    claims: Vec<(String, String)>,
+    /// What the holder may do where, besides the broker's rules; may be given several times
+    #[arg(long, value_name = "ACTION[,ACTION]:PATTERN", value_parser = parse_grant)]
+    allow: Vec<Grant>,
+}
+
+/// What signs tokens, for whom and for how long.
+#[derive(Debug, Args)]
+pub(super) struct Signer {
     /// The private key, as PEM (PKCS #8)
-    #[arg(long, value_name = "FILE", required_unless_present = "secret_file", requires = "algorithm")]
+    #[arg(long, value_name = "FILE", requires = "algorithm")]
     key: Option<PathBuf>,
     /// The secret of HS256
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
@@ -73,21 +92,12 @@ struct Mint {
     /// How long the token is valid: a number and s, m, h or d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ttl)]
     ttl: u64,
-    /// The only device that may use the token
-    #[arg(long, value_name = "NAME")]
-    device: Option<String>,
     /// What the broker's access.issuer says
     #[arg(long, value_name = "TEXT")]
     issuer: Option<String>,
     /// What the broker's access.audience says
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// One more claim, as text; may be given several times
-    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
-    claims: Vec<(String, String)>,
-    /// What the holder may do where, besides the broker's rules; may be given several times
-    #[arg(long, value_name = "ACTION[,ACTION]:PATTERN", value_parser = parse_grant)]
-    allow: Vec<Grant>,
 }
 
 /// One entry of the claim `acl`.
@@ -144,21 +154,9 @@ fn parse_grant(text: &str) -> Result<Grant, String> {
 
 impl Mint {
     fn claims(&self, now_s: u64) -> Result<Map<String, Value>, Failure> {
-        let check = |what: &str, name: &str| match Name::parse(name) {
-            Ok(_) => Ok(Value::from(name)),
-            Err(error) => Err(Failure::Usage(format!("{what}: {error}"))),
-        };
-        let mut claims = Map::new();
-        claims.insert("sub".to_owned(), check("--sub", &self.sub)?);
-        claims.insert("iat".to_owned(), now_s.into());
-        claims.insert("exp".to_owned(), end_of(now_s, self.ttl)?.into());
+        let mut claims = self.signer.claims(&self.sub, now_s)?;
         if let Some(device) = &self.device {
-            claims.insert("device".to_owned(), check("--device", device)?);
-        }
-        for (name, value) in [("iss", &self.issuer), ("aud", &self.audience)] {
-            if let Some(value) = value {
-                claims.insert(name.to_owned(), value.as_str().into());
-            }
+            claims.insert("device".to_owned(), checked("--device", device)?);
         }
         claims.extend(self.claims.iter().map(|(name, value)| (name.clone(), value.as_str().into())));
         if !self.allow.is_empty() {
@@ -169,6 +167,48 @@ impl Mint {
     }
 
     fn sign(&self, now_s: u64) -> Result<String, Failure> {
+        let claims = self.claims(now_s)?;
+        Ok(self.signer.open()?.sign(&claims)?)
+    }
+}
+
+fn checked(what: &str, name: &str) -> Result<Value, Failure> {
+    match Name::parse(name) {
+        Ok(_) => Ok(Value::from(name)),
+        Err(error) => Err(Failure::Usage(format!("{what}: {error}"))),
+    }
+}
+
+/// A key that was read. `Debug` shows nothing of it.
+#[derive(Clone)]
+pub(super) struct SigningKey {
+    path: PathBuf,
+    algorithm: Algorithm,
+    key: EncodingKey,
+    kid: Option<String>,
+}
+
+impl Signer {
+    pub(super) const fn is_given(&self) -> bool {
+        self.key.is_some() || self.secret_file.is_some()
+    }
+
+    /// What every token says, of a user and of this moment.
+    pub(super) fn claims(&self, sub: &str, now_s: u64) -> Result<Map<String, Value>, Failure> {
+        let mut claims = Map::new();
+        claims.insert("sub".to_owned(), checked("--sub", sub)?);
+        claims.insert("iat".to_owned(), now_s.into());
+        claims.insert("exp".to_owned(), end_of(now_s, self.ttl)?.into());
+        for (name, value) in [("iss", &self.issuer), ("aud", &self.audience)] {
+            if let Some(value) = value {
+                claims.insert(name.to_owned(), value.as_str().into());
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Reads the key.
+    pub(super) fn open(&self) -> Result<SigningKey, Failure> {
         let (path, algorithm) = match (&self.key, &self.secret_file, self.algorithm) {
             (Some(_), _, Some(Algorithm::HS256)) => {
                 return Err(Failure::Usage("HS256 signs with --secret-file".to_owned()));
@@ -180,12 +220,25 @@ impl Mint {
                 return Err(Failure::Usage(format!("{algorithm} signs with --key")));
             }
         };
-        let claims = self.claims(now_s)?;
         // A pipe is as good: nobody else waits for it.
         let bytes = read_opened(path, File::open(path)).map_err(|problem| anyhow!(problem))?;
-        let in_file = |problem: String| anyhow!("{}: {problem}", path.display());
-        let key = mint::signing_key(algorithm, &bytes).map_err(in_file)?;
-        Ok(mint::sign((algorithm, &key), self.kid.as_deref(), &claims).map_err(in_file)?)
+        let key = mint::signing_key(algorithm, &bytes);
+        let key = key.map_err(|problem| anyhow!("{}: {problem}", path.display()))?;
+        Ok(SigningKey { path: path.clone(), algorithm, key, kid: self.kid.clone() })
+    }
+}
+
+impl SigningKey {
+    pub(super) fn sign(&self, claims: &Map<String, Value>) -> anyhow::Result<String> {
+        let Self { path, algorithm, key, kid } = self;
+        mint::sign((*algorithm, key), kid.as_deref(), claims)
+            .map_err(|problem| anyhow!("{}: {problem}", path.display()))
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("path", &self.path).finish_non_exhaustive()
     }
 }
 

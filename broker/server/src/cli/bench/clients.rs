@@ -2,11 +2,14 @@
 
 use super::limits::CONNECTING_MAX;
 use super::options::Common;
+use crate::cli::failure::Failure;
+use crate::cli::token::SigningKey;
 use anyhow::anyhow;
+use serde_json::{Map, Value, json};
 use std::future::Future;
 use std::sync::Arc;
 use tokio::task::JoinSet;
-use waspmq_client::{Builder, Client, Code, Error};
+use waspmq_client::{Builder, Client, Code, Error, Messages};
 
 /// What tells a run from others.
 #[derive(Debug, Clone)]
@@ -26,6 +29,10 @@ impl Run {
         Ok(Self { name: format!("{number:016x}"), tag })
     }
 
+    fn user(&self, number: usize) -> String {
+        format!("bench-{}-{number}", self.name)
+    }
+
     pub(super) fn address(&self, publisher: usize) -> String {
         format!("topic/bench.{}.{publisher}", self.name)
     }
@@ -35,23 +42,78 @@ impl Run {
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     builder: Builder,
-    /// None: the token says who.
-    user: Option<String>,
+    run: Run,
+    who: Who,
+}
+
+/// Who a client is, and what lets it in.
+#[derive(Debug, Clone)]
+enum Who {
+    /// Whoever it says.
+    Named,
+    /// The one user of a token.
+    Holder,
+    /// A user with a token of its own, for this run's topics only.
+    Signed(SigningKey, Map<String, Value>),
 }
 
 impl Origin {
-    pub(super) fn new(common: &Common, run: &Run) -> Self {
+    pub(super) fn new(common: &Common, run: &Run, now_s: u64) -> Result<Self, Failure> {
+        let who = if common.signer.is_given() {
+            let mut claims = common.signer.claims(&run.user(0), now_s)?;
+            let topics = format!("topic/bench.{}.>", run.name);
+            claims.insert("acl".to_owned(), json!([{"match": [topics], "allow": ["publish", "subscribe"]}]));
+            Who::Signed(common.signer.open()?, claims)
+        } else if common.reach.token().is_some() {
+            Who::Holder
+        } else {
+            Who::Named
+        };
         let builder = common.reach.tell(Client::builder(&common.url)).profile(common.profile());
-        let user = common.reach.token().is_none().then(|| format!("bench-{}", run.name));
-        Self { builder, user }
+        Ok(Self { builder, run: run.clone(), who })
     }
 
     /// Messages are acknowledged by who receives them: what comes besides is left to others.
-    pub(super) fn builder(&self, number: usize) -> Builder {
+    fn builder(&self, number: usize) -> anyhow::Result<Builder> {
         let builder = self.builder.clone().manual_acks();
-        match &self.user {
-            Some(user) => builder.user(format!("{user}-{number}")),
-            None => builder,
+        match &self.who {
+            Who::Named => Ok(builder.user(self.run.user(number))),
+            Who::Holder => Ok(builder),
+            Who::Signed(key, claims) => {
+                let mut claims = claims.clone();
+                claims.insert("sub".to_owned(), self.run.user(number).into());
+                Ok(builder.token(key.sign(&claims)?))
+            }
+        }
+    }
+
+    /// Connects one of the clients.
+    pub(super) async fn connect(&self, number: usize) -> Result<(Client, Messages), Failed> {
+        let builder = self.builder(number).map_err(Failed::Here)?;
+        builder.connect().await.map_err(Failed::There)
+    }
+}
+
+/// Why a client is not connected.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Its token could not be signed.
+    Here(anyhow::Error),
+    There(Error),
+}
+
+impl Failed {
+    pub(super) fn explained(self, what: &str) -> anyhow::Error {
+        match self {
+            Self::Here(error) => error.context(what.to_owned()),
+            Self::There(error) => explained(error, what),
+        }
+    }
+
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Here(error) => format!("{error:#}"),
+            Self::There(error) => cause(error),
         }
     }
 }
@@ -109,7 +171,7 @@ fn advice(error: &Error) -> Option<&'static str> {
             "a rule of the broker's or of the token's has to allow `publish` and `subscribe` for topic/bench.>",
         ),
         Code::TooManySessions => Some(
-            "with one token all clients are one user; take fewer clients, or see access.sessions_per_user",
+            "with one token all clients are one user; sign one for each with --key, or see access.sessions_per_user",
         ),
         _ => None,
     }

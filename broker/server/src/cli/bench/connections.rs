@@ -1,6 +1,6 @@
 //! `waspmq bench connections`: many clients, opened at a rate and held.
 
-use super::clients::{Origin, Run, cause, close_all, explained};
+use super::clients::{Failed, Origin, Run, close_all};
 use super::figures::{Figures, Reader, bytes_per_connection};
 use super::latency::{Recorder, Summary};
 use super::limits::{BEHIND_TOLD_PERCENT, CAUSES_MAX, CONNECTING_MAX, FIGURES_TIMEOUT, QUIET};
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
-use waspmq_client::{Client, Error};
+use waspmq_client::Client;
 
 /// How often the bar moves and figures are read.
 const TICK: Duration = Duration::from_millis(100);
@@ -60,7 +60,8 @@ pub(super) fn run(arguments: &Connections) -> Result<(), Failure> {
     files::check(arguments.clients)?;
     let threads = arguments.common.threads();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    let outcome = runtime.block_on(drive(arguments));
+    let origin = Origin::new(&arguments.common, &Run::new()?, Clock::new().now().unix_ms / 1_000)?;
+    let outcome = runtime.block_on(drive(arguments, origin));
     runtime.shutdown_background();
     let outcome = outcome?;
     if arguments.common.json {
@@ -72,18 +73,17 @@ pub(super) fn run(arguments: &Connections) -> Result<(), Failure> {
     if problems.is_empty() { Ok(()) } else { Err(anyhow!("{}", problems.join(", ")).into()) }
 }
 
-async fn drive(arguments: &Connections) -> anyhow::Result<Outcome> {
+async fn drive(arguments: &Connections, origin: Origin) -> anyhow::Result<Outcome> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let origin = Origin::new(&arguments.common, &Run::new()?);
     // Before anybody connects: the broker publishes its figures a while after they have changed.
     let before = read(&arguments.admin).await;
     // Where nobody can connect, one refusal says it.
     let first = tokio::select! {
         biased;
         () = signals.next() => return Err(anyhow!("interrupted before anything was opened")),
-        first = origin.builder(arguments.clients).connect() => first,
+        first = origin.connect(arguments.clients) => first,
     };
-    let (first, _) = first.map_err(|error| explained(error, "the first client"))?;
+    let (first, _) = first.map_err(|error| error.explained("the first client"))?;
     let transport = super::flow::name(first.transport());
     drop(first.close().await);
     let opening = Opening {
@@ -155,7 +155,7 @@ async fn open(
             }
             Some(made) = making.join_next() => match made {
                 Ok(Ok(client)) => clients.push(client),
-                Ok(Err(error)) => count(&mut outcome.failures, cause(&error)),
+                Ok(Err(error)) => count(&mut outcome.failures, error.cause()),
                 // What was begun when the signal came has neither failed nor succeeded.
                 Err(_) => {}
             },
@@ -173,10 +173,10 @@ async fn open(
 }
 
 /// One client, measured from when it was due.
-async fn connect(opening: Opening, number: usize, due_ns: u64) -> Result<Arc<Client>, Error> {
+async fn connect(opening: Opening, number: usize, due_ns: u64) -> Result<Arc<Client>, Failed> {
     // The semaphore is never closed.
     let _place = opening.places.acquire().await;
-    let (client, messages) = opening.origin.builder(number).connect().await?;
+    let (client, messages) = opening.origin.connect(number).await?;
     // What comes to this user is for other programs.
     drop(messages);
     opening.recorder.record(number, opening.clock.now_ns().saturating_sub(due_ns));

@@ -50,17 +50,18 @@ pub(super) fn run(plan: &Plan, common: &Common) -> Result<(), Failure> {
     files::check(plan.clients())?;
     let threads = common.threads();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    let outcome = runtime.block_on(drive(plan, common));
+    let run = Run::new()?;
+    let origin = Origin::new(common, &run, Clock::new().now().unix_ms / 1_000)?;
+    let outcome = runtime.block_on(drive(plan, common, (run, origin)));
     // Connections that do not end are not waited for.
     runtime.shutdown_background();
     Ok(super::report::show(&outcome?, common.json)?)
 }
 
-async fn drive(plan: &Plan, common: &Common) -> anyhow::Result<Outcome> {
+async fn drive(plan: &Plan, common: &Common, (run, origin): (Run, Origin)) -> anyhow::Result<Outcome> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let run = Run::new()?;
-    let running = Arc::new(Running::new(plan.clone(), common.profile(), run.clone(), common.threads())?);
-    let (clock, origin) = (Clock::new(), Origin::new(common, &run));
+    let running = Arc::new(Running::new(plan.clone(), common.profile(), run, common.threads())?);
+    let clock = Clock::new();
     // Biased, here and below: a signal ends the run whatever its clients do. What is dropped with the other branch is not needed then.
     let crew = tokio::select! {
         biased;
@@ -119,8 +120,8 @@ async fn gather(running: &Arc<Running>, origin: &Origin) -> anyhow::Result<Crew>
 }
 
 async fn publish_first(running: Arc<Running>, origin: Origin, number: usize) -> anyhow::Result<Arc<Client>> {
-    let connected = origin.builder(number).connect().await;
-    let (client, messages) = connected.map_err(|error| explained(error, &format!("client {number}")))?;
+    let connected = origin.connect(number).await;
+    let (client, messages) = connected.map_err(|error| error.explained(&format!("client {number}")))?;
     // What comes to this user is for other programs.
     drop(messages);
     let address = running.run.address(number);
@@ -139,8 +140,8 @@ async fn subscribe_first(
 ) -> anyhow::Result<(Arc<Client>, Messages)> {
     let plan = &running.plan;
     let number = plan.publishers + index;
-    let connected = origin.builder(number).connect().await;
-    let (client, messages) = connected.map_err(|error| explained(error, &format!("client {number}")))?;
+    let connected = origin.connect(number).await;
+    let (client, messages) = connected.map_err(|error| error.explained(&format!("client {number}")))?;
     let address = running.run.address(index / plan.receivers);
     let queue = plan.is_queue.then_some(QUEUE);
     let subscribed = client.subscribe(&address, queue).await;

@@ -4,6 +4,7 @@ use super::limits::{CLIENTS_MAX, IN_FLIGHT_MAX, RATE_MAX, THREADS_MAX, TIME_MAX}
 use super::schedule::Until;
 use crate::cli::DEFAULT_URL;
 use crate::cli::identity::Reach;
+use crate::cli::token::Signer;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +37,11 @@ pub(super) struct Common {
     /// Print one JSON object; docs/BENCH.md has its fields
     #[arg(long)]
     pub(super) json: bool,
+    #[command(
+        flatten,
+        next_help_heading = "With access keys: sign a token for each client, instead of --token"
+    )]
+    pub(super) signer: Signer,
 }
 
 /// What the scenarios with messages take.
