@@ -236,6 +236,30 @@ fn what_cannot_be_run_is_told() {
     assert!(told(&output).contains("ulimit -n 164"), "{}", told(&output));
 }
 
+/// Whether a receiver is too slow is the machine's affair; what is said of it adds up in any case.
+#[test]
+fn what_is_dropped_for_slow_receivers_is_what_is_lost() {
+    let broker = Broker::start_with(&[
+        ("WASPMQ_LIMITS__MAX_MESSAGE_BYTES", "32768"),
+        ("WASPMQ_LIMITS__OUTBOUND_BYTES_MAX", "65536"),
+        ("WASPMQ_LIMITS__SEND_BUFFER_BYTES", "16384"),
+    ]);
+    let arguments =
+        ["fanout", "--subscribers", "4", "--size", "30000", "--in-flight", "2000", "--messages", "1000"];
+    let output = bench(&broker.url(), &arguments).arg("--json").output().unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let figure = |key: &str| document["messages"][key].as_u64().unwrap();
+    let (lost, received) = (figure("lost"), figure("received"));
+    assert_eq!((figure("sent"), figure("overflowed"), received + lost), (1_000, lost, 4_000), "{document}");
+    assert_eq!(
+        (output.status.code(), figure("repeated")),
+        (Some(i32::from(lost > 0)), 0),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(told(&output).contains("dropped for slow receivers"), lost > 0);
+}
+
 #[test]
 fn refused_messages_are_counted_and_fail_the_run() {
     let limits = [("WASPMQ_LIMITS__PUBLISHES_PER_SECOND", "1"), ("WASPMQ_LIMITS__PUBLISH_BURST", "10")];

@@ -3,7 +3,7 @@
 use super::clients::{Failed, Origin, Run, close_all};
 use super::figures::{Figures, Reader, bytes_per_connection};
 use super::latency::{Recorder, Summary};
-use super::limits::{BEHIND_TOLD_PERCENT, CAUSES_MAX, CONNECTING_MAX, FIGURES_TIMEOUT, QUIET};
+use super::limits::{ALIVE_TIMEOUT, BEHIND_TOLD_PERCENT, CAUSES_MAX, CONNECTING_MAX, FIGURES_TIMEOUT};
 use super::options::{Admin, Common};
 use super::outcome::Ended;
 use super::progress::Progress;
@@ -216,7 +216,7 @@ async fn look(clients: &[Arc<Client>]) -> (u64, u64) {
     for client in clients {
         let client = client.clone();
         asking.spawn(async move {
-            let is_alive = matches!(timeout(QUIET, client.ping()).await, Ok(Ok(_)));
+            let is_alive = matches!(timeout(ALIVE_TIMEOUT, client.ping()).await, Ok(Ok(_)));
             (is_alive, is_alive && client.stats().reconnects == 0)
         });
     }

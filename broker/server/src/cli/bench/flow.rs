@@ -15,7 +15,7 @@ use super::outcome::{Ended, Outcome};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::publisher::{self, Publisher, count_refusals, keep_rate, nanoseconds, wait_for_receipts};
-use super::receiver::Receiver;
+use super::receiver::{Receiver, count_overflows};
 use super::run::Running;
 use super::schedule::Until;
 use super::stamp::{PROBE, Stamp};
@@ -75,6 +75,7 @@ async fn drive(plan: &Plan, common: &Common, (run, origin): (Run, Origin)) -> an
     let mut listening = JoinSet::new();
     for (index, (client, messages)) in crew.receivers.into_iter().enumerate() {
         let place = (index / plan.receivers, index % plan.receivers);
+        listening.spawn(count_overflows(running.clone(), place.0, client.events()));
         let receiver = Receiver { running: running.clone(), clock, place, client, messages };
         listening.spawn(receiver.run());
     }

@@ -37,8 +37,11 @@ pub(super) const CAUSES_MAX: usize = 32;
 pub(super) const LATENCY_MAX: Duration = Duration::from_mins(10);
 
 /// How long nothing may come, behind the last publish, before what is missing counts as lost; and how long a full window may stay so
-/// before what is in it counts as done.
-pub(super) const QUIET: Duration = Duration::from_secs(5);
+/// before what is in it counts as done. Longer than brokers usually wait for an acknowledgement before they repeat a message.
+pub(super) const QUIET: Duration = Duration::from_secs(15);
+
+/// How long a held connection may take for a sign of life. Longer: it is lost.
+pub(super) const ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long the broker's figures may take to have seen the connections that were opened. Longer: its memory is not shown.
 pub(super) const FIGURES_TIMEOUT: Duration = Duration::from_secs(5);

@@ -161,7 +161,6 @@ fn count(running: &Running, stats: &[Stats]) -> Counts {
     }
     counts.expected = counts.sent * plan.copies();
     for stats in stats {
-        counts.overflowed += stats.overflowed;
         counts.dropped_repeats += stats.duplicates;
         counts.reconnects += stats.reconnects;
     }
@@ -175,6 +174,7 @@ fn count_route(counts: &mut Counts, plan: &Plan, route: &Route) {
     counts.sent += sent;
     counts.refused += route.refused();
     counts.failed += route.failed();
+    counts.overflowed += route.overflowed();
     if plan.has_receipts() {
         // A message that could not be sent has failed, and is none of those that were sent.
         counts.unanswered += sent.saturating_sub(route.answered());

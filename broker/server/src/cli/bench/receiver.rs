@@ -3,7 +3,7 @@
 use super::run::{Arrival, Running};
 use crate::clock::Clock;
 use std::sync::Arc;
-use waspmq_client::{Client, Messages};
+use waspmq_client::{Client, Event, Events, Messages};
 
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -32,6 +32,15 @@ impl Receiver {
                 // What else comes to this user is for other programs.
                 client.pass_over(&message);
             }
+        }
+    }
+}
+
+/// Counts what the broker says it dropped because a client was slow; `publisher` is whose messages that client receives.
+pub(super) async fn count_overflows(running: Arc<Running>, publisher: usize, mut events: Events) {
+    while let Some(event) = events.recv().await {
+        if let Event::Overflow(overflow) = event {
+            running.handle_overflow(publisher, &overflow.to, overflow.dropped);
         }
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Route {
     answered: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
+    /// Deliveries that the broker says it dropped because a receiver was slow.
+    overflowed: AtomicU64,
     /// What the members of a queue have together.
     pub(super) together: Mutex<Sequence>,
     pub(super) receivers: Vec<Mutex<Received>>,
@@ -207,6 +209,15 @@ impl Running {
         route.window.handle_done();
     }
 
+    /// The broker dropped messages of an address for one of its receivers: they are not waited for.
+    pub(super) fn handle_overflow(&self, publisher: usize, to: &str, dropped: u64) {
+        let Some(route) = self.routes.get(publisher).filter(|route| route.address == to) else { return };
+        route.overflowed.fetch_add(dropped, Ordering::Relaxed);
+        if !self.plan.has_receipts() {
+            (0..dropped).for_each(|_| route.window.handle_done());
+        }
+    }
+
     pub(super) fn count_cause(&self, cause: String) {
         let mut causes = self.causes.lock().unwrap();
         let has_room = causes.len() < CAUSES_MAX || causes.contains_key(&cause);
@@ -231,7 +242,7 @@ impl Running {
     pub(super) fn is_complete(&self) -> bool {
         self.routes.iter().all(|route| {
             let sent = route.sent();
-            let delivered = route.delivered() + self.plan.copies() * route.refused();
+            let delivered = route.delivered() + route.overflowed() + self.plan.copies() * route.refused();
             let answered = !self.plan.has_receipts() || route.answered.load(Ordering::Relaxed) >= sent;
             answered && delivered >= sent * self.plan.copies()
         })
@@ -277,6 +288,7 @@ impl Route {
             answered: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            overflowed: AtomicU64::new(0),
             together: Mutex::default(),
             receivers: (0..plan.receivers).map(|_| Mutex::default()).collect(),
         }
@@ -292,6 +304,10 @@ impl Route {
 
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn overflowed(&self) -> u64 {
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     pub(super) fn failed(&self) -> u64 {
@@ -396,6 +412,16 @@ mod tests {
         plain.handle_refused(0, "rate_limited (1429)".to_owned());
         assert!(plain.is_complete(), "nobody gets it");
         assert_eq!((plain.routes[0].window.done(), plain.routes[0].refused()), (3, 1));
+
+        let slow = running(plan(1, 3, Pace::Window(2)));
+        slow.routes[0].sent.store(1, Ordering::Relaxed);
+        arrive(&slow, (0, 0), stamp(0, 0, 1_000));
+        slow.handle_overflow(0, "topic/elsewhere", 2);
+        assert!(!slow.is_complete());
+        let address = slow.routes[0].address.clone();
+        slow.handle_overflow(0, &address, 2);
+        assert!(slow.is_complete(), "the others do not get it");
+        assert_eq!((slow.routes[0].window.done(), slow.routes[0].overflowed()), (3, 2));
 
         let acked = running(Plan { level: Level::Stored, ..plan(1, 1, Pace::Window(2)) });
         acked.routes[0].sent.store(3, Ordering::Relaxed);
