@@ -62,7 +62,7 @@ pub(super) struct Measured {
     /// Until the last one was sent, and until the last one was received.
     pub(super) sending: Duration,
     pub(super) receiving: Duration,
-    /// Where there was a rate: by how much it was missed.
+    /// Where there was a rate: by how much it was missed in the whole run.
     pub(super) behind_percent: Option<f64>,
     pub(super) stalls: u64,
 }
@@ -148,6 +148,8 @@ impl Outcome {
         }
         if counts.sent == 0 {
             problems.push("nothing was sent".to_owned());
+        } else if self.measured.sent == 0 && self.ended == Ended::Done {
+            problems.push("nothing was sent that was due behind the warm-up".to_owned());
         }
         problems
     }
@@ -216,7 +218,8 @@ fn measure(running: &Running) -> Measured {
     measured.receiving = since(last_ns);
     measured.stalls = running.routes.iter().map(|route| route.stalls.load(Ordering::Relaxed)).sum();
     if let Pace::Rate(rate) = running.plan.pace {
-        measured.behind_percent = Some(behind_percent(rate, sent, sending));
+        // Of the whole run: who fell behind in the warm-up has not sent anything else.
+        measured.behind_percent = Some(behind_percent(rate, running.sent(), running.plan.warmup + sending));
     }
     measured
 }

@@ -14,7 +14,7 @@ impl Progress {
         }
         let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
         // The template is a constant; without it the bar has the library's own look.
-        if let Ok(style) = ProgressStyle::with_template("{prefix:12} [{bar:30}] {percent:>3}%  {msg}") {
+        if let Ok(style) = ProgressStyle::with_template("{prefix:12} [{bar:20}] {percent:>3}%  {msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_prefix(what);

@@ -162,7 +162,7 @@ fn notes(outcome: &Outcome) -> Vec<String> {
     {
         notes.push(format!(
             "the generator fell behind by {behind:.1} %: {:.0} of {rate} messages/s were sent",
-            measured.sent_per_s()
+            rate * (1.0 - behind / 100.0)
         ));
     }
     if measured.stalls > 0 {
@@ -256,6 +256,11 @@ mod tests {
         check(Counts { reconnects: 3, ..GOOD }, &["3 connections lost and made again"]);
         check(Counts { withdrawn: 3, ..GOOD }, &["3 subscriptions taken away"]);
         check(Counts { sent: 0, ..GOOD }, &["nothing was sent"]);
+        let mut late = outcome(Pace::Rate(1.0), GOOD);
+        late.measured.sent = 0;
+        assert_eq!(late.problems(), ["nothing was sent that was due behind the warm-up"]);
+        late.ended = Ended::Interrupted;
+        assert!(late.problems().is_empty());
         let mut queue = outcome(Pace::Window(1), Counts { reordered: 3, ..GOOD });
         queue.setting.plan = Plan { is_queue: true, ..queue.setting.plan };
         assert!(queue.problems().is_empty(), "members do not wait for each other");
