@@ -201,6 +201,42 @@ fn a_signal_ends_a_run_early_and_its_result_is_printed() {
 }
 
 #[test]
+fn a_run_whose_broker_is_gone_ends_when_it_is_told_to() {
+    for scenario in [
+        &["latency", "--rate", "5000"][..],
+        &["throughput", "--in-flight", "4096"],
+        &["acked", "--in-flight", "4096", "--messages", "1000000000"],
+    ] {
+        let mut broker = Broker::start();
+        let mut command = bench(&broker.url(), scenario);
+        let mut run = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        broker.eventually("the run's traffic", |broker| {
+            let delivered = "waspmq_messages_delivered_total{kind=\"topic\",transport=\"websocket\"}";
+            broker.metric(delivered).is_some_and(|delivered| delivered > 10.0)
+        });
+        broker.signal("KILL");
+        broker.wait();
+        // The first ends the sending, the second the waiting for what is on its way, the third that for goodbyes.
+        let status = loop {
+            if let Some(status) = run.try_wait().unwrap() {
+                break status;
+            }
+            let told = Command::new("kill").args(["-INT", &run.id().to_string()]).status();
+            assert!(told.is_ok());
+            std::thread::yield_now();
+        };
+        let mut text = String::new();
+        run.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["ended"], "interrupted");
+        let (messages, problems) = (&document["messages"], document["problems"].as_array().unwrap());
+        let figure = |key: &str| messages[key].as_u64().unwrap();
+        assert_eq!(figure("received") + figure("lost"), figure("expected"), "{document}");
+        assert_eq!(status.code(), Some(i32::from(!problems.is_empty())), "{document}");
+    }
+}
+
+#[test]
 fn what_cannot_be_run_is_told() {
     let broker = Broker::start();
     let check = |url: &str, arguments: &[&str], code: i32, expected: &str| {

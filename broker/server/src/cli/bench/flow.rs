@@ -10,7 +10,7 @@
 use super::clients::{self, Origin, Run, explained, make_all};
 use super::files;
 use super::limits::QUIET;
-use super::options::Common;
+use super::options::{Common, Pace};
 use super::outcome::{Ended, Outcome};
 use super::plan::Plan;
 use super::progress::Progress;
@@ -23,6 +23,7 @@ use crate::cli::failure::Failure;
 use crate::cli::serve::Signals;
 use crate::clock::Clock;
 use anyhow::{Context, anyhow};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -34,6 +35,9 @@ use waspmq_client::{Client, Messages, PublishOptions};
 /// How often the bar moves, and how often it is looked whether all has come.
 const TICK: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How long a publisher may take to see that its time is over.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The name of the queue in its scenario.
 const QUEUE: &str = "bench";
@@ -185,11 +189,20 @@ async fn send(
     let bar = Progress::new(plan.scenario, length(plan));
     let mut ticks = tokio::time::interval(TICK);
     let mut ended = Ended::Done;
+    let mut idle = pin!(idle(running));
+    let mut over = pin!(sleep(longest(plan)));
+    // Each is cancel safe, or kept.
     loop {
         tokio::select! {
             biased;
-            () = signals.next(), if ended == Ended::Done => {
+            () = signals.next(), if !running.is_stopped() => {
                 ended = Ended::Interrupted;
+                running.stop();
+            }
+            () = &mut over, if !running.is_stopped() => running.stop(),
+            () = &mut idle, if !running.is_stopped() => {
+                ended = Ended::Failed;
+                running.count_cause("nothing could be sent, and nothing came".to_owned());
                 running.stop();
             }
             sent = sending.join_next() => match sent {
@@ -204,6 +217,30 @@ async fn send(
             },
             _ = ticks.tick() => show(&bar, running, clock.now_ns().saturating_sub(start_ns)),
         }
+    }
+}
+
+/// How long sending may take: who cannot send any more does not see that its time is over.
+fn longest(plan: &Plan) -> Duration {
+    match plan.until {
+        Until::Time(time) => plan.warmup + time + GRACE,
+        Until::Messages(_) => Duration::MAX,
+    }
+}
+
+/// Ends when nothing was sent and nothing came for longer than that may be.
+async fn idle(running: &Running) {
+    let interval = match running.plan.pace {
+        Pace::Rate(rate) => Duration::try_from_secs_f64(2.0 / rate).unwrap_or(QUIET),
+        Pace::Window(_) => Duration::ZERO,
+    };
+    let progress = || running.sent() + running.done();
+    let (mut seen, mut quiet) = (progress(), Duration::ZERO);
+    while quiet < QUIET + interval {
+        sleep(TICK).await;
+        let now = progress();
+        quiet = if now == seen { quiet + TICK } else { Duration::ZERO };
+        seen = now;
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::clients::cause;
 use super::limits::RECEIPTS_MAX;
+use super::options::Pace;
 use super::run::{Route, Running};
 use super::schedule::{Schedule, Until};
 use super::stamp::Stamp;
@@ -12,10 +13,12 @@ use super::window::Waiting;
 use crate::clock::Clock;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::futures::Notified;
 use tokio::sync::mpsc;
 use waspmq_client::{Client, Error, Event, Events, PendingReceipt, PublishOptions, Receipt};
 
@@ -59,28 +62,52 @@ impl Publisher {
         let payload = stamp.payload(running.profile, running.plan.size);
         let options = PublishOptions { ack: running.plan.level, ..PublishOptions::default() };
         let now_ns = self.clock.now_ns();
-        match &self.receipts {
-            None => self.client.send(&route.address, payload, options).await?,
-            Some(receipts) => {
-                let receipt = self.client.publish(&route.address, payload, options).await?;
-                // Who waits for receipts ends behind the last publisher.
-                drop(receipts.send(Asked { due_ns, receipt }).await);
+        let receipt = match &self.receipts {
+            None => {
+                self.client.send(&route.address, payload, options).await?;
+                None
             }
-        }
+            Some(_) => Some(self.client.publish(&route.address, payload, options).await?),
+        };
         route.last_sent_ns.store(now_ns, Ordering::Relaxed);
         if running.is_measured(due_ns) {
             route.measured.fetch_add(1, Ordering::Relaxed);
-            running.delays.record(0, now_ns.saturating_sub(due_ns));
+            // In a window, a message is due when it is sent.
+            if matches!(running.plan.pace, Pace::Rate(_)) {
+                running.delays.record(0, now_ns.saturating_sub(due_ns));
+            }
         }
         // Who looks whether all is done must not see it before it is.
         route.sent.fetch_add(1, Ordering::Relaxed);
+        if let (Some(receipts), Some(receipt)) = (&self.receipts, receipt) {
+            // Who waits for receipts ends behind the last publisher.
+            drop(receipts.send(Asked { due_ns, receipt }).await);
+        }
         Ok(())
+    }
+
+    /// Sends the next message, or none when the run is stopped meanwhile: a client whose connection is lost may take none for ever.
+    /// False when the client has ended.
+    async fn publish_unless(&self, stopped: Pin<&mut Notified<'_>>, route: &Route, due_ns: u64) -> bool {
+        // A message that is not taken yet is dropped with the other branch, and counts as not sent.
+        tokio::select! {
+            biased;
+            published = self.publish(route, due_ns) => match published {
+                Ok(()) => true,
+                Err(error) => {
+                    self.running.handle_failed(self.number, cause(&error));
+                    false
+                }
+            },
+            () = stopped => true,
+        }
     }
 
     /// Sends as the window allows, until the time is over or all are sent. False when the client has ended.
     pub(super) async fn fill_window(self) -> bool {
         let Some(route) = self.route() else { return true };
         let (running, mut waiting) = (&self.running, Waiting::default());
+        let mut stopped = pin!(running.stopped.notified());
         let each = running.asked_for_each();
         let is_over = |now_ns: u64| match running.plan.until {
             Until::Time(time) => now_ns >= running.measure_from_ns().saturating_add(nanoseconds(time)),
@@ -93,8 +120,7 @@ impl Publisher {
             if is_over(now_ns) {
                 break;
             }
-            if has_room && let Err(error) = self.publish(route, now_ns).await {
-                running.handle_failed(self.number, cause(&error));
+            if has_room && !self.publish_unless(stopped.as_mut(), route, now_ns).await {
                 return false;
             }
         }
@@ -116,6 +142,7 @@ pub(super) fn keep_rate(
         Until::Time(time) => running.measure_from_ns().saturating_add(nanoseconds(time + GRACE)),
         Until::Messages(_) => u64::MAX,
     };
+    let mut stopped = pin!(running.stopped.notified());
     for (number, publisher) in (0..schedule.count()).zip(publishers.iter().cycle()) {
         let due_ns = start_ns.saturating_add(nanoseconds(schedule.due(number)));
         let now_ns = loop {
@@ -129,8 +156,7 @@ pub(super) fn keep_rate(
             break;
         }
         let Some(route) = publisher.route() else { break };
-        if let Err(error) = handle.block_on(publisher.publish(route, due_ns)) {
-            running.handle_failed(publisher.number, cause(&error));
+        if !handle.block_on(publisher.publish_unless(stopped.as_mut(), route, due_ns)) {
             return false;
         }
     }

@@ -12,6 +12,7 @@ use super::window::Window;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::Notify;
 use waspmq_client::{Content, Profile};
 
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Running {
     /// Messages that are due from here on are measured.
     measure_from_ns: AtomicU64,
     is_stopped: AtomicBool,
+    /// For publishers that wait for a client whose connection is lost.
+    pub(super) stopped: Notify,
     pub(super) routes: Vec<Route>,
     /// From due to received.
     pub(super) latency: Recorder,
@@ -91,6 +94,7 @@ impl Running {
             run,
             measure_from_ns: AtomicU64::new(u64::MAX),
             is_stopped: AtomicBool::new(false),
+            stopped: Notify::new(),
             routes,
             latency: Recorder::new(threads)?,
             receipts: Recorder::new(threads)?,
@@ -116,6 +120,7 @@ impl Running {
     /// Nothing more is published.
     pub(super) fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
+        self.stopped.notify_waiters();
         for route in &self.routes {
             route.window.wake();
         }
