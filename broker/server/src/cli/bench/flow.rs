@@ -90,6 +90,7 @@ async fn drive(plan: &Plan, common: &Common, (run, origin): (Run, Origin)) -> an
     let start_ns = clock.now_ns();
     running.begin(start_ns.saturating_add(nanoseconds(plan.warmup)));
     let ended = send(&running, clock, start_ns, (publishers, &mut listening, &mut signals)).await?;
+    running.end(clock.now_ns());
     running.stop();
     drain(&running, &mut signals).await;
     listening.shutdown().await;

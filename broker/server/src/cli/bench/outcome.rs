@@ -59,7 +59,7 @@ pub(super) struct Counts {
 pub(super) struct Measured {
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// Until the last one was sent, and until the last one was received.
+    /// Until the sending ended, and until the last one was received.
     pub(super) sending: Duration,
     pub(super) receiving: Duration,
     /// Where there was a rate: by how much it was missed in the whole run.
@@ -204,10 +204,8 @@ fn count_route(counts: &mut Counts, plan: &Plan, route: &Route) {
 
 fn measure(running: &Running) -> Measured {
     let from_ns = running.measure_from_ns();
-    let since = |ns: u64| Duration::from_nanos(ns.saturating_sub(from_ns));
     let sent = running.routes.iter().map(|route| route.measured.load(Ordering::Relaxed)).sum();
-    let last_sent = running.routes.iter().map(|route| route.last_sent_ns.load(Ordering::Relaxed)).max();
-    let sending = since(last_sent.unwrap_or_default());
+    let sending = running.sending();
     let mut measured = Measured { sent, sending, ..Measured::default() };
     let mut last_ns = 0;
     for received in running.routes.iter().flat_map(|route| &route.receivers) {
@@ -215,7 +213,8 @@ fn measure(running: &Running) -> Measured {
         measured.received += count;
         last_ns = at_ns.max(last_ns);
     }
-    measured.receiving = since(last_ns);
+    // Who received nothing more while others still sent did not receive faster.
+    measured.receiving = Duration::from_nanos(last_ns.saturating_sub(from_ns)).max(sending);
     measured.stalls = running.routes.iter().map(|route| route.stalls.load(Ordering::Relaxed)).sum();
     if let Pace::Rate(rate) = running.plan.pace {
         // Of the whole run: who fell behind in the warm-up has not sent anything else.

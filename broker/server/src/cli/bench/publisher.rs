@@ -69,7 +69,6 @@ impl Publisher {
             }
             Some(_) => Some(self.client.publish(&route.address, payload, options).await?),
         };
-        route.last_sent_ns.store(now_ns, Ordering::Relaxed);
         if running.is_measured(due_ns) {
             route.measured.fetch_add(1, Ordering::Relaxed);
             // In a window, a message is due when it is sent.

@@ -12,6 +12,7 @@ use super::window::Window;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
 use waspmq_client::{Content, Profile};
 
@@ -22,6 +23,8 @@ pub(super) struct Running {
     pub(super) run: Run,
     /// Messages that are due from here on are measured.
     measure_from_ns: AtomicU64,
+    /// When the last publisher had ended.
+    sent_until_ns: AtomicU64,
     is_stopped: AtomicBool,
     /// For publishers that wait for a client whose connection is lost.
     pub(super) stopped: Notify,
@@ -44,9 +47,8 @@ pub(super) struct Route {
     pub(super) address: String,
     pub(super) window: Window,
     pub(super) sent: AtomicU64,
-    /// Of those, the ones that are measured, and when the last one of all was sent.
+    /// Of those, the ones that are measured.
     pub(super) measured: AtomicU64,
-    pub(super) last_sent_ns: AtomicU64,
     pub(super) stalls: AtomicU64,
     /// Deliveries, repeats left out.
     delivered: AtomicU64,
@@ -93,6 +95,7 @@ impl Running {
             profile,
             run,
             measure_from_ns: AtomicU64::new(u64::MAX),
+            sent_until_ns: AtomicU64::new(u64::MAX),
             is_stopped: AtomicBool::new(false),
             stopped: Notify::new(),
             routes,
@@ -111,6 +114,17 @@ impl Running {
 
     pub(super) fn measure_from_ns(&self) -> u64 {
         self.measure_from_ns.load(Ordering::Relaxed)
+    }
+
+    /// Nothing more is sent.
+    pub(super) fn end(&self, now_ns: u64) {
+        self.sent_until_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// From the end of the warm-up.
+    pub(super) fn sending(&self) -> Duration {
+        let until_ns = self.sent_until_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(until_ns.saturating_sub(self.measure_from_ns()))
     }
 
     pub(super) fn is_measured(&self, due_ns: u64) -> bool {
@@ -287,7 +301,6 @@ impl Route {
             window: Window::new(limit),
             sent: AtomicU64::new(0),
             measured: AtomicU64::new(0),
-            last_sent_ns: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             answered: AtomicU64::new(0),
