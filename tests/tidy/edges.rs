@@ -42,7 +42,7 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 22] = [
+const HOMES: [(&str, &[&str]); 23] = [
     ("wasmtime", &["waspmq-policy"]),
     ("wasmparser", &["waspmq-policy", "waspmq-plugin-kit"]),
     ("wasm-encoder", &["waspmq-policy", "waspmq-plugin-kit"]),
@@ -61,6 +61,7 @@ const HOMES: [(&str, &[&str]); 22] = [
     ("utoipa", &["waspmq"]),
     ("prometheus-client", &["waspmq"]),
     ("clap", &["waspmq", "xtask", "waspmq-benches"]),
+    ("ratatui", &["waspmq"]),
     ("toml", &["waspmq", "waspmq-plugin-kit", "waspmq-policy"]),
     ("wit-bindgen", &["waspmq-plugin-sdk"]),
     ("wit-component", &["waspmq-plugin-kit"]),
