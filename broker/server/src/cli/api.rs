@@ -53,6 +53,14 @@ pub(super) struct Api {
     authorization: String,
 }
 
+/// The broker's answer was that it does not do it.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) said: String,
+}
+
 impl Access {
     pub(super) fn open(&self) -> anyhow::Result<Api> {
         // A variable that is set to nothing is none.
@@ -70,14 +78,21 @@ impl Api {
     /// `admin` is `host:port` or a URL.
     pub(super) fn new(admin: &str, token: &str) -> Self {
         let base = if admin.contains("://") { admin.to_owned() } else { format!("http://{admin}") };
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .timeout_global(Some(REQUEST_TIMEOUT))
-            .build()
-            .new_agent();
+        let agent = agent(REQUEST_TIMEOUT);
         Self { agent, base: base.trim_end_matches('/').to_owned(), authorization: format!("Bearer {token}") }
+    }
+
+    /// The same with less patience, for what is asked again anyway.
+    pub(super) fn within(self, timeout: Duration) -> Self {
+        Self { agent: agent(timeout), ..self }
+    }
+
+    /// What is outside of `/v1` and no document, such as `/metrics`.
+    pub(super) fn get_text(&self, path: &str) -> anyhow::Result<String> {
+        let url = format!("{}{path}", self.base);
+        let answer = self.agent.get(url).header("authorization", &self.authorization).call();
+        let body = self.body(answer)?;
+        String::from_utf8(body).with_context(|| format!("{} is not a WaspMQ admin API", self.base))
     }
 
     pub(super) fn get(&self, path: &[&str]) -> anyhow::Result<Value> {
@@ -238,18 +253,35 @@ impl Api {
     }
 
     fn read(&self, answer: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Value> {
-        let mut answer = answer.map_err(|error| self.unreachable(&error))?;
-        let status = answer.status();
-        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body = body.with_context(|| format!("the answer of {} broke off", self.base))?;
-        if !status.is_success() {
-            bail!("{}", refusal(status.as_u16(), &body));
-        }
+        let body = self.body(answer)?;
         if body.is_empty() {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&body).with_context(|| format!("{} is not a WaspMQ admin API", self.base))
     }
+
+    /// The bytes of an answer that is no refusal.
+    fn body(&self, answer: Result<Response<Body>, ureq::Error>) -> anyhow::Result<Vec<u8>> {
+        let mut answer = answer.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status();
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = body.with_context(|| format!("the answer of {} broke off", self.base))?;
+        if !status.is_success() {
+            let status = status.as_u16();
+            return Err(Refusal { status, said: refusal(status, &body) }.into());
+        }
+        Ok(body)
+    }
+}
+
+fn agent(timeout: Duration) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .timeout_global(Some(timeout))
+        .build()
+        .new_agent()
 }
 
 /// A problem document (RFC 9457) in plain words.
