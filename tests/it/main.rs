@@ -86,4 +86,5 @@ mod tail;
 mod timing;
 mod tls;
 mod tokens;
+mod top;
 mod worker;

@@ -32,6 +32,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod token;
+mod top;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -72,6 +73,7 @@ enum Command {
     Store(store::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
+    Top(top::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -103,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Store(arguments) => store::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };
     done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)

@@ -79,7 +79,7 @@ fn help_fits_the_screen_and_every_argument_has_one() {
 #[test]
 fn what_is_not_built_is_not_offered() {
     let root = Cli::command();
-    for later in ["top", "profile"] {
+    for later in ["profile"] {
         assert!(root.find_subcommand(later).is_none(), "{later}");
     }
 }
@@ -161,6 +161,9 @@ fn the_contract_parses() {
         "bench connections --clients 10 --rate 5 --hold 0s --admin 127.0.0.1:1 --admin-token t",
         "demo --once --plugins d",
         "doctor",
+        "top --interval 0.5 --admin 127.0.0.1:1",
+        "top --json --count 2 --token t",
+        "top --once",
     ] {
         assert!(parses(line), "{line}");
     }
@@ -193,6 +196,9 @@ fn what_is_missing_or_contradicts_itself_does_not_parse() {
         "deadletter requeue --all --cause nack",
         "req all",
         "pub all x --ack maybe",
+        "top --interval 0",
+        "top --count 0",
+        "top --once --count 2",
         "token mint --sub a",
         "token mint --sub a --key k",
         "bench",
