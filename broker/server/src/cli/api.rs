@@ -247,6 +247,7 @@ impl Api {
     fn unreachable(&self, error: &ureq::Error) -> anyhow::Error {
         let why = match error {
             ureq::Error::Io(error) => error.to_string(),
+            ureq::Error::Timeout(_) => "it does not answer in time".to_owned(),
             error => error.to_string(),
         };
         anyhow!("cannot reach the admin API at {}: {why}; is the broker running?", self.base)
