@@ -14,8 +14,9 @@ pub(crate) const fn instances(options: HostOptions) -> usize {
     options.workers * (options.policies_max * limits::INSTANCES_PER_POLICY + 2) + 3
 }
 
-/// Memory maps of a process whose host has all its instances.
-const fn maps(options: HostOptions) -> usize {
+/// Memory maps of a process whose host has all its instances: what `vm.max_map_count` ought to be at least.
+#[must_use]
+pub const fn maps_needed(options: HostOptions) -> usize {
     instances(options) * limits::MAPS_PER_INSTANCE + limits::MAPS_ELSEWHERE
 }
 
@@ -25,7 +26,8 @@ pub(crate) fn fit(options: HostOptions) -> Result<HostOptions, StartError> {
     let Some(maps_max) = maps_allowed() else { return Ok(options) };
     let fitting = fit_into(options, maps_max)?;
     if fitting.policies_max < options.policies_max {
-        let (asked, policies_max, needed) = (options.policies_max, fitting.policies_max, maps(options));
+        let (asked, policies_max, needed) =
+            (options.policies_max, fitting.policies_max, maps_needed(options));
         tracing::warn!(
             asked,
             policies_max,
@@ -37,8 +39,8 @@ pub(crate) fn fit(options: HostOptions) -> Result<HostOptions, StartError> {
 
 fn fit_into(options: HostOptions, maps_max: usize) -> Result<HostOptions, StartError> {
     let with = |policies_max| HostOptions { policies_max, ..options };
-    let most = (1..=options.policies_max).rev().map(with).find(|&options| maps(options) <= maps_max);
-    most.ok_or_else(|| StartError::Maps { maps_max, needed: maps(with(1)) })
+    let most = (1..=options.policies_max).rev().map(with).find(|&options| maps_needed(options) <= maps_max);
+    most.ok_or_else(|| StartError::Maps { maps_max, needed: maps_needed(with(1)) })
 }
 
 fn maps_allowed() -> Option<usize> {
@@ -56,7 +58,7 @@ mod tests {
     fn policies(workers: usize, policies_max: usize, maps_max: usize) -> Result<usize, String> {
         let options = HostOptions { workers, policies_max, ..HostOptions::default() };
         let fitting = fit_into(options, maps_max).map_err(|error| error.to_string())?;
-        assert!(maps(fitting) <= maps_max);
+        assert!(maps_needed(fitting) <= maps_max);
         assert_eq!(HostOptions { policies_max, ..fitting }, options, "nothing else changes");
         Ok(fitting.policies_max)
     }
@@ -66,9 +68,9 @@ mod tests {
         assert_eq!(policies(2, 16, USUAL), Ok(16));
         assert_eq!(policies(16, 64, 10_000_000), Ok(64));
         let whole = HostOptions { workers: 8, policies_max: 64, ..HostOptions::default() };
-        assert_eq!(policies(8, 64, maps(whole)), Ok(64));
-        assert_eq!(policies(8, 64, maps(whole) - 1), Ok(63));
-        let one = maps(HostOptions { policies_max: 1, ..whole });
+        assert_eq!(policies(8, 64, maps_needed(whole)), Ok(64));
+        assert_eq!(policies(8, 64, maps_needed(whole) - 1), Ok(63));
+        let one = maps_needed(HostOptions { policies_max: 1, ..whole });
         assert_eq!(policies(8, 64, one), Ok(1));
         let refused = policies(8, 64, one - 1).unwrap_err();
         assert!(refused.contains(&format!("vm.max_map_count to at least {one}")), "{refused}");

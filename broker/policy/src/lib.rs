@@ -77,6 +77,7 @@ pub use archive::{Archive, ArchiveError, AuditEntry};
 pub use bench::{Bench, BenchError, Measured};
 pub use breaker::BreakerState;
 pub use budget::Budget;
+pub use capacity::maps_needed;
 pub use capture::{
     CaptureCounts, CaptureEnd, CaptureError, CaptureRecords, CaptureRequest, CaptureStatus, CapturedMessage,
     CapturedMessages,

@@ -410,7 +410,7 @@ fn windows(config: &Config) -> Windows {
 }
 
 /// Workers for a configured number, where 0 is one per core.
-fn worker_count(configured: usize) -> usize {
+pub(crate) fn worker_count(configured: usize) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = if configured == 0 { cores() } else { configured };
     wanted.clamp(1, limits::WORKERS_MAX)

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Connections that wait for a worker's turn; one more is refused.
 const HANDED_MAX: usize = 256;
 /// What is asked of the kernel for either direction; it gives what `net.core.rmem_max` and `wmem_max` allow.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// What was done with who came, for the metrics.
 #[derive(Debug, Default)]

@@ -399,7 +399,23 @@ fn the_demo_loses_nothing() {
 fn the_doctor_looks_at_everything() {
     let output = run(&["doctor"]);
     check(&output, 0, &[]);
-    for name in ["open files", "somaxconn", "ephemeral ports", "cores"] {
+    let json = run(&["doctor", "--json"]);
+    check(&json, 0, &[]);
+    let checks: Value = serde_json::from_str(&text(&json.stdout)).unwrap();
+    let names = [
+        "open files",
+        "somaxconn",
+        "ephemeral ports",
+        "rmem_max",
+        "wmem_max",
+        "offload",
+        "max_map_count",
+        "cores",
+    ];
+    for name in names {
         assert!(text(&output.stdout).contains(name), "{name}");
+        let is_it = |check: &&Value| check["check"].as_str().unwrap().contains(name);
+        let found = checks.as_array().unwrap().iter().find(is_it).unwrap_or_else(|| panic!("{name}"));
+        assert!(!found["found"].as_str().unwrap().is_empty() && found.get("advice").is_some(), "{found}");
     }
 }

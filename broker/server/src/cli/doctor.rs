@@ -3,42 +3,77 @@
 use super::failure::Failure;
 use super::open_files::FILES_ELSEWHERE;
 use super::output;
+use crate::config::Config;
+use crate::{listeners, quic};
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
-use waspmq_transport::quic::{self, Offload};
+use serde::Serialize;
+use waspmq_policy::{HostOptions, maps_needed};
+use waspmq_transport::quic::{Offload, offload as offload_here};
 
 /// Check this machine's limits, and print the fix for each that is low
 #[derive(Debug, Args)]
-#[command(after_help = "Nothing is changed. The exit code is 0 even with warnings.")]
-pub(super) struct Arguments {}
+#[command(after_help = "\
+What is wanted is for the configuration that a broker has by itself. Limits of a process are those
+of this shell: a service has its own. Nothing is changed. The exit code is 0 even with warnings.")]
+pub(super) struct Arguments {
+    /// Print a list of JSON objects: check, found, and advice, which is null where nothing is to be done
+    #[arg(long)]
+    json: bool,
+}
 
 /// One thing looked at.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Check {
+    #[serde(rename = "check")]
     name: &'static str,
     found: String,
     /// What it means and what to do, when it is too low.
     advice: Option<String>,
 }
 
-/// Open files for the default of `limits.connections_max`, and some for the broker itself.
-const FILES_WANTED: u64 = 100_000 + FILES_ELSEWHERE;
-
 /// The length of the broker's accept queues; the kernel cuts it at `somaxconn`.
-const BACKLOG_WANTED: u64 = 4_096;
+const BACKLOG_WANTED: u64 = listeners::BACKLOG as u64;
 
 /// What the broker asks for its UDP socket; the kernel gives at most `rmem_max` and `wmem_max`.
-const UDP_BUFFER_WANTED: u64 = 4 * 1024 * 1024;
+const UDP_BUFFER_WANTED: u64 = quic::SOCKET_BUFFER_BYTES as u64;
 
 /// The kernel's own default range has this many.
 const PORTS_WANTED: u64 = 28_000;
 
-pub(super) fn run(_: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let checks = checks(&Config::default());
+    if arguments.json {
+        return Ok(output::json(&serde_json::to_value(&checks)?)?);
+    }
+    for Check { name, found, advice } in &checks {
+        let verdict = if advice.is_some() { "warn" } else { "ok" };
+        output::line(format_args!("{verdict:4}  {name}: {found}"))?;
+        if let Some(advice) = advice {
+            output::line(format_args!("      {advice}"))?;
+        }
+    }
+    let has_settings = checks.iter().any(|check| check.advice.as_ref().is_some_and(|it| it.contains(SYSCTL)));
+    if has_settings {
+        output::line(format_args!(
+            "\nWhat {SYSCTL} sets lasts until the machine starts again; a file in /etc/sysctl.d with the same `name = value` keeps it."
+        ))?;
+    }
+    Ok(())
+}
+
+const SYSCTL: &str = "sysctl -w";
+
+fn checks(config: &Config) -> Vec<Check> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let checks = [
-        // The broker raises its own up to this one.
-        open_files(getrlimit(Resource::Nofile).maximum),
+    let options = HostOptions {
+        workers: crate::broker::worker_count(config.workers),
+        policies_max: config.policy.max_policies,
+        ..HostOptions::default()
+    };
+    vec![
+        open_files(getrlimit(Resource::Nofile).maximum, config.limits.connections_max as u64),
         backlog(read("/proc/sys/net/core/somaxconn").as_deref()),
         ports(read("/proc/sys/net/ipv4/ip_local_port_range").as_deref()),
         buffer(
@@ -51,38 +86,41 @@ pub(super) fn run(_: &Arguments) -> Result<(), Failure> {
             "wmem_max",
             read("/proc/sys/net/core/wmem_max").as_deref(),
         ),
-        offload(quic::offload().ok()),
+        offload(offload_here().ok()),
+        memory_maps(read("/proc/sys/vm/max_map_count").as_deref(), maps_needed(options) as u64),
         workers(cores),
-    ];
-    for Check { name, found, advice } in checks {
-        let verdict = if advice.is_some() { "warn" } else { "ok" };
-        output::line(format_args!("{verdict:4}  {name}: {found}"))?;
-        if let Some(advice) = advice {
-            output::line(format_args!("      {advice}"))?;
-        }
-    }
-    Ok(())
+    ]
 }
 
-fn open_files(limit: Option<u64>) -> Check {
-    let is_low = limit.is_some_and(|limit| limit < FILES_WANTED);
-    Check {
-        name: "open files",
-        found: limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
-        advice: is_low.then(|| {
-            format!(
-                "each connection takes one; limits.connections_max is 100000 unless changed. Fix: ulimit -n {FILES_WANTED}, \
-                 or LimitNOFILE={FILES_WANTED} in the systemd unit"
-            )
-        }),
-    }
+/// The hard limit: the broker raises its own as far as it lets.
+fn open_files(limit: Option<u64>, connections_max: u64) -> Check {
+    let wanted = connections_max.saturating_add(FILES_ELSEWHERE);
+    let advice = limit.filter(|&limit| limit < wanted).map(|_| {
+        format!(
+            "each connection takes one; limits.connections_max is {connections_max} unless changed. \
+             Fix: ulimit -n {wanted} as root before the broker is started, or LimitNOFILE={wanted} in the systemd unit"
+        )
+    });
+    let found = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    Check { name: "open files", found, advice }
+}
+
+fn memory_maps(text: Option<&str>, wanted: u64) -> Check {
+    let value = text.and_then(|text| text.trim().parse::<u64>().ok());
+    let advice = match value {
+        Some(value) if value < wanted => Some(format!(
+            "there is room for fewer policies than policy.max_policies, or for none. Fix: {SYSCTL} vm.max_map_count={wanted}"
+        )),
+        _ => None,
+    };
+    Check { name: "memory maps (vm.max_map_count)", found: shown(value), advice }
 }
 
 fn backlog(text: Option<&str>) -> Check {
     let value = text.and_then(|text| text.trim().parse::<u64>().ok());
     let advice = match value {
         Some(value) if value < BACKLOG_WANTED => Some(format!(
-            "connections that come in a burst beyond it are dropped and retried. Fix: sysctl -w net.core.somaxconn={BACKLOG_WANTED}"
+            "connections that come in a burst beyond it are dropped and retried. Fix: {SYSCTL} net.core.somaxconn={BACKLOG_WANTED}"
         )),
         _ => None,
     };
@@ -111,7 +149,7 @@ fn buffer(name: &'static str, key: &str, text: Option<&str>) -> Check {
     let value = text.and_then(|text| text.trim().parse::<u64>().ok());
     let advice = match value {
         Some(value) if value < UDP_BUFFER_WANTED => Some(format!(
-            "QUIC loses datagrams in bursts and sends them again. Fix: sysctl -w net.core.{key}={UDP_BUFFER_WANTED}"
+            "QUIC loses datagrams in bursts and sends them again. Fix: {SYSCTL} net.core.{key}={UDP_BUFFER_WANTED}"
         )),
         _ => None,
     };
@@ -163,9 +201,13 @@ mod tests {
 
     #[test]
     fn low_limits_come_with_their_fix() {
-        check(&open_files(Some(1_024)), "1024", Some("ulimit -n 101024"));
-        check(&open_files(Some(FILES_WANTED)), "101024", None);
-        check(&open_files(None), "unlimited", None);
+        check(&open_files(Some(1_024), 100_000), "1024", Some("ulimit -n 101024"));
+        check(&open_files(Some(101_023), 100_000), "101023", Some("LimitNOFILE=101024"));
+        check(&open_files(Some(101_024), 100_000), "101024", None);
+        check(&open_files(None, 100_000), "unlimited", None);
+        check(&memory_maps(Some("65530\n"), 65_530), "65530", None);
+        check(&memory_maps(Some("65530\n"), 65_531), "65530", Some("sysctl -w vm.max_map_count=65531"));
+        check(&memory_maps(None, 1), "unknown on this system", None);
         check(&backlog(Some("128\n")), "128", Some("somaxconn=4096"));
         check(&backlog(Some("4096\n")), "4096", None);
         check(&backlog(None), "unknown on this system", None);

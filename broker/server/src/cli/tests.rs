@@ -160,7 +160,7 @@ fn the_contract_parses() {
         "bench queue --members 3",
         "bench connections --clients 10 --rate 5 --hold 0s --admin 127.0.0.1:1 --admin-token t",
         "demo --once --plugins d",
-        "doctor",
+        "doctor --json",
         "top --interval 0.5 --admin 127.0.0.1:1",
         "top --json --count 2 --token t",
         "top --once",
