@@ -43,26 +43,27 @@ async fn traffic_is_told_to_programs() {
     let broker = Broker::start();
     upload(&broker, "mirror", "route-mirror");
     set(&broker, "audit", "mirror@1", "topic/orders.>", &json!({"to": "topic/audit"}));
-    let output = beside_traffic(&broker, &["--json", "--count", "2", "--interval", "0.5"]).await;
+    let output = beside_traffic(&broker, &["--json", "--count", "2", "--interval", "1"]).await;
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
     let lines = String::from_utf8(output.stdout).unwrap();
     let looks: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(looks.len(), 2, "{lines}");
+    for figure in [
+        "/messages/published_per_s/topic/accepted",
+        "/messages/delivered_per_s/topic/websocket",
+        "/latency/delivery/p99_s",
+        "/policies/0/calls_per_s",
+    ] {
+        let number = |look: &Value| look.pointer(figure).and_then(Value::as_f64).unwrap_or(0.0);
+        assert!(looks.iter().any(|look| number(look) > 0.0), "{figure} in {lines}");
+    }
     for look in looks {
-        let number = |pointer: &str| look.pointer(pointer).and_then(Value::as_f64).unwrap_or(-1.0);
-        assert!(number("/interval_s") >= 0.5, "{look}");
-        assert!(number("/messages/published_per_s/topic/accepted") > 0.0, "{look}");
-        assert!(number("/messages/delivered_per_s/topic/websocket") > 0.0, "{look}");
-        assert!(number("/latency/delivery/p99_s") > 0.0, "{look}");
-        assert!(number("/process/resident_bytes") > 1e6, "{look}");
+        assert!(look["interval_s"].as_f64().unwrap() >= 1.0, "{look}");
+        assert!(look["process"]["resident_bytes"].as_u64().unwrap() > 1_000_000, "{look}");
         assert_eq!((&look["broker"]["phase"], &look["restarted"]), (&json!("ready"), &json!(false)));
-        assert_eq!(
-            (&look["broker"]["ready"], &look["connections"]["open"]["websocket"]),
-            (&json!(true), &json!(1))
-        );
+        assert_eq!(look["connections"]["open"]["websocket"], json!(1));
         let policy = &look["policies"][0];
         assert_eq!((&policy["name"], &policy["version"]), (&json!("audit"), &json!("mirror@1")));
-        assert!(policy["calls_per_s"].as_f64().unwrap() > 0.0, "{look}");
     }
 }
 
@@ -70,7 +71,7 @@ async fn traffic_is_told_to_programs() {
 async fn traffic_is_told_to_people() {
     let broker = Broker::start();
     // It is no terminal, so it is text and comes once.
-    let output = beside_traffic(&broker, &["--interval", "0.5"]).await;
+    let output = beside_traffic(&broker, &["--interval", "2"]).await;
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("ready  up ") && text.contains(&broker.admin), "{text}");
@@ -167,7 +168,7 @@ fn a_broker_that_goes_and_comes_back_is_followed() {
 }
 
 fn is_gone(rows: &[String]) -> bool {
-    rows.iter().any(|row| row.starts_with("NO ANSWER for "))
+    rows.iter().any(|row| row.starts_with("NO FIGURES for "))
 }
 
 /// One address for a broker that gets another port with each start.

@@ -79,11 +79,21 @@ impl Terminal {
 
     /// The exit code, when all the program wrote is here.
     pub(crate) fn end(&mut self, mut child: Child) -> Option<i32> {
-        let code = child.wait().unwrap().code();
+        let started = Instant::now();
+        let code = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status.code();
+            }
+            if started.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it does not end:\n{}", self.screen().join("\n"));
+            }
+            std::thread::yield_now();
+        };
         self.child = None;
         // What is written here stands behind all that the program wrote.
         self.inner.write_all(END.as_bytes()).unwrap();
-        let started = Instant::now();
         while !self.said().ends_with(END) {
             assert!(started.elapsed() < PATIENCE, "the terminal is stuck");
             std::thread::yield_now();

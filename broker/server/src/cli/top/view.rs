@@ -75,7 +75,7 @@ impl Tab {
 #[derive(Debug, Clone)]
 pub(super) struct Trouble {
     pub(super) said: String,
-    /// Since the last answer.
+    /// Since the last figures.
     pub(super) silent_ms: u64,
     pub(super) retry_ms: u64,
 }
@@ -230,18 +230,17 @@ impl Screen {
 
     fn header(&self, width: usize) -> Vec<Line<'static>> {
         let Picture { figures, trouble, .. } = self.shown();
-        let mut lines = match (figures, trouble) {
-            (Some(figures), _) => lines::header(figures, &self.address, self.theme, width),
-            (None, None) => vec![Line::raw(format!("asking {} …", self.address))],
-            (None, Some(_)) => Vec::new(),
-        };
-        if let Some(Trouble { said, silent_ms, retry_ms }) = trouble {
-            let text = format!(
-                "NO ANSWER for {}, next try in {}: {said}",
-                age(*silent_ms),
-                age(retry_ms.saturating_add(999))
-            );
-            lines.extend(wrapped(&text, width, self.theme.bad()));
+        // What is wrong comes first: what stands below it was so before.
+        let mut lines = trouble.as_ref().map_or_else(Vec::new, |trouble| {
+            let Trouble { said, silent_ms, retry_ms } = trouble;
+            let (silent, retry) = (age(*silent_ms), age(retry_ms.saturating_add(999)));
+            let text = format!("NO FIGURES for {silent}, next try in {retry}: {said}");
+            wrapped(&text, width, self.theme.bad())
+        });
+        match figures {
+            Some(figures) => lines.extend(lines::header(figures, &self.address, self.theme, width)),
+            None if lines.is_empty() => lines.push(Line::raw(format!("asking {} …", self.address))),
+            None => {}
         }
         lines
     }
