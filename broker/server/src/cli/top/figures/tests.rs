@@ -144,3 +144,20 @@ fn fields(path: &str, value: &Value, found: &mut std::collections::BTreeSet<Stri
         }
     }
 }
+
+/// A metric that is renamed would be 0 for ever here.
+#[test]
+fn metrics_that_are_read_are_those_of_the_broker() {
+    let guide =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/METRICS.md")).unwrap();
+    let sources =
+        [include_str!("../figures.rs"), include_str!("../policy_figures.rs"), include_str!("../sample.rs")];
+    let words = sources.into_iter().flat_map(|source| source.split('"').skip(1).step_by(2));
+    let names: Vec<&str> =
+        words.filter(|word| word.starts_with("waspmq_") || word.starts_with("process_")).collect();
+    assert!(names.len() > 25, "{names:?}");
+    for name in names {
+        let listed = name.strip_suffix("_bucket").or_else(|| name.strip_suffix("_count")).unwrap_or(name);
+        assert!(guide.contains(&format!("| `{listed}` |")), "{name}");
+    }
+}
