@@ -11,12 +11,13 @@ use crate::report::Findings;
 
 /// What each crate of the workspace may depend on in its normal dependencies. Development dependencies are free:
 /// a test may use what the code under test may not.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("waspmq-core", &[]),
     ("waspmq-protocol", &["waspmq-core"]),
     ("waspmq-transport", &["waspmq-protocol", "waspmq-core"]),
     ("waspmq-policy", &["waspmq-core"]),
     ("waspmq-store", &["waspmq-core"]),
+    ("waspmq-profile", &[]),
     ("waspmq-client", &["waspmq-core", "waspmq-protocol"]),
     ("waspmq-plugin-sdk", &[]),
     ("waspmq-plugin-kit", &[]),
@@ -29,6 +30,7 @@ const EDGES: [(&str, &[&str]); 9] = [
             "waspmq-policy",
             "waspmq-plugin-kit",
             "waspmq-store",
+            "waspmq-profile",
             "waspmq-client",
         ],
     ),
@@ -54,7 +56,8 @@ const HOMES: [(&str, &[&str]); 23] = [
     ("bincode", &["waspmq-protocol"]),
     ("zstd", &["waspmq-protocol"]),
     ("lz4_flex", &["waspmq-protocol"]),
-    ("flate2", &["waspmq-transport"]),
+    ("flate2", &["waspmq-transport", "waspmq-profile"]),
+    ("framehop", &["waspmq-profile"]),
     ("axum", &["waspmq"]),
     ("aws-lc-rs", &["waspmq", "waspmq-transport"]),
     ("jsonwebtoken", &["waspmq"]),
