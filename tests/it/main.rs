@@ -73,6 +73,7 @@ mod policies;
 mod policy_disk;
 mod policy_restart;
 mod presence;
+mod profile;
 mod queues;
 mod queues_kept;
 mod quic;

@@ -23,6 +23,7 @@ mod places;
 mod plugins;
 mod policies;
 mod problem;
+mod profiles;
 mod publish;
 mod serve;
 mod sessions;
@@ -93,6 +94,7 @@ pub(crate) struct Shared {
     publishes: Semaphore,
     /// Held by whoever reads the records of a capture, which are in memory as long.
     capture_readers: Arc<Semaphore>,
+    profiles: profiles::Places,
     /// Held by whoever changes dead letters, so that none is published twice.
     letters: Mutex<()>,
 }
@@ -111,6 +113,7 @@ pub fn router(state: AdminState) -> Router {
         requests: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
         publishes: Semaphore::new(limits::PUBLISHES_WAITING_MAX),
         capture_readers: Arc::new(Semaphore::new(limits::CAPTURE_READERS_MAX)),
+        profiles: profiles::Places::default(),
         letters: Mutex::default(),
     });
     let (router, _) = openapi::endpoints().split_for_parts();

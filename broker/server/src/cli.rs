@@ -20,6 +20,7 @@ mod open_files;
 mod output;
 mod plugin;
 mod policy;
+mod profile;
 mod publish;
 mod replay;
 mod request;
@@ -70,6 +71,7 @@ enum Command {
     Group(group::Arguments),
     Session(session::Arguments),
     Token(token::Arguments),
+    Profile(profile::Arguments),
     Store(store::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
@@ -102,6 +104,7 @@ pub fn run() -> ExitCode {
         Command::Group(arguments) => group::run(&arguments),
         Command::Session(arguments) => session::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Store(arguments) => store::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

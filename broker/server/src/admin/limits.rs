@@ -43,6 +43,14 @@ pub const BLOCKING_CALLS_MAX: usize = 2;
 /// they wait within their request's time.
 pub const CAPTURE_READERS_MAX: usize = 2;
 
+/// Seconds of a profile, asked for or not. More asked: 400.
+pub const PROFILE_SECONDS_MAX: u64 = 60;
+pub const CPU_PROFILE_SECONDS_DEFAULT: u64 = 10;
+pub const HEAP_PROFILE_SECONDS_DEFAULT: u64 = 30;
+
+/// How often a profile looks whether the broker drains, which ends it.
+pub const PROFILE_DRAIN_POLL: Duration = Duration::from_millis(100);
+
 /// Bytes of a JSON document. More: 413.
 pub const DOCUMENT_BYTES_MAX: usize = 128 * 1024;
 
@@ -106,6 +114,10 @@ const _: () = assert!(
 const _: () = assert!(
     PUBLISH_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),
     "a slow recipient is told apart from a slow broker"
+);
+const _: () = assert!(
+    PROFILE_SECONDS_MAX * 3 / 2 < REQUEST_TIMEOUT.as_secs(),
+    "the longest profile is written within its request's time"
 );
 const _: () = assert!(
     BODY_TIMEOUT.as_secs() < REQUEST_TIMEOUT.as_secs(),

@@ -4,7 +4,7 @@
 use super::problem::{self, ProblemDocument};
 use super::{
     Handlers, Shared, audit, capture, console, dead_letters, dictionaries, explain, groups, health, history,
-    messages, plugins, policies, publish, sessions, tail, trials, users,
+    messages, plugins, policies, profiles, publish, sessions, tail, trials, users,
 };
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -77,6 +77,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(trials::promote))
         .routes(routes!(capture::show, capture::start, capture::remove))
         .routes(routes!(capture::records))
+        .routes(routes!(profiles::cpu))
+        .routes(routes!(profiles::heap))
 }
 
 /// The endpoints as they are described: a parameter that takes slashes has the router's asterisk there no more.

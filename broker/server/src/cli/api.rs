@@ -3,8 +3,7 @@
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use serde_json::Value;
-use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 use ureq::http::{Response, StatusCode};
@@ -207,15 +206,22 @@ impl Api {
         }
     }
 
-    /// Writes an answer that is no document to a file; of at most `bytes_max`.
-    pub(super) fn download(&self, path: &[&str], bytes_max: u64, file: &mut File) -> anyhow::Result<()> {
-        let answer = self.agent.get(self.url(path)).header("authorization", &self.authorization).call();
+    /// Writes an answer that is no document elsewhere; of at most `bytes_max`.
+    pub(super) fn download(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        bytes_max: u64,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let url = self.url(path) + &queried(query);
+        let answer = self.agent.get(url).header("authorization", &self.authorization).call();
         let mut answer = match answer {
             Ok(answer) if answer.status().is_success() => answer,
             refused => return self.read(refused).map(|_| ()),
         };
         let mut body = answer.body_mut().with_config().limit(bytes_max).reader();
-        std::io::copy(&mut body, file).with_context(|| format!("the answer of {} broke off", self.base))?;
+        std::io::copy(&mut body, out).with_context(|| format!("the answer of {} broke off", self.base))?;
         Ok(())
     }
 

@@ -163,7 +163,7 @@ impl Work {
 
     fn save(&self, status: &Value, mut file: File) -> anyhow::Result<()> {
         let bytes_max = CAPTURE_BYTES_MAX + CAPTURE_LINE_BYTES_MAX as u64;
-        self.api.download(&["capture", "records"], bytes_max, &mut file)?;
+        self.api.download(&["capture", "records"], &[], bytes_max, &mut file)?;
         file.rewind()?;
         let mut header = Vec::new();
         BufReader::new(&file).take(CAPTURE_LINE_BYTES_MAX as u64).read_until(b'\n', &mut header)?;

@@ -76,14 +76,6 @@ fn help_fits_the_screen_and_every_argument_has_one() {
     }
 }
 
-#[test]
-fn what_is_not_built_is_not_offered() {
-    let root = Cli::command();
-    for later in ["profile"] {
-        assert!(root.find_subcommand(later).is_none(), "{later}");
-    }
-}
-
 fn parses(arguments: &str) -> bool {
     use clap::Parser;
     Cli::try_parse_from(std::iter::once("waspmq").chain(arguments.split(' '))).is_ok()
