@@ -95,6 +95,12 @@ pub(crate) fn svg(profile: &Profile, title: &str) -> String {
     for rectangle in &rectangles {
         draw(&mut out, rectangle, (HEAD + rows, root.value, unit));
     }
+    if rectangles.is_empty() {
+        _ = writeln!(
+            out,
+            "<text x=\"{MARGIN}\" y=\"{HEAD}\">nothing was sampled: nothing was going on</text>"
+        );
+    }
     let mut y = HEAD + rows + ROW;
     for note in &profile.notes {
         _ = writeln!(out, "<text x=\"{MARGIN}\" y=\"{y}\" fill=\"#a00\">{}</text>", escaped(note));
@@ -201,7 +207,7 @@ mod tests {
         let root = Node::of(&profile);
         assert!(lay_out(&root).iter().all(|rectangle| rectangle.name != "b"));
         profile.samples.clear();
-        assert!(svg(&profile, "nothing").ends_with("</svg>\n"));
+        assert!(svg(&profile, "idle").contains(">nothing was sampled"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ impl Stop {
     }
 
     /// Waits for at most so long, and answers whether it was stopped.
-    pub(crate) fn wait(&self, most: Duration) -> bool {
+    pub fn wait(&self, most: Duration) -> bool {
         let (is_stopped, changed) = &*self.0;
         let guard = is_stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let waited = changed.wait_timeout_while(guard, most, |is_stopped| !*is_stopped);

@@ -1,6 +1,8 @@
 //! A CPU profile of a process that does what is hard to profile: it allocates, panics and computes on several threads,
 //! and waits in system calls meanwhile.
 
+#![expect(clippy::unwrap_used, reason = "tests: a surprise ends the test")]
+
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -41,8 +43,14 @@ fn echo(stop: &AtomicBool, rounds: &AtomicU64) {
     }
 }
 
-/// Runs `work` until the profile is taken.
-fn during(profile_for: Duration, works: &[(&str, fn(u64) -> u64)]) -> Profile {
+/// Profiles that are taken until everything was seen in one of them.
+const PROFILES_MAX: u32 = 15;
+
+/// A thread's name, and what it does.
+type Work = (&'static str, fn(u64) -> u64);
+
+/// Runs `works` until the profile is taken.
+fn during(profile_for: Duration, works: &[Work]) -> Profile {
     let stop = AtomicBool::new(false);
     let rounds = AtomicU64::new(0);
     let profile = std::thread::scope(|scope| {
@@ -83,22 +91,33 @@ fn samples(profile: &Profile, thread: &str, function: &str) -> i64 {
 /// One test, because a process has one `SIGPROF`.
 #[test]
 fn profiles_are_taken_again_and_again() {
-    for _ in 0..3 {
-        let works: [(&str, fn(u64) -> u64); 3] = [
-            ("computing", computes_for_the_profile),
-            ("allocating", allocates_for_the_profile),
-            ("unwinding", unwinds),
-        ];
+    let works: [Work; 3] = [
+        ("computing", computes_for_the_profile),
+        ("allocating", allocates_for_the_profile),
+        ("unwinding", unwinds),
+    ];
+    let wanted = [
+        ("computing", "computes_for_the_profile"),
+        ("allocating", "allocates_for_the_profile"),
+        ("unwinding", "unwinds_for_the_profile"),
+    ];
+    let mut seen = [false; 3];
+    for round in 1..=PROFILES_MAX {
         let profile = during(Duration::from_secs(2), &works);
-        assert!(samples(&profile, "computing", "computes_for_the_profile") > 0, "{profile:#?}");
-        assert!(samples(&profile, "allocating", "allocates_for_the_profile") > 0, "{profile:#?}");
-        assert!(samples(&profile, "unwinding", "unwinds_for_the_profile") > 0, "{profile:#?}");
+        for (seen, (thread, function)) in seen.iter_mut().zip(wanted) {
+            *seen |= samples(&profile, thread, function) > 0;
+        }
         assert_eq!(samples(&profile, "unwinding", "computes_for_the_profile"), 0, "{profile:#?}");
         assert_eq!(profile.total(1), profile.total(0) * 10_000_000);
         // Stacks end where threads begin.
         let whole = samples(&profile, "computing", "thread");
         assert_eq!(whole, samples(&profile, "computing", ""), "{profile:#?}");
         assert!(profile.notes.is_empty(), "{:?}", profile.notes);
+        // A machine that has little time for this process has few samples of it.
+        if round >= 3 && seen == [true; 3] {
+            break;
+        }
+        assert!(round < PROFILES_MAX, "{seen:?} {profile:#?}");
     }
     one_at_a_time();
     a_signal_between_two_profiles_does_nothing();

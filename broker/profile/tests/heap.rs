@@ -1,5 +1,7 @@
 //! A heap profile of a process whose allocator is the one that samples.
 
+#![expect(clippy::unwrap_used, reason = "tests: a surprise ends the test")]
+
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

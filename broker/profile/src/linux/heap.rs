@@ -377,7 +377,7 @@ mod tests {
         reason = "an estimate"
     )]
     fn weighted_samples_add_up_to_what_was_allocated() {
-        // About a thousand samples of each size, so an estimate is off by 3 %, and by 15 % in no run.
+        // About a thousand samples of each size, so an estimate is off by 3 %, and by 20 % in no run.
         for bytes in [64_usize, 4_096, 100_000, 512 * 1024, 4 << 20] {
             let local = local();
             let probability = 1.0 / weight(bytes).0;
@@ -385,9 +385,9 @@ mod tests {
             let samples = (0..allocations).filter(|_| local.pass(bytes as u64)).count() as f64;
             let (count, total) = weight(bytes);
             let off_by = (samples * count - allocations as f64).abs() / allocations as f64;
-            assert!(off_by < 0.15, "{bytes} bytes: off by {off_by}");
+            assert!(off_by < 0.2, "{bytes} bytes: off by {off_by}");
             let ratio = samples * total / (allocations as f64 * bytes as f64);
-            assert!((0.85..1.15).contains(&ratio), "{bytes} bytes: {ratio}");
+            assert!((0.8..1.2).contains(&ratio), "{bytes} bytes: {ratio}");
         }
     }
 

@@ -112,7 +112,7 @@ pub(crate) async fn heap(State(shared): Handlers, uri: Uri, who: Who) -> Result<
 
 async fn answer(shared: &Shared, uri: &Uri, who: Who, what: What) -> Result<Response, Problem> {
     let Wanted { seconds, format } = body::query(uri)?;
-    let seconds = seconds.unwrap_or(what.seconds_default());
+    let seconds = seconds.unwrap_or_else(|| what.seconds_default());
     if !(1..=limits::PROFILE_SECONDS_MAX).contains(&seconds) {
         let detail = format!("seconds must be 1 to {}", limits::PROFILE_SECONDS_MAX);
         return Err(Problem::bad_request("invalid_query", detail).key("seconds"));
