@@ -22,7 +22,7 @@ static WITH: Sampled<mimalloc::MiMalloc> = Sampled::new(mimalloc::MiMalloc);
 
 #[inline(never)]
 fn round(allocator: &impl GlobalAlloc, layout: Layout, pairs: u32) -> f64 {
-    let mut alive = [std::ptr::null_mut(); ALIVE];
+    let mut alive = [std::ptr::null_mut::<u8>(); ALIVE];
     let started = Instant::now();
     for pair in 0..pairs {
         let place = &mut alive[pair as usize % ALIVE];

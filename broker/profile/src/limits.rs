@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// CPU time of a thread between two samples of it. Costs about 5 us each.
+/// CPU time of a thread between two samples of it. Costs some microseconds each.
 pub const CPU_PERIOD: Duration = Duration::from_millis(10);
 
 /// Allocated bytes between two samples of the heap, on average.
