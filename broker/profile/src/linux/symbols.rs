@@ -51,23 +51,24 @@ fn of_mapping(mapping: &Mapping, addresses: &[u64]) -> Vec<Frame> {
     addresses.iter().zip(names).map(frame).collect()
 }
 
-/// The name of the function around each address, of which those are sorted.
+/// The name of the function around each address, of which those are sorted. Only names that are wanted are read.
 fn names<'a>(file: &impl Object<'a>, bias: u64, addresses: &[u64]) -> Vec<Option<String>> {
-    let mut functions: Vec<(u64, u64, &str)> = Vec::new();
+    let mut names = vec![None; addresses.len()];
     for symbol in file.symbols().chain(file.dynamic_symbols()) {
-        if symbol.kind() == SymbolKind::Text && symbol.size() > 0 {
-            functions.push((symbol.address(), symbol.size(), symbol.name().unwrap_or_default()));
+        if symbol.kind() != SymbolKind::Text {
+            continue;
+        }
+        let start = symbol.address().wrapping_add(bias);
+        let end = start.saturating_add(symbol.size());
+        let from = addresses.partition_point(|address| *address < start);
+        let (addresses, names) = (addresses.iter().skip(from), names.iter_mut().skip(from));
+        let places = addresses.zip(names).take_while(|(address, _)| **address < end);
+        for (_, place) in places.filter(|(_, place)| place.is_none()) {
+            let name = symbol.name().ok().filter(|name| !name.is_empty());
+            *place = name.map(|name| format!("{:#}", rustc_demangle::demangle(name)));
         }
     }
-    functions.sort_by_key(|(start, ..)| *start);
-    let name = |address: &u64| {
-        let address = address.wrapping_sub(bias);
-        let behind = functions.partition_point(|(start, ..)| *start <= address);
-        let (start, size, name) = functions.get(behind.checked_sub(1)?)?;
-        let is_within = address - start < *size && !name.is_empty();
-        is_within.then(|| format!("{:#}", rustc_demangle::demangle(name)))
-    };
-    addresses.iter().map(name).collect()
+    names
 }
 
 #[cfg(test)]
