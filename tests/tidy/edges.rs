@@ -44,7 +44,7 @@ const GUEST_EDGES: &[&str] = &["waspmq-plugin-sdk", "waspmq-plugin-common"];
 const UNRESTRICTED: [&str; 3] = ["waspmq-tests", "waspmq-benches", "xtask"];
 
 /// Dependencies that cost build time, size or trust, and the only packages whose manifest may name them.
-const HOMES: [(&str, &[&str]); 23] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("wasmtime", &["waspmq-policy"]),
     ("wasmparser", &["waspmq-policy", "waspmq-plugin-kit"]),
     ("wasm-encoder", &["waspmq-policy", "waspmq-plugin-kit"]),

@@ -96,10 +96,7 @@ impl Broker {
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let clock = Clock::new();
         let data_dir = DataDir::open(&config.data_dir, clock.now().unix_ms)?;
-        let token = match &config.admin.token {
-            Some(token) => token.clone(),
-            None => data_dir.admin_token()?.into_string(),
-        };
+        let token = admin_token(config, &data_dir)?;
         let gate = access::gate(&config.access)?;
         let tls = Tls::open(&config.tls, config.quic.enabled, (&config.data_dir, clock))
             .context("cannot use TLS")?
@@ -391,6 +388,14 @@ fn bind(config: &Config, workers: usize) -> anyhow::Result<(Vec<TcpListener>, Op
         }
     }
     anyhow::bail!("no port is free")
+}
+
+/// The one that is configured, or else that of the data directory.
+fn admin_token(config: &Config, data_dir: &DataDir) -> anyhow::Result<String> {
+    match &config.admin.token {
+        Some(token) => Ok(token.clone()),
+        None => Ok(data_dir.admin_token()?.into_string()),
+    }
 }
 
 fn bind_admin(config: &Config) -> anyhow::Result<TcpListener> {

@@ -4,8 +4,8 @@ mod capture;
 mod console;
 mod dictionaries;
 mod messages;
-mod tail;
 mod profiles;
+mod tail;
 
 use super::guard::Peer;
 use super::*;
