@@ -50,7 +50,7 @@ async fn every_file_is_served_to_anybody_as_what_it_is() {
                 "script-src 'self';",
                 "style-src 'self';",
                 "connect-src 'self';",
-                "img-src 'self' data:;",
+                "img-src 'self';",
                 "frame-ancestors 'none';",
                 "base-uri 'none';",
                 "form-action 'none';",
