@@ -66,11 +66,14 @@ export function clock(unixMs) {
 }
 
 // Characters that cannot be seen, or that turn around what stands beside them. Lines and tabs stay.
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
 
 /** A text with what could hide or mislead in it told by its number. */
 export function visible(text) {
-  return text.replace(UNSEEN, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return text.replace(UNSEEN, (character) => {
+    const number = character.codePointAt(0).toString(16).padStart(4, "0");
+    return number.length > 4 ? `\\u{${number}}` : `\\u${number}`;
+  });
 }
 
 /** The beginning of a text, with how much of it is left out. */
