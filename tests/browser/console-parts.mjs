@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { query } from "../../broker/server/console/api.js";
+import { forgetToken, keepToken, query, read } from "../../broker/server/console/api.js";
 import { EVENT_CHARS_MAX, EventReader } from "../../broker/server/console/events.js";
 import * as format from "../../broker/server/console/format.js";
 import { parse as parseJson, stringify } from "../../broker/server/console/json.js";
@@ -134,12 +134,54 @@ test("values are told in words", () => {
 
 test("what cannot be seen, or turns the text around it, is told by its number", () => {
   assert.equal(format.visible("a\u202Eb\u0000c\u200Bd\ne\tf ü 🐝"), "a\\u202eb\\u0000c\\u200bd\ne\tf ü 🐝");
+  // Bidirectional marks, soft hyphens, fillers and tags are as unseen as what is older.
+  assert.equal(format.visible("\u061Ca\u00ADb\u3164c\u034Fd\u{E0041}\r"), "\\u061ca\\u00adb\\u3164c\\u034fd\\u{e0041}\\u000d");
 });
 
 test("a query has what is given", () => {
   assert.equal(query("v1/sessions", { user: "", limit: 50, after: undefined, offset: 0 }), "v1/sessions?limit=50&offset=0");
   assert.equal(query("v1/tail", { match: ["topic/>", "user/a b"], payload: undefined }), "v1/tail?match=topic%2F%3E&match=user%2Fa+b");
   assert.equal(query("v1/groups", {}), "v1/groups");
+});
+
+/** What a page has around `api.js`: gives how often all were told that the token is not taken, and what was asked with which. */
+function around(t, answer) {
+  const [kept, told, asked] = [new Map(), [], []];
+  const there = {
+    sessionStorage: { getItem: (name) => kept.get(name) ?? null, setItem: (name, text) => kept.set(name, text), removeItem: (name) => kept.delete(name) },
+    document: { baseURI: "http://localhost/" },
+    dispatchEvent: ({ type }) => told.push(type),
+    fetch: (url, { headers }) => (asked.push(headers.authorization), answer()),
+  };
+  for (const [name, value] of Object.entries(there)) {
+    const before = Object.getOwnPropertyDescriptor(globalThis, name);
+    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+    t.after(() => (before ? Object.defineProperty(globalThis, name, before) : delete globalThis[name]));
+  }
+  return { told, asked };
+}
+
+test("a token that is not taken is told once, and not when it is another's turn by now", async (t) => {
+  const answers = [];
+  const { told, asked } = around(t, () => (answers.push(deferred()), answers.at(-1).promise));
+  const refused = () => new Response("{}", { status: 401 });
+  keepToken("old");
+  const late = read("v1/status");
+  keepToken("new");
+  answers[0].resolve(refused());
+  await assert.rejects(late, { status: 401 });
+  assert.deepEqual(told, []);
+  const now = read("v1/status");
+  answers[1].resolve(refused());
+  await assert.rejects(now, { status: 401 });
+  assert.deepEqual(told, ["waspmq-unauthorized"]);
+  assert.deepEqual(asked, ["Bearer old", "Bearer new"]);
+  // What no header can carry is refused here, as the broker would.
+  for (const text of ["to\nken", "tok€n", "tok…"]) await assert.rejects(read("v1/status", { bearer: text }), { status: 401 });
+  assert.equal(asked.length, 2);
+  forgetToken();
+  await assert.rejects(read("v1/status", { bearer: "\u0000" }), { status: 401 });
+  assert.equal(told.length, 1);
 });
 
 test("a step changes the version, the way and nothing else", () => {

@@ -5,6 +5,8 @@ import { parse, stringify } from "./json.js";
 const PLACE = "waspmq-admin-token";
 /** Time for an answer to a question that changes nothing. */
 const PATIENCE_MS = 15_000;
+/** What a header can carry. Another text is nobody's token, and is not sent. */
+const IN_A_HEADER = /^[\x20-\x7e]*$/;
 
 /** A refusal of the broker, as it put it. */
 export class Refused extends Error {
@@ -51,8 +53,16 @@ export function query(path, parameters) {
   return search === "" ? path : `${path}?${search}`;
 }
 
-/** A request that ends in an answer of the broker, whatever its status. */
-export async function request(method, path, { body, type, signal, bearer = token() } = {}) {
+/** A request that ends in an answer of the broker, whatever its status. Where the broker does not take this tab's token, all are told. */
+export async function request(method, path, options = {}) {
+  const { bearer = token() } = options;
+  const answer = IN_A_HEADER.test(bearer ?? "") ? await send(method, path, bearer, options) : new Response(null, { status: 401 });
+  // The answer may be to a token that was another's by now.
+  if (answer.status === 401 && bearer === token()) dispatchEvent(new Event("waspmq-unauthorized"));
+  return answer;
+}
+
+async function send(method, path, bearer, { body, type, signal }) {
   const headers = bearer ? { authorization: `Bearer ${bearer}` } : {};
   if (type) headers["content-type"] = type;
   try {
@@ -76,11 +86,7 @@ export async function refusal(answer) {
 }
 
 async function answered(answer) {
-  if (!answer.ok) {
-    const refused = await refusal(answer);
-    if (refused.status === 401) dispatchEvent(new CustomEvent("waspmq-unauthorized", { detail: refused }));
-    throw refused;
-  }
+  if (!answer.ok) throw await refusal(answer);
   try {
     return await answer.text();
   } catch {

@@ -114,11 +114,7 @@ export function show({ view, signal }) {
 /** The events of one stream, until it ends. */
 async function* events(wanted, signal) {
   const answer = await request("GET", query("v1/tail", wanted), { signal });
-  if (!answer.ok) {
-    const refused = await refusal(answer);
-    if (refused.status === 401) dispatchEvent(new CustomEvent("waspmq-unauthorized", { detail: refused }));
-    throw refused;
-  }
+  if (!answer.ok) throw await refusal(answer);
   const reader = answer.body.getReader();
   const decoder = new TextDecoder();
   const parser = new EventReader();
