@@ -61,6 +61,7 @@ export function show({ view, signal }) {
         said = "Connecting.";
         tell();
         for await (const event of events(wanted, ended)) {
+          if (ended.aborted) return;
           if (event.event === "ready") failures = 0;
           heard(event);
           draw();
