@@ -45,6 +45,14 @@ export function replace(element, ...children) {
   element.replaceChildren(...nodes(children));
 }
 
+/** Puts children in the place of all that an element has. What was chosen by the keyboard is so still, where it is there again. */
+export function renew(element, children) {
+  const focused = element.contains(document.activeElement) ? document.activeElement : undefined;
+  replace(element, children);
+  const isIt = (one) => one.textContent === focused.textContent && ["href", "aria-label"].every((name) => one.getAttribute(name) === focused.getAttribute(name));
+  if (focused) [...element.querySelectorAll(focused.localName)].find(isIt)?.focus();
+}
+
 /** A link to a page of the console, `link(["messages", id], id)`. */
 export function link(path, text, attributes = {}) {
   return h("a", { href: `#/${path.map(encodeURIComponent).join("/")}`, ...attributes }, text);
@@ -121,7 +129,7 @@ export function form(attributes, submit, ...children) {
   return made;
 }
 
-/** A part of a page that is made anew only when its key is another one, so that what somebody reads or types in stays. */
+/** A part of a page that is made anew only when its key is another one, so that what somebody reads or types in stays. What was opened in it is open still. */
 export function region(parent, attributes = {}) {
   const element = h("div", attributes);
   parent.append(element);
@@ -131,10 +139,9 @@ export function region(parent, attributes = {}) {
     update(key, build) {
       if (key === shown) return;
       shown = key;
-      const focused = element.contains(document.activeElement) ? document.activeElement : undefined;
-      replace(element, build());
-      const isIt = (one) => one.textContent === focused.textContent && one.getAttribute("href") === focused.getAttribute("href");
-      if (focused) [...element.querySelectorAll(focused.localName)].find(isIt)?.focus();
+      const opened = [...element.querySelectorAll("details")].map(({ open }) => open);
+      renew(element, build());
+      element.querySelectorAll("details").forEach((box, i) => (box.open ||= opened[i] ?? false));
     },
   };
 }

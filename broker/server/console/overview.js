@@ -1,7 +1,7 @@
 // Overview: whether the broker serves, what passes through it and how fast, and who changed what last.
 
 import { read, text } from "./api.js";
-import { badge, facts, h, link, region, replace, svg, table, trouble } from "./dom.js";
+import { badge, facts, h, link, region, svg, table, trouble } from "./dom.js";
 import { bytes, count, duration, latency, moment, percent, rate } from "./format.js";
 import { buckets, by, parse, quantile, rate as growth, Ring, since, sum } from "./metrics.js";
 
@@ -15,21 +15,23 @@ const QUANTILES = [0.5, 0.99, 0.999];
 
 export function show({ view, poll }) {
   const readings = new Ring(READINGS_MAX);
+  // Apart from what changes all the time, so that it is read out once.
+  const alarm = region(view);
   const state = region(view);
-  const figures = h("div", { class: "cards" });
-  view.append(figures);
+  const figures = region(view, { class: "cards" });
   const audit = region(view);
   let epoch;
   poll(EVERY_MS, async (signal) => {
-    const [status, ready, metrics, changes] = await Promise.all([
+    const [status, unready, metrics, changes] = await Promise.all([
       read("v1/status", { signal }), readiness(signal), text("metrics", { signal }), audited(signal),
     ]);
     // Another run of the broker counts anew.
     if (epoch !== status.epoch) readings.items.length = 0;
     epoch = status.epoch;
     readings.push(reading(metrics));
-    state.update(JSON.stringify([status, ready]), () => about(status, ready));
-    replace(figures, cards(readings.items));
+    alarm.update(unready, () => unready !== undefined && h("div", { class: "trouble", role: "alert" }, h("strong", {}, "Not ready"), h("span", {}, unready)));
+    state.update(JSON.stringify([status, unready]), () => about(status, unready));
+    figures.update(readings.items.at(-1), () => cards(readings.items));
     audit.update(JSON.stringify(changes.problem ?? changes), () => [h("h2", {}, "Latest changes"), changes.problem ? trouble(changes) : changed(changes)]);
   });
 }
@@ -82,14 +84,11 @@ function reading(metrics) {
 function about(status, unready) {
   const isReady = unready === undefined;
   const word = !isReady && status.phase === "ready" ? "not ready" : status.phase;
-  return [
-    !isReady && h("div", { class: "trouble", role: "alert" }, h("strong", {}, "Not ready"), h("span", {}, unready)),
-    facts([
-      ["State", badge(word, isReady ? "good" : "bad")], ["Version", status.version], ["Node", status.node],
-      ["Up for", duration(status.uptime_ms)], ["Workers", count(status.workers)], ["Sessions", link(["sessions"], count(status.sessions))],
-      ["Policy generation", link(["policies"], count(status.generation))],
-    ]),
-  ];
+  return facts([
+    ["State", badge(word, isReady ? "good" : "bad")], ["Version", status.version], ["Node", status.node],
+    ["Up for", duration(status.uptime_ms)], ["Workers", count(status.workers)], ["Sessions", link(["sessions"], count(status.sessions))],
+    ["Policy generation", link(["policies"], count(status.generation))],
+  ]);
 }
 
 function cards(readings) {
