@@ -26,17 +26,21 @@ export function one({ view, poll }, name) {
     trial.update(JSON.stringify(candidate ?? null), () => candidate && candidateOf(candidate));
     documents.update(JSON.stringify([document, candidate?.document, previous]), () => shown(policy));
   };
-  const again = async () => draw(await read(at`v1/policies/${name}`));
-  poll(EVERY_MS, async (signal) => {
-    try {
-      draw(await read(at`v1/policies/${name}`, { signal }));
-    } catch (error) {
+  let last;
+  /** What was asked before a change may be answered behind it: only the last question counts. */
+  const again = async (signal) => {
+    const mine = (last = {});
+    const policy = await read(at`v1/policies/${name}`, { signal }).catch((error) => {
       if (error.status !== 404) throw error;
-      actions.update("gone", () => []);
-      [trial, documents].forEach((part) => part.update("gone", () => []));
-      figures.update("gone", () => trouble(error));
-    }
-  });
+      return error;
+    });
+    if (mine === last) policy instanceof Error ? gone(policy) : draw(policy);
+  };
+  const gone = (error) => {
+    [actions, trial, documents].forEach((part) => part.update("gone", () => []));
+    figures.update("gone", () => trouble(error));
+  };
+  poll(EVERY_MS, again);
 }
 
 /** The buttons that there is a use for now. */
@@ -63,12 +67,16 @@ function steps(policy, { said, again }) {
       location.hash = "#/policies";
     },
   });
+  let isAsking = false;
   const doSwap = async () => {
+    if (isAsking) return;
+    isAsking = true;
     try {
-      if (await swap(policy)) await again();
+      if (await swap(policy, () => said.isConnected)) await again();
     } catch (error) {
       replace(said, trouble(error));
     }
+    isAsking = false;
   };
   const edit = () => write({ title: `Document of ${name}`, name, document: known(policy), note: candidate && policy.version && `The candidate ${candidate.version} is dropped, unless this is a shadow or a canary itself.`, done: () => again().catch(() => {}) });
   return [

@@ -45,12 +45,13 @@ async function revisions({ hook, plugin }) {
   return [...mine.toReversed(), ...others].filter(({ hooks }) => hooks.includes(hook)).map(({ name, revision }) => `${name}@${revision}`);
 }
 
-/** The swap: which version, and how. Says whether it was made. */
-export async function swap(policy) {
+/** The swap: which version, and how, unless the page was left before that can be asked. Says whether it was made. */
+export async function swap(policy, isThere) {
   const document = known(policy);
   const isRules = document.rules !== undefined;
   const found = isRules ? [] : await revisions(document);
   if (!isRules && found.length === 0) throw new Error(`no plugin that was uploaded has the hook ${document.hook}`);
+  if (!isThere()) return false;
   const serving = policy.version ?? "nothing";
   const select = h("select", { name: "plugin" }, found.map((version) => h("option", { value: version }, version === policy.version ? `${version} (active now)` : version)));
   const percent = h("input", { type: "number", name: "percent", min: 1, max: 99, value: 10, required: true });
