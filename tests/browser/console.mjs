@@ -27,6 +27,12 @@ const button = (page, name) => page.getByRole("button", { name, exact: true });
 const heading = (page) => page.locator("main h1").textContent();
 const shown = (page, text) => soon(`shown: ${text}`, page.getByText(text).first().waitFor());
 
+function deferred() {
+  const made = {};
+  made.promise = new Promise((resolve) => (made.resolve = resolve));
+  return made;
+}
+
 await run({
   async "signing in and out"(chrome, opened) {
     const served = await start(opened);
@@ -36,6 +42,11 @@ await run({
     await page.getByLabel("Admin token").fill("wrong");
     await page.keyboard.press("Enter");
     await shown(page, "this is not the broker's admin token");
+    // What cannot be sent is no token either, and no reason to say that the broker is gone.
+    await page.getByLabel("Admin token").fill("tok…");
+    await page.keyboard.press("Enter");
+    await soon("the first refusal goes", page.locator(".busy").waitFor({ state: "detached" }));
+    assert.match(await page.getByRole("alert").innerText(), /this is not the broker's admin token/);
     assert.deepEqual(page.refusals, ["401 /v1/status"]);
     await page.getByLabel("Admin token").fill(` ${served.token}\n`);
     await page.keyboard.press("Enter");
@@ -199,6 +210,66 @@ await run({
     return "swap, rollback, shadow, canary, promotion, a refusal";
   },
 
+  async "what comes late changes nothing, and what is clicked twice is done once"(chrome, opened) {
+    const { served } = await stage(chrome, opened);
+    const page = await open(chrome, opened, served);
+    // Asked for again, a list does not wait for the answer before, which is not shown any more.
+    await go(page, "#/sessions", "silent");
+    await page.evaluate(() => {
+      const { fetch } = globalThis;
+      globalThis.signals = [];
+      globalThis.fetch = (url, options) => (signals.push(options.signal), fetch(url, options));
+    });
+    const isAsked = deferred();
+    await page.route("**/v1/sessions?*", isAsked.resolve);
+    await button(page, "Refresh").click();
+    await soon("the list is asked for", isAsked.promise);
+    await page.unroute("**/v1/sessions?*");
+    await page.route("**/v1/sessions?*", (route) => route.fulfill({ json: { sessions: [], total: 0, limit: 50, offset: 0 } }));
+    await button(page, "Refresh").click();
+    await shown(page, "There is no such session.");
+    assert.deepEqual(await page.evaluate(() => signals.map(({ aborted }) => aborted)), [true, false]);
+    await page.unrouteAll();
+
+    await go(page, "#/policies/orders", "Decided differently");
+    await button(page, "Swap…").dblclick();
+    await page.getByRole("dialog").first().waitFor();
+    await button(page, "Cancel").first().click();
+    assert.equal(await page.getByRole("dialog").count(), 0);
+    // A look that began before a change, and is answered behind it, does not take it back on the screen.
+    const before = await served.ask("GET", "/v1/policies/orders");
+    const looks = [deferred(), deferred()];
+    let begun = 0;
+    await page.route("**/v1/policies/orders", (route) => {
+      begun += 1;
+      // The second is the one behind the change.
+      return begun === 2 ? route.continue() : looks[begun === 1 ? 0 : 1].resolve(route);
+    });
+    const first = await soon("a look", looks[0].promise);
+    await button(page, "Roll back…").click();
+    await page.getByRole("dialog").getByRole("button", { name: "Roll back", exact: true }).click();
+    await soon("the candidate is gone", page.getByText("Decided differently").first().waitFor({ state: "detached" }));
+    await first.fulfill({ json: before });
+    await soon("the next look", looks[1].promise);
+    assert.equal(await page.getByText("Decided differently").count(), 0);
+    await page.unrouteAll({ behavior: "ignoreErrors" });
+
+    // What is made anew keeps what was opened in it, and where the keyboard was.
+    const kept = await page.evaluate(async () => {
+      const { h, region } = await import("/console/dom.js");
+      const part = region(document.body);
+      const build = (n) => () => [h("details", {}, h("summary", {}, `${n} more`)), ["a", "b"].map((name) => h("button", { "aria-label": name }, "Close"))];
+      part.update(1, build(1));
+      part.element.querySelector("details").open = true;
+      part.element.querySelectorAll("button")[1].focus();
+      part.update(2, build(2));
+      return [part.element.querySelector("details").open, part.element.querySelector("summary").textContent, document.activeElement.getAttribute("aria-label")];
+    });
+    assert.deepEqual(kept, [true, "2 more", "b"]);
+    assert.deepEqual([page.wrong, page.refusals], [[], []]);
+    return "lists, policies, dialogs";
+  },
+
   async "sessions are closed, members taken out, dead letters requeued and purged"(chrome, opened) {
     const { served } = await stage(chrome, opened);
     const page = await open(chrome, opened, served);
@@ -287,11 +358,21 @@ await run({
     const problem = { type: "urn:waspmq:problem:policy_not_ready", title: "Service Unavailable", status: 503, detail: 'policy "limits": its component is damaged' };
     await page.route("**/readyz", (route) => route.fulfill({ status: 503, contentType: "application/problem+json", body: JSON.stringify(problem) }));
     await shown(page, problem.detail);
+    // It is told once to those who listen to the page, not with each look: this one is on the screen when the third begins.
+    const told = await page.getByRole("alert").elementHandle();
+    for (let look = 0; look < 2; look += 1) await soon("the next look", page.waitForResponse("**/v1/status"));
+    assert.ok(await told.evaluate((one) => one.isConnected));
     await page.route("**/*", (route) => route.abort());
     await shown(page, /the broker does not answer; asked again in/);
     await page.unrouteAll();
     await soon("the notice goes", page.locator("#connection").waitFor({ state: "hidden" }));
     await soon("it is ready", page.getByText(problem.detail).waitFor({ state: "detached" }));
+    // A page that asks once can be told to ask again.
+    await page.route("**/v1/groups?*", (route) => route.abort());
+    await go(page, "#/groups", "the broker does not answer");
+    await page.unrouteAll();
+    await button(page, "Try again").click();
+    await shown(page, "There is no group.");
     const failed = page.wrong.filter((text) => !text.startsWith("Failed to load resource"));
     assert.deepEqual(failed, []);
     return "by a notice";

@@ -17,8 +17,8 @@ export function show(context) {
 
 function all({ view, load }) {
   const list = h("div");
-  const refresh = (offset = 0) => load(list, async () => {
-    const found = await read(query("v1/groups", { limit: LIMIT, offset }));
+  const refresh = (offset = 0) => load(list, async (signal) => {
+    const found = await read(query("v1/groups", { limit: LIMIT, offset }), { signal });
     const rows = found.groups.map(({ group, member_count }) => [link(["groups", group], group), count(member_count)]);
     return [table("Groups", ["Group", "Members"], rows, "There is no group."), pages(found, refresh)];
   });
@@ -33,8 +33,8 @@ function all({ view, load }) {
 
 function one({ view, load }, group) {
   const [said, list] = [h("div"), h("div")];
-  const refresh = (offset = 0) => load(list, async () => {
-    const found = await read(query(at`v1/groups/${group}/members`, { limit: LIMIT, offset }));
+  const refresh = (offset = 0) => load(list, async (signal) => {
+    const found = await read(query(at`v1/groups/${group}/members`, { limit: LIMIT, offset }), { signal });
     const rows = found.members.map((user) => [user, sessionsOf(user), button("Take out", () => take(user), "small danger", `Take out ${user}`)]);
     return [table("Members", ["User", "Sessions", "Action"], rows, "It has no member."), pages(found, refresh)];
   });

@@ -21,8 +21,8 @@ export function show({ view, names, load }) {
   if (address === "") return;
   const list = h("div");
   view.append(list);
-  const page = (after) => load(list, async () => {
-    const found = await read(query(at`v1/history/${address}`, { after, limit: LIMIT }));
+  const page = (after) => load(list, async (signal) => {
+    const found = await read(query(at`v1/history/${address}`, { after, limit: LIMIT }), { signal });
     return [
       found.gap && h("p", {}, badge("gap", "warn"), " Messages behind this place were removed for their age or to make room."),
       found.messages.length === 0 ? h("p", { class: "empty" }, "Nothing is stored here.") : h("div", { class: "list" }, found.messages.map(row)),

@@ -19,8 +19,8 @@ export function show({ view, names, load }) {
   let shown;
   const page = (after) => {
     shown = after;
-    return load(list, async () => {
-      const found = await read(id === undefined ? query("v1/dead-letters", { ...filter, after, limit: LIMIT }) : at`v1/dead-letters/${id}`);
+    return load(list, async (signal) => {
+      const found = await read(id === undefined ? query("v1/dead-letters", { ...filter, after, limit: LIMIT }) : at`v1/dead-letters/${id}`, { signal });
       const letters = found.dead_letters.map((letter) => row(letter, { requeue, purge }));
       const rest = found.next === null ? "" : " on this page: the ones behind are on the next";
       return [

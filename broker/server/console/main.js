@@ -1,7 +1,7 @@
 // The console's frame: signing in and out, which page is shown, and whether the broker answers.
 
 import { forgetToken, keepToken, read, token } from "./api.js";
-import { done, field, form, h, link, replace, trouble } from "./dom.js";
+import { button, done, field, form, h, link, renew, replace, trouble } from "./dom.js";
 import * as groups from "./groups.js";
 import * as history from "./history.js";
 import * as letters from "./letters.js";
@@ -46,17 +46,18 @@ function open({ name, names, search }, signal) {
   const title = h("h1", { tabindex: -1 }, PAGES[name].title);
   replace(main, title, view);
   document.title = `${PAGES[name].title} · WaspMQ`;
+  const asked = new WeakMap();
   const context = {
     view, names, search, signal,
     poll: (every, work) => poll({ every, work, tell, signal }),
-    /** Shows a part that has to be asked for first. */
+    /** Shows a part that has to be asked for first. Asked for again, it is the last answer that counts: the one before is not waited for. */
     async load(element, ask) {
-      try {
-        const children = await ask();
-        if (!signal.aborted) replace(element, children);
-      } catch (error) {
-        if (!signal.aborted) replace(element, trouble(error));
-      }
+      asked.get(element)?.abort();
+      const mine = new AbortController();
+      asked.set(element, mine);
+      const ended = AbortSignal.any([signal, mine.signal]);
+      const children = await ask(ended).catch((error) => [trouble(error), button("Try again", () => context.load(element, ask), "small")]);
+      if (!ended.aborted) renew(element, children);
     },
   };
   PAGES[name].show(context);

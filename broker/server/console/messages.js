@@ -26,8 +26,8 @@ export function show(context) {
   if (id !== undefined) {
     const [ledger, explained] = [h("section"), h("section")];
     view.append(h("h2", {}, "Delivery"), ledger, h("h2", {}, "Policies"), explained);
-    context.load(ledger, () => read(query(at`v1/messages/${id}`, { to })).then(delivery, unknown));
-    context.load(explained, () => read(at`v1/explain/${id}`).then(explanation, unknown));
+    context.load(ledger, (signal) => read(query(at`v1/messages/${id}`, { to }), { signal }).then(delivery, unknown));
+    context.load(explained, (signal) => read(at`v1/explain/${id}`, { signal }).then(explanation, unknown));
   }
   view.append(h("h2", {}, "Publish a test message"), publish());
 }

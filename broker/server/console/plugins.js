@@ -16,8 +16,8 @@ export function show(context) {
 
 function all({ view, load }) {
   const list = h("div");
-  load(list, async () => {
-    const { plugins, refused } = await read("v1/plugins");
+  load(list, async (signal) => {
+    const { plugins, refused } = await read("v1/plugins", { signal });
     const rows = plugins.map((of) => [link(["plugins", of.name], of.name), ...columns(of)]);
     return [table("Plugins", ["Plugin", ...COLUMNS], rows, "No plugin was uploaded yet."), refusals(refused)];
   });
@@ -56,8 +56,8 @@ function upload(name, uploaded = () => {}) {
 
 function one({ view, load }, name) {
   const list = h("div");
-  const refresh = () => load(list, async () => {
-    const { revisions, refused } = await read(at`v1/plugins/${name}`);
+  const refresh = () => load(list, async (signal) => {
+    const { revisions, refused } = await read(at`v1/plugins/${name}`, { signal });
     return [table("Revisions", COLUMNS, revisions.toReversed().map(columns), "No revision is kept."), refusals(refused)];
   });
   const remove = () => confirm({

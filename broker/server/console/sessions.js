@@ -14,8 +14,8 @@ export function show({ view, search, load }) {
   const said = h("div");
   const list = h("div");
   let [user, offset] = [search.get("user") ?? "", Number(search.get("offset")) || 0];
-  const refresh = () => load(list, async () => {
-    const found = await read(query("v1/sessions", { user, limit: LIMIT, offset }));
+  const refresh = () => load(list, async (signal) => {
+    const found = await read(query("v1/sessions", { user, limit: LIMIT, offset }), { signal });
     return [table("Sessions", ["User", "Device", "Transport", "From", "Since", "Worker", "Session", "Action"], found.sessions.map(row), "There is no such session."), pages(found, (to) => {
       offset = to;
       refresh();
