@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { forgetToken, keepToken, query, read } from "../../broker/server/console/api.js";
+import { change, forgetToken, keepToken, query, read } from "../../broker/server/console/api.js";
 import { EVENT_CHARS_MAX, EventReader } from "../../broker/server/console/events.js";
 import * as format from "../../broker/server/console/format.js";
 import { parse as parseJson, stringify } from "../../broker/server/console/json.js";
@@ -182,6 +182,12 @@ test("a token that is not taken is told once, and not when it is another's turn 
   forgetToken();
   await assert.rejects(read("v1/status", { bearer: "\u0000" }), { status: 401 });
   assert.equal(told.length, 1);
+});
+
+test("of a change without an answer it is not said that it was not done", async (t) => {
+  around(t, () => Promise.reject(new TypeError("Failed to fetch")));
+  await assert.rejects(read("v1/status"), { message: "the broker does not answer" });
+  await assert.rejects(change("DELETE", "v1/dead-letters"), /whether this was done is not known/);
 });
 
 test("a step changes the version, the way and nothing else", () => {

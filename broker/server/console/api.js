@@ -5,6 +5,8 @@ import { parse, stringify } from "./json.js";
 const PLACE = "waspmq-admin-token";
 /** Time for an answer to a question that changes nothing. */
 const PATIENCE_MS = 15_000;
+/** And for one that changes something: more than the broker takes for any. */
+const CHANGE_PATIENCE_MS = 150_000;
 /** What a header can carry. Another text is nobody's token, and is not sent. */
 const IN_A_HEADER = /^[\x20-\x7e]*$/;
 
@@ -24,8 +26,8 @@ export class Refused extends Error {
 
 /** No answer at all. */
 export class Unreachable extends Error {
-  constructor() {
-    super("the broker does not answer");
+  constructor(message = "the broker does not answer") {
+    super(message);
   }
 }
 
@@ -107,9 +109,11 @@ export async function read(path, options) {
 
 /** Asks for a change. `document` is sent as JSON, `bytes` as they are. Gives the answer's document, if there is one. */
 export async function change(method, path, { document, bytes } = {}) {
-  const sent = {};
+  const sent = { signal: AbortSignal.timeout(CHANGE_PATIENCE_MS) };
   if (document !== undefined) Object.assign(sent, { body: stringify(document), type: "application/json" });
   if (bytes !== undefined) Object.assign(sent, { body: bytes, type: "application/wasm" });
-  const answer = await answered(await request(method, path, sent));
+  const answer = await request(method, path, sent).then(answered).catch((error) => {
+    throw error instanceof Unreachable ? new Unreachable("the broker does not answer: whether this was done is not known") : error;
+  });
   return answer === "" ? undefined : parse(answer);
 }
