@@ -254,6 +254,21 @@ await run({
     assert.equal(await page.getByText("Decided differently").count(), 0);
     await page.unrouteAll({ behavior: "ignoreErrors" });
 
+    // Whoever has gone on to another page is not taken away from it when a change is done.
+    await go(page, "#/groups/eng", "bob");
+    const isRemoved = deferred();
+    await page.route("**/v1/groups/eng", isRemoved.resolve);
+    await button(page, "Remove the group…").click();
+    await button(page, "Remove it").click();
+    const removal = await soon("the removal", isRemoved.promise);
+    await go(page, "#/tail", "Not started");
+    await Promise.all([page.waitForResponse("**/v1/groups/eng"), removal.continue()]);
+    // A change of another kind, there and back, is behind what that answer would have done.
+    await go(page, "#/sessions", "silent");
+    await page.goBack();
+    await shown(page, "Not started");
+    assert.match(page.url(), /#\/tail$/);
+
     // What is made anew keeps what was opened in it, and where the keyboard was.
     const kept = await page.evaluate(async () => {
       const { h, region } = await import("/console/dom.js");

@@ -2,7 +2,10 @@
 
 import { button, form, h } from "./dom.js";
 
-/** Opens a dialog with a form; `submit` gets its fields. Closes when that is done, and says whether it was. */
+/**
+ * Opens a dialog with a form; `submit` gets its fields. Closes when that is done, and says whether it was: not where it was closed before, as whoever
+ * did so has gone on to something else.
+ */
 export function ask({ title, fields, action, kind, submit }) {
   return new Promise((resolve) => {
     let isDone = false;

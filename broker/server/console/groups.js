@@ -48,15 +48,15 @@ function one({ view, load }, group) {
       refresh();
     },
   });
-  const remove = () => confirm({
-    title: "Remove this group?",
-    text: `All memberships of ${group} end.`,
-    action: "Remove it",
-    async submit() {
-      await change("DELETE", at`v1/groups/${group}`);
-      location.hash = "#/groups";
-    },
-  });
+  const remove = async () => {
+    const isDone = await confirm({
+      title: "Remove this group?",
+      text: `All memberships of ${group} end.`,
+      action: "Remove it",
+      submit: () => change("DELETE", at`v1/groups/${group}`),
+    });
+    if (isDone) location.hash = "#/groups";
+  };
   const add = form({ class: "row" }, async (data) => {
     const user = String(data.get("user")).trim();
     await change("PUT", at`v1/groups/${group}/members/${user}`);

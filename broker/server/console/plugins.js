@@ -60,15 +60,15 @@ function one({ view, load }, name) {
     const { revisions, refused } = await read(at`v1/plugins/${name}`, { signal });
     return [table("Revisions", COLUMNS, revisions.toReversed().map(columns), "No revision is kept."), refusals(refused)];
   });
-  const remove = () => confirm({
-    title: "Delete this plugin?",
-    text: `All revisions of ${name} are removed. The broker refuses while a policy uses one, or could roll back to one.`,
-    action: "Delete it",
-    async submit() {
-      await change("DELETE", at`v1/plugins/${name}`);
-      location.hash = "#/plugins";
-    },
-  });
+  const remove = async () => {
+    const isDone = await confirm({
+      title: "Delete this plugin?",
+      text: `All revisions of ${name} are removed. The broker refuses while a policy uses one, or could roll back to one.`,
+      action: "Delete it",
+      submit: () => change("DELETE", at`v1/plugins/${name}`),
+    });
+    if (isDone) location.hash = "#/plugins";
+  };
   view.append(h("p", { class: "path" }, link(["plugins"], "Plugins"), " / ", h("strong", {}, name)), list, h("h2", {}, "Upload the next revision"), upload(name, refresh), h("div", { class: "buttons" }, button("Delete the plugin…", remove, "danger")));
   refresh();
 }

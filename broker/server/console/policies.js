@@ -17,7 +17,7 @@ export function show(context) {
 }
 
 function all({ view, poll }) {
-  const make = () => write({ title: "New policy", document: TEMPLATE, done: (name) => (location.hash = `#/policies/${encodeURIComponent(name)}`) });
+  const make = () => write({ title: "New policy", document: TEMPLATE, note: "If there is one of this name, it is put in its place.", done: (name) => (location.hash = `#/policies/${encodeURIComponent(name)}`) });
   view.append(h("div", { class: "buttons" }, button("New policy…", make)));
   const list = region(view);
   poll(EVERY_MS, async (signal) => {

@@ -60,13 +60,13 @@ function steps(policy, { said, again }) {
   const back = candidate
     ? step(`The candidate ${candidate.version} is dropped${policy.version ? `, ${now} goes on deciding` : ", and the policy with it"}.`, "Roll back", () => change("POST", path("rollback")))
     : step(`${previous?.version} decides for everybody instead of ${now}.`, "Roll back", () => change("POST", path("rollback")));
-  const remove = () => confirm({
-    title: "Remove this policy?", text: `${name} decides nothing any more, and nothing is kept to go back to.`, action: "Remove it",
-    async submit() {
-      await change("DELETE", at`v1/policies/${name}`);
-      location.hash = "#/policies";
-    },
-  });
+  const remove = async () => {
+    const isDone = await confirm({
+      title: "Remove this policy?", text: `${name} decides nothing any more, and nothing is kept to go back to.`, action: "Remove it",
+      submit: () => change("DELETE", at`v1/policies/${name}`),
+    });
+    if (isDone) location.hash = "#/policies";
+  };
   let isAsking = false;
   const doSwap = async () => {
     if (isAsking) return;

@@ -84,15 +84,16 @@ export async function swap(policy, isThere) {
 }
 
 /** A document by hand, of a policy that is named or of a new one. */
-export function write({ title, name, document, note, done }) {
+export async function write({ title, name, document, note, done }) {
+  let of = name;
   const named = h("input", { name: "name", required: true, autocomplete: "off", spellcheck: "false" });
   const fields = h("div", { class: "stack" }, name === undefined && field("Name", named), field("Document (JSON)", area("document", stringify(document, true), 18)), note && h("p", { class: "preview" }, note));
-  return ask({
+  const isDone = await ask({
     title, fields, action: "Put it in force",
     async submit(data) {
-      const of = name ?? String(data.get("name")).trim();
+      of = name ?? String(data.get("name")).trim();
       await change("PUT", at`v1/policies/${of}`, { document: json(String(data.get("document")), "Document") });
-      done(of);
     },
   });
+  if (isDone) done(of);
 }
