@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { change, forgetToken, keepToken, query, read } from "../../broker/server/console/api.js";
-import { EVENT_CHARS_MAX, EventReader } from "../../broker/server/console/events.js";
+import { EVENT_CHARS_MAX, EventReader, eventsOf } from "../../broker/server/console/events.js";
 import * as format from "../../broker/server/console/format.js";
 import { parse as parseJson, stringify } from "../../broker/server/console/json.js";
 import * as metrics from "../../broker/server/console/metrics.js";
@@ -96,6 +96,25 @@ test("an event without an end is given up, in one line or in many", () => {
   assert.throws(() => endless("x".repeat(65_536)), RangeError);
   assert.throws(() => endless(`data: ${"x".repeat(65_536)}\n`), RangeError);
   assert.doesNotThrow(() => endless(`data: ${"x".repeat(65_536)}\n\n`));
+});
+
+test("a stream on which nothing is heard is given up", { timeout: 10_000 }, async () => {
+  let isCancelled = false;
+  const stream = (ends) => new ReadableStream({
+    start(to) {
+      to.enqueue(new TextEncoder().encode("data: a\n\ndata: b\n\n"));
+      if (ends) to.close();
+    },
+    cancel: () => (isCancelled = true),
+  });
+  const read = async (body, silenceMs) => {
+    const found = [];
+    for await (const { data } of eventsOf(body, silenceMs)) found.push(data);
+    return found;
+  };
+  assert.deepEqual(await read(stream(true), 60_000), ["a", "b"]);
+  await assert.rejects(read(stream(false), 20), /nothing was heard/);
+  assert.ok(isCancelled);
 });
 
 test("integers beyond a double keep their digits where the language can", () => {

@@ -59,3 +59,21 @@ export class EventReader {
     if (this.#size + more > EVENT_CHARS_MAX) throw new RangeError(`an event has more than ${EVENT_CHARS_MAX} characters`);
   }
 }
+
+/** The events of a body, until it ends. Fails where nothing is heard for so long: whoever went away without a word would be waited for. */
+export async function* eventsOf(body, silenceMs) {
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
+  const parser = new EventReader();
+  try {
+    for (;;) {
+      let timer;
+      const silence = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`nothing was heard for ${silenceMs} ms`)), silenceMs)));
+      const { value, done } = await Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
+      if (done) return;
+      yield* parser.push(decoder.decode(value, { stream: true }));
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

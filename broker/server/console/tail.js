@@ -4,7 +4,7 @@ import { query, refusal, request, Unreachable } from "./api.js";
 import { headers, payload, preview } from "./content.js";
 import { badge, button, facts, field, form, h, link, replace, trouble } from "./dom.js";
 import { bytes, clock, count, moment } from "./format.js";
-import { EventReader } from "./events.js";
+import { eventsOf } from "./events.js";
 import { parse } from "./json.js";
 import { pause } from "./poll.js";
 
@@ -13,6 +13,8 @@ export const title = "Tail";
 /** Messages that are shown, and that wait to be while it is paused; the oldest go first. */
 const ROWS_MAX = 200;
 const AGAIN_MS = 1_000;
+/** Three times what the broker is silent at most. */
+const SILENCE_MS = 45_000;
 const OUTCOMES = { accepted: "good", duplicate: "warn" };
 
 export function show({ view, signal }) {
@@ -116,19 +118,10 @@ export function show({ view, signal }) {
 async function* events(wanted, signal) {
   const answer = await request("GET", query("v1/tail", wanted), { signal });
   if (!answer.ok) throw await refusal(answer);
-  const reader = answer.body.getReader();
-  const decoder = new TextDecoder();
-  const parser = new EventReader();
   try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      yield* parser.push(decoder.decode(value, { stream: true }));
-    }
+    yield* eventsOf(answer.body, SILENCE_MS);
   } catch (error) {
     throw signal.aborted || error instanceof RangeError ? error : new Unreachable();
-  } finally {
-    reader.cancel().catch(() => {});
   }
 }
 
