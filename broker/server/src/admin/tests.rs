@@ -201,7 +201,7 @@ async fn open_probes_open_nothing_else() {
         let named = stranger(ELSEWHERE, "GET", path).header(header::ORIGIN, "https://evil.example");
         api.send(empty(named)).await.problem(403, "forbidden_origin");
     }
-    for path in ["/metrics", "/", "/v1/status", "/healthz/"] {
+    for path in ["/metrics", "/v1/status", "/healthz/", "/readyz/"] {
         api.send(empty(stranger(ELSEWHERE, "GET", path))).await.problem(401, "unauthorized");
     }
     let forged = Request::builder().uri("/healthz").header(header::HOST, "evil.example");
