@@ -65,9 +65,11 @@ impl Broker {
         let (mut url, mut admin) = (None, None);
         while url.is_none() || admin.is_none() {
             let line = log.recv().expect("the banner names both listeners");
-            let word = line.split_whitespace().last().unwrap_or_default();
-            url = url.or_else(|| word.starts_with("ws://").then(|| word.to_owned()));
-            admin = admin.or_else(|| word.starts_with("http://").then(|| word.to_owned()));
+            let word_of = |scheme: &str| {
+                line.split_whitespace().find(|word| word.starts_with(scheme)).map(str::to_owned)
+            };
+            url = url.or_else(|| word_of("ws://"));
+            admin = admin.or_else(|| word_of("http://"));
         }
         Self { process, data, url: url.unwrap(), admin: admin.unwrap(), log }
     }
