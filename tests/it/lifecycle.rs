@@ -167,7 +167,6 @@ async fn silent_strangers_are_closed() {
     assert_eq!(stranger.expect_close().await, 4102);
 }
 
-#[cfg(target_os = "linux")]
 /// Systems start programs with a low limit and let each raise it.
 #[cfg(target_os = "linux")]
 #[test]
@@ -193,6 +192,7 @@ fn more_files_may_be_open_than_the_broker_was_started_with() {
     assert!(soft > 1_000, "{files}");
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn huge_pages_are_a_setting_that_the_kernel_knows() {
     for (settings, enabled) in [(&[][..], "0"), (&[("WASPMQ_HUGE_PAGES", "true")][..], "1")] {
