@@ -1,7 +1,8 @@
 //! Buckets of tokens, as the generic cell rate algorithm: of each the moment at which it is full again, and at which rate.
 //!
-//! A bucket that is full is the same as none, so it can be forgotten. The rate may differ from call to call: what a bucket holds stays
-//! then, as far as the new rate lets it hold that.
+//! A bucket that is full is the same as none, so it can be forgotten where there is no room for another. The rate may differ from call
+//! to call: what a bucket holds stays then, as far as the new rate lets it hold that. So nobody gains more by taking turns than the
+//! higher rate gives, also where one of them fills a bucket soon.
 
 use super::{Map, Outcome, Shards, is_key};
 use crate::limits;
@@ -41,13 +42,14 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The same tokens at this moment, at another rate; at most as many as it lets a bucket hold. One that is full stays so.
+    /// The same tokens at this moment, at another rate; at most as many as it lets a bucket hold. One that is full holds what it would
+    /// have gained had it been larger.
     fn at_rate(self, rate: Rate, now: u128) -> Self {
-        let missing = self.full_at.saturating_sub(now);
-        if self.rate == rate || missing == 0 {
-            return Self { rate, ..self };
+        if self.rate == rate {
+            return self;
         }
-        let held = self.rate.capacity().saturating_sub(missing) * rate.token() / self.rate.token();
+        let gained = (self.rate.capacity() + now).saturating_sub(self.full_at);
+        let held = gained.saturating_mul(rate.token()) / self.rate.token();
         Self { full_at: now + rate.capacity().saturating_sub(held), rate }
     }
 }
@@ -89,7 +91,7 @@ impl Buckets {
         if !is_key(bucket) {
             return Outcome::OverBounds;
         }
-        if rate.per_second == 0 || amount > rate.burst {
+        if rate.per_second == 0 || rate.burst == 0 || amount > rate.burst {
             return Outcome::Not;
         }
         let now = u128::from(now_ms) * (SECOND / 1_000);
@@ -190,6 +192,7 @@ mod tests {
         assert_eq!(buckets.take("", 1, RATE, 0), Outcome::OverBounds);
         let fastest = Rate { per_second: u32::MAX, burst: u32::MAX };
         assert_eq!(buckets.take("b", u32::MAX, fastest, u64::MAX), Outcome::Done(()), "no overflow");
+        assert_eq!(buckets.take("b", 3, RATE, u64::MAX), Outcome::Not, "no overflow");
     }
 
     #[test]
@@ -213,15 +216,20 @@ mod tests {
             take("slower", 2, (10, 3), 0) && take("slower", 1, (1, 3), 0) && !take("slower", 1, (1, 3), 999)
         );
         assert!(take("slower", 1, (1, 3), 1_000));
-        // No bucket holds more by a larger burst than it gains, but one that was full is full.
+        // No bucket holds more by a larger burst than it gains.
         assert!(
             take("more", 3, (1, 3), 0)
                 && !take("more", 1, (1, 1_000), 0)
                 && take("more", 1, (1, 1_000), 1_000)
         );
-        assert!(take("full", 1, (1, 3), 0) && take("full", 1_000, (1, 1_000), 1_000));
-        // Nobody gains by a change to and fro.
-        assert!(take("to and fro", 3, (1, 3), 0));
+        // Not either by one that it filled long ago.
+        assert!(take("full", 1, (1, 3), 0) && !take("full", 4, (1, 1_000), 1_000));
+        assert!(!take("full", 1_000, (1, 1_000), 997_999) && take("full", 1_000, (1, 1_000), 998_000));
+        assert!(take("idle", 1, (1, 3), 0) && take("idle", 1_000, (1, 1_000), 998_000));
+        assert!(take("in turn", 1_000, (1, 1_000), 0) && !take("in turn", 1, (1, 3), 0));
+        assert!(!take("in turn", 10, (1, 1_000), 9_999) && take("in turn", 9, (1, 1_000), 9_999));
+        // Nobody gains by a change to and fro, nor by a bucket that holds nothing.
+        assert!(!take("to and fro", 0, (1, 0), 0) && take("to and fro", 3, (1, 3), 0));
         for _ in 0..9 {
             assert!(!take("to and fro", 1, (9, 9), 100) && !take("to and fro", 1, (1, 3), 100));
         }
