@@ -108,12 +108,15 @@ impl Shared {
     }
 
     /// Frees the instances of the version before. The set of decisions stays what it is, and so does its number. A probation
-    /// whose end cannot be written down goes on, or a restart would begin it anew.
+    /// whose end cannot be written down goes on for another window, or a restart would begin it anew.
     fn settle(&self, name: &str, mut policy: Policy) {
         policy.probation = None;
         policy.give_back_instances();
         if let Err(error) = self.write_down_settled(name, &policy) {
-            tracing::debug!(policy = name, %error, "the end of a probation is not written down yet");
+            tracing::warn!(policy = name, %error, "the end of a probation is not written down yet");
+            let mut registry = self.registry();
+            let goes_on = registry.policies.get_mut(name).and_then(|policy| policy.probation.as_mut());
+            goes_on.into_iter().for_each(|probation| probation.windows -= 1);
             return;
         }
         self.swap_in(name, Some(&policy), self.active.load().number);

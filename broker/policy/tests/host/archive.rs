@@ -5,6 +5,7 @@ use crate::{decide, document, host, sized_host};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use waspmq_core::policy::{Policies, Verdict};
 use waspmq_policy::{
     Archive, ArchiveError, AuditEntry, BadManifest, Host, Mode, PromoteError, PutError, RemoveError,
@@ -23,6 +24,8 @@ struct Kept {
     is_full: bool,
     /// Only the manifest is refused.
     refuses_commits: bool,
+    /// When manifests that are no change were refused.
+    replaces_refused: Vec<Instant>,
 }
 
 impl Shelf {
@@ -32,6 +35,10 @@ impl Shelf {
 
     pub(crate) fn refuse(&self, refuses_commits: bool) {
         self.change(|kept| kept.refuses_commits = refuses_commits);
+    }
+
+    pub(crate) fn replaces_refused(&self) -> Vec<Instant> {
+        self.change(|kept| kept.replaces_refused.clone())
     }
 
     pub(crate) fn changes(&self) -> usize {
@@ -102,6 +109,7 @@ impl Archive for Shelf {
     fn replace(&self, manifest: &[u8]) -> Result<(), ArchiveError> {
         self.change(|kept| {
             if kept.is_full || kept.refuses_commits {
+                kept.replaces_refused.push(crate::now());
                 return Err(ArchiveError::Full { reason: "policies.json".to_owned() });
             }
             kept.manifest = Some(manifest.to_vec());

@@ -5,6 +5,7 @@ use crate::document;
 use crate::versions::{mark, revision, version};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 use waspmq_policy::{Archive, Host, PolicyState, PromoteError, PutError, RollbackError, WorkerPolicies};
 
 const ALL: [&str; 1] = ["topic/>"];
@@ -141,6 +142,13 @@ fn a_probation_begins_anew_with_a_start_until_its_end_is_kept() {
     let again = json!({ "limits": { "deadline_ms": 200, "cpu_share": 1.0 }, "budget": { "calls_min": 5, "window_s": 1, "latency_factor": 1_000 } });
     host.put_policy("p", document("p@3", &ALL, again), "test").unwrap();
     let changes = shelf.changes();
+    // An end that cannot be kept is none, and is tried again a window later.
+    shelf.refuse(true);
+    until(&host, "", &|_| shelf.replaces_refused().len() > 2);
+    let refused = shelf.replaces_refused();
+    assert!(refused[2] - refused[0] > Duration::from_secs(1), "{refused:?}");
+    assert!(host.policy("p").is_some_and(|state| state.on_probation));
+    shelf.refuse(false);
     until(&host, "", &|state| !state.on_probation);
     drop(host);
     let state = next(&shelf, 4).policy("p").unwrap();
