@@ -120,13 +120,15 @@ impl Outbox {
         self.lost.is_empty() || self.handle_lost(connection)
     }
 
-    /// Messages for a connection were dropped before they came to its queue: its client is told.
+    /// Messages for a connection that are not stored were dropped before they came to its queue: its client is told. They do not come
+    /// later, as what is spilled does.
     pub(super) fn note_dropped(
         &mut self,
         connection: &mut Connection,
         (to, action): (&Address, Overflow),
         dropped: u64,
     ) {
+        let action = if action == Overflow::Spill { Overflow::DropNewest } else { action };
         connection.out.note_dropped(to, action, dropped);
         connection.dropped += dropped;
         self.mark(connection);

@@ -25,9 +25,13 @@ struct Reader {
 impl Reader {
     /// Pages are a quarter of the outbound queue.
     fn new(outbound_bytes_max: usize) -> Self {
+        Self::of(Overflow::DropOldest, outbound_bytes_max)
+    }
+
+    fn of(overflow: Overflow, outbound_bytes_max: usize) -> Self {
         let control = control();
         let store = control.store.clone();
-        let mut bench = Bench::of(control, (Overflow::DropOldest, Keep::Always), outbound_bytes_max);
+        let mut bench = Bench::of(control, (overflow, Keep::Always), outbound_bytes_max);
         let (number, client) = bench.connect();
         bench.connection(number).window = Window::new(Bounds { messages_max: 4, bytes_max: 1 << 20 });
         Self { bench, store, number, client }
@@ -411,8 +415,14 @@ fn the_last_message_and_what_came_since_do_not_depend_on_when_an_address_is_list
 
 #[test]
 fn who_reads_is_told_what_could_not_be_held() {
-    for is_listed in [true, false] {
-        let mut reader = Reader::new(100_000);
+    // What is not stored does not come later, so it is not told as spilled.
+    for (is_listed, overflow, told) in [
+        (true, Overflow::DropOldest, "drop_oldest"),
+        (false, Overflow::DropOldest, "drop_oldest"),
+        (true, Overflow::Spill, "drop_newest"),
+        (false, Overflow::Spill, "drop_newest"),
+    ] {
+        let mut reader = Reader::of(overflow, 100_000);
         let stored = reader.store("topic/t", Level::Stored, 1).pop().unwrap();
         reader.bench.worker.shared.kept.insert(&stored.to);
         if is_listed {
@@ -427,7 +437,8 @@ fn who_reads_is_told_what_could_not_be_held() {
         let live = Arc::new(Batch { is_kept: false, bytes, ..Batch::clone(&live) });
         reader.bench.worker.deliver(&mut vec![live]);
         let (_, overflows) = reader.bench.read(reader.number, &mut reader.client);
-        assert_eq!(overflows, ["\"to\":\"topic/t\",\"dropped\":1,\"action\":\"drop_oldest\""]);
+        let expected = format!("\"to\":\"topic/t\",\"dropped\":1,\"action\":\"{told}\"");
+        assert_eq!(overflows, [expected]);
         assert_eq!(reader.bench.worker.counters().dropped_catching_up.load(), 1);
     }
 }
