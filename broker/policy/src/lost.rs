@@ -3,7 +3,7 @@
 //! They stay in the manifest, so that a file that is put right brings them back with the next start, until other versions
 //! take their places. Deliberately not here: policies of which nothing came back (`registry.rs`).
 
-use crate::manifest::{SavedCandidate, SavedPolicy, SavedVersion};
+use crate::manifest::{SavedCandidate, SavedPolicy, SavedProbation, SavedVersion};
 use serde::Serialize;
 
 /// By what they were for, each with the reason.
@@ -12,6 +12,8 @@ pub(crate) struct Lost {
     pub(crate) active: Option<(SavedVersion, String)>,
     pub(crate) candidate: Option<(SavedCandidate, String)>,
     pub(crate) previous: Option<(SavedVersion, String)>,
+    /// Of the active version, which is compared with the previous one once that is back.
+    pub(crate) probation: Option<SavedProbation>,
 }
 
 /// A version of an earlier run that could not be brought back.
@@ -31,6 +33,7 @@ impl Lost {
             active: saved.active.map(|version| (version, reason.to_owned())),
             candidate: saved.candidate.map(|candidate| (candidate, reason.to_owned())),
             previous: saved.previous.map(|version| (version, reason.to_owned())),
+            probation: None,
         }
     }
 
@@ -51,6 +54,7 @@ impl Lost {
     pub(crate) fn activate(&mut self, has_previous: bool) {
         let active = self.active.take();
         self.previous = if has_previous { None } else { active.or_else(|| self.previous.take()) };
+        self.probation = None;
     }
 
     /// What the manifest says of them.
@@ -60,7 +64,7 @@ impl Lost {
             active: self.active.as_ref().map(|(version, _)| version.clone()),
             candidate: self.candidate.as_ref().map(|(candidate, _)| candidate.clone()),
             previous: self.previous.as_ref().map(|(version, _)| version.clone()),
-            probation: None,
+            probation: self.probation,
         }
     }
 

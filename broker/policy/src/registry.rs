@@ -370,12 +370,13 @@ impl Policy {
             Ok(SavedCandidate { trial: tried.candidate.trial, version: tried.version.saved()? })
         };
         let lost = self.lost.saved(self.generation);
+        let probation = self.probation.map(|probation| SavedProbation { before_ns: probation.before_ns });
         Ok(SavedPolicy {
             generation: self.generation,
             active: self.active.as_ref().map(Version::saved).transpose()?.or(lost.active),
             candidate: self.candidate.as_ref().map(candidate).transpose()?.or(lost.candidate),
             previous: self.previous.as_ref().map(Version::saved).transpose()?.or(lost.previous),
-            probation: self.probation.map(|probation| SavedProbation { before_ns: probation.before_ns }),
+            probation: probation.or(lost.probation),
         })
     }
 

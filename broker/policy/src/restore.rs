@@ -135,6 +135,7 @@ impl Shared {
             policy.begin_probation(before_ns);
         }
         policy.give_back_instances();
+        lost.probation = saved.probation.filter(|_| lost.previous.is_some());
         policy.lost = lost;
         if !policy.is_served() {
             let nothing = || "it has no version that could be asked".to_owned();

@@ -392,6 +392,23 @@ fn a_previous_version_that_is_gone_costs_the_rollback() {
 }
 
 #[test]
+fn a_probation_waits_for_a_previous_version_that_is_gone() {
+    let (shelf, before) = stamps();
+    let first = before.plugin("stamp").unwrap()[0].digest.clone();
+    let is_tried = |host: &Host| host.policy("a").unwrap().on_probation;
+    assert!(is_tried(&before));
+    drop(before);
+    let component = shelf.change(|kept| kept.components.remove(&first)).unwrap();
+    let host = next(&shelf, 4);
+    assert!(!is_tried(&host), "there is nothing to compare it with");
+    // Writes the manifest.
+    host.remove_policy("b", "test").unwrap();
+    drop(host);
+    shelf.change(|kept| kept.components.insert(first, component));
+    assert!(is_tried(&next(&shelf, 4)));
+}
+
+#[test]
 fn a_damaged_manifest_brings_back_nothing() {
     let (shelf, before) = stamps();
     drop(before);
