@@ -75,13 +75,16 @@ pub(super) fn run(arguments: &Connections) -> Result<(), Failure> {
 
 async fn drive(arguments: &Connections, origin: Origin) -> anyhow::Result<Outcome> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    // Before anybody connects: the broker publishes its figures a while after they have changed.
-    let before = read(&arguments.admin).await;
-    // Where nobody can connect, one refusal says it.
-    let first = tokio::select! {
+    let begin = async {
+        // Before anybody connects: the broker publishes its figures a while after they have changed.
+        let before = read(&arguments.admin).await;
+        // Where nobody can connect, one refusal says it.
+        (before, origin.connect(arguments.clients).await)
+    };
+    let (before, first) = tokio::select! {
         biased;
         () = signals.next() => return Err(anyhow!("interrupted before anything was opened")),
-        first = origin.connect(arguments.clients) => first,
+        begun = begin => begun,
     };
     let (first, _) = first.map_err(|error| error.explained("the first client"))?;
     let transport = super::flow::name(first.transport());
@@ -109,13 +112,20 @@ async fn drive(arguments: &Connections, origin: Origin) -> anyhow::Result<Outcom
     outcome.opened = clients.len() as u64;
     outcome.connect = opening.recorder.summary()?;
     outcome.memory = match before {
-        Ok(before) => memory(&arguments.admin, before, outcome.opened).await,
+        Ok(before) => tokio::select! {
+            biased;
+            () = signals.next() => {
+                outcome.ended = Ended::Interrupted;
+                Err("a signal came first".to_owned())
+            }
+            memory = memory(&arguments.admin, before, outcome.opened) => memory,
+        },
         Err(why) => Err(why),
     };
     if outcome.ended == Ended::Done {
         hold(arguments.hold, (&mut outcome, &mut signals)).await;
     }
-    (outcome.alive, outcome.lost) = look(&clients).await;
+    look(&clients, (&mut outcome, &mut signals)).await;
     tokio::select! {
         biased;
         () = signals.next() => {}
@@ -210,8 +220,8 @@ async fn hold(time: Duration, (outcome, signals): (&mut Outcome, &mut Signals)) 
     }
 }
 
-/// How many answer, and how many lost their connection: a client makes it again by itself.
-async fn look(clients: &[Arc<Client>]) -> (u64, u64) {
+/// How many answer, and how many lost their connection: a client makes it again by itself. A signal ends the asking.
+async fn look(clients: &[Arc<Client>], (outcome, signals): (&mut Outcome, &mut Signals)) {
     let mut asking = JoinSet::new();
     for client in clients {
         let client = client.clone();
@@ -220,12 +230,25 @@ async fn look(clients: &[Arc<Client>]) -> (u64, u64) {
             (is_alive, is_alive && client.stats().reconnects == 0)
         });
     }
-    let (mut alive, mut unbroken) = (0, 0);
-    for (is_alive, is_unbroken) in asking.join_all().await {
-        alive += u64::from(is_alive);
+    let mut unbroken = 0;
+    loop {
+        let asked = tokio::select! {
+            biased;
+            () = signals.next() => {
+                outcome.ended = Ended::Interrupted;
+                break;
+            }
+            asked = asking.join_next() => asked,
+        };
+        // One that panicked has found no sign of life.
+        let Some(asked) = asked else { break };
+        let (is_alive, is_unbroken) = asked.unwrap_or_default();
+        outcome.alive += u64::from(is_alive);
         unbroken += u64::from(is_unbroken);
     }
-    (alive, clients.len() as u64 - unbroken)
+    outcome.lost = outcome.opened - unbroken;
+    // They have clients that are to be closed.
+    asking.shutdown().await;
 }
 
 async fn read(admin: &Admin) -> Result<Figures, String> {
