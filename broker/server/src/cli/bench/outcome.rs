@@ -102,7 +102,7 @@ impl Outcome {
         };
         let is_paced = matches!(plan.pace, Pace::Rate(_));
         let spread = match &running.spreads {
-            Some(spreads) => Some((running.spread.summary()?, spreads.lock().unwrap().given_up())),
+            Some(spreads) => Some((running.spread.summary()?, spreads.lock().unwrap().incomplete())),
             None => None,
         };
         Ok(Self {

@@ -50,9 +50,9 @@ impl Spreads {
         Some(open.last_ns - open.first_ns)
     }
 
-    /// Messages that not every receiver had before a later one took their place.
-    pub(super) const fn given_up(&self) -> u64 {
-        self.given_up
+    /// Messages that not every receiver has, or had before a later one took their place.
+    pub(super) fn incomplete(&self) -> u64 {
+        self.given_up + self.open.iter().filter(|open| open.count > 0).count() as u64
     }
 }
 
@@ -78,8 +78,8 @@ mod tests {
         assert_eq!(spreads.handle(0, 10), None);
         let later = SPREADS_MAX as u64;
         assert_eq!(spreads.handle(later, 11), None);
-        assert_eq!(spreads.given_up(), 1);
+        assert_eq!(spreads.incomplete(), 2, "one is given up, one is open");
         assert_eq!(spreads.handle(0, 12), None, "given up");
-        assert_eq!((spreads.handle(later, 13), spreads.given_up()), (Some(2), 1));
+        assert_eq!((spreads.handle(later, 13), spreads.incomplete()), (Some(2), 1));
     }
 }
