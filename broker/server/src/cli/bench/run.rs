@@ -148,7 +148,8 @@ impl Running {
     pub(super) fn handle(&self, (publisher, receiver): (usize, usize), arrival: Arrival<'_>) -> bool {
         let Some(route) = self.routes.get(publisher) else { return false };
         let Some(received) = route.receivers.get(receiver) else { return false };
-        let stamp = Stamp::read(arrival.content, arrival.payload).filter(|stamp| stamp.run == self.run.tag);
+        let stamp = Stamp::read(arrival.content, arrival.payload, self.plan.size);
+        let stamp = stamp.filter(|stamp| stamp.run == self.run.tag);
         let Some(stamp) = stamp.filter(|stamp| stamp.publisher as usize == publisher) else {
             if arrival.to != route.address {
                 return false;
@@ -350,10 +351,10 @@ mod tests {
         running
     }
 
-    /// What a receiver gets of a stamp: with 50 digits and quotes, as JSON.
+    /// What a receiver gets of a stamp, as JSON and with the size of the plan.
     fn payload(stamp: Stamp) -> Vec<u8> {
         let Stamp { run, publisher, number, due_ns } = stamp;
-        format!("\"{run:08x}{publisher:08x}{number:016x}{due_ns:016x}xx\"").into_bytes()
+        format!("\"{run:08x}{publisher:08x}{number:016x}{due_ns:016x}{:x<78}\"", "").into_bytes()
     }
 
     fn arrive(running: &Running, place: (usize, usize), stamp: Stamp) -> bool {
@@ -406,7 +407,8 @@ mod tests {
         check(&address, b"{}", true, 1);
         check(&address, &payload(Stamp { run: 8, ..stamp(0, 0, 0) }), true, 2);
         check(&address, &payload(stamp(1, 0, 0)), true, 3);
-        check("topic/elsewhere", &payload(stamp(0, 0, 0)), true, 3);
+        check(&address, &[&payload(stamp(0, 0, 0))[..126], b"\""].concat(), true, 4);
+        check("topic/elsewhere", &payload(stamp(0, 0, 0)), true, 4);
         assert_eq!(running.delivered(), 1, "a policy may send it under another address");
     }
 

@@ -42,11 +42,22 @@ impl Stamp {
         }
     }
 
-    pub(super) fn read(content: Content, payload: &[u8]) -> Option<Self> {
+    /// That of a payload as [`Self::payload`] makes it, to its last byte.
+    pub(super) fn read(content: Content, payload: &[u8], size: usize) -> Option<Self> {
+        if payload.len() != size {
+            return None;
+        }
         match content {
-            Content::Bytes => Self::from_bytes(payload.first_chunk()?),
+            Content::Bytes => {
+                let (bytes, padding) = payload.split_first_chunk()?;
+                is_padding(padding).then(|| Self::from_bytes(bytes))?
+            }
             Content::Json => {
-                let digits: &[u8; 2 * BYTES] = payload.strip_prefix(b"\"")?.first_chunk()?;
+                let text = payload.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+                let (digits, padding) = text.split_first_chunk::<{ 2 * BYTES }>()?;
+                if !is_padding(padding) {
+                    return None;
+                }
                 let mut bytes = [0; BYTES];
                 for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
                     *byte = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
@@ -88,6 +99,11 @@ impl Stamp {
     }
 }
 
+/// Looks at all bytes, many at a time: to end early would be slower.
+fn is_padding(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |differs, byte| differs | (byte ^ PADDING)) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,22 +116,33 @@ mod tests {
         for size in [0, 24, 50, 51, 128, 65_536] {
             let binary = STAMP.binary(size);
             assert_eq!(binary.len(), size.max(size_min(Profile::Binary)));
-            assert_eq!(Stamp::read(Content::Bytes, &binary), Some(STAMP));
+            assert_eq!(Stamp::read(Content::Bytes, &binary, binary.len()), Some(STAMP));
             let json = STAMP.json(size);
             assert_eq!(json.len(), size.max(size_min(Profile::Json)));
-            assert_eq!(Stamp::read(Content::Json, &json), Some(STAMP));
+            assert_eq!(Stamp::read(Content::Json, &json, json.len()), Some(STAMP));
             assert!(serde_json::from_slice::<String>(&json).is_ok());
         }
     }
 
     #[test]
     fn other_payloads_are_none() {
-        let check = |content, payload: &[u8]| assert_eq!(Stamp::read(content, payload), None, "{payload:?}");
+        let check = |content, payload: &[u8]| {
+            assert_eq!(Stamp::read(content, payload, payload.len()), None, "{payload:?}");
+        };
         check(Content::Bytes, b"");
         check(Content::Bytes, &[0; BYTES - 1]);
         check(Content::Json, b"{\"n\":1}");
         check(Content::Json, b"\"0102\"");
         check(Content::Json, &[b'"'; 2 * BYTES + 2]);
         check(Content::Json, "\"\u{fc}".repeat(40).as_bytes());
+        // Neither are those of which something is missing or changed behind the stamp.
+        for (content, whole) in [(Content::Bytes, STAMP.binary(64)), (Content::Json, STAMP.json(64))] {
+            assert_eq!(Stamp::read(content, &whole, 65), None);
+            for at in [whole.len() - 2, whole.len() - 1] {
+                let mut changed = whole.clone();
+                changed[at] = b'y';
+                check(content, &changed);
+            }
+        }
     }
 }
