@@ -296,6 +296,26 @@ fn what_is_dropped_for_slow_receivers_is_what_is_lost() {
     assert_eq!(told(&output).contains("dropped for slow receivers"), lost > 0);
 }
 
+/// Likewise: what is spilled comes later, so nothing is dropped or lost in any case.
+#[test]
+fn what_is_spilled_is_waited_for() {
+    let broker = Broker::start_with_config(
+        r#"
+        [[address]]
+        match = "topic/bench.>"
+        keep = "always"
+        overflow = "spill"
+        [limits]
+        max_message_bytes = 32768
+        outbound_bytes_max = 65536
+        send_buffer_bytes = 16384
+        "#,
+    );
+    let arguments =
+        ["fanout", "--subscribers", "4", "--size", "30000", "--in-flight", "500", "--messages", "300"];
+    adds_up(&result(&broker, &arguments), 300, 4);
+}
+
 #[test]
 fn refused_messages_are_counted_and_fail_the_run() {
     let limits = [("WASPMQ_LIMITS__PUBLISHES_PER_SECOND", "1"), ("WASPMQ_LIMITS__PUBLISH_BURST", "10")];

@@ -40,7 +40,7 @@ impl Receiver {
 pub(super) async fn count_overflows(running: Arc<Running>, publisher: usize, mut events: Events) {
     while let Some(event) = events.recv().await {
         if let Event::Overflow(overflow) = event {
-            running.handle_overflow(publisher, &overflow.to, overflow.dropped);
+            running.handle_overflow(publisher, &overflow);
         }
     }
 }

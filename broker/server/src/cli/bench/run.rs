@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use waspmq_client::{Content, Profile};
+use waspmq_client::{Content, Overflow, OverflowAction, Profile};
 
 #[derive(Debug)]
 pub(super) struct Running {
@@ -229,12 +229,14 @@ impl Running {
         route.window.handle_done();
     }
 
-    /// The broker dropped messages of an address for one of its receivers: they are not waited for.
-    pub(super) fn handle_overflow(&self, publisher: usize, to: &str, dropped: u64) {
-        let Some(route) = self.routes.get(publisher).filter(|route| route.address == to) else { return };
-        route.overflowed.fetch_add(dropped, Ordering::Relaxed);
+    /// The broker dropped messages of an address for one of its receivers: they are not waited for. Those that it spilled come later.
+    pub(super) fn handle_overflow(&self, publisher: usize, overflow: &Overflow) {
+        let Overflow { to, dropped, action } = overflow;
+        let route = self.routes.get(publisher).filter(|route| route.address == *to);
+        let Some(route) = route.filter(|_| *action != Some(OverflowAction::Spill)) else { return };
+        route.overflowed.fetch_add(*dropped, Ordering::Relaxed);
         if !self.plan.has_receipts() {
-            (0..dropped).for_each(|_| route.window.handle_done());
+            (0..*dropped).for_each(|_| route.window.handle_done());
         }
     }
 
@@ -436,10 +438,12 @@ mod tests {
         let slow = running(plan(1, 3, Pace::Window(2)));
         slow.routes[0].sent.store(1, Ordering::Relaxed);
         arrive(&slow, (0, 0), stamp(0, 0, 1_000));
-        slow.handle_overflow(0, "topic/elsewhere", 2);
-        assert!(!slow.is_complete());
         let address = slow.routes[0].address.clone();
-        slow.handle_overflow(0, &address, 2);
+        let overflow = |to: &str, action| Overflow { to: to.to_owned(), dropped: 2, action };
+        slow.handle_overflow(0, &overflow("topic/elsewhere", None));
+        slow.handle_overflow(0, &overflow(&address, Some(OverflowAction::Spill)));
+        assert!(!slow.is_complete(), "what is spilled comes later");
+        slow.handle_overflow(0, &overflow(&address, Some(OverflowAction::DropOldest)));
         assert!(slow.is_complete(), "the others do not get it");
         assert_eq!((slow.routes[0].window.done(), slow.routes[0].overflowed()), (3, 2));
 
