@@ -317,6 +317,36 @@ fn what_is_spilled_is_waited_for() {
 }
 
 #[test]
+fn a_client_that_the_broker_ends_ends_the_run() {
+    let of = |scenario: &str, number: u32| {
+        let broker = Broker::start();
+        let scenario = &[scenario, "--duration", "10m"];
+        let mut command = bench(&broker.url(), scenario);
+        let run = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        broker.eventually("the run's traffic", |broker| {
+            let delivered = "waspmq_messages_delivered_total{kind=\"topic\",transport=\"websocket\"}";
+            broker.metric(delivered).is_some_and(|delivered| delivered > 10.0)
+        });
+        let (_, sessions) = broker.admin("GET", "/v1/sessions", None);
+        let is_it = |session: &&Value| session["user"].as_str().unwrap().ends_with(&format!("-{number}"));
+        let sessions = sessions["sessions"].as_array().unwrap();
+        let id = sessions.iter().find(is_it).unwrap()["id"].as_str().unwrap();
+        assert!(broker.admin("DELETE", &format!("/v1/sessions/{id}"), None).0 < 300);
+        (broker, run)
+    };
+    // The publisher is the first client, its receiver the second. All runs wait at once for what does not come.
+    let runs = [of("throughput", 0), of("throughput", 1), of("latency", 0), of("latency", 1)];
+    for (_broker, run) in runs {
+        let output = run.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(document["ended"], "failed", "{document}");
+        let causes = document["causes"].as_object().unwrap();
+        assert!(causes.keys().any(|cause| cause.contains("kicked")), "{document}");
+    }
+}
+
+#[test]
 fn refused_messages_are_counted_and_fail_the_run() {
     let limits = [("WASPMQ_LIMITS__PUBLISHES_PER_SECOND", "1"), ("WASPMQ_LIMITS__PUBLISH_BURST", "10")];
     let broker = Broker::start_with(&limits);

@@ -93,6 +93,7 @@ async fn drive(plan: &Plan, common: &Common, (run, origin): (Run, Origin)) -> an
     running.end(clock.now_ns());
     running.stop();
     drain(&running, &mut signals).await;
+    let ended = if ended == Ended::Done && running.has_lost_receiver() { Ended::Failed } else { ended };
     listening.shutdown().await;
     let stats: Vec<_> = everybody.iter().map(|client| client.stats()).collect();
     tokio::select! {

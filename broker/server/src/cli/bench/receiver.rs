@@ -1,5 +1,6 @@
 //! Receiving: a task for each client, which takes messages as they come.
 
+use super::clients::cause;
 use super::run::{Arrival, Running};
 use crate::clock::Clock;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ impl Receiver {
                 // What else comes to this user is for other programs.
                 client.pass_over(&message);
             }
+        }
+        if let Err(error) = client.ping().await {
+            running.handle_receiver_ended(cause(&error));
         }
     }
 }

@@ -26,6 +26,7 @@ pub(super) struct Running {
     /// When the last publisher had ended.
     sent_until_ns: AtomicU64,
     is_stopped: AtomicBool,
+    has_lost_receiver: AtomicBool,
     /// For publishers that wait for a client whose connection is lost.
     pub(super) stopped: Notify,
     pub(super) routes: Vec<Route>,
@@ -97,6 +98,7 @@ impl Running {
             measure_from_ns: AtomicU64::new(u64::MAX),
             sent_until_ns: AtomicU64::new(u64::MAX),
             is_stopped: AtomicBool::new(false),
+            has_lost_receiver: AtomicBool::new(false),
             stopped: Notify::new(),
             routes,
             latency: Recorder::new(threads)?,
@@ -238,6 +240,17 @@ impl Running {
         if !self.plan.has_receipts() {
             (0..*dropped).for_each(|_| route.window.handle_done());
         }
+    }
+
+    /// The client of a receiver has ended, as nobody told it to.
+    pub(super) fn handle_receiver_ended(&self, cause: String) {
+        self.count_cause(cause);
+        self.has_lost_receiver.store(true, Ordering::Relaxed);
+        self.stop();
+    }
+
+    pub(super) fn has_lost_receiver(&self) -> bool {
+        self.has_lost_receiver.load(Ordering::Relaxed)
     }
 
     pub(super) fn count_cause(&self, cause: String) {
