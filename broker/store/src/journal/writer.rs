@@ -222,7 +222,10 @@ impl Writer {
             (Ok(()), false) => self.unsynced_since = self.unsynced_since.or(Some(began)),
             (Err(_), _) => {}
         }
-        self.tried = began;
+        // What is small and worked says nothing of room, however much of it there is.
+        if needs_room || result.is_err() {
+            self.tried = began;
+        }
         self.note(&result, needs_room);
         result
     }

@@ -476,6 +476,28 @@ fn what_cannot_be_kept_is_known_until_it_can() {
 }
 
 #[test]
+fn room_is_looked_for_while_small_writes_go_on() {
+    let store = Trying::new();
+    let (journal, threads, answers) = start(store.clone(), options());
+    store.full.store(true, Ordering::SeqCst);
+    journal.push(message(0), ticket(1, 1)).unwrap();
+    answers.recv().unwrap().2.unwrap_err();
+    assert!(journal.check_room().is_err());
+    store.full.store(false, Ordering::SeqCst);
+    let began = std::time::Instant::now();
+    // One commit behind the other, and nothing that would need room.
+    for token in 2.. {
+        if journal.check_room().is_ok() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "nobody looks whether there is room");
+        journal.push(Write::LastSeen { user: name("a"), unix_ms: token }, ticket(1, token)).unwrap();
+        answers.recv().unwrap().2.unwrap();
+    }
+    stop(threads);
+}
+
+#[test]
 fn a_write_that_cannot_be_done_fails_alone() {
     let store = Trying::new();
     let (journal, threads, answers) = start(store.clone(), options());
