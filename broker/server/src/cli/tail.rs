@@ -11,7 +11,9 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::io::{BufRead, Read};
 use waspmq_core::{Name, Pattern};
 
@@ -115,8 +117,7 @@ impl Follower {
             if let Some(event) = text.strip_prefix("event: ") {
                 event.clone_into(&mut name);
             } else if let Some(data) = text.strip_prefix("data: ") {
-                let event =
-                    serde_json::from_str(data).context("these are no events of a WaspMQ admin API")?;
+                let event = Event::parse(data).context("these are no events of a WaspMQ admin API")?;
                 self.take(&name, (data, &event), &mut out);
                 if self.left == Some(0) {
                     return Ok(output::lines(&out)?);
@@ -125,10 +126,10 @@ impl Follower {
         }
     }
 
-    fn take(&mut self, name: &str, (data, event): (&str, &Value), out: &mut String) {
+    fn take(&mut self, name: &str, (data, event): (&str, &Event<'_>), out: &mut String) {
         match name {
             "ready" => {
-                let node = output::printable(&output::cell(&event["node"]));
+                let node = output::printable(&output::cell(&event.fields["node"]));
                 output::note(format_args!("watching what is published at node {node}; Ctrl-C ends it"));
             }
             "message" => {
@@ -137,7 +138,7 @@ impl Follower {
                 self.left = self.left.map(|left| left - 1);
             }
             "dropped" => {
-                let count = output::cell(&event["count"]);
+                let count = output::cell(&event.fields["count"]);
                 output::note(format_args!(
                     "{count} messages are missing here, because this reader was too slow"
                 ));
@@ -148,7 +149,26 @@ impl Follower {
     }
 }
 
-fn line(event: &Value) -> String {
+/// The data of an event.
+struct Event<'a> {
+    fields: Value,
+    /// As its publisher wrote it: JSON has numbers that fit nowhere here.
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> Event<'a> {
+    fn parse(data: &'a str) -> serde_json::Result<Self> {
+        let mut all: BTreeMap<String, &RawValue> = serde_json::from_str(data)?;
+        let payload = all.remove("payload");
+        let mut fields = Map::new();
+        for (name, value) in all {
+            fields.insert(name, serde_json::from_str(value.get())?);
+        }
+        Ok(Self { fields: Value::Object(fields), payload })
+    }
+}
+
+fn line(Event { fields: event, payload }: &Event<'_>) -> String {
     let field = |name: &str| output::cell(event.get(name).unwrap_or_default());
     let columns = ["outcome", "to", "from", "recipients", "size"].map(field);
     let mut text = format!("{} {}", time(&event["ts"]), columns.join(" "));
@@ -159,8 +179,8 @@ fn line(event: &Value) -> String {
     if event.get("error").is_some() {
         text.push_str(&format!(" {}: {}", field("error"), field("reason")));
     }
-    match (event.get("payload"), event.get("payload_b64")) {
-        (Some(payload), _) => text.push_str(&format!(" {payload}")),
+    match (payload, event.get("payload_b64")) {
+        (Some(payload), _) => text.push_str(&format!(" {}", payload.get())),
         (None, Some(Value::String(base64))) => {
             let bytes = BASE64_STANDARD.decode(base64).ok();
             match bytes.and_then(|bytes| String::from_utf8(bytes).ok()) {
@@ -193,7 +213,8 @@ mod tests {
         let check = |event: Value, expected: &str| {
             let mut event = event;
             event["ts"] = ts.into();
-            assert_eq!(line(&event), format!("2026-09-21T14:13:20.123Z {expected}"));
+            let data = event.to_string();
+            assert_eq!(line(&Event::parse(&data).unwrap()), format!("2026-09-21T14:13:20.123Z {expected}"));
         };
         check(
             json!({"outcome": "accepted", "to": "topic/a", "from": "al", "recipients": 3, "size": 2, "payload": {"x": "1\n"}}),
@@ -211,5 +232,14 @@ mod tests {
             json!({"outcome": "dropped_by_policy", "to": "all", "from": "bo", "size": 0, "error": "dropped_by_policy", "reason": "a\u{1b}[2J"}),
             "dropped_by_policy all bo - 0 dropped_by_policy: a\\u{1b}[2J",
         );
+    }
+
+    #[test]
+    fn a_payload_is_shown_as_it_was_published() {
+        for payload in ["1e999", "123456789012345678901234567890", "{\"b\": 1, \"a\": 2, \"b\": 3}", "null"] {
+            let data = format!("{{\"ts\":0,\"outcome\":\"accepted\",\"to\":\"all\",\"payload\":{payload}}}");
+            let shown = line(&Event::parse(&data).unwrap());
+            assert!(shown.ends_with(&format!(" accepted all - - - {payload}")), "{shown}");
+        }
     }
 }
