@@ -70,11 +70,11 @@ impl Worker {
 
     /// A message whose receipt said that it is stored did not enter the history of its address.
     pub(in crate::worker) fn handle_unkept(&mut self, again: PutOff, reject: &Reject) {
-        if let Some(batch) = again.batches.first() {
-            self.count_refused(&batch.to, reject);
-        }
         if reject.code.is_retryable() {
             return self.wait_again(again, (self.shared.clock.now_us() / 1_000, reject.retry_ms));
+        }
+        if let Some(batch) = again.batches.first() {
+            self.count_refused(&batch.to, reject);
         }
         for (to, id) in again.batches.iter().filter_map(|batch| Some((&batch.to, batch.messages.first()?.id)))
         {

@@ -422,6 +422,8 @@ fn a_delayed_message_that_is_stored_waits_for_room_when_it_is_due() {
     assert!(cramped.worker.shared.journal.check_room().is_err());
     cramped.worker.publish_due(due_ms);
     assert_eq!(cramped.worker.delays.len(), 1, "nobody is sent what is known to find no room");
+    let refused = cramped.worker.counters().published.rejected.of(Kind::Topic).load();
+    assert_eq!(refused, 0, "what waits is not refused, however often it is tried");
     assert_eq!((cramped.delayed_count(), cramped.history("topic/kept").len()), (1, 0));
     cramped.empty();
     cramped.await_room();
