@@ -311,12 +311,7 @@ impl Worker {
         };
         let batches = addresses.iter().map(batch_for).collect::<Result<Vec<_>, _>>()?;
         let bytes = batches.iter().map(Batch::size_bytes).sum();
-        if !self.delays.has_room(batches.len(), bytes)
-            || level == Level::Stored && !self.shared.journal.has_room()
-        {
-            let message = "as many messages wait for their time as this worker may hold";
-            return Err(Reject::new(Code::Overloaded, message).retry_after(1_000));
-        }
+        self.check_put_off(level, (batches.len(), bytes))?;
         let due_unix_ms = source.now.unix_ms.saturating_add(publish.delay_ms);
         let waits = u32::try_from(batches.len()).unwrap_or(u32::MAX);
         let is_stored = level == Level::Stored;

@@ -12,11 +12,12 @@
 use super::Worker;
 use super::alone::PutOff;
 use super::mailbox::Entry;
+use super::storage_error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use waspmq_core::limits::{DELAYED_BYTES_MAX, DELAYED_MESSAGES_MAX};
 use waspmq_core::message::Batch;
-use waspmq_core::{MessageId, limits};
+use waspmq_core::{Code, Level, MessageId, Reject, limits};
 use waspmq_store::{Delayed, DelayedPage, Store, StoreError};
 
 /// Messages and bytes of one page; one message more where it alone is larger.
@@ -92,6 +93,17 @@ fn key(delayed: &Delayed) -> Option<(u64, MessageId)> {
 }
 
 impl Worker {
+    /// Refuses so many messages where they may not wait here, or the journal is known not to keep what is to be stored: they
+    /// would wait here with each try of their publisher, and be published as often when there is room.
+    pub(super) fn check_put_off(&self, level: Level, (count, bytes): (usize, usize)) -> Result<(), Reject> {
+        let journal = (level == Level::Stored).then_some(&self.shared.journal);
+        if !self.delays.has_room(count, bytes) || journal.is_some_and(|journal| !journal.has_room()) {
+            let message = "as many messages wait for their time as this worker may hold";
+            return Err(Reject::new(Code::Overloaded, message).retry_after(1_000));
+        }
+        journal.map_or(Ok(()), |journal| journal.check_room().map_err(|error| storage_error(&error)))
+    }
+
     /// Asks for delayed messages of earlier runs, if there is room for them or they are due soon.
     pub(super) fn read_delayed(&self) {
         let unread = &self.shared.unread;

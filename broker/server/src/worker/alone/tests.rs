@@ -439,6 +439,22 @@ fn a_delayed_message_that_is_stored_waits_for_room_when_it_is_due() {
 }
 
 #[test]
+fn a_delayed_message_that_is_known_to_find_no_room_is_refused_at_once() {
+    let mut cramped = Cramped::new();
+    let put_off = |worker: &mut Worker| publish(worker, Level::Stored, &["topic/kept"], 60_000);
+    cramped.fill();
+    publish(&mut cramped.worker, Level::Accepted, &["topic/kept"], 0).0.unwrap();
+    wait(|| cramped.worker.shared.journal.check_room().err());
+    assert_eq!(put_off(&mut cramped.worker).0.unwrap_err().code, Code::StorageFull);
+    assert!(cramped.worker.delays.is_empty(), "its publisher tries again, and it is there once");
+    cramped.empty();
+    cramped.await_room();
+    let (_, mut later) = put_off(&mut cramped.worker);
+    answer(&mut cramped.worker, &mut later).unwrap();
+    assert_eq!((cramped.worker.delays.len(), cramped.delayed_count()), (1, 1));
+}
+
+#[test]
 fn a_message_to_nobody_but_a_full_inbox_is_refused() {
     let mut cramped = Cramped::new();
     let accept = |worker: &mut Worker, to| publish(worker, Level::Accepted, &[to], 0).0;
