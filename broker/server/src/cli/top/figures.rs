@@ -117,7 +117,7 @@ impl Figures {
             || uptime_ms < number(&before.status, "uptime_ms");
         // No interval is shorter than a microsecond, so nothing is divided by 0.
         let elapsed_us = after.at_us.saturating_sub(before.at_us);
-        let elapsed_us = if restarted { elapsed_us.min(uptime_ms * 1_000) } else { elapsed_us };
+        let elapsed_us = if restarted { elapsed_us.min(uptime_ms.saturating_mul(1_000)) } else { elapsed_us };
         let seconds = std::time::Duration::from_micros(elapsed_us.max(1)).as_secs_f64();
         let delta = Delta { before: (!restarted).then_some(&before.metrics), after: &after.metrics, seconds };
         Self {

@@ -67,6 +67,11 @@ fn a_broker_that_was_started_again_counts_from_its_start() {
     let mut after = sample(1, 1);
     after.at_us += 30_000_000;
     check(&sample(1, 7), &after, 2.0, 15.0);
+    // More uptime than there are microseconds, which no broker has.
+    let mut after = sample(2, 2);
+    after.at_us += 30_000_000;
+    after.status["uptime_ms"] = u64::MAX.into();
+    check(&sample(1, 7), &after, 20.0, 3.0);
     // It has been there longer than nobody looked.
     check(&sample(1, 2), &sample(2, 3), 2.0, 45.0);
 }
