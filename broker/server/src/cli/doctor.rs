@@ -137,7 +137,7 @@ fn ports(text: Option<&str>) -> Check {
     let advice = match count {
         Some(count) if count < PORTS_WANTED => Some(
             "a proxy or load generator on this machine has one connection per port and address. \
-             Fix: sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
+             Fix: sysctl -w net.ipv4.ip_local_port_range=\"10240 65535\""
                 .to_owned(),
         ),
         _ => None,
@@ -212,7 +212,8 @@ mod tests {
         check(&backlog(Some("4096\n")), "4096", None);
         check(&backlog(None), "unknown on this system", None);
         check(&ports(Some("32768\t60999\n")), "28232", None);
-        check(&ports(Some("60000 60999")), "1000", Some("ip_local_port_range"));
+        // Above the broker's own ports: what connects from one of them keeps it from listening there.
+        check(&ports(Some("60000 60999")), "1000", Some("ip_local_port_range=\"10240 65535\""));
         check(&ports(Some("nonsense")), "unknown on this system", None);
         let receive = |text| buffer("receive", "rmem_max", text);
         check(&receive(Some("212992\n")), "212992", Some("sysctl -w net.core.rmem_max=4194304"));
