@@ -36,7 +36,7 @@ pub(super) struct Arguments {
 enum Command {
     /// CPU time of its threads, by function
     Cpu {
-        /// How long
+        /// How long, 1 to 60
         #[arg(long, value_name = "N", default_value_t = CPU_PROFILE_SECONDS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=PROFILE_SECONDS_MAX))]
         seconds: u64,
         #[command(flatten)]
@@ -44,7 +44,7 @@ enum Command {
     },
     /// Memory that is allocated meanwhile, and what of it is still in use at the end, by function
     Heap {
-        /// How long
+        /// How long, 1 to 60
         #[arg(long, value_name = "N", default_value_t = HEAP_PROFILE_SECONDS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=PROFILE_SECONDS_MAX))]
         seconds: u64,
         #[command(flatten)]
