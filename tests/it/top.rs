@@ -43,7 +43,7 @@ async fn traffic_is_told_to_programs() {
     let broker = Broker::start();
     upload(&broker, "mirror", "route-mirror");
     set(&broker, "audit", "mirror@1", "topic/orders.>", &json!({"to": "topic/audit"}));
-    let output = beside_traffic(&broker, &["--json", "--count", "2", "--interval", "1"]).await;
+    let output = beside_traffic(&broker, &["--json", "--count", "2", "--interval", "3"]).await;
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
     let lines = String::from_utf8(output.stdout).unwrap();
     let looks: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -71,7 +71,7 @@ async fn traffic_is_told_to_programs() {
 async fn traffic_is_told_to_people() {
     let broker = Broker::start();
     // It is no terminal, so it is text and comes once.
-    let output = beside_traffic(&broker, &["--interval", "2"]).await;
+    let output = beside_traffic(&broker, &["--interval", "5"]).await;
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("ready  up ") && text.contains(&broker.admin), "{text}");
