@@ -11,6 +11,7 @@ mod demo;
 mod dict;
 mod doctor;
 mod explain;
+mod exposition;
 mod failure;
 mod group;
 mod history;

@@ -1,7 +1,7 @@
 //! What `/metrics` says: OpenMetrics text, read into numbers by name and labels.
 //!
 //! Whoever answers may be another version or another program: lines that are none of the format are passed over, and nothing
-//! that stands in one can do harm. What is read is bounded by the answer, which the API's client bounds.
+//! that stands in one can do harm. What is read is bounded by the answer, which whoever asks bounds.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -55,6 +55,12 @@ impl Exposition {
         }
         sums
     }
+}
+
+/// A gauge of things that are counted; what is below 0 is none.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates at both ends")]
+pub(super) fn whole(value: f64) -> u64 {
+    value as u64
 }
 
 /// `name{label="value",…} value`, with a timestamp or an exemplar behind it that are not looked at. None of a comment, or of

@@ -1,10 +1,9 @@
 //! `waspmq top`: what a running broker does at this moment, as a screen that stays, as text, or for programs.
 //!
-//! A thin client of the admin API: `sample` asks, `exposition` and `delta` make rates of what counts since the start, `figures` is
+//! A thin client of the admin API: `sample` asks, `delta` makes rates of what counts since the start, `figures` is
 //! what is known then, and `lines` and `view` show it.
 
 mod delta;
-mod exposition;
 mod figures;
 #[cfg(test)]
 mod fixture;

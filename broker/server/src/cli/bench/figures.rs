@@ -1,5 +1,6 @@
 //! What the broker says of itself in its metrics: its memory and its sessions, where the admin API can be read.
 
+use super::super::exposition::{Exposition, whole};
 use super::limits::METRICS_BYTES_MAX;
 use super::options::Admin;
 use std::time::Duration;
@@ -60,11 +61,8 @@ impl Reader {
 }
 
 fn parse(text: &str) -> Option<Figures> {
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        // Both are whole numbers; one is written with a fraction.
-        line.split([' ', '.']).next()?.parse().ok()
-    };
+    let metrics = Exposition::parse(text);
+    let value = |name: &str| metrics.total(name).map(whole);
     Some(Figures {
         memory_bytes: value("process_resident_memory_bytes")?,
         sessions: value("waspmq_sessions")?,

@@ -3,7 +3,7 @@
 //! Counters only grow. One that is lower than before, or was not there, began at 0 in between: all it has is new. So no rate is
 //! negative, whatever was restarted, removed or put in place.
 
-use super::exposition::{Exposition, Labels};
+use super::super::exposition::{Exposition, Labels};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 

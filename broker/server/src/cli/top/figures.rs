@@ -1,6 +1,7 @@
 //! What a broker did between two looks at it, and how it is at the second one. This is what `--json` prints;
 //! `docs/ADMIN.md` describes every field.
 
+use super::super::exposition::whole;
 use super::delta::{ByTwo, Delta, Observed, Quantile, total};
 use super::policy_figures::{self, Policy};
 use super::sample::Sample;
@@ -262,12 +263,6 @@ fn rate<'a>(delta: &Delta<'a>, name: &'a str) -> f64 {
 
 fn gauge(delta: &Delta<'_>, name: &str) -> u64 {
     whole(delta.after.total(name).unwrap_or_default())
-}
-
-/// A gauge of things that are counted; what is below 0 is none.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates at both ends")]
-fn whole(value: f64) -> u64 {
-    value as u64
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A broker for tests: what its API says after so many rounds of the same traffic, two seconds each.
 
-use super::exposition::Exposition;
+use super::super::exposition::Exposition;
 use super::figures::Figures;
 use super::sample::Sample;
 use serde_json::{Value, json};

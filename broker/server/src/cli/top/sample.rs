@@ -1,7 +1,7 @@
 //! One look at a broker: what its admin API says at one moment.
 
 use super::super::api::{Api, Refusal};
-use super::exposition::Exposition;
+use super::super::exposition::Exposition;
 use crate::clock::Clock;
 use anyhow::bail;
 use serde_json::Value;

@@ -91,7 +91,7 @@ fn what_is_not_there_is_nothing() {
         unix_ms: 0,
         status: Value::Null,
         unready: Some("it drains".to_owned()),
-        metrics: super::super::exposition::Exposition::default(),
+        metrics: crate::cli::exposition::Exposition::default(),
         policies: Vec::new(),
     };
     let figures = Figures::between(&nothing, &nothing);
