@@ -106,7 +106,7 @@ fn who_may_not_look_is_told_so() {
 #[test]
 fn the_screen_is_taken_and_given_back() {
     let broker = Broker::start();
-    for end in ["q", "\x03", "TERM", "HUP", "INT"] {
+    for end in ["q", "\x03", "TERM", "HUP", "INT", "QUIT"] {
         let mut terminal = Terminal::open(24, 80);
         let child = terminal.run(top(&broker.admin, broker.data.path(), &["--interval", "0.2"]));
         terminal

@@ -72,6 +72,7 @@ impl Terminal {
             "TERM" => Signal::TERM,
             "HUP" => Signal::HUP,
             "INT" => Signal::INT,
+            "QUIT" => Signal::QUIT,
             other => panic!("{other}"),
         };
         kill_process(Pid::from_child(child), signal).unwrap();

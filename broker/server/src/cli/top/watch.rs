@@ -78,21 +78,23 @@ impl Drop for Taken {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP: somebody wants this to end, or the terminal is gone.
-struct Ends([Signal; 3]);
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP: somebody wants this to end, or the terminal is gone.
+struct Ends([Signal; 4]);
 
 impl Ends {
     fn new() -> io::Result<Self> {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        let [terminate, interrupt, hangup] = kinds.map(signal);
-        Ok(Self([terminate?, interrupt?, hangup?]))
+        let kinds =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup()];
+        let [terminate, interrupt, quit, hangup] = kinds.map(signal);
+        Ok(Self([terminate?, interrupt?, quit?, hangup?]))
     }
 
     async fn next(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
+        let [terminate, interrupt, quit, hangup] = &mut self.0;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
             _ = hangup.recv() => {}
         }
     }
