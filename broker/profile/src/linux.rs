@@ -1,11 +1,12 @@
 //! How profiles are taken on Linux.
 //!
-//! What runs in signal handlers and below the allocator is `walk` with `stack` and `registers`, the handler in `cpu`, and
+//! What runs in signal handlers and below the allocator is `walk` with `stack`, `registers` and `errno`, the handler in `cpu`, and
 //! the hooks in `heap`; the rest runs on the thread that asked for the profile.
 
 pub mod cpu;
 pub mod heap;
 
+mod errno;
 mod image;
 mod live;
 mod maps;

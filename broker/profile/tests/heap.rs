@@ -79,6 +79,7 @@ fn what_is_kept_is_told_from_what_is_not() {
         drop((kept, grown));
     }
     both_kinds_at_once();
+    errno_is_put_back();
 }
 
 /// Signals come within the hooks, and the hooks are at work on all threads.
@@ -100,5 +101,25 @@ fn both_kinds_at_once() {
         ends.store(true, Ordering::Relaxed);
         assert!(sum(&time.unwrap(), "samples", "grows_for_the_profile") > 0);
         assert!(sum(&memory.unwrap(), "alloc_space", "grows_for_the_profile") > 0);
+    });
+}
+
+/// What a call has failed with is still there when memory was asked for since.
+fn errno_is_put_back() {
+    let stop = Stop::default();
+    std::thread::scope(|scope| {
+        let profile = scope.spawn(|| heap::profile(Duration::from_secs(3_600), &stop));
+        while !heap::is_on() {
+            std::thread::yield_now();
+        }
+        // Of 100 MiB some 200 are sampled, and asking the kernel about a page sets it.
+        for _ in 0..10_000 {
+            assert!(std::fs::File::open("/no/such/file").is_err());
+            throws_away_for_the_profile();
+            let errno = std::io::Error::last_os_error();
+            assert_eq!(errno.kind(), std::io::ErrorKind::NotFound, "{errno}");
+        }
+        stop.stop();
+        profile.join().unwrap().unwrap();
     });
 }

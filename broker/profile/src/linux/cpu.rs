@@ -15,6 +15,7 @@
 //! The handler stays behind the first profile and does nothing between two: a signal that is on its way when a timer
 //! is deleted would otherwise end the process.
 
+use super::errno;
 use super::registers::Registers;
 use super::threads;
 use super::timer::{Tick, Timer};
@@ -113,17 +114,13 @@ extern "C" fn handle(_: libc::c_int, told: *const libc::siginfo_t, context: *con
     if !IS_ON.load(Ordering::Acquire) {
         return;
     }
-    // SAFETY: the thread's own variable, which the walk changes.
-    let errno = unsafe { *libc::__errno_location() };
     // SAFETY: with `SA_SIGINFO` the kernel gives both, and they are there until the handler returns.
     let (told, context) = unsafe { (told.as_ref(), context.cast::<libc::ucontext_t>().as_ref()) };
     if let (Some(tick), Some(context)) = (told.and_then(Tick::read), context)
         && let (Some(walker), Some(ring)) = (Walker::shared(), RING.get())
     {
-        ring.put(walker, tick, Registers::interrupted(context));
+        errno::kept(|| ring.put(walker, tick, Registers::interrupted(context)));
     }
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
 }
 
 /// A sample on its way from the handler.

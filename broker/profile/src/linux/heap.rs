@@ -8,6 +8,7 @@
 //! Invariants: a hook that is entered within a hook does nothing (taking a sample allocates); an address leaves the table
 //! of live samples before it is given back. Memory that C code asks of the C library is not seen.
 
+use super::errno;
 use super::live::{Allocation, Live};
 use super::registers::Registers;
 use super::walk::Walker;
@@ -165,7 +166,8 @@ fn allocated(pointer: *mut u8, bytes: usize) {
             local.seen.set(local.seen.get().wrapping_add(1));
         } else if !pointer.is_null() && local.pass(bytes as u64) {
             local.is_inside.set(true);
-            sample(pointer as usize, bytes);
+            // Memory may be asked for between a call that failed and the look at its reason.
+            errno::kept(|| sample(pointer as usize, bytes));
             local.is_inside.set(false);
         }
     });

@@ -54,7 +54,8 @@ impl Walker {
     }
 
     /// Takes the stack of this thread, from its registers here or where a signal came. Answers how many frames it has;
-    /// `None`: too many walks go on. What lies below the stack pointer is not read. Changes `errno`.
+    /// `None`: too many walks go on. What lies below the stack pointer is not read. Changes `errno`, which
+    /// [`errno::kept`](super::errno::kept) puts back.
     pub(super) fn walk(&self, registers: Registers, stack: &mut [u64]) -> Option<usize> {
         let mut cache = self.caches.iter().find_map(|cache| cache.try_lock().ok())?;
         let mut readable = Readable::from(registers.sp);
