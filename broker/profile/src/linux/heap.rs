@@ -45,8 +45,9 @@ pub fn profile(duration: Duration, stop: &Stop) -> Result<Profile, Error> {
     };
     Walker::prepare()?;
     let live = LIVE.get_or_init(Live::new);
-    live.clear();
     drop(std::mem::replace(&mut *made(), Made::new()));
+    // Behind that: what is noted from now on has a number of a stack of this profile, even by a hook that is late.
+    live.clear();
     let (started_unix_ns, started) = (unix_ns(), now());
     IS_ON.store(true, Ordering::SeqCst);
     let off = Off;
@@ -157,9 +158,10 @@ fn weight(bytes: usize) -> (f64, f64) {
     (1.0 / probability, bytes / probability)
 }
 
+/// `extern`, so that a panic in here ends the process: an allocator that unwinds is undefined behaviour.
 #[cold]
 #[inline(never)]
-fn allocated(pointer: *mut u8, bytes: usize) {
+extern "C" fn allocated(pointer: *mut u8, bytes: usize) {
     // A thread that ends has none any more.
     _ = LOCAL.try_with(|local| {
         if local.is_inside.get() {
@@ -232,7 +234,6 @@ impl Made {
     fn finish(self, live: &Live, (started_unix_ns, duration_ns): (i64, i64)) -> Result<Profile, Error> {
         let mut alive = vec![(0.0, 0.0); self.totals.len()];
         live.each(|Allocation { stack, bytes }| {
-            // None: put by a hook that began in the profile before.
             if let Some(total) = alive.get_mut(stack as usize) {
                 let (count, bytes) = weight(bytes);
                 *total = (total.0 + count, total.1 + bytes);
@@ -313,7 +314,7 @@ impl<A> Sampled<A> {
 
 #[expect(unsafe_code, reason = "an allocator hands out memory")]
 // SAFETY: what is handed out, and what is given back, is the inner allocator's, with the caller's own layout; the hooks look at
-// addresses and never at what is there. They do not unwind: nothing in them panics, and they allocate within themselves unseen.
+// addresses and never at what is there. They do not unwind, and they allocate within themselves unseen.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Sampled<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
