@@ -14,6 +14,8 @@ pub enum Error {
     SignalTaken,
     #[error("the allocator of this process is not the one that samples")]
     OtherAllocator,
+    #[error("the system refuses timers on the CPU time of threads: {0}")]
+    NoTimers(#[source] std::io::Error),
     #[error("the process cannot be read: {0}")]
     Io(#[from] std::io::Error),
 }

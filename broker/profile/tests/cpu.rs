@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests: a surprise ends the test")]
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -121,6 +122,7 @@ fn profiles_are_taken_again_and_again() {
     }
     one_at_a_time();
     a_signal_between_two_profiles_does_nothing();
+    a_system_without_timers_is_told_of();
 }
 
 fn one_at_a_time() {
@@ -152,4 +154,12 @@ fn a_signal_between_two_profiles_does_nothing() {
     let own = std::process::id().to_string();
     let sent = std::process::Command::new("sh").args(["-c", "kill -PROF \"$0\"", &own]).status().unwrap();
     assert!(sent.success());
+}
+
+fn a_system_without_timers_is_told_of() {
+    let before = getrlimit(Resource::Sigpending);
+    setrlimit(Resource::Sigpending, Rlimit { current: Some(0), ..before }).unwrap();
+    let refused = cpu::profile(Duration::from_secs(3_600), &Stop::default());
+    setrlimit(Resource::Sigpending, before).unwrap();
+    assert!(matches!(refused, Err(Error::NoTimers(_))), "{refused:?}");
 }

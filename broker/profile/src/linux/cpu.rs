@@ -44,7 +44,7 @@ static RING: OnceLock<Ring> = OnceLock::new();
 /// Takes a profile for so long, or until it is stopped.
 ///
 /// # Errors
-/// When one is being taken, when `SIGPROF` is somebody else's, or when `/proc` cannot be read.
+/// When one is being taken, when `SIGPROF` is somebody else's, when the system refuses timers, or when `/proc` cannot be read.
 pub fn profile(duration: Duration, stop: &Stop) -> Result<Profile, Error> {
     let _one = match ONE.try_lock() {
         Ok(one) => one,
@@ -190,21 +190,28 @@ struct Timers {
 }
 
 impl Timers {
-    /// Gives new threads a timer, and takes those of ended ones back.
-    fn look(&mut self) -> io::Result<()> {
+    /// Gives new threads a timer, and takes those of ended ones back. Refused when no thread at all gets one.
+    fn look(&mut self) -> Result<(), Error> {
         let threads = threads::all()?;
         self.timers.retain(|thread, _| threads.contains(thread));
         self.without = 0;
+        let mut refused = None;
         for thread in threads {
             if self.timers.contains_key(&thread) {
                 continue;
             }
             let is_room = self.timers.len() < THREADS_MAX;
-            match is_room.then(|| Timer::start(thread, CPU_PERIOD).ok()).flatten() {
-                Some(timer) => drop(self.timers.insert(thread, timer)),
-                // One that has ended meanwhile needs none.
-                None => self.without += usize::from(threads::name(thread).is_some()),
+            match is_room.then(|| Timer::start(thread, CPU_PERIOD)) {
+                Some(Ok(timer)) => drop(self.timers.insert(thread, timer)),
+                without => {
+                    // One that has ended meanwhile needs none.
+                    self.without += usize::from(threads::name(thread).is_some());
+                    refused = without.and_then(Result::err).or(refused);
+                }
             }
+        }
+        if let (true, Some(refused)) = (self.timers.is_empty(), refused) {
+            return Err(Error::NoTimers(refused));
         }
         self.name();
         Ok(())

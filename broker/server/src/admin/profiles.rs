@@ -217,7 +217,7 @@ fn failed(detail: &str) -> Problem {
 fn refused(what: What, error: &Error) -> Problem {
     match error {
         Error::Running => running(what),
-        Error::Unsupported | Error::OtherAllocator | Error::SignalTaken => {
+        Error::Unsupported | Error::OtherAllocator | Error::SignalTaken | Error::NoTimers(_) => {
             Problem::new(StatusCode::NOT_IMPLEMENTED, "not_supported", error.to_string())
         }
         Error::Io(_) => failed(&error.to_string()),
