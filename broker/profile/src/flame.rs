@@ -6,7 +6,7 @@
 
 use crate::limits::RECTANGLES_MAX;
 use crate::profile::Profile;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
 const WIDTH: f64 = 1_200.0;
@@ -19,13 +19,13 @@ const CHARACTER: f64 = 6.6;
 
 /// One frame in the place where it was called.
 #[derive(Default)]
-struct Node {
+struct Node<'a> {
     value: i64,
-    callees: BTreeMap<String, Self>,
+    callees: BTreeMap<&'a str, Self>,
 }
 
-impl Node {
-    fn of(profile: &Profile) -> Self {
+impl<'a> Node<'a> {
+    fn of(profile: &'a Profile) -> Self {
         let mut root = Self::default();
         for sample in &profile.samples {
             let value = sample.values.get(profile.main_kind).copied().unwrap_or(0);
@@ -37,7 +37,7 @@ impl Node {
             let frames = sample.stack.iter().rev().filter_map(|place| profile.frames.get(*place as usize));
             let names = sample.thread.iter().map(|thread| &**thread).chain(frames.map(|frame| &*frame.name));
             for name in names {
-                node = node.callees.entry(name.to_owned()).or_default();
+                node = node.callees.entry(name).or_default();
                 node.value += value;
             }
         }
@@ -55,11 +55,11 @@ struct Rectangle<'a> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares are drawn, not counted")]
-fn lay_out<'a>(root: &'a Node) -> Vec<Rectangle<'a>> {
+fn lay_out<'a>(root: &Node<'a>) -> Vec<Rectangle<'a>> {
     let mut rectangles: Vec<Rectangle<'a>> = Vec::new();
-    let mut next: Vec<(&'a str, &'a Node, u32, f64)> = vec![("all", root, 0, MARGIN)];
+    let mut next: VecDeque<(&'a str, &Node<'a>, u32, f64)> = [("all", root, 0, MARGIN)].into();
     let scale = (WIDTH - 2.0 * MARGIN) / (root.value.max(1) as f64);
-    while let Some((name, node, depth, left)) = next.pop() {
+    while let Some((name, node, depth, left)) = next.pop_front() {
         let width = node.value as f64 * scale;
         if width < NARROWEST || rectangles.len() == RECTANGLES_MAX {
             continue;
@@ -67,7 +67,7 @@ fn lay_out<'a>(root: &'a Node) -> Vec<Rectangle<'a>> {
         rectangles.push(Rectangle { name, value: node.value, depth, left, width });
         let mut callee_left = left;
         for (name, callee) in &node.callees {
-            next.push((name, callee, depth + 1, callee_left));
+            next.push_back((name, callee, depth + 1, callee_left));
             callee_left += callee.value as f64 * scale;
         }
     }
@@ -96,10 +96,7 @@ pub(crate) fn svg(profile: &Profile, title: &str) -> String {
         draw(&mut out, rectangle, (HEAD + rows, root.value, unit));
     }
     if rectangles.is_empty() {
-        _ = writeln!(
-            out,
-            "<text x=\"{MARGIN}\" y=\"{HEAD}\">nothing was sampled: nothing was going on</text>"
-        );
+        _ = writeln!(out, "<text x=\"{MARGIN}\" y=\"{HEAD}\">nothing of this was sampled</text>");
     }
     let mut y = HEAD + rows + ROW;
     for note in &profile.notes {
@@ -186,7 +183,8 @@ mod tests {
 
     #[test]
     fn frames_are_as_wide_as_their_share() {
-        let root = Node::of(&example());
+        let profile = example();
+        let root = Node::of(&profile);
         let rectangles = lay_out(&root);
         let width = |name, depth| {
             let found = rectangles.iter().find(|one| one.name == name && one.depth == depth);
@@ -198,16 +196,17 @@ mod tests {
         assert_eq!(width("a::<&str>", 3), Some(443.0));
         assert_eq!(width("b", 3), Some(148.0));
         assert_eq!(rectangles.len(), 7);
+        // What is beyond the bound is what is furthest from the root.
+        assert!(rectangles.is_sorted_by_key(|one| one.depth));
     }
 
     #[test]
     fn what_is_too_narrow_is_not_drawn() {
         let mut profile = example();
         profile.samples[1].values = vec![0, 1];
-        let root = Node::of(&profile);
-        assert!(lay_out(&root).iter().all(|rectangle| rectangle.name != "b"));
+        assert!(lay_out(&Node::of(&profile)).iter().all(|rectangle| rectangle.name != "b"));
         profile.samples.clear();
-        assert!(svg(&profile, "idle").contains(">nothing was sampled"));
+        assert!(svg(&profile, "idle").contains(">nothing of this was sampled"));
     }
 
     #[test]

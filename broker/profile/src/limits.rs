@@ -34,7 +34,7 @@ pub const LIVE_SAMPLES_MAX: usize = 64 * 1024;
 /// Threads that may take a stack at the same moment; 32 KiB each, kept behind the first profile. More: lost, and counted.
 pub const WALKS_MAX: usize = 64;
 
-/// Frames that are drawn in a flame graph, the widest first by its root. More: not drawn.
+/// Frames that are drawn in a flame graph, from the root outwards. More: not drawn.
 pub const RECTANGLES_MAX: usize = 20_000;
 
 const _: () = assert!(LIVE_SAMPLES_MAX.is_multiple_of(8), "samples lie in groups of eight");
