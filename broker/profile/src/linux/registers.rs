@@ -32,7 +32,8 @@ impl Registers {
         unsafe {
             let lr: u64;
             std::arch::asm!(
-                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29", "mov {lr}, x30",
+                // First what an output may be put in.
+                "mov {lr}, x30", "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
                 pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp, lr = out(reg) lr,
                 options(nomem, nostack, preserves_flags)
             );
