@@ -339,6 +339,18 @@ fn the_command_line_writes_files() {
     assert!(file("heap.svg").starts_with(b"<?xml"));
     let piped = run(&["heap", "--format", "pprof"]);
     read(&piped.stdout).names(&["inuse_space"]);
+    // A Ctrl-C leaves nothing behind.
+    let files = || std::fs::read_dir(directory.path()).unwrap().count();
+    let before = files();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waspmq"));
+    command.current_dir(directory.path()).args(["profile", "cpu", "--seconds", "60", "-o", "never.svg"]);
+    let mut interrupted =
+        command.args(["--admin", &broker.admin, "--token", &broker.token()]).spawn().unwrap();
+    broker.audited(&["profile", "cpu", "60 s"]);
+    let id = rustix::process::Pid::from_child(&interrupted);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert!(!interrupted.wait().unwrap().success());
+    assert_eq!(files(), before);
     // A place that cannot be written is found out before the broker is asked.
     let refused = run(&["cpu", "-o", "no/such/directory/cpu.pb.gz"]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");

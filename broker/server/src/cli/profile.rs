@@ -84,9 +84,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let format = out.format();
     let name = if format == Format::Svg { "svg" } else { "pprof" };
-    // A place to write is looked for before anybody is asked.
-    let file = out.output.as_deref().map(beside).transpose()?;
-    if file.is_none() && format == Format::Pprof && std::io::stdout().is_terminal() {
+    // A place to write is looked for before anybody is asked; nothing is left there by a Ctrl-C.
+    out.output.as_deref().map(beside).transpose().map(drop)?;
+    if out.output.is_none() && format == Format::Pprof && std::io::stdout().is_terminal() {
         let why = "a profile is no text for a terminal; give -o FILE, or --format svg, or redirect it";
         return Err(Failure::Usage(why.to_owned()));
     }
@@ -99,11 +99,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         PROFILE_BYTES_MAX,
         &mut bytes,
     )?;
-    let (Some(mut file), Some(path)) = (file, &out.output) else {
+    let Some(path) = &out.output else {
         let mut stdout = std::io::stdout().lock();
         return Ok(stdout.write_all(&bytes).and_then(|()| stdout.flush())?);
     };
     let cannot = || format!("cannot write {}", path.display());
+    let mut file = beside(path)?;
     file.write_all(&bytes).with_context(cannot)?;
     file.persist(path).with_context(cannot)?;
     if arguments.access.json {
