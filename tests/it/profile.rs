@@ -233,11 +233,16 @@ async fn a_broker_is_profiled_again_and_again_while_policies_run() {
         }
         assert!(round < PROFILES_MAX, "{wanted:?}: only {seen:?} in {:#?}", profile.texts);
     }
-    let (status, kind, bytes) = get_meanwhile(&broker, "/v1/profile/cpu?seconds=1&format=svg").await;
-    assert_eq!((status, &*kind), (200, "image/svg+xml"));
-    let picture = String::from_utf8(bytes).unwrap();
-    assert!(picture.starts_with("<?xml") && picture.ends_with("</svg>\n"), "{picture}");
-    assert!(picture.contains("waspmq::worker::"), "{picture}");
+    for round in 1..=PROFILES_MAX {
+        let (status, kind, bytes) = get_meanwhile(&broker, "/v1/profile/cpu?seconds=1&format=svg").await;
+        assert_eq!((status, &*kind), (200, "image/svg+xml"));
+        let picture = String::from_utf8(bytes).unwrap();
+        assert!(picture.starts_with("<?xml") && picture.ends_with("</svg>\n"), "{picture}");
+        if picture.contains("waspmq::worker::") {
+            break;
+        }
+        assert!(round < PROFILES_MAX, "{picture}");
+    }
     assert!(traffic.end().await > 0);
     broker.audited(&["profile", "cpu", "2 s"]);
     still_serves(&broker).await;
@@ -254,15 +259,20 @@ async fn still_serves(broker: &Broker) {
 async fn memory_is_profiled_beside_cpu_time() {
     let broker = Broker::start();
     let traffic = Traffic::start(&broker).await;
-    let (memory, time) = tokio::join!(
-        get_meanwhile(&broker, "/v1/profile/heap?seconds=4"),
-        get_meanwhile(&broker, "/v1/profile/cpu?seconds=3"),
-    );
-    assert_eq!((memory.0, time.0), (200, 200));
-    let profile = read(&memory.2);
-    assert_eq!(profile.period, 512 * 1024);
-    profile.names(&["waspmq::", "alloc_space", "inuse_space", "bytes"]);
-    read(&time.2).names(&["waspmq::worker::"]);
+    for round in 1..=PROFILES_MAX {
+        let (memory, time) = tokio::join!(
+            get_meanwhile(&broker, "/v1/profile/heap?seconds=4"),
+            get_meanwhile(&broker, "/v1/profile/cpu?seconds=3"),
+        );
+        assert_eq!((memory.0, time.0), (200, 200));
+        let (memory, time) = (read(&memory.2), read(&time.2));
+        assert_eq!(memory.period, 512 * 1024);
+        memory.names(&["alloc_space", "inuse_space", "bytes"]);
+        if memory.has("waspmq::") && time.has("waspmq::worker::") {
+            break;
+        }
+        assert!(round < PROFILES_MAX, "{:#?} {:#?}", memory.texts, time.texts);
+    }
     let (status, kind, bytes) = get_meanwhile(&broker, "/v1/profile/heap?seconds=1&format=svg").await;
     assert_eq!((status, &*kind), (200, "image/svg+xml"));
     assert!(String::from_utf8(bytes).unwrap().ends_with("</svg>\n"));
