@@ -349,7 +349,7 @@ fn the_command_line_writes_files() {
     assert!(file("heap.svg").starts_with(b"<?xml"));
     let piped = run(&["heap", "--format", "pprof"]);
     read(&piped.stdout).names(&["inuse_space"]);
-    // A Ctrl-C leaves nothing behind.
+    // A Ctrl-C leaves nothing behind. TERM stands for it: whoever starts tests in the background may have them ignore INT.
     let files = || std::fs::read_dir(directory.path()).unwrap().count();
     let before = files();
     let mut command = Command::new(env!("CARGO_BIN_EXE_waspmq"));
@@ -358,7 +358,7 @@ fn the_command_line_writes_files() {
         command.args(["--admin", &broker.admin, "--token", &broker.token()]).spawn().unwrap();
     broker.audited(&["profile", "cpu", "60 s"]);
     let id = rustix::process::Pid::from_child(&interrupted);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     assert!(!interrupted.wait().unwrap().success());
     assert_eq!(files(), before);
     // A place that cannot be written is found out before the broker is asked.
