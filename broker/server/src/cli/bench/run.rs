@@ -238,7 +238,7 @@ impl Running {
         let Some(route) = route.filter(|_| *action != Some(OverflowAction::Spill)) else { return };
         route.overflowed.fetch_add(*dropped, Ordering::Relaxed);
         if !self.plan.has_receipts() {
-            (0..*dropped).for_each(|_| route.window.handle_done());
+            route.window.handle_all_done(*dropped);
         }
     }
 

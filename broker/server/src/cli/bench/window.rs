@@ -32,7 +32,12 @@ impl Window {
 
     /// One more is done.
     pub(super) fn handle_done(&self) {
-        let done = self.done.fetch_add(1, Ordering::SeqCst) + 1;
+        self.handle_all_done(1);
+    }
+
+    /// So many more are done.
+    pub(super) fn handle_all_done(&self, count: u64) {
+        let done = self.done.fetch_add(count, Ordering::SeqCst).wrapping_add(count);
         if done >= self.wake_at.load(Ordering::SeqCst) {
             self.wake();
         }
